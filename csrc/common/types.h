@@ -1,0 +1,59 @@
+// Types shared by the argument structs of all operators, CPU and CUDA. Strides count elements, not bytes.
+#pragma once
+
+#include <cstdint>
+
+// Kernel sources are compiled several times with different instruction sets. A shared inline function that is not
+// inlined everywhere would be merged by the linker into one copy, perhaps one with instructions that this processor lacks.
+#define LTD_INLINE inline __attribute__((always_inline))
+
+namespace ltd {
+
+enum class DType { kFloat32, kFloat16, kBFloat16 };
+
+// Raw bits of the two 16-bit floating-point types.
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline constexpr int kMaxBeamWidth = 16;
+inline constexpr int kMaxDepth = 12;
+inline constexpr int kMaxCandidates = 2048;
+inline constexpr int kMaxNodes = 513;  // the root and up to 512 candidates
+
+// (B, n), the last dimension contiguous.
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t batch_stride;
+
+  LTD_INLINE T* operator[](int64_t batch) const { return data + batch * batch_stride; }
+};
+
+// (B, R, n), the last dimension contiguous.
+template <typename T>
+struct Matrices {
+  T* data;
+  int64_t batch_stride;
+  int64_t row_stride;
+
+  LTD_INLINE T* at(int64_t batch, int64_t row) const { return data + batch * batch_stride + row * row_stride; }
+};
+
+// (B, R, n) of a floating-point type known at run time only, the last dimension contiguous.
+struct AnyMatrices {
+  const void* data;
+  DType dtype;
+  int64_t batch_stride;
+  int64_t row_stride;
+
+  template <typename T>
+  LTD_INLINE const T* at(int64_t batch, int64_t row) const {
+    return static_cast<const T*>(data) + batch * batch_stride + row * row_stride;
+  }
+};
+
+}  // namespace ltd

@@ -1,0 +1,201 @@
+// Vectors of kLanes floats for the instruction set that this translation unit is compiled for, by the vector extensions of
+// GCC and Clang. Included by kernel sources only. Everything is in an unnamed namespace: see LTD_INLINE for the reason.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "common/types.h"
+
+namespace ltd::LTD_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+constexpr float kInfinity = __builtin_inff();
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t HalfWords __attribute__((vector_size(kLanes * 2)));
+typedef double Doubles __attribute__((vector_size(kLanes * 8)));
+
+LTD_INLINE Floats splat(float value) { return Floats{} + value; }
+LTD_INLINE Ints splat(int32_t value) { return Ints{} + value; }
+
+template <typename Vector>
+LTD_INLINE Vector load_raw(const void* source) {
+  Vector vector;
+  std::memcpy(&vector, source, sizeof vector);
+  return vector;
+}
+
+LTD_INLINE Floats load(const float* source) { return load_raw<Floats>(source); }
+
+LTD_INLINE Floats load(const BFloat16* source) {
+  return (Floats)(__builtin_convertvector(load_raw<HalfWords>(source), Words) << 16);
+}
+
+LTD_INLINE Floats load(const Float16* source) {
+#if defined(__AVX512F__)
+  // Masked, with all lanes on: GCC 12 warns of the uninitialised operand inside the plain form.
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_raw<__m256i>(source));
+#elif defined(__F16C__)
+  return (Floats)_mm256_cvtph_ps(load_raw<__m128i>(source));
+#else
+  const Words bits = __builtin_convertvector(load_raw<HalfWords>(source), Words);
+  const Words magnitude = (bits & 0x7fff) << 13;
+  // The product moves the exponent to float's bias, and makes subnormal halves normal. Infinity and NaN need all its bits.
+  const Words scaled = (Words)((Floats)magnitude * 0x1p112f);
+  const Words special = (Words)(magnitude >= 0x0f800000u) & 0x7f800000u;
+  return (Floats)(scaled | special | ((bits & 0x8000) << 16));
+#endif
+}
+
+LTD_INLINE void store(float* target, Floats values) { std::memcpy(target, &values, sizeof values); }
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+LTD_INLINE void store(BFloat16* target, Floats values) {
+  const Words bits = (Words)values;
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words quiet = (bits >> 16) | 0x40;
+  const HalfWords halves = __builtin_convertvector((values == values) ? rounded : quiet, HalfWords);
+  std::memcpy(target, &halves, sizeof halves);
+}
+
+LTD_INLINE void store(Float16* target, Floats values) {
+#if defined(__AVX512F__)
+  const __m256i halves = _mm512_maskz_cvtps_ph(0xffff, (__m512)values, _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(target, &halves, sizeof halves);
+#elif defined(__F16C__)
+  const __m128i halves = _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(target, &halves, sizeof halves);
+#else
+  const Words bits = (Words)values;
+  const Words magnitude = bits & 0x7fffffff;
+  const Words normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // Adding a half makes the float's unit in the last place that of a subnormal half: the addition rounds as wanted.
+  const Words subnormal = (Words)((Floats)magnitude + 0.5f) - 0x3f000000u;
+  Words half = magnitude < 0x38800000u ? subnormal : normal;
+  half = magnitude >= 0x477ff000u ? (Words{} + 0x7c00u) : half;
+  half = magnitude > 0x7f800000u ? (Words{} + 0x7e00u) : half;
+  const HalfWords halves = __builtin_convertvector(half | ((bits >> 16) & 0x8000), HalfWords);
+  std::memcpy(target, &halves, sizeof halves);
+#endif
+}
+
+// `count` < kLanes elements; the other lanes become `fill`.
+template <typename T>
+LTD_INLINE Floats load_some(const T* source, int64_t count, float fill) {
+  T elements[kLanes] = {};
+  std::memcpy(elements, source, count * sizeof(T));
+  Floats values = load(elements);
+  for (int64_t lane = count; lane < kLanes; ++lane) values[lane] = fill;
+  return values;
+}
+
+template <typename T>
+LTD_INLINE void store_some(T* target, Floats values, int64_t count) {
+  T elements[kLanes];
+  store(elements, values);
+  std::memcpy(target, elements, count * sizeof(T));
+}
+
+LTD_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+LTD_INLINE bool any(Ints condition) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)condition, (__m512i)condition) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)condition) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps((__m128)condition) != 0;
+#else
+  int32_t found = 0;
+  for (int lane = 0; lane < kLanes; ++lane) found |= condition[lane];
+  return found != 0;
+#endif
+}
+
+LTD_INLINE float largest_lane(Floats values) {
+  float result = values[0];
+  for (int lane = 1; lane < kLanes; ++lane) result = values[lane] > result ? values[lane] : result;
+  return result;
+}
+
+template <typename Vector>
+LTD_INLINE auto sum_lanes(Vector values) {
+  auto result = values[0];
+  for (int lane = 1; lane < kLanes; ++lane) result += values[lane];
+  return result;
+}
+
+constexpr float kLog2E = 1.44269504f;
+constexpr float kLn2 = 0.693147182f;
+
+// 2^whole * e^rest for a whole number >= -126 (given in both types) and |rest| <= ln(2)/2. The polynomial was fitted to
+// (e^r - 1 - r) / r^2 at Chebyshev nodes; its relative error is 1e-8.
+LTD_INLINE Floats scaled_exp(Ints whole, Floats rest) {
+  Floats sum = splat(0.00139336884f);
+  sum = sum * rest + 0.00836320501f;
+  sum = sum * rest + 0.0416664630f;
+  sum = sum * rest + 0.166665763f;
+  sum = sum * rest + 0.5f;
+  sum = sum * (rest * rest) + rest + 1.0f;
+  return sum * (Floats)((whole + 127) << 23);
+}
+
+// Adding this to a float of magnitude < 2^22 rounds it to a whole number, which then stands in the low bits.
+constexpr float kRounder = 12582912.0f;
+
+// e^x for x <= 0 to 2 units in the last place; results below the normal floats are 0, NaN stays NaN.
+LTD_INLINE Floats exp_nonpositive(Floats x) {
+  const Floats shifted = x * kLog2E + kRounder;
+  const Floats whole = shifted - kRounder;
+  const Floats rest = x - whole * 0.693359375f - whole * -2.12194440e-4f;
+  const Floats result = scaled_exp((Ints)shifted - (Ints)splat(kRounder), rest);
+  return x < -87.3f ? Floats{} : result;
+}
+
+// 2^x, likewise.
+LTD_INLINE Floats exp2_nonpositive(Floats x) {
+  const Floats shifted = x + kRounder;
+  const Floats rest = (x - (shifted - kRounder)) * kLn2;
+  const Floats result = scaled_exp((Ints)shifted - (Ints)splat(kRounder), rest);
+  return x < -126.0f ? Floats{} : result;
+}
+
+// One number to and from the 16-bit types, by way of a vector.
+template <typename T>
+LTD_INLINE float to_float(const T* source) {
+  return load_some(source, 1, 0.0f)[0];
+}
+LTD_INLINE float to_float(const float* source) { return *source; }
+
+// Calls function(a value of the element type), so that kernels can be templates of the type.
+template <typename Function>
+LTD_INLINE void with_type(DType dtype, Function&& function) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return function(float{});
+    case DType::kFloat16:
+      return function(Float16{});
+    case DType::kBFloat16:
+      return function(BFloat16{});
+  }
+}
+
+}  // namespace
+}  // namespace ltd::LTD_ISA

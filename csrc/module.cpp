@@ -1,0 +1,51 @@
+// The Python module ltd._C. Importing it registers the operators of bindings.cpp; what it exposes itself is for `ltd info` and tests.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "accept/philox.h"
+#include "common/cpu_kernels.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = LTD_VERSION;
+  info["compiler"] = LTD_COMPILER;
+  info["torch"] = LTD_TORCH_VERSION;
+  info["cpu_kernels"] = ltd::cpu_kernels().isa;
+  info["cpu_isas"] = ltd::supported_cpu_isas();
+#ifdef _OPENMP
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+  info["cuda"] = false;
+  info["cuda_reason"] = LTD_CUDA_REASON;
+  return info;
+}
+
+std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  const ltd::PhiloxBlock block{{counter[0], counter[1], counter[2], counter[3]}};
+  const ltd::PhiloxBlock random = ltd::philox4x32_10(block, key[0], key[1]);
+  return {random.words[0], random.words[1], random.words[2], random.words[3]};
+}
+
+double sampling_uniform(int64_t seed, int64_t position, int64_t row) {
+  return ltd::sampling_uniform(static_cast<uint64_t>(seed), position, row);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Kernels of ltd; registers torch.ops.ltd.*";
+  ltd::cpu_kernels();  // a bad LTD_CPU_ISA fails here, at import
+  module.def("build_info", &build_info, "What this build contains and which kernels are in use.");
+  module.def("use_cpu_isa", &ltd::use_cpu_isa, py::arg("isa"), "Changes the CPU kernels in use; for tests.");
+  module.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "The generator; for tests.");
+  module.def("sampling_uniform", &sampling_uniform, py::arg("seed"), py::arg("position"), py::arg("row"),
+             "The uniform number that draws the token at position + 1; for tests.");
+}

@@ -1,0 +1,83 @@
+"""`ltd demo`: the same text twice, by draft trees and by plain decoding, and how fast each was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ltd.cli.generate import describe, stream_text
+from ltd.cli.options import Draft, Dtype, MaxNewTokens, Target, Threads
+from ltd.errors import InputError
+
+if TYPE_CHECKING:
+    from ltd.decoder import Decoder
+
+PROMPTS = (
+    "Explain in a few sentences why the sky is blue.",
+    "Write a short list of tips for learning to play the guitar.",
+)
+METHODS: dict[str, Literal["none"] | None] = {
+    "draft trees": None,
+    "plain decoding": "none",
+}  # policy, None: the decoder's
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one method did with one prompt: the text as ids, and of every run the tokens per second."""
+
+    token_ids: list[int]
+    acceptance_length: float
+    speeds: list[float]
+
+
+def demo(
+    runs: Annotated[int, typer.Option(min=1, help="How often each prompt is decoded each way; the median counts.")] = 3,
+    target: Target = None,
+    draft: Draft = None,
+    max_new_tokens: MaxNewTokens = 128,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+) -> None:
+    """Show what drafting does: generate with and without it, and compare speed and text."""
+    from ltd import load
+
+    decoder = load(target, draft, dtype=dtype, threads=threads)
+    if decoder.policy is None:
+        raise InputError("the demo compares drafting with plain decoding, so it needs a draft")
+    table = Table("prompt", "plain, tokens/s", "draft trees, tokens/s", "speedup", "τ", "same text")
+    for prompt in PROMPTS:
+        drafted, plain = compare(decoder, prompt, runs, max_new_tokens)
+        table.add_row(prompt, *cells(drafted, plain, str(decoder.target.dtype).removeprefix("torch.")))
+    Console().print("", table)
+
+
+def compare(decoder: Decoder, prompt: str, runs: int, max_new_tokens: int) -> list[Outcome]:
+    """Decodes a prompt in every way, in turns; the first time of each is shown."""
+    outcomes = []
+    ids = decoder.encode(prompt)
+    for name, policy in METHODS.items():
+        print(f"\n>>> {prompt}   [{name}]", flush=True)
+        token_ids, _ = stream_text(decoder, ids, max_new_tokens=max_new_tokens, policy=policy)
+        print(f"    {describe(decoder.last_statistics)}", flush=True)
+        outcomes.append(Outcome(token_ids, decoder.last_statistics.acceptance_length, []))
+    for _ in range(runs):
+        for outcome, policy in zip(outcomes, METHODS.values(), strict=True):
+            stream_text(decoder, ids, quiet=True, max_new_tokens=max_new_tokens, policy=policy)
+            outcome.speeds.append(decoder.last_statistics.tokens_per_second)
+    return outcomes
+
+
+def cells(drafted: Outcome, plain: Outcome, dtype: str) -> list[str]:
+    """A row of the table, but for the prompt."""
+    from ltd.runs import first_difference
+
+    fast, slow = median(drafted.speeds), median(plain.speeds)
+    parting = first_difference(drafted.token_ids, plain.token_ids)
+    same = "yes" if parting is None else f"for {parting} tokens, then {dtype} rounding; see ltd check"
+    return [f"{slow:.1f}", f"{fast:.1f}", f"{fast / slow:.2f}x", f"{drafted.acceptance_length:.2f}", same]

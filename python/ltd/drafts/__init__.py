@@ -1,0 +1,5 @@
+"""Drafts propose tokens for the target; they know nothing of it but its embedding and its hidden states."""
+
+from ltd.drafts.base import Draft
+
+__all__ = ["Draft"]

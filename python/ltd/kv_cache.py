@@ -1,0 +1,101 @@
+"""A key/value cache of fixed capacity whose tree rows become prefix rows in place."""
+
+from __future__ import annotations
+
+import torch
+
+from ltd import ops
+
+ROUND_ROWS_TO = 256
+
+
+class KVCache:
+    """Keys and values of all layers, allocated once.
+
+    Rows 0 … lengths[b]-1 of sequence b are its prefix. What is written lies right behind it, as rows of the tree, until
+    `commit` moves the accepted path to the front and the prefix grows.
+
+    Attributes:
+        keys, values: (layers, B, Hkv, capacity, head_dim).
+        lengths: int32 (B,), prefix rows, on the device; `host_lengths` is the same on the host.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        capacity = -(-capacity // ROUND_ROWS_TO) * ROUND_ROWS_TO
+        # Zeros, not empty: rows behind the tree are masked, but 0 * NaN from fresh memory would still be NaN.
+        self.keys = torch.zeros(layers, batch, kv_heads, capacity, head_dim, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.host_lengths = [0] * batch
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences B."""
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Rows per sequence, prefix and tree together."""
+        return self.keys.shape[3]
+
+    def fits(self, batch: int, capacity: int) -> bool:
+        """Whether this cache can be used again for so many sequences and rows."""
+        return self.batch == batch and self.capacity >= capacity
+
+    def clear(self) -> None:
+        """Forgets everything; the memory stays."""
+        self.lengths.zero_()
+        self.host_lengths = [0] * self.batch
+
+    def row(self, index: int) -> KVCache:
+        """A view of one sequence (B = 1) on the same memory; its own lengths are a copy."""
+        view = object.__new__(KVCache)
+        view.keys, view.values = self.keys[:, index : index + 1], self.values[:, index : index + 1]
+        view.lengths = self.lengths[index : index + 1].clone()
+        view.host_lengths = self.host_lengths[index : index + 1]
+        return view
+
+    def keep(self, rows: list[int]) -> None:
+        """Drops all sequences but `rows`."""
+        index = torch.tensor(rows, device=self.keys.device)
+        self.keys, self.values = self.keys.index_select(1, index), self.values.index_select(1, index)
+        self.lengths = self.lengths.index_select(0, index)
+        self.host_lengths = [self.host_lengths[row] for row in rows]
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, first_row: int = 0) -> None:
+        """Writes (B, Hkv, N, head_dim) keys and values as tree rows first_row … first_row+N-1 of one layer."""
+        count = keys.shape[2]
+        starts = [length + first_row for length in self.host_lengths]
+        if len(set(starts)) == 1:
+            rows = slice(starts[0], starts[0] + count)
+            self.keys[layer][:, :, rows] = keys
+            self.values[layer][:, :, rows] = values
+            return
+        sequence = torch.arange(self.batch, device=keys.device)[:, None]
+        index = (self.lengths.long() + first_row)[:, None] + torch.arange(count, device=keys.device)
+        self.keys[layer].transpose(1, 2)[sequence, index] = keys.transpose(1, 2)
+        self.values[layer].transpose(1, 2)[sequence, index] = values.transpose(1, 2)
+
+    def advance(self, counts: list[int]) -> None:
+        """Makes the first counts[b] tree rows part of the prefix of sequence b."""
+        self.host_lengths = [length + count for length, count in zip(self.host_lengths, counts, strict=True)]
+        self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32))
+
+    def commit(self, path: torch.Tensor, gained: torch.Tensor, counts: list[int]) -> None:
+        """Moves the accepted path's rows behind the prefix, in place, and lets the prefix grow by it.
+
+        Args:
+            path: int32 (B, P), accepted nodes in order, root first.
+            gained: int32 (B,), how many of them count; `counts` is the same on the host.
+        """
+        ops.commit_path(self.keys, self.values, path, gained, self.lengths)
+        self.advance(counts)

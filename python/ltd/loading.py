@@ -1,0 +1,123 @@
+"""`ltd.load`: from names to a decoder."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ltd.decoder import Decoder
+from ltd.drafts.checkpoint import load_head
+from ltd.drafts.eagle3 import Eagle3Draft
+from ltd.errors import InputError
+from ltd.models import (
+    LoadedModel,
+    load_model,
+    resolve_device,
+    resolve_dtype,
+    stop_token_ids,
+    tokenizer_fingerprint,
+)
+from ltd.ops import build_info
+from ltd.packing import pack_linears
+from ltd.policies import Policy, Static
+from ltd.target import Target
+
+DEFAULT_HEAD = "eagle3-smollm2-135m-instruct"
+# The best static setting on two cores with the default model; see the README. On a GPU, verifying is cheaper: EAGLE-3's own.
+DEFAULT_CPU_POLICY = Static(depth=2, size=16)
+DEFAULT_GPU_POLICY = Static(depth=8, size=60)
+
+
+def load(
+    target: str | Path | None = None,
+    draft: str | Path | None = None,
+    *,
+    policy: Policy | Literal["none"] | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    threads: int | None = None,
+    max_length: int | None = None,
+) -> Decoder:
+    """Loads a target and its draft, ready to generate.
+
+    Args:
+        target: a local folder, a GGUF file or a hub name; None is SmolLM2-135M-Instruct.
+        draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves plain
+            decoding only.
+        policy: how deep to draft and how many candidates to verify; None is a static setting for this kind of machine,
+            "none" is plain decoding.
+        dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
+        device: None is the GPU if there is one, else the CPU.
+        threads: CPU threads; None leaves torch's own number.
+        max_length: prompt and answer together; None is the model's context limit.
+
+    Raises:
+        InputError: anything above that cannot work, or a draft that does not fit the target.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    if place.type != "cpu":
+        check_kernels(place)
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"threads {threads} is out of range; it must be at least 1")
+        torch.set_num_threads(threads)
+    loaded = load_model(target, kind, place)
+    engine, head = prepare(loaded, find_head(draft), kind, place)
+    if place.type == "cpu":
+        pack_linears(engine.model)
+    return Decoder(
+        engine,
+        head,
+        None if policy == "none" or head is None else policy or default_policy(place),
+        tokenizer=loaded.tokenizer,
+        stop_ids=stop_token_ids(loaded.model, loaded.tokenizer),
+        max_length=max_length,
+    )
+
+
+def prepare(
+    loaded: LoadedModel, head_folder: Path | None, dtype: torch.dtype, device: torch.device
+) -> tuple[Target, Eagle3Draft | None]:
+    """A target and its draft, if there is one, checked against each other."""
+    if head_folder is None:
+        return Target(loaded.model), None
+    head = load_head(head_folder, dtype, device)
+    target = Target(loaded.model, head.config.feature_layers)
+    known = head.config.tokenizer_fingerprint
+    if known is not None and loaded.tokenizer is not None:  # else vocabulary sizes are compared, by the draft
+        if known != tokenizer_fingerprint(loaded.tokenizer, target.vocab_size):
+            raise InputError(
+                f"the head in {head_folder} was trained for another tokenizer than the target's; "
+                "use a head trained for this target"
+            )
+    draft = Eagle3Draft(head, target.embedding)
+    if device.type == "cpu":
+        pack_linears(head)
+    return target, draft
+
+
+def default_policy(device: torch.device) -> Static:
+    """The static policy for a kind of device."""
+    return DEFAULT_CPU_POLICY if device.type == "cpu" else DEFAULT_GPU_POLICY
+
+
+def check_kernels(device: torch.device) -> None:
+    """Raises InputError if this build has no kernels for the device."""
+    if not build_info()["cuda"]:
+        raise InputError(f"this build of ltd has no CUDA kernels for device {device}; use device cpu")
+
+
+def find_head(draft: str | Path | None) -> Path | None:
+    """The folder of the head, or None for plain decoding."""
+    if draft is None:
+        return shipped_head()
+    return None if str(draft) == "none" else Path(draft).expanduser()
+
+
+def shipped_head() -> Path:
+    """The folder of the head that comes with this package, made for the default target."""
+    return Path(str(resources.files("ltd") / "assets" / DEFAULT_HEAD))

@@ -1,0 +1,40 @@
+"""What this machine is, for `ltd info` and beside every measurement."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+
+def processor_name() -> str:
+    """The processor's name for people, for example "AMD EPYC 9R14"."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """How many cores this process may use, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def machine_facts() -> dict[str, str | int]:
+    """What a speed depends on and a reader of results needs: processor, cores, threads, GPU (if any) and torch."""
+    facts: dict[str, str | int] = {
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts

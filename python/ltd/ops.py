@@ -1,0 +1,283 @@
+"""The operators `torch.ops.ltd.*`, typed and documented.
+
+Each has a kernel per device and a shape-only one. All check their arguments before they write anything.
+
+Words used below: B sequences in the batch, W beam width, C capacity for candidates, V candidates verified, N = V + 1 tree nodes with the
+root first, P capacity of a path. Candidate c of level 0 is child c of the root; level l >= 1 starts at W + (l - 1) * W², and child j of
+beam row r stands r * W + j behind. Masks are int64 words: bit j % 64 of word j // 64 belongs to node (or tree row) j. Tensors may be strided
+in all dimensions but the last.
+
+Raises, all of them:
+    InputError: a tensor of the wrong shape, type, device or layout, or a number out of range; the message names it and gives the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ltd import _C
+from ltd.errors import InputError
+
+_expand_beam = torch.ops.ltd.expand_beam.default
+_select_tree = torch.ops.ltd.select_tree.default
+_tree_attention = torch.ops.ltd.tree_attention.default
+_accept_greedy = torch.ops.ltd.accept_greedy.default
+_accept_sample = torch.ops.ltd.accept_sample.default
+_commit_path = torch.ops.ltd.commit_path.default
+_depth_action = torch.ops.ltd.depth_action.default
+_size_action = torch.ops.ltd.size_action.default
+
+
+def build_info() -> dict[str, object]:
+    """What this build contains: version, compiler, torch it was built for, cpu_kernels (the instruction set in use) and cpu_isas (those
+    that could be), openmp, cuda and cuda_reason (why it is left out)."""
+    info: dict[str, object] = _C.build_info()
+    return info
+
+
+def expand_beam(
+    logits: Tensor,
+    d2t: Tensor | None,
+    level: int,
+    tokens: Tensor,
+    scores: Tensor,
+    parents: Tensor,
+    beam_nodes: Tensor,
+    beam_rows: Tensor,
+    beam_tokens: Tensor,
+    beam_masks: Tensor,
+) -> None:
+    """Adds one level of candidates to the draft tree and chooses the next beam.
+
+    Every beam row's W best draft tokens become candidates; score = parent's score + log-softmax of the draft logits. The W best new candidates
+    by (score descending, index ascending) are the next beam. NaN logits count as -inf.
+
+    Args:
+        logits: (B, R, Vd) float32, float16 or bfloat16; R = 1 at level 0 and W after; Vd >= W.
+        d2t: int64 (Vd,) offset from draft id to target id, or None if they are the same.
+        level: 0 … 12.
+        tokens: int64 (B, C), written: target ids of the new candidates.
+        scores: float32 (B, C), read and written: cumulative log-probabilities.
+        parents: int32 (B, C), written: candidate indices, -1 = root.
+        beam_nodes: int32 (B, levels, W), read at level - 1, written at `level`: candidate index of each beam row.
+        beam_rows: int64 (B, W), written: row of the parent in the beam before.
+        beam_tokens: int64 (B, W), written.
+        beam_masks: int64 (B, levels, W, words), last two dimensions contiguous, read at level - 1, written at `level`: ancestors-or-self
+            among the draft's own tree rows, row l * W + w being beam row w of level l.
+    """
+    try:
+        _expand_beam(logits, d2t, level, tokens, scores, parents, beam_nodes, beam_rows, beam_tokens, beam_masks)
+    except ValueError as error:
+        raise InputError(f"expand_beam: {error}") from None
+
+
+def select_tree(
+    tokens: Tensor,
+    scores: Tensor,
+    parents: Tensor,
+    candidates: int,
+    roots: Tensor,
+    lengths: Tensor,
+    node_tokens: Tensor,
+    node_parents: Tensor,
+    positions: Tensor,
+    masks: Tensor,
+    first_child: Tensor,
+    next_sibling: Tensor,
+    node_candidates: Tensor,
+) -> None:
+    """Chooses the best V candidates by (score descending, index ascending) and writes them as a tree, in ascending candidate index.
+
+    Args:
+        tokens: int64 (B, C); scores: float32 (B, C), NaN counts as -inf; parents: int32 (B, C), -1 = root.
+        candidates: columns considered, at most C.
+        roots: int64 (B,), root tokens.
+        lengths: int32 (B,), positions of the roots.
+        node_tokens: int64 (B, N), written; N - 1 = V <= candidates, V <= 512.
+        node_parents: int32 (B, N), written: node indices, -1 for the root.
+        positions: int64 (B, N), written: lengths + depth.
+        masks: int64 (B, N, words), words >= N / 64, written: ancestors-or-self among the nodes.
+        first_child, next_sibling: int32 (B, N), written: node indices in the order of scores, -1 = none.
+        node_candidates: int32 (B, N), written: the candidate behind each node, -1 for the root.
+    """
+    try:
+        _select_tree(
+            tokens,
+            scores,
+            parents,
+            candidates,
+            roots,
+            lengths,
+            node_tokens,
+            node_parents,
+            positions,
+            masks,
+            first_child,
+            next_sibling,
+            node_candidates,
+        )
+    except ValueError as error:
+        raise InputError(f"select_tree: {error}") from None
+
+
+def tree_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    tree_rows: int,
+    masks: Tensor | None,
+    positions: Tensor,
+    scale: float,
+    window: int = 0,
+) -> Tensor:
+    """Attention of tree nodes over the prefix and the tree.
+
+    Query i of row b sees the prefix keys 0 … lengths[b] - 1, and tree key lengths[b] + j if bit j of masks[b, i] is set. A query that sees
+    nothing gets 0. Accumulates in float32.
+
+    Args:
+        query: (B, Hq, N, head_dim) float32, float16 or bfloat16.
+        keys, values: (B, Hkv, capacity, head_dim), same type: one layer of the cache; Hq is a multiple of Hkv.
+        lengths: int32 (B,), prefix rows.
+        tree_rows: rows behind the prefix that hold the tree.
+        masks: int64 (B, N, words), or None for a chain: tree_rows = N, query i sees tree keys j <= i.
+        positions: int64 (B, N), used if window > 0.
+        scale: factor of the scores before the softmax.
+        window: if above 0, only keys with query position - key position < window are seen; tree_rows = N then.
+
+    Returns:
+        (B, N, Hq, head_dim), contiguous, of the query's type.
+    """
+    try:
+        output: Tensor = _tree_attention(query, keys, values, lengths, tree_rows, masks, positions, scale, window)
+    except ValueError as error:
+        raise InputError(f"tree_attention: {error}") from None
+    return output
+
+
+def accept_greedy(
+    logits: Tensor,
+    tokens: Tensor,
+    first_child: Tensor,
+    next_sibling: Tensor,
+    path: Tensor,
+    gained_tokens: Tensor,
+    gained: Tensor,
+) -> None:
+    """Walks from the root along the target's argmax tokens (ties: smallest id) as long as the tree holds them.
+
+    Args:
+        logits: (B, N, vocabulary) float32, float16 or bfloat16, the target's; only visited rows are read on the CPU.
+        tokens: int64 (B, N); first_child, next_sibling: int32 (B, N), as `select_tree` writes them.
+        path: int32 (B, P), written: visited nodes, root first. The walk ends after P nodes; P = tree depth + 1 never cuts it.
+        gained_tokens: int64 (B, P), written: the target's token at each; -1 where its logits hold NaN or +inf, or only -inf, and the walk ends.
+        gained: int32 (B,), written: how many; the last token is the bonus.
+    """
+    try:
+        _accept_greedy(logits, tokens, first_child, next_sibling, path, gained_tokens, gained)
+    except ValueError as error:
+        raise InputError(f"accept_greedy: {error}") from None
+
+
+def accept_sample(
+    logits: Tensor,
+    tokens: Tensor,
+    first_child: Tensor,
+    next_sibling: Tensor,
+    positions: Tensor,
+    rows: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    path: Tensor,
+    gained_tokens: Tensor,
+    gained: Tensor,
+) -> None:
+    """The walk of `accept_greedy` with tokens sampled from the target's warped distribution.
+
+    A token is drawn by inverting the cumulative distribution in vocabulary order with one uniform number per (seed, row, position), from
+    Philox4x32-10. The drafts being deterministic, this accepts a candidate x with probability p(x) as the paper does (section 3), and the
+    tokens that a seed gives do not depend on the tree.
+
+    Args:
+        logits, tokens, first_child, next_sibling, path, gained_tokens, gained: as for `accept_greedy`.
+        positions: int64 (B, N), as `select_tree` writes them.
+        rows: int64 (B,), each sequence's number in its call; it keeps its random numbers when others leave the batch.
+        temperature: above 0.
+        top_k: keep all logits >= the k-th largest; 0 = off.
+        top_p: then keep a token if the mass of the strictly better ones (ties: smaller id) is < top_p; 1 = off.
+        seed: any int64.
+    """
+    try:
+        _accept_sample(
+            logits,
+            tokens,
+            first_child,
+            next_sibling,
+            positions,
+            rows,
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            path,
+            gained_tokens,
+            gained,
+        )
+    except ValueError as error:
+        raise InputError(f"accept_sample: {error}") from None
+
+
+def commit_path(keys: Tensor, values: Tensor, path: Tensor, gained: Tensor, lengths: Tensor) -> None:
+    """Moves the accepted nodes' rows behind the prefix, in place, for all layers: row lengths[b] + path[b, i] to lengths[b] + i.
+
+    Args:
+        keys, values: (layers, B, Hkv, capacity, head_dim), any type, written.
+        path: int32 (B, P), strictly increasing.
+        gained: int32 (B,), how many entries of the path count.
+        lengths: int32 (B,), prefix rows; not changed.
+    """
+    try:
+        _commit_path(keys, values, path, gained, lengths)
+    except ValueError as error:
+        raise InputError(f"commit_path: {error}") from None
+
+
+def depth_action(
+    scores: Tensor, lengths: Tensor, depth: int, score_slots: int, repeats: int, weights: Sequence[Tensor]
+) -> Tensor:
+    """The depth policy's action: its observation and its network in one go.
+
+    The observation is [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x repeats] (paper: 100 slots,
+    14 repeats).
+
+    Args:
+        scores: float32 (B, n), n <= score_slots: of the newest level.
+        lengths: int32 (B,).
+        depth: levels drafted, as the policy was trained with.
+        weights: w0, b0, w1, b1, … float32, w (outputs, inputs) contiguous, ReLU between.
+
+    Returns:
+        int32 (B,), index of the largest output, the smallest such.
+    """
+    try:
+        action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights)
+    except ValueError as error:
+        raise InputError(f"depth_action: {error}") from None
+    return action
+
+
+def size_action(
+    scores: Tensor, lengths: Tensor, depth: int, score_slots: int, repeats: int, weights: Sequence[Tensor]
+) -> Tensor:
+    """The size policy's action, as `depth_action`; the scores are those of all candidates so far (paper: 1210 slots, 29 repeats)."""
+    try:
+        action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights)
+    except ValueError as error:
+        raise InputError(f"size_action: {error}") from None
+    return action

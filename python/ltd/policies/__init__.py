@@ -1,0 +1,6 @@
+"""Policies decide, in every cycle, how deep to draft and how many candidates to verify."""
+
+from ltd.policies.base import Policy
+from ltd.policies.static import Static
+
+__all__ = ["Policy", "Static"]

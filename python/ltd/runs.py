@@ -1,0 +1,115 @@
+"""What `ltd eval` and `ltd check` share: what to ask, whom, and what the answers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ltd.decoder import Decoder
+from ltd.errors import InputError
+from ltd.journal import Record
+from ltd.loading import find_head
+from ltd.machine import machine_facts
+from ltd.models import resolve_device, resolve_dtype
+from ltd.policies import Policy, Static
+from ltd.questions import TASKS, Question, fingerprint
+
+BASELINE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Which questions, which model, and where the results go.
+
+    Attributes:
+        data_dir: holds `{task}/question.jsonl`.
+        out: where the results go; a rerun to the same place goes on where the last one was.
+        tasks: task names.
+        limit: only the first so many questions of every task; None for all.
+        max_new_tokens: per turn.
+        target, draft, dtype, threads: as for `ltd.load`.
+    """
+
+    data_dir: Path
+    out: Path
+    tasks: tuple[str, ...] = TASKS
+    limit: int | None = None
+    max_new_tokens: int = 128
+    target: str | None = None
+    draft: str | None = None
+    dtype: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads is {self.threads}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to decode: its name on the command line, and its policy."""
+
+    name: str
+    policy: Policy | Literal["none"]
+
+    @classmethod
+    def parse(cls, name: str) -> Method:
+        """Reads `none`, `eagle3` or `static:D:V`; anything else raises InputError."""
+        if name == BASELINE:
+            return cls(name, "none")
+        if name == "eagle3":
+            return cls(name, Static(depth=8, size=60))
+        kind, _, numbers = name.partition(":")
+        depth, _, size = numbers.partition(":")
+        if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
+            raise InputError(f"unknown method {name!r}; use none, eagle3 or static:D:V, for example static:4:16")
+        return cls(name, Static(int(depth), int(size)))
+
+
+def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
+    """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
+    values = {**dataclasses.asdict(config), **machine_facts()}
+    head = find_head(config.draft)
+    values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
+    values["threads"] = config.threads or values["threads"]
+    values["draft_sha256"] = file_hash(head / "model.safetensors") if head is not None else None
+    values["questions"] = fingerprint(questions)
+    kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
+    settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back
+    return settings
+
+
+def file_hash(path: Path) -> str | None:
+    """SHA-256 of a file's content, or None if there is no such file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def encode_conversation(decoder: Decoder, turns: Sequence[str], answers: Sequence[Sequence[int]]) -> list[int]:
+    """The prompt of a conversation's next answer.
+
+    With a chat template the turns go through it; a tokenizer without one gets turns and answers one after the other,
+    with an empty line between.
+    """
+    texts = [decoder.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+    if decoder.tokenizer.chat_template is None:
+        parts = [text for pair in zip(turns, texts, strict=False) for text in pair]
+        return decoder.encode("\n\n".join([*parts, turns[-1]]), chat=False)
+    messages: list[dict[str, str]] = []
+    for text, said in zip(turns, texts, strict=False):
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
+    return decoder.encode([*messages, {"role": "user", "content": turns[-1]}], chat=True)
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """The first index at which two token lists part (the shorter one's length if it begins the other), or None."""
+    if list(one) == list(other):
+        return None
+    pairs = zip(one, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

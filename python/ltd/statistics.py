@@ -1,0 +1,100 @@
+"""What a generation did and how long each part took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+PARTS = ("prefill", "draft", "policy", "select", "verify", "accept", "commit", "other")
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts and times of one call.
+
+    The first token of each answer is the prefill's; the rates count the tokens after it and the time after the prefill.
+
+    Attributes:
+        prompt_tokens, new_tokens: summed over the sequences of the call.
+        sequences: how many there were.
+        seconds: by part; "other" is the bookkeeping between cycles.
+        depths, sizes: what the policy chose, per cycle (for the whole batch); 0 and 0 in plain decoding.
+        gains: tokens gained, per cycle and sequence, as far as they became part of the answer.
+    """
+
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    sequences: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    depths: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    gains: list[int] = field(default_factory=list)
+
+    def add_news(self, news: dict[int, list[int]]) -> None:
+        """Counts the new tokens of a cycle; the first call's are the prefill's and no gain of a cycle."""
+        if self.new_tokens > 0:
+            self.gains.extend(map(len, news.values()))
+        self.new_tokens += sum(map(len, news.values()))
+
+    @property
+    def cycles(self) -> int:
+        """Cycles, counted per sequence."""
+        return len(self.gains)
+
+    @property
+    def acceptance_length(self) -> float:
+        """τ: mean tokens gained per cycle, the target's own included; 0 if there was no cycle."""
+        return sum(self.gains) / len(self.gains) if self.gains else 0.0
+
+    @property
+    def decode_seconds(self) -> float:
+        """All time but the prefill's."""
+        return sum(self.seconds.values()) - self.seconds["prefill"]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens after the first, over the time after the prefill; 0 if there was no cycle."""
+        return sum(self.gains) / self.decode_seconds if self.gains else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values for JSON."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "sequences": self.sequences,
+            "cycles": self.cycles,
+            "acceptance_length": self.acceptance_length,
+            "tokens_per_second": self.tokens_per_second,
+            "decode_seconds": self.decode_seconds,
+            "seconds": dict(self.seconds),
+            "depths": list(self.depths),
+            "sizes": list(self.sizes),
+            "gains": list(self.gains),
+        }
+
+
+class Stopwatch:
+    """Adds the time since the last lap to a part of the statistics.
+
+    On a GPU every lap waits for the device first; without that the times would be those of launching.
+    """
+
+    def __init__(self, statistics: Statistics, device: torch.device) -> None:
+        self.seconds = statistics.seconds
+        self.synchronise = device.type == "cuda"
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Ends a part that began at the last lap or skip."""
+        if self.synchronise:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[part] += now - self.last
+        self.last = now
+
+    def skip(self) -> None:
+        """Leaves out the time since the last lap (it was the caller's)."""
+        self.last = time.perf_counter()

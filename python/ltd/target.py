@@ -1,0 +1,265 @@
+"""The model being accelerated: a `transformers` causal LM that checks a whole tree in one forward.
+
+`transformers` runs the layers; this file gives it a cache that is allocated once (`KVCache`), attention under the tree's mask
+through the attention interface (`ops.tree_attention`), and hooks that tap the hidden states the draft reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from ltd import ops
+from ltd.errors import InputError
+from ltd.kv_cache import KVCache
+from ltd.models import FAMILIES
+from ltd.tree import TreeNodes
+
+ATTENTION = "ltd_tree"
+PREFILL_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TreeBlock:
+    """What tree attention must know about the tokens of one forward.
+
+    Attributes:
+        lengths: int32 (B,), prefix rows in the cache.
+        positions: int64 (B, N), of the tokens.
+        masks: int64 (B, N, words) bit-packed ancestors, or None for a chain (each token sees those before it).
+    """
+
+    lengths: torch.Tensor
+    positions: torch.Tensor
+    masks: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What one target forward says.
+
+    Attributes:
+        logits: (B, N, vocabulary) in the model's type.
+        features: (B, N, F * hidden), the tapped hidden states side by side, low layer first; None if none is tapped.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor | None
+
+
+class CacheForTransformers(Cache):
+    """Lets the model's attention layers write into a `KVCache` and read all of it."""
+
+    def __init__(self, cache: KVCache) -> None:
+        super().__init__(layers=[])
+        self.cache = cache
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes one layer's new rows as tree rows; returns that layer's whole buffers (B, Hkv, capacity, head_dim)."""
+        self.cache.write(layer_idx, key_states, value_states)
+        return self.cache.keys[layer_idx], self.cache.values[layer_idx]
+
+
+def attend_tree(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    *,
+    tree_block: TreeBlock,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """`transformers` attention function: (B, Hq, N, d) queries → (B, N, Hq, d), over prefix and tree rows."""
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    output = ops.tree_attention(
+        query,
+        key,
+        value,
+        tree_block.lengths,
+        query.shape[2],
+        tree_block.masks,
+        tree_block.positions,
+        scale,
+        sliding_window or 0,
+    )
+    return output, None
+
+
+AttentionInterface.register(ATTENTION, attend_tree)
+
+
+class Target:
+    """A causal LM with its own cache, ready to check trees.
+
+    Args:
+        model: a model of a supported family, in evaluation mode.
+        feature_layers: which hidden states to tap, as indices k of hs[k] = the input of layer k (hs[layers] = the last
+            layer's output before the final norm), low to high.
+
+    Raises:
+        InputError: an unsupported family, or a layer index out of range.
+    """
+
+    def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...] = ()) -> None:
+        self.model, self.config = model, model.config
+        if self.config.model_type not in FAMILIES:
+            raise InputError(
+                f"a {self.config.model_type!r} model cannot be a target; use one of the families {', '.join(FAMILIES)}"
+            )
+        layers = self.config.num_hidden_layers
+        if any(not 0 <= index <= layers for index in feature_layers):
+            raise InputError(
+                f"the draft reads hidden states {feature_layers}, but this target has only 0 … {layers}; "
+                "use a head trained for this target"
+            )
+        self.feature_layers = feature_layers
+        self.cache: KVCache | None = None
+        self.taps: dict[int, torch.Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its activations."""
+        return self.embedding.weight.dtype
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embedding, which drafts may share."""
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return int(self.config.vocab_size)
+
+    @property
+    def context_limit(self) -> int:
+        """The longest sequence, prompt and answer together, that the model was made for."""
+        return int(self.config.max_position_embeddings)
+
+    @contextlib.contextmanager
+    def session(self, batch: int, capacity: int, tap: bool = True) -> Iterator[None]:
+        """Gives the model an empty cache, tree attention and the taps; takes the latter two away again at the end.
+
+        Args:
+            batch: sequences B.
+            capacity: rows per sequence, the largest tree included.
+            tap: whether to tap the hidden states.
+        """
+        if self.cache is None or not self.cache.fits(batch, capacity):
+            config = self.config
+            head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+            kv_heads = config.num_key_value_heads
+            self.cache = None  # let the old one go first
+            self.cache = KVCache(
+                config.num_hidden_layers, batch, kv_heads, capacity, head_dim, self.dtype, self.device
+            )
+        self.cache.clear()
+        usual_attention = self.config._attn_implementation
+        self.config._attn_implementation = ATTENTION
+        hooks = [self._tap(index) for index in self.feature_layers] if tap else []
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.taps.clear()
+            self.config._attn_implementation = usual_attention
+
+    def _tap(self, index: int) -> torch.utils.hooks.RemovableHandle:
+        body: Any = self.model.model
+        layer: nn.Module = body.norm if index == self.config.num_hidden_layers else body.layers[index]
+
+        def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.taps[index] = args[0] if args else kwargs["hidden_states"]
+
+        return layer.register_forward_pre_hook(keep_input, with_kwargs=True)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """int32 (B,): committed tokens per sequence."""
+        assert self.cache is not None
+        return self.cache.lengths
+
+    def prefill(self, row: int, token_ids: torch.Tensor) -> Verified:
+        """Reads a prompt into the cache of one sequence, chunk by chunk.
+
+        Args:
+            row: which sequence.
+            token_ids: int64 (n,), n >= 1.
+
+        Returns:
+            logits (1, 1, vocabulary) after the last token, and features (1, n, F * hidden) of all of them.
+        """
+        assert self.cache is not None
+        cache, features = self.cache.row(row), []
+        for chunk in token_ids[None].split(PREFILL_CHUNK, dim=1):
+            count = chunk.shape[1]
+            positions = cache.lengths.long()[:, None] + torch.arange(count, device=chunk.device)
+            verified = self._forward(cache, chunk, TreeBlock(cache.lengths, positions, None), logits_to_keep=1)
+            cache.advance([count])
+            features.append(verified.features)
+        counts = [0] * self.cache.batch
+        counts[row] = len(token_ids)
+        self.cache.advance(counts)
+        return Verified(verified.logits, None if features[0] is None else torch.cat(features, dim=1))
+
+    def verify(self, nodes: TreeNodes) -> Verified:
+        """One forward over a tree (root first), behind each sequence's prefix."""
+        assert self.cache is not None
+        block = TreeBlock(self.cache.lengths, nodes.positions, nodes.masks)
+        return self._forward(self.cache, nodes.tokens, block, logits_to_keep=0)
+
+    def commit(
+        self, path: torch.Tensor, gained: torch.Tensor, counts: list[int], verified: Verified
+    ) -> torch.Tensor | None:
+        """Makes the accepted nodes part of the prefix.
+
+        Args:
+            path: int32 (B, P), accepted nodes, root first; gained: int32 (B,), how many count; counts: the same on the host.
+            verified: what the forward over their tree said.
+
+        Returns:
+            their features (B, max(counts), F * hidden); None if nothing is tapped.
+        """
+        assert self.cache is not None
+        self.cache.commit(path, gained, counts)
+        if verified.features is None:
+            return None
+        nodes = path[:, : max(counts), None].long()
+        return verified.features.gather(1, nodes.expand(-1, -1, verified.features.shape[2]))
+
+    def keep(self, rows: list[int]) -> None:
+        """Drops all sequences but these."""
+        assert self.cache is not None
+        self.cache.keep(rows)
+
+    def _forward(self, cache: KVCache, tokens: torch.Tensor, block: TreeBlock, logits_to_keep: int) -> Verified:
+        output = self.model(
+            input_ids=tokens,
+            position_ids=block.positions,
+            past_key_values=CacheForTransformers(cache),
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+            tree_block=block,
+        )
+        taps = [self.taps[index] for index in self.feature_layers] if self.taps else []
+        return Verified(output.logits, torch.cat(taps, dim=-1) if taps else None)

@@ -1,0 +1,142 @@
+"""The training loop: updates, measurements on the way, and checkpoints to go on from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ltd.drafts.head import Eagle3Head
+from ltd.training.batches import Batch, epoch_order
+from ltd.training.config import TrainDraftConfig
+from ltd.training.measure import HeldOut, measure
+from ltd.training.ttt import TargetParts, loss_of_batch
+
+CLIP = 0.5  # gradient norm, as in EAGLE-3's settings
+MEASUREMENTS = 10  # on the way to the end
+CURVE_POINTS = 200
+
+
+def rate_at(update: int, updates: int, config: TrainDraftConfig) -> float:
+    """Learning rate of an update: linear warm-up, then a cosine down to zero."""
+    warmup = max(1, round(config.warmup_share * updates))
+    if update < warmup:
+        return config.learning_rate * (update + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (update - warmup) / max(1, updates - warmup)))
+
+
+class Training:
+    """One training run; everything that a checkpoint must hold is a field."""
+
+    def __init__(
+        self, head: Eagle3Head, parts: TargetParts, config: TrainDraftConfig, sizes: list[int], dtype: torch.dtype
+    ) -> None:
+        self.head, self.parts, self.config, self.sizes, self.dtype = head, parts, config, sizes, dtype
+        self.updates_per_epoch = math.ceil(len(sizes) / config.batch)
+        self.updates = config.epochs * self.updates_per_epoch
+        self.weights = [weight for weight in head.parameters() if weight.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self.update = 0
+        self.tokens = 0
+        self.seconds = 0.0
+        self.losses: list[dict[str, Any]] = []
+        self.measurements: list[dict[str, Any]] = []
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on, readable with weights_only."""
+        return {
+            "head": self.head.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "update": self.update,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "measurements": self.measurements,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.head.load_state_dict(state["head"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name in ("update", "tokens", "seconds", "losses", "measurements"):
+            setattr(self, name, state[name])
+
+    def batch_indices(self) -> list[int]:
+        """The conversations of the coming update."""
+        epoch, position = divmod(self.update, self.updates_per_epoch)
+        return epoch_order(self.sizes, self.config.batch, self.config.seed, epoch)[position]
+
+    def step(self, batch: Batch) -> Tensor:
+        """One update; returns the losses of the steps of training-time test (steps,)."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(self.update, self.updates, self.config)
+        with self.autocast():
+            loss, losses = loss_of_batch(
+                self.head, self.parts, batch, self.config.ttt_steps, self.config.ttt_decay
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights, CLIP)
+        self.optimiser.step()
+        self.update += 1
+        self.tokens += int(batch.learned.sum())
+        return losses
+
+    def measure(self, batches: Iterable[Batch]) -> HeldOut:
+        """Held-out accuracy of the head as it is."""
+        with self.autocast():
+            return measure(self.head, self.parts, batches, self.config.ttt_steps)
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision, if it is wanted."""
+        device = self.head.d2t.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def run_training(
+    training: Training, load: Callable[[list[int]], Batch], held_out: Callable[[], Iterable[Batch]], checkpoint: Path
+) -> None:
+    """Train to the end, from `checkpoint` if there is one.
+
+    `load` gives the batch of some conversations' indices, `held_out` the batches to measure on.
+    """
+    if checkpoint.exists():
+        training.load_state(torch.load(checkpoint, map_location=training.head.d2t.device, weights_only=True))
+    measure_every = max(1, training.updates // MEASUREMENTS)
+    record_every = max(1, training.updates // CURVE_POINTS)
+    started, saved = time.monotonic() - training.seconds, time.monotonic()
+    with tqdm(total=training.updates, initial=training.update, unit="update", desc="training", mininterval=1) as bar:
+        while training.update < training.updates:
+            batch = load(training.batch_indices())
+            losses = training.step(batch)
+            bar.update()
+            if training.update % record_every == 0:
+                record = {"update": training.update, "losses": [round(loss, 4) for loss in losses.tolist()]}
+                training.losses.append(record)
+                bar.set_postfix(loss=f"{losses[0]:.3f}")
+            if training.update % measure_every == 0 or training.update == training.updates:
+                found = training.measure(held_out())
+                training.measurements.append({"update": training.update, **found.to_dict()})
+                bar.write(f"update {training.update}: held-out accuracy per step {_percents(found.accuracy)}")
+            last = training.update == training.updates
+            if last or time.monotonic() - saved >= training.config.checkpoint_seconds:
+                training.seconds = time.monotonic() - started
+                save_checkpoint(training, checkpoint)
+                saved = time.monotonic()
+
+
+def save_checkpoint(training: Training, file: Path) -> None:
+    """Write by rename, so that a kill leaves the old or the new one."""
+    unfinished = file.with_suffix(".tmp")
+    torch.save(training.state(), unfinished)
+    unfinished.replace(file)
+
+
+def _percents(shares: list[float]) -> str:
+    return " ".join(f"{100 * share:.1f}" for share in shares) + " %"

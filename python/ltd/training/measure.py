@@ -1,0 +1,59 @@
+"""How well the head predicts conversations it has not learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltd.drafts.head import Eagle3Head
+from ltd.training.batches import Batch
+from ltd.training.ttt import TargetParts, shifted, step_masks, unroll
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Accuracy on held-out conversations.
+
+    accuracy: per step, the share of slots where the draft's best token is the target's (words outside the draft vocabulary count
+    as wrong). chain: the expected tokens gained per cycle by a draft of one token per step, the target's own included, over
+    the slots where the text is the target's own greedy choice. slots: how many slots step 0 had.
+    """
+
+    accuracy: list[float]
+    chain: float
+    slots: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rounded plain values, ready for JSON."""
+        accuracy = [round(value, 4) for value in self.accuracy]
+        return {"accuracy": accuracy, "chain": round(self.chain, 4), "slots": self.slots}
+
+
+@torch.no_grad()
+def measure(head: Eagle3Head, parts: TargetParts, batches: Iterable[Batch], steps: int) -> HeldOut:
+    """Measure all `steps` steps of training-time test on the batches."""
+    device = head.d2t.device
+    right, slots = torch.zeros(steps, device=device), torch.zeros(steps, device=device)
+    gained, cycles = torch.zeros((), device=device), torch.zeros((), device=device)
+    for batch in batches:
+        masks = torch.stack(list(step_masks(batch.learned, steps)))
+        wanted = torch.stack([shifted(batch.best, step + 1) for step in range(steps)])
+        hits = torch.stack([_guesses(head, states) for states in unroll(head, parts, batch, steps)]) == wanted
+        right += (hits & masks).sum((1, 2))
+        slots += masks.sum((1, 2))
+        followed = torch.stack([shifted(batch.tokens, step + 2) for step in range(steps)]) == wanted
+        greedy = (masks & followed).all(0)
+        gained += (hits.long().cumprod(0).sum(0) + 1)[greedy].sum()
+        cycles += greedy.sum()
+    accuracy = (right / slots.clamp_min(1)).tolist()
+    return HeldOut(accuracy, float(gained / cycles.clamp_min(1)), int(slots[0]))
+
+
+def _guesses(head: Eagle3Head, states: Tensor) -> Tensor:
+    """states (B,T,H) -> the draft's best tokens (B,T) as target ids, row by row to hold few logits."""
+    best = torch.stack([head.logits(row[None])[0].argmax(-1) for row in states])
+    return best + head.d2t[best]

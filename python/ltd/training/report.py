@@ -1,0 +1,72 @@
+"""The training report: facts and curves, and a plot of the curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ltd.training.config import RUN_ONLY, TrainDraftConfig
+from ltd.training.conversations import ANSWER, Conversation
+from ltd.training.loop import Training
+from ltd.training.measure import HeldOut
+from ltd.training.vocabulary import DraftVocabulary
+
+
+def make_report(
+    config: TrainDraftConfig, target: str, data: dict[str, Any], training: Training, held_out: HeldOut
+) -> dict[str, Any]:
+    """Everything worth knowing about a trained head, with nothing about the machine but the time it took."""
+    choices = {name: value for name, value in config.to_dict().items() if name not in RUN_ONLY | {"target"}}
+    return {
+        "target": target,
+        "choices": choices,
+        "data": data,
+        "held_out": held_out.to_dict(),
+        "updates": training.update,
+        "learned_tokens": training.tokens,
+        "training_seconds": round(training.seconds),
+        "curves": {"losses": training.losses, "held_out": training.measurements},
+    }
+
+
+def data_facts(
+    learned: list[Conversation], held_out: list[Conversation], vocabulary: DraftVocabulary
+) -> dict[str, Any]:
+    """Sizes of the data and what the draft vocabulary covers of it."""
+
+    def count(conversations: list[Conversation]) -> dict[str, int]:
+        return {
+            "conversations": len(conversations),
+            "tokens": sum(len(each.tokens) for each in conversations),
+            "answer_tokens": sum(each.roles.count(ANSWER) for each in conversations),
+        }
+
+    return {
+        "training": count(learned),
+        "held_out": count(held_out),
+        "draft_vocabulary_coverage": round(vocabulary.coverage, 5),
+    }
+
+
+def draw_curves(report: dict[str, Any], file: Path) -> None:
+    """Losses and held-out accuracy over the updates, one line per step of training-time test."""
+    from matplotlib.figure import Figure  # only the plot needs it, and it is slow to import
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses, measured = report["curves"]["losses"], report["curves"]["held_out"]
+    for step in range(report["choices"]["ttt_steps"]):
+        colour = (0.1 + 0.1 * step, 0.35, 0.8 - 0.08 * step) if step < 8 else "grey"
+        left.plot([point["update"] for point in losses], [point["losses"][step] for point in losses],
+                  color=colour, linewidth=1)  # fmt: skip
+        right.plot([point["update"] for point in measured], [100 * point["accuracy"][step] for point in measured],
+                   color=colour, marker=".", label=f"step {step}")  # fmt: skip
+    left.set(title="training loss", xlabel="update", ylabel="soft cross-entropy")
+    right.set(title="held-out accuracy", xlabel="update", ylabel="draft's best = target's best (%)")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(fontsize="small", frameon=False)
+    unfinished = file.with_suffix(".tmp")
+    figure.savefig(unfinished, format="png", dpi=110)
+    unfinished.replace(file)

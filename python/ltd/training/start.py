@@ -1,0 +1,52 @@
+"""The head that training starts from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ltd.drafts.head import Eagle3Config, Eagle3Head
+from ltd.training.ttt import TargetParts
+from ltd.training.vocabulary import DraftVocabulary
+
+INITIAL_SPREAD = 0.02  # standard deviation of fresh weights
+
+
+def target_parts(model: PreTrainedModel, vocabulary: DraftVocabulary, dtype: torch.dtype) -> TargetParts:
+    """The target's embedding and the draft vocabulary's rows of its output layer, as frozen copies."""
+    embedding = model.get_input_embeddings().weight.detach()
+    rows = model.get_output_embeddings().weight.detach()[vocabulary.target_ids.to(model.device)]
+    return TargetParts(embedding.to(dtype), rows.to(dtype))
+
+
+def new_head(
+    config: Eagle3Config, model: PreTrainedModel, vocabulary: DraftVocabulary, *, from_target: bool, seed: int
+) -> Eagle3Head:
+    """A float32 head to train: output layer and final norm are the target's, the rest fresh, or with `from_target` also taken
+    from the target's last layer where the shapes agree.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = Eagle3Head(config)
+        for module in head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INITIAL_SPREAD)
+    head = head.to(model.device)
+    head.d2t, head.t2d = (mapping.to(model.device) for mapping in vocabulary.mappings(config.vocab_size))
+    with torch.no_grad():
+        rows = model.get_output_embeddings().weight[vocabulary.target_ids.to(model.device)]
+        _take(head.lm_head.weight, rows)
+        _take(head.norm.weight, model.model.norm.weight)
+        if from_target:
+            last = model.model.layers[-1]
+            _take(head.layer.self_attn.o_proj.weight, last.self_attn.o_proj.weight)
+            _take(head.layer.post_attention_layernorm.weight, last.post_attention_layernorm.weight)
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                _take(getattr(head.layer.mlp, name).weight, getattr(last.mlp, name).weight)
+    return head
+
+
+def _take(weight: Tensor, source: Tensor) -> None:
+    if weight.shape == source.shape:
+        weight.copy_(source)

@@ -1,0 +1,36 @@
+"""The draft vocabulary: the target's words that the draft can propose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ltd.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class DraftVocabulary:
+    """`target_ids` (Vd,) int64 ascending; `coverage`, the share of the counted tokens that are in it."""
+
+    target_ids: Tensor
+    coverage: float
+
+    def mappings(self, vocab_size: int) -> tuple[Tensor, Tensor]:
+        """d2t (Vd,) int64, offsets from draft to target id, and t2d (V,) bool, membership (EAGLE-3's own layout)."""
+        t2d = torch.zeros(vocab_size, dtype=torch.bool)
+        t2d[self.target_ids] = True
+        return self.target_ids - torch.arange(len(self.target_ids)), t2d
+
+
+def choose_vocabulary(tokens: Tensor, vocab_size: int, draft_vocab_size: int) -> DraftVocabulary:
+    """The most frequent of `tokens` (n,) int64, ties to the smaller id, filled up with the smallest unused ids.
+
+    Raises InputError if the draft vocabulary is larger than the target's.
+    """
+    if draft_vocab_size > vocab_size:
+        raise InputError(f"draft_vocab_size is {draft_vocab_size}, but the target has only {vocab_size} words")
+    counts = torch.bincount(tokens, minlength=vocab_size)
+    ids = counts.argsort(descending=True, stable=True)[:draft_vocab_size].sort().values
+    return DraftVocabulary(ids, float(counts[ids].sum() / max(1, len(tokens))))

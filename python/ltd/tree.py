@@ -1,0 +1,193 @@
+"""The draft tree of one cycle: fixed buffers that the operators fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ltd import ops
+from ltd.errors import InputError
+
+MAX_WIDTH = 16
+MAX_DEPTH = 12
+MAX_SIZE = 512
+MAX_CANDIDATES = 2048
+
+
+def candidate_count(width: int, depth: int) -> int:
+    """Candidates of a tree after `depth` expansions beyond the root's own: W + D * W²."""
+    return width + depth * width * width
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNodes:
+    """The part of a tree that goes to verification: N = V + 1 nodes, root first, parents before children.
+
+    Attributes:
+        tokens: int64 (B, N).
+        parents: int32 (B, N), node indices; -1 for the root.
+        positions: int64 (B, N), in the sequence.
+        masks: int64 (B, N, words), bit j of a node's words: node j is it or an ancestor.
+        first_child, next_sibling: int32 (B, N), node indices in the order of the draft's scores; -1 for none.
+        candidates: int32 (B, N), the candidate behind each node; -1 for the root.
+    """
+
+    tokens: torch.Tensor
+    parents: torch.Tensor
+    positions: torch.Tensor
+    masks: torch.Tensor
+    first_child: torch.Tensor
+    next_sibling: torch.Tensor
+    candidates: torch.Tensor
+
+
+class DraftTree:
+    """Candidates drafted so far in this cycle, and the beam that grows them.
+
+    Candidates lie level by level: first the W children of the root, then W² per expansion, where child j of beam row r is
+    at offset + r * W + j.
+
+    Args:
+        batch: sequences B.
+        width: beam width W, 1 … 16.
+        max_depth: expansions after the root's own draft forward, 0 … 12.
+        max_size: nodes that may be verified, without the root, 0 … 512.
+        device: of all buffers.
+
+    Raises:
+        InputError: a number out of range, or more than 2,048 candidates.
+
+    Attributes:
+        tokens: int64 (B, C); scores: float32 (B, C), cumulative log-probabilities under the draft;
+        parents: int32 (B, C), candidate indices, -1 = root.
+        beam_nodes: int32 (B, levels, W), the candidates in each level's beam.
+        beam_rows: int64 (B, W), where each beam row's parent stood in the level before.
+        beam_tokens: int64 (B, W).
+        beam_masks: int64 (B, levels, W, words), each beam row's ancestors-or-self among the draft's own tree rows.
+        levels: levels drafted so far (0 before the first).
+    """
+
+    def __init__(self, batch: int, width: int, max_depth: int, max_size: int, device: torch.device) -> None:
+        check_tree_limits(width, max_depth, max_size)
+        self.limits = (batch, width, max_depth, max_size)
+        self.width, self.max_size = width, max_size
+        capacity, levels, nodes = candidate_count(width, max_depth), max_depth + 1, max_size + 1
+
+        def new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=device)
+
+        self.tokens, self.parents = new(capacity, dtype=torch.int64), new(capacity)
+        self.scores = new(capacity, dtype=torch.float32)
+        self.beam_nodes, self.beam_rows = new(levels, width), new(width, dtype=torch.int64)
+        self.beam_tokens = new(width, dtype=torch.int64)
+        self.beam_masks = new(levels, width, words(levels * width), dtype=torch.int64)
+        self.roots, self.lengths = new(dtype=torch.int64), new()
+        self.nodes = TreeNodes(
+            tokens=new(nodes, dtype=torch.int64),
+            parents=new(nodes),
+            positions=new(nodes, dtype=torch.int64),
+            masks=new(nodes, words(nodes), dtype=torch.int64),
+            first_child=new(nodes),
+            next_sibling=new(nodes),
+            candidates=new(nodes),
+        )
+        self.levels = 0
+
+    @property
+    def candidates(self) -> int:
+        """Candidates drafted so far."""
+        return 0 if self.levels == 0 else candidate_count(self.width, self.levels - 1)
+
+    @property
+    def newest_scores(self) -> torch.Tensor:
+        """float32 (B, W or W²): the scores of the newest level."""
+        before = 0 if self.levels <= 1 else candidate_count(self.width, self.levels - 2)
+        return self.scores[:, before : self.candidates]
+
+    def begin(self, roots: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths."""
+        self.roots, self.lengths, self.levels = roots, lengths, 0
+
+    def expand(self, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
+        """Adds a level from draft logits (B, rows, Vd), rows = 1 for the root and W after; chooses the next beam.
+
+        Args:
+            d2t: int64 (Vd,) offsets from draft ids to target ids, or None if they are the same.
+        """
+        ops.expand_beam(
+            logits,
+            d2t,
+            self.levels,
+            self.tokens,
+            self.scores,
+            self.parents,
+            self.beam_nodes,
+            self.beam_rows,
+            self.beam_tokens,
+            self.beam_masks,
+        )
+        self.levels += 1
+
+    def select(self, size: int) -> TreeNodes:
+        """The `size` best-scored candidates (all, if there are fewer) with the root, as views of the tree's buffers.
+
+        Raises:
+            InputError: more than the tree was made for.
+        """
+        if not 0 <= size <= self.max_size:
+            raise InputError(f"size {size} is out of range; this tree verifies 0 … {self.max_size} candidates")
+        count, all_nodes = min(size, self.candidates) + 1, self.nodes
+        nodes = TreeNodes(
+            tokens=all_nodes.tokens[:, :count],
+            parents=all_nodes.parents[:, :count],
+            positions=all_nodes.positions[:, :count],
+            masks=all_nodes.masks[:, :count],
+            first_child=all_nodes.first_child[:, :count],
+            next_sibling=all_nodes.next_sibling[:, :count],
+            candidates=all_nodes.candidates[:, :count],
+        )
+        ops.select_tree(
+            self.tokens,
+            self.scores,
+            self.parents,
+            self.candidates,
+            self.roots,
+            self.lengths,
+            nodes.tokens,
+            nodes.parents,
+            nodes.positions,
+            nodes.masks,
+            nodes.first_child,
+            nodes.next_sibling,
+            nodes.candidates,
+        )
+        return nodes
+
+
+def words(bits: int) -> int:
+    """64-bit words for so many bits."""
+    return -(-bits // 64)
+
+
+def check_tree_limits(width: int, max_depth: int, max_size: int) -> None:
+    """Raises InputError if a tree of this width, depth and size cannot be."""
+    for name, value, low, high in (
+        ("beam width", width, 1, MAX_WIDTH),
+        ("depth", max_depth, 0, MAX_DEPTH),
+        ("size", max_size, 0, MAX_SIZE),
+    ):
+        if not low <= value <= high:
+            raise InputError(f"{name} {value} is out of range; it must be {low} … {high}")
+    if candidate_count(width, max_depth) > MAX_CANDIDATES:
+        raise InputError(
+            f"beam width {width} at depth {max_depth} makes {candidate_count(width, max_depth)} candidates; "
+            f"at most {MAX_CANDIDATES} fit, so lower one of the two"
+        )
+
+
+def root_only(tokens: torch.Tensor, positions: torch.Tensor) -> TreeNodes:
+    """The tree of one node per sequence: int64 (B,) tokens at int64 (B,) positions."""
+    none = torch.full((len(tokens), 1), -1, dtype=torch.int32, device=tokens.device)
+    masks = torch.ones(len(tokens), 1, 1, dtype=torch.int64, device=tokens.device)
+    return TreeNodes(tokens[:, None], none, positions[:, None], masks, none, none, none)

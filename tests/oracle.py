@@ -1,0 +1,67 @@
+"""A draft that knows the target, more or less: makes long accepted paths, which random heads never do."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from ltd.tree import DraftTree
+
+
+class OracleDraft:
+    """Proposes the target's own logits plus noise, by plain forwards of `transformers` over the whole sequence.
+
+    Args:
+        model: a second copy of the target.
+        prompts: the prompts that will be decoded, in the order of the batch.
+        noise: standard deviation added to the logits; 0 makes every greedy proposal right.
+        sharpness: factor on the logits; a large one keeps the target's own choice at the head of the beam.
+    """
+
+    feature_layers: tuple[int, ...] = ()
+    d2t = None
+
+    def __init__(
+        self, model: PreTrainedModel, prompts: list[list[int]], noise: float, width: int = 4, sharpness: float = 1.0
+    ) -> None:
+        self.model, self.prompts, self.noise, self.width, self.sharpness = model, prompts, noise, width, sharpness
+        self.generator = torch.Generator().manual_seed(0)
+        self.sequences: list[list[int]] = []
+
+    def start(self, batch: int, capacity: int) -> None:
+        assert batch == len(self.prompts)
+        self.sequences = [list(prompt) for prompt in self.prompts]
+
+    def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
+        raise AssertionError("a draft without features is not given any")
+
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        for sequence, row, count in zip(self.sequences, tokens.tolist(), counts, strict=True):
+            sequence.extend(row[:count])
+        return torch.stack([self.logits([sequence]) for sequence in self.sequences])
+
+    def expand(self, tree: DraftTree) -> torch.Tensor:
+        level = tree.levels - 1
+        return torch.stack(
+            [
+                self.logits([sequence + path(tree, row, int(node)) for node in tree.beam_nodes[row, level]])
+                for row, sequence in enumerate(self.sequences)
+            ]
+        )
+
+    def keep(self, rows: list[int]) -> None:
+        self.sequences = [self.sequences[row] for row in rows]
+
+    def logits(self, sequences: list[list[int]]) -> torch.Tensor:
+        """(len, vocabulary) logits after each of some sequences of one length."""
+        output = self.model(torch.tensor(sequences), use_cache=False).logits[:, -1].float()
+        return self.sharpness * output + self.noise * torch.randn(output.shape, generator=self.generator)
+
+
+def path(tree: DraftTree, row: int, candidate: int) -> list[int]:
+    """The tokens from below the root to a candidate."""
+    tokens: list[int] = []
+    while candidate >= 0:
+        tokens.insert(0, int(tree.tokens[row, candidate]))
+        candidate = int(tree.parents[row, candidate])
+    return tokens

@@ -1,0 +1,393 @@
+"""Questions, the journal, the interleaved run and its resumption, and the numbers in the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from ltd.decoder import Decoder
+from ltd.errors import InputError
+from ltd.evaluation import EvalConfig, evaluate, plan, published, token_hash
+from ltd.journal import Journal
+from ltd.loading import load as load_decoder
+from ltd.policies import Static
+from ltd.questions import Question, load_questions
+from ltd.report import make_tables, scores, write_report
+from ltd.runs import Method, first_difference
+
+QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"]]}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with two tasks, one of them with two turns."""
+    for task, conversations in QUESTIONS.items():
+        folder = tmp_path / "data" / task
+        folder.mkdir(parents=True)
+        lines = [json.dumps({"question_id": 7 + number, "turns": turns}) for number, turns in enumerate(conversations)]
+        (folder / "question.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path, tiny_target: Callable[..., Path], tiny_head: Callable[..., Path]) -> EvalConfig:
+    """Three methods on a tiny random model."""
+    return EvalConfig(
+        data_dir=data,
+        out=tmp_path / "out",
+        tasks=("first", "second"),
+        methods=("none", "eagle3", "static:2:4"),
+        max_new_tokens=12,
+        target=str(tiny_target("llama")),
+        draft=str(tiny_head("llama")),
+        dtype="float32",
+    )
+
+
+def must_not_load(*args: Any, **kwargs: Any) -> Any:
+    """Stands in for `ltd.load` where nothing may be loaded."""
+    raise AssertionError("a model was loaded")
+
+
+# --- questions ---
+
+
+def test_questions_are_read_in_order_and_limited(data: Path) -> None:
+    questions = load_questions(data, ["second", "first"], limit=1)
+    assert questions == [Question("second", "7", ("Say a", "and b")), Question("first", "7", ("Hi there",))]
+
+
+def test_a_line_separator_inside_a_turn_does_not_end_the_line(data: Path) -> None:
+    line = json.dumps({"turns": ["one\u2028two"]}, ensure_ascii=False)
+    (data / "first" / "question.jsonl").write_text(line, encoding="utf-8")
+    assert load_questions(data, ["first"])[0].turns == ("one\u2028two",)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{not json", "line 2 is not JSON"),
+        ('{"question_id": 1}', "line 2 has no"),
+        ('{"turns": []}', "line 2 has no"),
+        ('{"turns": [3]}', "line 2 has no"),
+        ("[]", "line 2 has no"),
+        ('{"question_id": 7, "turns": ["again"]}', "two questions with question_id 7"),
+    ],
+)
+def test_a_bad_line_is_named(data: Path, line: str, complaint: str) -> None:
+    file = data / "first" / "question.jsonl"
+    file.write_text('{"question_id": 7, "turns": ["fine"]}\n' + line + "\n")
+    with pytest.raises(InputError, match=complaint) as caught:
+        load_questions(data, ["first"])
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"data_dir": Path("nowhere")}, "no data folder nowhere"),
+        ({"tasks": ("first", "third")}, "holds these tasks: first, second"),
+        ({"tasks": ()}, "name each task once"),
+        ({"tasks": ("first", "first")}, "name each task once"),
+        ({"limit": 0}, "limit is 0"),
+        ({"methods": ("none", "magic")}, "unknown method 'magic'"),
+        ({"methods": ("static:2",)}, "unknown method 'static:2'"),
+        ({"methods": ("static:99:4",)}, "depth 99"),
+        ({"methods": ("none", "none")}, "name each method once"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+    ],
+)
+def test_bad_input_is_told_before_a_model_loads(config: EvalConfig, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        evaluate(replace(config, **changes), load=must_not_load)
+    assert not (config.out / "results.json").exists()
+
+
+def test_an_out_folder_that_is_a_file_is_told_before_a_model_loads(config: EvalConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        evaluate(replace(config, out=tmp_path / "file"), load=must_not_load)
+
+
+# --- the journal ---
+
+
+@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text(), max_size=3)), st.integers(0, 200))
+def test_a_killed_journal_keeps_all_complete_records(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]], lost: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "records.jsonl"
+    with Journal(path, {"a": 1}) as journal:
+        for record in records:
+            journal.append(record)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = path.read_bytes()[: max(len(lines[0]), path.stat().st_size - lost)]
+    path.write_bytes(kept)
+    with Journal(path, {"a": 1}) as journal:
+        assert journal.records == records[: kept.count(b"\n") - 1]
+        journal.append({"new": True})
+    with Journal(path, {"a": 1}) as journal:
+        assert journal.records[-1] == {"new": True}
+
+
+def test_a_journal_of_other_settings_names_the_difference(tmp_path: Path) -> None:
+    Journal(tmp_path / "j", {"limit": 3, "seed": 0}).__exit__(None, None, None)
+    with pytest.raises(InputError, match="limit 3, and this one has 4"):
+        Journal(tmp_path / "j", {"limit": 4, "seed": 0})
+    with pytest.raises(InputError, match="more None, and this one has 1"):
+        Journal(tmp_path / "j", {"limit": 3, "seed": 0, "more": 1})
+
+
+@pytest.mark.parametrize("content", [b'{"settings": {}}\nnot json\n{}\n', b"\xff\n", b"[1]\n"])
+def test_a_damaged_journal_is_not_used(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "j").write_bytes(content)
+    with pytest.raises(InputError, match=r"line \d is damaged"):
+        Journal(tmp_path / "j", {})
+    assert (tmp_path / "j").read_bytes() == content
+
+
+def test_a_foreign_file_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "j").write_text('{"some": "thing"}\n')
+    with pytest.raises(InputError, match="not written by ltd"):
+        Journal(tmp_path / "j", {})
+
+
+# --- the run ---
+
+
+def test_methods_take_turns_in_rotating_order() -> None:
+    questions = [Question("t", "1", ("a", "b")), Question("t", "2", ("c",)), Question("t", "3", ("d",))]
+    pieces = plan(questions, [Method.parse(name) for name in ("none", "eagle3", "static:2:4")], seed=5)
+    by_prompt = [[piece.method.name for piece in pieces[start : start + 3]] for start in range(0, 12, 3)]
+    assert by_prompt == [
+        ["none", "eagle3", "static:2:4"],
+        ["eagle3", "static:2:4", "none"],
+        ["static:2:4", "none", "eagle3"],
+        ["none", "eagle3", "static:2:4"],
+    ]
+    assert [piece.seed for piece in pieces[::3]] == [5, 5, 6, 7]
+    assert len({piece.key for piece in pieces}) == len(pieces)
+
+
+def test_every_answer_is_recorded_and_identical_to_plain_decoding(config: EvalConfig) -> None:
+    results = evaluate(config)
+    samples = results["samples"]
+    assert len(samples) == 4 * 3
+    assert json.loads((config.out / "results.json").read_text()) == results
+    for sample in samples:
+        drafted = sample["method"] != "none"
+        assert sample["identical_to_none"] is (True if drafted else None)
+        assert sample["first_divergence"] is None
+        assert sample["new_tokens"] == 1 + sum(sample["gains"]) <= config.max_new_tokens
+        assert set(sample["seconds"]) >= {"prefill", "draft", "select", "verify", "accept", "commit", "policy"}
+        assert drafted or set(sample["gains"]) <= {1}
+    assert results["settings"]["dtype"] == "float32"
+    assert {"processor", "cores", "threads", "torch"} <= results["settings"].keys()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_turn_follows_the_same_methods_answers(config: EvalConfig, temperature: float) -> None:
+    config = replace(config, tasks=("second",), methods=("eagle3",), temperature=temperature)
+    evaluate(config)
+    records = [json.loads(line) for line in (config.out / "samples.jsonl").read_text().splitlines()[1:]]
+    decoder = load_decoder(config.target, config.draft, dtype="float32")
+    answer = decoder.tokenizer.decode(records[0]["token_ids"], skip_special_tokens=True)
+    prompt = decoder.encode(
+        [
+            {"role": "user", "content": "Say a"},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": "and b"},
+        ]
+    )
+    assert records[1]["prompt_hash"] == token_hash(prompt)
+    again = decoder.generate(prompt, max_new_tokens=12, temperature=temperature, seed=0, policy=Static(8, 60))
+    assert records[1]["token_ids"] == again.token_ids
+
+
+def test_a_tokenizer_without_chat_template_gets_plain_text(config: EvalConfig) -> None:
+    def load(*args: Any, **kwargs: Any) -> Decoder:
+        decoder = load_decoder(*args, **kwargs)
+        decoder.tokenizer.chat_template = None
+        return decoder
+
+    config = replace(config, tasks=("second",), methods=("none",))
+    evaluate(config, load)
+    records = [json.loads(line) for line in (config.out / "samples.jsonl").read_text().splitlines()[1:]]
+    decoder = load(config.target, config.draft, dtype="float32")
+    answer = decoder.tokenizer.decode(records[0]["token_ids"], skip_special_tokens=True)
+    assert records[1]["prompt_hash"] == token_hash(decoder.encode(f"Say a\n\n{answer}\n\nand b", chat=False))
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+class CountingDecoder:
+    """A decoder that counts its answers, and is killed in the middle of one."""
+
+    def __init__(self, decoder: Decoder, kill_at: int | None = None) -> None:
+        self.decoder, self.kill_at, self.started = decoder, kill_at, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.decoder, name)
+
+    def stream(self, prompt: list[int], **settings: Any) -> Iterator[list[int]]:
+        self.started += 1
+        for news in self.decoder.stream(prompt, **settings):
+            if self.started == self.kill_at:
+                raise Killed
+            yield news
+
+
+def test_a_killed_run_goes_on_without_repeating_work(config: EvalConfig, tmp_path: Path) -> None:
+    warm_ups = len(config.methods)
+    first: list[CountingDecoder] = []
+
+    def load(*args: Any, kill_at: int | None = None, **kwargs: Any) -> Any:
+        first.append(CountingDecoder(load_decoder(*args, **kwargs), kill_at))
+        return first[-1]
+
+    with pytest.raises(Killed):
+        evaluate(config, lambda *args, **kwargs: load(*args, kill_at=warm_ups + 6, **kwargs))
+    assert not (config.out / "results.json").exists()
+    resumed = evaluate(config, load)
+    assert first[1].started == warm_ups + 12 - 5
+    whole = evaluate(replace(config, out=tmp_path / "whole"))
+    assert [without_times(sample) for sample in resumed["samples"]] == [without_times(s) for s in whole["samples"]]
+    assert evaluate(config, must_not_load) == resumed
+
+
+def without_times(sample: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in two runs."""
+    return {name: value for name, value in sample.items() if "second" not in name}
+
+
+def test_other_settings_do_not_mix(config: EvalConfig) -> None:
+    evaluate(config)
+    before = (config.out / "samples.jsonl").read_bytes()
+    with pytest.raises(InputError, match="max_new_tokens 12, and this one has 13"):
+        evaluate(replace(config, max_new_tokens=13), must_not_load)
+    questions = config.data_dir / "first" / "question.jsonl"
+    questions.write_text(questions.read_text().replace("Hi there", "Hello"))
+    with pytest.raises(InputError, match="questions"):
+        evaluate(config, must_not_load)
+    assert (config.out / "samples.jsonl").read_bytes() == before
+
+
+# --- the numbers ---
+
+
+def sample(task: str, question: str, method: str, gains: list[int], seconds: float, **more: Any) -> dict[str, Any]:
+    """A sample as the journal holds it; the time goes half to draft, half to verify."""
+    return {
+        "task": task,
+        "question_id": question,
+        "turn": 0,
+        "method": method,
+        "gains": gains,
+        "cycles": len(gains),
+        "decode_seconds": seconds,
+        "seconds": {"prefill": 0.5, "draft": seconds / 4, "verify": 3 * seconds / 4},
+        "identical_to_none": None if method == "none" else True,
+        **more,
+    }
+
+
+SETTINGS = {
+    "tasks": ["a", "b"],
+    "methods": ["none", "eagle3"],
+    "temperature": 0.0,
+    "seed": 0,
+    "target": None,
+    "draft": None,
+    "dtype": "float32",
+    "limit": None,
+    "max_new_tokens": 8,
+    "processor": "an abacus",
+    "threads": 2,
+    "torch": "2",
+}
+SAMPLES = [
+    sample("a", "1", "none", [1] * 10, 1.0),  # 10 tokens/s
+    sample("a", "2", "none", [1] * 30, 7.0),  # a: 40 tokens in 8 s = 5 tokens/s
+    sample("a", "1", "eagle3", [2, 3, 5], 0.5),
+    sample("a", "2", "eagle3", [4] * 5 + [2] * 5, 3.5),  # a: 40 tokens in 4 s = 10 tokens/s, 13 cycles
+    sample("b", "1", "none", [1] * 8, 1.0),  # b: 8 tokens/s
+    sample("b", "1", "eagle3", [4, 4], 0.25, identical_to_none=False),  # b: 32 tokens/s, 2 cycles
+]
+
+
+def test_scores_match_hand_computed_values() -> None:
+    table = scores({"settings": SETTINGS, "samples": SAMPLES})
+    assert table["none"]["a"].tokens_per_second == pytest.approx(5)
+    assert table["none"]["a"].speedup == pytest.approx(1)
+    assert table["eagle3"]["a"].speedup == pytest.approx(2)
+    assert table["eagle3"]["a"].acceptance_length == pytest.approx(40 / 13)
+    assert table["eagle3"]["b"].speedup == pytest.approx(4)
+    assert table["eagle3"]["b"].acceptance_length == pytest.approx(4)
+    assert table["eagle3"]["mean"].speedup == pytest.approx(3)
+    assert table["eagle3"]["mean"].tokens_per_second == pytest.approx(21)
+    assert table["eagle3"]["mean"].acceptance_length == pytest.approx((40 / 13 + 4) / 2)
+
+
+def test_tables_say_the_scores() -> None:
+    speed, rate, time = make_tables({"settings": SETTINGS, "samples": SAMPLES})
+    assert speed.columns == ["method", "a", "b", "mean"]
+    assert speed.rows == [["none", "1.00x / 1.00", "1.00x / 1.00", "1.00x / 1.00"],
+                          ["eagle3", "2.00x / 3.08", "4.00x / 4.00", "3.00x / 3.54"]]  # fmt: skip
+    assert rate.rows == [["none", "5.0", "8.0", "6.5"], ["eagle3", "10.0", "32.0", "21.0"]]
+    assert time.rows == [["none", "25.0 %", "75.0 %", "0.500 s"], ["eagle3", "25.0 %", "75.0 %", "0.500 s"]]
+    assert "| eagle3 | 2.00x / 3.08 | 4.00x / 4.00 | 3.00x / 3.54 |" in speed.markdown()
+
+
+def test_without_plain_decoding_there_is_no_speedup() -> None:
+    drafted = [sample for sample in SAMPLES if sample["method"] == "eagle3"]
+    results = {"settings": {**SETTINGS, "methods": ["eagle3"]}, "samples": drafted}
+    assert make_tables(results)[0].rows == [["eagle3", "- / 3.08", "- / 4.00", "- / 3.54"]]
+
+
+def test_the_report_is_written(tmp_path: Path) -> None:
+    with (tmp_path / "terminal").open("w") as terminal:
+        write_report({"settings": SETTINGS, "samples": SAMPLES}, tmp_path, Console(file=terminal, width=120))
+    for text in ((tmp_path / "table.md").read_text(), (tmp_path / "terminal").read_text()):
+        assert "2.00x / 3.08" in text
+        assert "an abacus" in text
+        assert "2 of 3 answers are identical" in text
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_divergence_from_plain_decoding_is_recorded() -> None:
+    questions = [Question("t", "1", ("a", "b"))]
+    pieces = plan(questions, [Method.parse("none"), Method.parse("eagle3")], seed=0)
+    tokens = {(0, "none"): [5, 6, 7], (0, "eagle3"): [5, 9], (1, "none"): [1], (1, "eagle3"): [1]}
+    prompts = {(0, "none"): "p", (0, "eagle3"): "p", (1, "none"): "q", (1, "eagle3"): "r"}
+    samples = {
+        ("t", "1", turn, name): {"token_ids": tokens[turn, name], "prompt_hash": prompts[turn, name]}
+        for turn, name in tokens
+    }
+    verdicts = {piece.key[2:]: sample for piece, sample in zip(pieces, published(pieces, samples), strict=True)}
+    found = {key: (sample["identical_to_none"], sample["first_divergence"]) for key, sample in verdicts.items()}
+    assert found == {(0, "none"): (None, None), (0, "eagle3"): (False, 1), (1, "none"): (None, None),
+                     (1, "eagle3"): (None, None)}  # fmt: skip
+    assert all("token_ids" not in sample for sample in verdicts.values())
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
+def test_first_difference(one: list[int], other: list[int]) -> None:
+    index = first_difference(one, other)
+    if index is None:
+        assert one == other
+    else:
+        assert one[:index] == other[:index]
+        assert one[index : index + 1] != other[index : index + 1]

@@ -1,0 +1,91 @@
+"""The sampled text has the target's distribution: tested against exact enumeration of all short sequences."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from oracle import OracleDraft
+from scipy.stats import chisquare
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
+from transformers import TopPLogitsWarper
+
+from ltd.decoder import Decoder
+from ltd.policies import Static
+from ltd.target import Target
+
+WORDS, NEW = 6, 3
+PROMPT = [1, 4, 2]
+
+
+def small_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=WORDS,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            initializer_range=0.8,
+            max_position_embeddings=64,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    ).eval()
+
+
+def enumerated(model: LlamaForCausalLM, warpers: LogitsProcessorList) -> dict[tuple[int, ...], float]:
+    """The exact probability of every sequence of NEW tokens, with `transformers`' own warpers."""
+    probabilities = {}
+    with torch.no_grad():
+        for sequence in itertools.product(range(WORDS), repeat=NEW):
+            ids = torch.tensor([PROMPT + list(sequence)])
+            logits = model(ids).logits[0, len(PROMPT) - 1 : -1].float()
+            steps = [
+                warpers(ids[:, : len(PROMPT) + step], logits[step][None]).softmax(-1)[0, token].item()
+                for step, token in enumerate(sequence)
+            ]
+            probabilities[sequence] = steps[0] * steps[1] * steps[2]
+    return probabilities
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.3, 4, 1.0), (1.0, 0, 0.8), (1.2, 5, 0.9)]
+)
+def test_sequences_have_the_targets_distribution(temperature: float, top_k: int, top_p: float) -> None:
+    model, samples, batch = small_model(), 6000, 500
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        warpers.append(TopPLogitsWarper(top_p))
+    expected = enumerated(model, warpers)
+    assert sum(expected.values()) == pytest.approx(1.0, abs=1e-4)
+
+    prompts = [PROMPT] * batch
+    decoder = Decoder(Target(model), OracleDraft(copy.deepcopy(model), prompts, noise=1.0, width=3), Static(depth=1, size=6))
+    counts: Counter[tuple[int, ...]] = Counter()
+    accepted = 0
+    for seed in range(samples // batch):
+        answers = decoder.generate(
+            prompts, max_new_tokens=NEW, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        counts.update(tuple(answer.token_ids) for answer in answers)
+        accepted += sum(gain - 1 for gain in decoder.last_statistics.gains)
+    assert accepted > samples / 4  # the test is about accepted drafts, so there must be many
+    assert all(expected[sequence] > 0 for sequence in counts)
+
+    likely = [sequence for sequence, p in expected.items() if p * samples >= 5]
+    observed = [counts[sequence] for sequence in likely] + [samples - sum(counts[s] for s in likely)]
+    wanted = [expected[sequence] * samples for sequence in likely]
+    wanted.append(samples - sum(wanted))
+    if wanted[-1] < 1:  # no rest to speak of
+        observed, wanted = observed[:-1], wanted[:-1]
+        wanted = [w * sum(observed) / sum(wanted) for w in wanted]
+    # The seeds are fixed, so this is one draw, not a flaky test; a wrong rule gives p-values of 1e-20.
+    assert chisquare(observed, wanted).pvalue > 1e-3

@@ -1,0 +1,170 @@
+"""The loss of training-time test against a naive unrolling with explicit masks, its gradients included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from head_reference import ReferenceHead
+from torch import Tensor
+
+from ltd.drafts.head import Eagle3Config, Eagle3Head
+from ltd.training.batches import Batch
+from ltd.training.measure import measure
+from ltd.training.ttt import SoftCrossEntropy, TargetParts, loss_of_batch, step_masks
+
+VOCAB, DRAFT_VOCAB, WIDTH, STEPS, DECAY = 40, 24, 16, 5, 0.8
+
+
+def random_head(**options: bool) -> Eagle3Head:
+    config = Eagle3Config(
+        hidden_size=WIDTH, intermediate_size=20, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+        vocab_size=VOCAB, draft_vocab_size=DRAFT_VOCAB, target_hidden_size=WIDTH, feature_layers=(0, 1, 2), **options,
+    )  # fmt: skip
+    head = Eagle3Head(config).double()
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight, std=0.4)
+    ids = torch.randperm(VOCAB)[:DRAFT_VOCAB].sort().values
+    head.d2t = ids - torch.arange(DRAFT_VOCAB)
+    head.t2d = torch.zeros(VOCAB, dtype=torch.bool).index_fill(0, ids, True)
+    return head
+
+
+def random_batch(lengths: list[int]) -> Batch:
+    rows, longest = len(lengths), max(lengths)
+    real = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    learned = (torch.rand(rows, longest) < 0.9) & real
+    learned[:, :2] = False
+    return Batch(
+        tokens=torch.randint(VOCAB, (rows, longest)) * real,
+        learned=learned,
+        features=torch.randn(rows, longest, 3 * WIDTH, dtype=torch.float64) * real[..., None],
+        final=torch.randn(rows, longest, WIDTH, dtype=torch.float64) * real[..., None],
+        best=torch.randint(VOCAB, (rows, longest)),
+    )
+
+
+def random_parts(head: Eagle3Head, spread: float = 1.0) -> TargetParts:
+    rows = spread * torch.randn(DRAFT_VOCAB, WIDTH, dtype=torch.float64)
+    return TargetParts(torch.randn(VOCAB, WIDTH, dtype=torch.float64), rows)
+
+
+def naive_states(head: Eagle3Head, parts: TargetParts, tokens: Tensor, features: Tensor) -> list[Tensor]:
+    """States of every step of one conversation, the mask over all keys so far written out entry by entry."""
+    reference = ReferenceHead(head.config, dict(head.named_parameters()))
+    length = len(tokens)
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    states, out = reference.fuse(features), []
+    for step in range(STEPS):
+        mask = torch.zeros(length, (step + 1) * length, dtype=torch.bool)
+        for slot in range(length):
+            mask[slot, : slot + 1] = True
+            for earlier in range(1, step + 1):
+                mask[slot, earlier * length + slot] = True
+        ids = [int(tokens[slot + step + 1]) if slot + step + 1 < length else 0 for slot in range(length)]
+        positions = torch.arange(length) + step
+        states = reference.step(parts.embedding[ids], states, positions, keys, values, mask)
+        out.append(states)
+    return out
+
+
+def naive_loss(head: Eagle3Head, parts: TargetParts, batch: Batch) -> Tensor:
+    reference = ReferenceHead(head.config, dict(head.named_parameters()))
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for row in range(len(batch.tokens)):
+        learned, length = batch.learned[row], batch.tokens.size(1)
+        for step, states in enumerate(naive_states(head, parts, batch.tokens[row], batch.features[row])):
+            logs = reference.logits(states).log_softmax(-1)
+            for slot in range(length - step - 2):
+                if not all(learned[slot + 1 : slot + step + 3]):
+                    continue
+                count += step == 0
+                wanted = slot + step + 1  # the target's word after this token is what the slot predicts
+                if not head.t2d[batch.best[row, wanted]]:
+                    continue
+                probabilities = (parts.output_rows @ batch.final[row, wanted]).softmax(-1)
+                total = total - DECAY**step * (probabilities * logs[slot]).sum()
+    return total / count
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_before_residual": True}, {"norm_output": True, "fc_norm": True}])
+def test_loss_and_gradients_equal_naive_unrolling(options: dict[str, bool]) -> None:
+    torch.manual_seed(3)
+    head, batch = random_head(**options), random_batch([13, 9, 4])
+    parts = random_parts(head)
+    loss, losses = loss_of_batch(head, parts, batch, STEPS, DECAY)
+    weights = list(head.parameters())
+    gradients = torch.autograd.grad(loss, weights)
+    expected = naive_loss(head, parts, batch)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)  # the sum is kept in float32
+    assert losses.shape == (STEPS,) and (losses > 0).all()
+    for (name, _), mine, theirs in zip(
+        head.named_parameters(), gradients, torch.autograd.grad(expected, weights), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_padding_changes_nothing() -> None:
+    torch.manual_seed(4)
+    head, batch = random_head(), random_batch([7])
+    parts = random_parts(head)
+    loss, _ = loss_of_batch(head, parts, batch, STEPS, DECAY)
+
+    def wider(x: Tensor) -> Tensor:
+        return torch.cat([x, torch.zeros_like(x[:, :4])], dim=1)
+
+    padded = Batch(*(wider(getattr(batch, name)) for name in ("tokens", "learned", "features", "final", "best")))
+    assert loss_of_batch(head, parts, padded, STEPS, DECAY)[0].item() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_soft_cross_entropy_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltd.training.ttt.ROWS_PER_CHUNK", 3)
+    torch.manual_seed(5)
+    x = torch.randn(8, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
+    probabilities = torch.randn(5, 9, dtype=torch.float64).softmax(-1)
+    rows = torch.randint(5, (8,))
+    mine = SoftCrossEntropy.apply(x, weight, probabilities, rows)
+    theirs = -((x @ weight.T).log_softmax(-1) * probabilities[rows]).sum()
+    assert mine.item() == pytest.approx(theirs.item(), rel=1e-6)
+    for a, b in zip(torch.autograd.grad(2 * mine, (x, weight)), torch.autograd.grad(2 * theirs, (x, weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_step_masks_follow_the_answer() -> None:
+    learned = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 1, 1]], dtype=torch.bool)
+    masks = [mask[0].tolist() for mask in step_masks(learned, 3)]
+    # Slot i of step k needs the tokens i+1 ... i+k+2, all in one answer.
+    assert [[slot for slot, kept in enumerate(mask) if kept] for mask in masks] == [[1, 2, 3, 6], [1, 2], [1]]
+
+
+def test_measure_counts_what_it_says() -> None:
+    torch.manual_seed(6)
+    head, batch = random_head(), random_batch([16, 11])
+    parts = random_parts(head)
+    batch.tokens[:, 1:] = batch.best[:, :-1]  # a greedy text, so that the chain counts every slot
+    found = measure(head, parts, [batch], STEPS)
+    reference = ReferenceHead(head.config, dict(head.named_parameters()))
+    hits = torch.zeros(STEPS)
+    slots = torch.zeros(STEPS)
+    gains = []
+    for row in range(2):
+        states = naive_states(head, parts, batch.tokens[row], batch.features[row])
+        guesses = [reference.logits(each).argmax(-1) for each in states]
+        for slot in range(batch.tokens.size(1) - 2):
+            gain, unbroken = 1, True
+            for step in range(STEPS):
+                if not all(batch.learned[row, slot + 1 : slot + step + 3]) or slot + step + 2 >= batch.tokens.size(1):
+                    gain = 0
+                    break
+                guess = guesses[step][slot]
+                hit = bool(guess + head.d2t[guess] == batch.best[row, slot + step + 1])
+                slots[step] += 1
+                hits[step] += hit
+                unbroken = unbroken and hit
+                gain += unbroken
+            if gain:
+                gains.append(gain)
+    assert found.accuracy == pytest.approx((hits / slots).tolist())
+    assert found.slots == slots[0]
+    assert found.chain == pytest.approx(sum(gains) / len(gains))
