@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CXX_SOURCES := $(shell find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_SOURCES := $(shell find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
 BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(CXX_SOURCES)
 
 .PHONY: help demo test lint format bench install clean
@@ -69,6 +69,7 @@ $(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-torch
 	$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements-dev.txt
 	@touch $@
 
+# cmake and ninja come from .venv, which need not be active.
 $(VENV)/.stamp-ltd: $(BUILD_INPUTS) $(VENV)/.stamp-packages
-	$(PIP) install --constraint $(VENV)/constraints.txt --no-build-isolation --no-deps --editable .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --constraint $(VENV)/constraints.txt --no-build-isolation --no-deps --editable .
 	@touch $@

@@ -186,6 +186,7 @@ HeadRows head_rows(const Named& a, int64_t batch, int64_t heads, int64_t tensor_
 }
 
 void check_attention_rows(const TreeAttention& a, const Tensor& keys, bool chain) {
+  LTD_CHECK(a.scale > 0 && a.scale < INFINITY, "scale must be positive and finite, but is ", a.scale);
   LTD_CHECK(a.window >= 0, "window must be 0 (none) or more, but is ", a.window);
   LTD_CHECK(a.tree_rows >= 0, "tree_rows must be 0 or more, but is ", a.tree_rows);
   LTD_CHECK(!(chain || a.window > 0) || a.tree_rows == a.nodes, "without masks or with a window, tree_rows must be the ",

@@ -31,7 +31,9 @@ TEMPLATE = (
 def small_tokenizer() -> PreTrainedTokenizerFast:
     """One token per printable character, an end token and a start token."""
     words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "\n", " "] + [chr(code) for code in range(33, 33 + 91)]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<|endoftext|>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<|endoftext|>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
-
 from ltd.drafts.head import Eagle3Config
+from torch import Tensor
 
 
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -55,7 +54,13 @@ class ReferenceHead:
         return y if positions is None else rope(y, positions, config.rope_theta)
 
     def step(
-        self, embeddings: Tensor, states: Tensor, positions: Tensor, keys: list[Tensor], values: list[Tensor], mask: Tensor
+        self,
+        embeddings: Tensor,
+        states: Tensor,
+        positions: Tensor,
+        keys: list[Tensor],
+        values: list[Tensor],
+        mask: Tensor,
     ) -> Tensor:
         """One forward of N slots. Appends this step's keys; mask (N, all keys so far) bool says who sees what."""
         config, w, eps = self.config, self.weights, self.config.rms_norm_eps

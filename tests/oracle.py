@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
-
 from ltd.tree import DraftTree
+from transformers import PreTrainedModel
 
 
 class OracleDraft:

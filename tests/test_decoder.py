@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
+import ltd
 import pytest
 import torch
 from conftest import FAMILIES, VOCABULARY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import OracleDraft
-from transformers import AutoModelForCausalLM, PreTrainedModel
-
-import ltd
 from ltd.decoder import Decoder
 from ltd.loading import load
 from ltd.policies import Static
 from ltd.target import Target
+from oracle import OracleDraft
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 Folder = Callable[[str], Path]
 
@@ -139,7 +139,7 @@ def test_stream_yields_what_generate_returns(tiny_target: Folder, tiny_head: Fol
     (prompt,) = random_prompts(4, [8])
     whole = decoder.generate(prompt, max_new_tokens=15)
     pieces = list(decoder.stream(prompt, max_new_tokens=15))
-    assert sum(pieces, []) == whole.token_ids
+    assert list(chain.from_iterable(pieces)) == whole.token_ids
     assert all(pieces) and len(pieces) == decoder.last_statistics.cycles + 1
 
 

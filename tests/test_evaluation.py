@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
-
 from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import EvalConfig, evaluate, plan, published, token_hash
@@ -22,6 +20,7 @@ from ltd.policies import Static
 from ltd.questions import Question, load_questions
 from ltd.report import make_tables, scores, write_report
 from ltd.runs import Method, first_difference
+from rich.console import Console
 
 QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"]]}
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ltd
 import pytest
 import torch
 from conftest import VOCABULARY
@@ -19,8 +20,6 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-
-import ltd
 
 Folder = Callable[[str], Path]
 
@@ -94,16 +93,12 @@ def test_processors_see_every_position_once_and_in_order(
     ids, plain, ours = prompts(1, 5), Recorder(), Recorder()
     options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 20, "eos_token_id": None}
     expected = model.generate(ids, logits_processor=LogitsProcessorList([plain]), **options)
-    output = model.generate(
-        ids, logits_processor=LogitsProcessorList([ours]), custom_generate=speculative, **options
-    )
+    output = model.generate(ids, logits_processor=LogitsProcessorList([ours]), custom_generate=speculative, **options)
     assert torch.equal(output, expected)
     assert ours.seen[: len(plain.seen)] == plain.seen
 
 
-def test_stopping_criteria(
-    model: PreTrainedModel, speculative: ltd.CustomGenerate, tiny_target: Folder
-) -> None:
+def test_stopping_criteria(model: PreTrainedModel, speculative: ltd.CustomGenerate, tiny_target: Folder) -> None:
     class SumIsRound(StoppingCriteria):
         def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
             return input_ids.sum(-1) % 5 == 0
@@ -185,4 +180,6 @@ def test_what_cannot_be_honoured_is_refused(
 ) -> None:
     ids = prompts(1, 6)
     with pytest.raises(ltd.InputError, match=message):
-        model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=speculative, max_new_tokens=3, **options)
+        model.generate(
+            ids, attention_mask=torch.ones_like(ids), custom_generate=speculative, max_new_tokens=3, **options
+        )

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import ltd
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-import ltd
 from ltd import models
 from ltd.models import load_model, locate, resolve_device, resolve_dtype, stop_token_ids, tokenizer_fingerprint
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")
@@ -44,7 +43,7 @@ def test_nothing_there(name: str, message: str) -> None:
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ltd.InputError, match="config.json"):
+    with pytest.raises(ltd.InputError, match=r"config\.json"):
         load_model(tmp_path, torch.float32, CPU)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ltd.InputError, match="cannot read a model"):
@@ -66,7 +65,7 @@ def test_a_truncated_weight_file(tiny_target: Folder, tmp_path: Path) -> None:
 def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "model.gguf").write_bytes(b"not a model")
-    with pytest.raises(ltd.InputError, match="cannot read .*model.gguf"):
+    with pytest.raises(ltd.InputError, match=r"cannot read .*model\.gguf"):
         load_model(tmp_path / "model.gguf", torch.float32, CPU)
     assert not list((tmp_path / "cache" / "ltd" / "gguf").iterdir())  # nothing half-written
 
@@ -103,9 +102,7 @@ def write_gguf(folder: Path, out: Path) -> None:
     writer.close()
 
 
-def test_a_gguf_file_is_dequantised_once(
-    tiny_target: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gguf_file_is_dequantised_once(tiny_target: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "tiny.gguf"
     write_gguf(tiny_target("llama"), file)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from ltd.packing import PackedLinear, can_pack, pack_linears
+from torch import nn
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN linear operators")
 

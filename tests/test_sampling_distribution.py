@@ -8,14 +8,19 @@ from collections import Counter
 
 import pytest
 import torch
-from oracle import OracleDraft
-from scipy.stats import chisquare
-from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
-from transformers import TopPLogitsWarper
-
 from ltd.decoder import Decoder
 from ltd.policies import Static
 from ltd.target import Target
+from oracle import OracleDraft
+from scipy.stats import chisquare
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 WORDS, NEW = 6, 3
 PROMPT = [1, 4, 2]
@@ -68,7 +73,9 @@ def test_sequences_have_the_targets_distribution(temperature: float, top_k: int,
     assert sum(expected.values()) == pytest.approx(1.0, abs=1e-4)
 
     prompts = [PROMPT] * batch
-    decoder = Decoder(Target(model), OracleDraft(copy.deepcopy(model), prompts, noise=1.0, width=3), Static(depth=1, size=6))
+    decoder = Decoder(
+        Target(model), OracleDraft(copy.deepcopy(model), prompts, noise=1.0, width=3), Static(depth=1, size=6)
+    )
     counts: Counter[tuple[int, ...]] = Counter()
     accepted = 0
     for seed in range(samples // batch):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from head_reference import ReferenceHead
-from torch import Tensor
-
 from ltd.drafts.head import Eagle3Config, Eagle3Head
 from ltd.training.batches import Batch
 from ltd.training.measure import measure
 from ltd.training.ttt import SoftCrossEntropy, TargetParts, loss_of_batch, step_masks
+from torch import Tensor
 
 VOCAB, DRAFT_VOCAB, WIDTH, STEPS, DECAY = 40, 24, 16, 5, 0.8
 
@@ -97,7 +96,8 @@ def test_loss_and_gradients_equal_naive_unrolling(options: dict[str, bool]) -> N
     gradients = torch.autograd.grad(loss, weights)
     expected = naive_loss(head, parts, batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)  # the sum is kept in float32
-    assert losses.shape == (STEPS,) and (losses > 0).all()
+    assert losses.shape == (STEPS,)
+    assert (losses > 0).all()
     for (name, _), mine, theirs in zip(
         head.named_parameters(), gradients, torch.autograd.grad(expected, weights), strict=True
     ):
@@ -127,7 +127,9 @@ def test_soft_cross_entropy_over_several_chunks(monkeypatch: pytest.MonkeyPatch)
     mine = SoftCrossEntropy.apply(x, weight, probabilities, rows)
     theirs = -((x @ weight.T).log_softmax(-1) * probabilities[rows]).sum()
     assert mine.item() == pytest.approx(theirs.item(), rel=1e-6)
-    for a, b in zip(torch.autograd.grad(2 * mine, (x, weight)), torch.autograd.grad(2 * theirs, (x, weight)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(2 * mine, (x, weight)), torch.autograd.grad(2 * theirs, (x, weight)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 

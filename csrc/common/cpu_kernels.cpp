@@ -16,6 +16,9 @@ extern const CpuKernels kernels;
 namespace avx512 {
 extern const CpuKernels kernels;
 }
+namespace avx512_bf16 {
+extern const CpuKernels kernels;
+}
 #endif
 
 namespace {
@@ -30,6 +33,7 @@ std::vector<const CpuKernels*> supported_kernels() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       supported.push_back(&avx512::kernels);
+      if (__builtin_cpu_supports("avx512bf16")) supported.push_back(&avx512_bf16::kernels);
     }
   }
 #endif
@@ -46,7 +50,7 @@ const CpuKernels* initial_kernels() {
   const std::vector<const CpuKernels*> supported = supported_kernels();
   const char* wanted = std::getenv("LTD_CPU_ISA");
   if (wanted == nullptr || *wanted == '\0') return supported.back();
-  const std::vector<std::string> names{"baseline", "avx2", "avx512"};
+  const std::vector<std::string> names{"baseline", "avx2", "avx512", "avx512_bf16"};
   size_t level = 0;
   while (level < names.size() && names[level] != wanted) ++level;
   if (level == names.size()) {

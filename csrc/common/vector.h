@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -32,7 +33,8 @@ typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfWords __attribute__((vector_size(kLanes * 2)));
 typedef double Doubles __attribute__((vector_size(kLanes * 8)));
 
-LTD_INLINE Floats splat(float value) { return Floats{} + value; }
+// x - 0 is x for every x, unlike x + 0: the compiler leaves the subtraction out.
+LTD_INLINE Floats splat(float value) { return value - Floats{}; }
 LTD_INLINE Ints splat(int32_t value) { return Ints{} + value; }
 
 template <typename Vector>
@@ -114,6 +116,38 @@ LTD_INLINE void store_some(T* target, Floats values, int64_t count) {
 }
 
 LTD_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+// a0 b0 a1 b1 ... of the first halves of a and b, or of the second.
+#if defined(__clang__)
+template <int kFirst, int... kIndices>
+LTD_INLINE Floats interleave(Floats a, Floats b, std::integer_sequence<int, kIndices...>) {
+  return __builtin_shufflevector(a, b, (kFirst + kIndices / 2 + kIndices % 2 * kLanes)...);
+}
+template <int kFirst>
+LTD_INLINE Floats interleave(Floats a, Floats b) {
+  return interleave<kFirst>(a, b, std::make_integer_sequence<int, kLanes>());
+}
+#else
+template <int kFirst>
+LTD_INLINE Floats interleave(Floats a, Floats b) {
+  Ints indices;
+  for (int lane = 0; lane < kLanes; ++lane) indices[lane] = kFirst + lane / 2 + lane % 2 * kLanes;
+  return __builtin_shuffle(a, b, indices);
+}
+#endif
+
+// Transposes kLanes vectors. Interleaving row i with row i + kLanes / 2 rotates the bits of an element's (row, lane) number by one;
+// after as many steps as a lane number has bits, row and lane have changed places.
+LTD_INLINE void transpose(Floats (&rows)[kLanes]) {
+  for (int step = 1; step < kLanes; step *= 2) {
+    Floats next[kLanes];
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = interleave<0>(rows[i], rows[i + kLanes / 2]);
+      next[2 * i + 1] = interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2]);
+    }
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+}
 
 LTD_INLINE bool any(Ints condition) {
 #if defined(__AVX512F__)

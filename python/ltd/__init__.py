@@ -1,1 +1,43 @@
-"""Learning to Draft."""
+"""Learning to Draft: Hugging Face language models, several times faster, with the same output.
+
+>>> import ltd
+>>> decoder = ltd.load()  # SmolLM2-135M-Instruct, with the head that comes with this package
+>>> answer = decoder.generate(decoder.encode("Why is the sky blue?"))
+>>> decoder.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltd.decoder import Decoder as Decoder
+    from ltd.decoder import Generation as Generation
+    from ltd.errors import InputError as InputError
+    from ltd.hf import CustomGenerate as CustomGenerate
+    from ltd.loading import load as load
+    from ltd.policies import Policy as Policy
+    from ltd.policies import Static as Static
+    from ltd.statistics import Statistics as Statistics
+
+__version__ = "0.1.0"
+
+# Imported on first use: torch and transformers take seconds, and `ltd --help` needs neither.
+_HOMES = {
+    "CustomGenerate": "ltd.hf",
+    "Decoder": "ltd.decoder",
+    "Generation": "ltd.decoder",
+    "InputError": "ltd.errors",
+    "Policy": "ltd.policies",
+    "Static": "ltd.policies",
+    "Statistics": "ltd.statistics",
+    "load": "ltd.loading",
+}
+__all__ = ["CustomGenerate", "Decoder", "Generation", "InputError", "Policy", "Static", "Statistics", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ltd' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

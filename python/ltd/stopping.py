@@ -34,9 +34,7 @@ class StopRule:
     limits: list[int]
 
     @classmethod
-    def usual(
-        cls, prompts: list[list[int]], stop_ids: Iterable[int], max_new_tokens: int, max_length: int
-    ) -> StopRule:
+    def usual(cls, prompts: list[list[int]], stop_ids: Iterable[int], max_new_tokens: int, max_length: int) -> StopRule:
         """At most max_new_tokens new ones, and max_length with the prompt. Raises InputError if none is wanted."""
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens {max_new_tokens} is out of range; it must be at least 1")

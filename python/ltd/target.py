@@ -1,7 +1,8 @@
 """The model being accelerated: a `transformers` causal LM that checks a whole tree in one forward.
 
-`transformers` runs the layers; this file gives it a cache that is allocated once (`KVCache`), attention under the tree's mask
-through the attention interface (`ops.tree_attention`), and hooks that tap the hidden states the draft reads.
+`transformers` runs the layers; this file gives it a cache that is allocated once (`KVCache`), attention under the
+tree's mask through the attention interface (`ops.tree_attention`), and hooks that tap the hidden states the draft
+reads.
 """
 
 from __future__ import annotations
@@ -169,9 +170,7 @@ class Target:
             head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
             kv_heads = config.num_key_value_heads
             self.cache = None  # let the old one go first
-            self.cache = KVCache(
-                config.num_hidden_layers, batch, kv_heads, capacity, head_dim, self.dtype, self.device
-            )
+            self.cache = KVCache(config.num_hidden_layers, batch, kv_heads, capacity, head_dim, self.dtype, self.device)
         self.cache.clear()
         usual_attention = self.config._attn_implementation
         self.config._attn_implementation = ATTENTION
@@ -216,11 +215,12 @@ class Target:
             positions = cache.lengths.long()[:, None] + torch.arange(count, device=chunk.device)
             verified = self._forward(cache, chunk, TreeBlock(cache.lengths, positions, None), logits_to_keep=1)
             cache.advance([count])
-            features.append(verified.features)
+            if verified.features is not None:
+                features.append(verified.features)
         counts = [0] * self.cache.batch
         counts[row] = len(token_ids)
         self.cache.advance(counts)
-        return Verified(verified.logits, None if features[0] is None else torch.cat(features, dim=1))
+        return Verified(verified.logits, torch.cat(features, dim=1) if features else None)
 
     def verify(self, nodes: TreeNodes) -> Verified:
         """One forward over a tree (root first), behind each sequence's prefix."""
@@ -234,7 +234,8 @@ class Target:
         """Makes the accepted nodes part of the prefix.
 
         Args:
-            path: int32 (B, P), accepted nodes, root first; gained: int32 (B,), how many count; counts: the same on the host.
+            path: int32 (B, P), accepted nodes, root first; gained: int32 (B,), how many count; counts: the same on the
+            host.
             verified: what the forward over their tree said.
 
         Returns:

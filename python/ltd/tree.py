@@ -45,8 +45,8 @@ class TreeNodes:
 class DraftTree:
     """Candidates drafted so far in this cycle, and the beam that grows them.
 
-    Candidates lie level by level: first the W children of the root, then W² per expansion, where child j of beam row r is
-    at offset + r * W + j.
+    Candidates lie level by level: first the W children of the root, then W² per expansion, where child j of beam row r
+    is at offset + r * W + j.
 
     Args:
         batch: sequences B.

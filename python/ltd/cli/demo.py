@@ -45,7 +45,7 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """Show what drafting does: generate with and without it, and compare speed and text."""
-    from ltd import load
+    from ltd.loading import load
 
     decoder = load(target, draft, dtype=dtype, threads=threads)
     if decoder.policy is None:

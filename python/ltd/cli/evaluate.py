@@ -11,13 +11,14 @@ from rich.console import Console
 from ltd.cli.options import DataDir, Draft, Dtype, Limit, MaxNewTokens, Target, Tasks, Temperature, Threads, names
 from ltd.questions import TASKS
 
+ALL_TASKS = ",".join(TASKS)
 LOSSY = 1  # exit code of `ltd check`
 
 
 def evaluate(
     data_dir: DataDir,
     out: Annotated[Path, typer.Option(help="Folder for the results; a rerun goes on where the last one was.")],
-    tasks: Tasks = ",".join(TASKS),
+    tasks: Tasks = ALL_TASKS,
     methods: Annotated[
         str,
         typer.Option(help="none (plain decoding), eagle3 (the static tree 8, 60), static:DEPTH:SIZE; commas between."),
@@ -56,7 +57,7 @@ def evaluate(
 def check(
     data_dir: DataDir,
     out: Annotated[Path, typer.Option(help="JSON file for the results; a rerun goes on where the last one was.")],
-    tasks: Tasks = ",".join(TASKS),
+    tasks: Tasks = ALL_TASKS,
     method: Annotated[str, typer.Option(help="What to check, named as for ltd eval.")] = "eagle3",
     limit: Limit = None,
     max_new_tokens: MaxNewTokens = 128,

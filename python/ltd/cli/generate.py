@@ -46,10 +46,10 @@ def generate(
     """Generate text from a prompt: the text as it comes, then one line of statistics."""
     text = read_prompt(prompt, prompt_file)
     chosen = choose_policy(policy, depth, size)
-    from ltd import load
     from ltd.acceptance import Sampling
+    from ltd.loading import load
 
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
     if chosen == "none" and draft is None:
         draft = "none"  # plain decoding works for every target, the shipped head for one

@@ -42,7 +42,7 @@ def facts() -> dict[str, str]:
 
 
 def default_target() -> str:
-    """The default model and where `ltd.load()` would take it from, without asking the network or converting anything."""
+    """The default model and where `ltd.load()` would take it from; asks no network and converts nothing."""
     from ltd.models import DEFAULT_TARGET, gguf_cache, in_hub_cache, packaged_gguf
 
     if in_hub_cache(DEFAULT_TARGET):

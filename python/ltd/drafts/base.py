@@ -32,7 +32,7 @@ class Draft(Protocol):
         ...
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
-        """Reads a prompt's accepted tokens into one sequence: features (1, n, F * Ht) and the token after each, (n,)."""
+        """Reads a prompt into one sequence: features (1, n, F * Ht) and the n tokens that follow them."""
         ...
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:

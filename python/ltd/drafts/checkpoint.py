@@ -1,7 +1,7 @@
 """Reading and writing draft heads.
 
-Our own folder is `config.json` (an `Eagle3Config`) and `model.safetensors` with the canonical names. Published heads of other
-layouts are converted on load, see `ltd.drafts.formats`. Nothing in a checkpoint is ever executed.
+Our own folder is `config.json` (an `Eagle3Config`) and `model.safetensors` with the canonical names. Published heads of
+other layouts are converted on load, see `ltd.drafts.formats`. Nothing in a checkpoint is ever executed.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def load_head(
 ) -> Eagle3Head:
     """Load an EAGLE-3 head, in evaluation mode, from our own or any published layout.
 
-    `target` is needed only by published heads that name no feature layers or bring no output layer. `feature_layers` (hs[]
-    indices) and `rope_theta` override what the checkpoint says, for the ones that say it wrongly.
+    `target` is needed only by published heads that name no feature layers or bring no output layer. `feature_layers`
+    (hs[] indices) and `rope_theta` override what the checkpoint says, for the ones that say it wrongly.
     Raises InputError for anything that is not a complete, consistent EAGLE-3 head.
     """
     folder = Path(folder)
@@ -58,7 +58,8 @@ def load_head(
 def save_head(head: Eagle3Head, folder: str | Path, report: dict[str, Any] | None = None) -> None:
     """Write a head in our own layout, weights in bfloat16; `report` becomes `training.json`.
 
-    Every file is written under a temporary name first, and the config after the weights, so that a folder with a config is whole.
+    Every file is written under a temporary name first, and the config after the weights, so that a folder with a config
+    is whole.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,8 +75,7 @@ def save_head(head: Eagle3Head, folder: str | Path, report: dict[str, Any] | Non
 
 def build_head(config: Eagle3Config, tensors: dict[str, Tensor], where: str) -> Eagle3Head:
     """A head from canonical tensors. Raises InputError naming every missing, unknown or misshapen one."""
-    with torch.device("meta"):
-        head = Eagle3Head(config, own_embedding="embed_tokens.weight" in tensors)
+    head = Eagle3Head(config, own_embedding="embed_tokens.weight" in tensors)
     expected = {name: tensor.shape for name, tensor in head.state_dict().items()}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise InputError(f"the draft head in {where} lacks {', '.join(missing)}")
@@ -90,7 +90,6 @@ def build_head(config: Eagle3Config, tensors: dict[str, Tensor], where: str) -> 
                 f" but its config asks for {tuple(shape)}"
             )
     check_vocabulary(tensors["d2t"], tensors["t2d"], config, where)
-    head = Eagle3Head(config, own_embedding=head.embed_tokens is not None)
     head.load_state_dict(tensors)
     return head
 

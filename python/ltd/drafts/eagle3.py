@@ -1,7 +1,8 @@
 """The EAGLE-3 draft: one decoder layer that reads the target's hidden states.
 
-Slot i of its cache holds feature i and the embedding of token i+1, at rotary position i, and predicts token i+2 (reference
-section 1). Accepted tokens always enter with the target's true features; inside a tree the head feeds on its own output.
+Slot i of its cache holds feature i and the embedding of token i+1, at rotary position i, and predicts token i+2
+(reference section 1). Accepted tokens always enter with the target's true features; inside a tree the head feeds on its
+own output.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Eagle3Draft:
         config = head.config
         if config.vocab_size != embedding.num_embeddings:
             raise InputError(
-                f"the head was made for a vocabulary of {config.vocab_size}, the target has {embedding.num_embeddings}; "
-                "use a head trained for this target"
+                f"the head was made for a vocabulary of {config.vocab_size}, the target has "
+                f"{embedding.num_embeddings}; use a head trained for this target"
             )
         if config.target_hidden_size != embedding.embedding_dim:
             raise InputError(
@@ -43,7 +44,9 @@ class Eagle3Draft:
                 f"{embedding.embedding_dim} wide; use a head trained for this target"
             )
         if config.draft_vocab_size < width:
-            raise InputError(f"beam width {width} needs a draft vocabulary at least as large, not {config.draft_vocab_size}")
+            raise InputError(
+                f"beam width {width} needs a draft vocabulary at least as large, not {config.draft_vocab_size}"
+            )
         self.head, self.width = head, width
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
         self.cache: KVCache | None = None
@@ -81,7 +84,9 @@ class Eagle3Draft:
         if len(tokens) == 0:
             return
         view = self.cache.row(row)
-        for chunk, following in zip(features.split(READ_CHUNK, dim=1), tokens[None].split(READ_CHUNK, dim=1), strict=True):
+        for chunk, following in zip(
+            features.split(READ_CHUNK, dim=1), tokens[None].split(READ_CHUNK, dim=1), strict=True
+        ):
             self._read(view, self.head.fuse(chunk), following)
             view.advance([following.shape[1]])
         counts = [0] * self.cache.batch
@@ -112,7 +117,9 @@ class Eagle3Draft:
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             cache.write(0, key, value, first_row=level * self.width)
             scale = float(query.shape[-1] ** -0.5)
-            return ops.tree_attention(query, cache.keys[0], cache.values[0], cache.lengths, rows, masks, positions, scale, 0)
+            return ops.tree_attention(
+                query, cache.keys[0], cache.values[0], cache.lengths, rows, masks, positions, scale, 0
+            )
 
         self.beam_states = self.head(self.embedding(tree.beam_tokens), states, positions, attend)
         return self.head.logits(self.beam_states)
@@ -125,7 +132,9 @@ class Eagle3Draft:
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             cache.write(0, key, value)
             scale = float(query.shape[-1] ** -0.5)
-            return ops.tree_attention(query, cache.keys[0], cache.values[0], cache.lengths, count, None, positions, scale, 0)
+            return ops.tree_attention(
+                query, cache.keys[0], cache.values[0], cache.lengths, count, None, positions, scale, 0
+            )
 
         output: torch.Tensor = self.head(self.embedding(tokens), states, positions, attend)
         return output

@@ -1,7 +1,8 @@
 """The layouts in which EAGLE-3 heads are published, converted to our own.
 
-Known: the official ones (yuhuili), AngelSlim, SpecForge, speculators (RedHatAI) and NVIDIA ModelOpt. They are told apart by what
-is in them: their `architectures` entries are unreliable, and so are the sizes in some configs, so sizes are read off the tensors.
+Known: the official ones (yuhuili), AngelSlim, SpecForge, speculators (RedHatAI) and NVIDIA ModelOpt. They are told
+apart by what is in them: their `architectures` entries are unreliable, and so are the sizes in some configs, so sizes
+are read off the tensors.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def convert(
         rope_scaling=scaling,
         max_position_embeddings=int(layer.get("max_position_embeddings", 2048)),
         attention_bias=_settle_bias(tensors, hidden),
-        # Where an early speculators file says nothing, that library's own default holds; other formats never norm the residual.
+        # Where an early speculators file says nothing, that library's default holds; others never norm the residual.
         norm_before_residual=bool(options.get("norm_before_residual", False)),
         norm_before_fc=bool(options.get("norm_before_fc", False)) or "input_norm.weight" in tensors,
         fc_norm=bool(options.get("fc_norm", False)) or "fc_norm.0.weight" in tensors,
@@ -85,7 +86,7 @@ def refuse_other_families(values: Values, tensors: dict[str, Tensor], where: str
 
 
 def canonical_names(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Rename to the canonical names and drop copies of the target's parts. Unknown names are kept, for the caller to report."""
+    """Rename to the canonical names and drop copies of the target's parts; unknown names stay, to be reported."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new = LAYER_PREFIX.sub("layer.", name.removeprefix("model."))
@@ -102,8 +103,8 @@ def layers_read(
 ) -> tuple[int, ...]:
     """The hs[] indices whose states the head reads, as many as its `fc` has columns for.
 
-    Ids name either a layer's output (SpecForge, AngelSlim, NVIDIA) or hs[] itself (vLLM, speculators). A first id of 1 is taken for
-    the former: hs[2] is where all of these start by default.
+    Ids name either a layer's output (SpecForge, AngelSlim, NVIDIA) or hs[] itself (vLLM, speculators). A first id of 1
+    is taken for the former: hs[2] is where all of these start by default.
     """
     if columns % target_hidden:
         raise InputError(
@@ -124,7 +125,7 @@ def layers_read(
 
 
 def rope_settings(layer: Values) -> tuple[float, Values | None]:
-    """(base, scaling or None); `rope_parameters` of newer configs goes first, and without any word the base is 10000."""
+    """(base, scaling or None); newer configs' `rope_parameters` goes first, and without any word the base is 10000."""
     scaling = dict(layer.get("rope_parameters") or layer.get("rope_scaling") or {})
     theta = scaling.pop("rope_theta", None) or layer.get("rope_theta") or 10000.0
     scaling["rope_type"] = scaling.get("rope_type") or scaling.pop("type", None) or "default"
@@ -134,8 +135,8 @@ def rope_settings(layer: Values) -> tuple[float, Values | None]:
 def feeds_back_normed(values: Values, where: str) -> bool:
     """The `norm_output` flag, whose key means two things.
 
-    In speculators' files and inside `eagle_config`: states are fed back after the final norm (EAGLE-3.1). Flat, as in SpecForge's:
-    the final norm stands before the output layer, which it always does here.
+    In speculators' files and inside `eagle_config`: states are fed back after the final norm (EAGLE-3.1). Flat, as in
+    SpecForge's: the final norm stands before the output layer, which it always does here.
     """
     nested = values.get("eagle_config") or {}
     if "speculators_model_type" in values or "norm_output" in nested:
@@ -155,9 +156,7 @@ def _complete_output(values: Values, tensors: dict[str, Tensor], target: PreTrai
     tensors["lm_head.weight"] = output.weight.detach().cpu()
 
 
-def _settle_embedding(
-    tensors: dict[str, Tensor], options: Values, hidden: int, target_hidden: int, where: str
-) -> None:
+def _settle_embedding(tensors: dict[str, Tensor], options: Values, hidden: int, target_hidden: int, where: str) -> None:
     """Keep a head's own embedding only where the target's cannot serve: some exporters wrote random numbers."""
     if hidden == target_hidden and not options.get("embed_requires_grad", False):
         tensors.pop("embed_tokens.weight", None)

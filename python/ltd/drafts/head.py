@@ -1,8 +1,8 @@
 """The EAGLE-3 draft head: its configuration and its one transformer layer.
 
 Source: EAGLE-3 (Li et al., 2025), sections 3.1 and 3.2; the options that published heads add to it are flags of
-`Eagle3Config`. The head holds no KV cache: whoever calls it supplies the attention, so that decoding (a cache and a tree
-mask) and training (the attention of training-time test) share every other line.
+`Eagle3Config`. The head holds no KV cache: whoever calls it supplies the attention, so that decoding (a cache and a
+tree mask) and training (the attention of training-time test) share every other line.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Eagle3Config:
             raise InputError(f"draft head: feature_layers is {self.feature_layers}, but needs indices of 0 or more")
         rope_type = (self.rope_scaling or {}).get("rope_type", "default")
         if rope_type not in ROPE_TYPES:
-            raise InputError(f"draft head: RoPE type {rope_type!r} is not supported; use one of {', '.join(ROPE_TYPES)}")
+            raise InputError(
+                f"draft head: RoPE type {rope_type!r} is not supported; use one of {', '.join(ROPE_TYPES)}"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Eagle3Config:
@@ -179,9 +181,7 @@ class DraftAttention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """x (B,N,2H), positions (B,N) int64 -> (B,N,H)."""
         split = (*x.shape[:2], -1, self.head_dim)
-        query, key, value = (
-            proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        query, key, value = (proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
         cosines, sines = self.rotary(positions)
         mixed = attend(rotate(query, cosines, sines), rotate(key, cosines, sines), value)
         return self.o_proj(mixed.reshape(*x.shape[:2], -1))

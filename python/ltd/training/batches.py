@@ -20,8 +20,8 @@ BATCHES_PER_BUCKET = 16  # batches that are filled together by length; more: les
 class Batch:
     """A padded batch; T is the longest conversation.
 
-    tokens (B,T) int64; learned (B,T) bool, whether a token is to be predicted; features (B,T,F*Ht) and final (B,T,Ht) bfloat16;
-    best (B,T) int64, the target's most likely token after each.
+    tokens (B,T) int64; learned (B,T) bool, whether a token is to be predicted; features (B,T,F*Ht) and final (B,T,Ht)
+    bfloat16; best (B,T) int64, the target's most likely token after each.
     """
 
     tokens: Tensor

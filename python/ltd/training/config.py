@@ -31,11 +31,11 @@ class TrainDraftConfig:
     draft_vocab_size: int = 8192  # words the draft can propose
     ttt_steps: int = 7  # steps of training-time test
     ttt_decay: float = 0.8  # weight of each step's loss relative to the step before
-    batch: int = 8  # conversations per update
-    epochs: int = 4  # passes over the data
+    batch: int = 4  # conversations per update
+    epochs: int = 3  # passes over the data
     learning_rate: float = 1e-3  # peak learning rate of AdamW
     warmup_share: float = 0.03  # share of the updates that warm up to it
-    start_from_target: bool = True  # start the MLP and the output projection from the target's last layer
+    start_from_target: bool = True  # start the head's layer from the target's last one
     seed: int = 0  # seed of the data, the initial weights and the order
     device: str = "cpu"  # cpu, cuda or cuda:N
     dtype: str = "auto"  # arithmetic: auto, float32 or bfloat16; weights are kept in float32

@@ -1,7 +1,7 @@
 """Making the data: the target writes conversations with itself, from nothing but its chat template.
 
-Given the text that precedes a user turn, a chat model samples a plausible user turn (Xu et al., 2024, "Magpie"); it is then
-asked to answer. No data from outside is needed, and the answers are what the draft has to predict.
+Given the text that precedes a user turn, a chat model samples a plausible user turn (Xu et al., 2024, "Magpie"); it is
+then asked to answer. No data from outside is needed, and the answers are what the draft has to predict.
 """
 
 from __future__ import annotations

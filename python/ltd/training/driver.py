@@ -1,4 +1,4 @@
-"""`train_draft`: the stages from a target to a finished head. Every stage keeps what it has finished in the run's folder."""
+"""`train_draft`: the stages from a target to a finished head, each of which keeps what it has finished."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary
 def train_draft(config: TrainDraftConfig) -> Path:
     """Train an EAGLE-3 head for a target and return the folder of the finished head.
 
-    Writes into `config.out`: `config.json`, `data/` (the conversations), `features/` (a cache, may be deleted afterwards),
-    `checkpoint.pt`, and `head/` with the head, its training report and curves. Run again with the same config, it goes on where it
-    was stopped; a finished run only returns.
+    Writes into `config.out`: `config.json`, `data/` (the conversations), `features/` (a cache, may be deleted
+    afterwards), `checkpoint.pt`, and `head/` with the head, its training report and curves. Run again with the same
+    config, it goes on where it was stopped; a finished run only returns.
     Raises InputError for a folder that holds another run, or a target that cannot be trained for.
     """
     out = Path(config.out)

@@ -56,8 +56,8 @@ def cache_features(
 ) -> None:
     """Write one feature file per data shard; existing ones are kept.
 
-    Each holds, for the shard's n tokens: `features` (n, F*Ht) and `final` (n, Ht) bfloat16, the latter after the final norm,
-    and `best` (n,) int32, the target's most likely next token.
+    Each holds, for the shard's n tokens: `features` (n, F*Ht) and `final` (n, Ht) bfloat16, the latter after the final
+    norm, and `best` (n,) int32, the target's most likely next token.
     Raises InputError if the files would need more than `most_gigabytes`.
     """
     shards = [load_shard(file, number) for number, file in enumerate(shard_files(data))]

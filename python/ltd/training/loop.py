@@ -77,9 +77,7 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.update, self.updates, self.config)
         with self.autocast():
-            loss, losses = loss_of_batch(
-                self.head, self.parts, batch, self.config.ttt_steps, self.config.ttt_decay
-            )
+            loss, losses = loss_of_batch(self.head, self.parts, batch, self.config.ttt_steps, self.config.ttt_decay)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights, CLIP)

@@ -18,9 +18,9 @@ from ltd.training.ttt import TargetParts, shifted, step_masks, unroll
 class HeldOut:
     """Accuracy on held-out conversations.
 
-    accuracy: per step, the share of slots where the draft's best token is the target's (words outside the draft vocabulary count
-    as wrong). chain: the expected tokens gained per cycle by a draft of one token per step, the target's own included, over
-    the slots where the text is the target's own greedy choice. slots: how many slots step 0 had.
+    accuracy: per step, the share of slots where the draft's best token is the target's (words outside the draft
+    vocabulary count as wrong). chain: the expected tokens gained per cycle by a draft of one token per step, the
+    target's own included, over the slots where the text is the target's greedy choice. slots: how many step 0 had.
     """
 
     accuracy: list[float]

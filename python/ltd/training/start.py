@@ -23,8 +23,10 @@ def target_parts(model: PreTrainedModel, vocabulary: DraftVocabulary, dtype: tor
 def new_head(
     config: Eagle3Config, model: PreTrainedModel, vocabulary: DraftVocabulary, *, from_target: bool, seed: int
 ) -> Eagle3Head:
-    """A float32 head to train: output layer and final norm are the target's, the rest fresh, or with `from_target` also taken
-    from the target's last layer where the shapes agree.
+    """A float32 head to train: output layer and final norm are the target's, the rest is fresh.
+
+    With `from_target`, the layer starts as the target's last one as far as the shapes agree, and `fc` passes the highest
+    feature through, so that the states begin in the basis that these weights and the output layer read.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,6 +41,8 @@ def new_head(
         _take(head.lm_head.weight, rows)
         _take(head.norm.weight, model.model.norm.weight)
         if from_target:
+            if config.hidden_size == config.target_hidden_size:
+                head.fc.weight[:, -config.hidden_size :] += torch.eye(config.hidden_size, device=model.device)
             last = model.model.layers[-1]
             _take(head.layer.self_attn.o_proj.weight, last.self_attn.o_proj.weight)
             _take(head.layer.post_attention_layernorm.weight, last.post_attention_layernorm.weight)

@@ -1,7 +1,7 @@
 """Training-time test: the head is trained on its own outputs, as it will be used (EAGLE-3, section 3.2).
 
-Step 0 reads the target's features, every later step the states of the step before, with gradients; the tokens are those of the
-data. Slot i of step k holds the embedding of token i+k+1, has position i+k and predicts token i+k+2.
+Step 0 reads the target's features, every later step the states of the step before, with gradients; the tokens are those
+of the data. Slot i of step k holds the embedding of token i+k+1, has position i+k and predicts token i+k+2.
 """
 
 from __future__ import annotations
@@ -120,12 +120,14 @@ def unroll(head: Eagle3Head, parts: TargetParts, batch: Batch, steps: int) -> It
         yield states
 
 
-def loss_of_batch(head: Eagle3Head, parts: TargetParts, batch: Batch, steps: int, decay: float) -> tuple[Tensor, Tensor]:
+def loss_of_batch(
+    head: Eagle3Head, parts: TargetParts, batch: Batch, steps: int, decay: float
+) -> tuple[Tensor, Tensor]:
     """The loss sum_k decay^k * loss_k (scalar) and the losses of the steps (steps,), both float32.
 
-    loss_k is the soft cross-entropy against the target's distribution renormalised over the draft vocabulary, left out where the
-    target's best token is not in it, and divided by the number of learned slots of step 0 (the paper's code divides by all
-    slots, padding included).
+    loss_k is the soft cross-entropy against the target's distribution renormalised over the draft vocabulary, left out
+    where the target's best token is not in it, and divided by the number of learned slots of step 0 (the paper's code
+    divides by all slots, padding included).
     """
     masks = list(step_masks(batch.learned, steps))
     count = masks[0].sum().clamp_min(1)
