@@ -1,6 +1,8 @@
-// The torch operator library `ltd`: checks arguments, fills argument structs and calls the kernels. The only file that includes torch.
+// The torch operator library `ltd`: checks arguments, fills argument structs and calls the kernels. The only file that
+// includes torch.
 //
-// Bad arguments raise ValueError with the tensor, the dimension and the values. "(B, C)" and the like follow the operators' contracts.
+// Bad arguments raise ValueError with the tensor, the dimension and the values. "(B, C)" and the like follow the
+// operators' contracts.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -34,8 +36,8 @@ void check_sizes(const Named& a, at::IntArrayRef wanted) {
   LTD_CHECK(a.tensor.dim() == static_cast<int64_t>(wanted.size()), a.name, " must have ", wanted.size(),
             " dimensions, but its shape is ", a.tensor.sizes());
   for (size_t d = 0; d < wanted.size(); ++d) {
-    LTD_CHECK(wanted[d] < 0 || a.tensor.size(d) == wanted[d], a.name, " must have size ", wanted[d], " in dimension ", d,
-              ", but its shape is ", a.tensor.sizes());
+    LTD_CHECK(wanted[d] < 0 || a.tensor.size(d) == wanted[d], a.name, " must have size ", wanted[d], " in dimension ",
+              d, ", but its shape is ", a.tensor.sizes());
   }
 }
 
@@ -100,8 +102,9 @@ AnyMatrices float_matrices(const Named& a, int64_t batch, int64_t matrix_rows) {
 
 int threads() { return at::get_num_threads(); }
 
-void expand_beam_cpu(const Tensor& logits, const std::optional<Tensor>& d2t, int64_t level, Tensor tokens, Tensor scores,
-                     Tensor parents, Tensor beam_nodes, Tensor beam_rows, Tensor beam_tokens, Tensor beam_masks) {
+void expand_beam_cpu(const Tensor& logits, const std::optional<Tensor>& d2t, int64_t level, Tensor tokens,
+                     Tensor scores, Tensor parents, Tensor beam_nodes, Tensor beam_rows, Tensor beam_tokens,
+                     Tensor beam_masks) {
   LTD_CHECK(beam_tokens.dim() == 2, "beam_tokens must have 2 dimensions, but its shape is ", beam_tokens.sizes());
   const int64_t batch = beam_tokens.size(0);
   const int64_t width = beam_tokens.size(1);
@@ -143,8 +146,8 @@ void expand_beam_cpu(const Tensor& logits, const std::optional<Tensor>& d2t, int
 }
 
 void select_tree_cpu(const Tensor& tokens, const Tensor& scores, const Tensor& parents, int64_t candidates,
-                     const Tensor& roots, const Tensor& lengths, Tensor node_tokens, Tensor node_parents, Tensor positions,
-                     Tensor masks, Tensor first_child, Tensor next_sibling, Tensor node_candidates) {
+                     const Tensor& roots, const Tensor& lengths, Tensor node_tokens, Tensor node_parents,
+                     Tensor positions, Tensor masks, Tensor first_child, Tensor next_sibling, Tensor node_candidates) {
   SelectTree a{};
   a.node_tokens = rows<int64_t>({"node_tokens", node_tokens}, -1, -1);
   a.batch = node_tokens.size(0);
@@ -171,7 +174,8 @@ void select_tree_cpu(const Tensor& tokens, const Tensor& scores, const Tensor& p
   a.next_sibling = rows<int32_t>({"next_sibling", next_sibling}, a.batch, a.nodes);
   a.node_candidates = rows<int32_t>({"node_candidates", node_candidates}, a.batch, a.nodes);
   const int64_t orphan = select_tree(a);
-  LTD_CHECK(orphan < 0, "candidate ", orphan, " was selected without its parent: a parent must have a smaller index than ",
+  LTD_CHECK(orphan < 0, "candidate ", orphan,
+            " was selected without its parent: a parent must have a smaller index than ",
             "its children, or -1 for the root, and scores must not rise from parent to child");
 }
 
@@ -189,8 +193,8 @@ void check_attention_rows(const TreeAttention& a, const Tensor& keys, bool chain
   LTD_CHECK(a.scale > 0 && a.scale < INFINITY, "scale must be positive and finite, but is ", a.scale);
   LTD_CHECK(a.window >= 0, "window must be 0 (none) or more, but is ", a.window);
   LTD_CHECK(a.tree_rows >= 0, "tree_rows must be 0 or more, but is ", a.tree_rows);
-  LTD_CHECK(!(chain || a.window > 0) || a.tree_rows == a.nodes, "without masks or with a window, tree_rows must be the ",
-            a.nodes, " rows of query, but is ", a.tree_rows);
+  LTD_CHECK(!(chain || a.window > 0) || a.tree_rows == a.nodes,
+            "without masks or with a window, tree_rows must be the ", a.nodes, " rows of query, but is ", a.tree_rows);
   for (int64_t b = 0; b < a.batch; ++b) {
     LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + a.tree_rows <= keys.size(2), "lengths[", b, "] = ", a.lengths[b],
               " and ", a.tree_rows, " tree rows do not fit the ", keys.size(2), " rows of keys");
@@ -246,8 +250,8 @@ TreeWalk tree_walk(const Tensor& logits, const Tensor& tokens, const Tensor& fir
   walk.batch = logits.size(0);
   walk.nodes = logits.size(1);
   walk.vocabulary = logits.size(2);
-  LTD_CHECK(walk.nodes >= 1 && walk.vocabulary >= 1, "logits must have at least one row and one column, but its shape is ",
-            logits.sizes());
+  LTD_CHECK(walk.nodes >= 1 && walk.vocabulary >= 1,
+            "logits must have at least one row and one column, but its shape is ", logits.sizes());
   walk.tokens = rows<const int64_t>({"tokens", tokens}, walk.batch, walk.nodes);
   walk.first_child = rows<const int32_t>({"first_child", first_child}, walk.batch, walk.nodes);
   walk.next_sibling = rows<const int32_t>({"next_sibling", next_sibling}, walk.batch, walk.nodes);
@@ -259,15 +263,16 @@ TreeWalk tree_walk(const Tensor& logits, const Tensor& tokens, const Tensor& fir
   return walk;
 }
 
-void accept_greedy_cpu(const Tensor& logits, const Tensor& tokens, const Tensor& first_child, const Tensor& next_sibling,
-                       Tensor path, Tensor gained_tokens, Tensor gained) {
+void accept_greedy_cpu(const Tensor& logits, const Tensor& tokens, const Tensor& first_child,
+                       const Tensor& next_sibling, Tensor path, Tensor gained_tokens, Tensor gained) {
   AcceptGreedy a{tree_walk(logits, tokens, first_child, next_sibling, path, gained_tokens, gained)};
   cpu_kernels().accept_greedy(a);
 }
 
-void accept_sample_cpu(const Tensor& logits, const Tensor& tokens, const Tensor& first_child, const Tensor& next_sibling,
-                       const Tensor& positions, const Tensor& rows_of_call, double temperature, int64_t top_k, double top_p, int64_t seed, Tensor path,
-                       Tensor gained_tokens, Tensor gained) {
+void accept_sample_cpu(const Tensor& logits, const Tensor& tokens, const Tensor& first_child,
+                       const Tensor& next_sibling, const Tensor& positions, const Tensor& rows_of_call,
+                       double temperature, int64_t top_k, double top_p, int64_t seed, Tensor path, Tensor gained_tokens,
+                       Tensor gained) {
   LTD_CHECK(temperature > 0 && temperature < INFINITY, "temperature must be positive and finite, but is ", temperature);
   LTD_CHECK(top_k >= 0, "top_k must be 0 (off) or more, but is ", top_k);
   LTD_CHECK(top_p > 0 && top_p <= 1, "top_p must be above 0 and at most 1 (off), but is ", top_p);
@@ -298,8 +303,8 @@ void check_commit_rows(const CommitPath& a, int64_t path_capacity, int64_t capac
               ", the size of path in dimension 1, but is ", a.gained[b]);
     for (int64_t i = 0; i < a.gained[b]; ++i) {
       const int32_t node = a.path[b][i];
-      LTD_CHECK(node > (i == 0 ? -1 : a.path[b][i - 1]), "path[", b, "] must be strictly increasing from 0 on, but holds ",
-                node, " at ", i);
+      LTD_CHECK(node > (i == 0 ? -1 : a.path[b][i - 1]), "path[", b,
+                "] must be strictly increasing from 0 on, but holds ", node, " at ", i);
       LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + node < capacity, "path[", b, "] = ", node, " behind ", a.lengths[b],
                 " prefix rows lies outside the ", capacity, " rows of keys");
     }
@@ -326,7 +331,8 @@ void commit_path_cpu(Tensor keys, Tensor values, const Tensor& path, const Tenso
 
 void add_layers(PolicyAction& a, at::TensorList weights) {
   LTD_CHECK(weights.size() >= 2 && weights.size() % 2 == 0 && weights.size() <= 2 * kMaxPolicyLayers,
-            "weights must be 1 to ", kMaxPolicyLayers, " pairs of weight and bias, but holds ", weights.size(), " tensors");
+            "weights must be 1 to ", kMaxPolicyLayers, " pairs of weight and bias, but holds ", weights.size(),
+            " tensors");
   int64_t inputs = a.score_slots + 2 * a.repeats;
   for (size_t i = 0; i < weights.size(); i += 2) {
     const std::string name = "weights[" + std::to_string(i) + "]";
@@ -334,8 +340,9 @@ void add_layers(PolicyAction& a, at::TensorList weights) {
     const Named weight{name.c_str(), weights[i]};
     PolicyLayer& layer = a.layers[a.layer_count++];
     layer.weight = checked<const float>(weight, {-1, inputs});
-    LTD_CHECK(weights[i].is_contiguous() && weights[i].size(0) >= 1, name, " must be contiguous and not empty, but its shape is ",
-              weights[i].sizes(), " and its strides are ", weights[i].strides());
+    LTD_CHECK(weights[i].is_contiguous() && weights[i].size(0) >= 1, name,
+              " must be contiguous and not empty, but its shape is ", weights[i].sizes(), " and its strides are ",
+              weights[i].strides());
     layer.inputs = inputs;
     layer.outputs = weights[i].size(0);
     layer.bias = checked<const float>({bias_name.c_str(), weights[i + 1]}, {layer.outputs});
@@ -343,8 +350,8 @@ void add_layers(PolicyAction& a, at::TensorList weights) {
   }
 }
 
-Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots, int64_t repeats,
-                         at::TensorList weights) {
+Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
+                         int64_t repeats, at::TensorList weights) {
   PolicyAction a{};
   a.scores = rows<const float>({"scores", scores}, -1, -1);
   a.batch = scores.size(0);
@@ -390,11 +397,11 @@ TORCH_LIBRARY(ltd, library) {
       "accept_greedy(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor(a!) path, "
       "Tensor(b!) gained_tokens, Tensor(c!) gained) -> ()");
   library.def(
-      "accept_sample(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor positions, Tensor rows, "
+      "accept_sample(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor positions, Tensor "
+      "rows, "
       "float temperature, int top_k, float top_p, int seed, Tensor(a!) path, Tensor(b!) gained_tokens, "
       "Tensor(c!) gained) -> ()");
-  library.def(
-      "commit_path(Tensor(a!) keys, Tensor(b!) values, Tensor path, Tensor gained, Tensor lengths) -> ()");
+  library.def("commit_path(Tensor(a!) keys, Tensor(b!) values, Tensor path, Tensor gained, Tensor lengths) -> ()");
   for (const char* name : {"depth_action", "size_action"}) {
     const std::string schema =
         "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights) -> Tensor";

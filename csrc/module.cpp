@@ -1,4 +1,5 @@
-// The Python module ltd._C. Importing it registers the operators of bindings.cpp; what it exposes itself is for `ltd info` and tests.
+// The Python module ltd._C. Importing it registers the operators of bindings.cpp; what it exposes itself is for `ltd
+// info` and tests.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

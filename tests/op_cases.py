@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from ltd import _C, ops
 from reference import ListNodes, ListTree, pack, select_nodes
 from torch import Tensor
-
-from ltd import _C, ops
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ISAS: list[str] = ops.build_info()["cpu_isas"]  # type: ignore[assignment]
@@ -33,7 +33,7 @@ def strided(tensor: Tensor) -> Tensor:
     """The same values, with gaps in every dimension but the last (which keeps stride 1)."""
     *outer, last = tensor.shape
     roomy = torch.full([n + 1 for n in outer] + [last + 3], 7, dtype=tensor.dtype)
-    view = roomy[tuple(slice(0, n) for n in outer) + (slice(1, last + 1),)]
+    view = roomy[(*tuple(slice(0, n) for n in outer), slice(1, last + 1))]
     return view.copy_(tensor)
 
 
@@ -91,9 +91,7 @@ class NodeBuffers:
         shapes = {"masks": (batch, nodes, words)}
         types = dict.fromkeys(("node_tokens", "positions", "masks"), torch.int64)
         made = {
-            field.name: torch.full(
-                shapes.get(field.name, (batch, nodes)), 99, dtype=types.get(field.name, torch.int32)
-            )
+            field.name: torch.full(shapes.get(field.name, (batch, nodes)), 99, dtype=types.get(field.name, torch.int32))
             for field in fields(cls)
         }
         return cls(**({name: strided(tensor) for name, tensor in made.items()} if roomy else made))
@@ -136,7 +134,7 @@ def random_nodes(random: np.random.Generator, nodes: int, vocabulary: int) -> Li
 def near_tie(tree: ListTree, gap: float = 2e-5) -> bool:
     """Whether some candidates of one level score so alike that rounding may decide their order."""
     bounds = [0] + [tree.width + level * tree.width**2 for level in range(len(tree.beams))]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         level = np.sort(np.array(tree.scores[start:stop]))
         if np.any((np.diff(level) < gap) & (np.diff(level) > 0)):
             return True

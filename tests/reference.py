@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -71,9 +72,7 @@ class ListNodes:
     candidates: list[int]
 
 
-def select_nodes(
-    tokens: list[int], scores: list[float], parents: list[int], size: int, root: int
-) -> ListNodes:
+def select_nodes(tokens: list[int], scores: list[float], parents: list[int], size: int, root: int) -> ListNodes:
     """The `size` best candidates by (score descending, index ascending), in ascending index behind the root."""
     keys = [-math.inf if math.isnan(s) else s for s in scores]
     chosen = sorted(sorted(range(len(keys)), key=lambda c: (-keys[c], c))[:size])
@@ -87,7 +86,7 @@ def select_nodes(
         ancestors.append(ancestors[parent] | {node})
     next_sibling = [-1] * len(node_parents)
     for siblings in children:
-        for left, right in zip(siblings, siblings[1:], strict=False):
+        for left, right in itertools.pairwise(siblings):
             next_sibling[left] = right
     return ListNodes(
         tokens=[root] + [tokens[c] for c in chosen],

@@ -314,7 +314,7 @@ def test_pickled_code_is_never_executed(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "executed",))
 
     (tmp_path / "config.json").write_text(json.dumps(LAYER_FIELDS))
-    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"fc.weight": Trap()}))
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"fc.weight": Trap()}, protocol=2))
     refused(tmp_path, "pickled code")
     torch.save({"fc.weight": Trap()}, tmp_path / "pytorch_model.bin")
     refused(tmp_path, "pickled code")
@@ -340,3 +340,13 @@ def test_config_without_sizes(tmp_path: Path) -> None:
     config = {name: value for name, value in LAYER_FIELDS.items() if name != "num_attention_heads"}
     folder = write(tmp_path, config, renamed(make_head(), "midlayer."))
     refused(folder, "num_attention_heads = None; a whole number is needed", feature_layers=(2, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rms_norm_eps", "small"), ("rope_theta", -1), ("target_hidden_size", "wide"), ("vocab_size", 4.5)],
+)
+def test_config_with_wrong_values(tmp_path: Path, name: str, value: Any) -> None:
+    tensors = renamed(make_head(VOCAB), "midlayer.", "d2t", "t2d")
+    folder = write(tmp_path, {**LAYER_FIELDS, name: value}, tensors)
+    refused(folder, f"says {name} = {value!r}; a", feature_layers=(2, 4, 5))

@@ -253,7 +253,6 @@ def test_info_names_versions_machine_kernels_and_defaults(run: Run) -> None:
 
 
 def test_train_draft_takes_every_setting(run: Run) -> None:
-    """Each option is a field with the same default, and the other way round."""
     options = inspect.signature(train_draft).parameters
     fields = TrainDraftConfig.__dataclass_fields__
     assert options.keys() == fields.keys()

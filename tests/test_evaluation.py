@@ -1,4 +1,4 @@
-"""Questions, the journal, the interleaved run and its resumption, and the numbers in the tables."""
+"""The interleaved run of several methods, its resumption, and what is recorded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from hypothesis import strategies as st
 from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import EvalConfig, evaluate, plan, published, token_hash
-from ltd.journal import Journal
 from ltd.loading import load as load_decoder
 from ltd.policies import Static
-from ltd.questions import Question, load_questions
-from ltd.report import make_tables, scores, write_report
+from ltd.questions import Question
 from ltd.runs import Method, first_difference
-from rich.console import Console
 
 QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"]]}
 
@@ -56,39 +53,6 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("a model was loaded")
 
 
-# --- questions ---
-
-
-def test_questions_are_read_in_order_and_limited(data: Path) -> None:
-    questions = load_questions(data, ["second", "first"], limit=1)
-    assert questions == [Question("second", "7", ("Say a", "and b")), Question("first", "7", ("Hi there",))]
-
-
-def test_a_line_separator_inside_a_turn_does_not_end_the_line(data: Path) -> None:
-    line = json.dumps({"turns": ["one\u2028two"]}, ensure_ascii=False)
-    (data / "first" / "question.jsonl").write_text(line, encoding="utf-8")
-    assert load_questions(data, ["first"])[0].turns == ("one\u2028two",)
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("{not json", "line 2 is not JSON"),
-        ('{"question_id": 1}', "line 2 has no"),
-        ('{"turns": []}', "line 2 has no"),
-        ('{"turns": [3]}', "line 2 has no"),
-        ("[]", "line 2 has no"),
-        ('{"question_id": 7, "turns": ["again"]}', "two questions with question_id 7"),
-    ],
-)
-def test_a_bad_line_is_named(data: Path, line: str, complaint: str) -> None:
-    file = data / "first" / "question.jsonl"
-    file.write_text('{"question_id": 7, "turns": ["fine"]}\n' + line + "\n")
-    with pytest.raises(InputError, match=complaint) as caught:
-        load_questions(data, ["first"])
-    assert str(file) in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -117,52 +81,6 @@ def test_an_out_folder_that_is_a_file_is_told_before_a_model_loads(config: EvalC
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         evaluate(replace(config, out=tmp_path / "file"), load=must_not_load)
-
-
-# --- the journal ---
-
-
-@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text(), max_size=3)), st.integers(0, 200))
-def test_a_killed_journal_keeps_all_complete_records(
-    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]], lost: int
-) -> None:
-    path = tmp_path_factory.mktemp("journal") / "records.jsonl"
-    with Journal(path, {"a": 1}) as journal:
-        for record in records:
-            journal.append(record)
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = path.read_bytes()[: max(len(lines[0]), path.stat().st_size - lost)]
-    path.write_bytes(kept)
-    with Journal(path, {"a": 1}) as journal:
-        assert journal.records == records[: kept.count(b"\n") - 1]
-        journal.append({"new": True})
-    with Journal(path, {"a": 1}) as journal:
-        assert journal.records[-1] == {"new": True}
-
-
-def test_a_journal_of_other_settings_names_the_difference(tmp_path: Path) -> None:
-    Journal(tmp_path / "j", {"limit": 3, "seed": 0}).__exit__(None, None, None)
-    with pytest.raises(InputError, match="limit 3, and this one has 4"):
-        Journal(tmp_path / "j", {"limit": 4, "seed": 0})
-    with pytest.raises(InputError, match="more None, and this one has 1"):
-        Journal(tmp_path / "j", {"limit": 3, "seed": 0, "more": 1})
-
-
-@pytest.mark.parametrize("content", [b'{"settings": {}}\nnot json\n{}\n', b"\xff\n", b"[1]\n"])
-def test_a_damaged_journal_is_not_used(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "j").write_bytes(content)
-    with pytest.raises(InputError, match=r"line \d is damaged"):
-        Journal(tmp_path / "j", {})
-    assert (tmp_path / "j").read_bytes() == content
-
-
-def test_a_foreign_file_is_not_used(tmp_path: Path) -> None:
-    (tmp_path / "j").write_text('{"some": "thing"}\n')
-    with pytest.raises(InputError, match="not written by ltd"):
-        Journal(tmp_path / "j", {})
-
-
-# --- the run ---
 
 
 def test_methods_take_turns_in_rotating_order() -> None:
@@ -228,6 +146,13 @@ def test_a_tokenizer_without_chat_template_gets_plain_text(config: EvalConfig) -
     assert records[1]["prompt_hash"] == token_hash(decoder.encode(f"Say a\n\n{answer}\n\nand b", chat=False))
 
 
+def test_a_prompt_that_is_too_long_is_named(config: EvalConfig) -> None:
+    file = config.data_dir / "first" / "question.jsonl"
+    file.write_text('{"question_id": 7, "turns": ["short"]}\n' + json.dumps({"question_id": 8, "turns": ["x" * 400]}))
+    with pytest.raises(InputError, match=r"first, question 8, turn 1: the prompt has \d+ tokens"):
+        evaluate(config)
+
+
 class Killed(BaseException):
     """What a kill looks like from inside."""
 
@@ -282,88 +207,6 @@ def test_other_settings_do_not_mix(config: EvalConfig) -> None:
     with pytest.raises(InputError, match="questions"):
         evaluate(config, must_not_load)
     assert (config.out / "samples.jsonl").read_bytes() == before
-
-
-# --- the numbers ---
-
-
-def sample(task: str, question: str, method: str, gains: list[int], seconds: float, **more: Any) -> dict[str, Any]:
-    """A sample as the journal holds it; the time goes half to draft, half to verify."""
-    return {
-        "task": task,
-        "question_id": question,
-        "turn": 0,
-        "method": method,
-        "gains": gains,
-        "cycles": len(gains),
-        "decode_seconds": seconds,
-        "seconds": {"prefill": 0.5, "draft": seconds / 4, "verify": 3 * seconds / 4},
-        "identical_to_none": None if method == "none" else True,
-        **more,
-    }
-
-
-SETTINGS = {
-    "tasks": ["a", "b"],
-    "methods": ["none", "eagle3"],
-    "temperature": 0.0,
-    "seed": 0,
-    "target": None,
-    "draft": None,
-    "dtype": "float32",
-    "limit": None,
-    "max_new_tokens": 8,
-    "processor": "an abacus",
-    "threads": 2,
-    "torch": "2",
-}
-SAMPLES = [
-    sample("a", "1", "none", [1] * 10, 1.0),  # 10 tokens/s
-    sample("a", "2", "none", [1] * 30, 7.0),  # a: 40 tokens in 8 s = 5 tokens/s
-    sample("a", "1", "eagle3", [2, 3, 5], 0.5),
-    sample("a", "2", "eagle3", [4] * 5 + [2] * 5, 3.5),  # a: 40 tokens in 4 s = 10 tokens/s, 13 cycles
-    sample("b", "1", "none", [1] * 8, 1.0),  # b: 8 tokens/s
-    sample("b", "1", "eagle3", [4, 4], 0.25, identical_to_none=False),  # b: 32 tokens/s, 2 cycles
-]
-
-
-def test_scores_match_hand_computed_values() -> None:
-    table = scores({"settings": SETTINGS, "samples": SAMPLES})
-    assert table["none"]["a"].tokens_per_second == pytest.approx(5)
-    assert table["none"]["a"].speedup == pytest.approx(1)
-    assert table["eagle3"]["a"].speedup == pytest.approx(2)
-    assert table["eagle3"]["a"].acceptance_length == pytest.approx(40 / 13)
-    assert table["eagle3"]["b"].speedup == pytest.approx(4)
-    assert table["eagle3"]["b"].acceptance_length == pytest.approx(4)
-    assert table["eagle3"]["mean"].speedup == pytest.approx(3)
-    assert table["eagle3"]["mean"].tokens_per_second == pytest.approx(21)
-    assert table["eagle3"]["mean"].acceptance_length == pytest.approx((40 / 13 + 4) / 2)
-
-
-def test_tables_say_the_scores() -> None:
-    speed, rate, time = make_tables({"settings": SETTINGS, "samples": SAMPLES})
-    assert speed.columns == ["method", "a", "b", "mean"]
-    assert speed.rows == [["none", "1.00x / 1.00", "1.00x / 1.00", "1.00x / 1.00"],
-                          ["eagle3", "2.00x / 3.08", "4.00x / 4.00", "3.00x / 3.54"]]  # fmt: skip
-    assert rate.rows == [["none", "5.0", "8.0", "6.5"], ["eagle3", "10.0", "32.0", "21.0"]]
-    assert time.rows == [["none", "25.0 %", "75.0 %", "0.500 s"], ["eagle3", "25.0 %", "75.0 %", "0.500 s"]]
-    assert "| eagle3 | 2.00x / 3.08 | 4.00x / 4.00 | 3.00x / 3.54 |" in speed.markdown()
-
-
-def test_without_plain_decoding_there_is_no_speedup() -> None:
-    drafted = [sample for sample in SAMPLES if sample["method"] == "eagle3"]
-    results = {"settings": {**SETTINGS, "methods": ["eagle3"]}, "samples": drafted}
-    assert make_tables(results)[0].rows == [["eagle3", "- / 3.08", "- / 4.00", "- / 3.54"]]
-
-
-def test_the_report_is_written(tmp_path: Path) -> None:
-    with (tmp_path / "terminal").open("w") as terminal:
-        write_report({"settings": SETTINGS, "samples": SAMPLES}, tmp_path, Console(file=terminal, width=120))
-    for text in ((tmp_path / "table.md").read_text(), (tmp_path / "terminal").read_text()):
-        assert "2.00x / 3.08" in text
-        assert "an abacus" in text
-        assert "2 of 3 answers are identical" in text
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_divergence_from_plain_decoding_is_recorded() -> None:

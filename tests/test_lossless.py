@@ -114,7 +114,7 @@ def test_the_padded_reference_equals_the_single_one(tiny_target: Folder) -> None
 @pytest.mark.parametrize("policy", ["none", Static(3, 12)])
 def test_the_decoder_is_lossless_in_float32(tiny_target: Folder, tiny_head: Folder, family: str, policy: Any) -> None:
     decoder = load_decoder(tiny_target(family), tiny_head(family), dtype="float32")
-    comparisons = check_greedy(decoder, reference_of(tiny_target(family)), PROMPTS, 24, policy)
+    comparisons = list(check_greedy(decoder, reference_of(tiny_target(family)), PROMPTS, 24, policy))
     assert [comparison.verdict for comparison in comparisons] == ["equal"] * len(PROMPTS)
     assert all(comparison.tokens == len(comparison.reference_ids) > 0 for comparison in comparisons)
 
@@ -239,7 +239,7 @@ def test_a_killed_check_goes_on_without_repeating_work(config: CheckConfig) -> N
         check(config, load)
     assert not config.out.exists()
     resumed = check(config, load)
-    assert made[1].calls == 14 - 8  # the first group was finished
+    assert made[1].calls == 14 - 9
     assert resumed["prompts"] == check(replace(config, out=config.out.with_name("whole.json")))["prompts"]
     assert check(config, must_not_load) == resumed
 

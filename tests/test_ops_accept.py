@@ -10,12 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ltd import _C, ops
+from ltd.errors import InputError
 from op_cases import DTYPES, NodeBuffers, every_kernel, random_nodes, strided
 from reference import ListNodes, next_token_greedy, philox4x32_10, select_nodes, uniform, walk, warped_probabilities
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-from ltd import _C, ops
-from ltd.errors import InputError
 
 
 def results(batch: int, capacity: int, roomy: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,7 +62,9 @@ def test_greedy_walk(batch, count, vocabulary, dtype, roomy, seed):
 
 
 def chain(tokens: list[int], root: int = 0) -> ListNodes:
-    return select_nodes(tokens, [-float(i) for i in range(len(tokens))], list(range(-1, len(tokens) - 1)), len(tokens), root)
+    return select_nodes(
+        tokens, [-float(i) for i in range(len(tokens))], list(range(-1, len(tokens) - 1)), len(tokens), root
+    )
 
 
 def accept(logits: torch.Tensor, nodes: ListNodes, capacity: int = 8, **sampling) -> tuple[list[int], list[int]]:
@@ -183,7 +184,11 @@ def test_samples_invert_the_exact_distribution(
     logits = logits.to(dtype)
     exact = warped_probabilities(logits.float().numpy(), temperature, top_k, top_p)
     # The mass of a nucleus is a sum of rounded weights: a neighbouring cut may be as right.
-    nearby = [warped_probabilities(logits.float().numpy(), temperature, top_k, p) for p in (top_p - 1e-6, top_p + 1e-6) if 0 < p]
+    nearby = [
+        warped_probabilities(logits.float().numpy(), temperature, top_k, p)
+        for p in (top_p - 1e-6, top_p + 1e-6)
+        if p > 0
+    ]
     number = uniform(seed, position, row)
     allowed = set().union(*(drawn_tokens(p, number) for p in (exact, *nearby)))
     for _ in every_kernel():
@@ -228,6 +233,39 @@ def test_samples_over_the_largest_vocabularies(vocabulary, spread, top_k, top_p)
             assert exact[token] > 0 or top_p < 1
 
 
+HALVES = [0.5, 0.25, 0.125, 0.0625, 0.0625]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "top_k", "top_p", "kept"),
+    [
+        (HALVES, 0, 1.0, {0, 1, 2, 3, 4}),
+        (HALVES, 0, 0.7499, {0, 1}),
+        (HALVES, 0, 0.7501, {0, 1, 2}),
+        (HALVES, 0, 0.4999, {0}),
+        (HALVES, 0, 1e-300, {0}),
+        (HALVES[::-1], 0, 0.7501, {4, 3, 2}),
+        (HALVES, 2, 1.0, {0, 1}),
+        (HALVES, 4, 1.0, {0, 1, 2, 3, 4}),  # the fourth and fifth are equal: both stay
+        (HALVES, 2, 0.6666, {0}),  # of the two that top-k leaves, the first holds two thirds
+        (HALVES, 2, 0.6667, {0, 1}),
+        ([0.125] * 8, 0, 0.3, {0, 1, 2}),  # equals: the smaller id is the better
+        ([0.125] * 8, 3, 1.0, set(range(8))),
+        ([0.0, 0.5, 0.0, 0.5], 3, 1.0, {1, 3}),
+    ],
+)
+def test_which_tokens_can_be_drawn(probabilities, top_k, top_p, kept):
+    draws = 4000
+    nodes = NodeBuffers.filled([chain([])], [0])
+    links = [tensor.expand(draws, 1) for tensor in (nodes.node_tokens, nodes.first_child, nodes.next_sibling)]
+    logits = torch.tensor(probabilities).log().expand(draws, 1, -1)
+    positions, rows = torch.arange(draws)[:, None], torch.zeros(draws, dtype=torch.int64)
+    for _ in every_kernel():
+        path, tokens, gained = results(draws, 1)
+        ops.accept_sample(logits, *links, positions, rows, 1.0, top_k, top_p, 3, path, tokens, gained)
+        assert set(tokens.flatten().tolist()) == kept
+
+
 def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> tuple[float, int]:
     """Pearson's statistic and its degrees of freedom; outcomes of no probability must not occur."""
     possible = probabilities > 0
@@ -236,9 +274,11 @@ def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> tuple[float, in
     return float(((counts[possible] - expected) ** 2 / expected).sum()), int(possible.sum()) - 1
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.3, 4, 1.0), (1.0, 0, 0.8), (1.5, 5, 0.9)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.3, 4, 1.0), (1.0, 0, 0.8), (1.5, 5, 0.9)]
+)
 def test_pairs_of_tokens_have_the_targets_distribution(temperature, top_k, top_p):
-    """A tree of two of six tokens in front of a model with memory of one token: both tokens' joint distribution is enumerated."""
+    """A tree of two of six tokens before a model that remembers one token: the joint distribution is enumerated."""
     vocabulary, draws = 6, 40_000
     torch.manual_seed(top_k)
     model = 1.5 * torch.randn(vocabulary + 1, vocabulary)  # row: the token before; the last is the root

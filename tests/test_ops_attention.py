@@ -8,11 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DTYPES, every_kernel, strided
-from reference import attention, visible
-
 from ltd import ops
 from ltd.errors import InputError
+from op_cases import DTYPES, every_kernel, strided
+from reference import attention, visible
 
 # Rounding of the output type, plus that of float32 sums.
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
@@ -42,14 +41,13 @@ def check(query, keys, values, lengths, tree_rows, masks, positions, scale, wind
     seen = visible(lengths, query.shape[2], tree_rows, keys.shape[2], masks, positions, window)
     clean = [tensor.nan_to_num(0.0) for tensor in (keys, values)]
     expected = attention(query, *clean, seen, scale)
-    for isa, threads in every_kernel():
+    for kernel in every_kernel():
         output = ops.tree_attention(query, keys, values, lengths, tree_rows, masks, positions, scale, window)
         assert output.dtype == query.dtype
         assert output.is_contiguous()
         tolerance = TOLERANCE[query.dtype]
-        torch.testing.assert_close(
-            output.double(), expected, rtol=tolerance, atol=tolerance, msg=lambda m: f"{isa}, {threads}: {m}"
-        )
+        worst = ((output.double() - expected).abs() / (1 + expected.abs())).max().item()
+        assert worst <= tolerance, kernel
 
 
 @settings(max_examples=80, deadline=None)
@@ -102,7 +100,9 @@ def test_a_query_that_sees_nothing_is_zero(dtype):
     query, keys, values = inputs(1, 1, 2, 3, [0], 3, 16, dtype, generator)
     masks = torch.tensor([[[0], [2], [0]]])
     for _ in every_kernel():
-        output = ops.tree_attention(query, keys, values, torch.zeros(1, dtype=torch.int32), 3, masks, torch.zeros(1, 3).long(), 1.0)
+        output = ops.tree_attention(
+            query, keys, values, torch.zeros(1, dtype=torch.int32), 3, masks, torch.zeros(1, 3).long(), 1.0
+        )
         assert not output[0, [0, 2]].any()
         torch.testing.assert_close(output[0, 1], values[0, 0, 1].expand(2, -1))
 
@@ -121,7 +121,9 @@ def test_nan_reaches_only_the_queries_that_see_it():
     keys[0, 0, 3] = math.nan
     masks = torch.tensor([[[1], [3]]])
     for _ in every_kernel():
-        output = ops.tree_attention(query, keys, values, torch.tensor([2], dtype=torch.int32), 2, masks, torch.zeros(1, 2).long(), 1.0)
+        output = ops.tree_attention(
+            query, keys, values, torch.tensor([2], dtype=torch.int32), 2, masks, torch.zeros(1, 2).long(), 1.0
+        )
         assert not output[0, 0].isnan().any()
         assert output[0, 1].isnan().all()
 

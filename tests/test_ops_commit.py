@@ -6,10 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import every_kernel, strided
-
 from ltd import ops
 from ltd.errors import InputError
+from op_cases import every_kernel, strided
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8)
 
@@ -27,9 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int
 def test_rows_are_moved_in_place(layers, batch, heads, head_dim, dtype, roomy, data):
     nodes = data.draw(st.integers(1, 70))
     lengths = data.draw(st.lists(st.integers(0, 50), min_size=batch, max_size=batch))
-    paths = [
-        sorted(data.draw(st.sets(st.integers(0, nodes - 1), max_size=12))) for _ in range(batch)
-    ]
+    paths = [sorted(data.draw(st.sets(st.integers(0, nodes - 1), max_size=12))) for _ in range(batch)]
     shape = (layers, batch, heads, max(lengths) + nodes, head_dim)
     keys, values = (torch.randint(-100, 100, shape).to(dtype) for _ in range(2))
     path = torch.full((batch, 13), -7, dtype=torch.int32)
@@ -84,7 +81,10 @@ def bad_call(**changes):
         ({"keys": torch.zeros(1, 2, 9, 4)}, "keys must have 5 dimensions"),
         ({"gained": torch.tensor([4], dtype=torch.int32)}, r"gained\[0\] must be 0 to 3, .* but is 4"),
         ({"gained": torch.tensor([-1], dtype=torch.int32)}, r"gained\[0\] must be 0 to 3, .* but is -1"),
-        ({"path": torch.tensor([[0, 3, 3]], dtype=torch.int32)}, r"path\[0\] must be strictly increasing .* holds 3 at 2"),
+        (
+            {"path": torch.tensor([[0, 3, 3]], dtype=torch.int32)},
+            r"path\[0\] must be strictly increasing .* holds 3 at 2",
+        ),
         ({"path": torch.tensor([[-1, 0, 1]], dtype=torch.int32)}, r"path\[0\] must be strictly increasing"),
         ({"path": torch.tensor([[0, 1, 4]], dtype=torch.int32)}, r"path\[0\] = 4 behind 5 prefix rows lies outside"),
         ({"path": torch.tensor([[0, 1, 2]])}, "path must be of type Int, but is Long"),

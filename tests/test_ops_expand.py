@@ -9,11 +9,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from op_cases import DTYPES, BeamBuffers, every_kernel, near_tie, strided
-from reference import ListTree, pack, top_log_probabilities
-
 from ltd import ops
 from ltd.errors import InputError
+from op_cases import DTYPES, BeamBuffers, every_kernel, near_tie, strided
+from reference import ListTree, pack, top_log_probabilities
 
 
 def grow(logits: list[torch.Tensor], d2t: torch.Tensor | None, buffers: BeamBuffers) -> None:
@@ -49,9 +48,7 @@ def test_whole_trees_match_the_list_oracle(batch, width, levels, extra, dtype, m
     generator = torch.Generator().manual_seed(seed)
     vocabulary = width + extra
     d2t = torch.randint(0, 50, (vocabulary,), generator=generator) if mapped else None
-    logits = [
-        3 * torch.randn(batch, width if level else 1, vocabulary, generator=generator) for level in range(levels)
-    ]
+    logits = [3 * torch.randn(batch, width if level else 1, vocabulary, generator=generator) for level in range(levels)]
     logits = [(strided(x) if roomy else x).to(dtype) for x in logits]
     trees = []
     for b in range(batch):

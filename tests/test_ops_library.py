@@ -8,10 +8,9 @@ import sys
 
 import pytest
 import torch
+from ltd import _C, ops
 from op_cases import ISAS, BeamBuffers, NodeBuffers
 from reference import select_nodes
-
-from ltd import _C, ops
 
 
 def sample_arguments() -> dict[str, tuple]:
@@ -22,7 +21,11 @@ def sample_arguments() -> dict[str, tuple]:
     links = (tree.node_tokens, tree.first_child, tree.next_sibling)
     results = (torch.zeros(1, 3, dtype=torch.int32), torch.zeros(1, 3, dtype=torch.int64), lengths.clone())
     cache = torch.randn(2, 1, 1, 9, 8)
-    candidates = (tree.node_tokens[:, 1:], torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([[-1, 0, 0]], dtype=torch.int32))
+    candidates = (
+        tree.node_tokens[:, 1:],
+        torch.tensor([[-1.0, -2.0, -3.0]]),
+        torch.tensor([[-1, 0, 0]], dtype=torch.int32),
+    )
     policy = (torch.randn(1, 3), lengths, 2, 4, 1, [torch.randn(2, 6), torch.randn(2)])
     root = torch.zeros(1, dtype=torch.int64)
     return {
@@ -39,7 +42,7 @@ def sample_arguments() -> dict[str, tuple]:
 
 @pytest.mark.parametrize("name", sample_arguments())
 def test_opcheck(name):
-    """Schema (what is written and what is not), shape-only kernels, autograd keys, torch.compile with static and dynamic shapes."""
+    """What the schema says is written, shape-only kernels, autograd keys, torch.compile with all kinds of shapes."""
     torch.library.opcheck(getattr(torch.ops.ltd, name).default, sample_arguments()[name])
 
 
@@ -102,8 +105,8 @@ import os, torch, ltd.ops as ops
 torch.set_num_threads({threads})
 tasks = lambda: len(os.listdir("/proc/self/task"))
 before = tasks()
-query, cache = torch.randn(1, 8, 64, 64), torch.randn(1, 8, 600, 64)
-ops.tree_attention(query, cache, cache, torch.tensor([500], dtype=torch.int32), 64, None, torch.zeros(1, 64).long(), 0.1)
+query, cache, lengths = torch.randn(1, 8, 64, 64), torch.randn(1, 8, 600, 64), torch.tensor([500], dtype=torch.int32)
+ops.tree_attention(query, cache, cache, lengths, 64, None, torch.zeros(1, 64).long(), 0.1)
 print(tasks() - before)
 """
 
@@ -112,18 +115,19 @@ print(tasks() - before)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_torch_governs_the_threads(threads):
     result = run_python(COUNT_THREADS.format(threads=threads))
-    assert result.stdout.strip() == str(threads - 1), result.stderr
+    expected = threads - 1 if ops.build_info()["openmp"] else 0
+    assert result.stdout.strip() == str(expected), result.stderr
 
 
-LIST_RUNTIMES = """
-import re, torch, ltd.ops
+COUNT_RUNTIMES = """
+import torch, ltd.ops
 torch.randn(300, 300) @ torch.randn(300, 300)
-maps = open("/proc/self/maps").read()
-print(len(set(re.findall(r"/\\\\S*lib(?:[gi]?omp)\\\\S*", maps))))
+files = {line.split()[-1] for line in open("/proc/self/maps")}
+print(sum(file.rpartition("/")[2].startswith(("libgomp", "libiomp", "libomp")) for file in files))
 """
 
 
 @pytest.mark.skipif(not os.path.isfile("/proc/self/maps"), reason="needs /proc")
 def test_there_is_one_openmp_runtime():
-    result = run_python(LIST_RUNTIMES.replace("\\\\", "\\"))
-    assert result.stdout.strip() == ("1" if ops.build_info()["openmp"] else "0"), result.stderr
+    result = run_python(COUNT_RUNTIMES)
+    assert result.stdout.strip() == ("1" if torch.backends.openmp.is_available() else "0"), result.stderr

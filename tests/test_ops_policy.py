@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import every_kernel, strided
-from reference import network, observation
-
 from ltd import ops
 from ltd.errors import InputError
+from op_cases import every_kernel, strided
+from reference import network, observation
 
 OPERATORS = (ops.depth_action, ops.size_action)
 
 
 def random_weights(sizes: list[int], generator: torch.Generator) -> list[torch.Tensor]:
     weights = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         weights.append(torch.randn(outputs, inputs, generator=generator) * max(inputs, 1) ** -0.5)
         weights.append(torch.randn(outputs, generator=generator))
     return weights
@@ -47,9 +47,7 @@ def check(operator, scores, lengths, depth, slots, repeats, weights):
     roomy=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_action_is_the_networks_largest_output(
-    batch, count, empty_slots, repeats, hidden, actions, depth, roomy, seed
-):
+def test_action_is_the_networks_largest_output(batch, count, empty_slots, repeats, hidden, actions, depth, roomy, seed):
     generator = torch.Generator().manual_seed(seed)
     slots = count + empty_slots
     weights = random_weights([slots + 2 * repeats, *hidden, actions], generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import BeamBuffers, NodeBuffers, strided
-from reference import ListTree, select_nodes, unpack
-
 from ltd import ops
 from ltd.errors import InputError
+from official_tree import OfficialNodes, OfficialTree, accept_official
+from op_cases import BeamBuffers, NodeBuffers, strided
+from reference import ListTree, select_nodes, unpack
 
 DROPS = [0.0, 0.0, 0.25, 0.5, 3.0, math.inf, math.nan]
 
@@ -27,7 +28,8 @@ def random_candidates(random: np.random.Generator, count: int) -> tuple[list[int
         above = scores[parent] if parent >= 0 else 0.0
         # A child of a node without a finite score has none either.
         drop = random.choice(DROPS) if not math.isnan(above) else math.nan
-        scores.append(above - drop)
+        # Half of the zeros are negative: they must rank as equal.
+        scores.append(above - drop if above - drop else random.choice([0.0, -0.0]))
         parents.append(parent)
     return random.integers(0, 1000, count).tolist(), scores, parents
 
@@ -107,33 +109,56 @@ def test_largest_tree():
         torch.tensor([scores], dtype=torch.float32),
         torch.tensor([parents], dtype=torch.int32),
     ]
-    ops.select_tree(
-        *columns, 2048, torch.tensor([1]), torch.tensor([9], dtype=torch.int32), *buffers.arguments()
-    )
+    ops.select_tree(*columns, 2048, torch.tensor([1]), torch.tensor([9], dtype=torch.int32), *buffers.arguments())
     check(buffers, NodeBuffers.filled([select_nodes(tokens, scores, parents, 512, 1)], [9]))
     assert torch.equal(unpack(buffers.masks, 513).sum(-1) - 1 + 9, buffers.positions)
 
 
-def test_official_style_drafting_and_selection_agree_with_the_operators():
-    """The default sizes once: W 10, D 8, V 60, 8,192 draft tokens."""
-    torch.manual_seed(3)
-    tree, drafted = ListTree(10), BeamBuffers.new(1, 10, 9)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_official_way_of_building_trees_gives_the_same(seed):
+    """The default sizes: W 10, D 8, V 60, 8,192 draft tokens."""
+    torch.manual_seed(seed)
+    official, listed, drafted = OfficialTree(10), ListTree(10), BeamBuffers.new(1, 10, 9)
+    d2t = torch.randint(0, 1000, (8192,))
     for level in range(9):
         logits = 3 * torch.randn(1, 10 if level else 1, 8192)
-        tree.expand(logits[0].numpy(), None)
-        ops.expand_beam(logits, None, level, *drafted.arguments())
+        official.expand(logits[0], d2t)
+        listed.expand(logits[0].numpy(), d2t.tolist())
+        ops.expand_beam(logits, d2t, level, *drafted.arguments())
+    lengths = torch.tensor([512], dtype=torch.int32)
     buffers = NodeBuffers.new(1, 61)
     ops.select_tree(
-        drafted.tokens,
-        drafted.scores,
-        drafted.parents,
-        810,
-        torch.tensor([5]),
-        torch.tensor([512], dtype=torch.int32),
-        *buffers.arguments(),
+        drafted.tokens, drafted.scores, drafted.parents, 810, torch.tensor([5]), lengths, *buffers.arguments()
     )
-    nodes = select_nodes(tree.tokens, [float(s) for s in tree.scores], tree.parents, 60, 5)
-    check(buffers, NodeBuffers.filled([nodes], [512]))
+    scores = [float(score) for score in listed.scores]
+    check(buffers, NodeBuffers.filled([select_nodes(listed.tokens, scores, listed.parents, 60, 5)], [512]))
+    nodes = official.select(60, root=5)
+    assert buffers.node_tokens[0].tolist() == nodes.tokens.tolist()
+    assert buffers.node_parents[0].tolist() == nodes.parents
+    assert torch.equal(buffers.positions[0] - 512, nodes.depths)
+    assert torch.equal(unpack(buffers.masks[0], 61), nodes.mask)
+    beam = unpack(drafted.beam_masks[0, 8], 90)
+    assert torch.equal(beam, official.visible.bool())
+    assert drafted.beam_tokens[0].tolist() == official.beam_tokens.tolist()
+    check_greedy_path(buffers, nodes)
+
+
+def check_greedy_path(buffers: NodeBuffers, nodes: OfficialNodes) -> None:
+    """Verification by the official path table and by accept_greedy, on logits that agree with one path for a while."""
+    logits = torch.randn(1, 61, 9300)
+    longest = nodes.paths[(nodes.paths >= 0).sum(dim=1).argmax()].tolist()
+    for node, child in itertools.pairwise(longest[:4]):
+        logits[0, node, nodes.tokens[child]] = 10.0
+    row, length, bonus = accept_official(logits[0], nodes)
+    assert length >= 3
+    walked, gained_tokens = torch.zeros(1, 12, dtype=torch.int32), torch.zeros(1, 12, dtype=torch.int64)
+    gained = torch.zeros(1, dtype=torch.int32)
+    ops.accept_greedy(
+        logits, buffers.node_tokens, buffers.first_child, buffers.next_sibling, walked, gained_tokens, gained
+    )
+    assert gained == length + 1
+    assert walked[0, : length + 1].tolist() == nodes.paths[row, : length + 1].tolist()
+    assert gained_tokens[0, length] == bonus
 
 
 def bad_call(**changes):

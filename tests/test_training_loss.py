@@ -7,6 +7,8 @@ import torch
 from head_reference import ReferenceHead
 from ltd.drafts.head import Eagle3Config, Eagle3Head
 from ltd.training.batches import Batch
+from ltd.training.config import TrainDraftConfig
+from ltd.training.loop import Training, rate_at
 from ltd.training.measure import measure
 from ltd.training.ttt import SoftCrossEntropy, TargetParts, loss_of_batch, step_masks
 from torch import Tensor
@@ -123,13 +125,15 @@ def test_soft_cross_entropy_over_several_chunks(monkeypatch: pytest.MonkeyPatch)
     x = torch.randn(8, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
     probabilities = torch.randn(5, 9, dtype=torch.float64).softmax(-1)
-    rows = torch.randint(5, (8,))
-    mine = SoftCrossEntropy.apply(x, weight, probabilities, rows)
-    theirs = -((x @ weight.T).log_softmax(-1) * probabilities[rows]).sum()
+    rows, scales = torch.randint(5, (8,)), torch.rand(8)
+    mine, losses = SoftCrossEntropy.apply(x, weight, probabilities, rows, scales)
+    expected = -((x @ weight.T).log_softmax(-1) * probabilities[rows]).sum(-1)
+    theirs = (expected * scales).sum()
     assert mine.item() == pytest.approx(theirs.item(), rel=1e-6)
-    for a, b in zip(
-        torch.autograd.grad(2 * mine, (x, weight)), torch.autograd.grad(2 * theirs, (x, weight)), strict=True
-    ):
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-6)
+    assert not losses.requires_grad
+    mine_grad, theirs_grad = (torch.autograd.grad(2 * loss, (x, weight)) for loss in (mine, theirs))
+    for a, b in zip(mine_grad, theirs_grad, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -170,3 +174,32 @@ def test_measure_counts_what_it_says() -> None:
     assert found.accuracy == pytest.approx((hits / slots).tolist())
     assert found.slots == slots[0]
     assert found.chain == pytest.approx(sum(gains) / len(gains))
+
+
+def test_training_fits_what_can_be_fitted() -> None:
+    """One batch, learned by heart: every step of training-time test must predict it, from its own earlier states."""
+    torch.manual_seed(7)
+    head, batch = random_head().float(), random_batch([16, 11])
+    parts = TargetParts(torch.randn(VOCAB, WIDTH), 4 * torch.randn(DRAFT_VOCAB, WIDTH))
+    batch.features, batch.final = batch.features.float(), batch.final.float()
+    best = (batch.final @ parts.output_rows.T).argmax(-1)
+    batch.best = best + head.d2t[best]
+    config = TrainDraftConfig(out="unused", learning_rate=1e-2, epochs=150, batch=2, ttt_steps=STEPS)
+    training = Training(head, parts, config, [16, 11], torch.float32)
+    before = training.measure([batch]).accuracy
+    losses = [training.step(batch) for _ in range(training.updates)]
+    after = training.measure([batch]).accuracy
+    assert training.updates == 150
+    assert max(before) < 0.3
+    assert min(after) > 0.9
+    assert (losses[-1] < losses[0] / 2).all()
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = TrainDraftConfig(out="unused", learning_rate=0.5, warmup_share=0.2)
+    rates = [rate_at(update, 20, config) for update in range(20)]
+    assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
+    assert rates[4] == pytest.approx(0.5)
+    assert rates[12] == pytest.approx(0.25)
+    assert rates == rates[:4] + sorted(rates[4:], reverse=True)
+    assert 0 < rates[-1] < 0.01

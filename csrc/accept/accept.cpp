@@ -10,12 +10,14 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-// The vocabulary is handled in chunks of kChunk logits. Each lane of a chunk keeps its own maximum: no reduction across lanes is
-// needed, and there are more maxima to bound the k-th largest logit with.
+// The vocabulary is handled in chunks of kChunk logits. Each lane of a chunk keeps its own maximum: no reduction across
+// lanes is needed, and there are more maxima to bound the k-th largest logit with.
 constexpr int64_t kChunk = 64 * kLanes;
 
 // Below this many logits a second thread costs more than it saves.
 constexpr int64_t kLogitsPerThread = 32768;
+
+constexpr float kLargestFloat = 3.40282347e38f;
 
 constexpr int64_t chunk_count(int64_t vocabulary) { return (vocabulary + kChunk - 1) / kChunk; }
 
@@ -48,7 +50,7 @@ struct Row {
 template <typename T>
 void find_peaks(Row<T>& row) {
   const int64_t chunks = row.chunks();
-  const int threads = row.useful_threads();
+  [[maybe_unused]] const int threads = row.useful_threads();
   int nan_chunks = 0;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(+ : nan_chunks)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -110,124 +112,155 @@ float kth_logit(const Row<T>& row, int64_t k, float* scratch) {
   return kth_largest(scratch, count, k);
 }
 
-// What a draw needs: weight e^((x - peak) / temperature).
-struct Softmax {
-  float peak;
-  float inverse_temperature;
+// Weights e^((x - peak) / temperature) of all tokens, 0 for those that must not be drawn.
+struct Weights {
+  float* values;       // (chunks, kChunk); not written where the chunk's sum is 0
+  double* chunk_sums;  // (chunks)
+  double total;
 
-  LTD_INLINE Floats weights(Floats logits) const { return exp_nonpositive((logits - peak) * inverse_temperature); }
-  LTD_INLINE float weight(float logit) const { return weights(splat(logit))[0]; }
+  LTD_INLINE float of(int64_t id) const { return chunk_sums[id / kChunk] > 0.0 ? values[id] : 0.0f; }
 };
 
-// Sum of all weights of each chunk; returns the total.
 template <typename T>
-double sum_weights(const Row<T>& row, const Softmax& softmax, double* chunk_sums) {
+void add_chunks(const Row<T>& row, Weights& weights) {
+  weights.total = 0.0;
+  for (int64_t chunk = 0; chunk < row.chunks(); ++chunk) weights.total += weights.chunk_sums[chunk];
+}
+
+// Weights of the tokens with logits >= bound.
+template <typename T>
+void weigh(const Row<T>& row, float temperature, float bound, Weights& weights) {
   const int64_t chunks = row.chunks();
-  const int threads = row.useful_threads();
+  [[maybe_unused]] const int threads = row.useful_threads();
+  const float rate = 1.0f / temperature < kLargestFloat ? 1.0f / temperature : kLargestFloat;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     Doubles sums{};
-    for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
-      sums += __builtin_convertvector(softmax.weights(row.at(i)), Doubles);
-    }
-    chunk_sums[chunk] = sum_lanes(sums);
-  }
-  double total = 0.0;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) total += chunk_sums[chunk];
-  return total;
-}
-
-// The first token at which the cumulative weight exceeds `target`. Should rounding leave none, the last one of any weight.
-template <typename T>
-int64_t draw_from_all(const Row<T>& row, const Softmax& softmax, const double* chunk_sums, double target) {
-  int64_t last = -1;
-  double before = 0.0;
-  for (int64_t chunk = 0; chunk < row.chunks(); ++chunk) {
-    if (before + chunk_sums[chunk] <= target && chunk + 1 < row.chunks()) {
-      before += chunk_sums[chunk];
-      continue;
-    }
-    for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
-      const Floats weights = softmax.weights(row.at(i));
-      for (int lane = 0; lane < kLanes; ++lane) {
-        before += weights[lane];
-        if (weights[lane] > 0.0f) last = i + lane;
-        if (before > target) return i + lane;
+    if (any(load(row.lane_peaks + chunk * kLanes) >= bound)) {
+      for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
+        const Floats x = row.at(i);
+        const Floats values = x >= bound ? exp_nonpositive((x - row.peak) * rate) : Floats{};
+        store(weights.values + i, values);
+        sums += __builtin_convertvector(values, Doubles);
       }
     }
+    weights.chunk_sums[chunk] = sum_lanes(sums);
   }
-  return last >= 0 ? last : first_peak(row);
+  add_chunks(row, weights);
 }
 
-int64_t draw_from(const Candidate* candidates, int64_t count, double uniform) {
-  double total = 0.0;
-  for (int64_t i = 0; i < count; ++i) total += candidates[i].weight;
-  int64_t last = 0;
-  double cumulative = 0.0;
-  for (int64_t i = 0; i < count; ++i) {
-    cumulative += candidates[i].weight;
-    if (cumulative > uniform * total) return candidates[i].id;
-    if (candidates[i].weight > 0.0) last = i;
+// Takes their weight from the tokens with logits < bound.
+template <typename T>
+void drop_below(const Row<T>& row, float bound, Weights& weights) {
+  for (int64_t chunk = 0; chunk < row.chunks(); ++chunk) {
+    if (weights.chunk_sums[chunk] == 0.0) continue;
+    Doubles sums{};
+    for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
+      const Floats values = row.at(i) >= bound ? load(weights.values + i) : Floats{};
+      store(weights.values + i, values);
+      sums += __builtin_convertvector(values, Doubles);
+    }
+    weights.chunk_sums[chunk] = sum_lanes(sums);
   }
-  return candidates[last].id;
+  add_chunks(row, weights);
 }
 
-struct Buffers {
-  Scratch peaks;
-  Scratch floats;
-  Scratch doubles;
-  Scratch candidates;
+// The first token at which the cumulative weight exceeds uniform * total. Should rounding leave none, the last one of
+// any weight.
+template <typename T>
+int64_t draw(const Row<T>& row, const Weights& weights, double uniform) {
+  const double target = uniform * weights.total;
+  int64_t last_chunk = row.chunks() - 1;
+  while (weights.chunk_sums[last_chunk] == 0.0) --last_chunk;
+  int64_t token = -1;
+  double before = 0.0;
+  for (int64_t chunk = 0; chunk <= last_chunk; ++chunk) {
+    if (weights.chunk_sums[chunk] == 0.0 || (chunk < last_chunk && before + weights.chunk_sums[chunk] <= target)) {
+      before += weights.chunk_sums[chunk];
+      continue;
+    }
+    for (int64_t i = row.begin(chunk); i < row.end(chunk); ++i) {
+      if (weights.values[i] == 0.0f) continue;
+      token = i;
+      before += weights.values[i];
+      if (before > target) return token;
+    }
+  }
+  return token;
+}
+
+// The tokens with logits >= bound, but those without weight: how many they are and what they weigh.
+struct Share {
+  float bound;
+  double weight;
+  int64_t count;
 };
 
 template <typename T>
-int64_t gather(const Row<T>& row, const Softmax& softmax, float bound, Candidate* kept) {
+Share share_above(const Row<T>& row, const Weights& weights, float bound) {
+  Share share{bound, 0.0, 0};
+  for (int64_t chunk = 0; chunk < row.chunks(); ++chunk) {
+    if (weights.chunk_sums[chunk] == 0.0 || !any(load(row.lane_peaks + chunk * kLanes) >= bound)) continue;
+    Doubles sums{};
+    Ints counts{};
+    for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
+      const Floats values = row.at(i) >= bound ? load(weights.values + i) : Floats{};
+      sums += __builtin_convertvector(values, Doubles);
+      counts -= values > 0.0f;
+    }
+    share.weight += sum_lanes(sums);
+    for (int lane = 0; lane < kLanes; ++lane) share.count += counts[lane];
+  }
+  return share;
+}
+
+// Two shares around the wanted weight: `inner` weighs less, `outer` does not, and few tokens lie between, unless they
+// are equal.
+struct Bracket {
+  Share inner;
+  Share outer;
+};
+
+template <typename T>
+Bracket bracket_nucleus(const Row<T>& row, const Weights& weights, float temperature, double wanted) {
+  constexpr int64_t kFewTokens = 256;
+  Bracket bracket{{kInfinity, 0.0, 0}, {}};
+  // Weights end 88 temperatures below the peak: the loop ends.
+  for (float depth = temperature;; depth *= 2.0f) {
+    bracket.outer = share_above(row, weights, row.peak - depth);
+    if (bracket.outer.weight >= wanted || depth > 200.0f * temperature) break;
+    bracket.inner = bracket.outer;
+  }
+  while (bracket.outer.count - bracket.inner.count > kFewTokens) {
+    const float upper = bracket.inner.bound < row.peak ? bracket.inner.bound : row.peak;
+    const float middle = bracket.outer.bound + 0.5f * (upper - bracket.outer.bound);
+    if (middle <= bracket.outer.bound || middle >= upper) break;
+    const Share share = share_above(row, weights, middle);
+    (share.weight < wanted ? bracket.inner : bracket.outer) = share;
+  }
+  return bracket;
+}
+
+// Takes the weight from the tokens outside the nucleus: those that better ones, of weight top_p * total or more, stand
+// before.
+template <typename T>
+void keep_nucleus(const Row<T>& row, float temperature, double top_p, Scratch& memory, Weights& weights) {
+  const double wanted = top_p * weights.total;
+  const Bracket bracket = bracket_nucleus(row, weights, temperature, wanted);
+  Candidate* candidates = memory.reserve<Candidate>(bracket.outer.count - bracket.inner.count);
   int64_t count = 0;
-  visit_at_least(row, bound, [&](int64_t id, float logit) {
-    kept[count++] = {logit, static_cast<int32_t>(id), softmax.weight(logit)};
+  visit_at_least(row, bracket.outer.bound, [&](int64_t id, float logit) {
+    if (logit < bracket.inner.bound && weights.of(id) > 0.0f) {
+      candidates[count++] = {logit, static_cast<int32_t>(id), weights.of(id)};
+    }
     return true;
   });
-  return count;
-}
-
-double total_weight(const Candidate* candidates, int64_t count) {
-  double total = 0.0;
-  for (int64_t i = 0; i < count; ++i) total += candidates[i].weight;
-  return total;
-}
-
-// Candidates under top-p alone: a lower and lower bound on the logits until enough mass lies above it.
-template <typename T>
-int64_t gather_nucleus(const Row<T>& row, const Softmax& softmax, double mass, Candidate* kept) {
-  for (float depth = 8.0f; depth < 100.0f; depth *= 2.0f) {
-    const int64_t count = gather(row, softmax, row.peak - depth / softmax.inverse_temperature, kept);
-    if (total_weight(kept, count) >= mass) return count;
-  }
-  return gather(row, softmax, -kInfinity, kept);
-}
-
-template <typename T>
-int64_t sample(const AcceptSample& a, const Row<T>& row, double uniform, Buffers& buffers) {
-  const Softmax softmax{row.peak, 1.0f / a.temperature};
-  const bool limit_count = a.top_k > 0 && a.top_k < row.vocabulary;
-  const bool limit_mass = a.top_p < 1.0;
-  double* chunk_sums = buffers.doubles.reserve<double>(row.chunks());
-  if (!limit_count) {
-    const double total = sum_weights(row, softmax, chunk_sums);
-    if (!limit_mass) return draw_from_all(row, softmax, chunk_sums, uniform * total);
-    Candidate* kept = buffers.candidates.reserve<Candidate>(row.vocabulary);
-    int64_t count = gather_nucleus(row, softmax, a.top_p * total, kept);
-    count = keep_nucleus(kept, count, a.top_p * total);
-    sort_by_id(kept, count);
-    return draw_from(kept, count, uniform);
-  }
-  Candidate* kept = buffers.candidates.reserve<Candidate>(row.vocabulary);
-  float* scratch = buffers.floats.reserve<float>(row.chunks() * kChunk);
-  int64_t count = gather(row, softmax, kth_logit(row, a.top_k, scratch), kept);
-  if (limit_mass) {
-    count = keep_nucleus(kept, count, a.top_p * total_weight(kept, count));
-    sort_by_id(kept, count);
-  }
-  return draw_from(kept, count, uniform);
+  sort_best_first(candidates, count);
+  int64_t kept = 0;
+  double before = bracket.inner.weight;
+  while (kept < count && (kept == 0 || before < wanted)) before += candidates[kept++].weight;
+  for (int64_t i = kept; i < count; ++i) weights.values[candidates[i].id] = 0.0f;
+  drop_below(row, bracket.outer.bound, weights);
 }
 
 // The child of `node` with this token, or -1.
@@ -238,6 +271,24 @@ int32_t child_with(const TreeWalk& walk, int64_t b, int32_t node, int64_t token)
     child = walk.next_sibling[b][child];
   }
   return -1;
+}
+
+struct Buffers {
+  Scratch peaks;
+  Scratch values;
+  Scratch chunk_sums;
+  Scratch candidates;
+};
+
+template <typename T>
+int64_t sample(const AcceptSample& a, const Row<T>& row, double uniform, Buffers& buffers) {
+  float* values = buffers.values.reserve<float>(row.chunks() * kChunk);
+  const bool limit_count = a.top_k > 0 && a.top_k < row.vocabulary;
+  const float bound = limit_count ? kth_logit(row, a.top_k, values) : -kInfinity;
+  Weights weights{values, buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
+  weigh(row, a.temperature, bound, weights);
+  if (a.top_p < 1.0) keep_nucleus(row, a.temperature, a.top_p, buffers.candidates, weights);
+  return draw(row, weights, uniform);
 }
 
 // Walks one row of the batch; next_token(row, node) chooses the token from a row of logits with its peaks found.

@@ -1,8 +1,8 @@
 // accept_greedy and accept_sample: the walk through the tree along the target's own tokens.
 //
-// At every node the target's next token t is determined, by argmax or by sampling; the node and t are recorded. If a child of
-// the node has the token t the walk goes on there, otherwise t is the bonus token and the walk ends. A visited row that holds NaN
-// or +inf, or nothing but -inf, has no next token: -1 is recorded and the walk ends.
+// At every node the target's next token t is determined, by argmax or by sampling; the node and t are recorded. If a
+// child of the node has the token t the walk goes on there, otherwise t is the bonus token and the walk ends. A visited
+// row that holds NaN or +inf, or nothing but -inf, has no next token: -1 is recorded and the walk ends.
 #pragma once
 
 #include "common/types.h"
@@ -11,9 +11,9 @@ namespace ltd {
 
 // The part that both operators share.
 struct TreeWalk {
-  AnyMatrices logits;               // (B, N, vocabulary); only visited rows are read
-  Rows<const int64_t> tokens;       // (B, N)
-  Rows<const int32_t> first_child;  // (B, N), -1 = none
+  AnyMatrices logits;                // (B, N, vocabulary); only visited rows are read
+  Rows<const int64_t> tokens;        // (B, N)
+  Rows<const int32_t> first_child;   // (B, N), -1 = none
   Rows<const int32_t> next_sibling;  // (B, N), -1 = none
   int64_t batch;
   int64_t nodes;
@@ -29,9 +29,10 @@ struct AcceptGreedy {
   TreeWalk walk;
 };
 
-// t is sampled from softmax(logits / temperature) after top-k (all logits >= the k-th largest stay), then top-p (a token stays if the
-// mass of the strictly better ones, ties broken by smaller id, is < top_p). The draw inverts the cumulative distribution in vocabulary
-// order with sampling_uniform(seed, position, row): the tokens of a seed do not depend on the tree.
+// t is sampled from softmax(logits / temperature) after top-k (all logits >= the k-th largest stay), then top-p (a
+// token stays if the mass of the strictly better ones, ties broken by smaller id, is < top_p). The draw inverts the
+// cumulative distribution in vocabulary order with sampling_uniform(seed, position, row): the tokens of a seed do not
+// depend on the tree.
 struct AcceptSample {
   TreeWalk walk;
   Rows<const int64_t> positions;  // (B, N)

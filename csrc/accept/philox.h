@@ -1,5 +1,5 @@
-// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3"
-// (SC 2011): four 32-bit outputs that are a function of a 128-bit counter and a 64-bit key.
+// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1,
+// 2, 3" (SC 2011): four 32-bit outputs that are a function of a 128-bit counter and a 64-bit key.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +32,9 @@ LTD_INLINE PhiloxBlock philox4x32_10(PhiloxBlock counter, uint32_t key0, uint32_
 // The uniform number in [0, 1), a multiple of 2^-53, that draws the token at `position` + 1 of batch row `row`.
 LTD_INLINE double sampling_uniform(uint64_t seed, int64_t position, int64_t row) {
   const uint64_t drawn = static_cast<uint64_t>(position) + 1;
-  const PhiloxBlock counter{{static_cast<uint32_t>(drawn), static_cast<uint32_t>(drawn >> 32),
-                             static_cast<uint32_t>(row), 0}};
-  const PhiloxBlock random =
-      philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  const PhiloxBlock counter{
+      {static_cast<uint32_t>(drawn), static_cast<uint32_t>(drawn >> 32), static_cast<uint32_t>(row), 0}};
+  const PhiloxBlock random = philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   const uint64_t bits = (uint64_t{random.words[0]} << 32) | random.words[1];
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }

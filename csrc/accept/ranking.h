@@ -5,7 +5,7 @@
 
 namespace ltd {
 
-// A token that may be drawn.
+// A token near the edge of the nucleus.
 struct Candidate {
   float logit;
   int32_t id;
@@ -15,10 +15,7 @@ struct Candidate {
 // The k-th largest of `count` values, 1 <= k <= count; reorders them.
 float kth_largest(float* values, int64_t count, int64_t k);
 
-// Moves the candidates that top-p keeps to the front and returns their number, at least 1: best first, until their weights reach
-// `mass`. Better = larger logit, then smaller id. The order of the rest, and among the kept, is left open.
-int64_t keep_nucleus(Candidate* candidates, int64_t count, double mass);
-
-void sort_by_id(Candidate* candidates, int64_t count);
+// Puts candidates in order, best first: larger logit, then smaller id.
+void sort_best_first(Candidate* candidates, int64_t count);
 
 }  // namespace ltd

@@ -1,7 +1,7 @@
 // The matrix products of attention, and how their operands are stored. Included by tree_attention.cpp only.
 //
-// An engine multiplies words: a word is one float, or a pair of bfloat16 that are multiplied and added up in one instruction. The first
-// factor of a product is read word by word and broadcast, the second in whole vectors.
+// An engine multiplies words: a word is one float, or a pair of bfloat16 that are multiplied and added up in one
+// instruction. The first factor of a product is read word by word and broadcast, the second in whole vectors.
 #pragma once
 
 #include "common/vector.h"
@@ -48,7 +48,8 @@ struct FloatEngine {
     for (int64_t r = 0; r < count; ++r) {
       int64_t d = 0;
       for (; d + kLanes <= head_dim; d += kLanes) store(copy + r * head_dim + d, load(source + r * stride + d));
-      if (d < head_dim) store_some(copy + r * head_dim + d, load_some(source + r * stride + d, head_dim - d, 0.0f), head_dim - d);
+      if (d < head_dim)
+        store_some(copy + r * head_dim + d, load_some(source + r * stride + d, head_dim - d, 0.0f), head_dim - d);
     }
     return {copy, head_dim, 1};
   }
@@ -90,7 +91,8 @@ struct BFloat16Engine {
   }
 
   // Word (k, d): element d of rows 2k and 2k + 1, or 0 behind the last row.
-  LTD_INLINE static Factor<Word> values(const BFloat16* source, int64_t stride, int64_t count, int64_t head_dim, Word* copy) {
+  LTD_INLINE static Factor<Word> values(const BFloat16* source, int64_t stride, int64_t count, int64_t head_dim,
+                                        Word* copy) {
     for (int64_t r = 0; r < count; r += 2) {
       const BFloat16* even = source + r * stride;
       Word* words = copy + r / 2 * head_dim;
@@ -98,7 +100,8 @@ struct BFloat16Engine {
         const int64_t lanes = head_dim - d;
         const Words high = r + 1 < count ? (Words)some(even + stride + d, lanes) : Words{};
         const Words pairs = ((Words)some(even + d, lanes) >> 16) | high;
-        std::memcpy(words + d, &pairs, sizeof pairs);  // too much is overwritten by the next row, or fits behind the last
+        std::memcpy(words + d, &pairs,
+                    sizeof pairs);  // too much is overwritten by the next row, or fits behind the last
       }
     }
     return {copy, 1, head_dim};
@@ -106,8 +109,8 @@ struct BFloat16Engine {
 
   // Rounds two vectors to bfloat16 and pairs them lane by lane.
   LTD_INLINE static Floats pair(Floats low, Floats high) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return (Floats)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
   }
 
@@ -118,7 +121,8 @@ struct BFloat16Engine {
 };
 #endif
 
-// c[m][n] (+)= sum over k of a(m, k) * b[k][n] for M rows m and V vectors of n; rows of b and c are V vectors of words, floats.
+// c[m][n] (+)= sum over k of a(m, k) * b[k][n] for M rows m and V vectors of n; rows of b and c are V vectors of words,
+// floats.
 template <typename Engine, int M, int V, bool kAdd>
 LTD_INLINE void product_tile(Factor<typename Engine::Word> a, const float* b, int64_t depth, float* c) {
   Floats sums[M][V];

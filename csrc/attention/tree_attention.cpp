@@ -1,9 +1,11 @@
-// All arithmetic is laid out with attention rows across the lanes of a vector. An attention row is one query head of one node; the rows that
-// share a key/value head are taken together, so that a key is loaded once for all of them. Scores, maxima and sums of the softmax then
-// need no reduction across lanes, keys and values are read in the layout of the cache, and only queries and outputs are transposed.
+// All arithmetic is laid out with attention rows across the lanes of a vector. An attention row is one query head of
+// one node; the rows that share a key/value head are taken together, so that a key is loaded once for all of them.
+// Scores, maxima and sums of the softmax then need no reduction across lanes, keys and values are read in the layout of
+// the cache, and only queries and outputs are transposed.
 //
-// The softmax runs online over blocks of keys, in powers of 2. Work is cut into items: a block of attention rows of one key/value head
-// over some of the keys. An item leaves unnormalised outputs, peaks and sums; when all are done, the items of a block are joined.
+// The softmax runs online over blocks of keys, in powers of 2. Work is cut into items: a block of attention rows of one
+// key/value head over some of the keys. An item leaves unnormalised outputs, peaks and sums; when all are done, the
+// items of a block are joined.
 #include "attention/tree_attention.h"
 
 #ifdef _OPENMP
@@ -16,15 +18,13 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-constexpr int64_t kKeyBlock = 64;         // keys taken at a time; even
-constexpr int64_t kMaxBlockVectors = 12;  // row vectors of an item: with them, its state stays in the second-level cache
-constexpr int64_t kMaxSplits = 16;        // of the keys among items
+constexpr int64_t kKeyBlock = 64;  // keys taken at a time; even
+constexpr int64_t kMaxBlockVectors =
+    12;                             // row vectors of an item: with them, its state stays in the second-level cache
+constexpr int64_t kMaxSplits = 16;  // of the keys among items
 
 // Multiply-adds below which a second thread costs more than it saves.
 constexpr int64_t kWorkPerThread = 1 << 18;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
 // Sizes that follow from the arguments, and how the work is cut.
 struct Plan {
@@ -100,7 +100,8 @@ void load_queries(const TreeAttention& a, const Plan& plan, const Item& item, in
     for (int64_t word = 0; word < words; word += kLanes) {
       Floats block[kLanes];
       const int64_t first = word * Engine::kElements;
-      for (int lane = 0; lane < kLanes; ++lane) block[lane] = Engine::query_words(sources[lane] + first, a.head_dim - first);
+      for (int lane = 0; lane < kLanes; ++lane)
+        block[lane] = Engine::query_words(sources[lane] + first, a.head_dim - first);
       transpose(block);
       const int64_t count = at_most(words - word, kLanes);
       for (int64_t i = 0; i < count; ++i) store(group.query + (word + i) * width + v * kLanes, block[i]);
@@ -131,7 +132,8 @@ void clear(const TreeAttention& a, const Group& group) {
 
 // Makes the scores of keys first_key ... first_key + count - 1 that a row may not see -inf.
 template <int V>
-void hide(const TreeAttention& a, const Item& item, const Group& group, int64_t first_key, int64_t count, float* scores) {
+void hide(const TreeAttention& a, const Item& item, const Group& group, int64_t first_key, int64_t count,
+          float* scores) {
   const int64_t length = a.lengths[item.batch];
   for (int64_t k = a.window > 0 || first_key >= length ? 0 : length - first_key; k < count; ++k) {
     const int64_t key = first_key + k;
@@ -152,8 +154,8 @@ void hide(const TreeAttention& a, const Item& item, const Group& group, int64_t 
   }
 }
 
-// Turns scores into weights 2^((score - peak) * factor), and brings sums and outputs to the new peaks. The difference comes first: the best
-// score then has weight 1 however large it is.
+// Turns scores into weights 2^((score - peak) * factor), and brings sums and outputs to the new peaks. The difference
+// comes first: the best score then has weight 1 however large it is.
 template <typename Engine, int V>
 LTD_INLINE void soften(const TreeAttention& a, const Group& group, int64_t count, float* scores) {
   const float factor = a.scale * kLog2E;
@@ -163,7 +165,9 @@ LTD_INLINE void soften(const TreeAttention& a, const Group& group, int64_t count
     for (int64_t k = 0; k < count; ++k) peak = larger(load(scores + (k * V + v) * kLanes), peak);
     // Where nothing was seen yet all weights are 0 with any finite peak; -inf - -inf would be NaN.
     const Floats base = peak == -kInfinity ? Floats{} : peak;
-    const auto weight_of = [&](int64_t k) { return exp2_nonpositive((load(scores + (k * V + v) * kLanes) - base) * factor); };
+    const auto weight_of = [&](int64_t k) {
+      return exp2_nonpositive((load(scores + (k * V + v) * kLanes) - base) * factor);
+    };
     Floats sum{};
     for (int64_t k = 0; k < count; k += Engine::kElements) {
       const Floats weight = weight_of(k);
@@ -220,9 +224,10 @@ void run_item(const TreeAttention& a, const Plan& plan, const Item& item, float*
   const int64_t end = visible_end(a, plan, item);
   for (int64_t key = item.first_key; key < end; key += kKeyBlock) {
     const int64_t count = at_most(end - key, kKeyBlock);
-    const auto keys = Engine::keys(a.keys.at<T>(item.batch, item.kv_head, key), a.keys.row_stride, count, a.head_dim, key_words);
-    const auto values =
-        Engine::values(a.values.at<T>(item.batch, item.kv_head, key), a.values.row_stride, count, a.head_dim, value_words);
+    const auto keys =
+        Engine::keys(a.keys.at<T>(item.batch, item.kv_head, key), a.keys.row_stride, count, a.head_dim, key_words);
+    const auto values = Engine::values(a.values.at<T>(item.batch, item.kv_head, key), a.values.row_stride, count,
+                                       a.head_dim, value_words);
     for (int64_t v = 0; v < item.vectors; v += kTileVectors) {
       const Group group = group_at(a, plan, item, v, state);
       if (group.vectors == 3) attend<Engine, 3>(a, item, group, keys, values, key, count, scores);
@@ -273,14 +278,16 @@ void finish(const TreeAttention& a, const Plan& plan, const Item& item, float* s
       transpose(block);
       for (int64_t lane = 0; lane < rows; ++lane) {
         const Place place = place_of(plan, item, vector, lane);
-        T* target = static_cast<T*>(a.output) + ((item.batch * a.nodes + place.node) * a.query_heads + place.head) * a.head_dim + d;
+        T* target = static_cast<T*>(a.output) +
+                    ((item.batch * a.nodes + place.node) * a.query_heads + place.head) * a.head_dim + d;
         count == kLanes ? store(target, block[lane]) : store_some(target, block[lane], count);
       }
     }
   }
 }
 
-// Cuts the work so that the busiest thread has least to do: cost of an item = keys * (vectors + 1), the 1 being the conversion of a key.
+// Cuts the work so that the busiest thread has least to do: cost of an item = keys * (vectors + 1), the 1 being the
+// conversion of a key.
 void cut(Plan& plan, int64_t heads, int64_t keys) {
   const int64_t fewest = ceil_div(plan.vectors, kMaxBlockVectors);
   int64_t best_cost = INT64_MAX;
@@ -312,7 +319,8 @@ Plan make_plan(const TreeAttention& a) {
   for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
   const int64_t heads = a.batch * a.kv_heads;
   const int64_t keys = longest + a.tree_rows;
-  plan.threads = static_cast<int>(at_most(heads * plan.vectors * kLanes * keys * a.head_dim / kWorkPerThread + 1, a.threads));
+  plan.threads =
+      static_cast<int>(at_most(heads * plan.vectors * kLanes * keys * a.head_dim / kWorkPerThread + 1, a.threads));
   cut(plan, heads, keys);
   plan.item_floats = (2 * a.head_dim + 4 + plan.mask_words) * plan.block_vectors * kLanes;
   return plan;
@@ -365,7 +373,8 @@ void run(const TreeAttention& a) {
 
 void tree_attention(const TreeAttention& a) {
 #if defined(__AVX512BF16__)
-  if (a.dtype == DType::kBFloat16 && BFloat16Engine::fits(a.keys.data, a.keys.row_stride | a.keys.head_stride | a.keys.batch_stride, a.head_dim)) {
+  if (a.dtype == DType::kBFloat16 &&
+      BFloat16Engine::fits(a.keys.data, a.keys.row_stride | a.keys.head_stride | a.keys.batch_stride, a.head_dim)) {
     return run<BFloat16Engine, BFloat16>(a);
   }
 #endif

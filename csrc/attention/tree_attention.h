@@ -1,9 +1,10 @@
 // tree_attention: queries of tree nodes over the prefix and the tree, in one softmax.
 //
-// Query i of row b sees the prefix keys 0 ... lengths[b]-1 and the tree keys lengths[b]+j, j < tree_rows, whose bit j is set in
-// masks[b, i]. Without masks the tree is a chain: tree_rows == N and query i sees j <= i. With window > 0 a key is seen only if query
-// position - key position < window; a prefix key's position is its row, tree key j has that of query j. Query head h reads key/value
-// head h / (query_heads / kv_heads). A query that sees nothing gets 0. Accumulation in float32.
+// Query i of row b sees the prefix keys 0 ... lengths[b]-1 and the tree keys lengths[b]+j, j < tree_rows, whose bit j
+// is set in masks[b, i]. Without masks the tree is a chain: tree_rows == N and query i sees j <= i. With window > 0 a
+// key is seen only if query position - key position < window; a prefix key's position is its row, tree key j has that
+// of query j. Query head h reads key/value head h / (query_heads / kv_heads). A query that sees nothing gets 0.
+// Accumulation in float32.
 #pragma once
 
 #include "common/types.h"
@@ -27,10 +28,10 @@ struct TreeAttention {
   HeadRows query;  // (B, query_heads, N, head_dim)
   HeadRows keys;   // (B, kv_heads, capacity, head_dim), rows lengths[b] + j hold the tree
   HeadRows values;
-  DType dtype;                     // of query, keys, values and output
-  const int32_t* lengths;          // (B), prefix rows
-  Matrices<const int64_t> masks;   // (B, N, words); data == null: chain
-  Rows<const int64_t> positions;   // (B, N), read if window > 0
+  DType dtype;                    // of query, keys, values and output
+  const int32_t* lengths;         // (B), prefix rows
+  Matrices<const int64_t> masks;  // (B, N, words); data == null: chain
+  Rows<const int64_t> positions;  // (B, N), read if window > 0
   int64_t batch;
   int64_t query_heads;
   int64_t kv_heads;

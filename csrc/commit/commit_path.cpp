@@ -29,7 +29,7 @@ void commit_path(const CommitPath& a) {
   }
   if (moved == 0) return;
   const int64_t bytes = 2 * moved * a.layers * a.heads * a.row_bytes;
-  const int threads = static_cast<int>(std::min<int64_t>(a.threads, bytes / kBytesPerThread + 1));
+  [[maybe_unused]] const int threads = static_cast<int>(std::min<int64_t>(a.threads, bytes / kBytesPerThread + 1));
 #pragma omp parallel for num_threads(threads) if (threads > 1) collapse(2)
   for (int64_t layer = 0; layer < a.layers; ++layer) {
     for (int64_t b = 0; b < a.batch; ++b) {

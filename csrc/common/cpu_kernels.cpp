@@ -1,5 +1,9 @@
 #include "common/cpu_kernels.h"
 
+#ifdef LTD_X86_KERNELS
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -23,17 +27,30 @@ extern const CpuKernels kernels;
 
 namespace {
 
+#ifdef LTD_X86_KERNELS
+// Features that older compilers' __builtin_cpu_supports does not know.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1) != 0;
+}
+
+bool has_avx512_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 5 & 1) != 0;
+}
+#endif
+
 std::vector<const CpuKernels*> supported_kernels() {
   std::vector<const CpuKernels*> supported{&baseline::kernels};
 #ifdef LTD_X86_KERNELS
   // __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     supported.push_back(&avx2::kernels);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       supported.push_back(&avx512::kernels);
-      if (__builtin_cpu_supports("avx512bf16")) supported.push_back(&avx512_bf16::kernels);
+      if (has_avx512_bf16()) supported.push_back(&avx512_bf16::kernels);
     }
   }
 #endif

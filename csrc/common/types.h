@@ -4,10 +4,16 @@
 #include <cstdint>
 
 // Kernel sources are compiled several times with different instruction sets. A shared inline function that is not
-// inlined everywhere would be merged by the linker into one copy, perhaps one with instructions that this processor lacks.
+// inlined everywhere would be merged by the linker into one copy, perhaps one with instructions that this processor
+// lacks.
 #define LTD_INLINE inline __attribute__((always_inline))
 
 namespace ltd {
+
+constexpr LTD_INLINE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+
+// For positive numbers, rounded up.
+constexpr LTD_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 enum class DType { kFloat32, kFloat16, kBFloat16 };
 

@@ -1,5 +1,6 @@
-// Vectors of kLanes floats for the instruction set that this translation unit is compiled for, by the vector extensions of
-// GCC and Clang. Included by kernel sources only. Everything is in an unnamed namespace: see LTD_INLINE for the reason.
+// Vectors of kLanes floats for the instruction set that this translation unit is compiled for, by the vector extensions
+// of GCC and Clang. Included by kernel sources only. Everything is in an unnamed namespace: see LTD_INLINE for the
+// reason.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +60,8 @@ LTD_INLINE Floats load(const Float16* source) {
 #else
   const Words bits = __builtin_convertvector(load_raw<HalfWords>(source), Words);
   const Words magnitude = (bits & 0x7fff) << 13;
-  // The product moves the exponent to float's bias, and makes subnormal halves normal. Infinity and NaN need all its bits.
+  // The product moves the exponent to float's bias, and makes subnormal halves normal. Infinity and NaN need all its
+  // bits.
   const Words scaled = (Words)((Floats)magnitude * 0x1p112f);
   const Words special = (Words)(magnitude >= 0x0f800000u) & 0x7f800000u;
   return (Floats)(scaled | special | ((bits & 0x8000) << 16));
@@ -108,6 +110,16 @@ LTD_INLINE Floats load_some(const T* source, int64_t count, float fill) {
   return values;
 }
 
+LTD_INLINE Floats load_some(const float* source, int64_t count, float fill) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_mask_loadu_ps((__m512)splat(fill), static_cast<__mmask16>((1u << count) - 1), source);
+#else
+  Floats values = splat(fill);
+  std::memcpy(&values, source, count * sizeof(float));
+  return values;
+#endif
+}
+
 template <typename T>
 LTD_INLINE void store_some(T* target, Floats values, int64_t count) {
   T elements[kLanes];
@@ -136,8 +148,8 @@ LTD_INLINE Floats interleave(Floats a, Floats b) {
 }
 #endif
 
-// Transposes kLanes vectors. Interleaving row i with row i + kLanes / 2 rotates the bits of an element's (row, lane) number by one;
-// after as many steps as a lane number has bits, row and lane have changed places.
+// Transposes kLanes vectors. Interleaving row i with row i + kLanes / 2 rotates the bits of an element's (row, lane)
+// number by one; after as many steps as a lane number has bits, row and lane have changed places.
 LTD_INLINE void transpose(Floats (&rows)[kLanes]) {
   for (int step = 1; step < kLanes; step *= 2) {
     Floats next[kLanes];
@@ -163,15 +175,23 @@ LTD_INLINE bool any(Ints condition) {
 #endif
 }
 
+// In every step lane i of each half meets lane i of the other: after the last one all lanes have met.
 LTD_INLINE float largest_lane(Floats values) {
-  float result = values[0];
-  for (int lane = 1; lane < kLanes; ++lane) result = values[lane] > result ? values[lane] : result;
-  return result;
+  for (int step = 1; step < kLanes; step *= 2) {
+    values = larger(interleave<0>(values, values), interleave<kLanes / 2>(values, values));
+  }
+  return values[0];
 }
 
-template <typename Vector>
-LTD_INLINE auto sum_lanes(Vector values) {
-  auto result = values[0];
+LTD_INLINE float sum_lanes(Floats values) {
+  for (int step = 1; step < kLanes; step *= 2) {
+    values = interleave<0>(values, values) + interleave<kLanes / 2>(values, values);
+  }
+  return values[0];
+}
+
+LTD_INLINE double sum_lanes(Doubles values) {
+  double result = values[0];
   for (int lane = 1; lane < kLanes; ++lane) result += values[lane];
   return result;
 }
@@ -210,13 +230,6 @@ LTD_INLINE Floats exp2_nonpositive(Floats x) {
   const Floats result = scaled_exp((Ints)shifted - (Ints)splat(kRounder), rest);
   return x < -126.0f ? Floats{} : result;
 }
-
-// One number to and from the 16-bit types, by way of a vector.
-template <typename T>
-LTD_INLINE float to_float(const T* source) {
-  return load_some(source, 1, 0.0f)[0];
-}
-LTD_INLINE float to_float(const float* source) { return *source; }
 
 // Calls function(a value of the element type), so that kernels can be templates of the type.
 template <typename Function>

@@ -96,9 +96,9 @@ void expand_row(const ExpandBeam& a, int64_t b, int64_t row) {
   const int64_t first = level_offset(a.level, a.width) + row * a.width;
   for (int64_t child = 0; child < a.width; ++child) {
     const int64_t id = best.ids[child];
-    const float log_probability = (best.values[child] - sum.peak) - log_sum;
-    // Rounding may lift a log-probability above 0; a child must never score above its parent.
-    const float score = parent_score + (log_probability > 0.0f ? 0.0f : log_probability);
+    // A child never scores above its parent: the sum holds the peak's own term, 1, so that its logarithm is not
+    // negative.
+    const float score = parent_score + ((best.values[child] - sum.peak) - log_sum);
     a.tokens[b][first + child] = a.d2t == nullptr ? id : id + a.d2t[id];
     a.scores[b][first + child] = score == score ? score : -kInfinity;
     a.parents[b][first + child] = parent;
@@ -133,7 +133,7 @@ void choose_beam(const ExpandBeam& a, int64_t b) {
 void expand_beam(const ExpandBeam& a) {
   const int64_t rows = a.batch * a.rows;
   const int64_t useful_threads = rows * a.vocabulary / kLogitsPerThread + 1;
-  const int threads = static_cast<int>(useful_threads < a.threads ? useful_threads : a.threads);
+  [[maybe_unused]] const int threads = static_cast<int>(useful_threads < a.threads ? useful_threads : a.threads);
   with_type(a.logits.dtype, [&](auto type) {
     using T = decltype(type);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 1)

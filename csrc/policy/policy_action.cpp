@@ -33,7 +33,7 @@ struct Span {
 
 void apply(const PolicyLayer& layer, Span used, const float* inputs, float* outputs, bool rectify, int max_threads) {
   const int64_t useful_threads = layer.outputs * layer.inputs / kWeightsPerThread + 1;
-  const int threads = static_cast<int>(useful_threads < max_threads ? useful_threads : max_threads);
+  [[maybe_unused]] const int threads = static_cast<int>(useful_threads < max_threads ? useful_threads : max_threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
   for (int64_t row = 0; row < layer.outputs; ++row) {
     const float* weights = layer.weight + row * layer.inputs;

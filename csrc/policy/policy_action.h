@@ -1,8 +1,8 @@
 // depth_action and size_action: a policy's observation and its network in one go.
 //
 // observation = [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x repeats]
-// (the paper's vectors: 100 + 14 + 14 for the depth, 1210 + 29 + 29 for the size). The action is the index of the network's
-// largest output, the smallest such index. NaN scores count as -100.
+// (the paper's vectors: 100 + 14 + 14 for the depth, 1210 + 29 + 29 for the size). The action is the index of the
+// network's largest output, the smallest such index. NaN scores count as -100.
 #pragma once
 
 #include "common/types.h"

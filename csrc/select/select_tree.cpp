@@ -49,8 +49,8 @@ void write_node(const SelectTree& a, int64_t b, int32_t node, int32_t parent, in
 // Returns the first candidate without a selected parent, or -1.
 int64_t select_row(const SelectTree& a, int64_t b) {
   int32_t chosen[kMaxNodes];
-  int32_t node_of[kMaxCandidates];     // candidate -> node, -1 = not selected
-  int32_t last_child[kMaxNodes];       // node -> its child written last
+  int32_t node_of[kMaxCandidates];  // candidate -> node, -1 = not selected
+  int32_t last_child[kMaxNodes];    // node -> its child written last
   const int64_t size = a.nodes - 1;
   choose(a, b, chosen);
   std::fill_n(node_of, a.candidates, -1);

@@ -118,17 +118,18 @@ def answer(decoder: Decoder, piece: Piece, samples: Samples, config: EvalConfig)
     keys: list[SampleKey] = [(*key, piece.method.name) for key in piece.turn.before]
     before = [samples[key]["token_ids"] for key in keys]
     prompt = encode_conversation(decoder, piece.turn.asked, before)
-    token_ids = list(
-        chain.from_iterable(
-            decoder.stream(
-                prompt,
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                seed=piece.seed,
-                policy=piece.method.policy,
-            )
+    try:
+        news = decoder.stream(
+            prompt,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=piece.seed,
+            policy=piece.method.policy,
         )
-    )
+    except InputError as error:
+        task, question, number = piece.turn.key
+        raise InputError(f"{task}, question {question}, turn {number + 1}: {error}") from error
+    token_ids = list(chain.from_iterable(news))
     return {
         **dict(zip(("task", "question_id", "turn", "method"), piece.key, strict=True)),
         "prompt_hash": token_hash(prompt),

@@ -7,7 +7,7 @@ whose logits are almost equal, so the two may part, but only at a near tie, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -72,7 +72,7 @@ def check_greedy(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     policy: Policy | Literal["none"] | None = None,
-) -> list[Comparison]:
+) -> Iterator[Comparison]:
     """Compares the decoder's greedy tokens with those of `transformers`' `generate(do_sample=False)`.
 
     Args:
@@ -82,16 +82,17 @@ def check_greedy(
             faster; a prompt whose texts differ is generated again by itself, and only that counts.
         max_new_tokens: per prompt.
         policy: instead of the decoder's own.
+
+    Yields:
+        one comparison per prompt, as it is done.
     """
     references = reference_greedy(reference, prompts, max_new_tokens, decoder.stop_ids)
-    comparisons = []
     for prompt, expected in zip(prompts, references, strict=True):
         news = decoder.stream(prompt, max_new_tokens=max_new_tokens, policy=policy)
         token_ids = list(chain.from_iterable(news))
         if token_ids != expected:
             expected = reference_greedy(reference, [prompt], max_new_tokens, decoder.stop_ids)[0]
-        comparisons.append(compare(reference, prompt, token_ids, expected))
-    return comparisons
+        yield compare(reference, prompt, token_ids, expected)
 
 
 def compare(reference: PreTrainedModel, prompt: list[int], token_ids: list[int], expected: list[int]) -> Comparison:

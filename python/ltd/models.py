@@ -99,7 +99,8 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
             tokenizer = AutoTokenizer.from_pretrained(place)
     except Exception as error:  # the reasons are many (truncated file, missing tensors), the sentence is one
         raise InputError(f"cannot load the model in {place!r}: {first_line(error)}") from error
-    return LoadedModel(model.to(device).eval(), tokenizer, str(place))
+    torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
+    return LoadedModel(model.eval(), tokenizer, str(place))
 
 
 def locate(name: str | Path | None) -> str:

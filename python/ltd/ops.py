@@ -2,13 +2,14 @@
 
 Each has a kernel per device and a shape-only one. All check their arguments before they write anything.
 
-Words used below: B sequences in the batch, W beam width, C capacity for candidates, V candidates verified, N = V + 1 tree nodes with the
-root first, P capacity of a path. Candidate c of level 0 is child c of the root; level l >= 1 starts at W + (l - 1) * W², and child j of
-beam row r stands r * W + j behind. Masks are int64 words: bit j % 64 of word j // 64 belongs to node (or tree row) j. Tensors may be strided
-in all dimensions but the last.
+Words used below: B sequences in the batch, W beam width, C capacity for candidates, V candidates verified, N = V + 1
+tree nodes with the root first, P capacity of a path. Candidate c of level 0 is child c of the root; level l >= 1 starts
+at W + (l - 1) * W², and child j of beam row r stands r * W + j behind. Masks are int64 words: bit j % 64 of word
+j // 64 belongs to node (or tree row) j. Tensors may be strided in all dimensions but the last.
 
 Raises, all of them:
-    InputError: a tensor of the wrong shape, type, device or layout, or a number out of range; the message names it and gives the values.
+    InputError: a tensor of the wrong shape, type, device or layout, or a number out of range; the message names it
+        and gives the values.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ _size_action = torch.ops.ltd.size_action.default
 
 
 def build_info() -> dict[str, object]:
-    """What this build contains: version, compiler, torch it was built for, cpu_kernels (the instruction set in use) and cpu_isas (those
-    that could be), openmp, cuda and cuda_reason (why it is left out)."""
+    """What this build contains.
+
+    Returns:
+        version, compiler, torch (version built for), cpu_kernels (instruction set in use), cpu_isas (those that could
+        be), openmp, cuda, and cuda_reason: why the CUDA kernels are left out.
+    """
     info: dict[str, object] = _C.build_info()
     return info
 
@@ -52,8 +57,8 @@ def expand_beam(
 ) -> None:
     """Adds one level of candidates to the draft tree and chooses the next beam.
 
-    Every beam row's W best draft tokens become candidates; score = parent's score + log-softmax of the draft logits. The W best new candidates
-    by (score descending, index ascending) are the next beam. NaN logits count as -inf.
+    Every beam row's W best draft tokens become candidates; score = parent's score + log-softmax of the draft logits.
+    The W best new candidates by (score descending, index ascending) are the next beam. NaN logits count as -inf.
 
     Args:
         logits: (B, R, Vd) float32, float16 or bfloat16; R = 1 at level 0 and W after; Vd >= W.
@@ -65,8 +70,8 @@ def expand_beam(
         beam_nodes: int32 (B, levels, W), read at level - 1, written at `level`: candidate index of each beam row.
         beam_rows: int64 (B, W), written: row of the parent in the beam before.
         beam_tokens: int64 (B, W), written.
-        beam_masks: int64 (B, levels, W, words), last two dimensions contiguous, read at level - 1, written at `level`: ancestors-or-self
-            among the draft's own tree rows, row l * W + w being beam row w of level l.
+        beam_masks: int64 (B, levels, W, words), last two dimensions contiguous, read at level - 1, written at
+            `level`: ancestors-or-self among the draft's own tree rows, row l * W + w being beam row w of level l.
     """
     try:
         _expand_beam(logits, d2t, level, tokens, scores, parents, beam_nodes, beam_rows, beam_tokens, beam_masks)
@@ -89,7 +94,7 @@ def select_tree(
     next_sibling: Tensor,
     node_candidates: Tensor,
 ) -> None:
-    """Chooses the best V candidates by (score descending, index ascending) and writes them as a tree, in ascending candidate index.
+    """Writes the best V candidates by (score descending, index ascending) as a tree, in ascending candidate index.
 
     Args:
         tokens: int64 (B, C); scores: float32 (B, C), NaN counts as -inf; parents: int32 (B, C), -1 = root.
@@ -136,8 +141,8 @@ def tree_attention(
 ) -> Tensor:
     """Attention of tree nodes over the prefix and the tree.
 
-    Query i of row b sees the prefix keys 0 … lengths[b] - 1, and tree key lengths[b] + j if bit j of masks[b, i] is set. A query that sees
-    nothing gets 0. Accumulates in float32.
+    Query i of row b sees the prefix keys 0 … lengths[b] - 1, and tree key lengths[b] + j if bit j of masks[b, i] is
+    set. A query that sees nothing gets 0. Accumulates in float32.
 
     Args:
         query: (B, Hq, N, head_dim) float32, float16 or bfloat16.
@@ -146,7 +151,7 @@ def tree_attention(
         tree_rows: rows behind the prefix that hold the tree.
         masks: int64 (B, N, words), or None for a chain: tree_rows = N, query i sees tree keys j <= i.
         positions: int64 (B, N), used if window > 0.
-        scale: factor of the scores before the softmax.
+        scale: factor of the scores before the softmax, above 0.
         window: if above 0, only keys with query position - key position < window are seen; tree_rows = N then.
 
     Returns:
@@ -173,8 +178,10 @@ def accept_greedy(
     Args:
         logits: (B, N, vocabulary) float32, float16 or bfloat16, the target's; only visited rows are read on the CPU.
         tokens: int64 (B, N); first_child, next_sibling: int32 (B, N), as `select_tree` writes them.
-        path: int32 (B, P), written: visited nodes, root first. The walk ends after P nodes; P = tree depth + 1 never cuts it.
-        gained_tokens: int64 (B, P), written: the target's token at each; -1 where its logits hold NaN or +inf, or only -inf, and the walk ends.
+        path: int32 (B, P), written: visited nodes, root first. The walk ends after P nodes; P = tree depth + 1 never
+            cuts it.
+        gained_tokens: int64 (B, P), written: the target's token at each; -1 where its logits hold NaN or +inf, or
+            only -inf, and the walk ends.
         gained: int32 (B,), written: how many; the last token is the bonus.
     """
     try:
@@ -200,9 +207,9 @@ def accept_sample(
 ) -> None:
     """The walk of `accept_greedy` with tokens sampled from the target's warped distribution.
 
-    A token is drawn by inverting the cumulative distribution in vocabulary order with one uniform number per (seed, row, position), from
-    Philox4x32-10. The drafts being deterministic, this accepts a candidate x with probability p(x) as the paper does (section 3), and the
-    tokens that a seed gives do not depend on the tree.
+    A token is drawn by inverting the cumulative distribution in vocabulary order with one uniform number per (seed,
+    row, position), from Philox4x32-10. The drafts being deterministic, this accepts a candidate x with probability
+    p(x) as the paper does (section 3), and the tokens that a seed gives do not depend on the tree.
 
     Args:
         logits, tokens, first_child, next_sibling, path, gained_tokens, gained: as for `accept_greedy`.
@@ -234,7 +241,7 @@ def accept_sample(
 
 
 def commit_path(keys: Tensor, values: Tensor, path: Tensor, gained: Tensor, lengths: Tensor) -> None:
-    """Moves the accepted nodes' rows behind the prefix, in place, for all layers: row lengths[b] + path[b, i] to lengths[b] + i.
+    """Moves the accepted nodes' rows, lengths[b] + path[b, i], to lengths[b] + i, in place, for all layers.
 
     Args:
         keys, values: (layers, B, Hkv, capacity, head_dim), any type, written.
@@ -253,8 +260,8 @@ def depth_action(
 ) -> Tensor:
     """The depth policy's action: its observation and its network in one go.
 
-    The observation is [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x repeats] (paper: 100 slots,
-    14 repeats).
+    The observation is [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x
+    repeats] (paper: 100 slots, 14 repeats).
 
     Args:
         scores: float32 (B, n), n <= score_slots: of the newest level.
@@ -275,7 +282,10 @@ def depth_action(
 def size_action(
     scores: Tensor, lengths: Tensor, depth: int, score_slots: int, repeats: int, weights: Sequence[Tensor]
 ) -> Tensor:
-    """The size policy's action, as `depth_action`; the scores are those of all candidates so far (paper: 1210 slots, 29 repeats)."""
+    """The size policy's action, as `depth_action`; the scores are those of all candidates so far.
+
+    The paper's observation has 1210 slots and 29 repeats.
+    """
     try:
         action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights)
     except ValueError as error:

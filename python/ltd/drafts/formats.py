@@ -19,6 +19,13 @@ from ltd.errors import InputError
 
 LAYER_PREFIX = re.compile(r"^(midlayer|layers\.0)\.")
 DROPPED = re.compile(r"^verifier_|(^|\.)rotary_emb\.")
+NEEDED_FOR_SIZES = (
+    "fc.weight",
+    "lm_head.weight",
+    "layer.self_attn.q_proj.weight",
+    "layer.self_attn.k_proj.weight",
+    "layer.mlp.gate_proj.weight",
+)
 Values = dict[str, Any]
 
 
@@ -36,17 +43,16 @@ def convert(
     layer = values.get("transformer_layer_config") or values
     options = {**values, **(values.get("eagle_config") or {})}
     _complete_output(values, tensors, target, where)
-    for name in ("fc.weight", "lm_head.weight", "layer.self_attn.q_proj.weight", "layer.self_attn.k_proj.weight",
-                 "layer.mlp.gate_proj.weight"):  # fmt: skip
+    for name in NEEDED_FOR_SIZES:
         if name not in tensors:
             raise InputError(f"the draft head in {where} lacks {name}")
     hidden, columns = tensors["fc.weight"].shape
-    target_hidden = int(values.get("target_hidden_size") or hidden)
+    target_hidden = int(_number(options, "target_hidden_size", hidden, where))
     _settle_embedding(tensors, options, hidden, target_hidden, where)
     _settle_vocabulary(tensors, layer, where)
     heads = _whole(layer, "num_attention_heads", where)
     head_dim = len(tensors["layer.self_attn.q_proj.weight"]) // heads
-    theta, scaling = rope_settings(layer)
+    theta, scaling = rope_settings(layer, where)
     config = Eagle3Config(
         hidden_size=hidden,
         intermediate_size=len(tensors["layer.mlp.gate_proj.weight"]),
@@ -57,16 +63,12 @@ def convert(
         draft_vocab_size=len(tensors["lm_head.weight"]),
         target_hidden_size=target_hidden,
         feature_layers=feature_layers or layers_read(options, columns, target_hidden, target, where),
-        rms_norm_eps=float(layer.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=_number(layer, "rms_norm_eps", 1e-6, where),
         rope_theta=theta,
         rope_scaling=scaling,
-        max_position_embeddings=int(layer.get("max_position_embeddings", 2048)),
+        max_position_embeddings=int(_number(layer, "max_position_embeddings", 2048, where)),
         attention_bias=_settle_bias(tensors, hidden),
-        # Where an early speculators file says nothing, that library's default holds; others never norm the residual.
-        norm_before_residual=bool(options.get("norm_before_residual", False)),
-        norm_before_fc=bool(options.get("norm_before_fc", False)) or "input_norm.weight" in tensors,
-        fc_norm=bool(options.get("fc_norm", False)) or "fc_norm.0.weight" in tensors,
-        norm_output=feeds_back_normed(values, where),
+        **norm_flags(values, options, tensors, where),
     )
     return config, tensors
 
@@ -124,26 +126,34 @@ def layers_read(
     return tuple(int(index) for index in ids)
 
 
-def rope_settings(layer: Values) -> tuple[float, Values | None]:
+def rope_settings(layer: Values, where: str) -> tuple[float, Values | None]:
     """(base, scaling or None); newer configs' `rope_parameters` goes first, and without any word the base is 10000."""
     scaling = dict(layer.get("rope_parameters") or layer.get("rope_scaling") or {})
-    theta = scaling.pop("rope_theta", None) or layer.get("rope_theta") or 10000.0
+    theta = _number({**layer, **scaling}, "rope_theta", 10000.0, where)
+    scaling.pop("rope_theta", None)
     scaling["rope_type"] = scaling.get("rope_type") or scaling.pop("type", None) or "default"
-    return float(theta), None if scaling["rope_type"] == "default" else scaling
+    return theta, None if scaling["rope_type"] == "default" else scaling
 
 
-def feeds_back_normed(values: Values, where: str) -> bool:
-    """The `norm_output` flag, whose key means two things.
+def norm_flags(values: Values, options: Values, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
+    """The four flags that say where a head has norms.
 
-    In speculators' files and inside `eagle_config`: states are fed back after the final norm (EAGLE-3.1). Flat, as in
-    SpecForge's: the final norm stands before the output layer, which it always does here.
+    Where an early speculators file is silent on `norm_before_residual`, that library's default holds: False.
+    `norm_output` means two things: in speculators' files and inside `eagle_config`, states are fed back after the final
+    norm (EAGLE-3.1); flat, as in SpecForge's, the final norm stands before the output layer, as it always does here.
     """
     nested = values.get("eagle_config") or {}
+    fed_back_normed = False
     if "speculators_model_type" in values or "norm_output" in nested:
-        return bool({**values, **nested}.get("norm_output", False))
-    if values.get("norm_output", True) is False:
+        fed_back_normed = bool(options.get("norm_output", False))
+    elif values.get("norm_output", True) is False:
         raise InputError(f"the draft head in {where} has no norm before its output layer, which is not supported")
-    return False
+    return {
+        "norm_before_residual": bool(options.get("norm_before_residual", False)),
+        "norm_before_fc": bool(options.get("norm_before_fc", False)) or "input_norm.weight" in tensors,
+        "fc_norm": bool(options.get("fc_norm", False)) or "fc_norm.0.weight" in tensors,
+        "norm_output": fed_back_normed,
+    }
 
 
 def _complete_output(values: Values, tensors: dict[str, Tensor], target: PreTrainedModel | None, where: str) -> None:
@@ -195,3 +205,10 @@ def _whole(values: Values, name: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"the config of the draft head in {where} says {name} = {value!r}; a whole number is needed")
     return value
+
+
+def _number(values: Values, name: str, default: float, where: str) -> float:
+    value = default if values.get(name) is None else values[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InputError(f"the config of the draft head in {where} says {name} = {value!r}; a number above 0 is needed")
+    return float(value)

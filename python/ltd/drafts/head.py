@@ -90,7 +90,7 @@ class Eagle3Config:
         return {**asdict(self), "feature_layers": list(self.feature_layers)}
 
     @classmethod
-    def for_target(cls, target: PretrainedConfig, *, draft_vocab_size: int, **options: Any) -> Eagle3Config:
+    def for_target(cls, target: PretrainedConfig, /, *, draft_vocab_size: int, **options: Any) -> Eagle3Config:
         """The default head for a target: the target's own layer sizes, features of layers 2, N//2 and N-3 (EAGLE-3)."""
         layers = target.num_hidden_layers
         rope = dict(getattr(target, "rope_parameters", None) or {})
@@ -133,7 +133,7 @@ class Rotary(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
         # The frequencies move with the module, but stay float32: positions need all its digits.
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.inverse_frequencies = self.inverse_frequencies.to(fn(torch.empty(0)).device)
         return self
 
@@ -184,7 +184,8 @@ class DraftAttention(nn.Module):
         query, key, value = (proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
         cosines, sines = self.rotary(positions)
         mixed = attend(rotate(query, cosines, sines), rotate(key, cosines, sines), value)
-        return self.o_proj(mixed.reshape(*x.shape[:2], -1))
+        out: Tensor = self.o_proj(mixed.reshape(*x.shape[:2], -1))
+        return out
 
 
 class DraftMlp(nn.Module):
@@ -197,7 +198,8 @@ class DraftMlp(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class DraftLayer(nn.Module):
@@ -218,7 +220,8 @@ class DraftLayer(nn.Module):
         residual = normed if self.norm_before_residual else states
         x = torch.cat([self.input_layernorm(embeddings), normed], dim=-1)
         x = residual + self.self_attn(x, positions, attend)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Eagle3Head(nn.Module):
@@ -256,7 +259,8 @@ class Eagle3Head(nn.Module):
             features = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
         if self.input_norm is not None:
             features = self.input_norm(features)
-        return self.fc(features)
+        states: Tensor = self.fc(features)
+        return states
 
     def forward(self, embeddings: Tensor, states: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """One draft step: the states to predict from and to feed back.
@@ -264,9 +268,12 @@ class Eagle3Head(nn.Module):
         embeddings (B,N,H) of the token *after* each state's, states (B,N,H) from `fuse` or from the previous step,
         positions (B,N) int64 of the states -> states (B,N,H), before the final norm unless `norm_output`.
         """
-        out = self.layer(embeddings, states, positions, attend)
-        return self.norm(out) if self.config.norm_output else out
+        out: Tensor = self.layer(embeddings, states, positions, attend)
+        if self.config.norm_output:
+            out = self.norm(out)
+        return out
 
     def logits(self, states: Tensor) -> Tensor:
         """states (B,N,H) from `forward` -> logits (B,N,Vd) over the draft vocabulary."""
-        return self.lm_head(states if self.config.norm_output else self.norm(states))
+        logits: Tensor = self.lm_head(states if self.config.norm_output else self.norm(states))
+        return logits

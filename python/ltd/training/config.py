@@ -27,11 +27,11 @@ class TrainDraftConfig:
     greedy_share: float = 0.5  # share of the conversations answered greedily; the others at temperature 1
     user_turns: bool = False  # also train on the user's tokens
     held_out_share: float = 0.05  # share of the conversations kept for measuring
-    rows: int = 192  # conversations written at the same time
+    rows: int = 128  # conversations written at the same time
     draft_vocab_size: int = 8192  # words the draft can propose
     ttt_steps: int = 7  # steps of training-time test
     ttt_decay: float = 0.8  # weight of each step's loss relative to the step before
-    batch: int = 4  # conversations per update
+    batch: int = 2  # conversations per update
     epochs: int = 3  # passes over the data
     learning_rate: float = 1e-3  # peak learning rate of AdamW
     warmup_share: float = 0.03  # share of the updates that warm up to it

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -103,7 +104,7 @@ class Writer:
 
 
 def write_batch(
-    model: PreTrainedModel, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm
+    model: PreTrainedModel, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any]
 ) -> list[Conversation]:
     """Let the target write `config.rows` conversations; empty ones are left out."""
     chances = torch.rand(config.rows, 2, generator=generator).tolist()
@@ -141,7 +142,7 @@ def make_conversations(model: PreTrainedModel, chat: ChatFormat, config: TrainDr
     folder.mkdir(parents=True, exist_ok=True)
     implementation = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION_NAME)
-    total = sum(len(shard["tokens"]) for shard in map(load_file, shard_files(folder)))
+    total = tokens_written(folder)
     with tqdm(total=config.tokens, initial=total, unit="tok", desc="writing conversations", mininterval=1) as progress:
         while total < config.tokens:
             number = len(shard_files(folder))
@@ -151,6 +152,11 @@ def make_conversations(model: PreTrainedModel, chat: ChatFormat, config: TrainDr
             progress.n = total
             _save_shard(conversations, folder / f"{number:05d}.safetensors")
     model.set_attn_implementation(implementation)
+
+
+def tokens_written(folder: Path) -> int:
+    """How many tokens the finished shards hold."""
+    return sum(len(shard["tokens"]) for shard in map(load_file, shard_files(folder)))
 
 
 def shard_files(folder: Path) -> list[Path]:

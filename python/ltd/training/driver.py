@@ -27,8 +27,15 @@ from ltd.packing import pack_linears
 from ltd.training.batches import Batch, load_batch
 from ltd.training.chat import read_chat_format
 from ltd.training.config import TrainDraftConfig
-from ltd.training.conversations import ANSWER, USER, Conversation, load_conversations, make_conversations
-from ltd.training.features import FeatureReader, cache_features
+from ltd.training.conversations import (
+    ANSWER,
+    USER,
+    Conversation,
+    load_conversations,
+    make_conversations,
+    tokens_written,
+)
+from ltd.training.features import FeatureReader, cache_features, check_space
 from ltd.training.loop import Training, run_training
 from ltd.training.report import data_facts, draw_curves, make_report
 from ltd.training.start import new_head, target_parts
@@ -54,9 +61,10 @@ def train_draft(config: TrainDraftConfig) -> Path:
     dtype = resolve_dtype(config.dtype, device)
     target = load_model(config.target, dtype, device)
     check_target(target, config)
-    write_data(config, out, target, dtype)
     head_config = head_config_for(target, config)
-    cache_features(target.model, head_config.feature_layers, out / "data", out / "features", config.cache_gigabytes)
+    check_space(target.model, head_config.feature_layers, config.tokens, out / "features", config.cache_gigabytes)
+    write_data(config, out, target, dtype)
+    cache_features(target.model, head_config.feature_layers, out / "data", out / "features")
     _train(config, out, target, head_config, dtype)
     return head_folder
 
@@ -92,6 +100,8 @@ def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
 
 def write_data(config: TrainDraftConfig, out: Path, target: LoadedModel, dtype: torch.dtype) -> None:
     """The first stage, skipped if the conversations are there."""
+    if tokens_written(out / "data") >= config.tokens:
+        return
     model, device = target.model, target.model.device
     if device.type == "cpu":
         # A copy, because packed weights cannot be read back.
@@ -152,7 +162,7 @@ def _train(
         training, lambda indices: load([learned[index] for index in indices]), held_out_batches, out / "checkpoint.pt"
     )
     facts: dict[str, Any] = data_facts(learned, held_out, vocabulary)
-    report = make_report(config, target_name(config), facts, training, training.measure(held_out_batches()))
+    report = make_report(config, target_name(config), facts, training)
     (out / "head").mkdir(exist_ok=True)
     draw_curves(report, out / "head" / "training.png")
     save_head(training.head, out / "head", report)  # writes the report last: it marks the run as finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,29 +46,29 @@ def tapped(model: PreTrainedModel, layers: tuple[int, ...]) -> Iterator[Callable
             handle.remove()
 
 
-def cache_bytes(model: PreTrainedModel, layers: tuple[int, ...], tokens: int) -> int:
-    """Disk space of the features of this many tokens."""
-    width: int = model.config.hidden_size
-    return tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 4)
-
-
-def cache_features(
-    model: PreTrainedModel, layers: tuple[int, ...], data: Path, folder: Path, most_gigabytes: float
+def check_space(
+    model: PreTrainedModel, layers: tuple[int, ...], tokens: int, folder: Path, most_gigabytes: float
 ) -> None:
+    """Raise InputError if the features of this many tokens exceed `most_gigabytes` or do not fit on the disk."""
+    width: int = model.config.hidden_size
+    needed = tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 4) / 1e9
+    what = f"the features of {tokens} tokens need {needed:.3g} GB"
+    if needed > most_gigabytes:
+        raise InputError(f"{what}, but cache_gigabytes is {most_gigabytes:g}; raise it or ask for fewer tokens")
+    kept = sum(file.stat().st_size for file in shard_files(folder)) / 1e9
+    free = shutil.disk_usage(folder.parent).free / 1e9
+    if needed - kept > free:
+        raise InputError(f"{what}, but the disk has only {free:.3g} GB left; free some or ask for fewer tokens")
+
+
+def cache_features(model: PreTrainedModel, layers: tuple[int, ...], data: Path, folder: Path) -> None:
     """Write one feature file per data shard; existing ones are kept.
 
     Each holds, for the shard's n tokens: `features` (n, F*Ht) and `final` (n, Ht) bfloat16, the latter after the final
     norm, and `best` (n,) int32, the target's most likely next token.
-    Raises InputError if the files would need more than `most_gigabytes`.
     """
     shards = [load_shard(file, number) for number, file in enumerate(shard_files(data))]
     total = sum(len(conversation.tokens) for shard in shards for conversation in shard)
-    needed = cache_bytes(model, layers, total) / 1e9
-    if needed > most_gigabytes:
-        raise InputError(
-            f"the features of {total} tokens need {needed:.1f} GB, but cache_gigabytes is {most_gigabytes:g};"
-            f" raise it or ask for fewer tokens"
-        )
     folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=total, unit="tok", desc="caching features", mininterval=1) as progress:
         for number, shard in enumerate(shards):
@@ -82,7 +83,7 @@ def cache_features(
 
 @torch.inference_mode()
 def _shard_features(
-    model: PreTrainedModel, layers: tuple[int, ...], shard: list[Conversation], progress: tqdm
+    model: PreTrainedModel, layers: tuple[int, ...], shard: list[Conversation], progress: tqdm[Any]
 ) -> dict[str, Tensor]:
     size, width = sum(len(conversation.tokens) for conversation in shard), model.config.hidden_size
     out = {

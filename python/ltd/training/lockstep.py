@@ -71,7 +71,8 @@ def next_logits(model: PreTrainedModel, cache: LockstepCache, tokens: Tensor) ->
     positions = torch.arange(cache.length, cache.length + count, device=tokens.device)[None]
     output = model(input_ids=tokens, position_ids=positions, use_cache=False, lockstep=cache, logits_to_keep=1)
     cache.length += count
-    return output.logits[:, -1].float()
+    logits: Tensor = output.logits
+    return logits[:, -1].float()
 
 
 def sample(logits: Tensor, greedy: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from ltd.training.ttt import TargetParts, loss_of_batch
 
 CLIP = 0.5  # gradient norm, as in EAGLE-3's settings
 MEASUREMENTS = 10  # on the way to the end
-CURVE_POINTS = 200
+CURVE_POINTS = 100
 
 
 def rate_at(update: int, updates: int, config: TrainDraftConfig) -> float:
@@ -45,6 +45,7 @@ class Training:
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0
+        self.recent: list[list[float]] = []  # losses of the updates since the last point of the curve
         self.losses: list[dict[str, Any]] = []
         self.measurements: list[dict[str, Any]] = []
 
@@ -56,6 +57,7 @@ class Training:
             "update": self.update,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "recent": self.recent,
             "losses": self.losses,
             "measurements": self.measurements,
         }
@@ -64,7 +66,7 @@ class Training:
         """Go on from `state`."""
         self.head.load_state_dict(state["head"])
         self.optimiser.load_state_dict(state["optimiser"])
-        for name in ("update", "tokens", "seconds", "losses", "measurements"):
+        for name in ("update", "tokens", "seconds", "recent", "losses", "measurements"):
             setattr(self, name, state[name])
 
     def batch_indices(self) -> list[int]:
@@ -86,6 +88,14 @@ class Training:
         self.tokens += int(batch.learned.sum())
         return losses
 
+    def record(self, losses: Tensor) -> None:
+        """Add an update's losses (steps,) to the curve, whose points are means over some updates."""
+        self.recent.append(losses.tolist())
+        if self.update == self.updates or len(self.recent) >= self.updates / CURVE_POINTS:
+            means = torch.tensor(self.recent).mean(0)
+            self.losses.append({"update": self.update, "losses": [round(mean, 4) for mean in means.tolist()]})
+            self.recent = []
+
     def measure(self, batches: Iterable[Batch]) -> HeldOut:
         """Held-out accuracy of the head as it is."""
         with self.autocast():
@@ -106,23 +116,19 @@ def run_training(
     """
     if checkpoint.exists():
         training.load_state(torch.load(checkpoint, map_location=training.head.d2t.device, weights_only=True))
-    measure_every = max(1, training.updates // MEASUREMENTS)
-    record_every = max(1, training.updates // CURVE_POINTS)
+    measure_every = math.ceil(training.updates / MEASUREMENTS)
     started, saved = time.monotonic() - training.seconds, time.monotonic()
     with tqdm(total=training.updates, initial=training.update, unit="update", desc="training", mininterval=1) as bar:
         while training.update < training.updates:
-            batch = load(training.batch_indices())
-            losses = training.step(batch)
+            losses = training.step(load(training.batch_indices()))
+            training.record(losses)
             bar.update()
-            if training.update % record_every == 0:
-                record = {"update": training.update, "losses": [round(loss, 4) for loss in losses.tolist()]}
-                training.losses.append(record)
-                bar.set_postfix(loss=f"{losses[0]:.3f}")
-            if training.update % measure_every == 0 or training.update == training.updates:
+            bar.set_postfix(loss=f"{losses[0]:.3f}", refresh=False)
+            last = training.update == training.updates
+            if last or training.update % measure_every == 0:
                 found = training.measure(held_out())
                 training.measurements.append({"update": training.update, **found.to_dict()})
                 bar.write(f"update {training.update}: held-out accuracy per step {_percents(found.accuracy)}")
-            last = training.update == training.updates
             if last or time.monotonic() - saved >= training.config.checkpoint_seconds:
                 training.seconds = time.monotonic() - started
                 save_checkpoint(training, checkpoint)

@@ -8,20 +8,17 @@ from typing import Any
 from ltd.training.config import RUN_ONLY, TrainDraftConfig
 from ltd.training.conversations import ANSWER, Conversation
 from ltd.training.loop import Training
-from ltd.training.measure import HeldOut
 from ltd.training.vocabulary import DraftVocabulary
 
 
-def make_report(
-    config: TrainDraftConfig, target: str, data: dict[str, Any], training: Training, held_out: HeldOut
-) -> dict[str, Any]:
+def make_report(config: TrainDraftConfig, target: str, data: dict[str, Any], training: Training) -> dict[str, Any]:
     """Everything worth knowing about a trained head, with nothing about the machine but the time it took."""
     choices = {name: value for name, value in config.to_dict().items() if name not in RUN_ONLY | {"target"}}
     return {
         "target": target,
         "choices": choices,
         "data": data,
-        "held_out": held_out.to_dict(),
+        "held_out": {name: value for name, value in training.measurements[-1].items() if name != "update"},
         "updates": training.update,
         "learned_tokens": training.tokens,
         "training_seconds": round(training.seconds),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,8 +17,8 @@ INITIAL_SPREAD = 0.02  # standard deviation of fresh weights
 
 def target_parts(model: PreTrainedModel, vocabulary: DraftVocabulary, dtype: torch.dtype) -> TargetParts:
     """The target's embedding and the draft vocabulary's rows of its output layer, as frozen copies."""
-    embedding = model.get_input_embeddings().weight.detach()
-    rows = model.get_output_embeddings().weight.detach()[vocabulary.target_ids.to(model.device)]
+    embedding = _weight(model.get_input_embeddings())
+    rows = _weight(model.get_output_embeddings())[vocabulary.target_ids.to(model.device)]
     return TargetParts(embedding.to(dtype), rows.to(dtype))
 
 
@@ -25,8 +27,8 @@ def new_head(
 ) -> Eagle3Head:
     """A float32 head to train: output layer and final norm are the target's, the rest is fresh.
 
-    With `from_target`, the layer starts as the target's last one as far as the shapes agree, and `fc` passes the highest
-    feature through, so that the states begin in the basis that these weights and the output layer read.
+    With `from_target`, the layer starts as the target's last one as far as the shapes agree, and `fc` passes the
+    highest feature through, so that the states begin in the basis that these weights and the output layer read.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -37,7 +39,7 @@ def new_head(
     head = head.to(model.device)
     head.d2t, head.t2d = (mapping.to(model.device) for mapping in vocabulary.mappings(config.vocab_size))
     with torch.no_grad():
-        rows = model.get_output_embeddings().weight[vocabulary.target_ids.to(model.device)]
+        rows = _weight(model.get_output_embeddings())[vocabulary.target_ids.to(model.device)]
         _take(head.lm_head.weight, rows)
         _take(head.norm.weight, model.model.norm.weight)
         if from_target:
@@ -49,6 +51,11 @@ def new_head(
             for name in ("gate_proj", "up_proj", "down_proj"):
                 _take(getattr(head.layer.mlp, name).weight, getattr(last.mlp, name).weight)
     return head
+
+
+def _weight(layer: Any) -> Tensor:
+    weight: Tensor = layer.weight.detach()
+    return weight
 
 
 def _take(weight: Tensor, source: Tensor) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from ltd.drafts.head import Eagle3Head
 from ltd.training.batches import Batch
@@ -48,32 +48,38 @@ class StepAttention:
 
 
 class SoftCrossEntropy(torch.autograd.Function):
-    """Sum over rows of the cross-entropy of softmax(x @ weight.T) against given probabilities.
+    """Weighted sum over rows of the cross-entropy of softmax(x @ weight.T) against given probabilities.
 
     The gradients are made in the forward pass, chunk by chunk, so that no more than a chunk of logits ever exists.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, probabilities: Tensor, rows: Tensor) -> Tensor:
-        """x (n,H), weight (Vd,H), probabilities (m,Vd), rows (n,) int64 into them -> the sum, float32 scalar."""
-        total = torch.zeros((), device=x.device)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, probabilities: Tensor, rows: Tensor, scales: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x (n,H), weight (Vd,H), probabilities (m,Vd), rows (n,) int64 into them, scales (n,) float32.
+
+        Returns the sum (scalar) and the unscaled losses of the rows (n,), which carry no gradient; both float32.
+        """
+        losses = torch.empty(len(x), device=x.device)
         low = weight.to(probabilities.dtype)
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(x), ROWS_PER_CHUNK):
-            chunk = x[start : start + ROWS_PER_CHUNK].to(low.dtype)
-            wanted = probabilities[rows[start : start + ROWS_PER_CHUNK]]
+            part = slice(start, start + ROWS_PER_CHUNK)
+            chunk, wanted = x[part].to(low.dtype), probabilities[rows[part]]
             logs = (chunk @ low.t()).log_softmax(-1, dtype=torch.float32)
-            total -= (logs * wanted).sum()
-            difference = logs.exp_().sub_(wanted).to(low.dtype)
-            grad_x[start : start + ROWS_PER_CHUNK] = difference @ low
+            losses[part] = -torch.linalg.vecdot(logs, wanted.float())
+            difference = (logs.exp_().sub_(wanted) * scales[part, None]).to(low.dtype)
+            grad_x[part] = difference @ low
             grad_weight += difference.t() @ chunk
-        ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))  # type: ignore[attr-defined]
-        return total
+        ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(losses)
+        return losses @ scales, losses
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        grad_x, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None, None
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +141,15 @@ def loss_of_batch(
     needed = batch.learned & shifted(batch.learned, 1) & head.t2d[batch.best]
     probabilities = target_probabilities(parts, batch.final[needed])
     row_of = needed.flatten().cumsum(0).view(needed.shape) - 1
-    total, losses = torch.zeros((), device=batch.tokens.device), []
+    chosen, rows, scales = [], [], []
     for step, states in enumerate(unroll(head, parts, batch, steps)):
         mask = masks[step] & shifted(needed, step + 1)
-        rows = shifted(row_of, step + 1)[mask]
-        chosen = states[mask] if head.config.norm_output else head.norm(states[mask])
-        loss = SoftCrossEntropy.apply(chosen, head.lm_head.weight, probabilities, rows) / count
-        total = total + decay**step * loss
-        losses.append(loss.detach())
-    return total, torch.stack(losses)
+        chosen.append(states[mask] if head.config.norm_output else head.norm(states[mask]))
+        rows.append(shifted(row_of, step + 1)[mask])
+        scales.append(torch.full(rows[-1].shape, decay**step, device=mask.device) / count)
+    # One call for all steps: the output layer's gradient is the largest there is, and is then summed up only once.
+    total, losses = SoftCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        torch.cat(chosen), head.lm_head.weight, probabilities, torch.cat(rows), torch.cat(scales)
+    )
+    of_steps = losses.split([len(part) for part in rows])
+    return total, torch.stack([each.sum() for each in of_steps]) / count

@@ -1,0 +1,89 @@
+"""The numbers in the tables against hand-computed ones, and the files of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ltd.report import make_tables, scores, write_report
+from rich.console import Console
+
+
+def sample(task: str, question: str, method: str, gains: list[int], seconds: float, **more: Any) -> dict[str, Any]:
+    """A sample as the journal holds it; the time goes half to draft, half to verify."""
+    return {
+        "task": task,
+        "question_id": question,
+        "turn": 0,
+        "method": method,
+        "gains": gains,
+        "cycles": len(gains),
+        "decode_seconds": seconds,
+        "seconds": {"prefill": 0.5, "draft": seconds / 4, "verify": 3 * seconds / 4},
+        "identical_to_none": None if method == "none" else True,
+        **more,
+    }
+
+
+SETTINGS = {
+    "tasks": ["a", "b"],
+    "methods": ["none", "eagle3"],
+    "temperature": 0.0,
+    "seed": 0,
+    "target": None,
+    "draft": None,
+    "dtype": "float32",
+    "limit": None,
+    "max_new_tokens": 8,
+    "processor": "an abacus",
+    "threads": 2,
+    "torch": "2",
+}
+SAMPLES = [
+    sample("a", "1", "none", [1] * 10, 1.0),  # 10 tokens/s
+    sample("a", "2", "none", [1] * 30, 7.0),  # a: 40 tokens in 8 s = 5 tokens/s
+    sample("a", "1", "eagle3", [2, 3, 5], 0.5),
+    sample("a", "2", "eagle3", [4] * 5 + [2] * 5, 3.5),  # a: 40 tokens in 4 s = 10 tokens/s, 13 cycles
+    sample("b", "1", "none", [1] * 8, 1.0),  # b: 8 tokens/s
+    sample("b", "1", "eagle3", [4, 4], 0.25, identical_to_none=False),  # b: 32 tokens/s, 2 cycles
+]
+
+
+def test_scores_match_hand_computed_values() -> None:
+    table = scores({"settings": SETTINGS, "samples": SAMPLES})
+    assert table["none"]["a"].tokens_per_second == pytest.approx(5)
+    assert table["none"]["a"].speedup == pytest.approx(1)
+    assert table["eagle3"]["a"].speedup == pytest.approx(2)
+    assert table["eagle3"]["a"].acceptance_length == pytest.approx(40 / 13)
+    assert table["eagle3"]["b"].speedup == pytest.approx(4)
+    assert table["eagle3"]["b"].acceptance_length == pytest.approx(4)
+    assert table["eagle3"]["mean"].speedup == pytest.approx(3)
+    assert table["eagle3"]["mean"].tokens_per_second == pytest.approx(21)
+    assert table["eagle3"]["mean"].acceptance_length == pytest.approx((40 / 13 + 4) / 2)
+
+
+def test_tables_say_the_scores() -> None:
+    speed, rate, time = make_tables({"settings": SETTINGS, "samples": SAMPLES})
+    assert speed.columns == ["method", "a", "b", "mean"]
+    assert speed.rows == [["none", "1.00x / 1.00", "1.00x / 1.00", "1.00x / 1.00"],
+                          ["eagle3", "2.00x / 3.08", "4.00x / 4.00", "3.00x / 3.54"]]  # fmt: skip
+    assert rate.rows == [["none", "5.0", "8.0", "6.5"], ["eagle3", "10.0", "32.0", "21.0"]]
+    assert time.rows == [["none", "25.0 %", "75.0 %", "0.500 s"], ["eagle3", "25.0 %", "75.0 %", "0.500 s"]]
+    assert "| eagle3 | 2.00x / 3.08 | 4.00x / 4.00 | 3.00x / 3.54 |" in speed.markdown()
+
+
+def test_without_plain_decoding_there_is_no_speedup() -> None:
+    drafted = [sample for sample in SAMPLES if sample["method"] == "eagle3"]
+    results = {"settings": {**SETTINGS, "methods": ["eagle3"]}, "samples": drafted}
+    assert make_tables(results)[0].rows == [["eagle3", "- / 3.08", "- / 4.00", "- / 3.54"]]
+
+
+def test_the_report_is_written(tmp_path: Path) -> None:
+    with (tmp_path / "terminal").open("w") as terminal:
+        write_report({"settings": SETTINGS, "samples": SAMPLES}, tmp_path, Console(file=terminal, width=120))
+    for text in ((tmp_path / "table.md").read_text(), (tmp_path / "terminal").read_text()):
+        assert "2.00x / 3.08" in text
+        assert "an abacus" in text
+        assert "2 of 3 answers are identical" in text
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
