@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <string>
 
 #include "accept/philox.h"
 #include "common/cpu_kernels.h"
@@ -24,8 +25,9 @@ py::dict build_info() {
 #else
   info["openmp"] = false;
 #endif
-  info["cuda"] = false;
-  info["cuda_reason"] = LTD_CUDA_REASON;
+  const std::string cuda_reason = LTD_CUDA_REASON;  // why the CUDA kernels are left out; empty if they are not
+  info["cuda"] = cuda_reason.empty();
+  info["cuda_reason"] = cuda_reason;
   return info;
 }
 

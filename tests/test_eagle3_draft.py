@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ltd
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from ltd.drafts.checkpoint import load_head
 from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.drafts.head import Eagle3Head
+from ltd.drafts.head_engine import HeadEngine
 from ltd.tree import DraftTree
 from torch import nn
 from torch.nn import functional
@@ -60,20 +63,30 @@ def expected_levels(
     return levels
 
 
+def draft_of(head: Eagle3Head, embedding: nn.Embedding, has_engine: bool) -> Eagle3Draft:
+    """A draft on the head's own layer, or on the engine with a copy of it."""
+    engine = HeadEngine(copy.deepcopy(head)) if has_engine else None
+    return Eagle3Draft(head, embedding, width=WIDTH, engine=engine)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_before_residual": True, "attention_bias": True}])
+@pytest.mark.parametrize("has_engine", [False, True])
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), gains=st.lists(st.integers(1, 5), min_size=1, max_size=4), depth=st.integers(0, 4))
 def test_every_cycle_equals_one_forward_over_true_features(
-    tiny_head: Folder, seed: int, gains: list[int], depth: int
+    tiny_head: Folder, has_engine: bool, options: dict[str, bool], seed: int, gains: list[int], depth: int
 ) -> None:
     torch.manual_seed(seed)
-    head = load_head(tiny_head("llama"), torch.float32, torch.device("cpu"))
+    trained = load_head(tiny_head("llama"), torch.float32, torch.device("cpu"))
+    head = Eagle3Head(replace(trained.config, **options))
+    head.load_state_dict(trained.state_dict(), strict=False)
     config = head.config
     embedding = nn.Embedding(config.vocab_size, config.target_hidden_size)
     prompt_length = 6
     total = prompt_length + sum(gains)
     features = torch.randn(total, len(config.feature_layers) * config.target_hidden_size)
     following = torch.randint(0, config.vocab_size, (total,))
-    draft = Eagle3Draft(head, embedding, width=WIDTH)
+    draft = draft_of(head, embedding, has_engine)
     with torch.inference_mode():
         draft.start(1, 128)
         draft.read_prompt(0, features[None, :prompt_length], following[:prompt_length])
@@ -93,7 +106,8 @@ def test_every_cycle_equals_one_forward_over_true_features(
                 torch.testing.assert_close(logits[0], expected[level], rtol=1e-4, atol=1e-4)
 
 
-def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder) -> None:
+@pytest.mark.parametrize("has_engine", [False, True])
+def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, has_engine: bool) -> None:
     torch.manual_seed(0)
     head = load_head(tiny_head("llama"), torch.float32, torch.device("cpu"))
     config = head.config
@@ -105,7 +119,7 @@ def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder) -> None:
     counts = [1, 4]
 
     def run(rows: list[int]) -> list[torch.Tensor]:
-        draft = Eagle3Draft(head, embedding, width=WIDTH)
+        draft = draft_of(head, embedding, has_engine)
         draft.start(len(rows), 64)
         for index, row in enumerate(rows):
             draft.read_prompt(index, prompts[row], tokens[row])

@@ -1,4 +1,4 @@
-// The matrix products of attention, and how their operands are stored. Included by tree_attention.cpp only.
+// The matrix products of attention, and how their operands are stored. Included by kernel sources only.
 //
 // An engine multiplies words: a word is one float, or a pair of bfloat16 that are multiplied and added up in one
 // instruction. The first factor of a product is read word by word and broadcast, the second in whole vectors.
@@ -29,8 +29,6 @@ struct FloatEngine {
   using Word = float;
   static constexpr int64_t kElements = 1;  // of a word
 
-  static constexpr bool fits(const void*, int64_t, int64_t) { return true; }
-
   LTD_INLINE static Floats multiply_add(Floats sum, Word factor, Floats row) { return sum + splat(factor) * row; }
 
   // Vectors of query words.
@@ -48,8 +46,8 @@ struct FloatEngine {
     for (int64_t r = 0; r < count; ++r) {
       int64_t d = 0;
       for (; d + kLanes <= head_dim; d += kLanes) store(copy + r * head_dim + d, load(source + r * stride + d));
-      if (d < head_dim)
-        store_some(copy + r * head_dim + d, load_some(source + r * stride + d, head_dim - d, 0.0f), head_dim - d);
+      if (d == head_dim) continue;
+      store_some(copy + r * head_dim + d, load_some(source + r * stride + d, head_dim - d, 0.0f), head_dim - d);
     }
     return {copy, head_dim, 1};
   }
@@ -71,8 +69,8 @@ struct BFloat16Engine {
   static constexpr int64_t kElements = 2;
 
   // Pairs are read in place: they must not straddle rows.
-  static bool fits(const void* data, int64_t row_stride, int64_t head_dim) {
-    return reinterpret_cast<uintptr_t>(data) % 4 == 0 && row_stride % 2 == 0 && head_dim % 2 == 0;
+  static bool fits(const void* data, int64_t strides, int64_t head_dim) {
+    return reinterpret_cast<uintptr_t>(data) % 4 == 0 && strides % 2 == 0 && head_dim % 2 == 0;
   }
 
   LTD_INLINE static Floats multiply_add(Floats sum, Word factor, Floats row) {
@@ -100,8 +98,8 @@ struct BFloat16Engine {
         const int64_t lanes = head_dim - d;
         const Words high = r + 1 < count ? (Words)some(even + stride + d, lanes) : Words{};
         const Words pairs = ((Words)some(even + d, lanes) >> 16) | high;
-        std::memcpy(words + d, &pairs,
-                    sizeof pairs);  // too much is overwritten by the next row, or fits behind the last
+        // Words too many are overwritten by the next row, or fit behind the last.
+        std::memcpy(words + d, &pairs, sizeof pairs);
       }
     }
     return {copy, 1, head_dim};

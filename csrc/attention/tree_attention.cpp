@@ -18,10 +18,9 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-constexpr int64_t kKeyBlock = 64;  // keys taken at a time; even
-constexpr int64_t kMaxBlockVectors =
-    12;                             // row vectors of an item: with them, its state stays in the second-level cache
-constexpr int64_t kMaxSplits = 16;  // of the keys among items
+constexpr int64_t kKeyBlock = 64;         // keys taken at a time; even
+constexpr int64_t kMaxBlockVectors = 12;  // row vectors of an item: its state stays in the second-level cache
+constexpr int64_t kMaxSplits = 16;        // of the keys among items
 
 // Multiply-adds below which a second thread costs more than it saves.
 constexpr int64_t kWorkPerThread = 1 << 18;
@@ -100,8 +99,9 @@ void load_queries(const TreeAttention& a, const Plan& plan, const Item& item, in
     for (int64_t word = 0; word < words; word += kLanes) {
       Floats block[kLanes];
       const int64_t first = word * Engine::kElements;
-      for (int lane = 0; lane < kLanes; ++lane)
+      for (int lane = 0; lane < kLanes; ++lane) {
         block[lane] = Engine::query_words(sources[lane] + first, a.head_dim - first);
+      }
       transpose(block);
       const int64_t count = at_most(words - word, kLanes);
       for (int64_t i = 0; i < count; ++i) store(group.query + (word + i) * width + v * kLanes, block[i]);
@@ -280,7 +280,11 @@ void finish(const TreeAttention& a, const Plan& plan, const Item& item, float* s
         const Place place = place_of(plan, item, vector, lane);
         T* target = static_cast<T*>(a.output) +
                     ((item.batch * a.nodes + place.node) * a.query_heads + place.head) * a.head_dim + d;
-        count == kLanes ? store(target, block[lane]) : store_some(target, block[lane], count);
+        if (count == kLanes) {
+          store(target, block[lane]);
+        } else {
+          store_some(target, block[lane], count);
+        }
       }
     }
   }
@@ -358,13 +362,19 @@ void run(const TreeAttention& a) {
 #else
     float* const own_scratch = scratch;
 #endif
+    // Without splits a block is finished by its only item; the second loop, and the wait before it, are left out.
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < items; ++i) {
-      run_item<Engine, T>(a, plan, item_at(a, plan, i), states + i * plan.item_floats, own_scratch);
+      const Item item = item_at(a, plan, i);
+      float* const state = states + i * plan.item_floats;
+      run_item<Engine, T>(a, plan, item, state, own_scratch);
+      if (plan.splits == 1) finish<T>(a, plan, item, state);
     }
+    if (plan.splits > 1) {
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < blocks; ++i) {
-      finish<T>(a, plan, item_at(a, plan, i * plan.splits), states + i * plan.splits * plan.item_floats);
+      for (int64_t i = 0; i < blocks; ++i) {
+        finish<T>(a, plan, item_at(a, plan, i * plan.splits), states + i * plan.splits * plan.item_floats);
+      }
     }
   }
 }
@@ -373,8 +383,8 @@ void run(const TreeAttention& a) {
 
 void tree_attention(const TreeAttention& a) {
 #if defined(__AVX512BF16__)
-  if (a.dtype == DType::kBFloat16 &&
-      BFloat16Engine::fits(a.keys.data, a.keys.row_stride | a.keys.head_stride | a.keys.batch_stride, a.head_dim)) {
+  const int64_t strides = a.keys.row_stride | a.keys.head_stride | a.keys.batch_stride;  // even if all are
+  if (a.dtype == DType::kBFloat16 && BFloat16Engine::fits(a.keys.data, strides, a.head_dim)) {
     return run<BFloat16Engine, BFloat16>(a);
   }
 #endif

@@ -9,6 +9,7 @@ namespace ltd {
 struct AcceptGreedy;
 struct AcceptSample;
 struct ExpandBeam;
+struct ForwardStack;
 struct PolicyAction;
 struct TreeAttention;
 
@@ -20,6 +21,7 @@ struct CpuKernels {
   void (*accept_greedy)(const AcceptGreedy&);
   void (*accept_sample)(const AcceptSample&);
   void (*policy_action)(const PolicyAction&);
+  void (*forward_stack)(const ForwardStack&);
 };
 
 // The kernels in use: the widest that the processor and its operating system support, unless the environment variable

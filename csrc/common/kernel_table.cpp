@@ -11,8 +11,10 @@ void tree_attention(const TreeAttention&);
 void accept_greedy(const AcceptGreedy&);
 void accept_sample(const AcceptSample&);
 void policy_action(const PolicyAction&);
+void forward_stack(const ForwardStack&);
 
 extern const CpuKernels kernels;
-const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam, tree_attention, accept_greedy, accept_sample, policy_action};
+const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,   tree_attention, accept_greedy,
+                         accept_sample,     policy_action, forward_stack};
 
 }  // namespace ltd::LTD_ISA

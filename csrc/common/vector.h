@@ -48,7 +48,12 @@ LTD_INLINE Vector load_raw(const void* source) {
 LTD_INLINE Floats load(const float* source) { return load_raw<Floats>(source); }
 
 LTD_INLINE Floats load(const BFloat16* source) {
+#if defined(__AVX512F__)
+  // GCC 12 would widen the two halves one by one. Masked: see the load of Float16.
+  return (Floats)((Words)_mm512_maskz_cvtepu16_epi32(0xffff, load_raw<__m256i>(source)) << 16);
+#else
   return (Floats)(__builtin_convertvector(load_raw<HalfWords>(source), Words) << 16);
+#endif
 }
 
 LTD_INLINE Floats load(const Float16* source) {

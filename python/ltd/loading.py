@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from ltd.decoder import Decoder
 from ltd.drafts.checkpoint import load_head
 from ltd.drafts.eagle3 import Eagle3Draft
+from ltd.drafts.head_engine import HeadEngine
+from ltd.engine import Engine
 from ltd.errors import InputError
 from ltd.models import (
     LoadedModel,
@@ -67,9 +70,7 @@ def load(
             raise InputError(f"threads {threads} is out of range; it must be at least 1")
         torch.set_num_threads(threads)
     loaded = load_model(target, kind, place)
-    engine, head = prepare(loaded, find_head(draft), kind, place)
-    if place.type == "cpu":
-        pack_linears(engine.model)
+    engine, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
     return Decoder(
         engine,
         head,
@@ -81,13 +82,21 @@ def load(
 
 
 def prepare(
-    loaded: LoadedModel, head_folder: Path | None, dtype: torch.dtype, device: torch.device
+    loaded: LoadedModel,
+    head_folder: Path | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    takes_weights: bool = False,
 ) -> tuple[Target, Eagle3Draft | None]:
-    """A target and its draft, if there is one, checked against each other."""
+    """A target and its draft, if there is one, checked against each other.
+
+    With `takes_weights` the model's weights may be packed away for speed; it can then no longer run by itself.
+    """
     if head_folder is None:
-        return Target(loaded.model), None
-    head = load_head(head_folder, dtype, device)
-    target = Target(loaded.model, head.config.feature_layers)
+        return make_target(loaded.model, (), takes_weights), None
+    head = load_head(head_folder, dtype, device, target=loaded.model)
+    target = make_target(loaded.model, head.config.feature_layers, takes_weights)
     # Without a tokenizer or a fingerprint only the sizes of the vocabularies are compared, by the draft.
     known = head.config.tokenizer_fingerprint if loaded.tokenizer is not None else None
     if known is not None and known != tokenizer_fingerprint(loaded.tokenizer, target.vocab_size):
@@ -97,8 +106,21 @@ def prepare(
         )
     draft = Eagle3Draft(head, target.embedding)
     if device.type == "cpu":
+        if HeadEngine.supports(head):
+            draft.engine = HeadEngine(head)
         pack_linears(head)
     return target, draft
+
+
+def make_target(model: PreTrainedModel, feature_layers: tuple[int, ...], takes_weights: bool) -> Target:
+    """A target on the fastest path that there is for the model."""
+    engine = None
+    if takes_weights and model.device.type == "cpu":
+        if Engine.supports(model):
+            engine = Engine(model)
+        else:
+            pack_linears(model)
+    return Target(model, feature_layers, engine)
 
 
 def default_policy(device: torch.device) -> Static:

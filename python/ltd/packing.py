@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 
-def can_pack() -> bool:
-    """Whether this torch has oneDNN's packed linear operators."""
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch has oneDNN's packed linear operators, and this processor their arithmetic for the type."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    # On processors without arithmetic of their own for float16, oneDNN refuses it.
+    return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 class PackedLinear(nn.Module):
@@ -43,10 +46,9 @@ def pack_linears(module: nn.Module, rows: int = 32) -> None:
 
     The plain weights are let go, unless something else holds them (an embedding tied to the output layer).
     """
-    if not can_pack():
-        return
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
-            setattr(module, name, PackedLinear(child, rows))
+            if child.weight.numel() > 0 and can_pack(child.weight.dtype):  # an emptied one's weight is elsewhere
+                setattr(module, name, PackedLinear(child, rows))
         else:
             pack_linears(child, rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from ltd.errors import InputError
 from ltd.kv_cache import KVCache
 from ltd.models import FAMILIES
 from ltd.tree import TreeNodes
+
+if TYPE_CHECKING:
+    from ltd.engine import Engine, PackedEmbedding
 
 ATTENTION = "ltd_tree"
 PREFILL_CHUNK = 512
@@ -113,8 +116,10 @@ class Target:
         InputError: an unsupported family, or a layer index out of range.
     """
 
-    def __init__(self, model: PreTrainedModel, feature_layers: tuple[int, ...] = ()) -> None:
-        self.model, self.config = model, model.config
+    def __init__(
+        self, model: PreTrainedModel, feature_layers: tuple[int, ...] = (), engine: Engine | None = None
+    ) -> None:
+        self.model, self.config, self.engine = model, model.config, engine
         if self.config.model_type not in FAMILIES:
             raise InputError(
                 f"a {self.config.model_type!r} model cannot be a target; use one of the families {', '.join(FAMILIES)}"
@@ -127,6 +132,7 @@ class Target:
             )
         self.feature_layers = feature_layers
         self.cache: KVCache | None = None
+        self.is_tapping = False
         self.taps: dict[int, torch.Tensor] = {}
 
     @property
@@ -140,11 +146,10 @@ class Target:
         return self.embedding.weight.dtype
 
     @property
-    def embedding(self) -> nn.Embedding:
+    def embedding(self) -> nn.Embedding | PackedEmbedding:
         """The token embedding, which drafts may share."""
-        embedding = self.model.get_input_embeddings()
-        assert isinstance(embedding, nn.Embedding)
-        return embedding
+        embedding: Any = self.model.get_input_embeddings()
+        return embedding  # type: ignore[no-any-return]
 
     @property
     def vocab_size(self) -> int:
@@ -172,6 +177,10 @@ class Target:
             self.cache = None  # let the old one go first
             self.cache = KVCache(config.num_hidden_layers, batch, kv_heads, capacity, head_dim, self.dtype, self.device)
         self.cache.clear()
+        self.is_tapping = tap
+        if self.engine is not None:
+            yield
+            return
         usual_attention = self.config._attn_implementation
         self.config._attn_implementation = ATTENTION
         hooks = [self._tap(index) for index in self.feature_layers] if tap else []
@@ -254,6 +263,10 @@ class Target:
         self.cache.keep(rows)
 
     def _forward(self, cache: KVCache, tokens: torch.Tensor, block: TreeBlock, logits_to_keep: int) -> Verified:
+        if self.engine is not None:
+            return self.engine.forward(
+                tokens, block, cache, logits_to_keep, self.feature_layers if self.is_tapping else ()
+            )
         output = self.model(
             input_ids=tokens,
             position_ids=block.positions,

@@ -12,6 +12,8 @@ from torch import nn
 
 from ltd import ops
 from ltd.drafts.head import Eagle3Head
+from ltd.drafts.head_engine import HeadEngine
+from ltd.engine import PackedEmbedding
 from ltd.errors import InputError
 from ltd.kv_cache import KVCache
 from ltd.tree import DraftTree
@@ -26,12 +28,19 @@ class Eagle3Draft:
         head: the trained head.
         embedding: the target's token embedding, used unless the head brings its own.
         width: beam width W.
+        engine: runs the steps in place of the head's own layer, whose weights it has taken over.
 
     Raises:
         InputError: the head does not fit the target's embedding.
     """
 
-    def __init__(self, head: Eagle3Head, embedding: nn.Embedding, width: int = 10) -> None:
+    def __init__(
+        self,
+        head: Eagle3Head,
+        embedding: nn.Embedding | PackedEmbedding,
+        width: int = 10,
+        engine: HeadEngine | None = None,
+    ) -> None:
         config = head.config
         if config.vocab_size != embedding.num_embeddings:
             raise InputError(
@@ -47,7 +56,7 @@ class Eagle3Draft:
             raise InputError(
                 f"beam width {width} needs a draft vocabulary at least as large, not {config.draft_vocab_size}"
             )
-        self.head, self.width = head, width
+        self.head, self.width, self.engine = head, width, engine
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
         self.cache: KVCache | None = None
         self.root_states = torch.empty(0)
@@ -87,7 +96,7 @@ class Eagle3Draft:
         for chunk, following in zip(
             features.split(READ_CHUNK, dim=1), tokens[None].split(READ_CHUNK, dim=1), strict=True
         ):
-            self._read(view, self.head.fuse(chunk), following)
+            self._read(view, self.head.fuse(chunk), following, kept=0)
             view.advance([following.shape[1]])
         counts = [0] * self.cache.batch
         counts[row] = len(tokens)
@@ -96,11 +105,13 @@ class Eagle3Draft:
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """Reads the last cycle's gain with its true features; logits (B, 1, Vd) for the root's children."""
         assert self.cache is not None and features is not None
-        states = self._read(self.cache, self.head.fuse(features), tokens)
+        # The logits of a sequence's last token; where sequences gained differently, those of all.
+        kept = 1 if min(counts) == tokens.shape[1] else tokens.shape[1]
+        states, logits = self._read(self.cache, self.head.fuse(features), tokens, kept)
         self.cache.advance(counts)
         last = torch.tensor(counts, device=states.device)[:, None, None] - 1
         self.root_states = states.gather(1, last.expand(-1, 1, states.shape[2]))
-        return self.head.logits(self.root_states)
+        return logits if kept == 1 else logits.gather(1, last.expand(-1, 1, logits.shape[2]))
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         """Logits (B, W, Vd) for the children of the newest beam."""
@@ -112,29 +123,38 @@ class Eagle3Draft:
             states = self.beam_states.gather(1, tree.beam_rows[:, :, None].expand_as(self.beam_states))
         # The root's own forward stood at position length - 1; every level stands one further.
         positions = (cache.lengths.long() + level)[:, None].expand(-1, self.width)
-        masks, rows = tree.beam_masks[:, level], (level + 1) * self.width
+        masks, first_row = tree.beam_masks[:, level], level * self.width
+        self.beam_states, logits = self._step(cache, states, tree.beam_tokens, positions, masks, first_row, self.width)
+        return logits
+
+    def _read(
+        self, cache: KVCache, states: torch.Tensor, tokens: torch.Tensor, kept: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward over a chain behind each sequence's prefix; writes its rows, does not advance."""
+        positions = cache.lengths.long()[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        return self._step(cache, states, tokens, positions, None, 0, kept)
+
+    def _step(
+        self,
+        cache: KVCache,
+        states: torch.Tensor,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        masks: torch.Tensor | None,
+        first_row: int,
+        kept: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next states (B, N, H), and logits (B, kept, Vd) of the last rows; see `HeadEngine.step`."""
+        embeddings, count = self.embedding(tokens), tokens.shape[1]
+        if self.engine is not None:
+            return self.engine.step(embeddings, states, positions, cache, masks, first_row, kept)
 
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            cache.write(0, key, value, first_row=level * self.width)
-            scale = float(query.shape[-1] ** -0.5)
+            cache.write(0, key, value, first_row=first_row)
+            scale, rows = float(query.shape[-1] ** -0.5), first_row + count
             return ops.tree_attention(
                 query, cache.keys[0], cache.values[0], cache.lengths, rows, masks, positions, scale, 0
             )
 
-        self.beam_states = self.head(self.embedding(tree.beam_tokens), states, positions, attend)
-        return self.head.logits(self.beam_states)
-
-    def _read(self, cache: KVCache, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """One forward over a chain behind each sequence's prefix; writes its rows, does not advance."""
-        count = tokens.shape[1]
-        positions = cache.lengths.long()[:, None] + torch.arange(count, device=tokens.device)
-
-        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            cache.write(0, key, value)
-            scale = float(query.shape[-1] ** -0.5)
-            return ops.tree_attention(
-                query, cache.keys[0], cache.values[0], cache.lengths, count, None, positions, scale, 0
-            )
-
-        output: torch.Tensor = self.head(self.embedding(tokens), states, positions, attend)
-        return output
+        output: torch.Tensor = self.head(embeddings, states, positions, attend)
+        return output, self.head.logits(output[:, count - kept :])

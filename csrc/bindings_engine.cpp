@@ -1,0 +1,270 @@
+// The engine's part of the torch operator library `ltd`: packed weights and the forward of a whole stack of layers.
+//
+// Bad arguments raise ValueError with the tensor and its shape.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "common/cpu_kernels.h"
+#include "engine/forward_stack.h"
+
+namespace ltd {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+#define LTD_CHECK(condition, ...) TORCH_CHECK_VALUE(condition, __VA_ARGS__)
+
+// On the CPU, of this type and shape (-1 = any), contiguous in the last dimension.
+const void* checked(const char* name, const Tensor& tensor, at::ScalarType type, at::IntArrayRef sizes) {
+  LTD_CHECK(tensor.is_cpu(), name, " must be on the CPU, but is on ", tensor.device());
+  LTD_CHECK(tensor.scalar_type() == type, name, " must be of type ", type, ", but is ", tensor.scalar_type());
+  bool fits = tensor.dim() == static_cast<int64_t>(sizes.size());
+  for (size_t d = 0; fits && d < sizes.size(); ++d) fits = sizes[d] < 0 || tensor.size(d) == sizes[d];
+  LTD_CHECK(fits, name, " must have the shape ", sizes, " (-1 = any), but has ", tensor.sizes());
+  LTD_CHECK(tensor.size(-1) <= 1 || tensor.stride(-1) == 1, name,
+            " must be contiguous in its last dimension, but its strides are ", tensor.strides());
+  return tensor.const_data_ptr();
+}
+
+const void* contiguous(const char* name, const Tensor& tensor, at::ScalarType type, at::IntArrayRef sizes) {
+  const void* data = checked(name, tensor, type, sizes);
+  LTD_CHECK(tensor.is_contiguous(), name, " must be contiguous, but its strides are ", tensor.strides());
+  return data;
+}
+
+const void* contiguous(const char* name, const OptionalTensor& tensor, at::ScalarType type, at::IntArrayRef sizes) {
+  return tensor.has_value() ? contiguous(name, *tensor, type, sizes) : nullptr;
+}
+
+DType engine_type(const char* name, const Tensor& tensor) {
+  LTD_CHECK(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16, name,
+            " must be of type Float or BFloat16, but is ", tensor.scalar_type());
+  return tensor.scalar_type() == at::kFloat ? DType::kFloat32 : DType::kBFloat16;
+}
+
+// Elements of a step.
+int64_t step_elements(DType dtype) { return kStepBytes / (dtype == DType::kFloat32 ? 4 : 2); }
+
+void pack_linear_cpu(const Tensor& weight, Tensor packed) {
+  const DType dtype = engine_type("weight", weight);
+  checked("weight", weight, weight.scalar_type(), {-1, -1});
+  contiguous("packed", packed, weight.scalar_type(),
+             {packed_blocks(weight.size(0)), packed_steps(weight.size(1), dtype), step_elements(dtype)});
+  pack_linear(weight.const_data_ptr(), weight.stride(0), weight.size(0), weight.size(1), dtype,
+              packed.mutable_data_ptr());
+}
+
+void check_packed(const Tensor& packed, int64_t outputs, int64_t inputs, DType dtype) {
+  contiguous("packed", packed, packed.scalar_type(), {-1, -1, step_elements(dtype)});
+  LTD_CHECK(outputs >= 1 && inputs >= 1 && packed.size(0) == packed_blocks(outputs) &&
+                packed.size(1) == packed_steps(inputs, dtype),
+            "packed must hold a weight of shape [", outputs, ", ", inputs, "], but its shape is ", packed.sizes());
+}
+
+Tensor unpack_rows_cpu(const Tensor& packed, int64_t outputs, int64_t inputs, const Tensor& ids) {
+  const DType dtype = engine_type("packed", packed);
+  check_packed(packed, outputs, inputs, dtype);
+  LTD_CHECK(ids.is_cpu() && ids.scalar_type() == at::kLong, "ids must be of type Long on the CPU, but is ",
+            ids.scalar_type(), " on ", ids.device());
+  const Tensor flat = ids.contiguous();
+  const int64_t* numbers = flat.const_data_ptr<int64_t>();
+  std::vector<int64_t> sizes = ids.sizes().vec();
+  sizes.push_back(inputs);
+  Tensor rows = at::empty(sizes, packed.options());
+  char* target = static_cast<char*>(rows.mutable_data_ptr());
+  for (int64_t i = 0; i < flat.numel(); ++i) {
+    LTD_CHECK(numbers[i] >= 0 && numbers[i] < outputs, "ids must be 0 to ", outputs - 1, ", but holds ", numbers[i]);
+    unpack_row(packed.const_data_ptr(), numbers[i], inputs, dtype, target + i * inputs * packed.element_size());
+  }
+  return rows;
+}
+
+Tensor unpack_rows_meta(const Tensor& packed, int64_t, int64_t inputs, const Tensor& ids) {
+  std::vector<c10::SymInt> sizes = ids.sym_sizes().vec();
+  sizes.emplace_back(inputs);
+  return at::empty_symint(sizes, packed.options());
+}
+
+StackedLinear stacked(const char* name, const Tensor& blocks, const char* bias_name, const OptionalTensor& bias,
+                      int64_t layers, int64_t outputs, int64_t inputs, const ForwardStack& a, at::ScalarType type) {
+  const void* data = contiguous(
+      name, blocks, type, {layers, packed_blocks(outputs), packed_steps(inputs, a.dtype), step_elements(a.dtype)});
+  return {static_cast<const char*>(data),
+          static_cast<const char*>(contiguous(bias_name, bias, type, {layers, outputs})), outputs, inputs, a.dtype};
+}
+
+void set_cache(ForwardStack& a, const Tensor& keys, const Tensor& values, at::ScalarType type) {
+  checked("keys", keys, type, {a.layers, a.batch, -1, -1, -1});
+  checked("values", values, type, keys.sizes());
+  LTD_CHECK(keys.strides() == values.strides(), "keys and values must have the same strides, but have ", keys.strides(),
+            " and ", values.strides());
+  a.keys = static_cast<char*>(keys.mutable_data_ptr());
+  a.values = static_cast<char*>(values.mutable_data_ptr());
+  a.kv_heads = keys.size(2);
+  a.head_dim = keys.size(4);
+  bool even = a.head_dim % 2 == 0;
+  for (int d = 0; d < 4; ++d) {
+    a.cache_strides[d] = keys.stride(d);
+    even = even && keys.stride(d) % 2 == 0;
+  }
+  LTD_CHECK(even, "keys must have a head size and strides that are even, but its shape is ", keys.sizes(),
+            " and its strides are ", keys.strides());
+  LTD_CHECK(a.query_heads >= 1 && a.kv_heads >= 1 && a.query_heads % a.kv_heads == 0,
+            "query_heads must be a multiple of the ", a.kv_heads, " heads of keys, but is ", a.query_heads);
+}
+
+void set_tree(ForwardStack& a, const Tensor& lengths, const OptionalTensor& masks, const Tensor& positions,
+              at::IntArrayRef windows, int64_t capacity) {
+  a.lengths = static_cast<const int32_t*>(contiguous("lengths", lengths, at::kInt, {a.batch}));
+  for (int64_t b = 0; b < a.batch; ++b) {
+    LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + a.first_row + a.nodes <= capacity, "lengths[", b,
+              "] = ", a.lengths[b], " and ", a.first_row + a.nodes, " new rows do not fit the ", capacity,
+              " rows of keys");
+  }
+  if (masks.has_value()) {
+    const void* data = checked("masks", *masks, at::kLong, {a.batch, a.nodes, -1});
+    LTD_CHECK(masks->size(2) * 64 >= a.first_row + a.nodes, "masks must hold a bit for each of the ",
+              a.first_row + a.nodes, " rows, but its shape is ", masks->sizes());
+    a.masks = {static_cast<const int64_t*>(data), masks->stride(0), masks->stride(1)};
+  }
+  a.positions = {static_cast<const int64_t*>(checked("positions", positions, at::kLong, {a.batch, a.nodes})),
+                 positions.stride(0)};
+  LTD_CHECK(static_cast<int64_t>(windows.size()) == a.layers, "windows must hold a number for each of the ", a.layers,
+            " layers, but holds ", windows.size());
+  a.windows = windows.data();
+  bool has_window = false;
+  for (const int64_t window : windows) has_window = has_window || window > 0;
+  LTD_CHECK(a.first_row >= 0 && (a.first_row == 0 || (masks.has_value() && !has_window)),
+            "first_row must be 0 without masks or with a window, but is ", a.first_row);
+}
+
+void set_rotary(ForwardStack& a, const Tensor& cosines, const Tensor& sines, const Tensor& rotary_rows,
+                at::ScalarType type) {
+  const at::ScalarType table = cosines.scalar_type() == at::kFloat ? at::kFloat : type;
+  a.rotary_dtype = engine_type("cosines", cosines);
+  a.cosines = contiguous("cosines", cosines, table, {-1, a.head_dim});
+  a.sines = contiguous("sines", sines, table, {cosines.size(0), a.head_dim});
+  a.rotary_rows = {static_cast<const int64_t*>(checked("rotary_rows", rotary_rows, at::kLong, {a.batch, a.nodes})),
+                   rotary_rows.stride(0)};
+  for (int64_t b = 0; b < a.batch; ++b) {
+    for (int64_t n = 0; n < a.nodes; ++n) {
+      LTD_CHECK(a.rotary_rows[b][n] >= 0 && a.rotary_rows[b][n] < cosines.size(0), "rotary_rows must be 0 to ",
+                cosines.size(0) - 1, ", but holds ", a.rotary_rows[b][n]);
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor> forward_stack_cpu(
+    Tensor states, const Tensor& input_norm, const Tensor& qkv, const OptionalTensor& qkv_bias,
+    const OptionalTensor& query_norm, const OptionalTensor& key_norm, const Tensor& output,
+    const OptionalTensor& output_bias, const Tensor& post_norm, const Tensor& gate_up,
+    const OptionalTensor& gate_up_bias, const Tensor& down, const OptionalTensor& down_bias, const Tensor& final_norm,
+    const Tensor& lm_head, int64_t query_heads, int64_t intermediate, int64_t vocabulary, double epsilon, double scale,
+    const Tensor& cosines, const Tensor& sines, const Tensor& rotary_rows, Tensor keys, Tensor values,
+    const Tensor& lengths, const OptionalTensor& masks, const Tensor& positions, at::IntArrayRef windows,
+    at::IntArrayRef taps, int64_t kept, const OptionalTensor& embeddings, const OptionalTensor& embedding_norm,
+    bool residual_is_normed, int64_t first_row) {
+  const at::ScalarType type = states.scalar_type();
+  ForwardStack a{};
+  a.dtype = engine_type("states", states);
+  contiguous("states", states, type, {-1, -1, -1});
+  contiguous("input_norm", input_norm, type, {-1, states.size(2)});
+  a.layers = input_norm.size(0);
+  a.batch = states.size(0);
+  a.nodes = states.size(1);
+  a.hidden = states.size(2);
+  a.query_heads = query_heads;
+  a.intermediate = intermediate;
+  a.vocabulary = vocabulary;
+  a.epsilon = static_cast<float>(epsilon);
+  a.scale = static_cast<float>(scale);
+  a.states = states.mutable_data_ptr();
+  a.input_norm = input_norm.const_data_ptr();
+  LTD_CHECK(a.nodes >= 1 && intermediate >= 1 && vocabulary >= 1,
+            "states must have a row and intermediate and vocabulary be at least 1, but are ", states.sizes(), ", ",
+            intermediate, " and ", vocabulary);
+  LTD_CHECK(kept >= 0 && kept <= a.nodes, "kept must be 0 to ", a.nodes, ", the rows of states, but is ", kept);
+  a.embeddings = contiguous("embeddings", embeddings, type, states.sizes());
+  a.embedding_norm = contiguous("embedding_norm", embedding_norm, type, input_norm.sizes());
+  LTD_CHECK(embeddings.has_value() == embedding_norm.has_value(),
+            "embeddings and embedding_norm must be given together");
+  a.residual_is_normed = residual_is_normed;
+  a.first_row = first_row;
+  set_cache(a, keys, values, type);
+  set_tree(a, lengths, masks, positions, windows, keys.size(3));
+  set_rotary(a, cosines, sines, rotary_rows, type);
+  const int64_t mixed = query_heads * a.head_dim;
+  const int64_t gates = (intermediate + 15) / 16 * 32;
+  a.qkv = stacked("qkv", qkv, "qkv_bias", qkv_bias, a.layers, mixed + 2 * a.kv_heads * a.head_dim,
+                  embeddings.has_value() ? 2 * a.hidden : a.hidden, a, type);
+  a.query_norm = contiguous("query_norm", query_norm, type, {a.layers, a.head_dim});
+  a.key_norm = contiguous("key_norm", key_norm, type, {a.layers, a.head_dim});
+  a.output = stacked("output", output, "output_bias", output_bias, a.layers, a.hidden, mixed, a, type);
+  a.post_norm = contiguous("post_norm", post_norm, type, {a.layers, a.hidden});
+  a.gate_up = stacked("gate_up", gate_up, "gate_up_bias", gate_up_bias, a.layers, gates, a.hidden, a, type);
+  a.down = stacked("down", down, "down_bias", down_bias, a.layers, a.hidden, intermediate, a, type);
+  a.final_norm = contiguous("final_norm", final_norm, type, {a.hidden});
+  a.lm_head = stacked("lm_head", lm_head.unsqueeze(0), "", std::nullopt, 1, vocabulary, a.hidden, a, type);
+  a.taps = taps.data();
+  a.tap_count = taps.size();
+  for (const int64_t layer : taps)
+    LTD_CHECK(layer >= 0 && layer <= a.layers, "taps must be 0 to ", a.layers, ", but hold ", layer);
+  Tensor logits = at::empty({a.batch, kept, vocabulary}, states.options());
+  Tensor features = at::empty({a.batch, a.nodes, a.tap_count * a.hidden}, states.options());
+  a.kept = kept;
+  a.logits = logits.mutable_data_ptr();
+  a.features = features.mutable_data_ptr();
+  a.threads = at::get_num_threads();
+  if (a.batch > 0) cpu_kernels().forward_stack(a);
+  return {logits, features};
+}
+
+std::tuple<Tensor, Tensor> forward_stack_meta(
+    Tensor states, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+    const Tensor&, const OptionalTensor&, const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&,
+    const OptionalTensor&, const Tensor&, const Tensor&, int64_t, int64_t, int64_t vocabulary, double, double,
+    const Tensor&, const Tensor&, const Tensor&, Tensor, Tensor, const Tensor&, const OptionalTensor&, const Tensor&,
+    at::IntArrayRef, at::IntArrayRef taps, int64_t kept, const OptionalTensor&, const OptionalTensor&, bool, int64_t) {
+  const auto feature_size = states.sym_size(2) * static_cast<int64_t>(taps.size());
+  return {at::empty_symint({states.sym_size(0), kept, vocabulary}, states.options()),
+          at::empty_symint({states.sym_size(0), states.sym_size(1), feature_size}, states.options())};
+}
+
+void pack_linear_meta(const Tensor&, Tensor) {}
+
+}  // namespace
+}  // namespace ltd
+
+TORCH_LIBRARY_FRAGMENT(ltd, library) {
+  library.def("pack_linear(Tensor weight, Tensor(a!) packed) -> ()");
+  library.def("unpack_rows(Tensor packed, int outputs, int inputs, Tensor ids) -> Tensor");
+  library.def(
+      "forward_stack(Tensor(a!) states, Tensor input_norm, Tensor qkv, Tensor? qkv_bias, Tensor? query_norm, Tensor? "
+      "key_norm, "
+      "Tensor output, Tensor? output_bias, Tensor post_norm, Tensor gate_up, Tensor? gate_up_bias, Tensor down, "
+      "Tensor? down_bias, "
+      "Tensor final_norm, Tensor lm_head, int query_heads, int intermediate, int vocabulary, float epsilon, float "
+      "scale, Tensor cosines, "
+      "Tensor sines, Tensor rotary_rows, Tensor(b!) keys, Tensor(c!) values, Tensor lengths, Tensor? masks, Tensor "
+      "positions, "
+      "int[] windows, int[] taps, int kept, Tensor? embeddings, Tensor? embedding_norm, bool residual_is_normed, int "
+      "first_row) -> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(ltd, CPU, library) {
+  library.impl("pack_linear", ltd::pack_linear_cpu);
+  library.impl("unpack_rows", ltd::unpack_rows_cpu);
+  library.impl("forward_stack", ltd::forward_stack_cpu);
+}
+
+TORCH_LIBRARY_IMPL(ltd, Meta, library) {
+  library.impl("pack_linear", ltd::pack_linear_meta);
+  library.impl("unpack_rows", ltd::unpack_rows_meta);
+  library.impl("forward_stack", ltd::forward_stack_meta);
+}

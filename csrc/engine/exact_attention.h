@@ -1,0 +1,294 @@
+// Attention of the engine: for each query the same result bit for bit whatever else is computed with it. Included by
+// engine sources only.
+//
+// An attention row is one query head of one node. Rows that share a key/value head are taken in groups, one row in each
+// lane of up to kTileVectors vectors, for scores and weights; their weighted values are then summed with the head's
+// elements across the lanes. The scores of all keys of a group are kept, so that the exact maximum is known before the
+// first weight is computed. A key's score and weight depend on nothing but key, query and maximum; sums run over the
+// keys in the order of their rows.
+#pragma once
+
+#include "attention/engine.h"
+#include "engine/forward_stack.h"
+#include "engine/product.h"
+#include "engine/rows.h"
+
+namespace ltd::LTD_ISA {
+namespace {
+
+constexpr int64_t kScoreBlock = 64;  // keys converted at a time where the product wants another type
+
+// Register block of the weighted sums: kMixRows rows times kMixVectors vectors of a head's elements.
+#if defined(__AVX512F__)
+constexpr int kMixRows = 6;
+constexpr int kMixVectors = 4;
+#else
+constexpr int kMixRows = 4;
+constexpr int kMixVectors = 2;
+#endif
+
+// The attention of one layer.
+template <typename Kind>
+struct AttentionTask {
+  using Element = typename Kind::Element;
+  using Activation = typename Kind::Activation;
+
+  const ForwardStack& a;
+  int64_t layer;
+  const Element* queries;  // (B * N, heads * head_dim), the query heads first, rows `query_stride` apart
+  int64_t query_stride;
+  ActivationRows<Activation> result;  // (B * N, query_heads * head_dim)
+
+  int64_t group_heads() const { return a.query_heads / a.kv_heads; }
+  const Element* cache_row(const char* cache, int64_t batch, int64_t kv_head, int64_t row) const {
+    const int64_t* strides = a.cache_strides;
+    return reinterpret_cast<const Element*>(cache) + layer * strides[0] + batch * strides[1] + kv_head * strides[2] +
+           row * strides[3];
+  }
+};
+
+// Rows first_row ... first_row + rows - 1 of one key/value head, which see keys of first_key ... last_key - 1 only.
+struct AttentionGroup {
+  int64_t batch;
+  int64_t kv_head;
+  int64_t first_row;
+  int64_t rows;
+  int64_t vectors;
+  int64_t first_key;
+  int64_t last_key;
+};
+
+// A thread's memory for one group.
+struct AttentionScratch {
+  float* query;   // (head_dim, vectors) words
+  float* copy;    // (kScoreBlock, head_dim)
+  float* scores;  // (keys, vectors)
+
+  static int64_t floats(const ForwardStack& a, int64_t keys) {
+    const int64_t width = kTileVectors * kLanes;
+    return width * (a.head_dim + kLanes) + kScoreBlock * a.head_dim + keys * width;
+  }
+  static AttentionScratch in(float* memory, const ForwardStack& a) {
+    float* const copy = memory + kTileVectors * kLanes * (a.head_dim + kLanes);
+    return {memory, copy, copy + kScoreBlock * a.head_dim};
+  }
+};
+
+// Rows of a group behind the last are copies of it.
+template <typename Kind>
+LTD_INLINE int64_t row_in_lane(const AttentionGroup& group, int64_t lane) {
+  return group.first_row + (lane < group.rows ? lane : group.rows - 1);
+}
+
+template <typename Engine, typename Kind>
+void load_group_queries(const AttentionTask<Kind>& task, const AttentionGroup& group, float* query) {
+  const ForwardStack& a = task.a;
+  const int64_t width = group.vectors * kLanes;
+  const int64_t words = a.head_dim / Engine::kElements;
+  for (int64_t v = 0; v < group.vectors; ++v) {
+    for (int64_t word = 0; word < words; word += kLanes) {
+      Floats block[kLanes];
+      const int64_t first = word * Engine::kElements;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int64_t row = row_in_lane<Kind>(group, v * kLanes + lane);
+        const int64_t head = group.kv_head * task.group_heads() + row % task.group_heads();
+        const int64_t node = group.batch * a.nodes + row / task.group_heads();
+        const auto* source = task.queries + node * task.query_stride + head * a.head_dim + first;
+        block[lane] = Engine::query_words(source, a.head_dim - first);
+      }
+      transpose(block);
+      const int64_t count = words - word < kLanes ? words - word : kLanes;
+      for (int64_t i = 0; i < count; ++i) store(query + (word + i) * width + v * kLanes, block[i]);
+    }
+  }
+}
+
+// Which of the 32 tree rows from `first` on the row in a lane sees, as bits.
+template <typename Kind>
+uint32_t seen_tree_rows(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t lane, int64_t first) {
+  const ForwardStack& a = task.a;
+  const int64_t node = row_in_lane<Kind>(group, lane) / task.group_heads();
+  uint32_t seen;
+  if (a.masks.data != nullptr) {
+    seen = static_cast<uint32_t>(static_cast<uint64_t>(a.masks.at(group.batch, node)[first / 64]) >> (first % 64));
+  } else {
+    seen = node < first ? 0 : node - first >= 31 ? ~0u : (2u << (node - first)) - 1;
+  }
+  const int64_t window = a.windows[task.layer];
+  for (int64_t j = 0; window > 0 && j < 32 && first + j < a.nodes; ++j) {
+    const int64_t* positions = a.positions[group.batch];
+    if (positions[node] - positions[first + j] >= window) seen &= ~(1u << j);
+  }
+  return seen;
+}
+
+// Makes the score of every key that a row may not see -inf.
+template <typename Kind>
+void hide_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, float* scores) {
+  const ForwardStack& a = task.a;
+  const int64_t width = group.vectors * kLanes;
+  const int64_t length = a.lengths[group.batch];
+  for (int64_t lane = 0; lane < width && a.windows[task.layer] > 0; ++lane) {
+    const int64_t node = row_in_lane<Kind>(group, lane) / task.group_heads();
+    const int64_t horizon = a.positions[group.batch][node] - a.windows[task.layer];  // keys up to it are hidden
+    for (int64_t key = group.first_key; key < length && key <= horizon; ++key) {
+      scores[(key - group.first_key) * width + lane] = -kInfinity;
+    }
+  }
+  uint32_t seen[kTileVectors * kLanes];
+  for (int64_t first = 0; length + first < group.last_key; first += 32) {
+    for (int64_t lane = 0; lane < width; ++lane) seen[lane] = seen_tree_rows(task, group, lane, first);
+    const int64_t rows = group.last_key - length - first < 32 ? group.last_key - length - first : 32;
+    float* const block = scores + (length + first - group.first_key) * width;
+    for (int64_t lane = 0; lane < width; lane += kLanes) {
+      const Words bits = load_raw<Words>(seen + lane);
+      for (int64_t j = 0; j < rows; ++j) {
+        float* const score = block + j * width + lane;
+        store(score, (bits & (uint32_t{1} << j)) != 0 ? load(score) : splat(-kInfinity));
+      }
+    }
+  }
+}
+
+// Turns scores into weights e^(scale * (score - maximum)); returns the weights' sums.
+LTD_INLINE Floats soften_scores(float scale, int64_t keys, int64_t width, float* scores) {
+  Floats top = splat(-kInfinity);
+  for (int64_t k = 0; k < keys; ++k) top = larger(load(scores + k * width), top);
+  // Where nothing is seen all weights are 0 with any finite maximum; -inf - -inf would be NaN.
+  const Floats base = top == -kInfinity ? Floats{} : top;
+  const float factor = scale * kLog2E;
+  Floats sum{};
+  for (int64_t k = 0; k < keys; ++k) {
+    const Floats weight = exp2_nonpositive((load(scores + k * width) - base) * factor);
+    store(scores + k * width, weight);
+    sum += weight;
+  }
+  return sum;
+}
+
+// result[r] = sum over the keys of weights[k][r] * values[k], divided by sums[r], for R rows and V vectors (or part of
+// one).
+template <typename Kind, int R, int V>
+void mix_values(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row, int64_t element,
+                int64_t elements, const float* weights, const float* sums) {
+  const ForwardStack& a = task.a;
+  const int64_t width = group.vectors * kLanes;
+  const auto* values = task.cache_row(a.values, group.batch, group.kv_head, group.first_key) + element;
+  Floats mixed[R][V] = {};
+  for (int64_t k = 0; k < group.last_key - group.first_key; ++k) {
+    Floats value[V];
+    for (int v = 0; v < V; ++v) value[v] = load_part(values + v * kLanes, elements - v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < V; ++v) mixed[r][v] += splat(weights[k * width + row + r]) * value[v];
+    }
+    values += a.cache_strides[3];
+  }
+  for (int r = 0; r < R; ++r) {
+    const int64_t attention_row = group.first_row + row + r;
+    const int64_t head = group.kv_head * task.group_heads() + attention_row % task.group_heads();
+    auto* target =
+        task.result[group.batch * a.nodes + attention_row / task.group_heads()] + head * a.head_dim + element;
+    const float sum = sums[row + r];
+    const Floats inverse = splat(1.0f / (sum == 0.0f ? 1.0f : sum));  // a row that saw nothing has sum 0 and result 0
+    for (int v = 0; v < V; ++v) {
+      store_part(target + v * kLanes, rounded<typename Kind::Element>(mixed[r][v] * inverse), elements - v * kLanes);
+    }
+  }
+}
+
+template <typename Kind, int R>
+void mix_row_block(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row, const float* weights,
+                   const float* sums) {
+  const int64_t size = task.a.head_dim;
+  int64_t element = 0;
+  for (; element + kMixVectors * kLanes <= size; element += kMixVectors * kLanes) {
+    mix_values<Kind, R, kMixVectors>(task, group, row, element, kMixVectors * kLanes, weights, sums);
+  }
+  for (; element < size; element += kLanes)
+    mix_values<Kind, R, 1>(task, group, row, element, size - element, weights, sums);
+}
+
+template <typename Kind, int R>
+void mix_rows(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row, const float* weights,
+              const float* sums) {
+  for (; row + R <= group.rows; row += R) mix_row_block<Kind, R>(task, group, row, weights, sums);
+  if constexpr (R > 1) mix_rows<Kind, R / 2>(task, group, row, weights, sums);
+}
+
+template <typename Engine, int V, typename Kind>
+void score_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, const AttentionScratch& scratch) {
+  const ForwardStack& a = task.a;
+  for (int64_t key = group.first_key; key < group.last_key; key += kScoreBlock) {
+    const int64_t count = group.last_key - key < kScoreBlock ? group.last_key - key : kScoreBlock;
+    const auto* source = task.cache_row(a.keys, group.batch, group.kv_head, key);
+    const auto keys = Engine::keys(source, a.cache_strides[3], count, a.head_dim,
+                                   reinterpret_cast<typename Engine::Word*>(scratch.copy));
+    product<Engine, kTileRows, V, false>(keys, scratch.query, count, a.head_dim / Engine::kElements,
+                                         scratch.scores + (key - group.first_key) * V * kLanes);
+  }
+}
+
+template <typename Engine, typename Kind>
+void attend_group(const AttentionTask<Kind>& task, const AttentionGroup& group, const AttentionScratch& scratch) {
+  load_group_queries<Engine>(task, group, scratch.query);
+  if (group.vectors == 3) score_keys<Engine, 3>(task, group, scratch);
+  if (group.vectors == 2) score_keys<Engine, 2>(task, group, scratch);
+  if (group.vectors == 1) score_keys<Engine, 1>(task, group, scratch);
+  hide_keys(task, group, scratch.scores);
+  float sums[kTileVectors * kLanes];
+  for (int64_t lane = 0; lane < group.vectors * kLanes; lane += kLanes) {
+    const int64_t keys = group.last_key - group.first_key;
+    store(sums + lane, soften_scores(task.a.scale, keys, group.vectors * kLanes, scratch.scores + lane));
+  }
+  mix_rows<Kind, kMixRows>(task, group, 0, scratch.scores, sums);
+}
+
+// The keys that some row of a group may see: in a chain none behind its last node, with a window none before all its
+// nodes' horizons.
+template <typename Kind>
+void limit_keys(const AttentionTask<Kind>& task, AttentionGroup& group) {
+  const ForwardStack& a = task.a;
+  const int64_t length = a.lengths[group.batch];
+  const int64_t first_node = group.first_row / task.group_heads();
+  const int64_t last_node = (group.first_row + group.rows - 1) / task.group_heads();
+  group.last_key = length + (a.masks.data == nullptr ? last_node + 1 : a.first_row + a.nodes);
+  group.first_key = 0;
+  if (a.windows[task.layer] <= 0) return;
+  group.first_key = length;
+  for (int64_t node = first_node; node <= last_node; ++node) {
+    const int64_t visible = a.positions[group.batch][node] - a.windows[task.layer] + 1;
+    group.first_key = visible < group.first_key ? visible : group.first_key;
+  }
+  if (group.first_key < 0) group.first_key = 0;
+}
+
+// This thread's part of a layer's attention.
+template <typename Kind>
+void attend(const AttentionTask<Kind>& task, const Team& team, float* memory) {
+  const ForwardStack& a = task.a;
+  const AttentionScratch scratch = AttentionScratch::in(memory, a);
+  const int64_t rows = task.group_heads() * a.nodes;
+  const int64_t vectors = (rows + kLanes - 1) / kLanes;
+  int64_t groups = (vectors + kTileVectors - 1) / kTileVectors;
+  while (groups < vectors && groups * a.batch * a.kv_heads < 2 * team.size) ++groups;
+  for (int64_t item = team.index; item < a.batch * a.kv_heads * groups; item += team.size) {
+    const int64_t index = item % groups;
+    const int64_t first_vector = vectors * index / groups;
+    const int64_t last_vector = vectors * (index + 1) / groups;
+    const int64_t head = item / groups;
+    AttentionGroup group{
+        head / a.kv_heads, head % a.kv_heads, first_vector * kLanes, 0, last_vector - first_vector, 0, 0};
+    group.rows = (last_vector * kLanes < rows ? last_vector * kLanes : rows) - group.first_row;
+    limit_keys(task, group);
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Kind, BFloat16Product>) {
+      attend_group<BFloat16Engine>(task, group, scratch);
+      continue;
+    }
+#endif
+    attend_group<FloatEngine>(task, group, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace ltd::LTD_ISA

@@ -1,0 +1,263 @@
+#include "engine/forward_stack.h"
+
+#include "common/scratch.h"
+#include "engine/exact_attention.h"
+
+namespace ltd::LTD_ISA {
+namespace {
+
+// Multiply-adds below which a further thread costs more than it saves.
+constexpr int64_t kWorkOfThread = 1 << 16;
+
+template <typename Kind>
+class Forward {
+  using Element = typename Kind::Element;
+  using Activation = typename Kind::Activation;
+  using Rows = ActivationRows<Activation>;
+
+ public:
+  explicit Forward(const ForwardStack& a) : a_(a), rows_(a.batch * a.nodes), heads_(a.query_heads + 2 * a.kv_heads) {
+    int64_t longest = 0;
+    for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
+    const int64_t attention = AttentionScratch::floats(a, longest + a.first_row + a.nodes);
+    thread_floats_ = kGroupRows * kBlockOutputs + (attention + 15) / 16 * 16;
+  }
+
+  void run() {
+    const int64_t bytes = carve(nullptr);
+    thread_local Scratch memory;
+    carve(memory.reserve<char>(bytes));
+    zero_padding(normed_, a_.hidden);
+    zero_padding(mixed_, a_.query_heads * a_.head_dim);
+    zero_padding(active_, a_.intermediate);
+    const int threads = thread_count();
+    Barrier barrier;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#ifdef _OPENMP
+      const Team team{omp_get_thread_num(), omp_get_num_threads(), &barrier};
+#else
+      const Team team{0, 1, &barrier};
+#endif
+      for (int64_t layer = 0; layer < a_.layers; ++layer) run_layer(team, layer);
+      run_head(team);
+    }
+  }
+
+ private:
+  // Lays the buffers out; returns their size in bytes.
+  int64_t carve(char* memory) {
+    int64_t used = 0;
+    const auto take = [&](int64_t bytes) {
+      char* const place = memory + used;
+      used += (bytes + 63) / 64 * 64;
+      return place;
+    };
+    const auto take_rows = [&](int64_t size) {
+      const int64_t stride = activation_stride<Activation>(size);
+      return Rows{reinterpret_cast<Activation*>(take(rows_ * stride * sizeof(Activation))), stride};
+    };
+    normed_ = take_rows(a_.qkv.inputs);
+    mixed_ = take_rows(a_.query_heads * a_.head_dim);
+    active_ = take_rows(a_.intermediate);
+    qkv_ = reinterpret_cast<Element*>(take(rows_ * heads_ * a_.head_dim * sizeof(Element)));
+    scratch_ = reinterpret_cast<float*>(take(a_.threads * thread_floats_ * sizeof(float)));
+    return used;
+  }
+
+  void zero_padding(Rows rows, int64_t size) const {
+    for (int64_t r = 0; r < rows_ && size % 2 != 0; ++r) rows[r][size] = Activation{};
+  }
+
+  int thread_count() const {
+    const int64_t layer = (heads_ + a_.query_heads) * a_.head_dim + 3 * a_.intermediate;
+    const int64_t work = (rows_ * a_.layers * layer + a_.batch * a_.kept * a_.vocabulary) * a_.hidden;
+    const int64_t useful = work / kWorkOfThread + 1;
+    return useful < a_.threads ? static_cast<int>(useful) : a_.threads;
+  }
+
+  float* sums(const Team& team) const { return scratch_ + team.index * thread_floats_; }
+  float* attention_memory(const Team& team) const { return sums(team) + kGroupRows * kBlockOutputs; }
+  Element* state(int64_t row) const { return static_cast<Element*>(a_.states) + row * a_.hidden; }
+
+  template <typename T>
+  static const Element* at(const T* stacked, int64_t index, int64_t size) {
+    return stacked == nullptr ? nullptr : static_cast<const Element*>(stacked) + index * size;
+  }
+
+  // A linear layer's output before it is rounded: sums plus bias, for the outputs `first` + i ... of which `count`
+  // exist.
+  static LTD_INLINE Floats output_part(const PackedLinear& linear, const float* sums, int64_t first, int64_t i) {
+    const Floats values = load(sums + i);
+    if (linear.bias == nullptr) return values;
+    return values + load_part(static_cast<const Element*>(linear.bias) + first + i, linear.outputs - first - i);
+  }
+
+  // Calls body(i, how many outputs from `first` + i on exist) for the vectors of a block.
+  template <typename Body>
+  static LTD_INLINE void for_outputs(const PackedLinear& linear, int64_t first, Body&& body) {
+    const int64_t count = linear.outputs - first < kBlockOutputs ? linear.outputs - first : kBlockOutputs;
+    for (int64_t i = 0; i < count; i += kLanes) body(i, count - i);
+  }
+
+  void tap(int64_t layer, int64_t first, int64_t last) const {
+    for (int64_t t = 0; t < a_.tap_count; ++t) {
+      if (a_.taps[t] != layer) continue;
+      for (int64_t row = first; row < last; ++row) {
+        Element* const target = static_cast<Element*>(a_.features) + (row * a_.tap_count + t) * a_.hidden;
+        std::memcpy(target, state(row), a_.hidden * sizeof(Element));
+      }
+    }
+  }
+
+  void norm(const Team& team, const void* weight, int64_t layer) const {
+    const auto [first, last] = team.share(rows_);
+    for (int64_t row = first; row < last; ++row) {
+      norm_row(state(row), at(weight, layer, a_.hidden), a_.hidden, a_.epsilon, normed_[row]);
+    }
+    team.wait_for_all();
+  }
+
+  // What a draft head's projections read.
+  void norm_pair(const Team& team, int64_t layer) const {
+    const Element* const weight = at(a_.input_norm, layer, a_.hidden);
+    const auto [first, last] = team.share(rows_);
+    for (int64_t row = first; row < last; ++row) {
+      const Element* const embedding = at(a_.embeddings, row, a_.hidden);
+      norm_row(embedding, at(a_.embedding_norm, layer, a_.hidden), a_.hidden, a_.epsilon, normed_[row]);
+      norm_row(state(row), weight, a_.hidden, a_.epsilon, normed_[row] + a_.hidden);
+      if (a_.residual_is_normed) norm_row(state(row), weight, a_.hidden, a_.epsilon, state(row));
+    }
+    team.wait_for_all();
+  }
+
+  void run_layer(const Team& team, int64_t layer) const {
+    const auto [first, last] = team.share(rows_);
+    tap(layer, first, last);
+    a_.embeddings == nullptr ? norm(team, a_.input_norm, layer) : norm_pair(team, layer);
+    project(team, a_.qkv.at(layer));
+    place_heads(team, layer);
+    attend(AttentionTask<Kind>{a_, layer, qkv_, heads_ * a_.head_dim, mixed_}, team, attention_memory(team));
+    team.wait_for_all();
+    add_linear(team, mixed_, a_.output.at(layer));
+    norm(team, a_.post_norm, layer);
+    activate(team, a_.gate_up.at(layer));
+    add_linear(team, active_, a_.down.at(layer));
+  }
+
+  // qkv = linear(normed)
+  void project(const Team& team, const PackedLinear& linear) const {
+    multiply<Kind>(team, normed_, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+      for_outputs(linear, output, [&](int64_t i, int64_t count) {
+        store_part(qkv_ + row * linear.outputs + output + i, output_part(linear, sums, output, i), count);
+      });
+    });
+    team.wait_for_all();
+  }
+
+  // Norms query and key heads, turns them to their positions, and writes keys and values into the cache.
+  void place_heads(const Team& team, int64_t layer) const {
+    const auto [first, last] = team.share(rows_ * heads_);
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t row = item / heads_;
+      const int64_t head = item % heads_;
+      place_head(layer, row / a_.nodes, row % a_.nodes, head, qkv_ + item * a_.head_dim);
+    }
+    team.wait_for_all();
+  }
+
+  template <typename Table>
+  void rotate(const Table* cosines, const Table* sines, int64_t place, Element* vector) const {
+    rotate_row(vector, cosines + place, sines + place, a_.head_dim, vector);
+  }
+
+  void place_head(int64_t layer, int64_t batch, int64_t node, int64_t head, Element* vector) const {
+    const bool is_query = head < a_.query_heads;
+    const bool is_value = head >= a_.query_heads + a_.kv_heads;
+    if (!is_value) {
+      const Element* weight = at(is_query ? a_.query_norm : a_.key_norm, layer, a_.head_dim);
+      if (weight != nullptr) norm_row(vector, weight, a_.head_dim, a_.epsilon, vector);
+      const int64_t place = a_.rotary_rows[batch][node] * a_.head_dim;
+      if (a_.rotary_dtype == a_.dtype) {
+        rotate(static_cast<const Element*>(a_.cosines), static_cast<const Element*>(a_.sines), place, vector);
+      } else {
+        rotate(static_cast<const float*>(a_.cosines), static_cast<const float*>(a_.sines), place, vector);
+      }
+    }
+    if (is_query) return;
+    const int64_t* strides = a_.cache_strides;
+    const int64_t kv_head = (head - a_.query_heads) % a_.kv_heads;
+    const int64_t offset = layer * strides[0] + batch * strides[1] + kv_head * strides[2] +
+                           (a_.lengths[batch] + a_.first_row + node) * strides[3];
+    std::memcpy(reinterpret_cast<Element*>(is_value ? a_.values : a_.keys) + offset, vector,
+                a_.head_dim * sizeof(Element));
+  }
+
+  // state += linear(x)
+  void add_linear(const Team& team, Rows x, const PackedLinear& linear) const {
+    multiply<Kind>(team, x, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+      for_outputs(linear, output, [&](int64_t i, int64_t count) {
+        Element* const target = state(row) + output + i;
+        store_part(target, load_part(target, count) + rounded<Element>(output_part(linear, sums, output, i)), count);
+      });
+    });
+    team.wait_for_all();
+  }
+
+  // active = silu(gate(normed)) * up(normed); a block of gate_up holds 16 gates and the 16 ups that go with them.
+  void activate(const Team& team, const PackedLinear& linear) const {
+    constexpr int64_t kHalf = kBlockOutputs / 2;
+    multiply<Kind>(team, normed_, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+      const int64_t first = output / 2;
+      for (int64_t i = 0; i < kHalf && first + i < a_.intermediate; i += kLanes) {
+        const Floats gate = rounded<Element>(output_part(linear, sums, output, i));
+        const Floats up = rounded<Element>(output_part(linear, sums, output, kHalf + i));
+        store_part(active_[row] + first + i, rounded<Element>(rounded<Element>(silu(gate)) * up),
+                   a_.intermediate - first - i);
+      }
+    });
+    team.wait_for_all();
+  }
+
+  // Logits of the kept rows.
+  void run_head(const Team& team) const {
+    const auto [first, last] = team.share(rows_);
+    tap(a_.layers, first, last);
+    const int64_t wanted = a_.batch * a_.kept;
+    const auto [first_wanted, last_wanted] = team.share(wanted);
+    for (int64_t i = first_wanted; i < last_wanted; ++i) {
+      const int64_t row = i / a_.kept * a_.nodes + a_.nodes - a_.kept + i % a_.kept;
+      norm_row(state(row), at(a_.final_norm, 0, 0), a_.hidden, a_.epsilon, normed_[i]);
+    }
+    team.wait_for_all();
+    const PackedLinear linear = a_.lm_head.at(0);
+    multiply<Kind>(team, normed_, wanted, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+      for_outputs(linear, output, [&](int64_t i, int64_t count) {
+        Element* const target = static_cast<Element*>(a_.logits) + row * a_.vocabulary + output + i;
+        store_part(target, output_part(linear, sums, output, i), count);
+      });
+    });
+  }
+
+  const ForwardStack& a_;
+  const int64_t rows_;
+  const int64_t heads_;
+  int64_t thread_floats_;
+  Rows normed_{};     // (rows, hidden)
+  Rows mixed_{};      // (rows, query_heads * head_dim)
+  Rows active_{};     // (rows, intermediate)
+  Element* qkv_{};    // (rows, heads, head_dim)
+  float* scratch_{};  // (threads, thread_floats_)
+};
+
+}  // namespace
+
+void forward_stack(const ForwardStack& a) {
+  if (a.dtype == DType::kFloat32) {
+    Forward<FloatProduct>(a).run();
+  } else {
+    Forward<BFloat16Product>(a).run();
+  }
+}
+
+}  // namespace ltd::LTD_ISA

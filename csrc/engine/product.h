@@ -1,0 +1,223 @@
+// The products of the engine: rows of activations with packed weights. Included by engine sources only.
+//
+// Every element of the result is one chain of multiply-adds over the inputs, first to last, whatever the tile it was
+// computed in.
+#pragma once
+
+#include <sched.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include <array>
+#include <utility>
+
+#include "common/vector.h"
+#include "engine/packed_linear.h"
+
+namespace ltd::LTD_ISA {
+namespace {
+
+// Register block: up to kTileRows rows times kTileVectors vectors of outputs.
+#if defined(__AVX512F__)
+constexpr int kProductRows = 12;
+#else
+constexpr int kProductRows = 4;
+#endif
+constexpr int kProductVectors = 2;
+
+// Rows whose sums wait in the second-level cache, and steps of a block that stay in the first while all their tiles use
+// them.
+constexpr int64_t kGroupRows = 21 * kProductRows;
+constexpr int64_t kChunkSteps = 1024;
+
+// Where the threads of a team wait for each other.
+struct Barrier {
+  int64_t arrived = 0;
+  int64_t round = 0;
+};
+
+// The threads that work on one forward together.
+struct Team {
+  int64_t index;
+  int64_t size;
+  Barrier* barrier;
+
+  // [first, second) of `count` items is this thread's share.
+  std::pair<int64_t, int64_t> share(int64_t count) const { return {count * index / size, count * (index + 1) / size}; }
+
+  // OpenMP's own barrier spins for milliseconds before it gives the processor away; where the machine has other work to
+  // do, the thread waited for may be the one that needs it. There are hundreds of barriers in a forward.
+  void wait_for_all() const {
+    constexpr int kPatience = 2000;
+    if (size == 1) return;
+    const int64_t round = __atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&barrier->arrived, 1, __ATOMIC_ACQ_REL) == size) {
+      __atomic_store_n(&barrier->arrived, 0, __ATOMIC_RELAXED);
+      __atomic_store_n(&barrier->round, round + 1, __ATOMIC_RELEASE);
+      return;
+    }
+    for (int tries = 0; __atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE) == round; ++tries) {
+      if (tries > kPatience) sched_yield();
+#if defined(__SSE2__)
+      _mm_pause();
+#endif
+    }
+  }
+};
+
+// How elements are multiplied. Element: of the model; Activation: how rows are kept; kInputs: inputs of a step.
+struct FloatProduct {
+  using Element = float;
+  using Activation = float;
+  static constexpr int64_t kInputs = 1;
+  using Weights = Floats;
+
+  LTD_INLINE static Weights weights(const char* step) { return load_raw<Floats>(step); }
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
+    return sum + splat(row[0]) * weights;
+  }
+};
+
+#if defined(__AVX512BF16__)
+// Two multiply-adds in one instruction. (AMX, where there is some, would be one more such struct, with tiles for
+// vectors.)
+struct BFloat16Product {
+  using Element = BFloat16;
+  using Activation = BFloat16;
+  static constexpr int64_t kInputs = 2;
+  using Weights = Floats;
+
+  LTD_INLINE static Weights weights(const char* step) { return load_raw<Floats>(step); }
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
+    int pair;
+    std::memcpy(&pair, row, sizeof pair);
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)weights);
+  }
+};
+#else
+struct BFloat16Product {
+  using Element = BFloat16;
+  using Activation = float;
+  static constexpr int64_t kInputs = 2;
+  struct Weights {
+    Floats even, odd;
+  };
+
+  LTD_INLINE static Weights weights(const char* step) {
+    const Words pairs = load_raw<Words>(step);
+    return {(Floats)(pairs << 16), (Floats)(pairs & 0xffff0000u)};
+  }
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
+    sum = sum + splat(row[0]) * weights.even;
+    return sum + splat(row[1]) * weights.odd;
+  }
+};
+#endif
+
+// One tile of a product.
+template <typename Kind>
+struct Tile {
+  const typename Kind::Activation* rows;
+  int64_t row_stride;
+  const char* weights;  // a block from some step on
+  int64_t steps;
+  float* sums;        // (rows, kBlockOutputs)
+  bool first;         // sums start from zero
+  const char* ahead;  // fetched into the cache meanwhile
+  int64_t ahead_step;
+};
+
+template <typename Kind, int M>
+void run_tile(const Tile<Kind>& tile) {
+  constexpr int V = kProductVectors;
+  for (int64_t column = 0; column < kBlockOutputs; column += V * kLanes) {
+    Floats sums[M][V];
+    for (int m = 0; m < M; ++m) {
+      for (int v = 0; v < V; ++v) {
+        sums[m][v] = tile.first ? Floats{} : load(tile.sums + m * kBlockOutputs + column + v * kLanes);
+      }
+    }
+    const char* step = tile.weights + column * 4;
+    const char* ahead = tile.ahead;
+    const typename Kind::Activation* row = tile.rows;
+    for (int64_t s = 0; s < tile.steps; ++s) {
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + 64, 0, 2);
+      typename Kind::Weights weights[V];
+      for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * 4);
+      for (int m = 0; m < M; ++m) {
+        for (int v = 0; v < V; ++v) sums[m][v] = Kind::multiply_add(sums[m][v], row + m * tile.row_stride, weights[v]);
+      }
+      step += kStepBytes;
+      ahead += tile.ahead_step;
+      row += Kind::kInputs;
+    }
+    for (int m = 0; m < M; ++m) {
+      for (int v = 0; v < V; ++v) store(tile.sums + m * kBlockOutputs + column + v * kLanes, sums[m][v]);
+    }
+  }
+}
+
+template <typename Kind, int... kRows>
+constexpr auto tile_table(std::integer_sequence<int, kRows...>) {
+  return std::array{&run_tile<Kind, kRows + 1>...};
+}
+
+// Rows of activations; behind an odd last input stands a zero.
+template <typename Activation>
+struct ActivationRows {
+  Activation* data;
+  int64_t stride;
+
+  LTD_INLINE Activation* operator[](int64_t row) const { return data + row * stride; }
+};
+
+// Rows apart by an odd number of cache lines: they would fall on each other in the cache if apart by a large power of
+// two.
+template <typename Activation>
+LTD_INLINE int64_t activation_stride(int64_t size) {
+  constexpr int64_t kLine = 64 / sizeof(Activation);
+  return ((size + 1 + kLine - 1) / kLine | 1) * kLine;
+}
+
+// The sums of one block for `count` rows from `first_row` on.
+template <typename Kind>
+void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, int64_t count,
+               const PackedLinear& linear, int64_t block, float* sums) {
+  static constexpr auto kTiles = tile_table<Kind>(std::make_integer_sequence<int, kProductRows>());
+  const int64_t tiles = (count + kProductRows - 1) / kProductRows;
+  const char* const weights = linear.blocks + block * linear.steps * kStepBytes;
+  // The next block, which may lie behind the last: prefetching it is harmless.
+  const int64_t ahead_step = tiles == 1 ? kStepBytes : kStepBytes / tiles;
+  for (int64_t step = 0; step < linear.steps; step += kChunkSteps) {
+    const int64_t steps = linear.steps - step < kChunkSteps ? linear.steps - step : kChunkSteps;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t row = count * t / tiles;
+      const char* ahead = weights + (linear.steps + step) * kStepBytes + t * steps * ahead_step;
+      kTiles[count * (t + 1) / tiles - row - 1]({x[first_row + row] + step * Kind::kInputs, x.stride,
+                                                 weights + step * kStepBytes, steps, sums + row * kBlockOutputs,
+                                                 step == 0, ahead, ahead_step});
+    }
+  }
+}
+
+// Computes this thread's part of x * weight; finish(row, first output, its 32 sums) takes each result.
+template <typename Kind, typename Finish>
+void multiply(const Team& team, ActivationRows<typename Kind::Activation> x, int64_t rows, const PackedLinear& linear,
+              float* sums, Finish&& finish) {
+  const int64_t blocks = packed_blocks(linear.outputs);
+  int64_t groups = (rows + kGroupRows - 1) / kGroupRows;
+  while (groups * blocks < 2 * team.size && groups * kProductRows < rows) ++groups;
+  const auto [first, last] = team.share(blocks * groups);
+  for (int64_t item = first; item < last; ++item) {
+    const int64_t block = item / groups;
+    const int64_t row = rows * (item % groups) / groups;
+    const int64_t count = rows * (item % groups + 1) / groups - row;
+    run_block<Kind>(x, row, count, linear, block, sums);
+    for (int64_t r = 0; r < count; ++r) finish(row + r, block * kBlockOutputs, sums + r * kBlockOutputs);
+  }
+}
+
+}  // namespace
+}  // namespace ltd::LTD_ISA
