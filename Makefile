@@ -34,8 +34,9 @@ format: $(VENV)/.stamp-dev ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: install ## time the operators
+bench: install ## time the operators and the target's forward
 	$(BIN)/python bench/operators.py
+	$(BIN)/python bench/engine.py
 
 install: $(VENV)/.stamp-ltd ## set up .venv and build
 

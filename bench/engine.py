@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from ltd.engine import Engine
 from ltd.models import load_model, resolve_dtype
 from ltd.ops import build_info

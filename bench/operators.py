@@ -25,11 +25,12 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from timing import Case, measure, print_table
+
 from ltd import ops
 from ltd.files import write_text
 from ltd.tree import DraftTree, TreeNodes
 from official_tree import OfficialNodes, OfficialTree, accept_official, path_table
-from timing import Case, measure, print_table
 
 WIDTH, DEPTH, SIZE = 10, 8, 60
 DRAFT_VOCABULARY, VOCABULARY = 8192, 49152

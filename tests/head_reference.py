@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from ltd.drafts.head import Eagle3Config
 from torch import Tensor
+
+from ltd.drafts.head import Eagle3Config
 
 
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from ltd import _C, ops
 from reference import ListNodes, ListTree, pack, select_nodes
-from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ISAS: list[str] = ops.build_info()["cpu_isas"]  # type: ignore[assignment]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from ltd.tree import DraftTree
 from transformers import PreTrainedModel
+
+from ltd.tree import DraftTree
 
 
 class OracleDraft:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from ltd.drafts.checkpoint import load_head, save_head
-from ltd.drafts.head import Eagle3Config, Eagle3Head
-from ltd.errors import InputError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from ltd.drafts.checkpoint import load_head, save_head
+from ltd.drafts.head import Eagle3Config, Eagle3Head
+from ltd.errors import InputError
 
 VOCAB, DRAFT_VOCAB, WIDTH = 40, 24, 12
 LAYER_FIELDS = {

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
 from ltd.cli import main
 from ltd.cli.generate import choose_policy
 from ltd.cli.train_draft import train_draft

@@ -6,18 +6,19 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
-import ltd
 import pytest
 import torch
-from conftest import FAMILIES, VOCABULARY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import ltd
+from conftest import FAMILIES, VOCABULARY
 from ltd.decoder import Decoder
 from ltd.loading import load
 from ltd.policies import Static
 from ltd.target import Target
 from oracle import OracleDraft
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 Folder = Callable[[str], Path]
 

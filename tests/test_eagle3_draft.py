@@ -7,18 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import ltd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+import ltd
 from ltd.drafts.checkpoint import load_head
 from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.drafts.head import Eagle3Head
 from ltd.drafts.head_engine import HeadEngine
 from ltd.tree import DraftTree
-from torch import nn
-from torch.nn import functional
 
 Folder = Callable[[str], Path]
 WIDTH = 3

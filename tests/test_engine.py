@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, VOCABULARY, small_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from conftest import FAMILIES, VOCABULARY, small_config
 from ltd import _C
 from ltd.engine import Engine, PackedEmbedding
 from ltd.kv_cache import KVCache
@@ -20,8 +23,6 @@ from ltd.loading import load
 from ltd.policies import Static
 from ltd.target import Target, TreeBlock, Verified
 from op_cases import ISAS
-from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 Folder = Callable[[str], Path]
 DTYPES = [torch.float32, torch.bfloat16]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from ltd import ops_engine
 from ltd.engine import Engine
 from ltd.errors import InputError

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from head_reference import ReferenceHead
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ltd.drafts.head import Eagle3Config, Eagle3Head, Rotary, rotate
-from ltd.errors import InputError
 from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from head_reference import ReferenceHead
+from ltd.drafts.head import Eagle3Config, Eagle3Head, Rotary, rotate
+from ltd.errors import InputError
 
 FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output", "attention_bias")
 

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ltd
 import pytest
 import torch
-from conftest import VOCABULARY
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,6 +18,9 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
+
+import ltd
+from conftest import VOCABULARY
 
 Folder = Callable[[str], Path]
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
 from ltd.check import CheckConfig, check, groups, is_lossless, verdict_table
 from ltd.decoder import Decoder
 from ltd.errors import InputError
@@ -19,7 +21,6 @@ from ltd.loading import load as load_decoder
 from ltd.lossless import NEAR_TIE_ULPS, check_greedy, compare, judge, reference_greedy, until_stop
 from ltd.policies import Static
 from ltd.questions import Question, all_turns
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 Folder = Callable[[str], Path]
 PROMPTS = [[1, 20, 30, 40], [1, 50], [1, 8, 9, 10, 11, 12, 13]]

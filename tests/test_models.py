@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
-import ltd
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import ltd
 from ltd import models
 from ltd.models import load_model, locate, resolve_device, resolve_dtype, stop_token_ids, tokenizer_fingerprint
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")

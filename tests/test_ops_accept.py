@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
 from ltd import _C, ops
 from ltd.errors import InputError
 from op_cases import DTYPES, NodeBuffers, every_kernel, random_nodes, strided
 from reference import ListNodes, next_token_greedy, philox4x32_10, select_nodes, uniform, walk, warped_probabilities
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 
 def results(batch: int, capacity: int, roomy: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

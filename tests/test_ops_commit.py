@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ltd import ops
 from ltd.errors import InputError
 from op_cases import every_kernel, strided

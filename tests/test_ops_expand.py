@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from ltd import ops
 from ltd.errors import InputError
 from op_cases import DTYPES, BeamBuffers, every_kernel, near_tie, strided

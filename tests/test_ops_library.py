@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from ltd import _C, ops
 from op_cases import ISAS, BeamBuffers, NodeBuffers
 from reference import select_nodes

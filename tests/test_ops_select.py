@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ltd import ops
 from ltd.errors import InputError
 from official_tree import OfficialNodes, OfficialTree, accept_official

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ltd.packing import PackedLinear, can_pack, pack_linears
 from torch import nn
+
+from ltd.packing import PackedLinear, can_pack, pack_linears
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN linear operators")
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from ltd.errors import InputError
 from ltd.questions import Question, load_questions
 

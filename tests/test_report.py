@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ltd.report import make_tables, scores, write_report
 from rich.console import Console
+
+from ltd.report import make_tables, scores, write_report
 
 
 def sample(task: str, question: str, method: str, gains: list[int], seconds: float, **more: Any) -> dict[str, Any]:

@@ -8,10 +8,6 @@ from collections import Counter
 
 import pytest
 import torch
-from ltd.decoder import Decoder
-from ltd.policies import Static
-from ltd.target import Target
-from oracle import OracleDraft
 from scipy.stats import chisquare
 from transformers import (
     LlamaConfig,
@@ -21,6 +17,11 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from ltd.decoder import Decoder
+from ltd.policies import Static
+from ltd.target import Target
+from oracle import OracleDraft
 
 WORDS, NEW = 6, 3
 PROMPT = [1, 4, 2]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from ltd.text import REPLACEMENT, TextStream
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from ltd.text import REPLACEMENT, TextStream
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -12,6 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from ltd.drafts.checkpoint import load_head
 from ltd.drafts.head import Eagle3Config
 from ltd.errors import InputError
@@ -23,8 +26,6 @@ from ltd.training.conversations import ANSWER, TEMPLATE, USER, Conversation, Wri
 from ltd.training.features import FeatureReader, tapped
 from ltd.training.lockstep import ATTENTION_NAME, LockstepCache, next_logits, sample
 from ltd.training.vocabulary import choose_vocabulary
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Target = Callable[[str], Path]
 

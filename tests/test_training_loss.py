@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from head_reference import ReferenceHead
 from ltd.drafts.head import Eagle3Config, Eagle3Head
 from ltd.training.batches import Batch
@@ -11,7 +13,6 @@ from ltd.training.config import TrainDraftConfig
 from ltd.training.loop import Training, rate_at
 from ltd.training.measure import measure
 from ltd.training.ttt import SoftCrossEntropy, TargetParts, loss_of_batch, step_masks
-from torch import Tensor
 
 VOCAB, DRAFT_VOCAB, WIDTH, STEPS, DECAY = 40, 24, 16, 5, 0.8
 

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kChunk = 64 * kLanes;
 
 // Below this many logits a second thread costs more than it saves.
-constexpr int64_t kLogitsPerThread = 32768;
+constexpr int64_t kLogitsPerThread = 131072;
 
 constexpr float kLargestFloat = 3.40282347e38f;
 

@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kChunk = 512;
 
 // Below this many logits a second thread costs more than it saves.
-constexpr int64_t kLogitsPerThread = 16384;
+constexpr int64_t kLogitsPerThread = 131072;
 
 // The best logits so far, best first; of equal ones the first offered is the better.
 struct Best {

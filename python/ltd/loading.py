@@ -70,9 +70,9 @@ def load(
             raise InputError(f"threads {threads} is out of range; it must be at least 1")
         torch.set_num_threads(threads)
     loaded = load_model(target, kind, place)
-    engine, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
+    model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
     return Decoder(
-        engine,
+        model,
         head,
         None if policy == "none" or head is None else policy or default_policy(place),
         tokenizer=loaded.tokenizer,

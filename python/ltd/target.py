@@ -1,8 +1,8 @@
 """The model being accelerated: a `transformers` causal LM that checks a whole tree in one forward.
 
-`transformers` runs the layers; this file gives it a cache that is allocated once (`KVCache`), attention under the
-tree's mask through the attention interface (`ops.tree_attention`), and hooks that tap the hidden states the draft
-reads.
+On the CPU an `Engine` runs the layers. Elsewhere, and for models whose weights must stay as they are, `transformers`
+does; then this file gives it a cache that is allocated once (`KVCache`), attention under the tree's mask through the
+attention interface (`ops.tree_attention`), and hooks that tap the hidden states the draft reads.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ class Target:
         model: a model of a supported family, in evaluation mode.
         feature_layers: which hidden states to tap, as indices k of hs[k] = the input of layer k (hs[layers] = the last
             layer's output before the final norm), low to high.
+        engine: the model's weights, packed; it then runs the layers instead of `transformers`.
 
     Raises:
         InputError: an unsupported family, or a layer index out of range.

@@ -1,0 +1,90 @@
+"""`ltd.load`: what it makes of its arguments, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import ltd
+from conftest import VOCABULARY
+from ltd.loading import default_policy, shipped_head
+from ltd.models import tokenizer_fingerprint
+
+Folder = Callable[[str], Path]
+
+
+def head_with_fingerprint(tiny_head: Folder, out: Path, fingerprint: str) -> Path:
+    shutil.copytree(tiny_head("llama"), out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "tokenizer_fingerprint": fingerprint}))
+    return out
+
+
+def test_the_usual_case(tiny_target: Folder, tiny_head: Folder) -> None:
+    decoder = ltd.load(tiny_target("qwen2"), tiny_head("qwen2"), dtype="bfloat16", device="cpu")
+    assert decoder.policy == default_policy(torch.device("cpu"))
+    assert decoder.stop_ids == (2,)
+    assert decoder.target.dtype == torch.bfloat16
+    assert decoder.max_length == 256
+    assert "hi" in decoder.tokenizer.decode(decoder.encode("hi"))
+
+
+@pytest.mark.parametrize("options", [{"draft": "none"}, {"policy": "none"}])
+def test_plain_decoding(tiny_target: Folder, tiny_head: Folder, options: dict[str, str]) -> None:
+    decoder = ltd.load(tiny_target("llama"), **{"draft": tiny_head("llama"), **options}, device="cpu")
+    assert decoder.policy is None
+    assert decoder.generate([5, 6], max_new_tokens=4).statistics.acceptance_length == 1.0
+
+
+def test_threads_are_set(tiny_target: Folder) -> None:
+    before = torch.get_num_threads()
+    try:
+        ltd.load(tiny_target("llama"), "none", threads=1, device="cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_head_for_the_same_tokenizer(tiny_target: Folder, tiny_head: Folder, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_target("llama"))
+    head = head_with_fingerprint(tiny_head, tmp_path / "head", tokenizer_fingerprint(tokenizer, VOCABULARY))
+    assert ltd.load(tiny_target("llama"), head, device="cpu").draft is not None
+
+
+def test_a_head_for_another_tokenizer(tiny_target: Folder, tiny_head: Folder, tmp_path: Path) -> None:
+    head = head_with_fingerprint(tiny_head, tmp_path / "head", "0123456789abcdef")
+    with pytest.raises(ltd.InputError, match="another tokenizer"):
+        ltd.load(tiny_target("llama"), head, device="cpu")
+
+
+def test_the_shipped_head_fits_the_default_target_only(tiny_target: Folder) -> None:
+    assert (shipped_head() / "model.safetensors").is_file()
+    with pytest.raises(ltd.InputError, match="head"):
+        ltd.load(tiny_target("llama"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads 0"),
+        ({"dtype": "int4"}, "dtype"),
+        ({"max_length": 257}, "max_length 257"),
+        ({"max_length": 1}, "max_length 1"),
+        ({"draft": "/no/such/head"}, "/no/such/head"),
+    ],
+)
+def test_wrong_arguments(tiny_target: Folder, tiny_head: Folder, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ltd.InputError, match=message):
+        ltd.load(tiny_target("llama"), **{"draft": tiny_head("llama"), "device": "cpu", **options})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_no_gpu_here(tiny_target: Folder) -> None:
+    with pytest.raises(ltd.InputError, match="no CUDA GPU"):
+        ltd.load(tiny_target("llama"), "none", device="cuda")
