@@ -104,9 +104,8 @@ class Decoder:
         """
         prompts, is_batch = normalise(input_ids)
         sampling = Sampling(temperature, top_k, top_p, seed)
-        stops = self._stops(prompts, max_new_tokens, stop_token_ids)
-        answers: list[list[int]] = [[] for _ in prompts]
-        for _ in self.cycles(prompts, answers, sampling.acceptor(), stops, self.resolve(policy)):
+        answers, cycles = self._begin(prompts, sampling, max_new_tokens, stop_token_ids, policy)
+        for _ in cycles:
             pass
         generations = [Generation(answer, self.last_statistics) for answer in answers]
         return generations if is_batch else generations[0]
@@ -128,10 +127,22 @@ class Decoder:
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
         sampling = Sampling(temperature, top_k, top_p, seed)
-        stops = self._stops(prompts, max_new_tokens, stop_token_ids)
-        answers: list[list[int]] = [[]]
-        cycles = self.cycles(prompts, answers, sampling.acceptor(), stops, self.resolve(policy))
+        _, cycles = self._begin(prompts, sampling, max_new_tokens, stop_token_ids, policy)
         return (news[0] for news in cycles)
+
+    def _begin(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        max_new_tokens: int,
+        stop_token_ids: Sequence[int] | None,
+        policy: PolicyChoice,
+    ) -> tuple[list[list[int]], Iterator[dict[int, list[int]]]]:
+        """The answers, still empty, and the cycles that fill them."""
+        stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
+        stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
+        answers: list[list[int]] = [[] for _ in prompts]
+        return answers, self.cycles(prompts, answers, sampling.acceptor(), stops, self.resolve(policy))
 
     def cycles(
         self, prompts: list[list[int]], answers: list[list[int]], accept: Acceptor, stops: Stops, policy: Policy | None
@@ -250,10 +261,6 @@ class Decoder:
         if policy is None or self.draft is None:
             return longest + 1
         return longest + max(policy.max_size + 1, (policy.max_depth + 1) * self.draft.width)
-
-    def _stops(self, prompts: list[list[int]], max_new_tokens: int, stop_token_ids: Sequence[int] | None) -> StopRule:
-        stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
-        return StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
 
     def resolve(self, policy: PolicyChoice) -> Policy | None:
         """The policy of a call, else the decoder's; None is plain decoding. Raises InputError if it cannot run."""
