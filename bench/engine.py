@@ -16,10 +16,11 @@ from collections.abc import Callable
 import torch
 
 from ltd.engine import Engine
+from ltd.forward import TreeBlock
 from ltd.models import load_model, resolve_dtype
 from ltd.ops import build_info
 from ltd.packing import pack_linears
-from ltd.target import Target, TreeBlock
+from ltd.target import Target
 
 SIZES = (1, 8, 16, 32, 64, 128, 240)
 CPU = torch.device("cpu")

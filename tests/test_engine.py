@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from conftest import FAMILIES, VOCABULARY, small_config
 from ltd import _C
 from ltd.engine import Engine, PackedEmbedding
+from ltd.forward import TreeBlock, Verified
 from ltd.kv_cache import KVCache
 from ltd.loading import load
 from ltd.policies import Static
-from ltd.target import Target, TreeBlock, Verified
+from ltd.target import Target
 from op_cases import ISAS
 
 Folder = Callable[[str], Path]

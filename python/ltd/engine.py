@@ -8,7 +8,7 @@ bit for bit what decoding token by token gives, also in bfloat16.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,9 @@ from transformers import PreTrainedModel
 
 from ltd import ops_engine
 from ltd.errors import InputError
+from ltd.forward import TreeBlock, Verified
 from ltd.kv_cache import KVCache
 from ltd.ops_engine import StackWeights, empty_weights, interleave_gates, pack_linear, packed_shape
-
-if TYPE_CHECKING:
-    from ltd.target import TreeBlock, Verified
 
 DTYPES = (torch.float32, torch.bfloat16)
 # The others compute their frequencies from the longest position in a forward, so there is no table of them.
@@ -94,8 +92,6 @@ class Engine:
             logits_to_keep: only the last so many tokens get logits; 0 = all.
             taps: hidden states wanted, as indices k of hs[k].
         """
-        from ltd.target import Verified
-
         cosines, sines, rows = self._rotary(block.positions, cache.capacity)
         logits, features = ops_engine.forward_stack(
             self.weights,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from ltd import ops
 from ltd.errors import InputError
+from ltd.forward import TreeBlock, Verified
 from ltd.kv_cache import KVCache
 from ltd.models import FAMILIES
 from ltd.tree import TreeNodes
@@ -28,34 +28,6 @@ if TYPE_CHECKING:
 
 ATTENTION = "ltd_tree"
 PREFILL_CHUNK = 512
-
-
-@dataclass(frozen=True, slots=True)
-class TreeBlock:
-    """What tree attention must know about the tokens of one forward.
-
-    Attributes:
-        lengths: int32 (B,), prefix rows in the cache.
-        positions: int64 (B, N), of the tokens.
-        masks: int64 (B, N, words) bit-packed ancestors, or None for a chain (each token sees those before it).
-    """
-
-    lengths: torch.Tensor
-    positions: torch.Tensor
-    masks: torch.Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What one target forward says.
-
-    Attributes:
-        logits: (B, N, vocabulary) in the model's type.
-        features: (B, N, F * hidden), the tapped hidden states side by side, low layer first; None if none is tapped.
-    """
-
-    logits: torch.Tensor
-    features: torch.Tensor | None
 
 
 class CacheForTransformers(Cache):
