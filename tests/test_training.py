@@ -22,9 +22,21 @@ from ltd.training import TrainDraftConfig, train_draft
 from ltd.training import loop as training_loop
 from ltd.training.batches import epoch_order
 from ltd.training.chat import ChatFormat, read_chat_format
-from ltd.training.conversations import ANSWER, TEMPLATE, USER, Conversation, Writer, load_conversations
-from ltd.training.features import FeatureReader, tapped
-from ltd.training.lockstep import ATTENTION_NAME, LockstepCache, next_logits, sample
+from ltd.training.conversations import (
+    ANSWER,
+    TEMPLATE,
+    USER,
+    Conversation,
+    Writer,
+    _save_shard,
+    close_ranks,
+    load_conversations,
+    new_writers,
+    sample,
+)
+from ltd.training.features import FeatureReader
+from ltd.training.forwards import EngineForwards, ModelForwards, tapped
+from ltd.training.openings import OPENINGS
 from ltd.training.vocabulary import choose_vocabulary
 
 Target = Callable[[str], Path]
@@ -229,6 +241,8 @@ def test_chat_format(name: str, tiny_target: Target) -> None:
     chat = read_chat_format(tokenizer, (2,))
     parts = tuple(tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
     assert (chat.prefix, chat.to_answer, chat.to_user) == parts
+    assert tokenizer.decode(chat.openings[0]) == OPENINGS[0]
+    assert len(chat.openings) == len(OPENINGS)
     assert chat.user_ends == {2, parts[1][0]}
     assert chat.answer_ends == {2, parts[2][0]}
 
@@ -317,22 +331,72 @@ def test_held_out_split_is_fixed_and_monotone(tokens: list[int], share: float) -
     assert not (conversation.is_held_out(share / 2) and not conversation.is_held_out(share))
 
 
+@pytest.mark.parametrize("forwards", [EngineForwards, ModelForwards])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_lockstep_generation_equals_plain_forward(family: str, tiny_target: Target) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_target(family))
+def test_lockstep_equals_plain_forward(family: str, forwards: type, tiny_target: Target) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_target(family)).eval()
     torch.manual_seed(0)
-    tokens = torch.randint(96, (3, 20))  # within the window of the families that have one
-    expected = model(tokens, use_cache=False).logits
-    model.set_attn_implementation(ATTENTION_NAME)
-    cache = LockstepCache(model, 3, 20)
-    torch.testing.assert_close(next_logits(model, cache, tokens[:, :5]), expected[:, 4], rtol=1e-3, atol=1e-3)
+    tokens = torch.randint(96, (4, 20))  # within the window of the families that have one
+    output = model(tokens, use_cache=False, output_hidden_states=True)
+    expected = output.logits.detach()
+    lockstep = forwards(model)
+    lockstep.begin(4, 20)
+
+    def check(position: int, rows: list[int], count: int = 1) -> None:
+        logits = lockstep.append(tokens[rows, position : position + count])
+        torch.testing.assert_close(logits, expected[rows, position + count - 1], rtol=1e-3, atol=1e-3)
+        assert lockstep.length == position + count
+
+    check(0, [0, 1, 2, 3], 5)
     for position in range(5, 12):
-        logits = next_logits(model, cache, tokens[:, position, None])
-        torch.testing.assert_close(logits, expected[:, position], rtol=1e-3, atol=1e-3)
-    cache.keep(torch.tensor([0, 2]))
-    for position in range(12, 20):
-        logits = next_logits(model, cache, tokens[[0, 2], position, None])
-        torch.testing.assert_close(logits, expected[[0, 2], position], rtol=1e-3, atol=1e-3)
+        check(position, [0, 1, 2, 3])
+    lockstep.keep([0, 3, 2])
+    check(12, [0, 3, 2])
+    lockstep.keep([1, 2])
+    for position in range(13, 20):
+        check(position, [3, 2])
+    for index, states in list(lockstep.states([row[: 20 - 3 * i].tolist() for i, row in enumerate(tokens)], (1, 8))):
+        size = 20 - 3 * index
+        hidden = [output.hidden_states[1][index, :size], output.hidden_states[-1][index, :size]]
+        torch.testing.assert_close(states.features[:, :32], hidden[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(states.final, hidden[1], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(model.model.norm(states.features[:, 32:]), hidden[1], rtol=1e-3, atol=1e-3)
+        assert torch.equal(states.best.long(), expected[index, :size].argmax(-1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(alive=st.sets(st.integers(0, 30), min_size=1))
+def test_closing_ranks_moves_few_rows_forwards(alive: set[int]) -> None:
+    rows = close_ranks(sorted(alive))
+    assert sorted(rows) == sorted(alive)
+    moved = [row for place, row in enumerate(rows) if row != place]
+    assert all(row >= len(rows) for row in moved)
+
+
+def test_openings_begin_their_share_of_the_turns() -> None:
+    chat = ChatFormat((1, 1), (2, 3, 4), (2, 5), frozenset({2}), frozenset({2}), ((7, 8), (9,)))
+    config = small_config(Path("x"), Path("y"), rows=400, opening_share=0.3)
+    writers = new_writers(chat, config, torch.Generator().manual_seed(1))
+    openings = [tuple(writer.tokens[2:]) for writer in writers]
+    assert set(openings) == {(), (7, 8), (9,)}
+    assert 0.2 < sum(map(bool, openings)) / 400 < 0.4
+    writer = next(each for each in writers if each.tokens[2:] == [7, 8])
+    assert writer.roles == [TEMPLATE, TEMPLATE, USER, USER]
+    for token in (12, 2, 20, 2):
+        writer.accept(token)
+    assert writer.tokens[:9] == [1, 1, 7, 8, 12, 2, 3, 4, 20]
+
+
+def test_repeated_questions_are_one(tmp_path: Path) -> None:
+    conversations = [
+        Conversation([1, 5, 2, 9], [0, 1, 0, 2]),
+        Conversation([1, 5, 2, 8], [0, 1, 0, 2]),
+        Conversation([1, 6, 2, 9], [0, 1, 0, 2]),
+    ]
+    _save_shard(conversations, tmp_path / "00000.safetensors")
+    loaded = load_conversations(tmp_path)
+    assert [each.tokens for each in loaded] == [[1, 5, 2, 9], [1, 6, 2, 9]]
+    assert conversations[0].is_held_out(0.5) == conversations[1].is_held_out(0.5)
 
 
 def test_sampling_follows_the_distribution() -> None:
@@ -391,13 +455,13 @@ def test_vocabulary_larger_than_the_targets() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=120), batch=st.integers(1, 7), epoch=st.integers(0, 3))
-def test_epoch_order_visits_everything_once(sizes: list[int], batch: int, epoch: int) -> None:
-    order = epoch_order(sizes, batch, seed=3, epoch=epoch)
-    assert sorted(index for indices in order for index in indices) == list(range(len(sizes)))
-    assert len(order) == -(-len(sizes) // batch)
+@given(count=st.integers(1, 120), batch=st.integers(1, 7), epoch=st.integers(0, 3))
+def test_epoch_order_visits_everything_once(count: int, batch: int, epoch: int) -> None:
+    order = epoch_order(count, batch, seed=3, epoch=epoch)
+    assert sorted(index for indices in order for index in indices) == list(range(count))
+    assert len(order) == -(-count // batch)
     assert max(map(len, order)) <= batch
-    assert order == epoch_order(sizes, batch, seed=3, epoch=epoch)
+    assert order == epoch_order(count, batch, seed=3, epoch=epoch)
 
 
 def test_default_feature_layers_of_a_shallow_target() -> None:

@@ -12,7 +12,7 @@ from ltd.training.batches import Batch
 from ltd.training.config import TrainDraftConfig
 from ltd.training.loop import Training, rate_at
 from ltd.training.measure import measure
-from ltd.training.ttt import SoftCrossEntropy, TargetParts, loss_of_batch, step_masks
+from ltd.training.ttt import SoftCrossEntropy, TargetParts, loss_of_batch, step_masks, thinned, unroll
 
 VOCAB, DRAFT_VOCAB, WIDTH, STEPS, DECAY = 40, 24, 16, 5, 0.8
 
@@ -31,18 +31,26 @@ def random_head(**options: bool) -> Eagle3Head:
     return head
 
 
-def random_batch(lengths: list[int]) -> Batch:
-    rows, longest = len(lengths), max(lengths)
-    real = torch.arange(longest) < torch.tensor(lengths)[:, None]
-    learned = (torch.rand(rows, longest) < 0.9) & real
-    learned[:, :2] = False
-    return Batch(
-        tokens=torch.randint(VOCAB, (rows, longest)) * real,
-        learned=learned,
-        features=torch.randn(rows, longest, 3 * WIDTH, dtype=torch.float64) * real[..., None],
-        final=torch.randn(rows, longest, WIDTH, dtype=torch.float64) * real[..., None],
-        best=torch.randint(VOCAB, (rows, longest)),
+def random_batch(sizes: list[int]) -> Batch:
+    count = sum(sizes)
+    batch = Batch(
+        tokens=torch.randint(VOCAB, (count,)),
+        learned=torch.rand(count) < 0.95,
+        features=torch.randn(count, 3 * WIDTH, dtype=torch.float64),
+        final=torch.randn(count, WIDTH, dtype=torch.float64),
+        best=torch.randint(VOCAB, (count,)),
+        sizes=sizes,
     )
+    for learned in batch.learned.split(sizes):
+        learned[:2] = False
+    return batch
+
+
+def conversations(batch: Batch) -> list[dict[str, Tensor]]:
+    """The tensors of every conversation by itself."""
+    names = ("tokens", "learned", "features", "final", "best")
+    parts = zip(*(getattr(batch, name).split(batch.sizes) for name in names), strict=True)
+    return [dict(zip(names, part, strict=True)) for part in parts]
 
 
 def random_parts(head: Eagle3Head, spread: float = 1.0) -> TargetParts:
@@ -73,18 +81,18 @@ def naive_states(head: Eagle3Head, parts: TargetParts, tokens: Tensor, features:
 def naive_loss(head: Eagle3Head, parts: TargetParts, batch: Batch) -> Tensor:
     reference = ReferenceHead(head.config, dict(head.named_parameters()))
     total, count = torch.zeros((), dtype=torch.float64), 0
-    for row in range(len(batch.tokens)):
-        learned, length = batch.learned[row], batch.tokens.size(1)
-        for step, states in enumerate(naive_states(head, parts, batch.tokens[row], batch.features[row])):
+    for each in conversations(batch):
+        learned, length = each["learned"], len(each["tokens"])
+        for step, states in enumerate(naive_states(head, parts, each["tokens"], each["features"])):
             logs = reference.logits(states).log_softmax(-1)
             for slot in range(length - step - 2):
                 if not all(learned[slot + 1 : slot + step + 3]):
                     continue
                 count += step == 0
                 wanted = slot + step + 1  # the target's word after this token is what the slot predicts
-                if not head.t2d[batch.best[row, wanted]]:
+                if not head.t2d[each["best"][wanted]]:
                     continue
-                probabilities = (parts.output_rows @ batch.final[row, wanted]).softmax(-1)
+                probabilities = (parts.output_rows @ each["final"][wanted]).softmax(-1)
                 total = total - DECAY**step * (probabilities * logs[slot]).sum()
     return total / count
 
@@ -92,7 +100,7 @@ def naive_loss(head: Eagle3Head, parts: TargetParts, batch: Batch) -> Tensor:
 @pytest.mark.parametrize("options", [{}, {"norm_before_residual": True}, {"norm_output": True, "fc_norm": True}])
 def test_loss_and_gradients_equal_naive_unrolling(options: dict[str, bool]) -> None:
     torch.manual_seed(3)
-    head, batch = random_head(**options), random_batch([13, 9, 4])
+    head, batch = random_head(**options), random_batch([23, 9, 4])
     parts = random_parts(head)
     loss, losses = loss_of_batch(head, parts, batch, STEPS, DECAY)
     weights = list(head.parameters())
@@ -107,17 +115,52 @@ def test_loss_and_gradients_equal_naive_unrolling(options: dict[str, bool]) -> N
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_padding_changes_nothing() -> None:
+def test_thinned_slots_stand_for_weights() -> None:
+    """The mean over many draws of the thinned loss and its gradient is that of all slots, weighed."""
     torch.manual_seed(4)
-    head, batch = random_head(), random_batch([7])
+    head, batch = random_head(), random_batch([13, 9])
     parts = random_parts(head)
-    loss, _ = loss_of_batch(head, parts, batch, STEPS, DECAY)
+    weight = head.layer.mlp.down_proj.weight
+    generator = torch.Generator().manual_seed(1)
 
-    def wider(x: Tensor) -> Tensor:
-        return torch.cat([x, torch.zeros_like(x[:, :4])], dim=1)
+    def draw() -> tuple[Tensor, Tensor]:
+        loss, _ = loss_of_batch(head, parts, batch, STEPS, 0.5, generator)
+        return loss.detach(), torch.autograd.grad(loss, weight)[0]
 
-    padded = Batch(*(wider(getattr(batch, name)) for name in ("tokens", "learned", "features", "final", "best")))
-    assert loss_of_batch(head, parts, padded, STEPS, DECAY)[0].item() == pytest.approx(loss.item(), rel=1e-6)
+    losses, gradients = (torch.stack(drawn) for drawn in zip(*(draw() for _ in range(400)), strict=True))
+    exact, _ = loss_of_batch(head, parts, batch, STEPS, 0.5)
+    exact_gradient = torch.autograd.grad(exact, weight)[0]
+    error = losses.std() / 20
+    assert error > 0
+    assert abs(losses.mean() - exact.detach()) < 4 * error
+    distance = (gradients.mean(0) - exact_gradient).norm()
+    assert distance < 4 * gradients.std(0).norm() / 20
+
+
+def test_steps_keep_fewer_and_fewer_slots() -> None:
+    masks = [torch.ones(10_000, dtype=torch.bool)] * 4
+    kept = list(thinned(masks, 0.6, torch.Generator().manual_seed(2)))
+    assert kept[0].all()
+    for step in range(1, 4):
+        assert not (kept[step] & ~kept[step - 1]).any()
+        assert kept[step].float().mean().item() == pytest.approx(0.6**step, abs=0.02)
+
+
+def test_conversations_do_not_see_each_other() -> None:
+    torch.manual_seed(4)
+    head, batch = random_head(), random_batch([7, 1, 12])
+    parts = random_parts(head)
+    together = list(unroll(head, parts, batch, step_masks(batch, STEPS)))
+    start = 0
+    for size, each in zip(batch.sizes, conversations(batch), strict=True):
+        alone = Batch(**each, sizes=[size])
+        for (slots, states), (all_slots, all_states) in zip(
+            unroll(head, parts, alone, step_masks(alone, STEPS)), together, strict=True
+        ):
+            mine = (all_slots >= start) & (all_slots < start + size)
+            assert (all_slots[mine] - start).tolist() == slots.tolist()
+            torch.testing.assert_close(all_states[mine], states)
+        start += size
 
 
 def test_soft_cross_entropy_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,33 +182,34 @@ def test_soft_cross_entropy_over_several_chunks(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_step_masks_follow_the_answer() -> None:
-    learned = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 1, 1]], dtype=torch.bool)
-    masks = [mask[0].tolist() for mask in step_masks(learned, 3)]
-    # Slot i of step k needs the tokens i+1 ... i+k+2, all in one answer.
-    assert [[slot for slot, kept in enumerate(mask) if kept] for mask in masks] == [[1, 2, 3, 6], [1, 2], [1]]
+    batch = random_batch([9, 3])
+    batch.learned = torch.tensor([0, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1], dtype=torch.bool)
+    # Slot i of step k needs the tokens i+1 ... i+k+2, all in one answer of one conversation.
+    assert [mask.nonzero()[:, 0].tolist() for mask in step_masks(batch, 3)] == [[1, 2, 3, 6, 9], [1, 2], [1]]
 
 
 def test_measure_counts_what_it_says() -> None:
     torch.manual_seed(6)
     head, batch = random_head(), random_batch([16, 11])
     parts = random_parts(head)
-    batch.tokens[:, 1:] = batch.best[:, :-1]  # a greedy text, so that the chain counts every slot
+    batch.tokens[1:] = batch.best[:-1]  # a greedy text, so that the chain counts every slot
     found = measure(head, parts, [batch], STEPS)
     reference = ReferenceHead(head.config, dict(head.named_parameters()))
     hits = torch.zeros(STEPS)
     slots = torch.zeros(STEPS)
     gains = []
-    for row in range(2):
-        states = naive_states(head, parts, batch.tokens[row], batch.features[row])
-        guesses = [reference.logits(each).argmax(-1) for each in states]
-        for slot in range(batch.tokens.size(1) - 2):
+    for each in conversations(batch):
+        tokens, learned, best = each["tokens"], each["learned"], each["best"]
+        states = naive_states(head, parts, tokens, each["features"])
+        guesses = [reference.logits(state).argmax(-1) for state in states]
+        for slot in range(len(tokens) - 2):
             gain, unbroken = 1, True
             for step in range(STEPS):
-                if not all(batch.learned[row, slot + 1 : slot + step + 3]) or slot + step + 2 >= batch.tokens.size(1):
+                if not all(learned[slot + 1 : slot + step + 3]) or slot + step + 2 >= len(tokens):
                     gain = 0
                     break
                 guess = guesses[step][slot]
-                hit = bool(guess + head.d2t[guess] == batch.best[row, slot + step + 1])
+                hit = bool(guess + head.d2t[guess] == best[slot + step + 1])
                 slots[step] += 1
                 hits[step] += hit
                 unbroken = unbroken and hit
@@ -186,7 +230,7 @@ def test_training_fits_what_can_be_fitted() -> None:
     best = (batch.final @ parts.output_rows.T).argmax(-1)
     batch.best = best + head.d2t[best]
     config = TrainDraftConfig(out="unused", learning_rate=1e-2, epochs=150, batch=2, ttt_steps=STEPS)
-    training = Training(head, parts, config, [16, 11], torch.float32)
+    training = Training(head, parts, config, 2, torch.float32)
     before = training.measure([batch]).accuracy
     losses = [training.step(batch) for _ in range(training.updates)]
     after = training.measure([batch]).accuracy

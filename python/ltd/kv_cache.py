@@ -65,10 +65,14 @@ class KVCache:
         return view
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but `rows`."""
-        index = torch.tensor(rows, device=self.keys.device)
-        self.keys, self.values = self.keys.index_select(1, index), self.values.index_select(1, index)
-        self.lengths = self.lengths.index_select(0, index)
+        """Drops all sequences but these, in place: sequence i becomes what rows[i] >= i was."""
+        count, used = len(rows), max(self.host_lengths)
+        for place, row in enumerate(rows):
+            if place != row:
+                self.keys[:, place, :, :used] = self.keys[:, row, :, :used]
+                self.values[:, place, :, :used] = self.values[:, row, :, :used]
+        self.keys, self.values = self.keys[:, :count], self.values[:, :count]
+        self.lengths = self.lengths[torch.tensor(rows, device=self.lengths.device)]
         self.host_lengths = [self.host_lengths[row] for row in rows]
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, first_row: int = 0) -> None:

@@ -23,6 +23,9 @@ def train_draft(
     two_turn_share: Annotated[
         float, typer.Option(help="Share of the conversations that have a second turn.")
     ] = DEFAULT.two_turn_share,
+    opening_share: Annotated[
+        float, typer.Option(help="Share of first user turns that begin with given words (code, maths, ...).")
+    ] = DEFAULT.opening_share,
     greedy_share: Annotated[
         float, typer.Option(help="Share answered greedily; the others at temperature 1.")
     ] = DEFAULT.greedy_share,

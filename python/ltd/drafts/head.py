@@ -180,11 +180,11 @@ class DraftAttention(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """x (B,N,2H), positions (B,N) int64 -> (B,N,H)."""
-        split = (*x.shape[:2], -1, self.head_dim)
-        query, key, value = (proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for proj in projections)
         cosines, sines = self.rotary(positions)
         mixed = attend(rotate(query, cosines, sines), rotate(key, cosines, sines), value)
-        out: Tensor = self.o_proj(mixed.reshape(*x.shape[:2], -1))
+        out: Tensor = self.o_proj(mixed.flatten(2))
         return out
 
 

@@ -8,20 +8,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ltd.training.conversations import ANSWER, USER, Conversation
 from ltd.training.features import FeatureReader
 
-BATCHES_PER_BUCKET = 16  # batches that are filled together by length; more: less padding, less mixing
-
 
 @dataclass(slots=True)
 class Batch:
-    """A padded batch; T is the longest conversation.
+    """Conversations, one behind the other without padding; n tokens in all.
 
-    tokens (B,T) int64; learned (B,T) bool, whether a token is to be predicted; features (B,T,F*Ht) and final (B,T,Ht)
-    bfloat16; best (B,T) int64, the target's most likely token after each.
+    tokens (n,) int64; learned (n,) bool, whether a token is to be predicted; features (n,F*Ht) and final (n,Ht)
+    bfloat16; best (n,) int64, the target's most likely token after each; sizes: tokens of every conversation.
     """
 
     tokens: Tensor
@@ -29,35 +26,39 @@ class Batch:
     features: Tensor
     final: Tensor
     best: Tensor
+    sizes: list[int]
+
+    @property
+    def positions(self) -> Tensor:
+        """Every token's place in its conversation (n,) int64."""
+        return torch.cat([torch.arange(size, device=self.tokens.device) for size in self.sizes])
+
+    def ahead(self, x: Tensor, by: int) -> Tensor:
+        """x (n,) of the tokens `by` places further on; 0 (False) behind the end of a conversation."""
+        out = torch.zeros_like(x)
+        for part, moved in zip(x.split(self.sizes), out.split(self.sizes), strict=True):
+            moved[: max(0, len(part) - by)] = part[by:]
+        return out
 
 
-def epoch_order(sizes: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of indices of one epoch: shuffled, but of similar size within a batch."""
-    shuffler = random.Random(f"{seed} {epoch}")
-    indices = list(range(len(sizes)))
-    shuffler.shuffle(indices)
-    batches = []
-    for start in range(0, len(indices), batch * BATCHES_PER_BUCKET):
-        bucket = sorted(indices[start : start + batch * BATCHES_PER_BUCKET], key=lambda index: sizes[index])
-        batches += [bucket[first : first + batch] for first in range(0, len(bucket), batch)]
-    shuffler.shuffle(batches)
-    return batches
+def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches of the indices 0 … count - 1, shuffled, for one epoch."""
+    indices = list(range(count))
+    random.Random(f"{seed} {epoch}").shuffle(indices)
+    return [indices[first : first + batch] for first in range(0, count, batch)]
 
 
 def load_batch(
     conversations: Sequence[Conversation], reader: FeatureReader, *, user_turns: bool, device: torch.device
 ) -> Batch:
-    """Read and pad conversations; padding is never learned."""
+    """Read conversations from memory and their features from disk."""
     read = [reader.read(conversation) for conversation in conversations]
     roles = (USER, ANSWER) if user_turns else (ANSWER,)
-
-    def padded(parts: list[Tensor]) -> Tensor:
-        return pad_sequence(parts, batch_first=True).to(device)
-
     return Batch(
-        tokens=padded([torch.tensor(conversation.tokens) for conversation in conversations]),
-        learned=padded([torch.tensor([role in roles for role in each.roles]) for each in conversations]),
-        features=padded([part["features"] for part in read]),
-        final=padded([part["final"] for part in read]),
-        best=padded([part["best"].long() for part in read]),
+        tokens=torch.tensor([token for each in conversations for token in each.tokens], device=device),
+        learned=torch.tensor([role in roles for each in conversations for role in each.roles], device=device),
+        features=torch.cat([part["features"] for part in read]).to(device),
+        final=torch.cat([part["final"] for part in read]).to(device),
+        best=torch.cat([part["best"] for part in read]).long().to(device),
+        sizes=[len(each.tokens) for each in conversations],
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltd.errors import InputError
+from ltd.training.openings import OPENINGS
 
 USER, ANSWER, NEXT_USER = "UserSentinelOne", "AnswerSentinelTwo", "UserSentinelThree"
 
@@ -19,6 +20,7 @@ class ChatFormat:
     to_user: tuple[int, ...]  # between an answer and the next user turn
     user_ends: frozenset[int]
     answer_ends: frozenset[int]
+    openings: tuple[tuple[int, ...], ...] = ()  # first words of user turns
 
 
 def read_chat_format(tokenizer: Any, stop_tokens: tuple[int, ...]) -> ChatFormat:
@@ -40,7 +42,8 @@ def read_chat_format(tokenizer: Any, stop_tokens: tuple[int, ...]) -> ChatFormat
     if not prefix or not to_answer or not to_user:
         raise InputError("the target's chat template puts no text around the turns, so their ends cannot be told")
     stops = frozenset(stop_tokens)
-    return ChatFormat(prefix, to_answer, to_user, stops | {to_answer[0]}, stops | {to_user[0]})
+    openings = tuple(tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in OPENINGS)
+    return ChatFormat(prefix, to_answer, to_user, stops | {to_answer[0]}, stops | {to_user[0]}, openings)
 
 
 def _between(text: str, left: str, right: str) -> str:

@@ -24,6 +24,7 @@ class TrainDraftConfig:
     user_length: int = 160  # longest user turn, in tokens
     answer_length: int = 384  # longest answer, in tokens
     two_turn_share: float = 0.25  # share of the conversations that go on for a second turn
+    opening_share: float = 0.5  # share of the first user turns that begin with given words; see `OPENINGS`
     greedy_share: float = 0.5  # share of the conversations answered greedily; the others at temperature 1
     user_turns: bool = False  # also train on the user's tokens
     held_out_share: float = 0.05  # share of the conversations kept for measuring
@@ -50,7 +51,7 @@ class TrainDraftConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
                 raise InputError(f"{name} is {value!r}, but must be a whole number of at least {bound}")
-        for name in ("two_turn_share", "greedy_share"):
+        for name in ("two_turn_share", "opening_share", "greedy_share"):
             self._check_range(name, 0.0, 1.0)
         self._check_range("held_out_share", 0.001, 0.5)
         self._check_range("warmup_share", 0.0, 0.9)

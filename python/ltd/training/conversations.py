@@ -1,13 +1,14 @@
 """Making the data: the target writes conversations with itself, from nothing but its chat template.
 
-Given the text that precedes a user turn, a chat model samples a plausible user turn (Xu et al., 2024, "Magpie"); it is
-then asked to answer. No data from outside is needed, and the answers are what the draft has to predict.
+Given the text that precedes a user turn, a chat model samples a plausible user turn (Xu et al., 2024, "Magpie"), some
+after first words from `OPENINGS`; it is then asked to answer. No data from outside is needed, and the answers are what
+the draft has to predict.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from ltd.training.chat import ChatFormat
 from ltd.training.config import TrainDraftConfig
-from ltd.training.lockstep import ATTENTION_NAME, LockstepCache, next_logits, sample
+from ltd.training.forwards import Forwards
 
 TEMPLATE, USER, ANSWER = 0, 1, 2
 LEAST_ROOM_FOR_A_TURN = 64  # tokens; a second turn that could hold less is not begun
@@ -35,21 +35,28 @@ class Conversation:
     shard: int = -1
     start: int = -1  # index of its first token in the shard
 
+    @property
+    def question(self) -> tuple[int, ...]:
+        """The tokens up to the first answer."""
+        return tuple(self.tokens[: self.roles.index(ANSWER)] if ANSWER in self.roles else self.tokens)
+
     def is_held_out(self, share: float) -> bool:
-        """Whether this conversation is for measuring; depends on its text alone, so it never changes sides."""
-        digest = hashlib.blake2b(repr(self.tokens).encode(), digest_size=8).digest()
+        """Whether this conversation is for measuring; depends on its question alone, so it never changes sides."""
+        digest = hashlib.blake2b(repr(self.question).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") < share * 2**64
 
 
 class Writer:
     """One row of the batch: takes the target's tokens one by one and says which token comes next."""
 
-    def __init__(self, chat: ChatFormat, config: TrainDraftConfig, greedy: bool, turns: int) -> None:
+    def __init__(
+        self, chat: ChatFormat, config: TrainDraftConfig, greedy: bool, turns: int, opening: Sequence[int] = ()
+    ) -> None:
         self.chat, self.config = chat, config
-        self.tokens = list(chat.prefix)
-        self.roles = [TEMPLATE] * len(chat.prefix)
+        self.tokens = [*chat.prefix, *opening]
+        self.roles = [TEMPLATE] * len(chat.prefix) + [USER] * len(opening)
         self.role = USER
-        self.turn_start = len(self.tokens)
+        self.turn_start = len(chat.prefix)
         self.answers_greedily, self.turns = greedy, turns
         self.done = False
 
@@ -103,55 +110,85 @@ class Writer:
         self.role, self.turn_start = USER, len(self.tokens)
 
 
+def new_writers(chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator) -> list[Writer]:
+    """The writers of one shard, with what chance decides about each."""
+    chances = torch.rand(config.rows, 3, generator=generator).tolist()
+    openings = torch.randint(max(1, len(chat.openings)), (config.rows,), generator=generator).tolist()
+    return [
+        Writer(
+            chat,
+            config,
+            greedy=greedy < config.greedy_share,
+            turns=2 if second < config.two_turn_share else 1,
+            opening=chat.openings[opening] if chat.openings and opened < config.opening_share else (),
+        )
+        for (greedy, second, opened), opening in zip(chances, openings, strict=True)
+    ]
+
+
 def write_batch(
-    model: PreTrainedModel, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any]
+    forwards: Forwards, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any]
 ) -> list[Conversation]:
     """Let the target write `config.rows` conversations; empty ones are left out."""
-    chances = torch.rand(config.rows, 2, generator=generator).tolist()
-    writers = [
-        Writer(chat, config, greedy < config.greedy_share, 2 if second < config.two_turn_share else 1)
-        for greedy, second in chances
-    ]
-    everyone = writers
-    cache = LockstepCache(model, config.rows, config.length + len(chat.to_answer) + len(chat.to_user))
-    prefix = torch.tensor([list(chat.prefix)], device=model.device).expand(config.rows, -1)
-    logits = next_logits(model, cache, prefix)
+    writers = everyone = new_writers(chat, config, generator)
+    forwards.begin(config.rows, config.length + len(chat.to_answer) + len(chat.to_user))
+    logits = forwards.append(torch.tensor([list(chat.prefix)] * config.rows, device=forwards.device))
     while True:
-        greedy = torch.tensor([writer.greedy for writer in writers], device=model.device)
+        greedy = torch.tensor([writer.greedy for writer in writers])
         drawn = sample(logits, greedy, generator).tolist()
         for writer, token in zip(writers, drawn, strict=True):
-            # Otherwise the template's own text comes next, or nothing.
-            if not writer.done and len(writer.tokens) == cache.length:
+            # Otherwise an opening's or the template's own text comes next, or nothing.
+            if not writer.done and len(writer.tokens) == forwards.length:
                 writer.accept(token)
         progress.update(sum(not writer.done for writer in writers))
         alive = [row for row, writer in enumerate(writers) if not writer.done]
         if not alive:
             return [conversation for writer in everyone if (conversation := writer.finished())]
-        if len(alive) <= 0.9 * len(writers):  # compaction copies the cache, so it waits for a tenth to finish
-            writers = [writers[row] for row in alive]
-            cache.keep(torch.tensor(alive, device=model.device))
-        tokens = [0 if writer.done else writer.tokens[cache.length] for writer in writers]
-        logits = next_logits(model, cache, torch.tensor(tokens, device=model.device)[:, None])
+        if len(alive) <= 0.9 * len(writers):  # rows are moved, so this waits for a tenth to finish
+            rows = close_ranks(alive)
+            writers = [writers[row] for row in rows]
+            forwards.keep(rows)
+        tokens = [0 if writer.done else writer.tokens[forwards.length] for writer in writers]
+        logits = forwards.append(torch.tensor(tokens, device=forwards.device)[:, None])
 
 
-def make_conversations(model: PreTrainedModel, chat: ChatFormat, config: TrainDraftConfig, folder: Path) -> None:
+def close_ranks(rows: list[int]) -> list[int]:
+    """The rows (ascending) in an order in which as few as possible change places: the last fill the gaps."""
+    staying = [row for row in rows if row < len(rows)]
+    moving = iter(rows[len(staying) :])
+    present = set(staying)
+    return [place if place in present else next(moving) for place in range(len(rows))]
+
+
+def sample(logits: Tensor, greedy: Tensor, generator: torch.Generator) -> Tensor:
+    """logits (rows,V), greedy (rows,) bool -> tokens (rows,) int64; the others are drawn at temperature 1.
+
+    Draws by inverse CDF: one random number a row instead of one a word.
+    """
+    tokens = logits.argmax(-1).cpu()
+    uniform = torch.rand(logits.size(0), 1, generator=generator)[~greedy].to(logits.device)
+    # Rounding may leave the last sum a little under 1, so the uniform number is scaled by that sum.
+    cumulative = logits[~greedy.to(logits.device)].softmax(-1, dtype=torch.float32).cumsum(-1)
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0]
+    tokens[~greedy] = drawn.clamp_max(logits.size(1) - 1).cpu()
+    return tokens
+
+
+def make_conversations(forwards: Forwards, chat: ChatFormat, config: TrainDraftConfig, folder: Path) -> None:
     """Write shards of conversations until they hold `config.tokens` tokens; existing shards are kept.
 
     A shard depends only on the config and its own number, so a run that was stopped goes on as if it had not been.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION_NAME)
     total = tokens_written(folder)
     with tqdm(total=config.tokens, initial=total, unit="tok", desc="writing conversations", mininterval=1) as progress:
         while total < config.tokens:
             number = len(shard_files(folder))
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-            conversations = write_batch(model, chat, config, generator, progress)
+            conversations = write_batch(forwards, chat, config, generator, progress)
             total += sum(len(conversation.tokens) for conversation in conversations)
             progress.n = total
             _save_shard(conversations, folder / f"{number:05d}.safetensors")
-    model.set_attn_implementation(implementation)
 
 
 def tokens_written(folder: Path) -> int:
@@ -165,11 +202,11 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def load_conversations(folder: Path) -> list[Conversation]:
-    """All conversations of a folder in the order they were written, repeated ones once."""
+    """All conversations of a folder in the order they were written, repeated questions once."""
     seen: dict[tuple[int, ...], Conversation] = {}
     for number, file in enumerate(shard_files(folder)):
         for conversation in load_shard(file, number):
-            seen.setdefault(tuple(conversation.tokens), conversation)
+            seen.setdefault(conversation.question, conversation)
     return list(seen.values())
 
 

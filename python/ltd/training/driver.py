@@ -23,7 +23,6 @@ from ltd.models import (
     stop_token_ids,
     tokenizer_fingerprint,
 )
-from ltd.packing import pack_linears
 from ltd.training.batches import Batch, load_batch
 from ltd.training.chat import read_chat_format
 from ltd.training.config import TrainDraftConfig
@@ -35,7 +34,8 @@ from ltd.training.conversations import (
     make_conversations,
     tokens_written,
 )
-from ltd.training.features import FeatureReader, cache_features, check_space
+from ltd.training.features import FeatureReader, cache_features, check_space, features_cached
+from ltd.training.forwards import open_forwards
 from ltd.training.loop import Training, run_training
 from ltd.training.report import data_facts, draw_curves, make_report
 from ltd.training.start import new_head, target_parts
@@ -63,8 +63,7 @@ def train_draft(config: TrainDraftConfig) -> Path:
     check_target(target, config)
     head_config = head_config_for(target, config)
     check_space(target.model, head_config.feature_layers, config.tokens, out / "features", config.cache_gigabytes)
-    write_data(config, out, target, dtype)
-    cache_features(target.model, head_config.feature_layers, out / "data", out / "features")
+    write_data(config, out, target, dtype, head_config.feature_layers)
     _train(config, out, target, head_config, dtype)
     return head_folder
 
@@ -98,17 +97,21 @@ def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
         )
 
 
-def write_data(config: TrainDraftConfig, out: Path, target: LoadedModel, dtype: torch.dtype) -> None:
-    """The first stage, skipped if the conversations are there."""
-    if tokens_written(out / "data") >= config.tokens:
+def write_data(
+    config: TrainDraftConfig, out: Path, target: LoadedModel, dtype: torch.dtype, layers: tuple[int, ...]
+) -> None:
+    """The first two stages, conversations and features, as far as they are not there."""
+    data, features = out / "data", out / "features"
+    if tokens_written(data) >= config.tokens and features_cached(data, features):
         return
     model, device = target.model, target.model.device
     if device.type == "cpu":
         # A copy, because packed weights cannot be read back.
         model = load_model(config.target, dtype, device).model
-        pack_linears(model, config.rows)
+    forwards = open_forwards(model)
     chat = read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
-    make_conversations(model, chat, config, out / "data")
+    make_conversations(forwards, chat, config, data)
+    cache_features(forwards, layers, data, features)
 
 
 def head_config_for(target: LoadedModel, config: TrainDraftConfig) -> Eagle3Config:
@@ -174,4 +177,4 @@ def _training(
 ) -> Training:  # fmt: skip
     head = new_head(head_config, target.model, vocabulary, from_target=config.start_from_target, seed=config.seed)
     parts = target_parts(target.model, vocabulary, dtype)
-    return Training(head, parts, config, [len(each.tokens) for each in learned], dtype)
+    return Training(head, parts, config, len(learned), dtype)

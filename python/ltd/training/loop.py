@@ -35,13 +35,13 @@ class Training:
     """One training run; everything that a checkpoint must hold is a field."""
 
     def __init__(
-        self, head: Eagle3Head, parts: TargetParts, config: TrainDraftConfig, sizes: list[int], dtype: torch.dtype
+        self, head: Eagle3Head, parts: TargetParts, config: TrainDraftConfig, count: int, dtype: torch.dtype
     ) -> None:
-        self.head, self.parts, self.config, self.sizes, self.dtype = head, parts, config, sizes, dtype
-        self.updates_per_epoch = math.ceil(len(sizes) / config.batch)
+        self.head, self.parts, self.config, self.count, self.dtype = head, parts, config, count, dtype
+        self.updates_per_epoch = math.ceil(count / config.batch)
         self.updates = config.epochs * self.updates_per_epoch
         self.weights = [weight for weight in head.parameters() if weight.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(self.weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -72,14 +72,18 @@ class Training:
     def batch_indices(self) -> list[int]:
         """The conversations of the coming update."""
         epoch, position = divmod(self.update, self.updates_per_epoch)
-        return epoch_order(self.sizes, self.config.batch, self.config.seed, epoch)[position]
+        return epoch_order(self.count, self.config.batch, self.config.seed, epoch)[position]
 
     def step(self, batch: Batch) -> Tensor:
         """One update; returns the losses of the steps of training-time test (steps,)."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.update, self.updates, self.config)
+        # Seeded by the update, so that a run that was stopped goes on as if it had not been.
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.update)
         with self.autocast():
-            loss, losses = loss_of_batch(self.head, self.parts, batch, self.config.ttt_steps, self.config.ttt_decay)
+            loss, losses = loss_of_batch(
+                self.head, self.parts, batch, self.config.ttt_steps, self.config.ttt_decay, generator
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights, CLIP)

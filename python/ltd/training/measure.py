@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ltd.drafts.head import Eagle3Head
 from ltd.training.batches import Batch
-from ltd.training.ttt import TargetParts, shifted, step_masks, unroll
+from ltd.training.ttt import ROWS_PER_CHUNK, TargetParts, step_masks, unroll
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,15 @@ def measure(head: Eagle3Head, parts: TargetParts, batches: Iterable[Batch], step
     right, slots = torch.zeros(steps, device=device), torch.zeros(steps, device=device)
     gained, cycles = torch.zeros((), device=device), torch.zeros((), device=device)
     for batch in batches:
-        masks = torch.stack(list(step_masks(batch.learned, steps)))
-        wanted = torch.stack([shifted(batch.best, step + 1) for step in range(steps)])
-        hits = torch.stack([_guesses(head, states) for states in unroll(head, parts, batch, steps)]) == wanted
-        right += (hits & masks).sum((1, 2))
-        slots += masks.sum((1, 2))
-        followed = torch.stack([shifted(batch.tokens, step + 2) for step in range(steps)]) == wanted
-        greedy = (masks & followed).all(0)
+        masks = list(step_masks(batch, steps))
+        wanted = [batch.ahead(batch.best, step + 1) for step in range(steps)]
+        hits = torch.zeros(steps, len(batch.tokens), dtype=torch.bool, device=device)
+        for step, (chosen, states) in enumerate(unroll(head, parts, batch, masks)):
+            hits[step, chosen] = _guesses(head, states) == wanted[step][chosen]
+        right += hits.sum(1)
+        slots += torch.stack(masks).sum(1)
+        followed = [batch.ahead(batch.tokens, step + 2) == wanted[step] for step in range(steps)]
+        greedy = masks[-1] & torch.stack(followed).all(0)
         gained += (hits.long().cumprod(0).sum(0) + 1)[greedy].sum()
         cycles += greedy.sum()
     accuracy = (right / slots.clamp_min(1)).tolist()
@@ -54,6 +56,7 @@ def measure(head: Eagle3Head, parts: TargetParts, batches: Iterable[Batch], step
 
 
 def _guesses(head: Eagle3Head, states: Tensor) -> Tensor:
-    """states (B,T,H) -> the draft's best tokens (B,T) as target ids, row by row to hold few logits."""
-    best = torch.stack([head.logits(row[None])[0].argmax(-1) for row in states])
+    """states (m,H) -> the draft's best tokens (m,) as target ids, some rows at a time to hold few logits."""
+    parts = [head.logits(part[None])[0].argmax(-1) for part in states.split(ROWS_PER_CHUNK)]
+    best = torch.cat(parts)
     return best + head.d2t[best]

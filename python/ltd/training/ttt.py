@@ -6,12 +6,13 @@ of the data. Slot i of step k holds the embedding of token i+k+1, has position i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ltd.drafts.head import Eagle3Head
 from ltd.training.batches import Batch
@@ -22,29 +23,61 @@ ROWS_PER_CHUNK = 1024  # rows of logits held at a time
 class StepAttention:
     """The attention of one unrolled batch: slot i sees the step-0 keys j <= i and its own keys of the later steps.
 
-    Called once per step, in order; the signature is `ltd.drafts.head.Attend`.
+    Called once per step, in order, after `carry` has said which slots go on; the signature is `ltd.drafts.head.Attend`.
     """
 
-    def __init__(self) -> None:
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self._first: list[tuple[Tensor, Tensor]] = []  # step-0 keys and values (Hkv,T,d) of every conversation
+        self._own: list[tuple[Tensor, Tensor]] = []  # per later step: keys and values (Hkv,m,d) of the present slots
+
+    def carry(self, slots: Tensor, kept: Tensor) -> None:
+        """The coming step has the slots `slots` (m,), ascending; they stood at `kept` (m,) in the step before."""
+        self._own = [(key[:, kept], value[:, kept]) for key, value in self._own]
+        ends = torch.tensor(self.sizes).cumsum(0)
+        bounds = [0, *torch.searchsorted(slots, ends.to(slots.device)).tolist()]
+        starts = [0, *ends.tolist()]
+        self._parts = [
+            (slice(low, high), slots[low:high] - start)
+            for low, high, start in zip(bounds, bounds[1:], starts, strict=False)
+        ]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        self._keys.append(key)
-        self._values.append(value)
-        batch, heads, length, width = query.shape
-        # Query heads are grouped by the key head they share: (B,Hkv,G,T,d).
-        query = (query * width**-0.5).view(batch, key.size(1), -1, length, width)
-        first = query.flatten(2, 3) @ self._keys[0].transpose(2, 3)
-        first = first.view(*query.shape[:4], length)
-        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-        first = first.masked_fill(future, float("-inf"))
-        own = [(query * key[:, :, None]).sum(-1, keepdim=True) for key in self._keys[1:]]
-        weights = torch.cat([first, *own], dim=-1).softmax(-1).to(value.dtype)
-        mixed = (weights[..., :length].flatten(2, 3) @ self._values[0]).view(query.shape)
-        for step, value in enumerate(self._values[1:]):
-            mixed = mixed + weights[..., length + step, None] * value[:, :, None]
-        return mixed.reshape(batch, heads, length, width).transpose(1, 2)
+        query, key, value = query[0], key[0], value[0]
+        if not self._first:
+            self._first = list(zip(key.split(self.sizes, 1), value.split(self.sizes, 1), strict=True))
+            mixed = [
+                functional.scaled_dot_product_attention(
+                    part[None], keys[None], values[None], is_causal=True, enable_gqa=True
+                )[0]
+                for part, (keys, values) in zip(query.split(self.sizes, 1), self._first, strict=True)
+            ]
+        else:
+            self._own.append((key, value))
+            mixed = [
+                self._attend(query[:, part], positions, first, [(k[:, part], v[:, part]) for k, v in self._own])
+                for (part, positions), first in zip(self._parts, self._first, strict=True)
+            ]
+        return torch.cat(mixed, dim=1).transpose(0, 1)[None]
+
+    @staticmethod
+    def _attend(
+        query: Tensor, positions: Tensor, first: tuple[Tensor, Tensor], own: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """One conversation: query (Hq,m,d) of slots at `positions` (m,) -> (Hq,m,d)."""
+        keys, values = first
+        heads, count, width = query.shape
+        # Query heads are grouped by the key head they share: (Hkv,G,m,d).
+        grouped = (query * width**-0.5).view(keys.size(0), heads // keys.size(0), count, width)
+        scores = (grouped.flatten(1, 2) @ keys.transpose(1, 2)).view(*grouped.shape[:3], keys.size(1))
+        future = positions[:, None] < torch.arange(keys.size(1), device=query.device)
+        scores = scores.masked_fill(future, float("-inf"))
+        later = [(grouped * key[:, None]).sum(-1, keepdim=True) for key, _ in own]
+        weights = torch.cat([scores, *later], dim=-1).softmax(-1).to(values.dtype)
+        mixed = (weights[..., : keys.size(1)].flatten(1, 2) @ values).view(grouped.shape)
+        for step, (_, value) in enumerate(own):
+            mixed = mixed + weights[..., keys.size(1) + step, None] * value[:, None]
+        return mixed.reshape(heads, count, width)
 
 
 class SoftCrossEntropy(torch.autograd.Function):
@@ -96,60 +129,85 @@ def target_probabilities(parts: TargetParts, final: Tensor) -> Tensor:
     return (final.to(rows.dtype) @ rows.t()).softmax(-1)
 
 
-def step_masks(learned: Tensor, steps: int) -> Iterator[Tensor]:
-    """learned (B,T) bool -> per step (B,T) bool: slots whose root token and all drafted ones are to be learned.
+def step_masks(batch: Batch, steps: int) -> Iterator[Tensor]:
+    """Per step (n,) bool: the slots whose root token and all drafted ones are to be learned.
 
     So a slot counts from the first token of an answer on, as when decoding, and never reaches over the answer's end.
     """
-    mask = shifted(learned, 1)
+    mask = batch.ahead(batch.learned, 1)
     for step in range(steps):
-        mask = mask & shifted(learned, step + 2)
+        mask = mask & batch.ahead(batch.learned, step + 2)
         yield mask
 
 
-def shifted(x: Tensor, by: int) -> Tensor:
-    """x (B,T) moved left, zeros (False) coming in at the end."""
-    out = torch.zeros_like(x)
-    if by < x.size(1):
-        out[:, : x.size(1) - by] = x[:, by:]
-    return out
+def unroll(
+    head: Eagle3Head, parts: TargetParts, batch: Batch, wanted: Iterable[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The slots (m,) int64 of every step, ascending, and their states (m,H).
+
+    wanted: per step the slots (n,) bool that are to be unrolled; those of a step are among those of the step before.
+    Step 0 computes all slots, because the later steps see its keys.
+    """
+    attend = StepAttention(batch.sizes)
+    positions = batch.positions
+    slots = torch.arange(len(positions), device=positions.device)
+    states = head.fuse(batch.features[None].to(head.fc.weight.dtype))
+    for step, chosen in enumerate(wanted):
+        if step > 0:
+            kept = chosen[slots].nonzero()[:, 0]
+            slots, states = slots[kept], states[:, kept]
+            attend.carry(slots, kept)
+        embeddings = parts.embedding[batch.ahead(batch.tokens, step + 1)[slots]]
+        states = head(embeddings[None], states, positions[slots][None] + step, attend)
+        if step == 0:
+            kept = chosen.nonzero()[:, 0]
+            yield kept, states[0, kept]
+        else:
+            yield slots, states[0]
 
 
-def unroll(head: Eagle3Head, parts: TargetParts, batch: Batch, steps: int) -> Iterator[Tensor]:
-    """The states (B,T,H) of every step, in order."""
-    attend = StepAttention()
-    positions = torch.arange(batch.tokens.size(1), device=batch.tokens.device)[None]
-    states = head.fuse(batch.features.to(head.fc.weight.dtype))
-    for step in range(steps):
-        embeddings = parts.embedding[shifted(batch.tokens, step + 1)]
-        states = head(embeddings, states, positions + step, attend)
-        yield states
+def thinned(masks: Iterable[Tensor], decay: float, generator: torch.Generator) -> Iterator[Tensor]:
+    """The masks of the steps, each step keeping a slot of the step before with probability `decay`.
+
+    A slot is left in step k with probability decay^k: that stands, without bias, for weighing its loss with decay^k,
+    and costs a step only what its weight is worth.
+    """
+    kept: Tensor | None = None
+    for mask in masks:
+        if kept is None:
+            kept = torch.ones(mask.shape, dtype=torch.bool)
+        else:
+            kept &= torch.rand(mask.shape, generator=generator) < decay
+        yield mask & kept.to(mask.device)
 
 
 def loss_of_batch(
-    head: Eagle3Head, parts: TargetParts, batch: Batch, steps: int, decay: float
-) -> tuple[Tensor, Tensor]:
-    """The loss sum_k decay^k * loss_k (scalar) and the losses of the steps (steps,), both float32.
+    head: Eagle3Head, parts: TargetParts, batch: Batch, steps: int, decay: float,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss sum_k decay^k * loss_k (scalar) and the mean losses of the steps' slots (steps,), both float32.
 
     loss_k is the soft cross-entropy against the target's distribution renormalised over the draft vocabulary, left out
     where the target's best token is not in it, and divided by the number of learned slots of step 0 (the paper's code
-    divides by all slots, padding included).
+    divides by all slots, padding included). With a generator (on the CPU), the sum is estimated from `thinned` slots.
     """
-    masks = list(step_masks(batch.learned, steps))
+    masks = list(step_masks(batch, steps))
     count = masks[0].sum().clamp_min(1)
     # Every slot that counts asks for the target's word at a learned token that another learned one follows.
-    needed = batch.learned & shifted(batch.learned, 1) & head.t2d[batch.best]
+    needed = batch.learned & batch.ahead(batch.learned, 1) & head.t2d[batch.best]
     probabilities = target_probabilities(parts, batch.final[needed])
-    row_of = needed.flatten().cumsum(0).view(needed.shape) - 1
+    row_of = needed.cumsum(0) - 1
+    wanted = masks if generator is None else thinned(masks, decay, generator)
     chosen, rows, scales = [], [], []
-    for step, states in enumerate(unroll(head, parts, batch, steps)):
-        mask = masks[step] & shifted(needed, step + 1)
-        chosen.append(states[mask] if head.config.norm_output else head.norm(states[mask]))
-        rows.append(shifted(row_of, step + 1)[mask])
-        scales.append(torch.full(rows[-1].shape, decay**step, device=mask.device) / count)
+    for step, (slots, states) in enumerate(unroll(head, parts, batch, wanted)):
+        asked = batch.ahead(needed, step + 1)[slots]
+        states = states[asked]
+        chosen.append(states if head.config.norm_output else head.norm(states))
+        rows.append(batch.ahead(row_of, step + 1)[slots[asked]])
+        scales.append(torch.full(rows[-1].shape, 1.0 if generator else decay**step, device=slots.device) / count)
     # One call for all steps: the output layer's gradient is the largest there is, and is then summed up only once.
     total, losses = SoftCrossEntropy.apply(  # type: ignore[no-untyped-call]
         torch.cat(chosen), head.lm_head.weight, probabilities, torch.cat(rows), torch.cat(scales)
     )
     of_steps = losses.split([len(part) for part in rows])
-    return total, torch.stack([each.sum() for each in of_steps]) / count
+    return total, torch.stack([each.mean() if len(each) else each.sum() for each in of_steps])
