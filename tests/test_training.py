@@ -162,7 +162,7 @@ def test_half_written_files_are_ignored(finished: TrainDraftConfig, tmp_path: Pa
     ("field", "value"),
     [
         ("tokens", 0), ("tokens", 1.5), ("length", 3), ("rows", 0), ("ttt_steps", 0), ("batch", True), ("epochs", -1),
-        ("greedy_share", 1.5), ("two_turn_share", -0.1), ("held_out_share", 0.0), ("learning_rate", 0.0),
+        ("greedy_share", 1.5), ("two_turn_share", -0.1), ("opening_share", 2), ("user_temperature", 0.0), ("held_out_share", 0.0), ("learning_rate", 0.0),
         ("learning_rate", float("nan")), ("ttt_decay", float("inf")), ("dtype", "int8"), ("threads", 0),
         ("warmup_share", 1.0), ("checkpoint_seconds", "soon"), ("cache_gigabytes", -1), ("seed", -1),
     ],
@@ -400,13 +400,14 @@ def test_repeated_questions_are_one(tmp_path: Path) -> None:
 
 
 def test_sampling_follows_the_distribution() -> None:
-    logits = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0]).repeat(20_000, 1)
-    greedy = torch.arange(20_000) % 2 == 0
-    tokens = sample(logits, greedy, torch.Generator().manual_seed(1))
-    assert (tokens[greedy] == 4).all()
-    shares = torch.bincount(tokens[~greedy], minlength=5) / (~greedy).sum()
-    torch.testing.assert_close(shares, logits[0].softmax(-1), rtol=0, atol=0.02)
-    assert shares[3] == 0
+    logits = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0]).repeat(30_000, 1)
+    temperatures = torch.tensor([0.0, 0.5, 1.0]).repeat(10_000)
+    tokens = sample(logits, temperatures, torch.Generator().manual_seed(1))
+    assert (tokens[temperatures == 0] == 4).all()
+    for temperature in (0.5, 1.0):
+        shares = torch.bincount(tokens[temperatures == temperature], minlength=5) / 10_000
+        torch.testing.assert_close(shares, (logits[0] / temperature).softmax(-1), rtol=0, atol=0.02)
+        assert shares[3] == 0
 
 
 # --- features, vocabulary, order ------------------------------------------------------------------------------------

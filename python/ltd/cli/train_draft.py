@@ -20,6 +20,9 @@ def train_draft(
     length: Annotated[int, typer.Option(help="Longest conversation, in tokens.")] = DEFAULT.length,
     user_length: Annotated[int, typer.Option(help="Longest user turn, in tokens.")] = DEFAULT.user_length,
     answer_length: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = DEFAULT.answer_length,
+    user_temperature: Annotated[
+        float, typer.Option(help="Temperature at which the target writes user turns.")
+    ] = DEFAULT.user_temperature,
     two_turn_share: Annotated[
         float, typer.Option(help="Share of the conversations that have a second turn.")
     ] = DEFAULT.two_turn_share,

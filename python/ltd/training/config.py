@@ -23,6 +23,7 @@ class TrainDraftConfig:
     length: int = 640  # longest conversation, in tokens
     user_length: int = 160  # longest user turn, in tokens
     answer_length: int = 384  # longest answer, in tokens
+    user_temperature: float = 0.8  # temperature at which the target writes user turns
     two_turn_share: float = 0.25  # share of the conversations that go on for a second turn
     opening_share: float = 0.5  # share of the first user turns that begin with given words; see `OPENINGS`
     greedy_share: float = 0.5  # share of the conversations answered greedily; the others at temperature 1
@@ -55,7 +56,7 @@ class TrainDraftConfig:
             self._check_range(name, 0.0, 1.0)
         self._check_range("held_out_share", 0.001, 0.5)
         self._check_range("warmup_share", 0.0, 0.9)
-        for name in ("ttt_decay", "learning_rate", "checkpoint_seconds", "cache_gigabytes"):
+        for name in ("user_temperature", "ttt_decay", "learning_rate", "checkpoint_seconds", "cache_gigabytes"):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
                 raise InputError(f"{name} is {value!r}, but must be a number above 0")

@@ -61,8 +61,11 @@ class Writer:
         self.done = False
 
     @property
-    def greedy(self) -> bool:
-        return self.role == ANSWER and self.answers_greedily
+    def temperature(self) -> float:
+        """Of the next token; 0 = greedy."""
+        if self.role == USER:
+            return self.config.user_temperature
+        return 0.0 if self.answers_greedily else 1.0
 
     def accept(self, token: int) -> None:
         """Take the token that the target wrote next."""
@@ -134,8 +137,7 @@ def write_batch(
     forwards.begin(config.rows, config.length + len(chat.to_answer) + len(chat.to_user))
     logits = forwards.append(torch.tensor([list(chat.prefix)] * config.rows, device=forwards.device))
     while True:
-        greedy = torch.tensor([writer.greedy for writer in writers])
-        drawn = sample(logits, greedy, generator).tolist()
+        drawn = sample(logits, torch.tensor([writer.temperature for writer in writers]), generator).tolist()
         for writer, token in zip(writers, drawn, strict=True):
             # Otherwise an opening's or the template's own text comes next, or nothing.
             if not writer.done and len(writer.tokens) == forwards.length:
@@ -160,17 +162,19 @@ def close_ranks(rows: list[int]) -> list[int]:
     return [place if place in present else next(moving) for place in range(len(rows))]
 
 
-def sample(logits: Tensor, greedy: Tensor, generator: torch.Generator) -> Tensor:
-    """logits (rows,V), greedy (rows,) bool -> tokens (rows,) int64; the others are drawn at temperature 1.
+def sample(logits: Tensor, temperatures: Tensor, generator: torch.Generator) -> Tensor:
+    """logits (rows,V), temperatures (rows,) float32, 0 = greedy -> tokens (rows,) int64.
 
     Draws by inverse CDF: one random number a row instead of one a word.
     """
     tokens = logits.argmax(-1).cpu()
-    uniform = torch.rand(logits.size(0), 1, generator=generator)[~greedy].to(logits.device)
+    warm = (temperatures > 0).nonzero()[:, 0]
+    uniform = torch.rand(logits.size(0), 1, generator=generator)[warm].to(logits.device)
+    chosen = logits[warm.to(logits.device)] / temperatures[warm, None].to(logits)
+    cumulative = chosen.softmax(-1, dtype=torch.float32).cumsum(-1)
     # Rounding may leave the last sum a little under 1, so the uniform number is scaled by that sum.
-    cumulative = logits[~greedy.to(logits.device)].softmax(-1, dtype=torch.float32).cumsum(-1)
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0]
-    tokens[~greedy] = drawn.clamp_max(logits.size(1) - 1).cpu()
+    tokens[warm] = drawn.clamp_max(logits.size(1) - 1).cpu()
     return tokens
 
 

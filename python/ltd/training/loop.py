@@ -41,7 +41,9 @@ class Training:
         self.updates_per_epoch = math.ceil(count / config.batch)
         self.updates = config.epochs * self.updates_per_epoch
         self.weights = [weight for weight in head.parameters() if weight.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            self.weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0

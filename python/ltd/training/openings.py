@@ -1,7 +1,7 @@
 """First words for user turns, so that the kinds of questions people ask are all among the data.
 
 Left to itself a chat model asks mostly what its own training ended with. A turn that begins with one of these is
-finished by the target, at temperature 1, so no two come out the same.
+finished by the target, by sampling, so that hardly two come out the same.
 """
 
 OPENINGS = (
