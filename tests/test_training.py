@@ -37,6 +37,7 @@ from ltd.training.conversations import (
 from ltd.training.features import FeatureReader
 from ltd.training.forwards import EngineForwards, ModelForwards, tapped
 from ltd.training.openings import OPENINGS
+from ltd.training.trim import frequent_words, keep_words
 from ltd.training.vocabulary import choose_vocabulary
 
 Target = Callable[[str], Path]
@@ -46,7 +47,7 @@ def small_config(out: Path, target: Path, **changes: Any) -> TrainDraftConfig:
     values: dict[str, Any] = {
         "tokens": 1500, "length": 90, "user_length": 12, "answer_length": 30, "rows": 8, "held_out_share": 0.3,
         "draft_vocab_size": 48, "ttt_steps": 3, "batch": 4, "epochs": 2, "learning_rate": 3e-3, "dtype": "float32",
-        "seed": 5,
+        "seed": 5, "trim_vocabulary": False,
     }  # fmt: skip
     return TrainDraftConfig(out=out, target=str(target), **{**values, **changes})
 
@@ -79,6 +80,30 @@ def test_finished_run(finished: TrainDraftConfig, tiny_target: Target) -> None:
     rows = embedding[head.d2t + torch.arange(48)]
     # A few small updates away from where it started, the target's own rows.
     assert 0 < (head.lm_head.weight - rows).abs().max() < 0.1
+
+
+def test_vocabulary_is_trimmed_to_the_fastest(tiny_target: Target, tmp_path: Path) -> None:
+    folder = train_draft(small_config(tmp_path / "out", tiny_target("llama"), trim_vocabulary=True))
+    head = load_head(folder, torch.float32, "cpu")
+    trials = json.loads((folder / "training.json").read_text())["vocabulary_sizes"]
+    assert [trial["words"] for trial in trials] == [10, 12, 24, 36, 48]
+    assert all(trial["acceptance_length"] >= 1 for trial in trials)
+    assert head.config.draft_vocab_size == max(trials, key=lambda trial: trial["tokens_per_second"])["words"]
+
+
+def test_keeping_words_keeps_their_logits(tiny_head: Target) -> None:
+    head = load_head(tiny_head("llama"), torch.float32, "cpu")
+    tokens = torch.randint(96, (500,), generator=torch.Generator().manual_seed(1))
+    counts = torch.bincount(tokens, minlength=96)
+    words = frequent_words(head, tokens, 10)
+    kept = keep_words(head, words)
+    ids = torch.arange(10) + kept.d2t
+    assert torch.equal(ids, words + head.d2t[words])
+    assert kept.t2d.nonzero()[:, 0].tolist() == ids.tolist()
+    left_out = head.t2d & ~kept.t2d
+    assert counts[ids].min() >= counts[left_out].max()
+    states = torch.randn(1, 3, 32)
+    torch.testing.assert_close(kept.logits(states), head.logits(states)[..., words])
 
 
 def test_finished_run_is_not_repeated(finished: TrainDraftConfig) -> None:
@@ -162,8 +187,10 @@ def test_half_written_files_are_ignored(finished: TrainDraftConfig, tmp_path: Pa
     ("field", "value"),
     [
         ("tokens", 0), ("tokens", 1.5), ("length", 3), ("rows", 0), ("ttt_steps", 0), ("batch", True), ("epochs", -1),
-        ("greedy_share", 1.5), ("two_turn_share", -0.1), ("opening_share", 2), ("user_temperature", 0.0), ("held_out_share", 0.0), ("learning_rate", 0.0),
+        ("greedy_share", 1.5), ("two_turn_share", -0.1),
+        ("opening_share", 2), ("user_temperature", 0.0), ("held_out_share", 0.0), ("learning_rate", 0.0),
         ("learning_rate", float("nan")), ("ttt_decay", float("inf")), ("dtype", "int8"), ("threads", 0),
+        ("feature_layers", (2, 1)), ("feature_layers", ()), ("intermediate_size", 0),
         ("warmup_share", 1.0), ("checkpoint_seconds", "soon"), ("cache_gigabytes", -1), ("seed", -1),
     ],
 )  # fmt: skip
@@ -192,6 +219,7 @@ def test_foreign_folder_is_left_alone(tmp_path: Path, tiny_target: Target) -> No
         ("llama", {"draft_vocab_size": 97}, "draft_vocab_size is 97, but the target has only 96"),
         ("llama", {"length": 300}, "length is 300, but the target attends to at most 256"),
         ("mistral", {"length": 90}, "attends to at most 24"),
+        ("llama", {"feature_layers": (2, 9)}, r"feature_layers is \(2, 9\), but the target has only hs\[0\] … hs\[8\]"),
         ("llama", {"length": 20}, "the chat template alone needs"),
     ],
 )

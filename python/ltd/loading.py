@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ltd.decoder import Decoder
 from ltd.drafts.checkpoint import load_head
 from ltd.drafts.eagle3 import Eagle3Draft
+from ltd.drafts.head import Eagle3Head
 from ltd.drafts.head_engine import HeadEngine
 from ltd.engine import Engine
 from ltd.errors import InputError
@@ -104,12 +105,17 @@ def prepare(
             f"the head in {head_folder} was trained for another tokenizer than the target's; "
             "use a head trained for this target"
         )
+    return target, make_draft(head, target)
+
+
+def make_draft(head: Eagle3Head, target: Target) -> Eagle3Draft:
+    """A draft on the fastest path that there is for a head, whose weights it takes over on the CPU."""
     draft = Eagle3Draft(head, target.embedding)
-    if device.type == "cpu":
+    if target.device.type == "cpu":
         if HeadEngine.supports(head):
             draft.engine = HeadEngine(head)
         pack_linears(head)
-    return target, draft
+    return draft
 
 
 def make_target(model: PreTrainedModel, feature_layers: tuple[int, ...], takes_weights: bool) -> Target:

@@ -38,6 +38,15 @@ def train_draft(
     ] = DEFAULT.held_out_share,
     rows: Annotated[int, typer.Option(help="Conversations written at the same time.")] = DEFAULT.rows,
     draft_vocab_size: Annotated[int, typer.Option(help="Words the draft can propose.")] = DEFAULT.draft_vocab_size,
+    trim_vocabulary: Annotated[
+        bool, typer.Option(help="At the end, keep only as many of them as decode fastest here.")
+    ] = DEFAULT.trim_vocabulary,
+    feature_layers: Annotated[
+        list[int] | None, typer.Option(help="Hidden state the head reads; once for each, from low to high.")
+    ] = None,
+    intermediate_size: Annotated[
+        int | None, typer.Option(help="Width of the head's feed-forward block; default: the target's.")
+    ] = None,
     ttt_steps: Annotated[int, typer.Option(help="Steps of training-time test.")] = DEFAULT.ttt_steps,
     ttt_decay: Annotated[
         float, typer.Option(help="Weight of a step's loss relative to the step before.")

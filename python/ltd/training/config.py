@@ -31,6 +31,9 @@ class TrainDraftConfig:
     held_out_share: float = 0.05  # share of the conversations kept for measuring
     rows: int = 128  # conversations written at the same time
     draft_vocab_size: int = 8192  # words the draft can propose
+    trim_vocabulary: bool = True  # at the end, keep only as many of them as make this machine fastest
+    feature_layers: tuple[int, ...] | None = None  # hidden states hs[k] that the head reads; None: EAGLE-3's three
+    intermediate_size: int | None = None  # width of the head's feed-forward block; None: the target's own
     ttt_steps: int = 7  # steps of training-time test
     ttt_decay: float = 0.8  # weight of each step's loss relative to the step before
     batch: int = 2  # conversations per update
@@ -62,6 +65,12 @@ class TrainDraftConfig:
                 raise InputError(f"{name} is {value!r}, but must be a number above 0")
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise InputError(f"dtype is {self.dtype!r}, but training knows auto, float32 and bfloat16")
+        if self.intermediate_size is not None and self.intermediate_size < 1:
+            raise InputError(f"intermediate_size is {self.intermediate_size}, but must be at least 1")
+        if self.feature_layers is not None:
+            self.feature_layers = tuple(self.feature_layers)
+            if not self.feature_layers or list(self.feature_layers) != sorted(set(self.feature_layers)):
+                raise InputError(f"feature_layers is {self.feature_layers}, but needs indices from low to high")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads is {self.threads}, but must be at least 1")
 
@@ -70,14 +79,20 @@ class TrainDraftConfig:
         if not (isinstance(value, int | float) and low <= value <= high):
             raise InputError(f"{name} is {value!r}, but must be between {low} and {high}")
 
+    def head_sizes(self) -> dict[str, Any]:
+        """Fields of `Eagle3Config` that are to differ from the defaults for the target."""
+        sizes = {"feature_layers": self.feature_layers, "intermediate_size": self.intermediate_size}
+        return {name: value for name, value in sizes.items() if value is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, ready for JSON."""
-        return {**asdict(self), "out": str(self.out)}
+        layers = None if self.feature_layers is None else list(self.feature_layers)
+        return {**asdict(self), "out": str(self.out), "feature_layers": layers}
 
     def check_same(self, stored: dict[str, Any]) -> None:
         """Raise InputError naming the first field in which this config differs from the one a folder was made with."""
         for field in fields(self):
-            mine, theirs = getattr(self, field.name), stored.get(field.name)
+            mine, theirs = self.to_dict()[field.name], stored.get(field.name)
             if field.name not in RUN_ONLY and mine != theirs:
                 raise InputError(
                     f"{self.out} was started with {field.name} = {theirs!r}, but this run says {mine!r};"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ltd.drafts.checkpoint import save_head
-from ltd.drafts.head import Eagle3Config
+from ltd.drafts.head import Eagle3Config, Eagle3Head
 from ltd.errors import InputError
 from ltd.files import write_text
+from ltd.loading import make_target
 from ltd.models import (
     DEFAULT_TARGET,
     LoadedModel,
@@ -39,6 +41,7 @@ from ltd.training.forwards import open_forwards
 from ltd.training.loop import Training, run_training
 from ltd.training.report import data_facts, draw_curves, make_report
 from ltd.training.start import new_head, target_parts
+from ltd.training.trim import QUESTIONS, frequent_words, keep_words, trial_sizes, try_sizes
 from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary
 
 
@@ -91,6 +94,9 @@ def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
     shortest = len(chat.prefix) + len(chat.to_answer) + 2
     if config.length < shortest:
         raise InputError(f"length is {config.length}, but the chat template alone needs {shortest} tokens")
+    if config.feature_layers and max(config.feature_layers) > settings.num_hidden_layers:
+        highest = settings.num_hidden_layers
+        raise InputError(f"feature_layers is {config.feature_layers}, but the target has only hs[0] … hs[{highest}]")
     if config.draft_vocab_size > settings.vocab_size:
         raise InputError(
             f"draft_vocab_size is {config.draft_vocab_size}, but the target has only {settings.vocab_size} words"
@@ -115,13 +121,14 @@ def write_data(
 
 
 def head_config_for(target: LoadedModel, config: TrainDraftConfig) -> Eagle3Config:
-    """The head's sizes: the target's own."""
+    """The head's sizes: the target's own, where the config does not say otherwise."""
     settings = target.model.config
     return Eagle3Config.for_target(
         settings,
         draft_vocab_size=config.draft_vocab_size,
         target=target_name(config),
         tokenizer_fingerprint=tokenizer_fingerprint(target.tokenizer, settings.vocab_size),
+        **config.head_sizes(),
     )
 
 
@@ -166,9 +173,25 @@ def _train(
     )
     facts: dict[str, Any] = data_facts(learned, held_out, vocabulary)
     report = make_report(config, target_name(config), facts, training)
+    head = training.head
+    if config.trim_vocabulary and device.type == "cpu":
+        questions = [list(each.question) for each in held_out]
+        head, report["vocabulary_sizes"] = trimmed(config, head, learned_tokens(learned, config.user_turns), questions)
     (out / "head").mkdir(exist_ok=True)
     draw_curves(report, out / "head" / "training.png")
-    save_head(training.head, out / "head", report)  # writes the report last: it marks the run as finished
+    save_head(head, out / "head", report)  # writes the report last: it marks the run as finished
+
+
+def trimmed(
+    config: TrainDraftConfig, head: Eagle3Head, tokens: Tensor, questions: list[list[int]]
+) -> tuple[Eagle3Head, list[dict[str, Any]]]:
+    """The last stage: the head with as many words as decode fastest here, and what every size brought."""
+    dtype = resolve_dtype(config.dtype, torch.device("cpu"))
+    model = load_model(config.target, dtype, torch.device("cpu")).model
+    target = make_target(model, head.config.feature_layers, takes_weights=True)
+    trials = try_sizes(copy.deepcopy(head).to(dtype), target, tokens, questions[:QUESTIONS], trial_sizes(head))
+    best = max(trials, key=lambda trial: trial.tokens_per_second)
+    return keep_words(head, frequent_words(head, tokens, best.words)), [trial.to_dict() for trial in trials]
 
 
 def _training(
