@@ -24,7 +24,8 @@ from ltd.models import FAMILIES
 from ltd.tree import TreeNodes
 
 if TYPE_CHECKING:
-    from ltd.engine import Engine, PackedEmbedding
+    from ltd.engine import Engine
+    from ltd.stack import PackedEmbedding
 
 ATTENTION = "ltd_tree"
 PREFILL_CHUNK = 512

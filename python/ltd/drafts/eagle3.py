@@ -13,9 +13,9 @@ from torch import nn
 from ltd import ops
 from ltd.drafts.head import Eagle3Head
 from ltd.drafts.head_engine import HeadEngine
-from ltd.engine import PackedEmbedding
 from ltd.errors import InputError
 from ltd.kv_cache import KVCache
+from ltd.stack import PackedEmbedding
 from ltd.tree import DraftTree
 
 READ_CHUNK = 512
