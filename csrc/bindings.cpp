@@ -1,10 +1,6 @@
-// The torch operator library `ltd`: checks arguments, fills argument structs and calls the kernels. The only file that
-// includes torch.
-//
-// Bad arguments raise ValueError with the tensor, the dimension and the values. "(B, C)" and the like follow the
-// operators' contracts.
+// The torch operator library `ltd`: checks arguments, fills argument structs and calls the kernels. Only bindings
+// include torch.
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -14,6 +10,7 @@
 
 #include "accept/accept.h"
 #include "attention/tree_attention.h"
+#include "bindings_checks.h"
 #include "commit/commit_path.h"
 #include "common/cpu_kernels.h"
 #include "expand/expand_beam.h"
@@ -24,60 +21,6 @@ namespace ltd {
 namespace {
 
 using at::Tensor;
-
-#define LTD_CHECK(condition, ...) TORCH_CHECK_VALUE(condition, __VA_ARGS__)
-
-struct Named {
-  const char* name;
-  const Tensor& tensor;
-};
-
-void check_sizes(const Named& a, at::IntArrayRef wanted) {
-  LTD_CHECK(a.tensor.dim() == static_cast<int64_t>(wanted.size()), a.name, " must have ", wanted.size(),
-            " dimensions, but its shape is ", a.tensor.sizes());
-  for (size_t d = 0; d < wanted.size(); ++d) {
-    LTD_CHECK(wanted[d] < 0 || a.tensor.size(d) == wanted[d], a.name, " must have size ", wanted[d], " in dimension ",
-              d, ", but its shape is ", a.tensor.sizes());
-  }
-}
-
-void check_last_contiguous(const Named& a) {
-  LTD_CHECK(a.tensor.size(-1) <= 1 || a.tensor.stride(-1) == 1, a.name,
-            " must be contiguous in its last dimension, but its strides are ", a.tensor.strides());
-}
-
-void check_cpu(const Named& a) {
-  LTD_CHECK(a.tensor.is_cpu(), a.name, " must be on the CPU like the other tensors, but is on ", a.tensor.device());
-}
-
-// A tensor of the given type and sizes (-1 = any), contiguous in its last dimension.
-template <typename T>
-T* checked(const Named& a, at::IntArrayRef sizes) {
-  constexpr at::ScalarType wanted = c10::CppTypeToScalarType<std::remove_const_t<T>>::value;
-  check_cpu(a);
-  LTD_CHECK(a.tensor.scalar_type() == wanted, a.name, " must be of type ", wanted, ", but is ", a.tensor.scalar_type());
-  check_sizes(a, sizes);
-  check_last_contiguous(a);
-  return static_cast<T*>(const_cast<void*>(a.tensor.const_data_ptr()));
-}
-
-template <typename T>
-Rows<T> rows(const Named& a, int64_t batch, int64_t columns) {
-  T* data = checked<T>(a, {batch, columns});
-  return {data, a.tensor.stride(0)};
-}
-
-template <typename T>
-Matrices<T> matrices(const Named& a, int64_t batch, int64_t matrix_rows, int64_t columns) {
-  T* data = checked<T>(a, {batch, matrix_rows, columns});
-  return {data, a.tensor.stride(0), a.tensor.stride(1)};
-}
-
-// One number for each row of the batch.
-template <typename T>
-T* per_row(const Named& a, int64_t batch) {
-  return checked<T>(a, {batch});
-}
 
 DType float_type(const Named& a) {
   switch (a.tensor.scalar_type()) {
@@ -179,14 +122,8 @@ void select_tree_cpu(const Tensor& tokens, const Tensor& scores, const Tensor& p
             "its children, or -1 for the root, and scores must not rise from parent to child");
 }
 
-HeadRows head_rows(const Named& a, int64_t batch, int64_t heads, int64_t tensor_rows, int64_t head_dim,
-                   at::ScalarType type) {
-  check_cpu(a);
-  LTD_CHECK(a.tensor.scalar_type() == type, a.name, " must be of the same type as query, ", type, ", but is ",
-            a.tensor.scalar_type());
-  check_sizes(a, {batch, heads, tensor_rows, head_dim});
-  check_last_contiguous(a);
-  return {a.tensor.const_data_ptr(), a.tensor.stride(0), a.tensor.stride(1), a.tensor.stride(2)};
+HeadRows head_rows(const Named& a, const Named& like, at::IntArrayRef sizes) {
+  return {checked_like(a, like, sizes), a.tensor.stride(0), a.tensor.stride(1), a.tensor.stride(2)};
 }
 
 void check_attention_rows(const TreeAttention& a, const Tensor& keys, bool chain) {
@@ -218,10 +155,9 @@ Tensor tree_attention_cpu(const Tensor& query, const Tensor& keys, const Tensor&
   a.window = window;
   LTD_CHECK(a.kv_heads >= 1 && a.query_heads % a.kv_heads == 0, "query must have a multiple of the ", a.kv_heads,
             " heads of keys, but its shape is ", query.sizes());
-  const at::ScalarType type = query.scalar_type();
-  a.query = head_rows({"query", query}, a.batch, a.query_heads, a.nodes, a.head_dim, type);
-  a.keys = head_rows({"keys", keys}, a.batch, a.kv_heads, -1, a.head_dim, type);
-  a.values = head_rows({"values", values}, a.batch, a.kv_heads, keys.size(2), a.head_dim, type);
+  a.query = head_rows({"query", query}, {"query", query}, query.sizes());
+  a.keys = head_rows({"keys", keys}, {"query", query}, {a.batch, a.kv_heads, -1, a.head_dim});
+  a.values = head_rows({"values", values}, {"query", query}, {a.batch, a.kv_heads, keys.size(2), a.head_dim});
   a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
   if (masks.has_value()) {
     a.masks = matrices<const int64_t>({"masks", *masks}, a.batch, a.nodes, -1);
@@ -287,12 +223,8 @@ void accept_sample_cpu(const Tensor& logits, const Tensor& tokens, const Tensor&
   cpu_kernels().accept_sample(a);
 }
 
-CacheTensor cache_tensor(const Named& a, const Tensor& like) {
-  check_cpu(a);
-  LTD_CHECK(a.tensor.scalar_type() == like.scalar_type(), a.name, " must be of the same type as keys, ",
-            like.scalar_type(), ", but is ", a.tensor.scalar_type());
-  check_sizes(a, like.sizes());
-  check_last_contiguous(a);
+CacheTensor cache_tensor(const Named& a, const Tensor& keys) {
+  checked_like(a, {"keys", keys}, keys.sizes());
   return {static_cast<char*>(a.tensor.mutable_data_ptr()), a.tensor.stride(0), a.tensor.stride(1), a.tensor.stride(2),
           a.tensor.stride(3)};
 }

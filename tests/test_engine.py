@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from conftest import FAMILIES, VOCABULARY, small_config
 from ltd import _C
-from ltd.engine import Engine, PackedEmbedding
+from ltd.engine import Engine
 from ltd.forward import TreeBlock, Verified
 from ltd.kv_cache import KVCache
 from ltd.loading import load
 from ltd.policies import Static
+from ltd.stack import PackedEmbedding
 from ltd.target import Target
 from op_cases import ISAS
 

@@ -50,10 +50,10 @@ def stack_arguments() -> dict[str, Any]:
 
 
 BAD_INPUTS: list[tuple[str, Any, str]] = [
-    ("states", torch.randn(2, 4, 31), "must have the shape"),
+    ("states", torch.randn(2, 4, 31), "input_norm must have size 31 in dimension 1"),
     ("states", torch.randn(2, 4, 32, dtype=torch.float64), "Float or BFloat16"),
     ("keys", torch.zeros(8, 2, 2, 256, 16, dtype=torch.bfloat16), "keys must be of type"),
-    ("values", torch.zeros(8, 2, 2, 255, 16), "values must have the shape"),
+    ("values", torch.zeros(8, 2, 2, 255, 16), "values must have size 256 in dimension 3"),
     ("lengths", torch.tensor([0, 253], dtype=torch.int32), r"lengths\[1\] = 253 and 4 new rows do not fit"),
     ("lengths", torch.tensor([0, -1], dtype=torch.int32), r"lengths\[1\] = -1"),
     ("rotary_rows", torch.full((2, 4), 256), "rotary_rows must be 0 to 255, but holds 256"),
@@ -76,7 +76,7 @@ def test_bad_input_is_named(name: str, value: Any, message: str) -> None:
 
 def test_bad_weights_and_models_are_named() -> None:
     packed = torch.zeros(ops_engine.packed_shape(5, 4, torch.float32))
-    with pytest.raises(InputError, match="packed must have the shape"):
+    with pytest.raises(InputError, match="packed must have size 2 in dimension 0"):
         ops_engine.pack_linear(torch.randn(40, 4), packed)
     with pytest.raises(InputError, match="must be 0 to 4, but holds 5"):
         ops_engine.unpack_rows(packed, 5, 4, torch.tensor([5]))

@@ -147,11 +147,17 @@ def test_a_tokenizer_without_chat_template_gets_plain_text(config: EvalConfig) -
     assert records[1]["prompt_hash"] == token_hash(decoder.encode(f"Say a\n\n{answer}\n\nand b", chat=False))
 
 
-def test_a_prompt_that_is_too_long_is_named(config: EvalConfig) -> None:
+def test_a_turn_that_is_too_long_is_named_before_anything_is_generated(config: EvalConfig) -> None:
+    def load(*args: Any, **kwargs: Any) -> Any:
+        return CountingDecoder(load_decoder(*args, **kwargs), kill_at=1)
+
     file = config.data_dir / "first" / "question.jsonl"
-    file.write_text('{"question_id": 7, "turns": ["short"]}\n' + json.dumps({"question_id": 8, "turns": ["x" * 400]}))
-    with pytest.raises(InputError, match=r"first, question 8, turn 1: the prompt has \d+ tokens"):
-        evaluate(config)
+    for turns in (["x" * 400], ["short", "x" * 400]):
+        lines = [{"question_id": 7, "turns": ["short"]}, {"question_id": 8, "turns": turns}]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        complaint = rf"first, question 8, turn {len(turns)}: the prompt has \d+ tokens"
+        with pytest.raises(InputError, match=complaint):
+            evaluate(replace(config, out=config.out / str(len(turns))), load)
 
 
 class Killed(BaseException):

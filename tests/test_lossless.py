@@ -120,6 +120,14 @@ def test_the_decoder_is_lossless_in_float32(tiny_target: Folder, tiny_head: Fold
     assert all(comparison.tokens == len(comparison.reference_ids) > 0 for comparison in comparisons)
 
 
+def test_an_answer_that_the_context_ends_is_compared_up_to_there(tiny_target: Folder) -> None:
+    decoder = load_decoder(tiny_target("llama"), "none", dtype="float32")
+    prompts = [[1, *[20, 30] * 125], PROMPTS[0]]
+    comparisons = list(check_greedy(decoder, reference_of(tiny_target("llama")), prompts, 10))
+    assert [comparison.verdict for comparison in comparisons] == ["equal", "equal"]
+    assert [comparison.tokens for comparison in comparisons] == [256 - 251, 10]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_changed_token_is_wrong(tiny_target: Folder, dtype: torch.dtype) -> None:
     reference = reference_of(tiny_target("llama"), dtype)
@@ -258,3 +266,15 @@ def test_bad_input_is_told_before_a_model_loads(config: CheckConfig, changes: di
     with pytest.raises(InputError, match=complaint):
         check(replace(config, **changes), must_not_load)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize("turns", [["x" * 400], ["short", "x" * 400]])
+def test_a_turn_that_is_too_long_is_named_before_the_reference_loads(
+    config: CheckConfig, turns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltd.check.load_model", must_not_load)
+    with (config.data_dir / "talk" / "question.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"question_id": "long", "turns": turns}))
+    complaint = rf"talk, question long, turn {len(turns)}: the prompt has \d+ tokens"
+    with pytest.raises(InputError, match=complaint):
+        check(config)

@@ -12,7 +12,7 @@
 #include <omp.h>
 #endif
 
-#include "attention/engine.h"
+#include "attention/products.h"
 #include "common/scratch.h"
 
 namespace ltd::LTD_ISA {
@@ -86,10 +86,10 @@ LTD_INLINE Group group_at(const TreeAttention& a, const Plan& plan, const Item& 
           sight + 2 * all + before * plan.mask_words};
 }
 
-template <typename Engine, typename T>
+template <typename Arithmetic, typename T>
 void load_queries(const TreeAttention& a, const Plan& plan, const Item& item, int64_t vector, const Group& group) {
   const int64_t width = group.vectors * kLanes;
-  const int64_t words = a.head_dim / Engine::kElements;
+  const int64_t words = a.head_dim / Arithmetic::kElements;
   for (int64_t v = 0; v < group.vectors; ++v) {
     const T* sources[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -98,9 +98,9 @@ void load_queries(const TreeAttention& a, const Plan& plan, const Item& item, in
     }
     for (int64_t word = 0; word < words; word += kLanes) {
       Floats block[kLanes];
-      const int64_t first = word * Engine::kElements;
+      const int64_t first = word * Arithmetic::kElements;
       for (int lane = 0; lane < kLanes; ++lane) {
-        block[lane] = Engine::query_words(sources[lane] + first, a.head_dim - first);
+        block[lane] = Arithmetic::query_words(sources[lane] + first, a.head_dim - first);
       }
       transpose(block);
       const int64_t count = at_most(words - word, kLanes);
@@ -156,7 +156,7 @@ void hide(const TreeAttention& a, const Item& item, const Group& group, int64_t 
 
 // Turns scores into weights 2^((score - peak) * factor), and brings sums and outputs to the new peaks. The difference
 // comes first: the best score then has weight 1 however large it is.
-template <typename Engine, int V>
+template <typename Arithmetic, int V>
 LTD_INLINE void soften(const TreeAttention& a, const Group& group, int64_t count, float* scores) {
   const float factor = a.scale * kLog2E;
   for (int v = 0; v < V; ++v) {
@@ -169,16 +169,16 @@ LTD_INLINE void soften(const TreeAttention& a, const Group& group, int64_t count
       return exp2_nonpositive((load(scores + (k * V + v) * kLanes) - base) * factor);
     };
     Floats sum{};
-    for (int64_t k = 0; k < count; k += Engine::kElements) {
+    for (int64_t k = 0; k < count; k += Arithmetic::kElements) {
       const Floats weight = weight_of(k);
       sum += weight;
-      float* target = scores + (k / Engine::kElements * V + v) * kLanes;
-      if constexpr (Engine::kElements == 1) {
+      float* target = scores + (k / Arithmetic::kElements * V + v) * kLanes;
+      if constexpr (Arithmetic::kElements == 1) {
         store(target, weight);
       } else {
         const Floats next = k + 1 < count ? weight_of(k + 1) : Floats{};
         sum += next;
-        store(target, Engine::pair(weight, next));
+        store(target, Arithmetic::pair(weight, next));
       }
     }
     const Floats shrink = exp2_nonpositive((old_peak - base) * factor);
@@ -193,13 +193,14 @@ LTD_INLINE void soften(const TreeAttention& a, const Group& group, int64_t count
 }
 
 // One block of keys for one group of rows.
-template <typename Engine, int V>
-void attend(const TreeAttention& a, const Item& item, const Group& group, Factor<typename Engine::Word> keys,
-            Factor<typename Engine::Word> values, int64_t first_key, int64_t count, float* scores) {
-  product<Engine, kTileRows, V, false>(keys, group.query, count, a.head_dim / Engine::kElements, scores);
+template <typename Arithmetic, int V>
+void attend(const TreeAttention& a, const Item& item, const Group& group, Factor<typename Arithmetic::Word> keys,
+            Factor<typename Arithmetic::Word> values, int64_t first_key, int64_t count, float* scores) {
+  product<Arithmetic, kTileRows, V, false>(keys, group.query, count, a.head_dim / Arithmetic::kElements, scores);
   if (a.window > 0 || first_key + count > a.lengths[item.batch]) hide<V>(a, item, group, first_key, count, scores);
-  soften<Engine, V>(a, group, count, scores);
-  product<Engine, kTileRows, V, true>(values, scores, a.head_dim, ceil_div(count, Engine::kElements), group.output);
+  soften<Arithmetic, V>(a, group, count, scores);
+  product<Arithmetic, kTileRows, V, true>(values, scores, a.head_dim, ceil_div(count, Arithmetic::kElements),
+                                          group.output);
 }
 
 // In a chain no row of the item sees keys from here on.
@@ -209,15 +210,15 @@ LTD_INLINE int64_t visible_end(const TreeAttention& a, const Plan& plan, const I
   return at_most(a.lengths[item.batch] + last_node + 1, item.last_key);
 }
 
-template <typename Engine, typename T>
+template <typename Arithmetic, typename T>
 void run_item(const TreeAttention& a, const Plan& plan, const Item& item, float* state, float* scratch) {
-  using Word = typename Engine::Word;
+  using Word = typename Arithmetic::Word;
   Word* key_words = reinterpret_cast<Word*>(scratch);
   Word* value_words = key_words + kKeyBlock * a.head_dim;
   float* scores = scratch + 2 * kKeyBlock * a.head_dim;
   for (int64_t v = 0; v < item.vectors; v += kTileVectors) {
     const Group group = group_at(a, plan, item, v, state);
-    load_queries<Engine, T>(a, plan, item, v, group);
+    load_queries<Arithmetic, T>(a, plan, item, v, group);
     load_sight(a, plan, item, v, group);
     clear(a, group);
   }
@@ -225,14 +226,14 @@ void run_item(const TreeAttention& a, const Plan& plan, const Item& item, float*
   for (int64_t key = item.first_key; key < end; key += kKeyBlock) {
     const int64_t count = at_most(end - key, kKeyBlock);
     const auto keys =
-        Engine::keys(a.keys.at<T>(item.batch, item.kv_head, key), a.keys.row_stride, count, a.head_dim, key_words);
-    const auto values = Engine::values(a.values.at<T>(item.batch, item.kv_head, key), a.values.row_stride, count,
-                                       a.head_dim, value_words);
+        Arithmetic::keys(a.keys.at<T>(item.batch, item.kv_head, key), a.keys.row_stride, count, a.head_dim, key_words);
+    const auto values = Arithmetic::values(a.values.at<T>(item.batch, item.kv_head, key), a.values.row_stride, count,
+                                           a.head_dim, value_words);
     for (int64_t v = 0; v < item.vectors; v += kTileVectors) {
       const Group group = group_at(a, plan, item, v, state);
-      if (group.vectors == 3) attend<Engine, 3>(a, item, group, keys, values, key, count, scores);
-      if (group.vectors == 2) attend<Engine, 2>(a, item, group, keys, values, key, count, scores);
-      if (group.vectors == 1) attend<Engine, 1>(a, item, group, keys, values, key, count, scores);
+      if (group.vectors == 3) attend<Arithmetic, 3>(a, item, group, keys, values, key, count, scores);
+      if (group.vectors == 2) attend<Arithmetic, 2>(a, item, group, keys, values, key, count, scores);
+      if (group.vectors == 1) attend<Arithmetic, 1>(a, item, group, keys, values, key, count, scores);
     }
   }
 }
@@ -346,7 +347,7 @@ Item item_at(const TreeAttention& a, const Plan& plan, int64_t index) {
           at_most((split + 1) * plan.share, keys)};
 }
 
-template <typename Engine, typename T>
+template <typename Arithmetic, typename T>
 void run(const TreeAttention& a) {
   const Plan plan = make_plan(a);
   const int64_t blocks = a.batch * a.kv_heads * plan.blocks;
@@ -367,7 +368,7 @@ void run(const TreeAttention& a) {
     for (int64_t i = 0; i < items; ++i) {
       const Item item = item_at(a, plan, i);
       float* const state = states + i * plan.item_floats;
-      run_item<Engine, T>(a, plan, item, state, own_scratch);
+      run_item<Arithmetic, T>(a, plan, item, state, own_scratch);
       if (plan.splits == 1) finish<T>(a, plan, item, state);
     }
     if (plan.splits > 1) {
@@ -384,11 +385,11 @@ void run(const TreeAttention& a) {
 void tree_attention(const TreeAttention& a) {
 #if defined(__AVX512BF16__)
   const int64_t strides = a.keys.row_stride | a.keys.head_stride | a.keys.batch_stride;  // even if all are
-  if (a.dtype == DType::kBFloat16 && BFloat16Engine::fits(a.keys.data, strides, a.head_dim)) {
-    return run<BFloat16Engine, BFloat16>(a);
+  if (a.dtype == DType::kBFloat16 && BFloat16Arithmetic::fits(a.keys.data, strides, a.head_dim)) {
+    return run<BFloat16Arithmetic, BFloat16>(a);
   }
 #endif
-  with_type(a.dtype, [&](auto type) { run<FloatEngine, decltype(type)>(a); });
+  with_type(a.dtype, [&](auto type) { run<FloatArithmetic, decltype(type)>(a); });
 }
 
 }  // namespace ltd::LTD_ISA

@@ -8,7 +8,7 @@
 // keys in the order of their rows.
 #pragma once
 
-#include "attention/engine.h"
+#include "attention/products.h"
 #include "engine/forward_stack.h"
 #include "engine/product.h"
 #include "engine/rows.h"
@@ -282,11 +282,11 @@ void attend(const AttentionTask<Kind>& task, const Team& team, float* memory) {
     limit_keys(task, group);
 #if defined(__AVX512BF16__)
     if constexpr (std::is_same_v<Kind, BFloat16Product>) {
-      attend_group<BFloat16Engine>(task, group, scratch);
+      attend_group<BFloat16Arithmetic>(task, group, scratch);
       continue;
     }
 #endif
-    attend_group<FloatEngine>(task, group, scratch);
+    attend_group<FloatArithmetic>(task, group, scratch);
   }
 }
 

@@ -17,7 +17,7 @@ from ltd.lossless import check_greedy
 from ltd.models import load_model
 from ltd.questions import Turn, TurnKey, all_turns, load_questions
 from ltd.report import Table
-from ltd.runs import Method, RunConfig, encode_conversation, run_settings
+from ltd.runs import Method, RunConfig, check_turns, encode_turn, run_settings
 
 REFERENCE_BATCH = 8  # prompts that the reference generates for together
 Done = dict[TurnKey, Record]
@@ -49,7 +49,8 @@ def check(config: CheckConfig, load: Callable[..., Decoder] = load_decoder) -> R
         load: stands in for `ltd.load`.
 
     Raises:
-        InputError: something in the config or the data is wrong, or the file is another run's; before any model loads.
+        InputError: something in the config or the data is wrong, or the file is another run's, before any model loads;
+            or a turn is too long, as early as that is known.
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     settings = run_settings(config, questions)
@@ -69,13 +70,13 @@ def check_missing(
 ) -> None:
     """Loads decoder and reference, and adds the missing comparisons to `done` and to the journal."""
     decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
+    check_turns(decoder, missing)
     reference = load_model(config.target, decoder.target.dtype, decoder.target.device).model
     policy = Method.parse(config.method).policy
     with tqdm(total=len(done) + len(missing), initial=len(done), unit="prompt", desc="checking") as progress:
         for group in groups(missing):
             prompts = [
-                encode_conversation(decoder, turn.asked, [done[key]["reference_ids"] for key in turn.before])
-                for turn in group
+                encode_turn(decoder, turn, [done[key]["reference_ids"] for key in turn.before]) for turn in group
             ]
             comparisons = check_greedy(decoder, reference, prompts, config.max_new_tokens, policy)
             for turn, comparison in zip(group, comparisons, strict=True):

@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 import torch
 
-from ltd.acceptance import MAX_GAIN, Acceptor, Gain, Sampling
+from ltd.acceptance import Gain, Sampling
 from ltd.drafts import Draft
 from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.prompts import Messages, Tokens, check_prompts, encode, normalise
+from ltd.request import Request
+from ltd.speculation import Speculation
 from ltd.statistics import Statistics, Stopwatch
-from ltd.stopping import StopRule, Stops, take
+from ltd.stopping import StopRule, take
 from ltd.target import Target
-from ltd.tree import DraftTree, check_tree_limits, root_only
+from ltd.tree import DraftTree, root_only
 
 PolicyChoice = Policy | Literal["none"] | None
 
@@ -69,7 +71,7 @@ class Decoder:
         self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
         self.last_statistics = Statistics()
         self.tree: DraftTree | None = None
-        self.resolve(policy)
+        self.speculation()  # raises if they do not fit
 
     def encode(self, text: str | Messages, *, chat: bool | None = None) -> list[int]:
         """Token ids of a text or of chat messages; chat=None uses the chat template if there is one."""
@@ -104,10 +106,10 @@ class Decoder:
         """
         prompts, is_batch = normalise(input_ids)
         sampling = Sampling(temperature, top_k, top_p, seed)
-        answers, cycles = self._begin(prompts, sampling, max_new_tokens, stop_token_ids, policy)
-        for _ in cycles:
+        request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
+        for _ in self.cycles(request):
             pass
-        generations = [Generation(answer, self.last_statistics) for answer in answers]
+        generations = [Generation(answer, self.last_statistics) for answer in request.answers]
         return generations if is_batch else generations[0]
 
     def stream(
@@ -127,46 +129,57 @@ class Decoder:
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
         sampling = Sampling(temperature, top_k, top_p, seed)
-        _, cycles = self._begin(prompts, sampling, max_new_tokens, stop_token_ids, policy)
-        return (news[0] for news in cycles)
+        request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
+        return (news[0] for news in self.cycles(request))
 
-    def _begin(
+    def _request(
         self,
         prompts: list[list[int]],
         sampling: Sampling,
         max_new_tokens: int,
         stop_token_ids: Sequence[int] | None,
         policy: PolicyChoice,
-    ) -> tuple[list[list[int]], Iterator[dict[int, list[int]]]]:
-        """The answers, still empty, and the cycles that fill them."""
+    ) -> Request:
+        """A request that ends at stop tokens and lengths, from the arguments of `generate`."""
         stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
         stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
-        answers: list[list[int]] = [[] for _ in prompts]
-        return answers, self.cycles(prompts, answers, sampling.acceptor(), stops, self.resolve(policy))
+        return Request(prompts, sampling.acceptor(), stops, self.speculation(policy))
 
-    def cycles(
-        self, prompts: list[list[int]], answers: list[list[int]], accept: Acceptor, stops: Stops, policy: Policy | None
-    ) -> Iterator[dict[int, list[int]]]:
+    def speculation(self, policy: PolicyChoice = None) -> Speculation | None:
+        """The draft with a call's policy, or else the decoder's; None is plain decoding.
+
+        Raises:
+            InputError: there is no draft, or the policy does not fit it.
+        """
+        chosen = self.policy if policy is None else policy
+        if chosen is None or chosen == "none":
+            return None
+        if self.draft is None:
+            raise InputError("a policy needs a draft to decide about; load one, or use the policy none")
+        return Speculation(self.draft, chosen)
+
+    def cycles(self, request: Request) -> Iterator[dict[int, list[int]]]:
         """Runs all prompts to their ends, in lockstep.
 
-        Yields, after the prefill and after every cycle, {prompt: its new tokens}; they are then also in `answers`.
+        Yields, after the prefill and after every cycle, {prompt: its new tokens}; they are then also in the answers.
+
+        Raises:
+            InputError: a prompt that cannot be answered; at once.
         """
-        check_prompts(prompts, self.target.vocab_size, self.max_length)
-        return self._cycles(prompts, answers, accept, stops, policy)
+        check_prompts(request.prompts, self.target.vocab_size, self.max_length)
+        return self._cycles(request)
 
     @torch.inference_mode()
-    def _cycles(
-        self, prompts: list[list[int]], answers: list[list[int]], accept: Acceptor, stops: Stops, policy: Policy | None
-    ) -> Iterator[dict[int, list[int]]]:
+    def _cycles(self, request: Request) -> Iterator[dict[int, list[int]]]:
+        prompts = request.prompts
         rows = list(range(len(prompts)))
         self.last_statistics = statistics = Statistics(sum(map(len, prompts)), sequences=len(prompts))
         watch = Stopwatch(statistics, self.target.device)
-        capacity = self._capacity(prompts, stops, policy)
-        with self.target.session(len(prompts), capacity, tap=policy is not None):
-            gain = self._prefill(prompts, answers, accept, capacity, policy)
+        with self.target.session(len(prompts), request.capacity, tap=request.speculation is not None):
+            gain = self._prefill(request)
             watch.lap("prefill")
             while True:
-                news, alive = take(rows, gain.accepted.token_lists, answers, stops)
+                news, alive = take(rows, gain.accepted.token_lists, request.answers, request.stops)
                 statistics.add_news(news)
                 watch.lap("other")
                 yield news
@@ -174,49 +187,39 @@ class Decoder:
                 if not alive:
                     return
                 if len(alive) < len(rows):
-                    rows, gain = [rows[index] for index in alive], self._keep(alive, gain, policy)
-                gain = self._cycle(rows, gain, answers, accept, policy, watch)
+                    rows, gain = [rows[index] for index in alive], self._keep(alive, gain, request.speculation)
+                gain = self._cycle(request, rows, gain, watch)
 
-    def _prefill(
-        self, prompts: list[list[int]], answers: list[list[int]], accept: Acceptor, capacity: int, policy: Policy | None
-    ) -> Gain:
+    def _prefill(self, request: Request) -> Gain:
         """Reads the prompts; gains each one's first token."""
-        if policy is not None:
-            assert self.draft is not None
-            self.draft.start(len(prompts), capacity)
+        prompts, speculation, device = request.prompts, request.speculation, self.target.device
+        if speculation is not None:
+            speculation.draft.start(len(prompts), request.capacity)
         logits, features = [], []
         for row, prompt in enumerate(prompts):
-            token_ids = torch.tensor(prompt, device=self.target.device)
+            token_ids = torch.tensor(prompt, device=device)
             verified = self.target.prefill(row, token_ids)
             logits.append(verified.logits)
-            if policy is not None and verified.features is not None:
-                assert self.draft is not None
+            if speculation is not None and verified.features is not None:
                 # The last feature goes with the first new token, which the first cycle knows.
-                self.draft.read_prompt(row, verified.features[:, :-1], token_ids[1:])
+                speculation.draft.read_prompt(row, verified.features[:, :-1], token_ids[1:])
                 features.append(verified.features[:, -1:])
-        last_tokens = torch.tensor([prompt[-1] for prompt in prompts], device=self.target.device)
-        positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.target.device)
-        accepted = accept(torch.cat(logits), root_only(last_tokens, positions), list(range(len(prompts))), answers)
+        last_tokens = torch.tensor([prompt[-1] for prompt in prompts], device=device)
+        positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        nodes, rows = root_only(last_tokens, positions), list(range(len(prompts)))
+        accepted = request.accept(torch.cat(logits), nodes, rows, request.answers)
         return Gain(accepted, torch.cat(features) if features else None)
 
-    def _cycle(
-        self,
-        rows: list[int],
-        gain: Gain,
-        answers: list[list[int]],
-        accept: Acceptor,
-        policy: Policy | None,
-        watch: Stopwatch,
-    ) -> Gain:
+    def _cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
         """One cycle for the sequences of the prompts `rows`, from the last gain to the next."""
-        target, tree = self.target, self._tree_for(len(rows), policy)
+        target, speculation, tree = self.target, request.speculation, self._tree_for(len(rows), request.tree_limits)
         tree.begin(gain.roots, target.lengths)
-        depth, size = self._draft(tree, gain, policy, watch) if policy is not None else (0, 0)
+        depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)
         nodes = tree.select(size)
         watch.lap("select")
         verified = target.verify(nodes)
         watch.lap("verify")
-        accepted = accept(verified.logits, nodes, rows, answers)
+        accepted = request.accept(verified.logits, nodes, rows, request.answers)
         watch.lap("accept")
         features = target.commit(accepted.path, accepted.gained, accepted.counts, verified)
         watch.lap("commit")
@@ -224,52 +227,15 @@ class Decoder:
         self.last_statistics.sizes.append(nodes.tokens.shape[1] - 1)
         return Gain(accepted, features)
 
-    def _draft(self, tree: DraftTree, gain: Gain, policy: Policy, watch: Stopwatch) -> tuple[int, int]:
-        """Grows the tree as deep as the policy wants; that depth, and the size the policy wants verified."""
-        assert self.draft is not None
-        tree.expand(self.draft.begin(gain.features, gain.following, gain.accepted.counts), self.draft.d2t)
-        watch.lap("draft")
-        depth = 0
-        while depth < policy.max_depth and policy.continue_drafting(tree, depth):
-            watch.lap("policy")
-            tree.expand(self.draft.expand(tree), self.draft.d2t)
-            depth += 1
-            watch.lap("draft")
-        size = policy.choose_size(tree, depth)
-        watch.lap("policy")
-        return depth, size
-
-    def _keep(self, alive: list[int], gain: Gain, policy: Policy | None) -> Gain:
+    def _keep(self, alive: list[int], gain: Gain, speculation: Speculation | None) -> Gain:
         """Lets the finished sequences of the batch go."""
         self.target.keep(alive)
-        if policy is not None:
-            assert self.draft is not None
-            self.draft.keep(alive)
+        if speculation is not None:
+            speculation.draft.keep(alive)
         return gain.keep(alive)
 
-    def _tree_for(self, batch: int, policy: Policy | None) -> DraftTree:
+    def _tree_for(self, batch: int, limits: tuple[int, int, int]) -> DraftTree:
         """The tree's buffers, allocated anew only when its limits change."""
-        width = self.draft.width if policy is not None and self.draft is not None else 1
-        limits = (batch, width, policy.max_depth, policy.max_size) if policy is not None else (batch, 1, 0, 0)
-        if self.tree is None or self.tree.limits != limits:
-            self.tree = DraftTree(*limits, self.target.device)
+        if self.tree is None or self.tree.limits != (batch, *limits):
+            self.tree = DraftTree(batch, *limits, self.target.device)
         return self.tree
-
-    def _capacity(self, prompts: list[list[int]], stops: Stops, policy: Policy | None) -> int:
-        """Cache rows for the longest sequence, what a last cycle may gain beyond its end, and the largest tree."""
-        longest = max(len(prompt) + stops.limit(row) for row, prompt in enumerate(prompts)) + MAX_GAIN
-        if policy is None or self.draft is None:
-            return longest + 1
-        return longest + max(policy.max_size + 1, (policy.max_depth + 1) * self.draft.width)
-
-    def resolve(self, policy: PolicyChoice) -> Policy | None:
-        """The policy of a call, else the decoder's; None is plain decoding. Raises InputError if it cannot run."""
-        if policy == "none":
-            return None
-        chosen = self.policy if policy is None else policy
-        if chosen is None:
-            return None
-        if self.draft is None:
-            raise InputError("a policy needs a draft to decide about; load one, or use the policy none")
-        check_tree_limits(self.draft.width, chosen.max_depth, chosen.max_size)
-        return chosen

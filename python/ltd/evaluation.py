@@ -22,7 +22,7 @@ from ltd.files import write_text
 from ltd.journal import Journal, Record
 from ltd.loading import load as load_decoder
 from ltd.questions import Question, Turn, all_turns, load_questions
-from ltd.runs import BASELINE, Method, RunConfig, encode_conversation, first_difference, run_settings
+from ltd.runs import BASELINE, Method, RunConfig, check_turns, encode_turn, first_difference, run_settings
 
 SampleKey = tuple[str, str, int, str]  # task, question, turn (from 0), method
 Samples = dict[SampleKey, Record]
@@ -72,7 +72,8 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
         load: stands in for `ltd.load`.
 
     Raises:
-        InputError: something in the config or the data is wrong, or the folder is another run's; before a model loads.
+        InputError: something in the config or the data is wrong, or the folder is another run's, before a model loads;
+            or a turn is too long, as early as that is known.
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     pieces = plan(questions, [Method.parse(name) for name in config.methods], config.seed)
@@ -102,6 +103,7 @@ def generate_missing(
 ) -> None:
     """Loads the model, warms every method up, and adds the missing samples to `samples` and to the journal."""
     decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
+    check_turns(decoder, dict.fromkeys(piece.turn for piece in missing))
     short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
     for method in {piece.method.name: piece.method for piece in missing}.values():
         answer(decoder, Piece(Turn(missing[0].turn.question, 0), method, config.seed), samples, short)
@@ -117,18 +119,14 @@ def answer(decoder: Decoder, piece: Piece, samples: Samples, config: EvalConfig)
     """Generates one answer, after the same method's own answers to the turns before, and returns its sample."""
     keys: list[SampleKey] = [(*key, piece.method.name) for key in piece.turn.before]
     before = [samples[key]["token_ids"] for key in keys]
-    prompt = encode_conversation(decoder, piece.turn.asked, before)
-    try:
-        news = decoder.stream(
-            prompt,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            seed=piece.seed,
-            policy=piece.method.policy,
-        )
-    except InputError as error:
-        task, question, number = piece.turn.key
-        raise InputError(f"{task}, question {question}, turn {number + 1}: {error}") from error
+    prompt = encode_turn(decoder, piece.turn, before)
+    news = decoder.stream(
+        prompt,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=piece.seed,
+        policy=piece.method.policy,
+    )
     token_ids = list(chain.from_iterable(news))
     return {
         **dict(zip(("task", "question_id", "turn", "method"), piece.key, strict=True)),

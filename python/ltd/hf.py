@@ -26,6 +26,7 @@ from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
 from ltd.loading import default_policy, prepare, shipped_head
 from ltd.models import LoadedModel
+from ltd.request import Request
 from ltd.statistics import Statistics
 from ltd.tree import TreeNodes, root_only
 
@@ -83,13 +84,13 @@ class CustomGenerate:
             criteria, padded, [decoder.max_length - len(prompt) for prompt in prompts], input_ids.device
         )
         receiver = streamer if streamer is not None else self.streamer
-        answers: list[list[int]] = [[] for _ in prompts]
-        for news in decoder.cycles(prompts, answers, accept, stops, decoder.resolve(self.policy)):
+        request = Request(prompts, accept, stops, decoder.speculation(self.policy))
+        for news in decoder.cycles(request):
             for token in news.get(0, ()) if receiver is not None else ():
                 receiver.put(torch.tensor([token]))
         if receiver is not None:
             receiver.end()
-        sequences = torch.cat([input_ids, padded_answers(answers, config, input_ids)], dim=1)
+        sequences = torch.cat([input_ids, padded_answers(request.answers, config, input_ids)], dim=1)
         return (
             GenerateDecoderOnlyOutput(sequences=cast(torch.LongTensor, sequences))
             if config.return_dict_in_generate

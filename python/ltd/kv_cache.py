@@ -94,6 +94,10 @@ class KVCache:
         self.host_lengths = [length + count for length, count in zip(self.host_lengths, counts, strict=True)]
         self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32))
 
+    def advance_row(self, row: int, count: int) -> None:
+        """Makes the first `count` tree rows of one sequence part of its prefix."""
+        self.advance([count if index == row else 0 for index in range(self.batch)])
+
     def commit(self, path: torch.Tensor, gained: torch.Tensor, counts: list[int]) -> None:
         """Moves the accepted path's rows behind the prefix, in place, and lets the prefix grow by it.
 

@@ -14,7 +14,8 @@ Raises, all of them:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,14 +23,28 @@ from torch import Tensor
 from ltd import _C
 from ltd.errors import InputError
 
-_expand_beam = torch.ops.ltd.expand_beam.default
-_select_tree = torch.ops.ltd.select_tree.default
-_tree_attention = torch.ops.ltd.tree_attention.default
-_accept_greedy = torch.ops.ltd.accept_greedy.default
-_accept_sample = torch.ops.ltd.accept_sample.default
-_commit_path = torch.ops.ltd.commit_path.default
-_depth_action = torch.ops.ltd.depth_action.default
-_size_action = torch.ops.ltd.size_action.default
+
+def operator(name: str) -> Callable[..., Any]:
+    """The operator `torch.ops.ltd.<name>`, with its ValueErrors raised as InputErrors that begin with its name."""
+    call = getattr(torch.ops.ltd, name).default
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
+
+    return run
+
+
+_expand_beam = operator("expand_beam")
+_select_tree = operator("select_tree")
+_tree_attention = operator("tree_attention")
+_accept_greedy = operator("accept_greedy")
+_accept_sample = operator("accept_sample")
+_commit_path = operator("commit_path")
+_depth_action = operator("depth_action")
+_size_action = operator("size_action")
 
 
 def build_info() -> dict[str, object]:
@@ -73,10 +88,7 @@ def expand_beam(
         beam_masks: int64 (B, levels, W, words), last two dimensions contiguous, read at level - 1, written at
             `level`: ancestors-or-self among the draft's own tree rows, row l * W + w being beam row w of level l.
     """
-    try:
-        _expand_beam(logits, d2t, level, tokens, scores, parents, beam_nodes, beam_rows, beam_tokens, beam_masks)
-    except ValueError as error:
-        raise InputError(f"expand_beam: {error}") from None
+    _expand_beam(logits, d2t, level, tokens, scores, parents, beam_nodes, beam_rows, beam_tokens, beam_masks)
 
 
 def select_tree(
@@ -108,24 +120,21 @@ def select_tree(
         first_child, next_sibling: int32 (B, N), written: node indices in the order of scores, -1 = none.
         node_candidates: int32 (B, N), written: the candidate behind each node, -1 for the root.
     """
-    try:
-        _select_tree(
-            tokens,
-            scores,
-            parents,
-            candidates,
-            roots,
-            lengths,
-            node_tokens,
-            node_parents,
-            positions,
-            masks,
-            first_child,
-            next_sibling,
-            node_candidates,
-        )
-    except ValueError as error:
-        raise InputError(f"select_tree: {error}") from None
+    _select_tree(
+        tokens,
+        scores,
+        parents,
+        candidates,
+        roots,
+        lengths,
+        node_tokens,
+        node_parents,
+        positions,
+        masks,
+        first_child,
+        next_sibling,
+        node_candidates,
+    )
 
 
 def tree_attention(
@@ -157,10 +166,7 @@ def tree_attention(
     Returns:
         (B, N, Hq, head_dim), contiguous, of the query's type.
     """
-    try:
-        output: Tensor = _tree_attention(query, keys, values, lengths, tree_rows, masks, positions, scale, window)
-    except ValueError as error:
-        raise InputError(f"tree_attention: {error}") from None
+    output: Tensor = _tree_attention(query, keys, values, lengths, tree_rows, masks, positions, scale, window)
     return output
 
 
@@ -184,10 +190,7 @@ def accept_greedy(
             only -inf, and the walk ends.
         gained: int32 (B,), written: how many; the last token is the bonus.
     """
-    try:
-        _accept_greedy(logits, tokens, first_child, next_sibling, path, gained_tokens, gained)
-    except ValueError as error:
-        raise InputError(f"accept_greedy: {error}") from None
+    _accept_greedy(logits, tokens, first_child, next_sibling, path, gained_tokens, gained)
 
 
 def accept_sample(
@@ -220,24 +223,21 @@ def accept_sample(
         top_p: then keep a token if the mass of the strictly better ones (ties: smaller id) is < top_p; 1 = off.
         seed: any int64.
     """
-    try:
-        _accept_sample(
-            logits,
-            tokens,
-            first_child,
-            next_sibling,
-            positions,
-            rows,
-            temperature,
-            top_k,
-            top_p,
-            seed,
-            path,
-            gained_tokens,
-            gained,
-        )
-    except ValueError as error:
-        raise InputError(f"accept_sample: {error}") from None
+    _accept_sample(
+        logits,
+        tokens,
+        first_child,
+        next_sibling,
+        positions,
+        rows,
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        path,
+        gained_tokens,
+        gained,
+    )
 
 
 def commit_path(keys: Tensor, values: Tensor, path: Tensor, gained: Tensor, lengths: Tensor) -> None:
@@ -249,10 +249,7 @@ def commit_path(keys: Tensor, values: Tensor, path: Tensor, gained: Tensor, leng
         gained: int32 (B,), how many entries of the path count.
         lengths: int32 (B,), prefix rows; not changed.
     """
-    try:
-        _commit_path(keys, values, path, gained, lengths)
-    except ValueError as error:
-        raise InputError(f"commit_path: {error}") from None
+    _commit_path(keys, values, path, gained, lengths)
 
 
 def depth_action(
@@ -272,10 +269,7 @@ def depth_action(
     Returns:
         int32 (B,), index of the largest output, the smallest such.
     """
-    try:
-        action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights)
-    except ValueError as error:
-        raise InputError(f"depth_action: {error}") from None
+    action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights)
     return action
 
 
@@ -286,8 +280,5 @@ def size_action(
 
     The paper's observation has 1210 slots and 29 repeats.
     """
-    try:
-        action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights)
-    except ValueError as error:
-        raise InputError(f"size_action: {error}") from None
+    action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights)
     return action

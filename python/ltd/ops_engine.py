@@ -16,17 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltd import _C  # noqa: F401  (registers the operators)
-from ltd.errors import InputError
+from ltd.ops import operator
 
 BLOCK_OUTPUTS = 32
 STEP_BYTES = 128
 GATE_GROUP = BLOCK_OUTPUTS // 2
 LARGE_PAGE = 1 << 21
 
-_pack_linear = torch.ops.ltd.pack_linear.default
-_unpack_rows = torch.ops.ltd.unpack_rows.default
-_forward_stack = torch.ops.ltd.forward_stack.default
+_pack_linear = operator("pack_linear")
+_unpack_rows = operator("unpack_rows")
+_forward_stack = operator("forward_stack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +100,12 @@ def pack_linear(weight: Tensor, packed: Tensor) -> None:
         weight: (outputs, inputs) float32 or bfloat16.
         packed: of shape `packed_shape(outputs, inputs, dtype)`, written.
     """
-    try:
-        _pack_linear(weight, packed)
-    except ValueError as error:
-        raise InputError(f"pack_linear: {error}") from None
+    _pack_linear(weight, packed)
 
 
 def unpack_rows(packed: Tensor, outputs: int, inputs: int, ids: Tensor) -> Tensor:
     """Rows of a packed weight (outputs, inputs): int64 ids (…) → (…, inputs)."""
-    try:
-        rows: Tensor = _unpack_rows(packed, outputs, inputs, ids)
-    except ValueError as error:
-        raise InputError(f"unpack_rows: {error}") from None
+    rows: Tensor = _unpack_rows(packed, outputs, inputs, ids)
     return rows
 
 
@@ -161,14 +154,11 @@ def forward_stack(
         logits (B, kept, vocabulary) and features (B, N, taps * hidden), side by side in the order of `taps`.
     """
     w = weights
-    try:
-        logits, features = _forward_stack(
-            *(states, w.input_norm, w.qkv, w.qkv_bias, w.query_norm, w.key_norm, w.output, w.output_bias, w.post_norm),
-            *(w.gate_up, w.gate_up_bias, w.down, w.down_bias, w.final_norm, w.lm_head),
-            *(w.query_heads, w.intermediate, w.vocabulary, w.epsilon, w.scale),
-            *(cosines, sines, rotary_rows, keys, values, lengths, masks, positions, w.windows, taps, kept),
-            *(embeddings, embedding_norm, residual_is_normed, first_row),
-        )
-    except ValueError as error:
-        raise InputError(f"forward_stack: {error}") from None
+    logits, features = _forward_stack(
+        *(states, w.input_norm, w.qkv, w.qkv_bias, w.query_norm, w.key_norm, w.output, w.output_bias, w.post_norm),
+        *(w.gate_up, w.gate_up_bias, w.down, w.down_bias, w.final_norm, w.lm_head),
+        *(w.query_heads, w.intermediate, w.vocabulary, w.epsilon, w.scale),
+        *(cosines, sines, rotary_rows, keys, values, lengths, masks, positions, w.windows, taps, kept),
+        *(embeddings, embedding_norm, residual_is_normed, first_row),
+    )
     return logits, features

@@ -43,6 +43,11 @@ class Turn:
         return self.question.task, self.question.question_id, self.number
 
     @property
+    def title(self) -> str:
+        """What names it in messages."""
+        return f"{self.question.task}, question {self.question.question_id}, turn {self.number + 1}"
+
+    @property
     def asked(self) -> tuple[str, ...]:
         """What the user has said by then."""
         return self.question.turns[: self.number + 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,8 @@ from ltd.loading import find_head
 from ltd.machine import machine_facts
 from ltd.models import resolve_device, resolve_dtype
 from ltd.policies import Policy, Static
-from ltd.questions import TASKS, Question, fingerprint
+from ltd.prompts import check_prompts
+from ltd.questions import TASKS, Question, Turn, fingerprint
 
 BASELINE = "none"
 
@@ -89,6 +90,30 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
 def file_hash(path: Path) -> str | None:
     """SHA-256 of a file's content, or None if there is no such file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def check_turns(decoder: Decoder, turns: Iterable[Turn]) -> None:
+    """Finds turns that cannot be answered, before any is: the answers before them, still to come, count as empty.
+
+    Raises:
+        InputError: names the turn and says why, for example that it is too long.
+    """
+    for turn in turns:
+        encode_turn(decoder, turn, [()] * turn.number)
+
+
+def encode_turn(decoder: Decoder, turn: Turn, answers: Sequence[Sequence[int]]) -> list[int]:
+    """The prompt of a turn, after the answers to the turns before it.
+
+    Raises:
+        InputError: it cannot be answered; the message names the turn and says why.
+    """
+    try:
+        prompt = encode_conversation(decoder, turn.asked, answers)
+        check_prompts([prompt], decoder.target.vocab_size, decoder.max_length)
+    except InputError as error:
+        raise InputError(f"{turn.title}: {error}") from error
+    return prompt
 
 
 def encode_conversation(decoder: Decoder, turns: Sequence[str], answers: Sequence[Sequence[int]]) -> list[int]:

@@ -24,7 +24,8 @@ from ltd.models import FAMILIES
 from ltd.tree import TreeNodes
 
 if TYPE_CHECKING:
-    from ltd.engine import Engine, PackedEmbedding
+    from ltd.engine import Engine
+    from ltd.stack import PackedEmbedding
 
 ATTENTION = "ltd_tree"
 PREFILL_CHUNK = 512
@@ -199,9 +200,7 @@ class Target:
             cache.advance([count])
             if verified.features is not None:
                 features.append(verified.features)
-        counts = [0] * self.cache.batch
-        counts[row] = len(token_ids)
-        self.cache.advance(counts)
+        self.cache.advance_row(row, len(token_ids))
         return Verified(verified.logits, torch.cat(features, dim=1) if features else None)
 
     def verify(self, nodes: TreeNodes) -> Verified:

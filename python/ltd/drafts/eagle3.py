@@ -13,9 +13,9 @@ from torch import nn
 from ltd import ops
 from ltd.drafts.head import Eagle3Head
 from ltd.drafts.head_engine import HeadEngine
-from ltd.engine import PackedEmbedding
 from ltd.errors import InputError
 from ltd.kv_cache import KVCache
+from ltd.stack import PackedEmbedding
 from ltd.tree import DraftTree
 
 READ_CHUNK = 512
@@ -98,9 +98,7 @@ class Eagle3Draft:
         ):
             self._read(view, self.head.fuse(chunk), following, kept=0)
             view.advance([following.shape[1]])
-        counts = [0] * self.cache.batch
-        counts[row] = len(tokens)
-        self.cache.advance(counts)
+        self.cache.advance_row(row, len(tokens))
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """Reads the last cycle's gain with its true features; logits (B, 1, Vd) for the root's children."""

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from ltd import ops_engine
 from ltd.drafts.head import Eagle3Head
-from ltd.engine import DTYPES, pack_layers
 from ltd.kv_cache import KVCache
-from ltd.ops_engine import StackWeights, interleave_gates
+from ltd.stack import DTYPES, RotaryTable, take_stack
 
 
 class HeadEngine:
@@ -20,40 +19,18 @@ class HeadEngine:
     """
 
     def __init__(self, head: Eagle3Head) -> None:
-        layer, config = head.layer, head.config
-        attention, mlp = layer.self_attn, layer.mlp
-        with torch.no_grad():
-            lm_head, _ = pack_layers([head], ("lm_head",))
-            qkv, qkv_bias = pack_layers([attention], ("q_proj", "k_proj", "v_proj"))
-            output, output_bias = pack_layers([attention], ("o_proj",))
-            gate_up, _ = pack_layers([mlp], ("gate_proj", "up_proj"), lambda parts: interleave_gates(*parts))
-            down, _ = pack_layers([mlp], ("down_proj",))
-        self.weights = StackWeights(
-            input_norm=layer.hidden_norm.weight.detach()[None],
-            qkv=qkv,
-            qkv_bias=qkv_bias,
-            query_norm=None,
-            key_norm=None,
-            output=output,
-            output_bias=output_bias,
-            post_norm=layer.post_attention_layernorm.weight.detach()[None],
-            gate_up=gate_up,
-            gate_up_bias=None,
-            down=down,
-            down_bias=None,
-            final_norm=head.norm.weight.detach(),
-            lm_head=lm_head[0],
-            query_heads=config.num_attention_heads,
-            intermediate=config.intermediate_size,
-            vocabulary=config.draft_vocab_size,
-            epsilon=config.rms_norm_eps,
-            scale=config.head_dim**-0.5,
+        layer = head.layer
+        self.weights = take_stack(
+            head,
+            [layer],
+            head.norm.weight,
+            input_norm="hidden_norm",
+            scale=head.config.head_dim**-0.5,
             windows=(0,),
         )
         self.embedding_norm = layer.input_layernorm.weight.detach()[None]
-        self.residual_is_normed = config.norm_before_residual
-        self.rotary = attention.rotary
-        self.table: tuple[Tensor, Tensor] | None = None
+        self.residual_is_normed = head.config.norm_before_residual
+        self.table = RotaryTable(layer.self_attn.rotary)
 
     @staticmethod
     def supports(head: Eagle3Head) -> bool:
@@ -85,14 +62,11 @@ class HeadEngine:
         Returns:
             the next states (B, N, H) and logits (B, kept, Vd).
         """
-        if self.table is None or len(self.table[0]) < cache.capacity:
-            cosines, sines = self.rotary(torch.arange(cache.capacity)[None])
-            self.table = cosines[0, 0].contiguous(), sines[0, 0].contiguous()
         positions, outputs = positions.contiguous(), states.clone(memory_format=torch.contiguous_format)
         logits, _ = ops_engine.forward_stack(
             self.weights,
             outputs,
-            *self.table,
+            *self.table.for_capacity(cache.capacity),
             positions,
             cache.keys,
             cache.values,

@@ -1,6 +1,6 @@
 // The matrix products of attention, and how their operands are stored. Included by kernel sources only.
 //
-// An engine multiplies words: a word is one float, or a pair of bfloat16 that are multiplied and added up in one
+// An arithmetic multiplies words: a word is one float, or a pair of bfloat16 that are multiplied and added up in one
 // instruction. The first factor of a product is read word by word and broadcast, the second in whole vectors.
 #pragma once
 
@@ -25,7 +25,7 @@ struct Factor {
   int64_t step;
 };
 
-struct FloatEngine {
+struct FloatArithmetic {
   using Word = float;
   static constexpr int64_t kElements = 1;  // of a word
 
@@ -64,7 +64,7 @@ struct FloatEngine {
 };
 
 #if defined(__AVX512BF16__)
-struct BFloat16Engine {
+struct BFloat16Arithmetic {
   using Word = uint32_t;
   static constexpr int64_t kElements = 2;
 
@@ -121,8 +121,8 @@ struct BFloat16Engine {
 
 // c[m][n] (+)= sum over k of a(m, k) * b[k][n] for M rows m and V vectors of n; rows of b and c are V vectors of words,
 // floats.
-template <typename Engine, int M, int V, bool kAdd>
-LTD_INLINE void product_tile(Factor<typename Engine::Word> a, const float* b, int64_t depth, float* c) {
+template <typename Arithmetic, int M, int V, bool kAdd>
+LTD_INLINE void product_tile(Factor<typename Arithmetic::Word> a, const float* b, int64_t depth, float* c) {
   Floats sums[M][V];
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < V; ++v) sums[m][v] = kAdd ? load(c + (m * V + v) * kLanes) : Floats{};
@@ -131,9 +131,9 @@ LTD_INLINE void product_tile(Factor<typename Engine::Word> a, const float* b, in
     Floats row[V];
     for (int v = 0; v < V; ++v) row[v] = load(b + (k * V + v) * kLanes);
     for (int m = 0; m < M; ++m) {
-      typename Engine::Word factor;
+      typename Arithmetic::Word factor;
       std::memcpy(&factor, a.data + m * a.row_stride + k * a.step, sizeof factor);
-      for (int v = 0; v < V; ++v) sums[m][v] = Engine::multiply_add(sums[m][v], factor, row[v]);
+      for (int v = 0; v < V; ++v) sums[m][v] = Arithmetic::multiply_add(sums[m][v], factor, row[v]);
     }
   }
   for (int m = 0; m < M; ++m) {
@@ -141,17 +141,17 @@ LTD_INLINE void product_tile(Factor<typename Engine::Word> a, const float* b, in
   }
 }
 
-template <typename Engine, int M, int V, bool kAdd>
-LTD_INLINE void product(Factor<typename Engine::Word> a, const float* b, int64_t rows, int64_t depth, float* c) {
+template <typename Arithmetic, int M, int V, bool kAdd>
+LTD_INLINE void product(Factor<typename Arithmetic::Word> a, const float* b, int64_t rows, int64_t depth, float* c) {
   int64_t m = 0;
   for (; m + M <= rows; m += M) {
-    const Factor<typename Engine::Word> part{a.data + m * a.row_stride, a.row_stride, a.step};
-    product_tile<Engine, M, V, kAdd>(part, b, depth, c + m * V * kLanes);
+    const Factor<typename Arithmetic::Word> part{a.data + m * a.row_stride, a.row_stride, a.step};
+    product_tile<Arithmetic, M, V, kAdd>(part, b, depth, c + m * V * kLanes);
   }
   if constexpr (M > 1) {
     if (m < rows) {
-      const Factor<typename Engine::Word> rest{a.data + m * a.row_stride, a.row_stride, a.step};
-      product<Engine, M / 2, V, kAdd>(rest, b, rows - m, depth, c + m * V * kLanes);
+      const Factor<typename Arithmetic::Word> rest{a.data + m * a.row_stride, a.row_stride, a.step};
+      product<Arithmetic, M / 2, V, kAdd>(rest, b, rows - m, depth, c + m * V * kLanes);
     }
   }
 }

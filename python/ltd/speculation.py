@@ -1,0 +1,58 @@
+"""A draft and the policy that steers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltd.acceptance import Gain
+from ltd.drafts import Draft
+from ltd.policies import Policy
+from ltd.statistics import Stopwatch
+from ltd.tree import DraftTree, check_tree_limits
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """What grows the trees of a call. Plain decoding is a call without one.
+
+    Args:
+        draft: proposes tokens.
+        policy: decides how deep to draft and how many candidates to verify.
+
+    Raises:
+        InputError: the policy asks for more than a tree can hold.
+    """
+
+    draft: Draft
+    policy: Policy
+
+    def __post_init__(self) -> None:
+        check_tree_limits(*self.limits)
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """Beam width, depth and size of the largest tree."""
+        return self.draft.width, self.policy.max_depth, self.policy.max_size
+
+    def grow(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> tuple[int, int]:
+        """Drafts from the roots of the last gain, as deep as the policy wants.
+
+        Args:
+            tree: begun at these roots; filled.
+            gain: of the last cycle, or of the prefill.
+            watch: told what is drafting and what is deciding.
+
+        Returns:
+            the depth, and the size that the policy wants verified.
+        """
+        draft, policy, depth = self.draft, self.policy, 0
+        tree.expand(draft.begin(gain.features, gain.following, gain.accepted.counts), draft.d2t)
+        watch.lap("draft")
+        while depth < policy.max_depth and policy.continue_drafting(tree, depth):
+            watch.lap("policy")
+            tree.expand(draft.expand(tree), draft.d2t)
+            depth += 1
+            watch.lap("draft")
+        size = policy.choose_size(tree, depth)
+        watch.lap("policy")
+        return depth, size
