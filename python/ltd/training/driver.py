@@ -16,6 +16,7 @@ from ltd.drafts.head import Eagle3Config, Eagle3Head
 from ltd.errors import InputError
 from ltd.files import write_text
 from ltd.loading import make_target
+from ltd.memory import keep_freed_memory
 from ltd.models import (
     DEFAULT_TARGET,
     LoadedModel,
@@ -62,6 +63,7 @@ def train_draft(config: TrainDraftConfig) -> Path:
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
+    keep_freed_memory()
     target = load_model(config.target, dtype, device)
     check_target(target, config)
     head_config = head_config_for(target, config)

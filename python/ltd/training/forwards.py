@@ -120,7 +120,7 @@ class EngineForwards:
             features, last = read.features[0].split(
                 [self.config.hidden_size * len(layers), self.config.hidden_size], dim=-1
             )
-            yield index, States(features, self.norm(last), read.logits[0].argmax(-1))
+            yield index, States(features, self.norm(last), read.logits[0].max(-1).indices)
 
 
 class ModelForwards:
@@ -187,7 +187,7 @@ class ModelForwards:
                 final = body(tokens.to(self.device), use_cache=False).last_hidden_state
                 for row, index in enumerate(indices):
                     count = len(texts[index])
-                    best = self.model.lm_head(final[row, :count]).argmax(-1)
+                    best = self.model.lm_head(final[row, :count]).max(-1).indices
                     yield index, States(features()[row, :count], final[row, :count], best)
 
 

@@ -57,6 +57,6 @@ def measure(head: Eagle3Head, parts: TargetParts, batches: Iterable[Batch], step
 
 def _guesses(head: Eagle3Head, states: Tensor) -> Tensor:
     """states (m,H) -> the draft's best tokens (m,) as target ids, some rows at a time to hold few logits."""
-    parts = [head.logits(part[None])[0].argmax(-1) for part in states.split(ROWS_PER_CHUNK)]
+    parts = [head.logits(part[None])[0].max(-1).indices for part in states.split(ROWS_PER_CHUNK)]
     best = torch.cat(parts)
     return best + head.d2t[best]
