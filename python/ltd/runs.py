@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ltd.decoder import Decoder
 from ltd.errors import InputError
@@ -17,9 +17,10 @@ from ltd.loading import find_head
 from ltd.machine import machine_facts
 from ltd.models import resolve_device, resolve_dtype
 from ltd.policies import Policy, Static
-from ltd.questions import TASKS, Question, fingerprint
+from ltd.questions import TASKS, Question, Turn, fingerprint
 
 BASELINE = "none"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,15 @@ class Method:
         if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
             raise InputError(f"unknown method {name!r}; use none, eagle3 or static:D:V, for example static:4:16")
         return cls(name, Static(int(depth), int(size)))
+
+
+def in_rotation(turns: Sequence[Turn], methods: Sequence[T]) -> list[tuple[Turn, T]]:
+    """Every turn with every method: turn by turn, each starting one method further on than the one before."""
+    return [
+        (turn, methods[(place + step) % len(methods)])
+        for place, turn in enumerate(turns)
+        for step in range(len(methods))
+    ]
 
 
 def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
