@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -95,8 +96,9 @@ def time_in_turns(functions: Sequence[Callable[[], object]], rounds: Iterable[in
 
 
 def command_line() -> str:
-    """The command that this process is."""
-    return shlex.join(["python", *sys.argv])
+    """The command that this process is, with OpenMP's variables, on which the speed of threads depends."""
+    variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("OMP_")]
+    return shlex.join([*variables, "python", *sys.argv])
 
 
 def circumstances() -> dict[str, Any]:
