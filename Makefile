@@ -2,9 +2,11 @@
 #
 #   make TORCH="torch==2.13.0 --index-url URL"   another build of torch
 #   make PYTHON=python3.12                       another Python for .venv
+#   make bench DATA=FOLDER                       also compare with what else one could use, on the tasks in FOLDER
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -34,9 +36,10 @@ format: $(VENV)/.stamp-dev ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: install ## time the operators and the target's forward
-	$(BIN)/python bench/operators.py
-	$(BIN)/python bench/engine.py
+bench: install ## time operators and forwards and, with DATA=FOLDER, compare with peers; results in out/bench
+	$(BIN)/python bench/operators.py --json out/bench/operators.json
+	$(BIN)/python bench/engine.py --out out/bench
+	$(if $(DATA),$(BIN)/python bench/peers.py --data-dir $(DATA) --limit 1 --out out/bench/peers)
 
 install: $(VENV)/.stamp-ltd ## set up .venv and build
 

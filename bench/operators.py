@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -25,12 +24,10 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from timing import Case, measure, print_table
-
 from ltd import ops
-from ltd.files import write_text
 from ltd.tree import DraftTree, TreeNodes
 from official_tree import OfficialNodes, OfficialTree, accept_official, path_table
+from timing import Case, circumstances, measure, print_table, write_json
 
 WIDTH, DEPTH, SIZE = 10, 8, 60
 DRAFT_VOCABULARY, VOCABULARY = 8192, 49152
@@ -242,9 +239,8 @@ def main() -> None:
     build = ops.build_info()
     print_table(results, f"{options.dtype}, {options.threads} threads, {build['cpu_kernels']} kernels, W 10, D 8, V 60")
     if options.json:
-        settings = {"dtype": options.dtype, "threads": options.threads, "build": build}
-        content = {**settings, "results": [result.to_dict() for result in results]}
-        write_text(options.json, json.dumps(content, indent=2) + "\n")
+        content = {"dtype": options.dtype, **circumstances(), "results": [result.to_dict() for result in results]}
+        write_json(options.json, content)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,16 @@ from ltd.files import write_text
 from ltd.journal import Journal, Record
 from ltd.loading import load as load_decoder
 from ltd.questions import Question, Turn, all_turns, load_questions
-from ltd.runs import BASELINE, Method, RunConfig, check_turns, encode_turn, first_difference, run_settings
+from ltd.runs import (
+    BASELINE,
+    Method,
+    RunConfig,
+    check_turns,
+    encode_turn,
+    first_difference,
+    in_rotation,
+    run_settings,
+)
 
 SampleKey = tuple[str, str, int, str]  # task, question, turn (from 0), method
 Samples = dict[SampleKey, Record]
@@ -89,13 +98,9 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
 
 
 def plan(questions: Sequence[Question], methods: Sequence[Method], seed: int) -> list[Piece]:
-    """Every answer in the order of generation: prompt by prompt, each prompt starting one method further on."""
+    """Every answer in the order of generation."""
     seeds = {question: seed + number for number, question in enumerate(questions)}
-    return [
-        Piece(turn, methods[(place + step) % len(methods)], seeds[turn.question])
-        for place, turn in enumerate(all_turns(questions))
-        for step in range(len(methods))
-    ]
+    return [Piece(turn, method, seeds[turn.question]) for turn, method in in_rotation(all_turns(questions), methods)]
 
 
 def generate_missing(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -144,12 +144,19 @@ def reference_greedy(
     output = model.generate(  # type: ignore[operator]  # its stub does not know the method
         input_ids=torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(shown, device=model.device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=list(stop_ids) or None,
-        pad_token_id=0,
+        **greedy_settings(max_new_tokens, stop_ids),
     )
     return [until_stop(row, stop_ids) for row in output[:, width:].tolist()]
+
+
+def greedy_settings(max_new_tokens: int, stop_ids: Sequence[int]) -> dict[str, Any]:
+    """With these, `transformers`' `generate` chooses and stops as greedy decoding here does."""
+    return {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        "eos_token_id": list(stop_ids) or None,
+        "pad_token_id": 0,
+    }
 
 
 def until_stop(token_ids: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -14,6 +15,9 @@ from rich.table import Table as RichTable
 from ltd.files import write_bytes, write_text
 from ltd.journal import Record
 from ltd.runs import BASELINE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MEAN = "mean"
 
@@ -25,7 +29,7 @@ class Score:
     Attributes:
         tokens_per_second: Σ tokens / Σ seconds over the task's answers.
         acceptance_length: τ, Σ tokens / Σ cycles.
-        speedup: its tokens_per_second over plain decoding's; None if plain decoding was not run.
+        speedup: its tokens_per_second over the baseline's; None if that was not run.
     """
 
     tokens_per_second: float
@@ -69,13 +73,13 @@ def write_report(results: Record, out: Path, console: Console) -> None:
     write_bytes(out / "plot.png", plot(results))
 
 
-def scores(results: Record) -> dict[str, dict[str, Score]]:
+def scores(results: Record, baseline: str = BASELINE) -> dict[str, dict[str, Score]]:
     """By method, then by task; "mean" is the arithmetic mean over the tasks, as in the paper's table."""
     tasks, methods = results["settings"]["tasks"], results["settings"]["methods"]
     table: dict[str, dict[str, Score]] = {method: {} for method in methods}
     for task in tasks:
         groups = {m: [s for s in results["samples"] if s["task"] == task and s["method"] == m] for m in methods}
-        plain = throughput(groups[BASELINE]) if BASELINE in groups else None
+        plain = throughput(groups[baseline]) if baseline in groups else None
         for method, samples in groups.items():
             rate = throughput(samples)
             table[method][task] = Score(rate, acceptance_length(samples), rate / plain if plain else None)
@@ -183,6 +187,11 @@ def plot(results: Record) -> bytes:
     axes.margins(y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(len(by_method), 4), frameon=False)
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a file."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     return image.getvalue()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ltd.decoder import Decoder
 from ltd.errors import InputError
@@ -21,6 +21,7 @@ from ltd.prompts import check_prompts
 from ltd.questions import TASKS, Question, Turn, fingerprint
 
 BASELINE = "none"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,15 @@ class Method:
         if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
             raise InputError(f"unknown method {name!r}; use none, eagle3 or static:D:V, for example static:4:16")
         return cls(name, Static(int(depth), int(size)))
+
+
+def in_rotation(turns: Sequence[Turn], methods: Sequence[T]) -> list[tuple[Turn, T]]:
+    """Every turn with every method: turn by turn, each starting one method further on than the one before."""
+    return [
+        (turn, methods[(place + step) % len(methods)])
+        for place, turn in enumerate(turns)
+        for step in range(len(methods))
+    ]
 
 
 def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
