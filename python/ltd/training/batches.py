@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ltd.training.conversations import ANSWER, USER, Conversation
 from ltd.training.features import FeatureReader
 
+# Matrix libraries make a kernel for every new shape, so there should be few.
+ROUND_TO = 64
+
 
 @dataclass(slots=True)
 class Batch:
-    """Conversations, one behind the other without padding; n tokens in all.
+    """Conversations, one behind the other; n tokens in all.
 
     tokens (n,) int64; learned (n,) bool, whether a token is to be predicted; features (n,F*Ht) and final (n,Ht)
     bfloat16; best (n,) int64, the target's most likely token after each; sizes: tokens of every conversation.
@@ -32,6 +36,14 @@ class Batch:
     def positions(self) -> Tensor:
         """Every token's place in its conversation (n,) int64."""
         return torch.cat([torch.arange(size, device=self.tokens.device) for size in self.sizes])
+
+    def conversations(self) -> list[Batch]:
+        """Each conversation as a batch of its own."""
+        tensors = (self.tokens, self.learned, self.features, self.final, self.best)
+        return [
+            Batch(tokens, learned, features, final, best, [len(tokens)])
+            for tokens, learned, features, final, best in zip(*(x.split(self.sizes) for x in tensors), strict=True)
+        ]
 
     def ahead(self, x: Tensor, by: int) -> Tensor:
         """x (n,) of the tokens `by` places further on; 0 (False) behind the end of a conversation."""
@@ -51,14 +63,19 @@ def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[list[int]
 def load_batch(
     conversations: Sequence[Conversation], reader: FeatureReader, *, user_turns: bool, device: torch.device
 ) -> Batch:
-    """Read conversations from memory and their features from disk."""
+    """Read conversations from memory and their features from disk; each is filled up to a multiple of `ROUND_TO`."""
     read = [reader.read(conversation) for conversation in conversations]
     roles = (USER, ANSWER) if user_turns else (ANSWER,)
+
+    def joined(parts: Iterable[Tensor]) -> Tensor:
+        filled = [functional.pad(part, (0, 0) * (part.dim() - 1) + (0, -len(part) % ROUND_TO)) for part in parts]
+        return torch.cat(filled).to(device)
+
     return Batch(
-        tokens=torch.tensor([token for each in conversations for token in each.tokens], device=device),
-        learned=torch.tensor([role in roles for each in conversations for role in each.roles], device=device),
-        features=torch.cat([part["features"] for part in read]).to(device),
-        final=torch.cat([part["final"] for part in read]).to(device),
-        best=torch.cat([part["best"] for part in read]).long().to(device),
-        sizes=[len(each.tokens) for each in conversations],
+        tokens=joined(torch.tensor(each.tokens) for each in conversations),
+        learned=joined(torch.tensor([role in roles for role in each.roles]) for each in conversations),
+        features=joined(part["features"] for part in read),
+        final=joined(part["final"] for part in read),
+        best=joined(part["best"].long() for part in read),
+        sizes=[-(-len(each.tokens) // ROUND_TO) * ROUND_TO for each in conversations],
     )

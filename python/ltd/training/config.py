@@ -19,14 +19,14 @@ class TrainDraftConfig:
 
     out: str | Path  # folder of the run: data, features, checkpoints, and the finished head in `head/`
     target: str | None = None  # folder, GGUF file or hub name of the target; None: the default target
-    tokens: int = 450_000  # size of the self-made data, in tokens
-    length: int = 640  # longest conversation, in tokens
-    user_length: int = 160  # longest user turn, in tokens
-    answer_length: int = 384  # longest answer, in tokens
+    tokens: int = 1_600_000  # size of the self-made data, in tokens
+    length: int = 448  # longest conversation, in tokens
+    user_length: int = 128  # longest user turn, in tokens
+    answer_length: int = 256  # longest answer, in tokens
     user_temperature: float = 0.8  # temperature at which the target writes user turns
     two_turn_share: float = 0.25  # share of the conversations that go on for a second turn
     opening_share: float = 0.5  # share of the first user turns that begin with given words; see `OPENINGS`
-    greedy_share: float = 0.5  # share of the conversations answered greedily; the others at temperature 1
+    greedy_share: float = 0.8  # share of the conversations answered greedily; the others at temperature 1
     user_turns: bool = False  # also train on the user's tokens
     held_out_share: float = 0.05  # share of the conversations kept for measuring
     rows: int = 128  # conversations written at the same time

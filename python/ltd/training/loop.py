@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ltd.drafts.head import Eagle3Head
 from ltd.training.batches import Batch, epoch_order
 from ltd.training.config import TrainDraftConfig
 from ltd.training.measure import HeldOut, measure
-from ltd.training.ttt import TargetParts, loss_of_batch
+from ltd.training.ttt import TargetParts, learned_slots, loss_of_batch
 
 CLIP = 0.5  # gradient norm, as in EAGLE-3's settings
 MEASUREMENTS = 10  # on the way to the end
@@ -43,6 +44,10 @@ class Training:
         self.weights = [weight for weight in head.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
+        # The operations on one conversation are too small for many threads, so each conversation gets one.
+        self.workers = ThreadPoolExecutor(
+            max(1, min(config.batch, torch.get_num_threads())), initializer=torch.set_num_threads, initargs=(1,)
         )
         self.update = 0
         self.tokens = 0
@@ -80,19 +85,29 @@ class Training:
         """One update; returns the losses of the steps of training-time test (steps,)."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.update, self.updates, self.config)
-        # Seeded by the update, so that a run that was stopped goes on as if it had not been.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.update)
-        with self.autocast():
-            loss, losses = loss_of_batch(
-                self.head, self.parts, batch, self.config.ttt_steps, self.config.ttt_decay, generator
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        parts = batch.conversations() if batch.tokens.device.type == "cpu" else [batch]
+        found = list(self.workers.map(self.gradients, parts, range(len(parts))))
+        slots = torch.stack([learned_slots(part) for part in parts])
+        shares = (slots / slots.sum().clamp_min(1)).tolist()
+        for weight, *gradients in zip(self.weights, *(gradients for gradients, _ in found), strict=True):
+            weight.grad = weighted_sum(gradients, shares)
+        losses = weighted_sum([losses for _, losses in found], shares)
         nn.utils.clip_grad_norm_(self.weights, CLIP)
         self.optimiser.step()
         self.update += 1
         self.tokens += int(batch.learned.sum())
         return losses
+
+    def gradients(self, part: Batch, number: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Of a part's loss by all weights; and the losses of its steps."""
+        # Seeded by the update, so that a run that was stopped goes on as if it had not been.
+        seed = (self.config.seed * 1_000_003 + self.update) * self.config.batch + number
+        generator = torch.Generator().manual_seed(seed)
+        with self.autocast():
+            loss, losses = loss_of_batch(
+                self.head, self.parts, part, self.config.ttt_steps, self.config.ttt_decay, generator
+            )
+        return torch.autograd.grad(loss, self.weights), losses
 
     def record(self, losses: Tensor) -> None:
         """Add an update's losses (steps,) to the curve, whose points are means over some updates."""
@@ -111,6 +126,14 @@ class Training:
         """Mixed precision, if it is wanted."""
         device = self.head.d2t.device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ weight · tensor, in order."""
+    total = tensors[0] * weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        total.add_(tensor, alpha=weight)
+    return total
 
 
 def run_training(

@@ -44,7 +44,7 @@ def measure(head: Eagle3Head, parts: TargetParts, batches: Iterable[Batch], step
         wanted = [batch.ahead(batch.best, step + 1) for step in range(steps)]
         hits = torch.zeros(steps, len(batch.tokens), dtype=torch.bool, device=device)
         for step, (chosen, states) in enumerate(unroll(head, parts, batch, masks)):
-            hits[step, chosen] = _guesses(head, states) == wanted[step][chosen]
+            hits[step, chosen] = _guesses(head, states)[: len(chosen)] == wanted[step][chosen]
         right += hits.sum(1)
         slots += torch.stack(masks).sum(1)
         followed = [batch.ahead(batch.tokens, step + 2) == wanted[step] for step in range(steps)]

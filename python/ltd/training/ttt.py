@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ltd.drafts.head import Eagle3Head
-from ltd.training.batches import Batch
+from ltd.training.batches import ROUND_TO, Batch
 
 ROWS_PER_CHUNK = 1024  # rows of logits held at a time
 
@@ -140,10 +140,21 @@ def step_masks(batch: Batch, steps: int) -> Iterator[Tensor]:
         yield mask
 
 
+def learned_slots(batch: Batch) -> Tensor:
+    """How many slots step 0 learns from (scalar int64); at least 1, because the loss is divided by it."""
+    return next(step_masks(batch, 1)).sum().clamp_min(1)
+
+
+def filled(indices: Tensor) -> Tensor:
+    """Indices (m,) followed by as many copies of the last as make m a multiple of `ROUND_TO`; none stay none."""
+    missing = -len(indices) % ROUND_TO
+    return torch.cat([indices, indices[-1:].expand(missing)]) if len(indices) else indices
+
+
 def unroll(
     head: Eagle3Head, parts: TargetParts, batch: Batch, wanted: Iterable[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The slots (m,) int64 of every step, ascending, and their states (m,H).
+    """The slots (m,) int64 of every step, ascending, and their states (m' >= m, H); rows from m on mean nothing.
 
     wanted: per step the slots (n,) bool that are to be unrolled; those of a step are among those of the step before.
     Step 0 computes all slots, because the later steps see its keys.
@@ -152,18 +163,21 @@ def unroll(
     positions = batch.positions
     slots = torch.arange(len(positions), device=positions.device)
     states = head.fuse(batch.features[None].to(head.fc.weight.dtype))
+
+    def advance(step: int, computed: Tensor, states: Tensor) -> Tensor:
+        embeddings = parts.embedding[batch.ahead(batch.tokens, step + 1)[computed]]
+        return head(embeddings[None], states, positions[computed][None] + step, attend)  # type: ignore[no-any-return]
+
     for step, chosen in enumerate(wanted):
-        if step > 0:
-            kept = chosen[slots].nonzero()[:, 0]
-            slots, states = slots[kept], states[:, kept]
-            attend.carry(slots, kept)
-        embeddings = parts.embedding[batch.ahead(batch.tokens, step + 1)[slots]]
-        states = head(embeddings[None], states, positions[slots][None] + step, attend)
+        kept = chosen[slots].nonzero()[:, 0]
+        rows = filled(kept)
         if step == 0:
-            kept = chosen.nonzero()[:, 0]
-            yield kept, states[0, kept]
+            states = advance(step, slots, states)[:, rows]
         else:
-            yield slots, states[0]
+            attend.carry(slots[rows], rows)
+            states = advance(step, slots[rows], states[:, rows])
+        slots = slots[kept]
+        yield slots, states[0]
 
 
 def thinned(masks: Iterable[Tensor], decay: float, generator: torch.Generator) -> Iterator[Tensor]:
@@ -192,22 +206,25 @@ def loss_of_batch(
     divides by all slots, padding included). With a generator (on the CPU), the sum is estimated from `thinned` slots.
     """
     masks = list(step_masks(batch, steps))
-    count = masks[0].sum().clamp_min(1)
+    count = learned_slots(batch)
     # Every slot that counts asks for the target's word at a learned token that another learned one follows.
     needed = batch.learned & batch.ahead(batch.learned, 1) & head.t2d[batch.best]
-    probabilities = target_probabilities(parts, batch.final[needed])
+    probabilities = target_probabilities(parts, batch.final[filled(needed.nonzero()[:, 0])])
     row_of = needed.cumsum(0) - 1
     wanted = masks if generator is None else thinned(masks, decay, generator)
     chosen, rows, scales = [], [], []
     for step, (slots, states) in enumerate(unroll(head, parts, batch, wanted)):
         asked = batch.ahead(needed, step + 1)[slots]
-        states = states[asked]
+        states = states[: len(slots)][asked]
         chosen.append(states if head.config.norm_output else head.norm(states))
         rows.append(batch.ahead(row_of, step + 1)[slots[asked]])
         scales.append(torch.full(rows[-1].shape, 1.0 if generator else decay**step, device=slots.device) / count)
     # One call for all steps: the output layer's gradient is the largest there is, and is then summed up only once.
+    learned = sum(map(len, rows))
+    missing = -learned % ROUND_TO
     total, losses = SoftCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        torch.cat(chosen), head.lm_head.weight, probabilities, torch.cat(rows), torch.cat(scales)
-    )
-    of_steps = losses.split([len(part) for part in rows])
+        functional.pad(torch.cat(chosen), (0, 0, 0, missing)), head.lm_head.weight, probabilities,
+        functional.pad(torch.cat(rows), (0, missing)), functional.pad(torch.cat(scales), (0, missing)),
+    )  # fmt: skip
+    of_steps = losses[:learned].split([len(part) for part in rows])
     return total, torch.stack([each.mean() if len(each) else each.sum() for each in of_steps])
