@@ -31,6 +31,9 @@ constexpr int kProductVectors = 2;
 constexpr int64_t kGroupRows = 21 * kProductRows;
 constexpr int64_t kChunkSteps = 1024;
 
+// How far a single tile's rows read ahead in the stream of weights: so near that they come into the first-level cache.
+constexpr int64_t kAheadSteps = 64;
+
 // Where the threads of a team wait for each other.
 struct Barrier {
   int64_t arrived = 0;
@@ -142,8 +145,8 @@ void run_tile(const Tile<Kind>& tile) {
     const char* ahead = tile.ahead;
     const typename Kind::Activation* row = tile.rows;
     for (int64_t s = 0; s < tile.steps; ++s) {
-      __builtin_prefetch(ahead, 0, 2);
-      __builtin_prefetch(ahead + 64, 0, 2);
+      __builtin_prefetch(ahead);
+      __builtin_prefetch(ahead + 64);
       typename Kind::Weights weights[V];
       for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * 4);
       for (int m = 0; m < M; ++m) {
@@ -186,15 +189,17 @@ template <typename Kind>
 void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, int64_t count,
                const PackedLinear& linear, int64_t block, float* sums) {
   static constexpr auto kTiles = tile_table<Kind>(std::make_integer_sequence<int, kProductRows>());
-  const int64_t tiles = (count + kProductRows - 1) / kProductRows;
+  const int64_t tiles = ceil_div(count, kProductRows);
   const char* const weights = linear.blocks + block * linear.steps * kStepBytes;
-  // The next block, which may lie behind the last: prefetching it is harmless.
-  const int64_t ahead_step = tiles == 1 ? kStepBytes : kStepBytes / tiles;
+  // Several tiles take turns in fetching the next block. What is ahead may lie behind the last: fetching it is
+  // harmless.
+  const int64_t ahead_steps = tiles == 1 ? kAheadSteps : linear.steps;
+  const int64_t ahead_step = kStepBytes / tiles;
   for (int64_t step = 0; step < linear.steps; step += kChunkSteps) {
-    const int64_t steps = linear.steps - step < kChunkSteps ? linear.steps - step : kChunkSteps;
+    const int64_t steps = at_most(linear.steps - step, kChunkSteps);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = count * t / tiles;
-      const char* ahead = weights + (linear.steps + step) * kStepBytes + t * steps * ahead_step;
+      const char* ahead = weights + (ahead_steps + step) * kStepBytes + t * steps * ahead_step;
       kTiles[count * (t + 1) / tiles - row - 1]({x[first_row + row] + step * Kind::kInputs, x.stride,
                                                  weights + step * kStepBytes, steps, sums + row * kBlockOutputs,
                                                  step == 0, ahead, ahead_step});
