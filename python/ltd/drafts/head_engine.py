@@ -1,4 +1,4 @@
-"""A draft head's layer and output layer on the CPU engine: one operator call per draft step."""
+"""A draft head on the CPU engine: one operator call per draft step, one to fuse features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ltd.ops_engine import StackWeights, interleave_gates
 
 
 class HeadEngine:
-    """Takes over the weights of a head's layer and output layer; `fuse` stays with the head.
+    """Takes over the weights of a head's linear layers.
 
     Args:
         head: on the CPU, in float32 or bfloat16, not `norm_output`; see `supports`.
@@ -28,6 +28,7 @@ class HeadEngine:
             output, output_bias = pack_layers([attention], ("o_proj",))
             gate_up, _ = pack_layers([mlp], ("gate_proj", "up_proj"), lambda parts: interleave_gates(*parts))
             down, _ = pack_layers([mlp], ("down_proj",))
+            fc, _ = pack_layers([head], ("fc",))
         self.weights = StackWeights(
             input_norm=layer.hidden_norm.weight.detach()[None],
             qkv=qkv,
@@ -50,6 +51,7 @@ class HeadEngine:
             scale=config.head_dim**-0.5,
             windows=(0,),
         )
+        self.fc, self.hidden_size, self.norm_features = fc[0], config.hidden_size, head.norm_features
         self.embedding_norm = layer.input_layernorm.weight.detach()[None]
         self.residual_is_normed = config.norm_before_residual
         self.rotary = attention.rotary
@@ -60,6 +62,10 @@ class HeadEngine:
         """Whether the engine can run this head."""
         weight = head.norm.weight
         return weight.device.type == "cpu" and weight.dtype in DTYPES and not head.config.norm_output
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """The target's features (B, N, F * Ht) → states (B, N, H)."""
+        return ops_engine.linear(self.norm_features(features), self.fc, self.hidden_size)
 
     def step(
         self,
@@ -75,7 +81,7 @@ class HeadEngine:
 
         Args:
             embeddings: (B, N, H) of the token after each state's.
-            states: (B, N, H), not changed.
+            states: (B, N, H), contiguous; overwritten with the next ones.
             positions: int64 (B, N), of the states.
             cache: of one layer.
             masks: int64 (B, N, words), over all tree rows, or None for a chain.
@@ -83,15 +89,14 @@ class HeadEngine:
             kept: how many of the last rows get logits.
 
         Returns:
-            the next states (B, N, H) and logits (B, kept, Vd).
+            the next states (B, N, H), the same tensor, and logits (B, kept, Vd).
         """
         if self.table is None or len(self.table[0]) < cache.capacity:
             cosines, sines = self.rotary(torch.arange(cache.capacity)[None])
             self.table = cosines[0, 0].contiguous(), sines[0, 0].contiguous()
-        positions, outputs = positions.contiguous(), states.clone(memory_format=torch.contiguous_format)
         logits, _ = ops_engine.forward_stack(
             self.weights,
-            outputs,
+            states,
             *self.table,
             positions,
             cache.keys,
@@ -101,9 +106,9 @@ class HeadEngine:
             positions,
             (),
             kept,
-            embeddings=embeddings.contiguous(),
+            embeddings=embeddings,
             embedding_norm=self.embedding_norm,
             residual_is_normed=self.residual_is_normed,
             first_row=first_row,
         )
-        return outputs, logits
+        return states, logits
