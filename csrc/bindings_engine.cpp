@@ -10,6 +10,7 @@
 #include "bindings_checks.h"
 #include "common/cpu_kernels.h"
 #include "engine/forward_stack.h"
+#include "engine/linear.h"
 
 namespace ltd {
 namespace {
@@ -74,6 +75,30 @@ Tensor unpack_rows_meta(const Tensor& packed, int64_t, int64_t inputs, const Ten
   std::vector<c10::SymInt> sizes = ids.sym_sizes().vec();
   sizes.emplace_back(inputs);
   return at::empty_symint(sizes, packed.options());
+}
+
+Tensor linear_cpu(const Tensor& x, const Tensor& packed, int64_t outputs) {
+  const DType dtype = engine_type("x", x);
+  LTD_CHECK(x.dim() >= 1, "x must have a dimension");
+  const int64_t inputs = x.size(-1);
+  LTD_CHECK(packed.scalar_type() == x.scalar_type(), "packed must be of type ", x.scalar_type(), ", but is ",
+            packed.scalar_type());
+  check_packed(packed, outputs, inputs, dtype);
+  const Tensor rows = x.contiguous();
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.back() = outputs;
+  Tensor result = at::empty(sizes, x.options());
+  const PackedLinear weight{static_cast<const char*>(packed.const_data_ptr()), nullptr, outputs, inputs,
+                            packed_steps(inputs, dtype)};
+  cpu_kernels().linear(
+      {dtype, rows.numel() / inputs, rows.const_data_ptr(), weight, result.mutable_data_ptr(), at::get_num_threads()});
+  return result;
+}
+
+Tensor linear_meta(const Tensor& x, const Tensor&, int64_t outputs) {
+  std::vector<c10::SymInt> sizes = x.sym_sizes().vec();
+  sizes.back() = outputs;
+  return at::empty_symint(sizes, x.options());
 }
 
 StackedLinear stacked(const char* name, const Tensor& blocks, const char* bias_name, const OptionalTensor& bias,
@@ -226,6 +251,7 @@ void pack_linear_meta(const Tensor&, Tensor) {}
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
   library.def("pack_linear(Tensor weight, Tensor(a!) packed) -> ()");
   library.def("unpack_rows(Tensor packed, int outputs, int inputs, Tensor ids) -> Tensor");
+  library.def("linear(Tensor x, Tensor packed, int outputs) -> Tensor");
   library.def(
       "forward_stack(Tensor(a!) states, Tensor input_norm, Tensor qkv, Tensor? qkv_bias, Tensor? query_norm, Tensor? "
       "key_norm, "
@@ -242,11 +268,13 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
 TORCH_LIBRARY_IMPL(ltd, CPU, library) {
   library.impl("pack_linear", ltd::pack_linear_cpu);
   library.impl("unpack_rows", ltd::unpack_rows_cpu);
+  library.impl("linear", ltd::linear_cpu);
   library.impl("forward_stack", ltd::forward_stack_cpu);
 }
 
 TORCH_LIBRARY_IMPL(ltd, Meta, library) {
   library.impl("pack_linear", ltd::pack_linear_meta);
   library.impl("unpack_rows", ltd::unpack_rows_meta);
+  library.impl("linear", ltd::linear_meta);
   library.impl("forward_stack", ltd::forward_stack_meta);
 }

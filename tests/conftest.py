@@ -1,9 +1,9 @@
-"""Tiny models of every supported family, with a tokenizer and a head, made once per test run."""
+"""What all tests share: tiny models of every family, with a tokenizer and a head; instruction sets; threads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,9 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from ltd import _C
+from op_cases import ISAS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -106,3 +109,19 @@ def tiny_head(tiny_target: Callable[[str], Path], tmp_path_factory: pytest.TempP
         return made[family]
 
     return folder
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set of this machine, one after the other."""
+    _C.use_cpu_isa(request.param)
+    yield request.param
+    _C.use_cpu_isa(ISAS[-1])
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

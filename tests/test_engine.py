@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from conftest import FAMILIES, VOCABULARY, small_config
-from ltd import _C
 from ltd.engine import Engine
 from ltd.forward import TreeBlock, Verified
 from ltd.kv_cache import KVCache
@@ -24,27 +23,10 @@ from ltd.loading import load
 from ltd.policies import Static
 from ltd.stack import PackedEmbedding
 from ltd.target import Target
-from op_cases import ISAS
 
 Folder = Callable[[str], Path]
 DTYPES = [torch.float32, torch.bfloat16]
 TAPS = (0, 3, 8)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set of this machine, one after the other."""
-    _C.use_cpu_isa(request.param)
-    yield request.param
-    _C.use_cpu_isa(ISAS[-1])
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def random_model(config: Any, seed: int = 0) -> PreTrainedModel:

@@ -28,6 +28,23 @@ def test_packing(outputs: int, inputs: int, dtype: torch.dtype) -> None:
     assert torch.equal(ops_engine.unpack_rows(packed, outputs, inputs, ids), weight[ids])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (33, 7), (96, 130)])
+def test_linear(outputs: int, inputs: int, dtype: torch.dtype, isa: str, threads: int) -> None:
+    generator = torch.Generator().manual_seed(inputs)
+    weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
+    packed = torch.empty(ops_engine.packed_shape(outputs, inputs, dtype), dtype=dtype)
+    ops_engine.pack_linear(weight, packed)
+    rows = torch.randn(300, inputs, generator=generator).to(dtype)
+    singly = torch.cat([ops_engine.linear(row[None], packed, outputs) for row in rows])
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(singly, (rows.double() @ weight.double().T).to(dtype), rtol=tolerance, atol=tolerance)
+    for count in (0, 1, 2, 11, 12, 13, 24, 25, 252, 253, 300):  # around the limits of tiles and groups of rows
+        assert torch.equal(ops_engine.linear(rows[:count], packed, outputs), singly[:count])
+    batch = rows.view(3, 100, inputs).transpose(0, 1)
+    assert torch.equal(ops_engine.linear(batch, packed, outputs), singly.view(3, 100, outputs).transpose(0, 1))
+
+
 def stack_arguments() -> dict[str, Any]:
     engine = family_engine("qwen3", torch.float32)
     cache = new_cache(family_model("qwen3", torch.float32), 2, 256)
@@ -80,6 +97,10 @@ def test_bad_weights_and_models_are_named() -> None:
         ops_engine.pack_linear(torch.randn(40, 4), packed)
     with pytest.raises(InputError, match="must be 0 to 4, but holds 5"):
         ops_engine.unpack_rows(packed, 5, 4, torch.tensor([5]))
+    with pytest.raises(InputError, match=r"packed must hold a weight of shape \[5, 3\]"):
+        ops_engine.linear(torch.randn(2, 3), packed, 5)
+    with pytest.raises(InputError, match="packed must be of type BFloat16, but is Float"):
+        ops_engine.linear(torch.randn(2, 4).bfloat16(), packed, 5)
     with pytest.raises(InputError, match="needs float32 or bfloat16 on the CPU"):
         Engine(copy.deepcopy(family_model("llama", torch.float32)).half())
 
@@ -96,4 +117,5 @@ def test_opcheck() -> None:
     )
     packed = torch.zeros(ops_engine.packed_shape(5, 4, torch.float32))
     torch.library.opcheck(torch.ops.ltd.pack_linear.default, (torch.randn(5, 4), packed))
+    torch.library.opcheck(torch.ops.ltd.linear.default, (torch.randn(2, 3, 4), packed, 5))
     torch.library.opcheck(torch.ops.ltd.unpack_rows.default, (packed, 5, 4, torch.tensor([[1, 4]])))

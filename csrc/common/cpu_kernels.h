@@ -10,6 +10,7 @@ struct AcceptGreedy;
 struct AcceptSample;
 struct ExpandBeam;
 struct ForwardStack;
+struct Linear;
 struct PolicyAction;
 struct TreeAttention;
 
@@ -22,6 +23,7 @@ struct CpuKernels {
   void (*accept_sample)(const AcceptSample&);
   void (*policy_action)(const PolicyAction&);
   void (*forward_stack)(const ForwardStack&);
+  void (*linear)(const Linear&);
 };
 
 // The kernels in use: the widest that the processor and its operating system support, unless the environment variable

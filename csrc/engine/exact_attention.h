@@ -16,7 +16,8 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-constexpr int64_t kScoreBlock = 64;  // keys converted at a time where the product wants another type
+constexpr int64_t kKeyBlock = 16;   // keys whose scores are computed together
+constexpr int64_t kKeysAhead = 32;  // how far in front of them keys are fetched into the cache
 
 // Register block of the weighted sums: kMixRows rows times kMixVectors vectors of a head's elements.
 #if defined(__AVX512F__)
@@ -61,16 +62,16 @@ struct AttentionGroup {
 // A thread's memory for one group.
 struct AttentionScratch {
   float* query;   // (head_dim, vectors) words
-  float* copy;    // (kScoreBlock, head_dim)
+  float* copy;    // (kKeyBlock, head_dim)
   float* scores;  // (keys, vectors)
 
   static int64_t floats(const ForwardStack& a, int64_t keys) {
     const int64_t width = kTileVectors * kLanes;
-    return width * (a.head_dim + kLanes) + kScoreBlock * a.head_dim + keys * width;
+    return width * (a.head_dim + kLanes) + kKeyBlock * a.head_dim + keys * width;
   }
   static AttentionScratch in(float* memory, const ForwardStack& a) {
     float* const copy = memory + kTileVectors * kLanes * (a.head_dim + kLanes);
-    return {memory, copy, copy + kScoreBlock * a.head_dim};
+    return {memory, copy, copy + kKeyBlock * a.head_dim};
   }
 };
 
@@ -167,21 +168,23 @@ LTD_INLINE Floats soften_scores(float scale, int64_t keys, int64_t width, float*
 }
 
 // result[r] = sum over the keys of weights[k][r] * values[k], divided by sums[r], for R rows and V vectors (or part of
-// one).
+// one). Inlined, it would share its registers with the constants of its caller, and sums would wait on the stack.
 template <typename Kind, int R, int V>
-void mix_values(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row, int64_t element,
-                int64_t elements, const float* weights, const float* sums) {
+__attribute__((noinline)) void mix_values(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row,
+                                          int64_t element, int64_t elements, const float* weights, const float* sums) {
   const ForwardStack& a = task.a;
   const int64_t width = group.vectors * kLanes;
   const auto* values = task.cache_row(a.values, group.batch, group.kv_head, group.first_key) + element;
+  const float* weight = weights + row;
   Floats mixed[R][V] = {};
   for (int64_t k = 0; k < group.last_key - group.first_key; ++k) {
     Floats value[V];
     for (int v = 0; v < V; ++v) value[v] = load_part(values + v * kLanes, elements - v * kLanes);
     for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < V; ++v) mixed[r][v] += splat(weights[k * width + row + r]) * value[v];
+      for (int v = 0; v < V; ++v) mixed[r][v] += splat(weight[r]) * value[v];
     }
     values += a.cache_strides[3];
+    weight += width;
   }
   for (int r = 0; r < R; ++r) {
     const int64_t attention_row = group.first_row + row + r;
@@ -215,11 +218,25 @@ void mix_rows(const AttentionTask<Kind>& task, const AttentionGroup& group, int6
   if constexpr (R > 1) mix_rows<Kind, R / 2>(task, group, row, weights, sums);
 }
 
+// Fetches `count` rows of keys or values, from row `key` on, into the processor's cache. There may be fewer: fetching
+// what lies behind them is harmless.
+template <typename Kind>
+LTD_INLINE void fetch_rows(const AttentionTask<Kind>& task, const AttentionGroup& group, const char* cache, int64_t key,
+                           int64_t count) {
+  const int64_t bytes = task.a.head_dim * sizeof(typename Kind::Element);
+  for (int64_t r = 0; r < count; ++r) {
+    const char* const row = reinterpret_cast<const char*>(task.cache_row(cache, group.batch, group.kv_head, key + r));
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+  }
+}
+
 template <typename Engine, int V, typename Kind>
 void score_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, const AttentionScratch& scratch) {
   const ForwardStack& a = task.a;
-  for (int64_t key = group.first_key; key < group.last_key; key += kScoreBlock) {
-    const int64_t count = group.last_key - key < kScoreBlock ? group.last_key - key : kScoreBlock;
+  for (int64_t key = group.first_key; key < group.last_key; key += kKeyBlock) {
+    const int64_t count = at_most(group.last_key - key, kKeyBlock);
+    fetch_rows(task, group, a.keys, key + kKeysAhead, count);
+    fetch_rows(task, group, a.values, key, count);  // for the sums: scores take longer than memory
     const auto* source = task.cache_row(a.keys, group.batch, group.kv_head, key);
     const auto keys = Engine::keys(source, a.cache_strides[3], count, a.head_dim,
                                    reinterpret_cast<typename Engine::Word*>(scratch.copy));
@@ -262,23 +279,36 @@ void limit_keys(const AttentionTask<Kind>& task, AttentionGroup& group) {
   if (group.first_key < 0) group.first_key = 0;
 }
 
+// Into how many groups the rows of a key/value head go: the number with which the busiest thread is done first.
+LTD_INLINE int64_t count_groups(int64_t rows, int64_t heads, int64_t threads) {
+  // What a group's keys and a vector's scores and weights take, in times of a row's weighted values.
+  constexpr int64_t kKeysCost = 13;
+  constexpr int64_t kVectorCost = 9;
+  const auto cost = [&](int64_t groups) {
+    const int64_t size = ceil_div(rows, groups);
+    return ceil_div(heads * groups, threads) * (kKeysCost + kVectorCost * ceil_div(size, kLanes) + size);
+  };
+  const int64_t fewest = ceil_div(rows, kTileVectors * kLanes);
+  int64_t best = fewest;
+  for (int64_t groups = fewest + 1; groups <= at_most(rows, fewest + threads); ++groups) {
+    if (cost(groups) < cost(best)) best = groups;
+  }
+  return best;
+}
+
 // This thread's part of a layer's attention.
 template <typename Kind>
 void attend(const AttentionTask<Kind>& task, const Team& team, float* memory) {
   const ForwardStack& a = task.a;
   const AttentionScratch scratch = AttentionScratch::in(memory, a);
   const int64_t rows = task.group_heads() * a.nodes;
-  const int64_t vectors = (rows + kLanes - 1) / kLanes;
-  int64_t groups = (vectors + kTileVectors - 1) / kTileVectors;
-  while (groups < vectors && groups * a.batch * a.kv_heads < 2 * team.size) ++groups;
-  for (int64_t item = team.index; item < a.batch * a.kv_heads * groups; item += team.size) {
-    const int64_t index = item % groups;
-    const int64_t first_vector = vectors * index / groups;
-    const int64_t last_vector = vectors * (index + 1) / groups;
+  const int64_t heads = a.batch * a.kv_heads;
+  const int64_t groups = count_groups(rows, heads, team.size);
+  for (int64_t item = team.index; item < heads * groups; item += team.size) {
     const int64_t head = item / groups;
-    AttentionGroup group{
-        head / a.kv_heads, head % a.kv_heads, first_vector * kLanes, 0, last_vector - first_vector, 0, 0};
-    group.rows = (last_vector * kLanes < rows ? last_vector * kLanes : rows) - group.first_row;
+    const int64_t first_row = rows * (item % groups) / groups;
+    const int64_t count = rows * (item % groups + 1) / groups - first_row;
+    AttentionGroup group{head / a.kv_heads, head % a.kv_heads, first_row, count, ceil_div(count, kLanes), 0, 0};
     limit_keys(task, group);
 #if defined(__AVX512BF16__)
     if constexpr (std::is_same_v<Kind, BFloat16Product>) {

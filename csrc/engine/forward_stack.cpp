@@ -6,9 +6,6 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-// Multiply-adds below which a further thread costs more than it saves.
-constexpr int64_t kWorkOfThread = 1 << 16;
-
 template <typename Kind>
 class Forward {
   using Element = typename Kind::Element;
@@ -20,7 +17,7 @@ class Forward {
     int64_t longest = 0;
     for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
     const int64_t attention = AttentionScratch::floats(a, longest + a.first_row + a.nodes);
-    thread_floats_ = kGroupRows * kBlockOutputs + (attention + 15) / 16 * 16;
+    thread_floats_ = kGroupSums + (attention + 15) / 16 * 16;
   }
 
   void run() {
@@ -30,18 +27,10 @@ class Forward {
     zero_padding(normed_, a_.hidden);
     zero_padding(mixed_, a_.query_heads * a_.head_dim);
     zero_padding(active_, a_.intermediate);
-    const int threads = thread_count();
-    Barrier barrier;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-#ifdef _OPENMP
-      const Team team{omp_get_thread_num(), omp_get_num_threads(), &barrier};
-#else
-      const Team team{0, 1, &barrier};
-#endif
+    run_team(thread_count(), [&](const Team& team) {
       for (int64_t layer = 0; layer < a_.layers; ++layer) run_layer(team, layer);
       run_head(team);
-    }
+    });
   }
 
  private:
@@ -72,32 +61,16 @@ class Forward {
   int thread_count() const {
     const int64_t layer = (heads_ + a_.query_heads) * a_.head_dim + 3 * a_.intermediate;
     const int64_t work = (rows_ * a_.layers * layer + a_.batch * a_.kept * a_.vocabulary) * a_.hidden;
-    const int64_t useful = work / kWorkOfThread + 1;
-    return useful < a_.threads ? static_cast<int>(useful) : a_.threads;
+    return useful_threads(work, a_.threads);
   }
 
   float* sums(const Team& team) const { return scratch_ + team.index * thread_floats_; }
-  float* attention_memory(const Team& team) const { return sums(team) + kGroupRows * kBlockOutputs; }
+  float* attention_memory(const Team& team) const { return sums(team) + kGroupSums; }
   Element* state(int64_t row) const { return static_cast<Element*>(a_.states) + row * a_.hidden; }
 
   template <typename T>
   static const Element* at(const T* stacked, int64_t index, int64_t size) {
     return stacked == nullptr ? nullptr : static_cast<const Element*>(stacked) + index * size;
-  }
-
-  // A linear layer's output before it is rounded: sums plus bias, for the outputs `first` + i ... of which `count`
-  // exist.
-  static LTD_INLINE Floats output_part(const PackedLinear& linear, const float* sums, int64_t first, int64_t i) {
-    const Floats values = load(sums + i);
-    if (linear.bias == nullptr) return values;
-    return values + load_part(static_cast<const Element*>(linear.bias) + first + i, linear.outputs - first - i);
-  }
-
-  // Calls body(i, how many outputs from `first` + i on exist) for the vectors of a block.
-  template <typename Body>
-  static LTD_INLINE void for_outputs(const PackedLinear& linear, int64_t first, Body&& body) {
-    const int64_t count = linear.outputs - first < kBlockOutputs ? linear.outputs - first : kBlockOutputs;
-    for (int64_t i = 0; i < count; i += kLanes) body(i, count - i);
   }
 
   void tap(int64_t layer, int64_t first, int64_t last) const {
@@ -147,11 +120,7 @@ class Forward {
 
   // qkv = linear(normed)
   void project(const Team& team, const PackedLinear& linear) const {
-    multiply<Kind>(team, normed_, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
-      for_outputs(linear, output, [&](int64_t i, int64_t count) {
-        store_part(qkv_ + row * linear.outputs + output + i, output_part(linear, sums, output, i), count);
-      });
-    });
+    store_product<Kind>(team, normed_, rows_, linear, sums(team), qkv_);
     team.wait_for_all();
   }
 
@@ -198,7 +167,8 @@ class Forward {
     multiply<Kind>(team, x, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
       for_outputs(linear, output, [&](int64_t i, int64_t count) {
         Element* const target = state(row) + output + i;
-        store_part(target, load_part(target, count) + rounded<Element>(output_part(linear, sums, output, i)), count);
+        store_part(target, load_part(target, count) + rounded<Element>(output_part<Element>(linear, sums, output, i)),
+                   count);
       });
     });
     team.wait_for_all();
@@ -210,8 +180,8 @@ class Forward {
     multiply<Kind>(team, normed_, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
       const int64_t first = output / 2;
       for (int64_t i = 0; i < kHalf && first + i < a_.intermediate; i += kLanes) {
-        const Floats gate = rounded<Element>(output_part(linear, sums, output, i));
-        const Floats up = rounded<Element>(output_part(linear, sums, output, kHalf + i));
+        const Floats gate = rounded<Element>(output_part<Element>(linear, sums, output, i));
+        const Floats up = rounded<Element>(output_part<Element>(linear, sums, output, kHalf + i));
         store_part(active_[row] + first + i, rounded<Element>(rounded<Element>(silu(gate)) * up),
                    a_.intermediate - first - i);
       }
@@ -230,13 +200,7 @@ class Forward {
       norm_row(state(row), at(a_.final_norm, 0, 0), a_.hidden, a_.epsilon, normed_[i]);
     }
     team.wait_for_all();
-    const PackedLinear linear = a_.lm_head.at(0);
-    multiply<Kind>(team, normed_, wanted, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
-      for_outputs(linear, output, [&](int64_t i, int64_t count) {
-        Element* const target = static_cast<Element*>(a_.logits) + row * a_.vocabulary + output + i;
-        store_part(target, output_part(linear, sums, output, i), count);
-      });
-    });
+    store_product<Kind>(team, normed_, wanted, a_.lm_head.at(0), sums(team), static_cast<Element*>(a_.logits));
   }
 
   const ForwardStack& a_;

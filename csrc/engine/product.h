@@ -14,6 +14,7 @@
 
 #include "common/vector.h"
 #include "engine/packed_linear.h"
+#include "engine/rows.h"
 
 namespace ltd::LTD_ISA {
 namespace {
@@ -29,7 +30,11 @@ constexpr int kProductVectors = 2;
 // Rows whose sums wait in the second-level cache, and steps of a block that stay in the first while all their tiles use
 // them.
 constexpr int64_t kGroupRows = 21 * kProductRows;
+constexpr int64_t kGroupSums = kGroupRows * kBlockOutputs;
 constexpr int64_t kChunkSteps = 1024;
+
+// How far a single tile's rows read ahead in the stream of weights: so near that they come into the first-level cache.
+constexpr int64_t kAheadSteps = 64;
 
 // Where the threads of a team wait for each other.
 struct Barrier {
@@ -65,6 +70,27 @@ struct Team {
     }
   }
 };
+
+// Calls body(team) in each of a team's threads.
+template <typename Body>
+void run_team(int threads, Body&& body) {
+  Barrier barrier;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+#ifdef _OPENMP
+    body(Team{omp_get_thread_num(), omp_get_num_threads(), &barrier});
+#else
+    body(Team{0, 1, &barrier});
+#endif
+  }
+}
+
+// Multiply-adds below which a further thread costs more than it saves.
+constexpr int64_t kWorkOfThread = 1 << 16;
+
+LTD_INLINE int useful_threads(int64_t work, int threads) {
+  return static_cast<int>(at_most(work / kWorkOfThread + 1, threads));
+}
 
 // How elements are multiplied. Element: of the model; Activation: how rows are kept; kInputs: inputs of a step.
 struct FloatProduct {
@@ -142,8 +168,8 @@ void run_tile(const Tile<Kind>& tile) {
     const char* ahead = tile.ahead;
     const typename Kind::Activation* row = tile.rows;
     for (int64_t s = 0; s < tile.steps; ++s) {
-      __builtin_prefetch(ahead, 0, 2);
-      __builtin_prefetch(ahead + 64, 0, 2);
+      __builtin_prefetch(ahead);
+      __builtin_prefetch(ahead + 64);
       typename Kind::Weights weights[V];
       for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * 4);
       for (int m = 0; m < M; ++m) {
@@ -186,15 +212,17 @@ template <typename Kind>
 void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, int64_t count,
                const PackedLinear& linear, int64_t block, float* sums) {
   static constexpr auto kTiles = tile_table<Kind>(std::make_integer_sequence<int, kProductRows>());
-  const int64_t tiles = (count + kProductRows - 1) / kProductRows;
+  const int64_t tiles = ceil_div(count, kProductRows);
   const char* const weights = linear.blocks + block * linear.steps * kStepBytes;
-  // The next block, which may lie behind the last: prefetching it is harmless.
-  const int64_t ahead_step = tiles == 1 ? kStepBytes : kStepBytes / tiles;
+  // Several tiles take turns in fetching the next block. What is ahead may lie behind the last: fetching it is
+  // harmless.
+  const int64_t ahead_steps = tiles == 1 ? kAheadSteps : linear.steps;
+  const int64_t ahead_step = kStepBytes / tiles;
   for (int64_t step = 0; step < linear.steps; step += kChunkSteps) {
-    const int64_t steps = linear.steps - step < kChunkSteps ? linear.steps - step : kChunkSteps;
+    const int64_t steps = at_most(linear.steps - step, kChunkSteps);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = count * t / tiles;
-      const char* ahead = weights + (linear.steps + step) * kStepBytes + t * steps * ahead_step;
+      const char* ahead = weights + (ahead_steps + step) * kStepBytes + t * steps * ahead_step;
       kTiles[count * (t + 1) / tiles - row - 1]({x[first_row + row] + step * Kind::kInputs, x.stride,
                                                  weights + step * kStepBytes, steps, sums + row * kBlockOutputs,
                                                  step == 0, ahead, ahead_step});
@@ -202,7 +230,8 @@ void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, i
   }
 }
 
-// Computes this thread's part of x * weight; finish(row, first output, its 32 sums) takes each result.
+// Computes this thread's part of x * weight, with memory for kGroupSums sums; finish(row, first output, its 32 sums)
+// takes each result.
 template <typename Kind, typename Finish>
 void multiply(const Team& team, ActivationRows<typename Kind::Activation> x, int64_t rows, const PackedLinear& linear,
               float* sums, Finish&& finish) {
@@ -217,6 +246,34 @@ void multiply(const Team& team, ActivationRows<typename Kind::Activation> x, int
     run_block<Kind>(x, row, count, linear, block, sums);
     for (int64_t r = 0; r < count; ++r) finish(row + r, block * kBlockOutputs, sums + r * kBlockOutputs);
   }
+}
+
+// A linear layer's output before it is rounded: sums plus bias, for the outputs `first` + i ... of which some may be
+// missing.
+template <typename Element>
+LTD_INLINE Floats output_part(const PackedLinear& linear, const float* sums, int64_t first, int64_t i) {
+  const Floats values = load(sums + i);
+  if (linear.bias == nullptr) return values;
+  return values + load_part(static_cast<const Element*>(linear.bias) + first + i, linear.outputs - first - i);
+}
+
+// Calls body(i, how many outputs from `first` + i on exist) for the vectors of a block.
+template <typename Body>
+LTD_INLINE void for_outputs(const PackedLinear& linear, int64_t first, Body&& body) {
+  const int64_t count = at_most(linear.outputs - first, kBlockOutputs);
+  for (int64_t i = 0; i < count; i += kLanes) body(i, count - i);
+}
+
+// result = linear(x), rounded; rows of the result are `linear.outputs` apart.
+template <typename Kind>
+void store_product(const Team& team, ActivationRows<typename Kind::Activation> x, int64_t rows,
+                   const PackedLinear& linear, float* sums, typename Kind::Element* result) {
+  using Element = typename Kind::Element;
+  multiply<Kind>(team, x, rows, linear, sums, [&](int64_t row, int64_t output, const float* sums) {
+    for_outputs(linear, output, [&](int64_t i, int64_t count) {
+      store_part(result + row * linear.outputs + output + i, output_part<Element>(linear, sums, output, i), count);
+    });
+  });
 }
 
 }  // namespace

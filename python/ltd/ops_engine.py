@@ -10,6 +10,7 @@ Raises, all of them:
 
 from __future__ import annotations
 
+import math
 import mmap
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ LARGE_PAGE = 1 << 21
 
 _pack_linear = operator("pack_linear")
 _unpack_rows = operator("unpack_rows")
+_linear = operator("linear")
 _forward_stack = operator("forward_stack")
 
 
@@ -75,14 +77,15 @@ def packed_shape(outputs: int, inputs: int, dtype: torch.dtype) -> tuple[int, in
 
 def empty_weights(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Fresh memory for weights, in large pages where the system has them: they are read faster than many small ones."""
-    count = 1
-    for size in shape:
-        count *= size
-    if count * dtype.itemsize < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE_PAGE // 4 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = -(-size // LARGE_PAGE) + 1  # one more, to begin where a page does
+    memory = mmap.mmap(-1, pages * LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    start = -whole.data_ptr() % LARGE_PAGE
+    return whole[start : start + size].view(dtype).view(shape)
 
 
 def interleave_gates(gate: Tensor, up: Tensor) -> Tensor:
@@ -107,6 +110,12 @@ def unpack_rows(packed: Tensor, outputs: int, inputs: int, ids: Tensor) -> Tenso
     """Rows of a packed weight (outputs, inputs): int64 ids (…) → (…, inputs)."""
     rows: Tensor = _unpack_rows(packed, outputs, inputs, ids)
     return rows
+
+
+def linear(x: Tensor, packed: Tensor, outputs: int) -> Tensor:
+    """x (…, inputs) times a packed weight (outputs, inputs) → (…, outputs), in their type; row-exact."""
+    result: Tensor = _linear(x, packed, outputs)
+    return result
 
 
 def forward_stack(

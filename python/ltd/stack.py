@@ -105,6 +105,7 @@ def take_stack(
     )
 
 
+@torch.no_grad()
 def pack_layers(
     modules: Sequence[Any], names: tuple[str, ...], join: Callable[[list[Tensor]], Tensor] = torch.cat
 ) -> tuple[Tensor, Tensor | None]:

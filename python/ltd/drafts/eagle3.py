@@ -96,7 +96,7 @@ class Eagle3Draft:
         for chunk, following in zip(
             features.split(READ_CHUNK, dim=1), tokens[None].split(READ_CHUNK, dim=1), strict=True
         ):
-            self._read(view, self.head.fuse(chunk), following, kept=0)
+            self._read(view, chunk, following, kept=0)
             view.advance([following.shape[1]])
         self.cache.advance_row(row, len(tokens))
 
@@ -105,30 +105,34 @@ class Eagle3Draft:
         assert self.cache is not None and features is not None
         # The logits of a sequence's last token; where sequences gained differently, those of all.
         kept = 1 if min(counts) == tokens.shape[1] else tokens.shape[1]
-        states, logits = self._read(self.cache, self.head.fuse(features), tokens, kept)
+        states, logits = self._read(self.cache, features, tokens, kept)
         self.cache.advance(counts)
+        if kept == 1:
+            self.root_states = states[:, -1:]
+            return logits
         last = torch.tensor(counts, device=states.device)[:, None, None] - 1
         self.root_states = states.gather(1, last.expand(-1, 1, states.shape[2]))
-        return logits if kept == 1 else logits.gather(1, last.expand(-1, 1, logits.shape[2]))
+        return logits.gather(1, last.expand(-1, 1, logits.shape[2]))
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         """Logits (B, W, Vd) for the children of the newest beam."""
         assert self.cache is not None
         level, cache = tree.levels - 1, self.cache
         if level == 0:
-            states = self.root_states.expand(-1, self.width, -1)
+            states = self.root_states.repeat(1, self.width, 1)
         else:
             states = self.beam_states.gather(1, tree.beam_rows[:, :, None].expand_as(self.beam_states))
         # The root's own forward stood at position length - 1; every level stands one further.
-        positions = (cache.lengths.long() + level)[:, None].expand(-1, self.width)
+        positions = (cache.lengths.long() + level)[:, None].repeat(1, self.width)
         masks, first_row = tree.beam_masks[:, level], level * self.width
         self.beam_states, logits = self._step(cache, states, tree.beam_tokens, positions, masks, first_row, self.width)
         return logits
 
     def _read(
-        self, cache: KVCache, states: torch.Tensor, tokens: torch.Tensor, kept: int
+        self, cache: KVCache, features: torch.Tensor, tokens: torch.Tensor, kept: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward over a chain behind each sequence's prefix; writes its rows, does not advance."""
+        states = self.head.fuse(features) if self.engine is None else self.engine.fuse(features)
         positions = cache.lengths.long()[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         return self._step(cache, states, tokens, positions, None, 0, kept)
 
@@ -142,7 +146,10 @@ class Eagle3Draft:
         first_row: int,
         kept: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next states (B, N, H), and logits (B, kept, Vd) of the last rows; see `HeadEngine.step`."""
+        """The next states (B, N, H), and logits (B, kept, Vd) of the last rows; see `HeadEngine.step`.
+
+        The states given may be overwritten.
+        """
         embeddings, count = self.embedding(tokens), tokens.shape[1]
         if self.engine is not None:
             return self.engine.step(embeddings, states, positions, cache, masks, first_row, kept)

@@ -252,14 +252,18 @@ class Eagle3Head(nn.Module):
         self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
         self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
 
-    def fuse(self, features: Tensor) -> Tensor:
-        """features (B,N,F*Ht), the target's states from low to high layer -> states (B,N,H)."""
+    def norm_features(self, features: Tensor) -> Tensor:
+        """features (B,N,F*Ht), the target's states from low to high layer -> what `fc` reads, of the same shape."""
         if self.fc_norm is not None:
             parts = features.split(self.config.target_hidden_size, dim=-1)
             features = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
         if self.input_norm is not None:
             features = self.input_norm(features)
-        states: Tensor = self.fc(features)
+        return features
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """features (B,N,F*Ht) -> states (B,N,H)."""
+        states: Tensor = self.fc(self.norm_features(features))
         return states
 
     def forward(self, embeddings: Tensor, states: Tensor, positions: Tensor, attend: Attend) -> Tensor:

@@ -1,18 +1,17 @@
-"""A draft head's layer and output layer on the CPU engine: one operator call per draft step."""
+"""A draft head on the CPU engine: one operator call per draft step, one to fuse features."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ltd import ops_engine
 from ltd.drafts.head import Eagle3Head
 from ltd.kv_cache import KVCache
-from ltd.stack import DTYPES, RotaryTable, take_stack
+from ltd.stack import DTYPES, RotaryTable, pack_layers, take_stack
 
 
 class HeadEngine:
-    """Takes over the weights of a head's layer and output layer; `fuse` stays with the head.
+    """Takes over the weights of a head's linear layers.
 
     Args:
         head: on the CPU, in float32 or bfloat16, not `norm_output`; see `supports`.
@@ -20,6 +19,7 @@ class HeadEngine:
 
     def __init__(self, head: Eagle3Head) -> None:
         layer = head.layer
+        fc, _ = pack_layers([head], ("fc",))
         self.weights = take_stack(
             head,
             [layer],
@@ -28,6 +28,7 @@ class HeadEngine:
             scale=head.config.head_dim**-0.5,
             windows=(0,),
         )
+        self.fc, self.hidden_size, self.norm_features = fc[0], head.config.hidden_size, head.norm_features
         self.embedding_norm = layer.input_layernorm.weight.detach()[None]
         self.residual_is_normed = head.config.norm_before_residual
         self.table = RotaryTable(layer.self_attn.rotary)
@@ -37,6 +38,10 @@ class HeadEngine:
         """Whether the engine can run this head."""
         weight = head.norm.weight
         return weight.device.type == "cpu" and weight.dtype in DTYPES and not head.config.norm_output
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """The target's features (B, N, F * Ht) → states (B, N, H)."""
+        return ops_engine.linear(self.norm_features(features), self.fc, self.hidden_size)
 
     def step(
         self,
@@ -52,7 +57,7 @@ class HeadEngine:
 
         Args:
             embeddings: (B, N, H) of the token after each state's.
-            states: (B, N, H), not changed.
+            states: (B, N, H), contiguous; overwritten with the next ones.
             positions: int64 (B, N), of the states.
             cache: of one layer.
             masks: int64 (B, N, words), over all tree rows, or None for a chain.
@@ -60,12 +65,11 @@ class HeadEngine:
             kept: how many of the last rows get logits.
 
         Returns:
-            the next states (B, N, H) and logits (B, kept, Vd).
+            the next states (B, N, H), the same tensor, and logits (B, kept, Vd).
         """
-        positions, outputs = positions.contiguous(), states.clone(memory_format=torch.contiguous_format)
         logits, _ = ops_engine.forward_stack(
             self.weights,
-            outputs,
+            states,
             *self.table.for_capacity(cache.capacity),
             positions,
             cache.keys,
@@ -75,9 +79,9 @@ class HeadEngine:
             positions,
             (),
             kept,
-            embeddings=embeddings.contiguous(),
+            embeddings=embeddings,
             embedding_norm=self.embedding_norm,
             residual_is_normed=self.residual_is_normed,
             first_row=first_row,
         )
-        return outputs, logits
+        return states, logits

@@ -1,0 +1,43 @@
+#include "engine/linear.h"
+
+#include "common/scratch.h"
+#include "engine/product.h"
+
+namespace ltd::LTD_ISA {
+namespace {
+
+// The rows as products read them.
+template <typename Kind>
+void copy_rows(const Linear& a, ActivationRows<typename Kind::Activation> rows) {
+  const int64_t inputs = a.weight.inputs;
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const auto* const source = static_cast<const typename Kind::Element*>(a.x) + r * inputs;
+    for (int64_t i = 0; i < inputs; i += kLanes) store_part(rows[r] + i, load_part(source + i, inputs - i), inputs - i);
+    if (inputs % 2 != 0) rows[r][inputs] = {};
+  }
+}
+
+template <typename Kind>
+void run_linear(const Linear& a) {
+  using Activation = typename Kind::Activation;
+  const int threads = useful_threads(a.rows * a.weight.inputs * a.weight.outputs, a.threads);
+  const int64_t stride = activation_stride<Activation>(a.weight.inputs);
+  const int64_t sums_bytes = threads * kGroupSums * sizeof(float);
+  thread_local Scratch memory;
+  char* const scratch = memory.reserve<char>(sums_bytes + a.rows * stride * sizeof(Activation));
+  float* const sums = reinterpret_cast<float*>(scratch);
+  const ActivationRows<Activation> rows{reinterpret_cast<Activation*>(scratch + sums_bytes), stride};
+  copy_rows<Kind>(a, rows);
+  run_team(threads, [&](const Team& team) {
+    store_product<Kind>(team, rows, a.rows, a.weight, sums + team.index * kGroupSums,
+                        static_cast<typename Kind::Element*>(a.result));
+  });
+}
+
+}  // namespace
+
+void linear(const Linear& a) {
+  a.dtype == DType::kFloat32 ? run_linear<FloatProduct>(a) : run_linear<BFloat16Product>(a);
+}
+
+}  // namespace ltd::LTD_ISA
