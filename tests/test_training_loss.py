@@ -8,11 +8,11 @@ from torch import Tensor
 
 from head_reference import ReferenceHead
 from ltd.drafts.head import Eagle3Config, Eagle3Head
-from ltd.training.batches import Batch
+from ltd.training.batches import ROUND_TO, Batch
 from ltd.training.config import TrainDraftConfig
-from ltd.training.loop import Training, rate_at
+from ltd.training.loop import CLIP, Training, rate_at
 from ltd.training.measure import measure
-from ltd.training.ttt import SoftCrossEntropy, TargetParts, loss_of_batch, step_masks, thinned, unroll
+from ltd.training.ttt import SoftCrossEntropy, TargetParts, filled, loss_of_batch, step_masks, thinned, unroll
 
 VOCAB, DRAFT_VOCAB, WIDTH, STEPS, DECAY = 40, 24, 16, 5, 0.8
 
@@ -137,6 +137,32 @@ def test_thinned_slots_stand_for_weights() -> None:
     assert distance < 4 * gradients.std(0).norm() / 20
 
 
+def test_gradients_of_conversations_add_up() -> None:
+    """An update computes its conversations side by side; without thinning that is the gradient of the whole batch."""
+    torch.manual_seed(9)
+    head, batch = random_head().float(), random_batch([23, 1, 12])
+    parts = TargetParts(torch.randn(VOCAB, WIDTH), torch.randn(DRAFT_VOCAB, WIDTH))
+    batch.features, batch.final = batch.features.float(), batch.final.float()
+    config = TrainDraftConfig(out="unused", batch=3, ttt_steps=STEPS, ttt_decay=1.0, learning_rate=1e-12)
+    training = Training(head, parts, config, 3, torch.float32)
+    expected, _ = loss_of_batch(head, parts, batch, STEPS, 1.0)
+    wanted = torch.autograd.grad(expected, training.weights)
+    norm = torch.stack([each.norm() for each in wanted]).norm()
+    training.step(batch)
+    for weight, gradient in zip(training.weights, wanted, strict=True):
+        torch.testing.assert_close(weight.grad, gradient * min(1, CLIP / norm), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65])
+def test_rows_are_filled_up_to_few_shapes(count: int) -> None:
+    rows = torch.arange(count)
+    filled_up = filled(rows)
+    assert len(filled_up) % ROUND_TO == 0
+    assert len(filled_up) - count < ROUND_TO
+    assert filled_up[:count].tolist() == rows.tolist()
+    assert set(filled_up.tolist()) == set(rows.tolist())
+
+
 def test_steps_keep_fewer_and_fewer_slots() -> None:
     masks = [torch.ones(10_000, dtype=torch.bool)] * 4
     kept = list(thinned(masks, 0.6, torch.Generator().manual_seed(2)))
@@ -157,9 +183,9 @@ def test_conversations_do_not_see_each_other() -> None:
         for (slots, states), (all_slots, all_states) in zip(
             unroll(head, parts, alone, step_masks(alone, STEPS)), together, strict=True
         ):
-            mine = (all_slots >= start) & (all_slots < start + size)
+            mine = ((all_slots >= start) & (all_slots < start + size)).nonzero()[:, 0]
             assert (all_slots[mine] - start).tolist() == slots.tolist()
-            torch.testing.assert_close(all_states[mine], states)
+            torch.testing.assert_close(all_states[mine], states[: len(slots)])
         start += size
 
 
