@@ -75,6 +75,18 @@ class KVCache:
         self.lengths = self.lengths[torch.tensor(rows, device=self.lengths.device)]
         self.host_lengths = [self.host_lengths[row] for row in rows]
 
+    def spread(self) -> None:
+        """Makes every sequence a copy of the first."""
+        used = self.host_lengths[0]
+        self.keys[:, 1:, :, :used] = self.keys[:, :1, :, :used]
+        self.values[:, 1:, :, :used] = self.values[:, :1, :, :used]
+        self.set_lengths([used] * self.batch)
+
+    def rewind(self, lengths: list[int]) -> None:
+        """Goes back: sequence b keeps the first lengths[b] rows of its prefix, which must be as long at least."""
+        assert all(new <= old for new, old in zip(lengths, self.host_lengths, strict=True))
+        self.set_lengths(lengths)
+
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, first_row: int = 0) -> None:
         """Writes (B, Hkv, N, head_dim) keys and values as tree rows first_row … first_row+N-1 of one layer."""
         count = keys.shape[2]
@@ -91,8 +103,12 @@ class KVCache:
 
     def advance(self, counts: list[int]) -> None:
         """Makes the first counts[b] tree rows part of the prefix of sequence b."""
-        self.host_lengths = [length + count for length, count in zip(self.host_lengths, counts, strict=True)]
-        self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32))
+        self.set_lengths([length + count for length, count in zip(self.host_lengths, counts, strict=True)])
+
+    def set_lengths(self, lengths: list[int]) -> None:
+        """Writes the prefixes' lengths, on the host and on the device."""
+        self.host_lengths = lengths
+        self.lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
 
     def advance_row(self, row: int, count: int) -> None:
         """Makes the first `count` tree rows of one sequence part of its prefix."""

@@ -19,6 +19,7 @@ from ltd.stack import PackedEmbedding
 from ltd.tree import DraftTree
 
 READ_CHUNK = 512
+DEFAULT_WIDTH = 10
 
 
 class Eagle3Draft:
@@ -38,7 +39,7 @@ class Eagle3Draft:
         self,
         head: Eagle3Head,
         embedding: nn.Embedding | PackedEmbedding,
-        width: int = 10,
+        width: int = DEFAULT_WIDTH,
         engine: HeadEngine | None = None,
     ) -> None:
         config = head.config
@@ -86,6 +87,16 @@ class Eagle3Draft:
         """Drops all sequences but these."""
         assert self.cache is not None
         self.cache.keep(rows)
+
+    def spread(self) -> None:
+        """Makes every sequence a copy of the first."""
+        assert self.cache is not None
+        self.cache.spread()
+
+    def rewind(self, lengths: list[int]) -> None:
+        """Goes back: sequence b forgets all but the first lengths[b] features that it has read."""
+        assert self.cache is not None
+        self.cache.rewind(lengths)
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
         """Reads features (1, n, F * Ht) and the n tokens after them into one sequence; n may be 0."""
