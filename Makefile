@@ -28,7 +28,7 @@ test: install $(VENV)/.stamp-dev ## run the tests
 lint: install $(VENV)/.stamp-dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy python/ltd
+	$(BIN)/mypy python/ltd python/ltd_rl
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: $(VENV)/.stamp-dev ## format the sources
@@ -46,7 +46,7 @@ install: $(VENV)/.stamp-ltd ## set up .venv and build
 clean: ## remove what was built and cached; .venv stays
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis python/*.egg-info $(VENV)/.stamp-ltd
 	rm -f python/ltd/_C.*.so
-	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find python rl tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.stamp-venv:
 	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; ltd needs Python 3.10 or newer" >&2; exit 1; }

@@ -25,6 +25,7 @@ from ltd.errors import InputError
 from ltd.loading import load
 from ltd.policies import Static
 from ltd.training.config import TrainDraftConfig
+from ltd_rl.traces import load_traces
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -284,6 +285,20 @@ def test_check_exits_with_1_only_if_a_text_is_wrong(
     stream = Decoder.stream
     monkeypatch.setattr(Decoder, "stream", lambda *args, **settings: list(stream(*args, **settings))[:-1])
     assert run(*arguments, "--out", str(tmp_path / "bad.json"))[0] == 1
+
+
+def test_record_makes_traces_and_goes_on(run: Run, model: list[str], data: Path, tmp_path: Path) -> None:
+    arguments = ["record", "--data-dir", str(data), "--tasks", "talk", "--out", str(tmp_path / "traces"), *model]
+    for _ in range(2):
+        code, out, err = run(*arguments, "--max-new-tokens", "6", "--depth", "2")
+        assert (code, out) == (0, "") and err.endswith(f"the traces are in {tmp_path / 'traces'}\n")
+    assert [(g.question_id, g.turn) for g in load_traces(tmp_path / "traces").generations] == [
+        ("1", 0),
+        ("2", 0),
+        ("2", 1),
+    ]
+    code, _, err = run(*arguments, "--depth", "3")
+    assert code == 2 and "holds a run with depth 2" in err and err.count("\n") == 1
 
 
 def test_demo_shows_both_ways_and_compares(run: Run, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

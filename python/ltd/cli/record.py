@@ -1,0 +1,47 @@
+"""`ltd record`: traces to train policies on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ltd.cli.options import DataDir, Draft, Dtype, Limit, MaxNewTokens, Target, Tasks, Threads, names
+
+
+def record(
+    data_dir: DataDir,
+    out: Annotated[Path, typer.Option(help="Folder for the traces; a rerun goes on where the last one was.")],
+    tasks: Tasks,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 128,
+    depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12.")] = 12,
+    rows: Annotated[int, typer.Option(help="Positions drafted at the same time.")] = 32,
+    gigabytes: Annotated[float, typer.Option(help="Most disk space for the traces.")] = 4.0,
+    target: Target = None,
+    draft: Draft = None,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+) -> None:
+    """Record greedy answers with the full draft tree at every position, to train policies on."""
+    from ltd_rl.record import RecordConfig
+    from ltd_rl.record import record as run
+
+    config = RecordConfig(
+        data_dir=data_dir,
+        out=out,
+        tasks=names(tasks),
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        depth=depth,
+        rows=rows,
+        gigabytes=gigabytes,
+        target=target,
+        draft=draft,
+        dtype=dtype,
+        threads=threads,
+    )
+    run(config)
+    print(f"the traces are in {out}", file=sys.stderr)
