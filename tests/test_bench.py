@@ -14,6 +14,7 @@ import pytest
 
 import engine
 import peers
+import replay
 from floor import Floor, Work
 from ltd.errors import InputError
 from ltd.questions import Question, Turn
@@ -294,3 +295,12 @@ def test_llama_cpp_without_a_file_is_said() -> None:
 
 def test_timings_are_shown_in_milliseconds() -> None:
     assert Timing(median=1500.0, low=1000.0, high=2000.0).milliseconds() == "1.50 (1.00 … 2.00)"
+
+
+def test_replays_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main(["--seconds", "0", "--json", str(tmp_path / "replay.json")]) == 0
+    table, results = capsys.readouterr().out, json.loads((tmp_path / "replay.json").read_text())
+    assert all(kind in table for kind in results["microseconds"])
+    assert results["microseconds"]["fixed (0, 3)"]["cycles"] > 50
+    assert replay.main(["--traces", str(tmp_path)]) == 2
+    assert "no traces" in capsys.readouterr().err
