@@ -176,7 +176,7 @@ class Decoder:
         self.last_statistics = statistics = Statistics(sum(map(len, prompts)), sequences=len(prompts))
         watch = Stopwatch(statistics, self.target.device)
         with self.target.session(len(prompts), request.capacity, tap=request.speculation is not None):
-            gain = self._prefill(request)
+            gain = self.prefill(request)
             watch.lap("prefill")
             while True:
                 news, alive = take(rows, gain.accepted.token_lists, request.answers, request.stops)
@@ -188,10 +188,10 @@ class Decoder:
                     return
                 if len(alive) < len(rows):
                     rows, gain = [rows[index] for index in alive], self._keep(alive, gain, request.speculation)
-                gain = self._cycle(request, rows, gain, watch)
+                gain = self.cycle(request, rows, gain, watch)
 
-    def _prefill(self, request: Request) -> Gain:
-        """Reads the prompts; gains each one's first token."""
+    def prefill(self, request: Request) -> Gain:
+        """Reads the prompts; gains each one's first token. For a session of the target that is just open."""
         prompts, speculation, device = request.prompts, request.speculation, self.target.device
         if speculation is not None:
             speculation.draft.start(len(prompts), request.capacity)
@@ -210,8 +210,8 @@ class Decoder:
         accepted = request.accept(torch.cat(logits), nodes, rows, request.answers)
         return Gain(accepted, torch.cat(features) if features else None)
 
-    def _cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
-        """One cycle for the sequences of the prompts `rows`, from the last gain to the next."""
+    def cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
+        """One cycle for the sequences of the prompts `rows`, from the last gain to the next; in the same session."""
         target, speculation, tree = self.target, request.speculation, self._tree_for(len(rows), request.tree_limits)
         tree.begin(gain.roots, target.lengths)
         depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)

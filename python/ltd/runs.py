@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Literal, TypeVar
 
 from ltd.decoder import Decoder
 from ltd.errors import InputError
+from ltd.files import file_hash
 from ltd.journal import Record
 from ltd.loading import find_head
 from ltd.machine import machine_facts
@@ -95,11 +95,6 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
     settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back
     return settings
-
-
-def file_hash(path: Path) -> str | None:
-    """SHA-256 of a file's content, or None if there is no such file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def check_turns(decoder: Decoder, turns: Iterable[Turn]) -> None:

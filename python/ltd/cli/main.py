@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ltd.cli.calibrate import calibrate
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
 from ltd.cli.generate import generate
@@ -30,6 +31,7 @@ app.command()(demo)
 app.command()(info)
 app.command("eval")(evaluate)
 app.command()(check)
+app.command()(calibrate)
 app.command("train-draft")(train_draft)
 app.command()(record)
 

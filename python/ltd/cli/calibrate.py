@@ -1,0 +1,61 @@
+"""`ltd calibrate`: what the parts of a cycle cost on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ltd.cli.options import Draft, Dtype, Target, Threads
+from ltd.errors import InputError
+
+
+def calibrate(
+    out: Annotated[Path, typer.Option(help="JSON file for the latencies; a plot comes beside it.")],
+    seconds: Annotated[float, typer.Option(help="About how long to measure; noise shrinks with time.")] = 60.0,
+    target: Target = None,
+    draft: Draft = None,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+) -> None:
+    """Measure what drafting, verification and plain decoding cost here: a table, a JSON file and a plot."""
+    check_out(out)
+    if draft == "none":
+        raise InputError("calibration measures drafting beside decoding, so it needs a draft")
+    from ltd.calibration import Plan
+    from ltd.calibration import calibrate as run
+    from ltd.files import write_bytes
+    from ltd.latency_report import describe, latency_table, plot
+    from ltd.loading import load
+
+    plan = Plan(seconds=seconds)  # raises if it is out of range, before a model is loaded
+    decoder = load(target, draft, dtype=dtype, threads=threads)
+    model = run(decoder, plan, target=target, draft=draft)
+    picture = out.with_suffix(".png")
+    model.save(out)
+    write_bytes(picture, plot(model))
+    console = Console()
+    console.print(latency_table(model).rich())
+    console.print(describe(model), highlight=False)
+    console.print(f"The latencies are in {out}, the plot is in {picture}.", highlight=False, soft_wrap=True)
+    if warning := model.warning():
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def check_out(out: Path) -> None:
+    """Raises InputError if the file, or the plot beside it, could not be written at the end."""
+    if out.suffix != ".json":
+        raise InputError(f"the latencies are written as JSON, so {out} must end in .json")
+    for file in (out, out.with_suffix(".png")):
+        if file.is_dir():
+            raise InputError(f"{file} is a folder; name a file in one")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}; name a place that is writable") from error
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"cannot write {out}: no permission; name a place that is writable")
