@@ -11,6 +11,7 @@ import typer
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
 from ltd.cli.generate import generate
+from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
 from ltd.cli.train_draft import train_draft
 from ltd.errors import InputError
@@ -30,6 +31,7 @@ app.command()(info)
 app.command("eval")(evaluate)
 app.command()(check)
 app.command("train-draft")(train_draft)
+app.command("import-policy")(import_policy)
 
 
 def show_version(wanted: bool) -> None:
