@@ -222,3 +222,28 @@ def test_results_depend_on_the_bundles_content(folder: Path, tmp_path: Path) -> 
     edit(folder, lambda v: v.update(validation={"speedup": 2.0}))
     assert run_settings(config, []) != before
     assert "bundles_sha256" not in run_settings(RunConfig(tmp_path, tmp_path / "out"), [])
+
+
+def test_an_evaluation_compares_a_bundle_and_checks_that_it_fits(
+    tiny_target: Folder, tiny_head: Folder, tmp_path: Path
+) -> None:
+    from ltd.evaluation import EvalConfig, evaluate
+
+    (tmp_path / "data" / "t").mkdir(parents=True)
+    (tmp_path / "data" / "t" / "question.jsonl").write_text(json.dumps({"question_id": 1, "turns": ["Hello"]}) + "\n")
+    model = {"target": str(tiny_target("llama")), "draft": str(tiny_head("llama")), "dtype": "float32"}
+    setting = setting_of(load(model["target"], model["draft"], dtype="float32"))
+    for name, made_for in (("fits", setting), ("other", replace(setting, layers=9))):
+        save_bundle(bundle(made_for), tmp_path / name)
+
+    def samples(name: str) -> list[dict[str, Any]]:
+        methods = ("none", f"bundle:{tmp_path / name}")
+        config = EvalConfig(
+            tmp_path / "data", tmp_path / f"out-{name}", ("t",), max_new_tokens=8, methods=methods, **model
+        )
+        found: list[dict[str, Any]] = evaluate(config)["samples"]
+        return found
+
+    assert {sample["identical_to_none"] for sample in samples("fits")} == {None, True}
+    with pytest.raises(ltd.InputError, match="layers of 9"):
+        samples("other")
