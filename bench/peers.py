@@ -33,6 +33,7 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import WARM_UP_TOKENS, token_hash
 from ltd.journal import Journal, Record
+from ltd.loading import check_policy
 from ltd.models import load_model, packaged_gguf, resolve_dtype
 from ltd.ops import build_info
 from ltd.questions import TASKS, Turn, all_turns, load_questions
@@ -201,6 +202,7 @@ def load_peers(config: PeersConfig, rows: Sequence[Row], decoder: Decoder, gguf:
     for row in rows:
         if row.method is not None:
             decoder.speculation(row.method.policy)  # raises if there is no draft for it
+            check_policy(decoder, row.method.policy)
             peers[row.name] = LtdPeer(decoder, row.method.policy)
         elif row.engine == "transformers":
             peers[row.name] = TransformersPeer(model, decoder.stop_ids, row.lookup)

@@ -181,6 +181,9 @@ class Schedule:
     max_depth: int = DEPTH
     max_size: int = 512
 
+    def speculate(self, lengths: torch.Tensor) -> bool:
+        return True
+
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         return depth < self.depths[int(tree.lengths[0]) - self.generation.prompt_length]
 
@@ -209,6 +212,9 @@ class ByScores:
     limit: float
     max_depth: int = DEPTH
     max_size: int = 200
+
+    def speculate(self, lengths: torch.Tensor) -> bool:
+        return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         return float(tree.newest_scores.logsumexp(1)[0]) > self.limit - depth

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from ltd.errors import InputError as InputError
     from ltd.hf import CustomGenerate as CustomGenerate
     from ltd.loading import load as load
+    from ltd.policies import Learned as Learned
     from ltd.policies import Policy as Policy
     from ltd.policies import Static as Static
+    from ltd.policies.bundle import TunedElsewhereWarning as TunedElsewhereWarning
     from ltd.statistics import Statistics as Statistics
 
 __version__ = "0.1.0"
@@ -29,12 +31,25 @@ _HOMES = {
     "Decoder": "ltd.decoder",
     "Generation": "ltd.decoder",
     "InputError": "ltd.errors",
+    "Learned": "ltd.policies",
     "Policy": "ltd.policies",
     "Static": "ltd.policies",
     "Statistics": "ltd.statistics",
+    "TunedElsewhereWarning": "ltd.policies.bundle",
     "load": "ltd.loading",
 }
-__all__ = ["CustomGenerate", "Decoder", "Generation", "InputError", "Policy", "Static", "Statistics", "load"]
+__all__ = [
+    "CustomGenerate",
+    "Decoder",
+    "Generation",
+    "InputError",
+    "Learned",
+    "Policy",
+    "Static",
+    "Statistics",
+    "TunedElsewhereWarning",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

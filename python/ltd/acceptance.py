@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ltd import ops
 from ltd.errors import InputError
@@ -64,6 +65,29 @@ class Gain:
         accepted = self.accepted.keep(rows)
         features = None if self.features is None else self.features[rows, : max(accepted.counts)]
         return Gain(accepted, features)
+
+
+def joined(gains: list[Gain]) -> tuple[torch.Tensor | None, torch.Tensor, list[int]]:
+    """The gains of one or more cycles in a row, oldest first, as if they were one.
+
+    Returns:
+        features (B, n, F * Ht) or None, the tokens after them int64 (B, n), and how many of both count per sequence,
+        with n = the largest of these counts. What stands behind a sequence's count is arbitrary.
+    """
+    if len(gains) == 1:
+        return gains[0].features, gains[0].following, gains[0].accepted.counts
+    counts = [gain.accepted.counts for gain in gains]
+
+    def one_after_the_other(parts: list[torch.Tensor]) -> torch.Tensor:
+        rows = [
+            torch.cat([part[row, : count[row]] for part, count in zip(parts, counts, strict=True)])
+            for row in range(len(counts[0]))
+        ]
+        return pad_sequence(rows, batch_first=True)
+
+    features = [gain.features for gain in gains if gain.features is not None]
+    tokens = one_after_the_other([gain.following for gain in gains])
+    return one_after_the_other(features) if features else None, tokens, list(map(sum, zip(*counts, strict=True)))
 
 
 class Acceptor(Protocol):

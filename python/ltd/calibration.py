@@ -178,6 +178,10 @@ class OrderedSize:
     max_size: int
     size: int = 0
 
+    def speculate(self, lengths: torch.Tensor) -> bool:
+        """Always."""
+        return True
+
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Yes, up to the full depth."""
         return True

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ltd.decoder import Decoder
 from ltd.files import write_text
 from ltd.journal import Journal, Record
+from ltd.loading import check_policy
 from ltd.loading import load as load_decoder
 from ltd.lossless import check_greedy
 from ltd.models import load_model
@@ -73,6 +74,7 @@ def check_missing(
     check_turns(decoder, missing)
     reference = load_model(config.target, decoder.target.dtype, decoder.target.device).model
     policy = Method.parse(config.method).policy
+    check_policy(decoder, policy)
     with tqdm(total=len(done) + len(missing), initial=len(done), unit="prompt", desc="checking") as progress:
         for group in groups(missing):
             prompts = [

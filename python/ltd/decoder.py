@@ -194,7 +194,7 @@ class Decoder:
         """Reads the prompts; gains each one's first token. For a session of the target that is just open."""
         prompts, speculation, device = request.prompts, request.speculation, self.target.device
         if speculation is not None:
-            speculation.draft.start(len(prompts), request.capacity)
+            speculation.start(len(prompts), request.capacity)
         logits, features = [], []
         for row, prompt in enumerate(prompts):
             token_ids = torch.tensor(prompt, device=device)
@@ -231,7 +231,7 @@ class Decoder:
         """Lets the finished sequences of the batch go."""
         self.target.keep(alive)
         if speculation is not None:
-            speculation.draft.keep(alive)
+            speculation.keep(alive)
         return gain.keep(alive)
 
     def _tree_for(self, batch: int, limits: tuple[int, int, int]) -> DraftTree:

@@ -20,6 +20,7 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.files import write_text
 from ltd.journal import Journal, Record
+from ltd.loading import check_policy
 from ltd.loading import load as load_decoder
 from ltd.questions import Question, Turn, all_turns, load_questions
 from ltd.runs import (
@@ -43,7 +44,8 @@ class EvalConfig(RunConfig):
     """What to compare, on what; `out` is a folder.
 
     Attributes:
-        methods: `none` is plain decoding, `eagle3` the static tree (8, 60), `static:D:V` any other static tree.
+        methods: `none` is plain decoding, `eagle3` the static tree (8, 60), `static:D:V` any other static tree,
+            `bundle:FOLDER` a policy bundle.
         temperature: 0 is greedy.
         seed: where sampling starts; every question gets its own seed from it.
     """
@@ -111,6 +113,7 @@ def generate_missing(
     check_turns(decoder, dict.fromkeys(piece.turn for piece in missing))
     short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
     for method in {piece.method.name: piece.method for piece in missing}.values():
+        check_policy(decoder, method.policy)
         answer(decoder, Piece(Turn(missing[0].turn.question, 0), method, config.seed), samples, short)
     with tqdm(total=len(samples) + len(missing), initial=len(samples), unit="answer", desc="evaluating") as progress:
         for piece in missing:

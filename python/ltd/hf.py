@@ -24,7 +24,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from ltd.acceptance import MAX_GAIN, Accepted, Acceptor, Sampling, collect
 from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
-from ltd.loading import default_policy, prepare, shipped_head
+from ltd.loading import check_policy, default_policy, find_policy, prepare, shipped_head
 from ltd.models import LoadedModel
 from ltd.request import Request
 from ltd.statistics import Statistics
@@ -49,9 +49,11 @@ class CustomGenerate:
         last_statistics: of the last call.
     """
 
-    def __init__(self, draft: str | Path | None = None, *, policy: PolicyChoice = None, streamer: Any = None) -> None:
+    def __init__(
+        self, draft: str | Path | None = None, *, policy: PolicyChoice | str | Path = None, streamer: Any = None
+    ) -> None:
         self.head_folder = shipped_head() if draft is None else Path(draft)
-        self.policy, self.streamer = policy, streamer
+        self.policy, self.streamer = find_policy(policy), streamer
         self.decoder: Decoder | None = None
 
     @property
@@ -102,6 +104,7 @@ class CustomGenerate:
             loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
             target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
             self.decoder = Decoder(target, draft, default_policy(model.device))
+            check_policy(self.decoder, self.policy)
         return self.decoder
 
 

@@ -9,13 +9,15 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from ltd.decoder import Decoder
+from ltd.decoder import Decoder, PolicyChoice
 from ltd.drafts.checkpoint import load_head
 from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.drafts.head import Eagle3Head
 from ltd.drafts.head_engine import HeadEngine
 from ltd.engine import Engine
 from ltd.errors import InputError
+from ltd.files import file_hash
+from ltd.machine import machine_facts
 from ltd.models import (
     LoadedModel,
     load_model,
@@ -26,7 +28,9 @@ from ltd.models import (
 )
 from ltd.ops import build_info
 from ltd.packing import pack_linears
-from ltd.policies import Policy, Static
+from ltd.policies import Learned, Policy, Static
+from ltd.policies.bundle import check_fits, load_bundle
+from ltd.policies.learned import Setting
 from ltd.target import Target
 
 DEFAULT_HEAD = "eagle3-smollm2-135m-instruct"
@@ -40,7 +44,7 @@ def load(
     target: str | Path | None = None,
     draft: str | Path | None = None,
     *,
-    policy: Policy | Literal["none"] | None = None,
+    policy: Policy | str | Path | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     threads: int | None = None,
@@ -53,14 +57,17 @@ def load(
         draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves
             plain decoding only.
         policy: how deep to draft and how many candidates to verify; None is a static setting for this kind of machine,
-            "none" is plain decoding.
+            "none" is plain decoding; anything else is the folder of a policy bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
         device: None is the GPU if there is one, else the CPU.
         threads: CPU threads; None leaves torch's own number.
         max_length: prompt and answer together; None is the model's context limit.
 
     Raises:
-        InputError: anything above that cannot work, or a draft that does not fit the target.
+        InputError: anything above that cannot work, or a draft or policy that does not fit the target.
+
+    Warns:
+        TunedElsewhereWarning: a policy bundle that was tuned for other hardware or another dtype.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
@@ -70,15 +77,54 @@ def load(
         if threads < 1:
             raise InputError(f"threads {threads} is out of range; it must be at least 1")
         torch.set_num_threads(threads)
+    chosen = find_policy(policy, place)
     loaded = load_model(target, kind, place)
     model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
-    return Decoder(
+    decoder = Decoder(
         model,
         head,
-        None if policy == "none" or head is None else policy or default_policy(place),
+        None if chosen == "none" or head is None else chosen or default_policy(place),
         tokenizer=loaded.tokenizer,
         stop_ids=stop_token_ids(loaded.model, loaded.tokenizer),
         max_length=max_length,
+    )
+    check_policy(decoder, decoder.policy)
+    return decoder
+
+
+def find_policy(
+    choice: Policy | str | Path | None, device: str | torch.device = "cpu"
+) -> Policy | Literal["none"] | None:
+    """A policy where a bundle's folder may stand for one; everything else as it is.
+
+    Raises:
+        InputError: there is no whole bundle in the folder.
+    """
+    if choice == "none":
+        return "none"
+    return load_bundle(Path(choice).expanduser(), device).policy if isinstance(choice, str | Path) else choice
+
+
+def check_policy(decoder: Decoder, policy: PolicyChoice) -> None:
+    """Checks a learned policy against a decoder, see `ltd.policies.bundle.check_fits`."""
+    if isinstance(policy, Learned) and decoder.draft is not None:
+        check_fits(policy, setting_of(decoder))
+
+
+def setting_of(decoder: Decoder) -> Setting:
+    """What a policy for this decoder, which has a draft, is made for; the target's name is left out."""
+    target, draft = decoder.target, decoder.draft
+    assert draft is not None
+    folder = draft.folder if isinstance(draft, Eagle3Draft) else None
+    facts = machine_facts()
+    return Setting(
+        width=draft.width,
+        vocab_size=target.vocab_size,
+        hidden_size=target.embedding.embedding_dim,
+        layers=int(target.config.num_hidden_layers),
+        head_sha256=None if folder is None else file_hash(folder / "model.safetensors"),
+        hardware=str(facts["processor" if target.device.type == "cpu" else "gpu"]),
+        dtype=str(target.dtype).removeprefix("torch."),
     )
 
 
@@ -105,7 +151,9 @@ def prepare(
             f"the head in {head_folder} was trained for another tokenizer than the target's; "
             "use a head trained for this target"
         )
-    return target, make_draft(head, target)
+    draft = make_draft(head, target)
+    draft.folder = head_folder
+    return target, draft
 
 
 def make_draft(head: Eagle3Head, target: Target) -> Eagle3Draft:

@@ -17,10 +17,12 @@ from ltd.loading import find_head
 from ltd.machine import machine_facts
 from ltd.models import resolve_device, resolve_dtype
 from ltd.policies import Policy, Static
+from ltd.policies.bundle import FACTS, load_bundle
 from ltd.prompts import check_prompts
 from ltd.questions import TASKS, Question, Turn, fingerprint
 
 BASELINE = "none"
+BUNDLE = "bundle:"
 T = TypeVar("T")
 
 
@@ -63,16 +65,25 @@ class Method:
 
     @classmethod
     def parse(cls, name: str) -> Method:
-        """Reads `none`, `eagle3` or `static:D:V`; anything else raises InputError."""
+        """Reads `none`, `eagle3`, `static:D:V` or `bundle:FOLDER`; anything else raises InputError."""
         if name == BASELINE:
             return cls(name, "none")
         if name == "eagle3":
             return cls(name, Static(depth=8, size=60))
+        if name.startswith(BUNDLE):
+            return cls(name, load_bundle(bundle_folder(name)).policy)
         kind, _, numbers = name.partition(":")
         depth, _, size = numbers.partition(":")
         if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
-            raise InputError(f"unknown method {name!r}; use none, eagle3 or static:D:V, for example static:4:16")
+            raise InputError(
+                f"unknown method {name!r}; use none, eagle3, bundle:FOLDER or static:D:V, for example static:4:16"
+            )
         return cls(name, Static(int(depth), int(size)))
+
+
+def bundle_folder(name: str) -> Path:
+    """The folder in the method name `bundle:FOLDER`."""
+    return Path(name.removeprefix(BUNDLE)).expanduser()
 
 
 def in_rotation(turns: Sequence[Turn], methods: Sequence[T]) -> list[tuple[Turn, T]]:
@@ -91,6 +102,9 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = file_hash(head / "model.safetensors") if head is not None else None
+    methods = [*values.get("methods", ()), values.get("method", "")]
+    if bundles := [name for name in methods if name.startswith(BUNDLE)]:
+        values["bundles_sha256"] = {name: file_hash(bundle_folder(name) / FACTS) for name in bundles}
     values["questions"] = fingerprint(questions)
     kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
     settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back

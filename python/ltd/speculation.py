@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ltd.acceptance import Gain
+from ltd.acceptance import Gain, joined
 from ltd.drafts import Draft
 from ltd.policies import Policy
 from ltd.statistics import Stopwatch
@@ -21,10 +21,14 @@ class Speculation:
 
     Raises:
         InputError: the policy asks for more than a tree can hold.
+
+    Attributes:
+        unread: what the draft has not read yet: the gains since it was last used, oldest first.
     """
 
     draft: Draft
     policy: Policy
+    unread: list[Gain] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         check_tree_limits(*self.limits)
@@ -34,19 +38,35 @@ class Speculation:
         """Beam width, depth and size of the largest tree."""
         return self.draft.width, self.policy.max_depth, self.policy.max_size
 
+    def start(self, batch: int, capacity: int) -> None:
+        """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""
+        self.unread.clear()
+        self.draft.start(batch, capacity)
+
+    def keep(self, rows: list[int]) -> None:
+        """Drops all sequences but these."""
+        self.unread[:] = [gain.keep(rows) for gain in self.unread]
+        self.draft.keep(rows)
+
     def grow(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> tuple[int, int]:
-        """Drafts from the roots of the last gain, as deep as the policy wants.
+        """Drafts from the roots of the last gain, as deep as the policy wants, or not at all.
 
         Args:
-            tree: begun at these roots; filled.
+            tree: begun at these roots; filled, unless the policy wants no draft.
             gain: of the last cycle, or of the prefill.
             watch: told what is drafting and what is deciding.
 
         Returns:
-            the depth, and the size that the policy wants verified.
+            the depth, and the size that the policy wants verified; 0 and 0 without a draft.
         """
         draft, policy, depth = self.draft, self.policy, 0
-        tree.expand(draft.begin(gain.features, gain.following, gain.accepted.counts), draft.d2t)
+        self.unread.append(gain)
+        speculates = policy.speculate(tree.lengths)
+        watch.lap("policy")
+        if not speculates:
+            return 0, 0
+        tree.expand(draft.begin(*joined(self.unread)), draft.d2t)
+        self.unread.clear()
         watch.lap("draft")
         while depth < policy.max_depth and policy.continue_drafting(tree, depth):
             watch.lap("policy")

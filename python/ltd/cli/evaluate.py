@@ -21,7 +21,10 @@ def evaluate(
     tasks: Tasks = ALL_TASKS,
     methods: Annotated[
         str,
-        typer.Option(help="none (plain decoding), eagle3 (the static tree 8, 60), static:DEPTH:SIZE; commas between."),
+        typer.Option(
+            help="none (plain decoding), eagle3 (the static tree 8, 60), static:DEPTH:SIZE, bundle:FOLDER (learned "
+            "policies); commas between."
+        ),
     ] = "none,eagle3",
     limit: Limit = None,
     max_new_tokens: MaxNewTokens = 128,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,7 +27,9 @@ def generate(
     ] = None,
     target: Target = None,
     draft: Draft = None,
-    policy: Annotated[str | None, typer.Option(help="static, or none for plain decoding.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="static, none for plain decoding, or the folder of a policy bundle.")
+    ] = None,
     depth: Annotated[
         int | None, typer.Option(help="Depth of a static tree, 0 to 12; 8 if only the size is given.")
     ] = None,
@@ -78,8 +80,11 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
         raise InputError(f"cannot read the prompt as UTF-8 text from {source}: {error}") from error
 
 
-def choose_policy(name: str | None, depth: int | None, size: int | None) -> Policy | Literal["none"] | None:
-    """The policy for `ltd.load`; None leaves the choice to it. A depth or size alone means a static tree."""
+def choose_policy(name: str | None, depth: int | None, size: int | None) -> Policy | str | None:
+    """The policy for `ltd.load`; None leaves the choice to it. A depth or size alone means a static tree.
+
+    A name that has a folder is that folder's bundle.
+    """
     tree_given = depth is not None or size is not None
     if name is None and not tree_given:
         return None
@@ -88,7 +93,11 @@ def choose_policy(name: str | None, depth: int | None, size: int | None) -> Poli
             raise InputError("--policy none drafts no tree, so it takes neither --depth nor --size")
         return "none"
     if name not in (None, "static"):
-        raise InputError(f"unknown policy {name!r}; use static or none")
+        if not Path(name).expanduser().is_dir():
+            raise InputError(f"unknown policy {name!r}; use static, none or the folder of a policy bundle")
+        if tree_given:
+            raise InputError("a policy bundle decides by itself, so it takes neither --depth nor --size")
+        return name
     from ltd.policies import Static
 
     return Static(8 if depth is None else depth, 60 if size is None else size)

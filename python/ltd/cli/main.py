@@ -12,6 +12,7 @@ from ltd.cli.calibrate import calibrate
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
 from ltd.cli.generate import generate
+from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
 from ltd.cli.record import record
 from ltd.cli.train_draft import train_draft
@@ -34,6 +35,7 @@ app.command()(check)
 app.command()(calibrate)
 app.command("train-draft")(train_draft)
 app.command()(record)
+app.command("import-policy")(import_policy)
 
 
 def show_version(wanted: bool) -> None:

@@ -7,6 +7,8 @@ own output.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -33,6 +35,9 @@ class Eagle3Draft:
 
     Raises:
         InputError: the head does not fit the target's embedding.
+
+    Attributes:
+        folder: where the head came from, if it was loaded.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Eagle3Draft:
             )
         self.head, self.width, self.engine = head, width, engine
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
+        self.folder: Path | None = None
         self.cache: KVCache | None = None
         self.root_states = torch.empty(0)
         self.beam_states = torch.empty(0)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
+
 from ltd.tree import DraftTree
 
 
 class Policy(Protocol):
-    """Two questions per cycle. A wrong answer can cost speed, never correctness.
+    """Up to three questions per cycle. A wrong answer can cost speed, never correctness.
+
+    One answer serves the whole batch.
 
     Attributes:
         max_depth: the deepest tree it may ask for, 0 … 12 expansions after the root's own draft forward.
@@ -21,10 +25,20 @@ class Policy(Protocol):
     @property
     def max_size(self) -> int: ...
 
+    def speculate(self, lengths: torch.Tensor) -> bool:
+        """Whether to draft at all in this cycle; without, it costs a plain step and no draft forward.
+
+        Asked before the draft reads what the last cycle gained; a draft that is left out reads it when it is next used.
+
+        Args:
+            lengths: int32 (B,), the context lengths.
+        """
+        ...
+
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Whether to expand once more, after `depth` expansions; asked at every level below `max_depth`.
 
-        One answer serves the whole batch. `tree.lengths` are the context lengths.
+        `tree.lengths` are the context lengths, `tree.newest_scores` those of the newest level.
         """
         ...
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ltd.tree import DraftTree, check_tree_limits
 
 
@@ -34,6 +36,10 @@ class Static:
     def max_size(self) -> int:
         """The size."""
         return self.size
+
+    def speculate(self, lengths: torch.Tensor) -> bool:
+        """Always."""
+        return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Yes, up to the depth."""

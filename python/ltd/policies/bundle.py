@@ -1,0 +1,231 @@
+"""Policy bundles: a folder with learned policies and what they were made for.
+
+`policy.json` says what the policies decide about, what their networks read, what they were made for and how they were
+trained; `policy.safetensors` holds the networks' weights: `depth.w0`, `depth.b0`, … and `size.w0`, … Nothing in a
+bundle is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ltd.errors import InputError
+from ltd.files import write_bytes, write_text
+from ltd.policies.learned import Learned, Network, Setting
+from ltd.policies.observation import DEPTH_UNIT, LENGTH_UNIT, Layout
+
+FORMAT, SCHEMA = "ltd-policy", 1
+FACTS, WEIGHTS = "policy.json", "policy.safetensors"
+# What the operators compute; a network trained with anything else would be misread.
+FIXED = {"length_unit": LENGTH_UNIT, "depth_unit": DEPTH_UNIT, "activation": "relu"}
+T = TypeVar("T")
+
+
+class TunedElsewhereWarning(UserWarning):
+    """A policy is used on hardware or in a dtype that it was not tuned for: the text is right, the speed may not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Learned policies with their history.
+
+    Attributes:
+        policy: what decides, and what it was made for.
+        objective: what training maximised, for example "renewal"; None is unknown.
+        training: settings of the training, as JSON values.
+        validation: numbers measured with these policies, as JSON values.
+        versions: of the programs that made it.
+    """
+
+    policy: Learned
+    objective: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(
+        default_factory=lambda: {"ltd": version("ltd"), "torch": str(torch.__version__)}
+    )
+
+
+def save_bundle(bundle: Bundle, folder: str | Path) -> None:
+    """Writes a bundle; every file under a temporary name first, and `policy.json`, which names the weights, last.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder, policy = Path(folder), bundle.policy
+    networks = {"depth": policy.depth_network, "size": policy.size_network}
+    tensors = {
+        f"{name}.{'wb'[place % 2]}{place // 2}": tensor.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for place, tensor in enumerate(network.weights if network is not None else ())
+    }
+    weights = save(tensors)
+    values = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "made_for": asdict(policy.made_for),
+        "depth_limit": policy.depth_limit,
+        "min_depth": policy.min_depth,
+        "sizes": list(policy.sizes),
+        **{
+            f"{name}_network": None if net is None else {**asdict(net.layout), **FIXED}
+            for name, net in networks.items()
+        },
+        "objective": bundle.objective,
+        "training": dict(bundle.training),
+        "validation": dict(bundle.validation),
+        "versions": dict(bundle.versions),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / WEIGHTS, weights)
+        write_text(folder / FACTS, json.dumps(values, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write the policy bundle {folder}: {error}") from error
+
+
+def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
+    """Reads a bundle, its weights to a device.
+
+    Raises:
+        InputError: anything that is not a whole and consistent bundle; the message names the folder and says why.
+    """
+    folder = Path(folder)
+    try:
+        values = _read_facts(folder)
+        tensors = _read_weights(folder, _get(values, "weights_sha256", str), device)
+        policy = Learned(
+            made_for=_setting(_get(values, "made_for", dict)),
+            depth_limit=_get(values, "depth_limit", int),
+            sizes=tuple(_whole_numbers(values, "sizes")),
+            depth_network=_network(values, "depth", tensors),
+            size_network=_network(values, "size", tensors),
+            min_depth=_get(values, "min_depth", int),
+        )
+        if tensors:
+            raise InputError(f"{WEIGHTS} holds tensors that no network has: {', '.join(sorted(tensors))}")
+        return Bundle(
+            policy,
+            None if values.get("objective") is None else _get(values, "objective", str),
+            *(_get(values, name, dict) for name in ("training", "validation", "versions")),
+        )
+    except InputError as error:
+        raise InputError(f"the policy bundle {folder} cannot be used: {error}") from error
+
+
+def check_fits(policy: Learned, here: Setting) -> None:
+    """Compares what a policy was made for with where it is to be used; what is unknown in the policy always fits.
+
+    Another hardware or dtype costs no more than speed, but may cost much of it, as a policy has learned one machine's
+    costs: it warns with `TunedElsewhereWarning`.
+
+    Raises:
+        InputError: another beam width, target or draft head.
+    """
+    differences = policy.made_for.differences(here)
+    if "width" in differences:
+        made, used = differences["width"]
+        raise InputError(f"the policy was trained for beam width {made}, but the draft's is {used}; use another policy")
+    for name, what in (
+        ("vocab_size", "a target with a vocabulary"),
+        ("hidden_size", "a target with hidden states"),
+        ("layers", "a target with a number of layers"),
+        ("head_sha256", "a draft head with a hash"),
+    ):
+        if name in differences:
+            made, used = differences[name]
+            raise InputError(
+                f"the policy was trained for {what} of {made}, but here it is {used}; use one for this model and head, "
+                "as ltd tune makes it"
+            )
+    for name in ("hardware", "dtype"):
+        made = getattr(policy.made_for, name)
+        if made is None or name in differences:
+            warnings.warn(
+                f"the policy was tuned on {'unknown ' + name if made is None else made}, but runs on "
+                f"{getattr(here, name)}: the text stays the same, but it may well be slower than without a policy; ltd "
+                "tune makes one for this machine",
+                TunedElsewhereWarning,
+                stacklevel=2,
+            )
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{FACTS} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{FACTS} is not readable JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise InputError(f'{FACTS} does not say "format": "{FORMAT}"')
+    if values.get("schema") != SCHEMA:
+        raise InputError(f"its schema is {values.get('schema')!r}, but this version of ltd reads {SCHEMA}")
+    return values
+
+
+def _read_weights(folder: Path, sha256: str, device: str | torch.device) -> dict[str, Tensor]:
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise InputError(f"{WEIGHTS} is not the file that {FACTS} was written for")
+        return {name: tensor.to(device) for name, tensor in load(content).items()}
+    except FileNotFoundError as error:
+        raise InputError(f"{WEIGHTS} is missing") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{WEIGHTS} cannot be read: {error}") from error
+
+
+def _network(values: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> Network | None:
+    """The network of that name, whose tensors it takes out of the dictionary; None if there is none."""
+    if values.get(f"{name}_network") is None:
+        return None
+    facts = _get(values, f"{name}_network", dict)
+    for key, wanted in FIXED.items():
+        if facts.get(key) != wanted:
+            raise InputError(f"{key} of its {name} network is {facts.get(key)!r}, but must be {wanted!r}")
+    layers = range(sum(tensor.startswith(f"{name}.w") for tensor in tensors))
+    names = [f"{name}.{kind}{layer}" for layer in layers for kind in "wb"]
+    if missing := [tensor for tensor in names if tensor not in tensors]:
+        raise InputError(f"{WEIGHTS} lacks {', '.join(missing)}")
+    layout = Layout(_get(facts, "slots", int), _get(facts, "repeats", int))
+    try:
+        return Network(layout, tuple(tensors.pop(tensor) for tensor in names))
+    except InputError as error:
+        raise InputError(f"its {name} network: {error}") from error
+
+
+def _setting(values: dict[str, Any]) -> Setting:
+    kinds: dict[str, type] = dict.fromkeys(("width", "vocab_size", "hidden_size", "layers"), int)
+    kinds |= dict.fromkeys(("target", "head_sha256", "hardware", "dtype"), str)
+    if unknown := values.keys() - kinds.keys():
+        raise InputError(f"made_for holds what this version of ltd does not know: {', '.join(sorted(unknown))}")
+    _get(values, "width", int)
+    known: dict[str, Any] = {name: _get(values, name, kinds[name]) for name in values if values[name] is not None}
+    return Setting(**known)
+
+
+def _whole_numbers(values: dict[str, Any], name: str) -> list[int]:
+    numbers = _get(values, name, list)
+    return [_get({name: number}, name, int) for number in numbers]
+
+
+def _get(values: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """A value of a kind. Raises InputError if it is missing or something else."""
+    value = values.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}, but must be of type {kind.__name__}")
+    return value
