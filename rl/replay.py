@@ -123,7 +123,7 @@ def _ask(generation: Generation, policy: Policy, start: int) -> Cycles:
 
 
 def decide(tree: DraftTree, generation: Generation, position: int, policy: Policy) -> tuple[int, int]:
-    """Depth and size that a policy chooses at a position, asked as `Speculation.grow` asks it.
+    """Depth and size that a policy chooses at a position, asked as `Speculation.grow` asks it; 0 and 0 without a draft.
 
     Args:
         tree: for B = 1, of the traces' width and depth; its scores, lengths and levels become those of the position.
@@ -134,6 +134,8 @@ def decide(tree: DraftTree, generation: Generation, position: int, policy: Polic
     """
     context = generation.prompt_length + position
     tree.begin(torch.tensor([int(generation.tokens[context])]), torch.tensor([context], dtype=torch.int32))
+    if not policy.speculate(tree.lengths):
+        return 0, 0
     tree.scores[0] = torch.from_numpy(np.array(generation.scores[position]))  # a copy: the mapped file is read-only
     tree.levels, depth = 1, 0
     while depth < policy.max_depth and policy.continue_drafting(tree, depth):
