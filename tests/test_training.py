@@ -37,7 +37,7 @@ from ltd.training.conversations import (
 from ltd.training.features import FeatureReader
 from ltd.training.forwards import EngineForwards, ModelForwards, tapped
 from ltd.training.openings import OPENINGS
-from ltd.training.trim import frequent_words, keep_words
+from ltd.training.trim import Trial, frequent_words, keep_words, largest_fast
 from ltd.training.vocabulary import choose_vocabulary
 
 Target = Callable[[str], Path]
@@ -88,7 +88,15 @@ def test_vocabulary_is_trimmed_to_the_fastest(tiny_target: Target, tmp_path: Pat
     trials = json.loads((folder / "training.json").read_text())["vocabulary_sizes"]
     assert [trial["words"] for trial in trials] == [10, 12, 24, 36, 48]
     assert all(trial["acceptance_length"] >= 1 for trial in trials)
-    assert head.config.draft_vocab_size == max(trials, key=lambda trial: trial["tokens_per_second"])["words"]
+    assert head.config.draft_vocab_size in [trial["words"] for trial in trials]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "kept"), [((100, 90, 80), 1), ((100, 99, 97), 2), ((98, 97, 100), 3), ((98.1, 100, 98.1), 3), ((5,), 1)]
+)
+def test_the_largest_of_the_fastest_sizes_stays(speeds: tuple[float, ...], kept: int) -> None:
+    trials = [Trial(words, 1.5, speed) for words, speed in enumerate(speeds, start=1)]
+    assert largest_fast(trials).words == kept
 
 
 def test_keeping_words_keeps_their_logits(tiny_head: Target) -> None:

@@ -36,7 +36,7 @@ from ltd.target import Target
 DEFAULT_HEAD = "eagle3-smollm2-135m-instruct"
 # Small on a CPU, where verifying costs more with every node: the optimum measured with the default model is flat around
 # this one (see the README). On a GPU, EAGLE-3's own.
-DEFAULT_CPU_POLICY = Static(depth=0, size=3)
+DEFAULT_CPU_POLICY = Static(depth=1, size=4)
 DEFAULT_GPU_POLICY = Static(depth=8, size=60)
 
 

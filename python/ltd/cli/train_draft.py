@@ -39,7 +39,7 @@ def train_draft(
     rows: Annotated[int, typer.Option(help="Conversations written at the same time.")] = DEFAULT.rows,
     draft_vocab_size: Annotated[int, typer.Option(help="Words the draft can propose.")] = DEFAULT.draft_vocab_size,
     trim_vocabulary: Annotated[
-        bool, typer.Option(help="At the end, keep only as many of them as decode fastest here.")
+        bool, typer.Option(help="At the end, keep only as many of them as pay in speed here.")
     ] = DEFAULT.trim_vocabulary,
     feature_layers: Annotated[
         list[int] | None, typer.Option(help="Hidden state the head reads; once for each, from low to high.")

@@ -31,7 +31,7 @@ class TrainDraftConfig:
     held_out_share: float = 0.05  # share of the conversations kept for measuring
     rows: int = 128  # conversations written at the same time
     draft_vocab_size: int = 8192  # words the draft can propose
-    trim_vocabulary: bool = True  # at the end, keep only as many of them as make this machine fastest
+    trim_vocabulary: bool = True  # at the end, keep only as many of them as pay in speed here
     feature_layers: tuple[int, ...] | None = None  # hidden states hs[k] that the head reads; None: EAGLE-3's three
     intermediate_size: int | None = None  # width of the head's feed-forward block; None: the target's own
     ttt_steps: int = 7  # steps of training-time test

@@ -42,7 +42,7 @@ from ltd.training.forwards import open_forwards
 from ltd.training.loop import Training, run_training
 from ltd.training.report import data_facts, draw_curves, make_report
 from ltd.training.start import new_head, target_parts
-from ltd.training.trim import QUESTIONS, frequent_words, keep_words, trial_sizes, try_sizes
+from ltd.training.trim import QUESTIONS, frequent_words, keep_words, largest_fast, trial_sizes, try_sizes
 from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary
 
 
@@ -187,13 +187,13 @@ def _train(
 def trimmed(
     config: TrainDraftConfig, head: Eagle3Head, tokens: Tensor, questions: list[list[int]]
 ) -> tuple[Eagle3Head, list[dict[str, Any]]]:
-    """The last stage: the head with as many words as decode fastest here, and what every size brought."""
+    """The last stage: the head with the words that pay here, and what every size brought."""
     dtype = resolve_dtype(config.dtype, torch.device("cpu"))
     model = load_model(config.target, dtype, torch.device("cpu")).model
     target = make_target(model, head.config.feature_layers, takes_weights=True)
     trials = try_sizes(copy.deepcopy(head).to(dtype), target, tokens, questions[:QUESTIONS], trial_sizes(head))
-    best = max(trials, key=lambda trial: trial.tokens_per_second)
-    return keep_words(head, frequent_words(head, tokens, best.words)), [trial.to_dict() for trial in trials]
+    kept = largest_fast(trials).words
+    return keep_words(head, frequent_words(head, tokens, kept)), [trial.to_dict() for trial in trials]
 
 
 def _training(
