@@ -1,7 +1,7 @@
 """Tokens per second of what one could generate with instead of `ltd`, on the same prompts, in one interleaved run.
 
     python bench/peers.py --data-dir DIR --out DIR [--tasks mt_bench,gsm8k,alpaca,qa] [--limit N] [--threads 2]
-                          [--static 0:3] … [--lookup 10] … [--gguf FILE] [--target …] [--draft …] [--dtype bfloat16]
+                          [--static 1:4] … [--lookup 10] … [--gguf FILE] [--target …] [--draft …] [--dtype bfloat16]
 
 The rows: `transformers`, plain and with prompt lookup; llama.cpp through llama-cpp-python, the same, with the GGUF
 file as it is and converted to the type of the others; `ltd`, plain, with static trees and with EAGLE-3's default tree.
@@ -68,7 +68,7 @@ class PeersConfig(RunConfig):
     """
 
     dtype: str = "bfloat16"
-    statics: tuple[str, ...] = ("0:3",)
+    statics: tuple[str, ...] = ("1:4",)
     lookups: tuple[int, ...] = (2, 10)  # what llama-cpp-python recommends for CPUs, and the usual number elsewhere
     gguf: str | None = None
 
