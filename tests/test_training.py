@@ -47,7 +47,7 @@ def small_config(out: Path, target: Path, **changes: Any) -> TrainDraftConfig:
     values: dict[str, Any] = {
         "tokens": 1500, "length": 90, "user_length": 12, "answer_length": 30, "rows": 8, "held_out_share": 0.3,
         "draft_vocab_size": 48, "ttt_steps": 3, "batch": 4, "epochs": 2, "learning_rate": 3e-3, "dtype": "float32",
-        "seed": 5, "trim_vocabulary": False,
+        "seed": 5, "greedy_share": 0.5, "trim_vocabulary": False,
     }  # fmt: skip
     return TrainDraftConfig(out=out, target=str(target), **{**values, **changes})
 
@@ -161,7 +161,7 @@ def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     places = {
         "data": ("ltd.training.conversations.write_batch", 1),
         "features": ("ltd.training.features._shard_features", 1),
-        "training": ("ltd.training.loop.loss_of_batch", 3),
+        "training": ("ltd.training.loop.loss_of_batch", 3 * 4),  # four conversations an update
     }
     place, allowed = places[stage]
     module, _, name = place.rpartition(".")
