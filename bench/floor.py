@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd.engine import Engine
+from ltd.kv_cache import key_value_sizes
 from ltd.target import Target
 from timing import time_in_turns
 
@@ -32,7 +33,7 @@ class Work:
         """The work of an engine's forwards; the embedding, of which only some rows are read, does not count."""
         weights, config = engine.weights, target.config
         parts = (weights.qkv, weights.output, weights.gate_up, weights.down, weights.lm_head)
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        _, head_dim = key_value_sizes(config)
         return cls(
             weight_bytes=sum(part.numel() * part.element_size() for part in parts),
             weight_count=sum(part.numel() for part in parts),

@@ -7,7 +7,6 @@ rounding of the type.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from ltd.loading import find_head
 from ltd.loading import load as load_decoder
 from ltd.questions import Question, Turn, all_turns, load_questions
 from ltd.runs import RunConfig, check_turns, encode_turn, run_settings
+from ltd.shards import check_space, shard_file
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
 from ltd_rl.traces import (
     FORMAT,
@@ -33,8 +33,6 @@ from ltd_rl.traces import (
     level_starts,
     path_ranks,
     save_shard,
-    shard_file,
-    shard_files,
 )
 
 NOT_IN_SETTINGS = ("threads", "cores", "rows", "gigabytes")  # nothing that is recorded depends on these
@@ -77,7 +75,7 @@ def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) ->
             another run's, before a model loads; or a turn is too long, as early as that is known.
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
-    check_space(config, len(all_turns(questions)))
+    check_record_space(config, len(all_turns(questions)))
     starts = range(0, len(questions), config.shard_questions)
     shards = [questions[start : start + config.shard_questions] for start in starts]
     with Journal(config.out / "run.jsonl", record_settings(config, questions)):
@@ -92,17 +90,11 @@ def record_settings(config: RecordConfig, questions: Sequence[Question]) -> Reco
     return {name: value for name, value in settings.items() if name not in NOT_IN_SETTINGS}
 
 
-def check_space(config: RecordConfig, answers: int) -> None:
+def check_record_space(config: RecordConfig, answers: int) -> None:
     """Raises InputError if so many answers could take more space than there is, or than the config allows."""
     needed = answers * config.max_new_tokens * bytes_per_position(DEFAULT_WIDTH, config.depth) / 1e9
-    what = f"the traces of {answers} answers may need {needed:.3g} GB"
-    if needed > config.gigabytes:
-        raise InputError(f"{what}, but gigabytes is {config.gigabytes:g}; raise it or ask for fewer")
-    folder = next(parent for parent in (config.out, *config.out.absolute().parents) if parent.exists())
-    kept = sum(file.stat().st_size for file in shard_files(config.out)) / 1e9
-    free = shutil.disk_usage(folder).free / 1e9
-    if needed - kept > free:
-        raise InputError(f"{what}, but the disk has only {free:.3g} GB left; free some or ask for fewer questions")
+    what = f"the traces of {answers} answers may need"
+    check_space(config.out, needed, what, ("gigabytes", config.gigabytes), "questions")
 
 
 def record_missing(

@@ -39,6 +39,7 @@ from safetensors.numpy import save
 
 from ltd.errors import InputError
 from ltd.files import write_bytes
+from ltd.shards import shard_files
 from ltd.tree import candidate_count
 
 FORMAT = 1
@@ -153,16 +154,6 @@ def save_shard(file: Path, generations: Sequence[Generation], width: int, depth:
         for name in ("scores", "path", "ranks", "tokens")
     }
     write_bytes(file, save(arrays, metadata={METADATA: json.dumps(header)}))
-
-
-def shard_file(folder: Path, number: int) -> Path:
-    """The file of one shard."""
-    return folder / f"{number:05d}.safetensors"
-
-
-def shard_files(folder: Path) -> list[Path]:
-    """The finished shards, in order."""
-    return sorted(folder.glob("[0-9]*.safetensors"))
 
 
 def load_traces(folder: Path) -> Traces:

@@ -23,20 +23,12 @@ from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.errors import InputError
 from ltd.loading import load as load_decoder
 from ltd.policies import Policy, Static
+from ltd.shards import shard_file
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl import record as recording
 from ltd_rl.record import RecordConfig, record
 from ltd_rl.replay import Cycles, follow, gains, replay
-from ltd_rl.traces import (
-    NO_RANK,
-    Generation,
-    Traces,
-    bytes_per_position,
-    load_traces,
-    path_ranks,
-    save_shard,
-    shard_file,
-)
+from ltd_rl.traces import NO_RANK, Generation, Traces, bytes_per_position, load_traces, path_ranks, save_shard
 from reference import select_nodes
 
 Folder = Callable[[str], Path]

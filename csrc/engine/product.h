@@ -19,7 +19,7 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-// Register block: up to kTileRows rows times kTileVectors vectors of outputs.
+// Register block: up to kProductRows rows times kProductVectors vectors of outputs.
 #if defined(__AVX512F__)
 constexpr int kProductRows = 12;
 #else

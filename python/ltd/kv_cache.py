@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ltd import ops
 
 ROUND_ROWS_TO = 256
+
+
+def key_value_sizes(config: Any) -> tuple[int, int]:
+    """Key/value heads and head_dim of a `transformers` configuration, whether it names them or not."""
+    heads = config.num_attention_heads
+    return (
+        getattr(config, "num_key_value_heads", None) or heads,
+        getattr(config, "head_dim", None) or config.hidden_size // heads,
+    )
 
 
 class KVCache:
@@ -36,6 +47,12 @@ class KVCache:
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self.host_lengths = [0] * batch
+
+    @classmethod
+    def for_model(cls, config: Any, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+        """An empty cache for the layers of a `transformers` configuration."""
+        kv_heads, head_dim = key_value_sizes(config)
+        return cls(config.num_hidden_layers, batch, kv_heads, capacity, head_dim, dtype, device)
 
     @property
     def batch(self) -> int:

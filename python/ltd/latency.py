@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ltd.decoder import Decoder
 from ltd.errors import InputError
-from ltd.files import file_hash, write_text
-from ltd.loading import find_head
+from ltd.files import write_text
+from ltd.loading import find_head, head_hash
 from ltd.machine import machine_facts
 from ltd.models import DEFAULT_TARGET
 from ltd.ops import build_info
@@ -342,7 +342,7 @@ def setup_of(decoder: Decoder, target: str | Path | None = None, draft: str | Pa
         decoder: the models, loaded.
         target, draft: what they were loaded from, as for `ltd.load`; the head counts by its weights.
     """
-    build, head = build_info(), find_head(draft)
+    build = build_info()
     return {
         **machine_facts(),
         "ltd": build["version"],
@@ -350,6 +350,6 @@ def setup_of(decoder: Decoder, target: str | Path | None = None, draft: str | Pa
         "device": str(decoder.target.device),
         "dtype": str(decoder.target.dtype).removeprefix("torch."),
         "target": Path(target or DEFAULT_TARGET).expanduser().resolve().name,
-        "draft_sha256": file_hash(head / "model.safetensors") if head is not None else None,
+        "draft_sha256": head_hash(find_head(draft)),
         "width": decoder.draft.width if decoder.draft is not None else None,
     }

@@ -122,7 +122,7 @@ def setting_of(decoder: Decoder) -> Setting:
         vocab_size=target.vocab_size,
         hidden_size=target.embedding.embedding_dim,
         layers=int(target.config.num_hidden_layers),
-        head_sha256=None if folder is None else file_hash(folder / "model.safetensors"),
+        head_sha256=head_hash(folder),
         hardware=str(facts["processor" if target.device.type == "cpu" else "gpu"]),
         dtype=str(target.dtype).removeprefix("torch."),
     )
@@ -193,6 +193,11 @@ def find_head(draft: str | Path | None) -> Path | None:
     if draft is None:
         return shipped_head()
     return None if str(draft) == "none" else Path(draft).expanduser()
+
+
+def head_hash(folder: Path | None) -> str | None:
+    """SHA-256 of the weights of a head in our own layout; None without one."""
+    return None if folder is None else file_hash(folder / "model.safetensors")
 
 
 def shipped_head() -> Path:

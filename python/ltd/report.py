@@ -190,8 +190,8 @@ def plot(results: Record) -> bytes:
     return png(figure)
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 150) -> bytes:
     """The figure as the content of a file."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
+    figure.savefig(image, format="png", dpi=dpi)
     return image.getvalue()

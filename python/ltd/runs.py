@@ -13,7 +13,7 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.files import file_hash
 from ltd.journal import Record
-from ltd.loading import find_head
+from ltd.loading import find_head, head_hash
 from ltd.machine import machine_facts
 from ltd.models import resolve_device, resolve_dtype
 from ltd.policies import Policy, Static
@@ -24,6 +24,7 @@ from ltd.questions import TASKS, Question, Turn, fingerprint
 BASELINE = "none"
 BUNDLE = "bundle:"
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def bundle_folder(name: str) -> Path:
     return Path(name.removeprefix(BUNDLE)).expanduser()
 
 
-def in_rotation(turns: Sequence[Turn], methods: Sequence[T]) -> list[tuple[Turn, T]]:
+def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
     """Every turn with every method: turn by turn, each starting one method further on than the one before."""
     return [
         (turn, methods[(place + step) % len(methods)])
@@ -101,7 +102,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     head = find_head(config.draft)
     values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
     values["threads"] = config.threads or values["threads"]
-    values["draft_sha256"] = file_hash(head / "model.safetensors") if head is not None else None
+    values["draft_sha256"] = head_hash(head)
     methods = [*values.get("methods", ()), values.get("method", "")]
     if bundles := [name for name in methods if name.startswith(BUNDLE)]:
         values["bundles_sha256"] = {name: file_hash(bundle_folder(name) / FACTS) for name in bundles}

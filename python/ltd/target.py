@@ -145,11 +145,8 @@ class Target:
             tap: whether to tap the hidden states.
         """
         if self.cache is None or not self.cache.fits(batch, capacity):
-            config = self.config
-            head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-            kv_heads = config.num_key_value_heads
             self.cache = None  # let the old one go first
-            self.cache = KVCache(config.num_hidden_layers, batch, kv_heads, capacity, head_dim, self.dtype, self.device)
+            self.cache = KVCache.for_model(self.config, batch, capacity, self.dtype, self.device)
         self.cache.clear()
         self.is_tapping = tap
         if self.engine is not None:

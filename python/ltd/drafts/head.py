@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ltd.errors import InputError
+from ltd.kv_cache import key_value_sizes
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """attend(query (B,Hq,N,d), key (B,Hkv,N,d), value (B,Hkv,N,d)) -> (B,N,Hq,d), RoPE already applied to query and key."""
@@ -95,13 +96,13 @@ class Eagle3Config:
         layers = target.num_hidden_layers
         rope = dict(getattr(target, "rope_parameters", None) or {})
         theta = rope.pop("rope_theta", getattr(target, "rope_theta", 10000.0))
-        heads = target.num_attention_heads
+        kv_heads, head_dim = key_value_sizes(target)
         values: dict[str, Any] = {
             "hidden_size": target.hidden_size,
             "intermediate_size": target.intermediate_size,
-            "num_attention_heads": heads,
-            "num_key_value_heads": getattr(target, "num_key_value_heads", None) or heads,
-            "head_dim": getattr(target, "head_dim", None) or target.hidden_size // heads,
+            "num_attention_heads": target.num_attention_heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
             "vocab_size": target.vocab_size,
             "draft_vocab_size": draft_vocab_size,
             "target_hidden_size": target.hidden_size,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ltd.training.conversations import ANSWER, USER, Conversation
+from ltd.training.conversations import Conversation, learned_roles
 from ltd.training.features import FeatureReader
 
 # Matrix libraries make a kernel for every new shape, so there should be few.
@@ -65,7 +65,7 @@ def load_batch(
 ) -> Batch:
     """Read conversations from memory and their features from disk; each is filled up to a multiple of `ROUND_TO`."""
     read = [reader.read(conversation) for conversation in conversations]
-    roles = (USER, ANSWER) if user_turns else (ANSWER,)
+    roles = learned_roles(user_turns)
 
     def joined(parts: Iterable[Tensor]) -> Tensor:
         filled = [functional.pad(part, (0, 0) * (part.dim() - 1) + (0, -len(part) % ROUND_TO)) for part in parts]

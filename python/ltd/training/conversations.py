@@ -14,16 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ltd.shards import shard_file, shard_files, write_shard
 from ltd.training.chat import ChatFormat
 from ltd.training.config import TrainDraftConfig
 from ltd.training.forwards import Forwards
 
 TEMPLATE, USER, ANSWER = 0, 1, 2
 LEAST_ROOM_FOR_A_TURN = 64  # tokens; a second turn that could hold less is not begun
+
+
+def learned_roles(user_turns: bool) -> tuple[int, ...]:
+    """The roles whose tokens the head learns to predict."""
+    return (USER, ANSWER) if user_turns else (ANSWER,)
 
 
 @dataclass(slots=True)
@@ -192,17 +198,12 @@ def make_conversations(forwards: Forwards, chat: ChatFormat, config: TrainDraftC
             conversations = write_batch(forwards, chat, config, generator, progress)
             total += sum(len(conversation.tokens) for conversation in conversations)
             progress.n = total
-            _save_shard(conversations, folder / f"{number:05d}.safetensors")
+            _save_shard(conversations, shard_file(folder, number))
 
 
 def tokens_written(folder: Path) -> int:
     """How many tokens the finished shards hold."""
     return sum(len(shard["tokens"]) for shard in map(load_file, shard_files(folder)))
-
-
-def shard_files(folder: Path) -> list[Path]:
-    """The finished shards, in order."""
-    return sorted(folder.glob("[0-9]*.safetensors"))
 
 
 def load_conversations(folder: Path) -> list[Conversation]:
@@ -235,6 +236,4 @@ def _save_shard(conversations: list[Conversation], file: Path) -> None:
         "roles": flat((conversation.roles for conversation in conversations), torch.uint8),
         "sizes": torch.tensor([len(conversation.tokens) for conversation in conversations], dtype=torch.int32),
     }
-    unfinished = file.with_suffix(".tmp")
-    save_file(tensors, unfinished)
-    unfinished.rename(file)
+    write_shard(tensors, file)

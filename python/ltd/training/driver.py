@@ -26,18 +26,18 @@ from ltd.models import (
     stop_token_ids,
     tokenizer_fingerprint,
 )
+from ltd.shards import check_space
 from ltd.training.batches import Batch, load_batch
 from ltd.training.chat import read_chat_format
 from ltd.training.config import TrainDraftConfig
 from ltd.training.conversations import (
-    ANSWER,
-    USER,
     Conversation,
+    learned_roles,
     load_conversations,
     make_conversations,
     tokens_written,
 )
-from ltd.training.features import FeatureReader, cache_features, check_space, features_cached
+from ltd.training.features import FeatureReader, cache_features, features_cached, gigabytes_of_features
 from ltd.training.forwards import open_forwards
 from ltd.training.loop import Training, run_training
 from ltd.training.report import data_facts, draw_curves, make_report
@@ -67,7 +67,9 @@ def train_draft(config: TrainDraftConfig) -> Path:
     target = load_model(config.target, dtype, device)
     check_target(target, config)
     head_config = head_config_for(target, config)
-    check_space(target.model, head_config.feature_layers, config.tokens, out / "features", config.cache_gigabytes)
+    needed = gigabytes_of_features(head_config.target_hidden_size, head_config.feature_layers, config.tokens)
+    what = f"the features of {config.tokens} tokens need"
+    check_space(out / "features", needed, what, ("cache_gigabytes", config.cache_gigabytes), "tokens")
     write_data(config, out, target, dtype, head_config.feature_layers)
     _train(config, out, target, head_config, dtype)
     return head_folder
@@ -143,7 +145,7 @@ def target_name(config: TrainDraftConfig) -> str:
 
 def learned_tokens(conversations: list[Conversation], user_turns: bool) -> Tensor:
     """All tokens (n,) int64 that the head is to predict."""
-    roles = (USER, ANSWER) if user_turns else (ANSWER,)
+    roles = learned_roles(user_turns)
     return torch.tensor(
         [token for each in conversations for token, role in zip(each.tokens, each.roles, strict=True) if role in roles]
     )
@@ -158,9 +160,8 @@ def _train(
     learned = [each for each in conversations if not each.is_held_out(config.held_out_share)]
     if not held_out or not learned:
         raise InputError(f"{len(conversations)} conversations cannot be split; ask for more tokens")
-    vocabulary = choose_vocabulary(
-        learned_tokens(learned, config.user_turns), head_config.vocab_size, config.draft_vocab_size
-    )
+    tokens = learned_tokens(learned, config.user_turns)
+    vocabulary = choose_vocabulary(tokens, head_config.vocab_size, config.draft_vocab_size)
     training = _training(config, target, head_config, vocabulary, learned, dtype)
     reader, device = FeatureReader(out / "features"), target.model.device
 
@@ -178,7 +179,7 @@ def _train(
     head = training.head
     if config.trim_vocabulary and device.type == "cpu":
         questions = [list(each.question) for each in held_out]
-        head, report["vocabulary_sizes"] = trimmed(config, head, learned_tokens(learned, config.user_turns), questions)
+        head, report["vocabulary_sizes"] = trimmed(config, head, tokens, questions)
     (out / "head").mkdir(exist_ok=True)
     draw_curves(report, out / "head" / "training.png")
     save_head(head, out / "head", report)  # writes the report last: it marks the run as finished

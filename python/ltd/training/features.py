@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
-from ltd.errors import InputError
-from ltd.training.conversations import Conversation, load_shard, shard_files
+from ltd.shards import shard_file, shard_files, write_shard
+from ltd.training.conversations import Conversation, load_shard
 from ltd.training.forwards import Forwards, States
 
 BYTES_PER_VALUE = 2  # bfloat16
 
 
-def check_space(
-    model: PreTrainedModel, layers: tuple[int, ...], tokens: int, folder: Path, most_gigabytes: float
-) -> None:
-    """Raise InputError if the features of this many tokens exceed `most_gigabytes` or do not fit on the disk."""
-    width: int = model.config.hidden_size
-    needed = tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 4) / 1e9
-    what = f"the features of {tokens} tokens need {needed:.3g} GB"
-    if needed > most_gigabytes:
-        raise InputError(f"{what}, but cache_gigabytes is {most_gigabytes:g}; raise it or ask for fewer tokens")
-    kept = sum(file.stat().st_size for file in shard_files(folder)) / 1e9
-    free = shutil.disk_usage(folder.parent).free / 1e9
-    if needed - kept > free:
-        raise InputError(f"{what}, but the disk has only {free:.3g} GB left; free some or ask for fewer tokens")
+def gigabytes_of_features(width: int, layers: tuple[int, ...], tokens: int) -> float:
+    """What the features of so many tokens of a target of this hidden size take on disk."""
+    return tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 4) / 1e9
 
 
 def cache_features(forwards: Forwards, layers: tuple[int, ...], data: Path, folder: Path) -> None:
@@ -46,11 +33,9 @@ def cache_features(forwards: Forwards, layers: tuple[int, ...], data: Path, fold
     folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=total, unit="tok", desc="caching features", mininterval=1) as progress:
         for number, shard in enumerate(shards):
-            file = folder / f"{number:05d}.safetensors"
+            file = shard_file(folder, number)
             if not file.exists():
-                unfinished = file.with_suffix(".tmp")
-                save_file(_shard_features(forwards, layers, shard, progress), unfinished)
-                unfinished.rename(file)
+                write_shard(_shard_features(forwards, layers, shard, progress), file)
             else:
                 progress.update(sum(len(conversation.tokens) for conversation in shard))
 

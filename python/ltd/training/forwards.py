@@ -80,21 +80,15 @@ class EngineForwards:
         body: Any = model.model
         self.norm: nn.Module = body.norm
         self.engine = Engine(model)
-        self.cache = self._new_cache(1, 1)
-
-    def _new_cache(self, rows: int, capacity: int) -> KVCache:
-        config = self.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        dtype = self.engine.weights.final_norm.dtype
-        layers, heads = config.num_hidden_layers, config.num_key_value_heads
-        return KVCache(layers, rows, heads, capacity, head_dim, dtype, self.device)
+        self.begin(1, 1)
 
     @property
     def length(self) -> int:
         return self.cache.host_lengths[0]
 
     def begin(self, rows: int, capacity: int) -> None:
-        self.cache = self._new_cache(rows, capacity)
+        dtype = self.engine.weights.final_norm.dtype
+        self.cache = KVCache.for_model(self.config, rows, capacity, dtype, self.device)
 
     @torch.inference_mode()
     def append(self, tokens: Tensor) -> Tensor:
@@ -127,17 +121,15 @@ class ModelForwards:
     """`Forwards` of a `transformers` model, in its own type and on its own device."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.device = model, model.device
-        self.length = 0
+        self.model, self.device, self.dtype = model, model.device, model.dtype
+        self.begin(1, 1)
+
+    @property
+    def length(self) -> int:
+        return self.cache.host_lengths[0]
 
     def begin(self, rows: int, capacity: int) -> None:
-        config = self.model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, rows, heads, capacity, head_dim)
-        self.keys = torch.zeros(shape, dtype=self.model.dtype, device=self.device)
-        self.values = torch.zeros_like(self.keys)
-        self.length = 0
+        self.cache = KVCache.for_model(self.model.config, rows, capacity, self.dtype, self.device)
 
     @torch.inference_mode()
     def append(self, tokens: Tensor) -> Tensor:
@@ -151,19 +143,18 @@ class ModelForwards:
             )
         finally:
             self.model.config._attn_implementation = usual
-        self.length += count
+        self.cache.advance([count] * self.cache.batch)
         logits: Tensor = output.logits
         return logits[:, -1]
 
     def keep(self, rows: list[int]) -> None:
-        index = torch.tensor(rows, device=self.device)
-        self.keys, self.values = self.keys[:, index], self.values[:, index]
+        self.cache.keep(rows)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """query (rows,Hq,n,d), key and value (rows,Hkv,n,d) -> (rows,n,Hq,d); n > 1 only on empty rows."""
         count = query.size(2)
         end = self.length + count
-        keys, values = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        keys, values = self.cache.keys[layer, :, :, :end], self.cache.values[layer, :, :, :end]
         keys[:, :, self.length :] = key
         values[:, :, self.length :] = value
         if count > 1:

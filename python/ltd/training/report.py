@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ltd.files import write_bytes
+from ltd.report import png
 from ltd.training.config import RUN_ONLY, TrainDraftConfig
 from ltd.training.conversations import ANSWER, Conversation
 from ltd.training.loop import Training
@@ -64,6 +66,4 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     right.legend(fontsize="small", frameon=False)
-    unfinished = file.with_suffix(".tmp")
-    figure.savefig(unfinished, format="png", dpi=110)
-    unfinished.replace(file)
+    write_bytes(file, png(figure, dpi=110))

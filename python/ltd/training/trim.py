@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ltd.decoder import Decoder, Generation
 from ltd.drafts.head import Eagle3Head
 from ltd.loading import default_policy, make_draft
+from ltd.runs import in_rotation
 from ltd.statistics import Statistics
 from ltd.target import Target
 
@@ -79,12 +80,11 @@ def try_sizes(
     found: list[list[Statistics]] = [[] for _ in sizes]
     for decoder in decoders:  # warm up
         decoder.generate(questions[0], max_new_tokens=8)
-    for turn, question in enumerate(tqdm(questions, desc="choosing the draft vocabulary", unit="question")):
-        for place in range(len(sizes)):
-            index = (turn + place) % len(sizes)
-            answer = decoders[index].generate(question, max_new_tokens=NEW_TOKENS)
-            assert isinstance(answer, Generation)
-            found[index].append(answer.statistics)
+    turns = in_rotation(questions, range(len(sizes)))
+    for question, index in tqdm(turns, desc="choosing the draft vocabulary", unit="answer"):
+        answer = decoders[index].generate(question, max_new_tokens=NEW_TOKENS)
+        assert isinstance(answer, Generation)
+        found[index].append(answer.statistics)
     return [_trial(size, statistics) for size, statistics in zip(sizes, found, strict=True)]
 
 

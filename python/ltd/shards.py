@@ -1,0 +1,49 @@
+"""Numbered files of tensors that a long job writes one by one, so that it can go on where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ltd.errors import InputError
+
+
+def shard_file(folder: Path, number: int) -> Path:
+    """The file of one shard."""
+    return folder / f"{number:05d}.safetensors"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The finished shards, in order."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def write_shard(tensors: dict[str, Tensor], file: Path) -> None:
+    """Writes a shard under a temporary name, then renames."""
+    unfinished = file.with_suffix(".tmp")
+    save_file(tensors, unfinished)
+    unfinished.rename(file)
+
+
+def check_space(folder: Path, needed: float, what: str, limit: tuple[str, float], items: str) -> None:
+    """Raises InputError if shards take more space than is allowed, or than there is beside the finished ones.
+
+    Args:
+        folder: where the shards are, or will be.
+        needed: by all shards, in GB.
+        what: begins the message, up to the number of GB.
+        limit: the option that says how many GB are allowed, and its value.
+        items: what to ask for fewer of.
+    """
+    option, most = limit
+    what = f"{what} {needed:.3g} GB"
+    if needed > most:
+        raise InputError(f"{what}, but {option} is {most:g}; raise it or ask for fewer {items}")
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    kept = sum(file.stat().st_size for file in shard_files(folder)) / 1e9
+    free = shutil.disk_usage(existing).free / 1e9
+    if needed - kept > free:
+        raise InputError(f"{what}, but the disk has only {free:.3g} GB left; free some or ask for fewer {items}")
