@@ -24,7 +24,7 @@ from ltd_rl.replay import Decisions, replay
 from ltd_rl.traces import NO_RANK, Generation, load_traces
 from timing import Timing, circumstances, rounds_for, time_in_turns, wide_console, write_json
 
-WIDTH, DEPTH = 10, 12
+WIDTH, DEPTH, STATE = 10, 12, 576
 MADE_UP = "made up"
 
 
@@ -95,6 +95,7 @@ def make_up(count: int, positions: int) -> list[Generation]:
                 tokens=np.zeros(50 + positions + 1, dtype=np.int32),
                 scores=np.zeros((positions, candidate_count(WIDTH, DEPTH)), dtype=np.float32),
                 path=np.full((positions, levels), -1, dtype=np.int16),
+                states=np.zeros((positions, STATE), dtype=np.float16),
                 ranks=np.where(there, ranks, NO_RANK).astype(np.uint16),
             )
         )

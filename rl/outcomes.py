@@ -1,4 +1,4 @@
-"""What every decision would gain and cost at every position of recorded generations: traces and latencies, put together.
+"""What every decision would gain and cost at every position of recorded generations: traces and latencies together.
 
 A decision is a depth, 0 … D, and a step of a ladder of sizes. Environments, the exact trainer and the optimum all read
 these tables, so what one of them counts as gain or cost, the others do.
@@ -39,6 +39,7 @@ class Outcomes:
         seconds: float32 (P, D + 1, S), of a whole cycle.
         plain_seconds: float32 (P,), of a cycle of plain decoding.
         scores: float32 (P, C), cumulative log-probabilities of the candidates of levels 0 … D, level by level.
+        states: float32 (P, H), the draft's states at the roots.
     """
 
     width: int
@@ -49,6 +50,7 @@ class Outcomes:
     seconds: Floats
     plain_seconds: Floats
     scores: Floats
+    states: Floats
 
     @property
     def positions(self) -> int:
@@ -98,7 +100,9 @@ def outcomes_of(
         raise InputError(f"depth {depth} is out of range; these traces know 0 … {most}")
     ladder = np.asarray(sizes)
     if ladder.ndim != 1 or not len(ladder) or ladder[0] < 0 or ladder[-1] > MAX_SIZE or np.any(np.diff(ladder) <= 0):
-        raise InputError(f"the sizes {', '.join(map(str, sizes))} are no ladder; they must ascend within 0 … {MAX_SIZE}")
+        raise InputError(
+            f"the sizes {', '.join(map(str, sizes))} are no ladder; they must ascend within 0 … {MAX_SIZE}"
+        )
     counts = np.array([generation.positions for generation in kept])
     starts = np.concatenate([[0], np.cumsum(counts)])
     lengths = np.concatenate([g.prompt_length + np.arange(g.positions) for g in kept])
@@ -113,6 +117,7 @@ def outcomes_of(
         seconds=cycle_seconds(latency, lengths, table, ladder, width),
         plain_seconds=latency.plain(lengths).astype(np.float32),
         scores=np.concatenate([g.scores[:, : candidate_count(width, depth)] for g in kept]),
+        states=np.concatenate([g.states for g in kept]).astype(np.float32),
     )
 
 
@@ -144,6 +149,7 @@ def split(outcomes: Outcomes, generations: Sequence[int]) -> Outcomes:
         seconds=outcomes.seconds[rows],
         plain_seconds=outcomes.plain_seconds[rows],
         scores=outcomes.scores[rows],
+        states=outcomes.states[rows],
     )
 
 

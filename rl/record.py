@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ltd.decoder import Decoder
+from ltd.drafts.checkpoint import state_size
 from ltd.drafts.eagle3 import DEFAULT_WIDTH, Eagle3Draft
 from ltd.errors import InputError
 from ltd.journal import Journal, Record
@@ -35,6 +36,7 @@ from ltd_rl.traces import (
     save_shard,
 )
 
+LARGEST_STATE = float(np.finfo(np.float16).max)
 NOT_IN_SETTINGS = ("threads", "cores", "rows", "gigabytes")  # nothing that is recorded depends on these
 
 
@@ -92,7 +94,10 @@ def record_settings(config: RecordConfig, questions: Sequence[Question]) -> Reco
 
 def check_record_space(config: RecordConfig, answers: int) -> None:
     """Raises InputError if so many answers could take more space than there is, or than the config allows."""
-    needed = answers * config.max_new_tokens * bytes_per_position(DEFAULT_WIDTH, config.depth) / 1e9
+    head = find_head(config.draft)
+    assert head is not None
+    each = bytes_per_position(DEFAULT_WIDTH, config.depth, state_size(head))
+    needed = answers * config.max_new_tokens * each / 1e9
     what = f"the traces of {answers} answers may need"
     check_space(config.out, needed, what, ("gigabytes", config.gigabytes), "questions")
 
@@ -142,9 +147,11 @@ def record_answer(
     starts = level_starts(draft.width, config.depth + 1)
     scores = np.zeros((positions, starts[-1]), dtype=np.float32)
     path = np.full((positions, config.depth + 1), -1, dtype=np.int16)
+    states = np.zeros((positions, draft.head.config.hidden_size), dtype=np.float16)
     for first, tree in draft_everywhere(decoder, draft, prompt + answer, len(prompt), config):
         block = slice(first, first + len(tree.roots))
         scores[block] = tree.scores.cpu().numpy()
+        states[block] = draft.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
         following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
         path[block] = find_path(tree.tokens.cpu().numpy(), tree.parents.cpu().numpy(), following, starts)
     return Generation(
@@ -155,6 +162,7 @@ def record_answer(
         scores=scores,
         path=path,
         ranks=path_ranks(scores, path, draft.width),
+        states=states,
     )
 
 

@@ -18,11 +18,12 @@ A folder of traces holds `run.jsonl`, the settings of the recording, and shards 
     scores  float32 (P, C)             cumulative log-probabilities, candidates as in `DraftTree`, C = W + D * W²
     path    int16 (P, D + 1)           the candidate of each level on the target's continuation, -1 = none
     ranks   uint16 (P, D + 1, D + 1)   [p, depth, level] as above, 65535 = none or level > depth
+    states  float16 (P, H)             the draft's state at the root, which all its candidates grow from
     tokens  int32 (n,)                 prompt and answer of one generation after the other
 
 for the P positions of their generations, one after the other, and one entry `ltd_traces` of metadata: JSON with the
 format's number, W, D, and each generation's task, question_id, turn, prompt_length and length (of its tokens). At W 10
-and D 12 a position takes 4840 + 26 + 338 = 5204 bytes, and a token 4.
+and D 12 a position takes 4840 + 26 + 338 bytes, and 2 per number of its state: 6356 with the shipped head.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ from ltd.files import write_bytes
 from ltd.shards import shard_files
 from ltd.tree import candidate_count
 
-FORMAT = 1
+FORMAT = 2
 METADATA = "ltd_traces"  # the only key: safetensors writes several in any order, and a shard's bytes shall be fixed
 NO_RANK = 65535
-TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "I32": np.int32}
+TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,8 @@ class Generation:
         width: W.
         prompt_length: in tokens.
         tokens: int32 (n,), prompt and answer.
-        scores: float32 (P, C). path: int16 (P, D + 1). ranks: uint16 (P, D + 1, D + 1). All as in this file's head.
+        scores: float32 (P, C). path: int16 (P, D + 1). ranks: uint16 (P, D + 1, D + 1). states: float16 (P, H). All as
+            in this file's head.
     """
 
     task: str
@@ -69,6 +71,7 @@ class Generation:
     scores: NDArray[np.float32]
     path: NDArray[np.int16]
     ranks: NDArray[np.uint16]
+    states: NDArray[np.float16]
 
     @property
     def positions(self) -> int:
@@ -100,10 +103,10 @@ class Traces:
         return sum(generation.positions for generation in self.generations)
 
 
-def bytes_per_position(width: int, depth: int) -> int:
+def bytes_per_position(width: int, depth: int, state_size: int) -> int:
     """What a position takes on disk, without its token."""
     levels = depth + 1
-    return 4 * candidate_count(width, depth) + 2 * levels + 2 * levels * levels
+    return 4 * candidate_count(width, depth) + 2 * levels + 2 * levels * levels + 2 * state_size
 
 
 def level_starts(width: int, depth: int) -> list[int]:
@@ -151,7 +154,7 @@ def save_shard(file: Path, generations: Sequence[Generation], width: int, depth:
     header = {"format": FORMAT, "width": width, "depth": depth, "generations": entries}
     arrays = {
         name: np.concatenate([getattr(generation, name) for generation in generations])
-        for name in ("scores", "path", "ranks", "tokens")
+        for name in ("scores", "path", "ranks", "states", "tokens")
     }
     write_bytes(file, save(arrays, metadata={METADATA: json.dumps(header)}))
 
@@ -208,12 +211,13 @@ def _split(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Traces:
     for entry in header["generations"]:
         after = token + entry.pop("length")
         until = position + after - token - entry["prompt_length"] - 1
-        rows: dict[str, Any] = {name: arrays[name][position:until] for name in ("scores", "path", "ranks")}
+        rows: dict[str, Any] = {name: arrays[name][position:until] for name in ("scores", "path", "ranks", "states")}
         generations.append(Generation(**entry, width=width, tokens=arrays["tokens"][token:after], **rows))
         token, position = after, until
     levels = depth + 1
     shapes = {"scores": (candidate_count(width, depth),), "path": (levels,), "ranks": (levels, levels)}
     fits = all(arrays[name].shape == (position, *shape) for name, shape in shapes.items())
+    fits = fits and arrays["states"].ndim == 2 and len(arrays["states"]) == position
     if not fits or len(arrays["tokens"]) != token:
         raise ValueError("the arrays do not fit the header")
     return Traces(width, depth, generations)

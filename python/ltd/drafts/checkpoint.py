@@ -113,6 +113,12 @@ def check_vocabulary(d2t: Tensor, t2d: Tensor, config: Eagle3Config, where: str)
         )
 
 
+def state_size(folder: str | Path) -> int:
+    """The size of a head's states, as far as its config says without its weights; 0 if it does not."""
+    size = _read_config(Path(folder)).get("hidden_size", 0)
+    return size if isinstance(size, int) else 0
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
