@@ -1,0 +1,129 @@
+"""What policies see at recorded positions, and what they decide there: many positions at once.
+
+The same builders as at inference (`ltd.policies.observation`), so that what is trained is what runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ltd.policies.learned import CONTINUE, Learned, Network
+from ltd.policies.observation import Layout, Summary
+from ltd.tree import candidate_count
+from ltd_rl.outcomes import Integers, Outcomes
+
+Role = Literal["depth", "size"]
+BLOCK = 4096  # positions at once
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Builds the observations of one policy at the positions of some outcomes.
+
+    Args:
+        outcomes: the positions.
+        layout: of the observation.
+        role: a depth policy with the paper's layout sees the newest level, a size policy all candidates.
+    """
+
+    outcomes: Outcomes
+    layout: Layout | Summary
+    role: Role
+
+    def at(self, rows: Integers, depth: int, recents: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 (n, width): at positions (n,), after `depth` expansions.
+
+        Args:
+            recents: float32 (n, recents), where the layout has them.
+        """
+        if isinstance(self.layout, Layout):
+            first, until = self.seen(depth)
+            scores = torch.from_numpy(self.outcomes.scores[rows, first:until])
+            return self.layout.build(scores, self.outcomes.lengths[rows], depth)
+        # A summary without what changes from one visit to another is worked out once.
+        known = self.summaries[torch.from_numpy(rows), depth]
+        if recents is None:
+            recents = torch.zeros(len(rows), self.layout.recents)
+        states = self.states[torch.from_numpy(rows)] if self.layout.states else known[:, :0]
+        return torch.cat([known, recents, states], dim=1)
+
+    def seen(self, depth: int) -> tuple[int, int]:
+        """The candidates that a policy with the paper's layout sees after `depth` expansions: from, until."""
+        until = candidate_count(self.outcomes.width, depth)
+        newest = candidate_count(self.outcomes.width, depth - 1) if depth else 0
+        return (newest if self.role == "depth" else 0), until
+
+    @cached_property
+    def summaries(self) -> torch.Tensor:
+        """float32 (P, D + 1, width without recents and state)."""
+        assert isinstance(self.layout, Summary)
+        bare = Summary(self.layout.best, self.layout.newest)
+        outcomes, blocks = self.outcomes, []
+        for first in range(0, outcomes.positions, BLOCK):
+            rows = slice(first, first + BLOCK)
+            scores, lengths = torch.from_numpy(outcomes.scores[rows]), outcomes.lengths[rows]
+            nothing = scores[:, :0]
+            levels = [
+                bare.build(
+                    scores[:, : candidate_count(outcomes.width, depth)],
+                    candidate_count(outcomes.width, depth - 1) if depth else 0,
+                    lengths,
+                    depth,
+                    nothing,
+                    nothing,
+                )
+                for depth in range(outcomes.depth + 1)
+            ]
+            blocks.append(torch.stack(levels, dim=1))
+        return torch.cat(blocks)
+
+    @cached_property
+    def states(self) -> torch.Tensor:
+        """float32 (P, H), normalised as the layout does."""
+        from ltd.policies.observation import normalised
+
+        return normalised(torch.from_numpy(self.outcomes.states))
+
+
+def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:
+    """float32 (n, outputs) of a network in plain PyTorch."""
+    values, layers = observations, list(zip(network.weights[::2], network.weights[1::2], strict=True))
+    for place, (weight, bias) in enumerate(layers):
+        values = torch.addmm(bias, values, weight.T)
+        if place + 1 < len(layers):
+            values = values.relu()
+    return values
+
+
+@torch.inference_mode()
+def stops(policy: Learned, outcomes: Outcomes) -> Integers:
+    """int64 (P,): the depth at which the depth network stops everywhere; its limit where there is no network."""
+    limit, network = min(policy.depth_limit, outcomes.depth), policy.depth_network
+    depths = np.full(outcomes.positions, limit)
+    if network is None:
+        return depths
+    observer, going = Observer(outcomes, network.layout, "depth"), np.arange(outcomes.positions)
+    for depth in range(policy.min_depth, limit):
+        actions = outputs(network, observer.at(going, depth)).argmax(1).numpy()
+        depths[going[actions != CONTINUE]] = depth
+        going = going[actions == CONTINUE]
+    return depths
+
+
+@torch.inference_mode()
+def chosen_steps(policy: Learned, outcomes: Outcomes, depths: Integers) -> Integers:
+    """int64 (P,): the step of its ladder that the size network chooses after depths (P,); 0 without a network."""
+    steps = np.zeros(outcomes.positions, dtype=np.int64)
+    network = policy.size_network
+    if network is None:
+        return steps
+    observer = Observer(outcomes, network.layout, "size")
+    for depth in np.unique(depths):
+        rows = np.flatnonzero(depths == depth)
+        steps[rows] = outputs(network, observer.at(rows, int(depth))).argmax(1).numpy()
+    return steps
