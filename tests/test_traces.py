@@ -173,7 +173,13 @@ class Schedule:
     max_depth: int = DEPTH
     max_size: int = 512
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> Schedule:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
@@ -205,7 +211,13 @@ class ByScores:
     max_depth: int = DEPTH
     max_size: int = 200
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> ByScores:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         return bool(lengths[0] % 3)
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:

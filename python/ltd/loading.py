@@ -67,7 +67,7 @@ def load(
         InputError: anything above that cannot work, or a draft or policy that does not fit the target.
 
     Warns:
-        TunedElsewhereWarning: a policy bundle that was tuned for other hardware or another dtype.
+        TunedElsewhereWarning: a policy bundle that was tuned for other hardware, another dtype or number of threads.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
@@ -125,6 +125,7 @@ def setting_of(decoder: Decoder) -> Setting:
         head_sha256=head_hash(folder),
         hardware=str(facts["processor" if target.device.type == "cpu" else "gpu"]),
         dtype=str(target.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads() if target.device.type == "cpu" else None,
     )
 
 
