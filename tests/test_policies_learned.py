@@ -160,3 +160,18 @@ def test_any_network_leaves_the_text_as_it_is(tiny_target: Folder, tiny_head: Fo
         answers = decoder.generate(prompts, max_new_tokens=30, policy=policy)
         assert [answer.token_ids for answer in answers] == plain
         assert set(decoder.last_statistics.sizes) <= {0, 7, 30}
+
+
+def test_another_activation_is_refused() -> None:
+    with pytest.raises(ltd.InputError, match="'gelu' is not known; it must be one of relu, tanh"):
+        Network(Layout(1, 0), (torch.zeros(2, 1), torch.zeros(2)), "gelu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("activation", "threshold", "goes"), [("relu", -0.1, True), ("tanh", -0.72, True), ("tanh", -0.71, False)]
+)
+def test_the_activation_is_between_the_layers(activation: Any, threshold: float, goes: bool) -> None:
+    """The hidden number is -0.9; ReLU makes 0 of it, tanh -0.716."""
+    weights = torch.zeros(1, 9 + 28), torch.tensor([-0.9]), torch.tensor([[0.0], [1.0]]), torch.tensor([threshold, 0.0])
+    policy = asked(depth_network=Network(depth_layout(WIDTH), weights, activation))
+    assert policy.continue_drafting(tree(1, [5]), 1) == goes

@@ -169,8 +169,8 @@ def check_fits(policy: Learned, here: Setting) -> None:
         if used is not None and made != used:
             warnings.warn(
                 f"the policy was tuned on {f'unknown {name}' if made is None else f'{made}{unit}'}, but runs on "
-                f"{used}{unit}: the text stays the same, but it may well be slower than without a policy; ltd tune makes "
-                "one for this machine",
+                f"{used}{unit}: the text stays the same, but it may well be slower than without a policy; ltd tune "
+                "makes one for this machine",
                 TunedElsewhereWarning,
                 stacklevel=2,
             )

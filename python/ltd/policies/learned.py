@@ -56,12 +56,12 @@ class Learned:
         made_for: what it was trained for.
         depth_limit: the deepest tree, 0 … 12; without a depth network every tree is that deep.
         sizes: the ladder, ascending: what the size network's outputs stand for; without one, the one size.
-        depth_network: decides whether to go on, output 0 stop and 1 continue; with the paper's layout from the scores of
-            the newest level.
+        depth_network: decides whether to go on, output 0 stop and 1 continue; with the paper's layout from the scores
+            of the newest level.
         size_network: decides the size; with the paper's layout from the scores of all candidates.
         min_depth: drafts so deep without asking. The official scripts trained their depth policy with 1.
-        costs: what cycles cost; with them drafting stops where it loses, see `ltd.policies.allowance.Allowance`. None is
-            unknown: it drafts in every cycle.
+        costs: what cycles cost; with them drafting stops where it loses, see `ltd.policies.allowance.Allowance`. None
+            is unknown: it drafts in every cycle.
 
     Raises:
         InputError: parts that do not go together.
