@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -77,7 +76,7 @@ def test_summaries_show_scores_states_and_recents() -> None:
         gained = [1 + cycle % 3, 1 + cycle % 4]
         recents = update(recents, torch.tensor(gained).float() - 1)
         call.speculate(torch.tensor([5, 6]), gained)
-        assert np.array_equal(call.recents, recents.numpy())
+        assert torch.equal(call.recents, recents)
     assert len(seen) > 3
 
 
@@ -86,11 +85,11 @@ def test_the_prefill_and_plain_cycles_say_nothing_of_the_draft() -> None:
     assert call.speculate(torch.tensor([5]), [1]) and (call.recents == START).all()
     call.choose_size(tree(0, batch=1), 0)
     assert not call.speculate(torch.tensor([5]), [3])  # it cost 101
-    after = call.recents.copy()
+    after = call.recents.clone()
     assert (after > START).all()
     for _ in range(5):
         assert not call.speculate(torch.tensor([5]), [1])
-    assert np.array_equal(call.recents, after)
+    assert torch.equal(call.recents, after)
 
 
 def test_the_cost_is_that_of_what_was_decided_and_the_gain_the_mean() -> None:

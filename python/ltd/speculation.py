@@ -29,7 +29,7 @@ class Speculation:
 
     draft: Draft
     policy: Policy
-    call: PolicyCall = field(init=False)
+    call: PolicyCall = field(init=False, repr=False, compare=False)
     unread: list[Gain] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:

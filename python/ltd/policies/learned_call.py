@@ -35,7 +35,7 @@ class LearnedCall:
 
     def __init__(self, policy: Learned, batch: int) -> None:
         self.policy, self.allowance = policy, Allowance()
-        self.recents = np.full((batch, len(RATES)), START, dtype=np.float32)
+        self.recents = torch.full((batch, len(RATES)), START)
         self._nothing = torch.empty(batch, 0)
         self._began = False
         # Depth and step of the size ladder in the last cycle; None without a draft.
@@ -67,7 +67,9 @@ class LearnedCall:
         if self._decided is None:
             self.allowance.add_plain()
             return
-        self.recents = update(self.recents, np.array(gained, dtype=np.float32) - 1)
+        # In NumPy, which takes a third of the time for so few numbers.
+        accepted = np.array(gained, dtype=np.float32) - 1
+        self.recents = torch.from_numpy(update(self.recents.numpy(), accepted))
         if self.policy.costs is not None:
             self.allowance.add_drafted(sum(gained) / len(gained), self.policy.costs.of(*self._decided))
 
@@ -113,7 +115,7 @@ class LearnedCall:
             tree.newest_from,
             layout.best,
             layout.newest,
-            torch.from_numpy(self.recents) if layout.recents else self._nothing,
+            self.recents if layout.recents else self._nothing,
             states,
             network.weights,
             network.uses_tanh,
@@ -133,5 +135,5 @@ class LearnedCall:
 
 def upper_median(actions: torch.Tensor) -> int:
     """One answer for a batch: int32 (B,) → the upper median."""
-    answers = sorted(actions.tolist())
-    return int(answers[len(answers) // 2])
+    answers: list[int] = actions.tolist()
+    return sorted(answers)[len(answers) // 2]
