@@ -233,7 +233,7 @@ def _network_facts(network: Network) -> dict[str, Any]:
 def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
     """The layout of the network of that name."""
     kind = facts.get("observation")
-    if kind not in FIXED:
+    if not isinstance(kind, str) or kind not in FIXED:
         raise InputError(f"observation of its {name} network is {kind!r}, but must be one of {', '.join(FIXED)}")
     for key, wanted in FIXED[kind].items():
         if facts.get(key) != wanted:
@@ -246,7 +246,8 @@ def _costs(values: dict[str, Any]) -> Costs:
     """The costs; JSON's whole numbers are numbers too."""
 
     def number(value: Any) -> float:
-        return float(value if type(value) is int else _get({"a cost": value}, "a cost", float))
+        is_whole = type(value) is int and abs(value) < 2**53  # a larger one may not fit into a float
+        return float(value) if is_whole else _get({"a cost": value}, "a cost", float)
 
     verify = tuple(number(cost) for cost in _get(values, "verify", list))
     return Costs(number(values.get("begin")), number(values.get("expand")), verify)
