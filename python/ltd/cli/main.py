@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -65,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        return app(arguments or ["--help"], prog_name="ltd", standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            return app(arguments or ["--help"], prog_name="ltd", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
@@ -74,6 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         return INPUT_ERROR
+
+
+def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Shows a warning to a user, whom its place in the code does not help."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def sentence_for(error: Exception) -> str | None:
