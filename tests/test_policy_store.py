@@ -175,14 +175,15 @@ def test_load_goes_on_without_a_damaged_policy(model: dict[str, Any]) -> None:
         assert load(**model, device="cpu").policy == default_policy(CPU)
 
 
-@pytest.mark.parametrize(("choice", "sizes"), [(None, {5}), ("static", {4}), ("none", {0})])
-def test_custom_generate_takes_it_too(model: dict[str, Any], choice: Any, sizes: set[int]) -> None:
+def test_custom_generate_takes_it_too(model: dict[str, Any]) -> None:
     setting = setting_of(load(**model, device="cpu"))
     save(setting, bundle_folder(setting))
-    custom = ltd.CustomGenerate(model["draft"], policy=choice)
+    custom = ltd.CustomGenerate(model["draft"], policy=ltd.Static(1, 3))
     transformer = AutoModelForCausalLM.from_pretrained(model["target"], dtype=torch.float32)
-    transformer.generate(torch.tensor([[5, 6, 7]]), custom_generate=custom, max_new_tokens=8, do_sample=False)
-    assert set(custom.last_statistics.sizes) == sizes
+    choices: list[tuple[Any, int]] = [(custom.policy, 3), (None, 5), ("static", 4), ("none", 0)]
+    for custom.policy, size in choices:
+        transformer.generate(torch.tensor([[5, 6, 7]]), custom_generate=custom, max_new_tokens=8, do_sample=False)
+        assert set(custom.last_statistics.sizes) == {size}
 
 
 def test_an_evaluation_of_the_tuned_policy(model: dict[str, Any], tmp_path: Path) -> None:

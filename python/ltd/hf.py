@@ -24,7 +24,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from ltd.acceptance import MAX_GAIN, Accepted, Acceptor, Sampling, collect
 from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
-from ltd.loading import default_policy, find_policy, prepare, set_policy, shipped_head
+from ltd.loading import check_policy, default_policy, find_policy, prepare, set_policy, shipped_head
 from ltd.models import LoadedModel
 from ltd.request import Request
 from ltd.statistics import Statistics
@@ -105,7 +105,8 @@ class CustomGenerate:
             loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
             target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
             decoder = Decoder(target, draft)
-            set_policy(decoder, self.policy)
+            set_policy(decoder, None)
+            check_policy(decoder, self.policy)
             self.decoder = decoder
         return self.decoder
 

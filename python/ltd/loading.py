@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ltd.decoder import Decoder, PolicyChoice
+from ltd.decoder import Decoder
 from ltd.drafts.checkpoint import load_head
 from ltd.drafts.eagle3 import DEFAULT_WIDTH, Eagle3Draft
 from ltd.drafts.head import Eagle3Head
@@ -135,7 +135,7 @@ def set_policy(decoder: Decoder, choice: KnownPolicy) -> None:
     decoder.speculation()  # raises if its trees are too large
 
 
-def check_policy(decoder: Decoder, policy: PolicyChoice) -> None:
+def check_policy(decoder: Decoder, policy: KnownPolicy) -> None:
     """Checks a learned policy against a decoder, see `ltd.policies.bundle.check_fits`."""
     if isinstance(policy, Learned) and decoder.draft is not None:
         check_fits(policy, setting_of(decoder))

@@ -30,7 +30,7 @@ def generate(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="static, none for plain decoding, or the folder of a policy bundle; the one tuned here, if any, by default."
+            help="static, none for plain decoding, or the folder of a policy bundle; by default one tuned here, if any."
         ),
     ] = None,
     depth: Annotated[

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def info() -> None:
-    """Show versions, processor or GPU, kernels in use, and the default model and draft."""
+    """Show versions, processor or GPU, kernels in use, and the default model, draft and policy."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
