@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 import ltd
 from ltd.evaluation import EvalConfig, evaluate
 from ltd.loading import default_policy, expected_setting, load, setting_of
+from ltd.models import resolve_device
 from ltd.policies import store
 from ltd.policies.bundle import Bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
@@ -195,7 +196,7 @@ def test_an_evaluation_of_the_tuned_policy(model: dict[str, Any], tmp_path: Path
     with pytest.raises(ltd.InputError, match="make one with ltd tune"):
         evaluate(config)
     assert not (tmp_path / "out").exists()
-    setting = expected_setting(model["target"], model["draft"], torch.float32, CPU)
+    setting = expected_setting(model["target"], model["draft"], torch.float32, resolve_device(None))
     assert setting is not None
     save(setting, bundle_folder(setting))
     plain, tuned = evaluate(config)["samples"]
