@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ltd.errors import InputError
 from ltd.latency import LatencyModel, pool
 from ltd.policies.expected_gain import BINS, BINS_PER_NAT, FEATURES, ExpectedGain, bins_of, features, ranked
 from ltd.tree import candidate_count
@@ -16,7 +17,7 @@ from ltd_rl.outcomes import Integers, Outcomes, Total, plain_total, total
 from ltd_rl.traces import Generation, level_starts
 
 Array = NDArray[np.float64]
-PRIOR = 1.0  # so many candidates of every bin are as likely as the draft says, besides those that are seen
+PRIOR = 10.0  # so many candidates of every bin are as likely as the draft says, besides those that are seen
 ROUNDS = 4  # of Dinkelbach's method; the rate settles in two or three
 RIDGE = 1e-3  # relative to the number of positions: keeps the prediction tame where features hardly differ
 TYPICAL_GAIN = 2  # whose reading is in the costs; it hardly matters how many
@@ -71,7 +72,7 @@ def calibrate(scores: NDArray[np.float32], path: NDArray[np.int16], width: int) 
         seen = np.bincount(bins_of(scores[:, first:until]).ravel(), minlength=BINS)
         there = np.flatnonzero(path[:, level] >= 0)
         hits = np.bincount(bins_of(scores[there, path[there, level]]), minlength=BINS)
-        weights = seen + PRIOR
+        weights = (seen + PRIOR).astype(np.float64)
         tables.append(pool(((hits + PRIOR * own) / weights)[::-1], weights[::-1])[::-1])
     return np.stack(tables)
 
@@ -92,8 +93,8 @@ def untrained(outcomes: Outcomes, chances: Array, latency: LatencyModel) -> Expe
 
 def believe(controller: ExpectedGain, outcomes: Outcomes) -> Beliefs:
     """What its tables say at every position."""
-    width, levels = outcomes.width, range(outcomes.depth + 1)
-    starts = level_starts(width, outcomes.depth)
+    width, levels = outcomes.width, range(controller.max_depth + 1)
+    starts = level_starts(width, controller.max_depth)
     best_scores, best = outcomes.scores[:, :0], np.zeros((outcomes.positions, 0))
     expected, masses, tops = [], [], []
     for level in levels:
@@ -173,5 +174,14 @@ def choose(controller: ExpectedGain, beliefs: Beliefs) -> tuple[Integers, Intege
 
 
 def decide_everywhere(controller: ExpectedGain, outcomes: Outcomes) -> tuple[Integers, Integers]:
-    """`choose` at the positions of some outcomes of the same width and depth; only where the controller drafts."""
+    """`choose` at the positions of some outcomes, if the controller drafts at all.
+
+    Raises:
+        InputError: outcomes of another width, or not as deep as the controller may draft.
+    """
+    if (outcomes.width, max(outcomes.depth, controller.max_depth)) != (controller.width, outcomes.depth):
+        raise InputError(
+            f"the controller is for beam width {controller.width} and depth {controller.max_depth}; these traces have "
+            f"width {outcomes.width} and depth {outcomes.depth}"
+        )
     return choose(controller, believe(controller, outcomes))

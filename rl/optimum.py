@@ -11,6 +11,7 @@ worked out from the end of every answer backwards. Plain cycles, which gain one 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +54,12 @@ def hindsight(outcomes: Outcomes, rate: float | None = None) -> Schedule:
         rate: tokens per second. A cycle maximises gain - rate * seconds; None: gain / seconds.
     """
 
-    def worth(gain: NDArray[np.generic], seconds: NDArray[np.generic]) -> NDArray[np.generic]:
+    def worth(gain: NDArray[Any], seconds: NDArray[Any]) -> Seconds:
         # In float64: what the rate takes away is about as much as the gain.
-        return gain / seconds.astype(np.float64) if rate is None else gain - rate * seconds.astype(np.float64)
+        return np.asarray(gain / seconds if rate is None else gain - rate * seconds, dtype=np.float64)
 
-    drafted = worth(outcomes.gains, outcomes.seconds).reshape(outcomes.positions, -1)
-    plain = worth(np.ones(1), outcomes.plain_seconds)
+    drafted = worth(outcomes.gains, outcomes.seconds.astype(np.float64)).reshape(outcomes.positions, -1)
+    plain = worth(np.ones(1), outcomes.plain_seconds.astype(np.float64))
     choices = np.concatenate([plain[:, None], drafted], axis=1).argmax(axis=1)
     return schedule_of(outcomes, choices)
 

@@ -45,7 +45,7 @@ class EvalConfig(RunConfig):
 
     Attributes:
         methods: `none` is plain decoding, `eagle3` the static tree (8, 60), `static:D:V` any other static tree,
-            `bundle:FOLDER` a policy bundle.
+            `bundle:FOLDER` a policy bundle, `controller:FILE` a fitted controller.
         temperature: 0 is greedy.
         seed: where sampling starts; every question gets its own seed from it.
     """

@@ -18,11 +18,12 @@ from ltd.machine import machine_facts
 from ltd.models import resolve_device, resolve_dtype
 from ltd.policies import Policy, Static
 from ltd.policies.bundle import FACTS, load_bundle
+from ltd.policies.expected_gain import load_controller
 from ltd.prompts import check_prompts
 from ltd.questions import TASKS, Question, Turn, fingerprint
 
 BASELINE = "none"
-BUNDLE = "bundle:"
+BUNDLE, CONTROLLER = "bundle:", "controller:"
 T = TypeVar("T")
 M = TypeVar("M")
 
@@ -66,25 +67,28 @@ class Method:
 
     @classmethod
     def parse(cls, name: str) -> Method:
-        """Reads `none`, `eagle3`, `static:D:V` or `bundle:FOLDER`; anything else raises InputError."""
+        """Reads `none`, `eagle3`, `static:D:V`, `bundle:FOLDER` or `controller:FILE`; others raise InputError."""
         if name == BASELINE:
             return cls(name, "none")
         if name == "eagle3":
             return cls(name, Static(depth=8, size=60))
         if name.startswith(BUNDLE):
-            return cls(name, load_bundle(bundle_folder(name)).policy)
+            return cls(name, load_bundle(method_path(name)).policy)
+        if name.startswith(CONTROLLER):
+            return cls(name, load_controller(method_path(name)))
         kind, _, numbers = name.partition(":")
         depth, _, size = numbers.partition(":")
         if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
             raise InputError(
-                f"unknown method {name!r}; use none, eagle3, bundle:FOLDER or static:D:V, for example static:4:16"
+                f"unknown method {name!r}; use none, eagle3, bundle:FOLDER, controller:FILE or static:D:V, for example "
+                "static:4:16"
             )
         return cls(name, Static(int(depth), int(size)))
 
 
-def bundle_folder(name: str) -> Path:
-    """The folder in the method name `bundle:FOLDER`."""
-    return Path(name.removeprefix(BUNDLE)).expanduser()
+def method_path(name: str) -> Path:
+    """The path in the method name `bundle:FOLDER` or `controller:FILE`."""
+    return Path(name.partition(":")[2]).expanduser()
 
 
 def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
@@ -105,7 +109,9 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     values["draft_sha256"] = head_hash(head)
     methods = [*values.get("methods", ()), values.get("method", "")]
     if bundles := [name for name in methods if name.startswith(BUNDLE)]:
-        values["bundles_sha256"] = {name: file_hash(bundle_folder(name) / FACTS) for name in bundles}
+        values["bundles_sha256"] = {name: file_hash(method_path(name) / FACTS) for name in bundles}
+    if controllers := [name for name in methods if name.startswith(CONTROLLER)]:
+        values["controllers_sha256"] = {name: file_hash(method_path(name)) for name in controllers}
     values["questions"] = fingerprint(questions)
     kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
     settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back

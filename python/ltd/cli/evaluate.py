@@ -23,7 +23,7 @@ def evaluate(
         str,
         typer.Option(
             help="none (plain decoding), eagle3 (the static tree 8, 60), static:DEPTH:SIZE, bundle:FOLDER (learned "
-            "policies); commas between."
+            "policies), controller:FILE (as ltd analyze fits it); commas between."
         ),
     ] = "none,eagle3",
     limit: Limit = None,

@@ -18,6 +18,7 @@ Deciding takes about 30 µs of NumPy per question, at the depths that pay on a C
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,14 @@ class ExpectedGain:
 
     # --- the questions of a policy; a batch decides what is best for the mean of its sequences ---
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> ExpectedGain:
+        """Itself: it keeps nothing between cycles."""
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        """Nothing to drop."""
+
+    def speculate(self, lengths: torch.Tensor, gained: Sequence[int] = ()) -> bool:
         """As it was found to pay on the traces."""
         return self.drafts
 
