@@ -46,7 +46,8 @@ class EvalConfig(RunConfig):
 
     Attributes:
         methods: `none` is plain decoding, `eagle3` the static tree (8, 60), `static:D:V` any other static tree,
-            `bundle:FOLDER` a policy bundle, `tuned` the learned policy that `ltd.load` takes by default.
+            `bundle:FOLDER` a policy bundle, `tuned` the learned policy that `ltd.load` takes by default,
+            `controller:FILE` a fitted controller.
         temperature: 0 is greedy.
         seed: where sampling starts; every question gets its own seed from it.
     """

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ltd.cli.analyze import analyze
 from ltd.cli.calibrate import calibrate
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
@@ -36,6 +37,7 @@ app.command()(check)
 app.command()(calibrate)
 app.command("train-draft")(train_draft)
 app.command()(record)
+app.command()(analyze)
 app.command("import-policy")(import_policy)
 
 
