@@ -25,6 +25,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from ltd import ops
+from ltd.policies.observation import Summary
 from ltd.tree import DraftTree, TreeNodes
 from official_tree import OfficialNodes, OfficialTree, accept_official, path_table
 from timing import Case, circumstances, measure, print_table, write_json
@@ -185,23 +186,49 @@ def commit_case(dtype: torch.dtype) -> Case:
 # --- policies ---
 
 
+def random_weights(sizes: list[int]) -> list[Tensor]:
+    """w0, b0, w1, b1, … of a network with layers of these sizes, the inputs first."""
+    layers = itertools.pairwise(sizes)
+    return [tensor for i, o in layers for tensor in (torch.randn(o, i) * i**-0.5, torch.randn(o))]
+
+
+def largest_output(hidden: Tensor, weights: list[Tensor]) -> Tensor:
+    """The network's action for observations (B, inputs)."""
+    for i in range(0, len(weights), 2):
+        hidden = linear(relu(hidden) if i else hidden, weights[i], weights[i + 1])
+    return hidden.argmax(dim=-1)
+
+
 def policy_case(name: str, count: int, slots: int, repeats: int, sizes: list[int]) -> Case:
     """A policy with the paper's network."""
     operator = {"depth_action": ops.depth_action, "size_action": ops.size_action}[name]
     scores = -10 * torch.rand(1, count)
-    layers = list(itertools.pairwise(sizes))
-    weights = [tensor for i, o in layers for tensor in (torch.randn(o, i) * i**-0.5, torch.randn(o))]
+    weights = random_weights(sizes)
 
     def composed() -> None:
         hidden = torch.zeros(1, slots + 2 * repeats)
         hidden[:, :count] = scores.clamp(min=-100)
         hidden[:, slots : slots + repeats] = PREFIX / 1000
         hidden[:, slots + repeats :] = DEPTH / 10
-        for i in range(0, len(weights), 2):
-            hidden = linear(relu(hidden) if i else hidden, weights[i], weights[i + 1])
-        hidden.argmax(dim=-1)
+        largest_output(hidden, weights)
 
     return Case(name, lambda: operator(scores, LENGTHS, DEPTH, slots, repeats, weights), "linear layers", composed)
+
+
+def summary_case() -> Case:
+    """A small network that reads our own observation, states of the default head included."""
+    layout = Summary(best=24, newest=8, recents=2, states=576)
+    scores = -10 * torch.rand(1, WIDTH + DEPTH * WIDTH**2)
+    newest_from, recents, states = scores.shape[1] - WIDTH**2, torch.ones(1, 2), torch.randn(1, layout.states)
+    weights = random_weights([layout.width, 64, 64, 24])
+
+    def fused() -> None:
+        ops.summary_action(scores, LENGTHS, DEPTH, newest_from, layout.best, layout.newest, recents, states, weights)
+
+    def composed() -> None:
+        largest_output(layout.build(scores, newest_from, LENGTHS, DEPTH, recents, states), weights)
+
+    return Case("summary_action", fused, "linear layers", composed)
 
 
 # --- the table ---
@@ -221,6 +248,7 @@ def all_cases(dtype: torch.dtype) -> list[Case]:
         commit_case(dtype),
         policy_case("depth_action", 100, 100, 14, [128, 1024, 2]),
         policy_case("size_action", WIDTH + DEPTH * WIDTH**2, 1210, 29, [1268, 1024, 256, 24]),
+        summary_case(),
     ]
 
 

@@ -15,6 +15,7 @@
 #include "common/cpu_kernels.h"
 #include "expand/expand_beam.h"
 #include "policy/policy_action.h"
+#include "policy/summary_action.h"
 #include "select/select_tree.h"
 
 namespace ltd {
@@ -261,16 +262,19 @@ void commit_path_cpu(Tensor keys, Tensor values, const Tensor& path, const Tenso
   commit_path(a);
 }
 
-void add_layers(PolicyAction& a, at::TensorList weights) {
+// A network that reads so many inputs.
+PolicyNetwork policy_network(int64_t inputs, at::TensorList weights, bool uses_tanh) {
   LTD_CHECK(weights.size() >= 2 && weights.size() % 2 == 0 && weights.size() <= 2 * kMaxPolicyLayers,
             "weights must be 1 to ", kMaxPolicyLayers, " pairs of weight and bias, but holds ", weights.size(),
             " tensors");
-  int64_t inputs = a.score_slots + 2 * a.repeats;
+  PolicyNetwork network{};
+  network.uses_tanh = uses_tanh;
+  network.threads = threads();
   for (size_t i = 0; i < weights.size(); i += 2) {
     const std::string name = "weights[" + std::to_string(i) + "]";
     const std::string bias_name = "weights[" + std::to_string(i + 1) + "]";
     const Named weight{name.c_str(), weights[i]};
-    PolicyLayer& layer = a.layers[a.layer_count++];
+    PolicyLayer& layer = network.layers[network.layer_count++];
     layer.weight = checked<const float>(weight, {-1, inputs});
     LTD_CHECK(weights[i].is_contiguous() && weights[i].size(0) >= 1, name,
               " must be contiguous and not empty, but its shape is ", weights[i].sizes(), " and its strides are ",
@@ -280,10 +284,11 @@ void add_layers(PolicyAction& a, at::TensorList weights) {
     layer.bias = checked<const float>({bias_name.c_str(), weights[i + 1]}, {layer.outputs});
     inputs = layer.outputs;
   }
+  return network;
 }
 
 Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
-                         int64_t repeats, at::TensorList weights) {
+                         int64_t repeats, at::TensorList weights, bool uses_tanh) {
   PolicyAction a{};
   a.scores = rows<const float>({"scores", scores}, -1, -1);
   a.batch = scores.size(0);
@@ -295,15 +300,54 @@ Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t de
   a.score_slots = score_slots;
   a.repeats = repeats;
   a.depth = depth;
-  add_layers(a, weights);
+  a.network = policy_network(score_slots + 2 * repeats, weights, uses_tanh);
   Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
   a.actions = actions.mutable_data_ptr<int32_t>();
-  a.threads = threads();
   cpu_kernels().policy_action(a);
   return actions;
 }
 
-Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList) {
+Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList, bool) {
+  return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
+}
+
+void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
+}
+
+Tensor summary_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t newest_from, int64_t best,
+                          int64_t newest, const Tensor& recents, const Tensor& states, at::TensorList weights,
+                          bool uses_tanh) {
+  SummaryAction a{};
+  a.scores = rows<const float>({"scores", scores}, -1, -1);
+  a.batch = scores.size(0);
+  a.score_count = scores.size(1);
+  check_range("newest_from", newest_from, 0, a.score_count);
+  check_range("best", best, 1, kMaxRanked);
+  check_range("newest", newest, 1, kMaxRanked);
+  check_range("depth", depth, 0, kMaxDepth);
+  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.newest_from = newest_from;
+  a.best = best;
+  a.newest = newest;
+  a.depth = depth;
+  a.recents = rows<const float>({"recents", recents}, a.batch, -1);
+  a.recent_count = recents.size(1);
+  const Named named_states{"states", states};
+  check_cpu(named_states);
+  check_sizes(named_states, {a.batch, -1});
+  check_last_contiguous(named_states);
+  a.states = {states.const_data_ptr(), float_type(named_states), states.stride(0), 0};
+  a.state_size = states.size(1);
+  a.network = policy_network(a.width(), weights, uses_tanh);
+  Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
+  a.actions = actions.mutable_data_ptr<int32_t>();
+  cpu_kernels().summary_action(a);
+  return actions;
+}
+
+Tensor summary_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, int64_t, const Tensor&,
+                           const Tensor&, at::TensorList, bool) {
   return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
 }
 
@@ -336,9 +380,13 @@ TORCH_LIBRARY(ltd, library) {
   library.def("commit_path(Tensor(a!) keys, Tensor(b!) values, Tensor path, Tensor gained, Tensor lengths) -> ()");
   for (const char* name : {"depth_action", "size_action"}) {
     const std::string schema =
-        "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights) -> Tensor";
+        "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
+        "bool uses_tanh=False) -> Tensor";
     library.def((name + schema).c_str());
   }
+  library.def(
+      "summary_action(Tensor scores, Tensor lengths, int depth, int newest_from, int best, int newest, Tensor recents, "
+      "Tensor states, Tensor[] weights, bool uses_tanh=False) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(ltd, CPU, library) {
@@ -350,6 +398,7 @@ TORCH_LIBRARY_IMPL(ltd, CPU, library) {
   library.impl("commit_path", ltd::commit_path_cpu);
   library.impl("depth_action", ltd::policy_action_cpu);
   library.impl("size_action", ltd::policy_action_cpu);
+  library.impl("summary_action", ltd::summary_action_cpu);
 }
 
 namespace ltd {
@@ -373,4 +422,5 @@ TORCH_LIBRARY_IMPL(ltd, Meta, library) {
   library.impl("commit_path", ltd::nothing_like(ltd::commit_path_cpu));
   library.impl("depth_action", ltd::policy_action_meta);
   library.impl("size_action", ltd::policy_action_meta);
+  library.impl("summary_action", ltd::summary_action_meta);
 }

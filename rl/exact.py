@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ltd.errors import InputError
-from ltd.policies.learned import Learned, Network, Setting
+from ltd.policies.learned import Learned, Setting
+from ltd.policies.network import Network
 from ltd.policies.observation import Layout, Summary
 from ltd_rl.observations import Observer, chosen_steps, stops
 from ltd_rl.optimum import best_static
@@ -183,7 +185,7 @@ class ExactTrainer:
             entropy = -(chances * log_chances).sum((1, 2)).mean()
             self.optimiser.zero_grad()
             loss = -reward - self.config.entropy * rest * entropy
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimiser.step()
             self.step += 1
 
@@ -230,7 +232,7 @@ class Standardised(nn.Module):
         self.mean, self.deviation = moments(observer)
         widths = (observer.layout.width, *hidden, outputs)
         layers: list[nn.Module] = []
-        for inputs, count in zip(widths, widths[1:], strict=False):
+        for inputs, count in pairwise(widths):
             layers += [nn.Linear(inputs, count), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
 

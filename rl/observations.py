@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ltd.policies.learned import CONTINUE, Learned, Network
+from ltd.policies.learned import Learned
+from ltd.policies.learned_call import CONTINUE
+from ltd.policies.network import Network
 from ltd.policies.observation import Layout, Summary
 from ltd.tree import candidate_count
 from ltd_rl.outcomes import Integers, Outcomes
@@ -96,7 +98,7 @@ def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:
     for place, (weight, bias) in enumerate(layers):
         values = torch.addmm(bias, values, weight.T)
         if place + 1 < len(layers):
-            values = values.relu()
+            values = values.tanh() if network.uses_tanh else values.relu()
     return values
 
 

@@ -72,6 +72,11 @@ class Outcomes:
         """What all generations gain together, whatever is decided: each position is passed once."""
         return self.positions
 
+    def counts(self, depth: int) -> int:
+        """Candidates of a tree of that depth."""
+        count: int = candidate_count(self.width, depth)
+        return count
+
 
 def outcomes_of(
     generations: Sequence[Generation], latency: LatencyModel, sizes: Sequence[int], depth: int | None = None

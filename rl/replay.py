@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ltd.errors import InputError
-from ltd.policies import Policy
+from ltd.policies import Policy, PolicyCall
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count
 from ltd_rl.traces import Generation
 
@@ -40,7 +40,7 @@ def replay(generation: Generation, decisions: Decisions, start: int = 0) -> Cycl
     Args:
         generation: from the traces.
         decisions: where they are numbers, all positions are worked out at once; a policy is asked cycle by cycle, and
-            may look at the scores and the lengths of its tree only.
+            may look at the scores, the lengths and the root's state of its tree only.
         start: the position of the first cycle, 0 … P; at P there is none.
 
     Raises:
@@ -111,9 +111,9 @@ def _ask(generation: Generation, policy: Policy, start: int) -> Cycles:
     if policy.max_depth > generation.depth:
         raise InputError(f"the policy drafts to depth {policy.max_depth}; these traces know 0 … {generation.depth}")
     tree = DraftTree(1, generation.width, generation.depth, 0, torch.device("cpu"))
-    rows, position = [], start
+    call, rows, position, gain = policy.start(1), [], start, 1
     while position < generation.positions:
-        depth, size = decide(tree, generation, position, policy)
+        depth, size = decide(tree, generation, position, call, gain)
         gain = 1 + int(np.count_nonzero(generation.ranks[position, depth] < size))
         gain = min(gain, generation.positions - position)
         rows.append((position, depth, min(size, candidate_count(generation.width, depth)), gain))
@@ -122,25 +122,28 @@ def _ask(generation: Generation, policy: Policy, start: int) -> Cycles:
     return Cycles(*columns)
 
 
-def decide(tree: DraftTree, generation: Generation, position: int, policy: Policy) -> tuple[int, int]:
+def decide(tree: DraftTree, generation: Generation, position: int, call: PolicyCall, gained: int) -> tuple[int, int]:
     """Depth and size that a policy chooses at a position, asked as `Speculation.grow` asks it; 0 and 0 without a draft.
 
     Args:
-        tree: for B = 1, of the traces' width and depth; its scores, lengths and levels become those of the position.
-            Its tokens and beams are not recorded.
+        tree: for B = 1, of the traces' width and depth; its scores, lengths, levels and the root's state become those
+            of the position. Its tokens and beams are not recorded.
+        call: the policy, for this generation.
+        gained: tokens of the cycle before; 1, the prefill's, where there is none.
 
     Raises:
         InputError: a size out of range.
     """
     context = generation.prompt_length + position
     tree.begin(torch.tensor([int(generation.tokens[context])]), torch.tensor([context], dtype=torch.int32))
-    if not policy.speculate(tree.lengths):
+    if not call.speculate(tree.lengths, [gained]):
         return 0, 0
     tree.scores[0] = torch.from_numpy(np.array(generation.scores[position]))  # a copy: the mapped file is read-only
+    tree.root_states = torch.from_numpy(np.array(generation.states[position]))[None, None]
     tree.levels, depth = 1, 0
-    while depth < policy.max_depth and policy.continue_drafting(tree, depth):
+    while depth < call.max_depth and call.continue_drafting(tree, depth):
         tree.levels, depth = tree.levels + 1, depth + 1
-    size = policy.choose_size(tree, depth)
-    if not 0 <= size <= policy.max_size:
-        raise InputError(f"size {size} is out of range; this policy verifies 0 … {policy.max_size} candidates")
+    size = call.choose_size(tree, depth)
+    if not 0 <= size <= call.max_size:
+        raise InputError(f"size {size} is out of range; this policy verifies 0 … {call.max_size} candidates")
     return depth, size

@@ -30,6 +30,15 @@ def every_kernel() -> Iterator[tuple[str, int]]:
         torch.set_num_threads(threads)
 
 
+def random_weights(sizes: list[int], generator: torch.Generator) -> list[Tensor]:
+    """w0, b0, w1, b1, … of a network with layers of these sizes, the inputs first."""
+    weights = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        weights.append(torch.randn(outputs, inputs, generator=generator) * max(inputs, 1) ** -0.5)
+        weights.append(torch.randn(outputs, generator=generator))
+    return weights
+
+
 def strided(tensor: Tensor) -> Tensor:
     """The same values, with gaps in every dimension but the last (which keeps stride 1)."""
     *outer, last = tensor.shape

@@ -199,10 +199,27 @@ def observation(scores: Tensor, length: int, depth: int, slots: int, repeats: in
     return torch.cat([padded, *rest])
 
 
-def network(inputs: Tensor, weights: list[Tensor]) -> Tensor:
-    """float64 outputs of the MLP w0, b0, w1, b1, … with ReLU between."""
+def summary(
+    scores: list[float], newest_from: int, best: int, newest: int, length: int, depth: int, rest: list[float]
+) -> Tensor:
+    """float64 summary of one sequence, but for the state; `rest` are the recents."""
+
+    def ranked(values: list[float], count: int) -> list[float]:
+        known = sorted((max(value, -20.0) if value == value else -20.0 for value in values), reverse=True)
+        return (known + [-20.0] * count)[:count]
+
+    parts = ranked(scores, best), ranked(scores[newest_from:], newest)
+    exponentials = [[math.exp(value) for value in part] for part in parts]
+    place = [float(depth == d) for d in range(13)]
+    shown = [value / 4 for part in parts for value in part] + [value for part in exponentials for value in part]
+    return torch.tensor([*shown, *map(sum, exponentials), length / 1000, *place, *rest], dtype=torch.float64)
+
+
+def network(inputs: Tensor, weights: list[Tensor], uses_tanh: bool = False) -> Tensor:
+    """float64 outputs of the MLP w0, b0, w1, b1, … with ReLU or tanh between."""
+    between = torch.tanh if uses_tanh else torch.relu
     for i in range(0, len(weights), 2):
-        inputs = weights[i].double() @ (inputs.relu() if i else inputs) + weights[i + 1].double()
+        inputs = weights[i].double() @ (between(inputs) if i else inputs) + weights[i + 1].double()
     return inputs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -12,27 +11,19 @@ from hypothesis import strategies as st
 
 from ltd import ops
 from ltd.errors import InputError
-from op_cases import every_kernel, strided
+from op_cases import every_kernel, random_weights, strided
 from reference import network, observation
 
 OPERATORS = (ops.depth_action, ops.size_action)
 
 
-def random_weights(sizes: list[int], generator: torch.Generator) -> list[torch.Tensor]:
-    weights = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        weights.append(torch.randn(outputs, inputs, generator=generator) * max(inputs, 1) ** -0.5)
-        weights.append(torch.randn(outputs, generator=generator))
-    return weights
-
-
-def check(operator, scores, lengths, depth, slots, repeats, weights):
+def check(operator, scores, lengths, depth, slots, repeats, weights, uses_tanh=False):
     """The action has the largest exact output, up to float32 rounding."""
     for _ in every_kernel():
-        actions = operator(scores, lengths, depth, slots, repeats, weights)
+        actions = operator(scores, lengths, depth, slots, repeats, weights, uses_tanh)
         assert actions.dtype == torch.int32
         for b, action in enumerate(actions.tolist()):
-            outputs = network(observation(scores[b], int(lengths[b]), depth, slots, repeats), weights)
+            outputs = network(observation(scores[b], int(lengths[b]), depth, slots, repeats), weights, uses_tanh)
             assert outputs[action] >= outputs.max() - 1e-4 * (1 + outputs.abs().max())
 
 
@@ -46,9 +37,12 @@ def check(operator, scores, lengths, depth, slots, repeats, weights):
     actions=st.integers(1, 24),
     depth=st.integers(0, 12),
     roomy=st.booleans(),
+    uses_tanh=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_action_is_the_networks_largest_output(batch, count, empty_slots, repeats, hidden, actions, depth, roomy, seed):
+def test_action_is_the_networks_largest_output(
+    batch, count, empty_slots, repeats, hidden, actions, depth, roomy, uses_tanh, seed
+):
     generator = torch.Generator().manual_seed(seed)
     slots = count + empty_slots
     weights = random_weights([slots + 2 * repeats, *hidden, actions], generator)
@@ -57,7 +51,7 @@ def test_action_is_the_networks_largest_output(batch, count, empty_slots, repeat
         scores[torch.rand(batch, count, generator=generator) < 0.05] = value
     lengths = torch.randint(0, 4000, (batch,), generator=generator).int()
     for operator in OPERATORS:
-        check(operator, strided(scores) if roomy else scores, lengths, depth, slots, repeats, weights)
+        check(operator, strided(scores) if roomy else scores, lengths, depth, slots, repeats, weights, uses_tanh)
 
 
 @pytest.mark.parametrize(

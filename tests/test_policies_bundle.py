@@ -17,9 +17,11 @@ import ltd
 from ltd.cli.generate import choose_policy
 from ltd.files import file_hash
 from ltd.loading import load, setting_of
+from ltd.policies.allowance import Costs
 from ltd.policies.bundle import Bundle, check_fits, load_bundle, save_bundle
-from ltd.policies.learned import Learned, Network, Setting
-from ltd.policies.observation import depth_layout, size_layout
+from ltd.policies.learned import Learned, Setting
+from ltd.policies.network import Network
+from ltd.policies.observation import Summary, depth_layout, size_layout
 from ltd.runs import Method, RunConfig, run_settings
 
 Folder = Callable[[str], Path]
@@ -52,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    setting = Setting(10, "a model", 96, 32, 8, "abc", "a processor", "float32")
+    setting = Setting(10, "a model", 96, 32, 8, "abc", "a processor", "float32", 2)
     written = bundle(setting)
     save_bundle(written, tmp_path / "deep" / "policy")
     read = load_bundle(tmp_path / "deep" / "policy")
@@ -69,6 +71,21 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "deep" / "policy" / "policy.safetensors")
     assert sorted(weights) == sorted(["depth.w0", "depth.b0", "depth.w1", "depth.b1",
                                       *(f"size.{kind}{layer}" for kind in "wb" for layer in range(3))])  # fmt: skip
+
+
+def test_summaries_costs_and_activations_are_kept(tmp_path: Path) -> None:
+    depth, size = (network(Summary(best=24, newest=8, recents=2, states=states), [4], 3) for states in (5, 0))
+    depth = Network(depth.layout, (*depth.weights[:2], torch.randn(2, 4), torch.randn(2)), "tanh")
+    written = Learned(Setting(10, threads=2), 3, (0, 8, 20), depth, size, costs=Costs(0.5, 0.25, (1.0, 1.5, 2.5)))
+    save_bundle(Bundle(written), tmp_path)
+    read = load_bundle(tmp_path).policy
+    assert (read.costs, read.made_for) == (written.costs, written.made_for)
+    assert read.depth_network is not None and read.size_network is not None
+    assert (read.depth_network.layout, read.size_network.layout) == (depth.layout, size.layout)
+    assert (read.depth_network.activation, read.size_network.activation) == ("tanh", "relu")
+    edit(tmp_path, lambda v: v["depth_network"].update(recent_rates=[0.5, 0.9]))
+    with pytest.raises(ltd.InputError, match="recent_rates of its depth network"):
+        load_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["depth_network", "size_network"])
@@ -91,7 +108,9 @@ def edit(folder: Path, change: Change) -> None:
     [
         (lambda v: v.update(schema=2), "schema is 2, but this version of ltd reads 1"),
         (lambda v: v.update(format="other"), "does not say"),
-        (lambda v: v.pop("sizes"), "sizes is None, but must be of type list"),
+        (lambda v: v.pop("sizes"), "policy.json lacks sizes"),
+        (lambda v: (v.pop("costs"), v.pop("depth_network")), "policy.json lacks costs, depth_network"),
+        (lambda v: v.update(sizes=None), "sizes is None, but must be of type list"),
         (lambda v: v.update(sizes=[1, "2", 3]), "sizes is '2', but must be of type int"),
         (lambda v: v.update(sizes=[1, 2]), "holds 2 sizes, but its network has 3"),
         (lambda v: v.update(depth_limit="3"), "depth_limit is '3'"),
@@ -105,7 +124,16 @@ def edit(folder: Path, change: Change) -> None:
         (lambda v: v["depth_network"].update(slots=99), "depth network: layer 0 reads 127 numbers"),
         (lambda v: v["depth_network"].update(repeats=-14), "-14"),
         (lambda v: v["depth_network"].update(length_unit=100.0), "length_unit of its depth network is 100.0"),
-        (lambda v: v["size_network"].update(activation="tanh"), "activation of its size network is 'tanh'"),
+        (lambda v: v["size_network"].update(activation="gelu"), "activation of its size network is 'gelu'"),
+        (lambda v: v["size_network"].pop("activation"), "activation of its size network is None"),
+        (lambda v: v["size_network"].update(observation="pixels"), "observation of its size network is 'pixels'"),
+        (lambda v: v["size_network"].update(observation="summary"), "ranked_unit of its size network is None"),
+        (lambda v: v.update(costs=[]), "costs is \\[\\], but must be of type dict"),
+        (lambda v: v.update(costs={"begin": 1, "expand": 1.5, "verify": [1, "2", 3]}), "a cost is '2'"),
+        (lambda v: v.update(costs={"begin": 1, "expand": True, "verify": [1, 2, 3]}), "a cost is True"),
+        (lambda v: v.update(costs={"begin": -1, "expand": 1, "verify": [1, 2, 3]}), "a cost of -1.0 plain tokens"),
+        (lambda v: v.update(costs={"begin": 1, "expand": 1, "verify": [1, 2]}), "costs of 2 sizes"),
+        (lambda v: v["made_for"].update(threads="2"), "threads is '2'"),
         (lambda v: v.update(weights_sha256="0"), "not the file that policy.json was written for"),
     ],
 )
@@ -143,7 +171,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         save_bundle(bundle(Setting(10)), tmp_path / "file")
 
 
-HERE = Setting(10, None, 96, 32, 8, "abc", "a processor", "float32")
+HERE = Setting(10, None, 96, 32, 8, "abc", "a processor", "float32", 2)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +197,8 @@ def test_a_policy_for_another_model_is_refused(change: dict[str, Any], message: 
         ({"target": "a name"}, []),
         ({"hardware": "another"}, ["tuned on another, but runs on a processor"]),
         ({"dtype": "bfloat16"}, ["tuned on bfloat16, but runs on float32"]),
-        ({"hardware": None, "dtype": None}, ["unknown hardware", "unknown dtype"]),
+        ({"threads": 8}, ["tuned on 8 threads, but runs on 2 threads"]),
+        ({"hardware": None, "dtype": None, "threads": None}, ["unknown hardware", "unknown dtype", "unknown threads"]),
         ({"vocab_size": None, "layers": None, "hidden_size": None, "head_sha256": None}, []),
     ],
 )

@@ -11,7 +11,9 @@ import torch
 
 import ltd
 from ltd.loading import load
-from ltd.policies.learned import Learned, Network, Setting, upper_median
+from ltd.policies.learned import Learned, Setting
+from ltd.policies.learned_call import LearnedCall, upper_median
+from ltd.policies.network import Network
 from ltd.policies.observation import Layout, depth_layout, size_layout
 from ltd.tree import DraftTree
 
@@ -53,19 +55,24 @@ def learned(**changes: Any) -> Learned:
     return Learned(**{**parts, **changes})
 
 
+def asked(batch: int = 1, **changes: Any) -> LearnedCall:
+    """The same, in a call."""
+    return learned(**changes).start(batch)
+
+
 def test_the_networks_decide_from_the_tree() -> None:
-    policy = learned()
+    policy = asked()
     assert not policy.continue_drafting(tree(0, [99]), 0)
     assert policy.continue_drafting(tree(2, [101]), 2)
     assert policy.choose_size(tree(2, [99]), 2) == 2  # ties go to the smallest action
     assert policy.choose_size(tree(2, [101]), 2) == 8
-    assert (policy.max_depth, policy.max_size) == (4, 8) and policy.speculate(torch.tensor([5]))
+    assert (policy.max_depth, policy.max_size) == (4, 8) and policy.speculate(torch.tensor([5]), [1])
 
 
 def test_the_networks_see_the_right_scores() -> None:
     """The depth network the newest level, the size network all candidates: their sums tell."""
     newest = -sum(range(4, 13)) - 0.5
-    policy = learned(
+    policy = asked(
         depth_network=linear(depth_layout(WIDTH), 2, b0=newest, w1=("scores", 1.0)),
         size_network=linear(size_layout(WIDTH, 4), 3, b0=-sum(range(1, 13)) - 0.5, w1=("scores", 1.0), b2=-1e6),
     )
@@ -74,12 +81,12 @@ def test_the_networks_see_the_right_scores() -> None:
 
 
 def test_the_networks_see_the_depth() -> None:
-    policy = learned(depth_network=linear(depth_layout(WIDTH), 2, b1=14 * 0.25, w0=("depth", 1.0)))
+    policy = asked(depth_network=linear(depth_layout(WIDTH), 2, b1=14 * 0.25, w0=("depth", 1.0)))
     assert [policy.continue_drafting(tree(depth, [5]), depth) for depth in range(4)] == [True, True, True, False]
 
 
 def test_one_answer_serves_a_batch() -> None:
-    policy = learned()
+    policy = asked(3)
     assert policy.continue_drafting(tree(1, [500, 500, 5]), 1) and not policy.continue_drafting(tree(1, [500, 5, 5]), 1)
     assert policy.continue_drafting(tree(1, [500, 5]), 1)
     assert policy.choose_size(tree(1, [500, 5]), 1) == 8 and policy.choose_size(tree(1, [5, 500, 5]), 1) == 2
@@ -87,12 +94,12 @@ def test_one_answer_serves_a_batch() -> None:
 
 
 def test_constants_take_the_place_of_networks() -> None:
-    fixed = learned(depth_network=None, size_network=None, sizes=(60,))
+    fixed = asked(depth_network=None, size_network=None, sizes=(60,))
     assert fixed.continue_drafting(tree(0, [5]), 0) and fixed.choose_size(tree(2, [5]), 2) == 60 == fixed.max_size
 
 
 def test_below_the_least_depth_nobody_is_asked() -> None:
-    policy = learned(min_depth=2)
+    policy = asked(min_depth=2)
     assert [policy.continue_drafting(tree(depth, [5]), depth) for depth in range(4)] == [True, True, False, False]
 
 
@@ -153,3 +160,18 @@ def test_any_network_leaves_the_text_as_it_is(tiny_target: Folder, tiny_head: Fo
         answers = decoder.generate(prompts, max_new_tokens=30, policy=policy)
         assert [answer.token_ids for answer in answers] == plain
         assert set(decoder.last_statistics.sizes) <= {0, 7, 30}
+
+
+def test_another_activation_is_refused() -> None:
+    with pytest.raises(ltd.InputError, match="'gelu' is not known; it must be one of relu, tanh"):
+        Network(Layout(1, 0), (torch.zeros(2, 1), torch.zeros(2)), "gelu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("activation", "threshold", "goes"), [("relu", -0.1, True), ("tanh", -0.72, True), ("tanh", -0.71, False)]
+)
+def test_the_activation_is_between_the_layers(activation: Any, threshold: float, goes: bool) -> None:
+    """The hidden number is -0.9; ReLU makes 0 of it, tanh -0.716."""
+    weights = torch.zeros(1, 9 + 28), torch.tensor([-0.9]), torch.tensor([[0.0], [1.0]]), torch.tensor([threshold, 0.0])
+    policy = asked(depth_network=Network(depth_layout(WIDTH), weights, activation))
+    assert policy.continue_drafting(tree(1, [5]), 1) == goes

@@ -21,7 +21,7 @@ import ltd
 from ltd import ops
 from ltd.cli import main
 from ltd.policies.bundle import load_bundle
-from ltd.policies.learned import Network
+from ltd.policies.network import Network
 from ltd.policies.observation import depth_layout, size_layout
 from ltd.policies.sb3 import activation, import_policies, read_network
 
@@ -75,19 +75,20 @@ class Malicious:
         return os.mkdir, (str(self.file),)
 
 
-def plain(weights: dict[str, torch.Tensor], observations: torch.Tensor) -> torch.Tensor:
+def plain(weights: dict[str, torch.Tensor], observations: torch.Tensor, function: Any) -> torch.Tensor:
     for layer in (0, 2):
         name = f"mlp_extractor.policy_net.{layer}"
-        observations = functional.linear(observations, weights[f"{name}.weight"], weights[f"{name}.bias"]).relu()
+        observations = function(functional.linear(observations, weights[f"{name}.weight"], weights[f"{name}.bias"]))
     return functional.linear(observations, weights["action_net.weight"], weights["action_net.bias"])
 
 
-def test_a_network_acts_as_in_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("function", "kwargs"), [(torch.relu, relu()), (torch.tanh, {"net_arch": ARCHITECTURE})])
+def test_a_network_acts_as_in_its_file(tmp_path: Path, function: Any, kwargs: Any) -> None:
     weights, layout = state(DEPTH, 2), depth_layout(10)
-    network = read_network(write(tmp_path / "depth.zip", weights, relu()), layout)
+    network = read_network(write(tmp_path / "depth.zip", weights, kwargs), layout)
     scores, lengths = -10 * torch.rand(64, 100), torch.randint(0, 4000, (64,)).int()
-    outputs = plain(weights, layout.build(scores, lengths, 5))
-    actions = ops.depth_action(scores, lengths, 5, layout.slots, layout.repeats, network.weights)
+    outputs = plain(weights, layout.build(scores, lengths, 5), function)
+    actions = ops.depth_action(scores, lengths, 5, layout.slots, layout.repeats, network.weights, network.uses_tanh)
     clear = (outputs[:, 0] - outputs[:, 1]).abs() > 1e-3
     assert clear.any() and torch.equal(actions[clear].long(), outputs.argmax(1)[clear])
 
@@ -155,11 +156,14 @@ def test_the_activation_is_read_as_text(kwargs: Any, name: str) -> None:
     assert sorted(activation(json.dumps({"policy_kwargs": kwargs}).encode()).split()) == sorted(name.split())
 
 
-def test_only_relu_is_taken_unless_the_caller_knows_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path / "depth.zip", state(DEPTH, 2), {"net_arch": ARCHITECTURE})
+def test_other_activations_are_refused_unless_the_caller_knows_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kwargs = serialised({}, activation_fn=str(nn.ELU))
+    file = write(tmp_path / "depth.zip", state(DEPTH, 2), kwargs)
     arguments = ["import-policy", "--depth-zip", str(file), "--out", str(tmp_path / "bundle")]
     assert main(arguments) == 2
-    assert "trained with Tanh" in (message := capsys.readouterr().err) and message.count("\n") == 1
+    assert "trained with ELU" in (message := capsys.readouterr().err) and message.count("\n") == 1
     assert not (tmp_path / "bundle").exists()
     assert main([*arguments, "--relu"]) == 0
 
@@ -217,8 +221,5 @@ def test_files_of_stable_baselines3_itself(tmp_path: Path, function: Any, inputs
 
     kwargs = {"net_arch": ARCHITECTURE, **({} if function is None else {"activation_fn": function})}
     sb3.PPO("MlpPolicy", Nothing(), policy_kwargs=kwargs, device="cpu").save(tmp_path / "depth.zip")
-    if function is None:
-        with pytest.raises(ltd.InputError, match="Tanh"):
-            read_network(tmp_path / "depth.zip", depth_layout(10))
-    else:
-        assert read_network(tmp_path / "depth.zip", depth_layout(10)).outputs == 2
+    network = read_network(tmp_path / "depth.zip", depth_layout(10))
+    assert (network.outputs, network.activation) == (2, "tanh" if function is None else "relu")

@@ -36,7 +36,13 @@ class Skipping:
         self.pattern, self.max_size, self.asked = pattern, size, 0
         self.seen: Seen = {}
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> Skipping:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         self.asked += 1
         return self.pattern[(self.asked - 1) % len(self.pattern)]
 

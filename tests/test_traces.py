@@ -22,7 +22,12 @@ from ltd.decoder import Decoder
 from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.errors import InputError
 from ltd.loading import load as load_decoder
-from ltd.policies import Policy, Static
+from ltd.policies import Learned, Policy, Static
+from ltd.policies.allowance import Costs
+from ltd.policies.learned import Setting
+from ltd.policies.learned_call import LearnedCall
+from ltd.policies.network import Network
+from ltd.policies.observation import Summary
 from ltd.shards import shard_file
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl import record as recording
@@ -173,7 +178,13 @@ class Schedule:
     max_depth: int = DEPTH
     max_size: int = 512
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> Schedule:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
@@ -205,7 +216,13 @@ class ByScores:
     max_depth: int = DEPTH
     max_size: int = 200
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> ByScores:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         return bool(lengths[0] % 3)
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
@@ -221,6 +238,64 @@ def test_a_policy_that_looks_is_the_decoder(recorded: Callable[[str], Recorded],
     run = recorded("llama")
     for generation in run.traces.generations:
         assert_same(replay(generation, ByScores(limit)), decode(run.decoder, generation, ByScores(limit)))
+
+
+class Rounded:
+    """A learned policy that sees the draft's states with the precision that traces keep."""
+
+    def __init__(self, policy: Learned, call: LearnedCall | None = None) -> None:
+        self.policy, self.call = policy, call
+        self.max_depth, self.max_size = policy.max_depth, policy.max_size
+
+    def start(self, batch: int) -> Rounded:
+        return Rounded(self.policy, self.policy.start(batch))
+
+    def keep(self, rows: list[int]) -> None:
+        assert self.call is not None
+        self.call.keep(rows)
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        assert self.call is not None
+        return self.call.speculate(lengths, gained)
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        assert self.call is not None and tree.root_states is not None
+        tree.root_states = tree.root_states.half()
+        return self.call.continue_drafting(tree, depth)
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        assert self.call is not None and tree.root_states is not None
+        tree.root_states = tree.root_states.half()
+        return self.call.choose_size(tree, depth)
+
+
+def random_network(layout: Summary, outputs: int, seed: int) -> Network:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(16, layout.width), (outputs, 16)]
+    weights = [
+        tensor
+        for rows, columns in shapes
+        for tensor in (torch.randn(rows, columns, generator=generator), torch.randn(rows, generator=generator))
+    ]
+    return Network(layout, tuple(weights), "tanh" if seed % 2 else "relu")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("costs", [None, Costs(0.4, 0.3, (1.0, 1.1, 1.4, 2.0))])
+def test_a_learned_policy_is_the_decoder(recorded: Callable[[str], Recorded], family: str, costs: Costs | None) -> None:
+    """With scores, states, what was accepted lately and, with costs, cycles without a draft."""
+    run, layout = recorded(family), Summary(best=24, newest=8, recents=2, states=32)
+    depths, sizes, plain = set(), set(), 0
+    for seed in range(4):
+        depth, size = random_network(layout, 2, seed), random_network(layout, 4, seed + 100)
+        policy = Learned(Setting(10), DEPTH, (2, 6, 20, 60), depth, size, costs=costs)
+        for generation in run.traces.generations:
+            cycles = replay(generation, policy)
+            assert_same(cycles, decode(run.decoder, generation, Rounded(policy)))
+            depths |= set(cycles.depths.tolist())
+            sizes |= set(cycles.sizes.tolist())
+            plain += int((cycles.sizes == 0).sum())
+    assert len(depths) > 1 and len(sizes - {0}) > 2 and (plain > 0) == (costs is not None)
 
 
 def test_answers_end_at_stop_tokens_too(recorded: Callable[[str], Recorded], tmp_path: Path) -> None:

@@ -1,23 +1,12 @@
 // depth_action and size_action: a policy's observation and its network in one go.
 //
 // observation = [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x repeats]
-// (the paper's vectors: 100 + 14 + 14 for the depth, 1210 + 29 + 29 for the size). The action is the index of the
-// network's largest output, the smallest such index. NaN scores count as -100.
+// (the paper's vectors: 100 + 14 + 14 for the depth, 1210 + 29 + 29 for the size). NaN scores count as -100.
 #pragma once
 
-#include "common/types.h"
+#include "policy/network.h"
 
 namespace ltd {
-
-inline constexpr int kMaxPolicyLayers = 8;
-
-// outputs = weight * inputs + bias, with ReLU between layers.
-struct PolicyLayer {
-  const float* weight;  // (outputs, inputs), contiguous
-  const float* bias;    // (outputs)
-  int64_t inputs;
-  int64_t outputs;
-};
 
 struct PolicyAction {
   Rows<const float> scores;  // (B, n)
@@ -27,10 +16,8 @@ struct PolicyAction {
   int64_t score_slots;
   int64_t repeats;
   int64_t depth;
-  PolicyLayer layers[kMaxPolicyLayers];
-  int layer_count;
+  PolicyNetwork network;
   int32_t* actions;  // (B)
-  int threads;
 };
 
 }  // namespace ltd

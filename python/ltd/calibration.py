@@ -178,7 +178,14 @@ class OrderedSize:
     max_size: int
     size: int = 0
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> OrderedSize:
+        """Itself: the order holds for the next cycle of any call."""
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        """Nothing is kept of any sequence."""
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         """Always."""
         return True
 
@@ -261,13 +268,15 @@ class CycleBench:
     def time_cycle(self, size: int, length: int, gains: Iterator[int]) -> Taken:
         """A cycle that drafts to the full depth and verifies so many candidates, after the next of the gains."""
         count, self.policy.size = next(gains), size
+        request = self.request(self.drafting, length)
         with self.target.session(1, self.capacity):
-            self.draft.start(1, self.capacity)
+            assert request.speculation is not None
+            request.speculation.start(1, self.capacity)
             assert self.target.cache is not None and self.draft.cache is not None
             # Nothing is read again: the rows hold some text's keys and values, and time does not depend on which.
             self.target.cache.advance([length])
             self.draft.cache.advance([length - count])
-            laps = self.run_cycle(self.drafting, length, self.gain(length, count))
+            laps = self.run_cycle(self.drafting, request, self.gain(length, count))
         begin, *expansions = [seconds for part, seconds in laps if part == "draft"]
         verify = sum(seconds for part, seconds in laps if part == "verify")
         other = sum(seconds for part, seconds in laps if part not in ("draft", "verify"))
@@ -280,7 +289,7 @@ class CycleBench:
         with self.target.session(1, self.capacity, tap=False):
             assert self.target.cache is not None
             self.target.cache.advance([length])
-            laps = self.run_cycle(self.plain, length, self.gain(length, 1))
+            laps = self.run_cycle(self.plain, self.request(self.plain, length), self.gain(length, 1))
         return [(("plain", 0, length), sum(seconds for _, seconds in laps))]
 
     def time_prefill(self, length: int) -> Taken:
@@ -292,9 +301,8 @@ class CycleBench:
             watch.lap("prefill")
         return [(("prefill", 0, length), watch.laps[0][1])]
 
-    def run_cycle(self, decoder: Decoder, length: int, gain: Gain) -> list[tuple[str, float]]:
+    def run_cycle(self, decoder: Decoder, request: Request, gain: Gain) -> list[tuple[str, float]]:
         """One cycle, from the last gain to the tokens that come out; its laps."""
-        request = self.request(decoder, length)
         watch = LapLog(self.target.device)
         accepted = decoder.cycle(request, [0], gain, watch).accepted
         take([0], accepted.token_lists, request.answers, request.stops)

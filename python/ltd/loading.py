@@ -72,7 +72,8 @@ def load(
         InputError: anything above that cannot work, or a draft or policy that does not fit the target.
 
     Warns:
-        TunedElsewhereWarning: a given policy bundle that was tuned for other hardware or another dtype.
+        TunedElsewhereWarning: a given policy bundle that was tuned for other hardware, another dtype or number of
+            threads.
         UserWarning: a damaged bundle was left out of the choice.
     """
     place = resolve_device(device)
@@ -178,6 +179,7 @@ def make_setting(
         head_sha256=head_hash(head),
         hardware=str(facts["processor" if device.type == "cpu" else "gpu"]),
         dtype=str(dtype).removeprefix("torch."),
+        threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
 
 

@@ -45,6 +45,7 @@ _accept_sample = operator("accept_sample")
 _commit_path = operator("commit_path")
 _depth_action = operator("depth_action")
 _size_action = operator("size_action")
+_summary_action = operator("summary_action")
 
 
 def build_info() -> dict[str, object]:
@@ -253,7 +254,13 @@ def commit_path(keys: Tensor, values: Tensor, path: Tensor, gained: Tensor, leng
 
 
 def depth_action(
-    scores: Tensor, lengths: Tensor, depth: int, score_slots: int, repeats: int, weights: Sequence[Tensor]
+    scores: Tensor,
+    lengths: Tensor,
+    depth: int,
+    score_slots: int,
+    repeats: int,
+    weights: Sequence[Tensor],
+    uses_tanh: bool = False,
 ) -> Tensor:
     """The depth policy's action: its observation and its network in one go.
 
@@ -264,21 +271,63 @@ def depth_action(
         scores: float32 (B, n), n <= score_slots: of the newest level.
         lengths: int32 (B,).
         depth: levels drafted, as the policy was trained with.
-        weights: w0, b0, w1, b1, … float32, w (outputs, inputs) contiguous, ReLU between.
+        weights: w0, b0, w1, b1, … float32, w (outputs, inputs) contiguous.
+        uses_tanh: what is between the layers is tanh, not ReLU.
 
     Returns:
         int32 (B,), index of the largest output, the smallest such.
     """
-    action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights)
+    action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh)
     return action
 
 
 def size_action(
-    scores: Tensor, lengths: Tensor, depth: int, score_slots: int, repeats: int, weights: Sequence[Tensor]
+    scores: Tensor,
+    lengths: Tensor,
+    depth: int,
+    score_slots: int,
+    repeats: int,
+    weights: Sequence[Tensor],
+    uses_tanh: bool = False,
 ) -> Tensor:
     """The size policy's action, as `depth_action`; the scores are those of all candidates so far.
 
     The paper's observation has 1210 slots and 29 repeats.
     """
-    action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights)
+    action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh)
+    return action
+
+
+def summary_action(
+    scores: Tensor,
+    lengths: Tensor,
+    depth: int,
+    newest_from: int,
+    best: int,
+    newest: int,
+    recents: Tensor,
+    states: Tensor,
+    weights: Sequence[Tensor],
+    uses_tanh: bool = False,
+) -> Tensor:
+    """The action of a policy that reads a summary: its observation and its network in one go.
+
+    `ltd.policies.observation.Summary` says what the observation is and builds the same one for training.
+
+    Args:
+        scores: float32 (B, n), of all candidates so far.
+        lengths: int32 (B,).
+        depth: expansions so far, 0 … 12.
+        newest_from: where the newest level begins, 0 … n.
+        best, newest: how many of the best scores of all and of the newest level it shows, 1 … 64.
+        recents: float32 (B, R). states: float32, float16 or bfloat16 (B, H). R and H may be 0.
+        weights: w0, b0, w1, b1, … float32, w (outputs, inputs) contiguous.
+        uses_tanh: what is between the layers is tanh, not ReLU.
+
+    Returns:
+        int32 (B,), index of the largest output, the smallest such.
+    """
+    action: Tensor = _summary_action(
+        scores, lengths, depth, newest_from, best, newest, recents, states, weights, uses_tanh
+    )
     return action

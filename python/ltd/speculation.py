@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from ltd.acceptance import Gain, joined
 from ltd.drafts import Draft
-from ltd.policies import Policy
+from ltd.policies import Policy, PolicyCall
 from ltd.statistics import Stopwatch
 from ltd.tree import DraftTree, check_tree_limits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Speculation:
     """What grows the trees of a call. Plain decoding is a call without one.
 
@@ -23,11 +23,13 @@ class Speculation:
         InputError: the policy asks for more than a tree can hold.
 
     Attributes:
+        call: the policy for the call that `start` began.
         unread: what the draft has not read yet: the gains since it was last used, oldest first.
     """
 
     draft: Draft
     policy: Policy
+    call: PolicyCall = field(init=False, repr=False, compare=False)
     unread: list[Gain] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -42,11 +44,13 @@ class Speculation:
         """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""
         self.unread.clear()
         self.draft.start(batch, capacity)
+        self.call = self.policy.start(batch)
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
         self.unread[:] = [gain.keep(rows) for gain in self.unread]
         self.draft.keep(rows)
+        self.call.keep(rows)
 
     def grow(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> tuple[int, int]:
         """Drafts from the roots of the last gain, as deep as the policy wants, or not at all.
@@ -59,13 +63,15 @@ class Speculation:
         Returns:
             the depth, and the size that the policy wants verified; 0 and 0 without a draft.
         """
-        draft, policy, depth = self.draft, self.policy, 0
+        draft, policy, depth = self.draft, self.call, 0
         self.unread.append(gain)
-        speculates = policy.speculate(tree.lengths)
+        speculates = policy.speculate(tree.lengths, gain.accepted.counts)
         watch.lap("policy")
         if not speculates:
             return 0, 0
-        tree.expand(draft.begin(*joined(self.unread)), draft.d2t)
+        logits = draft.begin(*joined(self.unread))
+        tree.root_states = draft.root_states
+        tree.expand(logits, draft.d2t)
         self.unread.clear()
         watch.lap("draft")
         while depth < policy.max_depth and policy.continue_drafting(tree, depth):

@@ -66,6 +66,8 @@ class DraftTree:
         beam_tokens: int64 (B, W).
         beam_masks: int64 (B, levels, W, words), each beam row's ancestors-or-self among the draft's own tree rows.
         levels: levels drafted so far (0 before the first).
+        root_states: floating type (B, 1, H), the draft's states at the roots, for policies to read; None before the
+            draft has begun, and of a draft without any.
     """
 
     def __init__(self, batch: int, width: int, max_depth: int, max_size: int, device: torch.device) -> None:
@@ -93,6 +95,7 @@ class DraftTree:
             candidates=new(nodes),
         )
         self.levels = 0
+        self.root_states: torch.Tensor | None = None
 
     @property
     def candidates(self) -> int:
@@ -102,12 +105,16 @@ class DraftTree:
     @property
     def newest_scores(self) -> torch.Tensor:
         """float32 (B, W or W²): the scores of the newest level."""
-        before = 0 if self.levels <= 1 else candidate_count(self.width, self.levels - 2)
-        return self.scores[:, before : self.candidates]
+        return self.scores[:, self.newest_from : self.candidates]
+
+    @property
+    def newest_from(self) -> int:
+        """The first candidate of the newest level."""
+        return 0 if self.levels <= 1 else candidate_count(self.width, self.levels - 2)
 
     def begin(self, roots: torch.Tensor, lengths: torch.Tensor) -> None:
         """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths."""
-        self.roots, self.lengths, self.levels = roots, lengths, 0
+        self.roots, self.lengths, self.levels, self.root_states = roots, lengths, 0, None
 
     def expand(self, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
         """Adds a level from draft logits (B, rows, Vd), rows = 1 for the root and W after; chooses the next beam.

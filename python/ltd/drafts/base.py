@@ -16,6 +16,8 @@ class Draft(Protocol):
         width: the beam width W it drafts with.
         feature_layers: the target's hidden states it reads, as indices k of hs[k] = the input of layer k.
         d2t: int64 (Vd,) offsets from its ids to the target's, or None if they are the same.
+        root_states: floating type (B, 1, H), after `begin` until the next one: its states at the roots, which all
+            candidates grow from, for policies to read; None of a draft without any.
     """
 
     @property
@@ -26,6 +28,9 @@ class Draft(Protocol):
 
     @property
     def d2t(self) -> torch.Tensor | None: ...
+
+    @property
+    def root_states(self) -> torch.Tensor | None: ...
 
     def start(self, batch: int, capacity: int) -> None:
         """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""

@@ -38,6 +38,7 @@ class Eagle3Draft:
 
     Attributes:
         folder: where the head came from, if it was loaded.
+        root_states: (B, 1, H), the head's output at the roots.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Eagle3Draft:
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
         self.folder: Path | None = None
         self.cache: KVCache | None = None
-        self.root_states = torch.empty(0)
+        self.root_states: torch.Tensor | None = None
         self.beam_states = torch.empty(0)
 
     @property
@@ -133,7 +134,7 @@ class Eagle3Draft:
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         """Logits (B, W, Vd) for the children of the newest beam."""
-        assert self.cache is not None
+        assert self.cache is not None and self.root_states is not None
         level, cache = tree.levels - 1, self.cache
         if level == 0:
             states = self.root_states.repeat(1, self.width, 1)

@@ -9,10 +9,53 @@ import torch
 from ltd.tree import DraftTree
 
 
-class Policy(Protocol):
-    """Up to three questions per cycle. A wrong answer can cost speed, never correctness.
+class PolicyCall(Protocol):
+    """A policy for one call of the decoder: up to three questions per cycle.
 
-    One answer serves the whole batch.
+    A wrong answer can cost speed, never correctness. One answer serves the whole batch.
+
+    Attributes:
+        max_depth, max_size: the policy's.
+    """
+
+    @property
+    def max_depth(self) -> int: ...
+
+    @property
+    def max_size(self) -> int: ...
+
+    def keep(self, rows: list[int]) -> None:
+        """Drops all sequences but these; called between two cycles."""
+        ...
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        """Whether to draft at all in this cycle; without, it costs a plain step and no draft forward.
+
+        Asked once in every cycle, before the draft reads what the last cycle gained; a draft that is left out reads it
+        when it is next used.
+
+        Args:
+            lengths: int32 (B,), the context lengths.
+            gained: tokens that each of the B sequences gained in the last cycle; in the first cycle 1 each, which the
+                prefill gained.
+        """
+        ...
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        """Whether to expand once more, after `depth` expansions; asked at every level below `max_depth`.
+
+        `tree.lengths` are the context lengths, `tree.newest_scores` those of the newest level, `tree.root_states` the
+        draft's states.
+        """
+        ...
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        """How many candidates to verify, asked once when drafting has stopped at `depth`."""
+        ...
+
+
+class Policy(Protocol):
+    """Decides how deep to draft and how many candidates to verify.
 
     Attributes:
         max_depth: the deepest tree it may ask for, 0 … 12 expansions after the root's own draft forward.
@@ -25,23 +68,6 @@ class Policy(Protocol):
     @property
     def max_size(self) -> int: ...
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
-        """Whether to draft at all in this cycle; without, it costs a plain step and no draft forward.
-
-        Asked before the draft reads what the last cycle gained; a draft that is left out reads it when it is next used.
-
-        Args:
-            lengths: int32 (B,), the context lengths.
-        """
-        ...
-
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Whether to expand once more, after `depth` expansions; asked at every level below `max_depth`.
-
-        `tree.lengths` are the context lengths, `tree.newest_scores` those of the newest level.
-        """
-        ...
-
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """How many candidates to verify, asked once when drafting has stopped at `depth`."""
+    def start(self, batch: int) -> PolicyCall:
+        """The policy for one call with B sequences. One that keeps nothing between cycles may return itself."""
         ...

@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +23,27 @@ from torch import Tensor
 
 from ltd.errors import InputError
 from ltd.files import write_bytes, write_text
-from ltd.policies.learned import Learned, Network, Setting
-from ltd.policies.observation import DEPTH_UNIT, LENGTH_UNIT, Layout
+from ltd.policies.allowance import Costs
+from ltd.policies.learned import Learned, Setting
+from ltd.policies.network import ACTIVATIONS, Network
+from ltd.policies.observation import DEPTH_UNIT, LEAST_RANKED, LENGTH_UNIT, RANKED_UNIT, Layout, Summary
+from ltd.policies.recency import RATES, START
 
 FORMAT, SCHEMA = "ltd-policy", 1
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"
-# What the operators compute; a network trained with anything else would be misread.
-FIXED = {"length_unit": LENGTH_UNIT, "depth_unit": DEPTH_UNIT, "activation": "relu"}
+# What the operators compute for either observation; a network trained with anything else would be misread.
+FIXED: dict[str, dict[str, Any]] = {
+    "scores": {"length_unit": LENGTH_UNIT, "depth_unit": DEPTH_UNIT},
+    "summary": {
+        "length_unit": LENGTH_UNIT,
+        "ranked_unit": RANKED_UNIT,
+        "least_ranked": LEAST_RANKED,
+        "recent_rates": list(RATES),
+        "recent_start": START,
+    },
+}
+KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs", "objective"}
+KEYS |= {"training", "validation", "versions", "weights_sha256"}
 T = TypeVar("T")
 
 
@@ -79,10 +93,8 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
         "depth_limit": policy.depth_limit,
         "min_depth": policy.min_depth,
         "sizes": list(policy.sizes),
-        **{
-            f"{name}_network": None if net is None else {**asdict(net.layout), **FIXED}
-            for name, net in networks.items()
-        },
+        **{f"{name}_network": None if net is None else _network_facts(net) for name, net in networks.items()},
+        "costs": None if policy.costs is None else asdict(policy.costs),
         "objective": bundle.objective,
         "training": dict(bundle.training),
         "validation": dict(bundle.validation),
@@ -114,12 +126,13 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
             depth_network=_network(values, "depth", tensors),
             size_network=_network(values, "size", tensors),
             min_depth=_get(values, "min_depth", int),
+            costs=None if values["costs"] is None else _costs(_get(values, "costs", dict)),
         )
         if tensors:
             raise InputError(f"{WEIGHTS} holds tensors that no network has: {', '.join(sorted(tensors))}")
         return Bundle(
             policy,
-            None if values.get("objective") is None else _get(values, "objective", str),
+            None if values["objective"] is None else _get(values, "objective", str),
             *(_get(values, name, dict) for name in ("training", "validation", "versions")),
         )
     except InputError as error:
@@ -151,13 +164,13 @@ def check_fits(policy: Learned, here: Setting) -> None:
                 f"the policy was trained for {what} of {made}, but here it is {used}; use one for this model and head, "
                 "as ltd tune makes it"
             )
-    for name in ("hardware", "dtype"):
-        made = getattr(policy.made_for, name)
-        if made is None or name in differences:
+    for name, unit in (("hardware", ""), ("dtype", ""), ("threads", " threads")):
+        made, used = getattr(policy.made_for, name), getattr(here, name)
+        if used is not None and made != used:
             warnings.warn(
-                f"the policy was tuned on {'unknown ' + name if made is None else made}, but runs on "
-                f"{getattr(here, name)}: the text stays the same, but it may well be slower than without a policy; ltd "
-                "tune makes one for this machine",
+                f"the policy was tuned on {f'unknown {name}' if made is None else f'{made}{unit}'}, but runs on "
+                f"{used}{unit}: the text stays the same, but it may well be slower than without a policy; ltd tune "
+                "makes one for this machine",
                 TunedElsewhereWarning,
                 stacklevel=2,
             )
@@ -174,6 +187,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise InputError(f'{FACTS} does not say "format": "{FORMAT}"')
     if values.get("schema") != SCHEMA:
         raise InputError(f"its schema is {values.get('schema')!r}, but this version of ltd reads {SCHEMA}")
+    if missing := KEYS - values.keys():
+        raise InputError(f"{FACTS} lacks {', '.join(sorted(missing))}")
     return values
 
 
@@ -191,25 +206,54 @@ def _read_weights(folder: Path, sha256: str, device: str | torch.device) -> dict
 
 def _network(values: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> Network | None:
     """The network of that name, whose tensors it takes out of the dictionary; None if there is none."""
-    if values.get(f"{name}_network") is None:
+    if values[f"{name}_network"] is None:
         return None
     facts = _get(values, f"{name}_network", dict)
-    for key, wanted in FIXED.items():
-        if facts.get(key) != wanted:
-            raise InputError(f"{key} of its {name} network is {facts.get(key)!r}, but must be {wanted!r}")
+    layout = _layout(facts, name)
+    if (activation := facts.get("activation")) not in ACTIVATIONS:
+        raise InputError(
+            f"activation of its {name} network is {activation!r}, but must be one of {', '.join(ACTIVATIONS)}"
+        )
     layers = range(sum(tensor.startswith(f"{name}.w") for tensor in tensors))
     names = [f"{name}.{kind}{layer}" for layer in layers for kind in "wb"]
     if missing := [tensor for tensor in names if tensor not in tensors]:
         raise InputError(f"{WEIGHTS} lacks {', '.join(missing)}")
-    layout = Layout(_get(facts, "slots", int), _get(facts, "repeats", int))
     try:
-        return Network(layout, tuple(tensors.pop(tensor) for tensor in names))
+        return Network(layout, tuple(tensors.pop(tensor) for tensor in names), activation)
     except InputError as error:
         raise InputError(f"its {name} network: {error}") from error
 
 
+def _network_facts(network: Network) -> dict[str, Any]:
+    """What `policy.json` says of a network."""
+    kind = "summary" if isinstance(network.layout, Summary) else "scores"
+    return {"observation": kind, **asdict(network.layout), **FIXED[kind], "activation": network.activation}
+
+
+def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
+    """The layout of the network of that name."""
+    kind = facts.get("observation")
+    if kind not in FIXED:
+        raise InputError(f"observation of its {name} network is {kind!r}, but must be one of {', '.join(FIXED)}")
+    for key, wanted in FIXED[kind].items():
+        if facts.get(key) != wanted:
+            raise InputError(f"{key} of its {name} network is {facts.get(key)!r}, but must be {wanted!r}")
+    layout = Summary if kind == "summary" else Layout
+    return layout(**{field.name: _get(facts, field.name, int) for field in fields(layout)})
+
+
+def _costs(values: dict[str, Any]) -> Costs:
+    """The costs; JSON's whole numbers are numbers too."""
+
+    def number(value: Any) -> float:
+        return float(value if type(value) is int else _get({"a cost": value}, "a cost", float))
+
+    verify = tuple(number(cost) for cost in _get(values, "verify", list))
+    return Costs(number(values.get("begin")), number(values.get("expand")), verify)
+
+
 def _setting(values: dict[str, Any]) -> Setting:
-    kinds: dict[str, type] = dict.fromkeys(("width", "vocab_size", "hidden_size", "layers"), int)
+    kinds: dict[str, type] = dict.fromkeys(("width", "vocab_size", "hidden_size", "layers", "threads"), int)
     kinds |= dict.fromkeys(("target", "head_sha256", "hardware", "dtype"), str)
     if unknown := values.keys() - kinds.keys():
         raise InputError(f"made_for holds what this version of ltd does not know: {', '.join(sorted(unknown))}")

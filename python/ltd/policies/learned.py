@@ -1,19 +1,17 @@
-"""The paper's two policies: small networks that read the draft's scores."""
+"""The paper's two policies: small networks that read what the draft says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-import torch
-
-from ltd import ops
 from ltd.errors import InputError
+from ltd.policies.allowance import Costs
+from ltd.policies.learned_call import LearnedCall
+from ltd.policies.network import Network
 from ltd.policies.observation import Layout
-from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
-
-STOP, CONTINUE = 0, 1  # the depth network's outputs
-MAX_LAYERS = 8  # as the operators take
+from ltd.policies.recency import RATES
+from ltd.tree import MAX_SIZE, candidate_count, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +25,7 @@ class Setting:
         head_sha256: SHA-256 of the draft head's `model.safetensors`.
         hardware: processor or GPU.
         dtype: the target's, for example "bfloat16".
+        threads: of torch on the CPU.
     """
 
     width: int
@@ -37,48 +36,12 @@ class Setting:
     head_sha256: str | None = None
     hardware: str | None = None
     dtype: str | None = None
+    threads: int | None = None
 
     def differences(self, other: Setting) -> dict[str, tuple[object, object]]:
         """What is known here and different there: {attribute: (here, there)}."""
         pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
         return {name: pair for name, pair in pairs.items() if pair[0] not in (None, pair[1])}
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A policy's network.
-
-    Args:
-        layout: of its observation.
-        weights: w0, b0, w1, b1, … float32, w (outputs, inputs), with ReLU between the layers.
-
-    Raises:
-        InputError: weights that do not make a network that reads this observation.
-    """
-
-    layout: Layout
-    weights: tuple[torch.Tensor, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.weights) % 2 or not 0 < len(self.weights) <= 2 * MAX_LAYERS:
-            raise InputError(
-                f"a network has 1 to {MAX_LAYERS} layers of a weight and a bias, not {len(self.weights)} tensors"
-            )
-        if any(tensor.dtype != torch.float32 or not torch.isfinite(tensor).all() for tensor in self.weights):
-            raise InputError("a network's weights must be finite numbers in float32")
-        inputs = self.layout.width
-        for layer, (weight, bias) in enumerate(zip(self.weights[::2], self.weights[1::2], strict=True)):
-            if weight.ndim != 2 or weight.shape[1] != inputs or weight.shape[0] == 0 or bias.shape != weight.shape[:1]:
-                raise InputError(
-                    f"layer {layer} reads {inputs} numbers, but its weight has shape {tuple(weight.shape)} and its "
-                    f"bias {tuple(bias.shape)}"
-                )
-            inputs = weight.shape[0]
-
-    @property
-    def outputs(self) -> int:
-        """How many actions there are."""
-        return len(self.weights[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +56,12 @@ class Learned:
         made_for: what it was trained for.
         depth_limit: the deepest tree, 0 … 12; without a depth network every tree is that deep.
         sizes: the ladder, ascending: what the size network's outputs stand for; without one, the one size.
-        depth_network: decides whether to go on, output 0 stop and 1 continue, from the scores of the newest level.
-        size_network: decides the size, from the scores of all candidates.
+        depth_network: decides whether to go on, output 0 stop and 1 continue; with the paper's layout from the scores
+            of the newest level.
+        size_network: decides the size; with the paper's layout from the scores of all candidates.
         min_depth: drafts so deep without asking. The official scripts trained their depth policy with 1.
+        costs: what cycles cost; with them drafting stops where it loses, see `ltd.policies.allowance.Allowance`. None
+            is unknown: it drafts in every cycle.
 
     Raises:
         InputError: parts that do not go together.
@@ -107,6 +73,7 @@ class Learned:
     depth_network: Network | None = None
     size_network: Network | None = None
     min_depth: int = 0
+    costs: Costs | None = None
 
     def __post_init__(self) -> None:
         width = self.made_for.width
@@ -125,16 +92,27 @@ class Learned:
             raise InputError(
                 f"the depth network has {self.depth_network.outputs} outputs; it must have 2, stop and continue"
             )
+        if self.costs is not None and len(self.costs.verify) != len(self.sizes):
+            raise InputError(
+                f"there are costs of {len(self.costs.verify)} sizes, but the size ladder holds {len(self.sizes)}"
+            )
         newest = width * width if self.depth_limit > 1 else width  # as it is asked below the limit only
-        for name, network, scores in (
-            ("depth", self.depth_network, newest),
-            ("size", self.size_network, candidate_count(width, self.depth_limit)),
-        ):
-            if network is not None and network.layout.slots < scores:
+        self._check_observation("depth", self.depth_network, newest)
+        self._check_observation("size", self.size_network, candidate_count(width, self.depth_limit))
+
+    def _check_observation(self, name: str, network: Network | None, scores: int) -> None:
+        """Raises InputError if a network reads what there is not, or less than up to so many scores."""
+        if network is None:
+            return
+        layout = network.layout
+        if isinstance(layout, Layout):
+            if layout.slots < scores:
                 raise InputError(
-                    f"the {name} network has {network.layout.slots} slots for scores, but there are up to {scores} at "
-                    f"beam width {width} and depth {self.depth_limit}"
+                    f"the {name} network has {layout.slots} slots for scores, but there are up to {scores} at beam "
+                    f"width {self.made_for.width} and depth {self.depth_limit}"
                 )
+        elif layout.recents not in (0, len(RATES)):
+            raise InputError(f"the {name} network reads {layout.recents} recents; it must be 0 or {len(RATES)}")
 
     @property
     def max_depth(self) -> int:
@@ -146,37 +124,11 @@ class Learned:
         """The top of the ladder."""
         return self.sizes[-1]
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
-        """Always: the networks decide from the draft's scores."""
-        return True
-
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """What the depth network says of the newest level."""
-        network = self.depth_network
-        if network is None or depth < self.min_depth:
-            return True
-        layout = network.layout
-        actions = ops.depth_action(
-            tree.newest_scores, tree.lengths, depth, layout.slots, layout.repeats, network.weights
-        )
-        return upper_median(actions) == CONTINUE
-
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """What the size network says of all candidates."""
-        network = self.size_network
-        if network is None:
-            return self.sizes[0]
-        layout, scores = network.layout, tree.scores[:, : tree.candidates]
-        actions = ops.size_action(scores, tree.lengths, depth, layout.slots, layout.repeats, network.weights)
-        return self.sizes[upper_median(actions)]
+    def start(self, batch: int) -> LearnedCall:
+        """What asks the networks, and remembers, for one call."""
+        return LearnedCall(self, batch)
 
     def __str__(self) -> str:
         depth = f"depth {self.depth_limit}" if self.depth_network is None else f"learned depth up to {self.depth_limit}"
         size = f"size {self.sizes[0]}" if self.size_network is None else f"learned size up to {self.max_size}"
         return f"{depth}, {size}"
-
-
-def upper_median(actions: torch.Tensor) -> int:
-    """One answer for a batch: int32 (B,) → the upper median."""
-    answers = sorted(actions.tolist())
-    return int(answers[len(answers) // 2])

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ltd.errors import InputError
 from ltd.policies.bundle import Bundle
-from ltd.policies.learned import Learned, Network, Setting
+from ltd.policies.learned import Learned, Setting
+from ltd.policies.network import Activation, Network
 from ltd.policies.observation import Layout, depth_layout, size_layout
 from ltd.tree import MAX_DEPTH
 
@@ -30,6 +31,7 @@ WIDTH = 10  # the official scripts know no other
 CONSTANT_DEPTH, CONSTANT_SIZE = 8, 60  # what takes the place of a policy that is missing, as in the paper's training
 SIZE_STEP = 10
 DEFAULT_ACTIVATION = "Tanh"  # of Stable-Baselines3's MlpPolicy
+KNOWN_ACTIVATIONS: dict[str, Activation] = {"ReLU": "relu", "Tanh": "tanh"}
 MODULE = "torch.nn.modules.activation"
 
 
@@ -45,7 +47,7 @@ def import_policies(depth_zip: Path | None, size_zip: Path | None, *, states_rel
         states_relu: the caller knows that the networks use ReLU, whatever the files say.
 
     Raises:
-        InputError: no file, or one that does not hold such a network with ReLU.
+        InputError: no file, or one that does not hold such a network with ReLU or Tanh.
     """
     if depth_zip is None and size_zip is None:
         raise InputError("there is nothing to import; give a depth policy, a size policy, or both")
@@ -69,21 +71,22 @@ def read_network(file: Path, layout: Layout, states_relu: bool = False) -> Netwo
     """The action network in a zip of `PPO.save`; the value network is left out.
 
     Raises:
-        InputError: not such a zip, another observation, or an activation other than ReLU that nobody vouches for.
+        InputError: not such a zip, another observation, or an activation other than ReLU and Tanh.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             data, weights = archive.read("data"), archive.read("policy.pth")
     except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
         raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {error}") from error
-    if not states_relu and (found := activation(data)) != "ReLU":
+    found = "ReLU" if states_relu else activation(data)
+    if found not in KNOWN_ACTIVATIONS:
         raise InputError(
             f"the network in {file} was trained with {found} between its layers, as far as the file says, but only "
-            "ReLU can be run; if you know that it is ReLU, say so (--relu)"
+            "ReLU and Tanh can be run; if you know that it is ReLU, say so (--relu)"
         )
     tensors = network_tensors(weights, str(file))
     try:
-        return Network(layout, tensors)
+        return Network(layout, tensors, KNOWN_ACTIVATIONS[found])
     except InputError as error:
         raise InputError(
             f"the network in {file} is not the official one with {layout.width} inputs: {error}"

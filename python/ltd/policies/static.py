@@ -37,7 +37,14 @@ class Static:
         """The size."""
         return self.size
 
-    def speculate(self, lengths: torch.Tensor) -> bool:
+    def start(self, batch: int) -> Static:
+        """Itself: it keeps nothing."""
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        """Nothing is kept of any sequence."""
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         """Always."""
         return True
 

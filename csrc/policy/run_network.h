@@ -1,0 +1,88 @@
+// Runs a policy's network on one observation. Included by kernel sources only.
+#pragma once
+
+#include "common/scratch.h"
+#include "common/vector.h"
+#include "policy/network.h"
+
+namespace ltd::LTD_ISA {
+namespace {
+
+// Below this many weights a second thread costs more than it saves.
+constexpr int64_t kWeightsPerThread = 65536;
+
+// Inputs that are not 0 by construction: [0, head) and [tail, inputs).
+struct Span {
+  int64_t head;
+  int64_t tail;
+};
+
+// Four accumulators hide the latency of the additions.
+LTD_INLINE float dot(const float* a, const float* b, int64_t count) {
+  Floats sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    for (int s = 0; s < 4; ++s) sums[s] += load(a + i + s * kLanes) * load(b + i + s * kLanes);
+  }
+  for (; i < count; i += kLanes) {
+    const int64_t left = count - i;
+    sums[0] += left >= kLanes ? load(a + i) * load(b + i) : load_some(a + i, left, 0.0f) * load_some(b + i, left, 0.0f);
+  }
+  return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+void apply(const PolicyLayer& layer, Span used, const float* inputs, float* outputs, int max_threads) {
+  const int64_t useful_threads = layer.outputs * layer.inputs / kWeightsPerThread + 1;
+  [[maybe_unused]] const int threads = static_cast<int>(useful_threads < max_threads ? useful_threads : max_threads);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+  for (int64_t row = 0; row < layer.outputs; ++row) {
+    const float* weights = layer.weight + row * layer.inputs;
+    float value = layer.bias[row] + dot(weights, inputs, used.head);
+    if (used.tail < layer.inputs) value += dot(weights + used.tail, inputs + used.tail, layer.inputs - used.tail);
+    outputs[row] = value;
+  }
+}
+
+// The built-in is libm's function. std::tanh might leave a copy of itself for all instruction sets (see LTD_INLINE).
+void activate(float* values, int64_t count, bool uses_tanh) {
+  if (uses_tanh) {
+    for (int64_t i = 0; i < count; ++i) values[i] = __builtin_tanhf(values[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) values[i] = values[i] < 0.0f ? 0.0f : values[i];
+  }
+}
+
+int32_t largest_index(const float* values, int64_t count) {
+  int64_t best = 0;
+  for (int64_t i = 1; i < count; ++i) best = values[i] > values[best] ? i : best;
+  return static_cast<int32_t>(best);
+}
+
+// For each sequence: observe(sequence, observation) fills in the first layer's inputs and returns which may not be 0;
+// actions[sequence] is what the network makes of them.
+template <typename Observe>
+LTD_INLINE void choose_actions(const PolicyNetwork& network, int64_t batch, int32_t* actions, Observe observe) {
+  int64_t widest = network.layers[0].inputs;
+  for (int i = 0; i < network.layer_count; ++i) {
+    widest = network.layers[i].outputs > widest ? network.layers[i].outputs : widest;
+  }
+  thread_local Scratch scratch;
+  float* inputs = scratch.reserve<float>(2 * widest);
+  float* outputs = inputs + widest;
+  for (int64_t b = 0; b < batch; ++b) {
+    Span used = observe(b, inputs);
+    for (int i = 0; i < network.layer_count; ++i) {
+      const PolicyLayer& layer = network.layers[i];
+      apply(layer, used, inputs, outputs, network.threads);
+      if (i + 1 < network.layer_count) activate(outputs, layer.outputs, network.uses_tanh);
+      float* const swapped = inputs;
+      inputs = outputs;
+      outputs = swapped;
+      used = {layer.outputs, layer.outputs};
+    }
+    actions[b] = largest_index(inputs, network.layers[network.layer_count - 1].outputs);
+  }
+}
+
+}  // namespace
+}  // namespace ltd::LTD_ISA

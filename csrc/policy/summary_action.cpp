@@ -1,0 +1,106 @@
+#include "policy/summary_action.h"
+
+#include "policy/run_network.h"
+
+namespace ltd::LTD_ISA {
+namespace {
+
+constexpr float kLeastRanked = -20.0f;
+constexpr float kRankedUnit = 4.0f;
+constexpr float kLengthUnit = 1000.0f;
+constexpr float kStateEpsilon = 1e-6f;
+
+// The largest `count` values that it has been given, descending; -20 where there were fewer above -20.
+class Ranking {
+ public:
+  explicit Ranking(int64_t count) : count_(count) {
+    for (int64_t i = 0; i < kLanes; ++i) room_[i] = kInfinity;
+    for (int64_t i = 0; i < kMaxRanked; ++i) values()[i] = kLeastRanked;
+  }
+
+  LTD_INLINE float* values() { return room_ + kLanes; }
+
+  // Nearly all scores fail the comparison with the least of the ranking, kLanes of them at once. NaN fails it too.
+  LTD_INLINE void add(const float* scores, int64_t score_count) {
+    for (int64_t i = 0; i < score_count; i += kLanes) {
+      const int64_t left = score_count - i;
+      const Floats several = left >= kLanes ? load(scores + i) : load_some(scores + i, left, kLeastRanked);
+      if (!any(several > splat(least()))) continue;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        if (several[lane] > least()) insert(several[lane]);
+      }
+    }
+  }
+
+ private:
+  LTD_INLINE float least() { return values()[count_ - 1]; }
+
+  // Every place takes the larger of what it holds and what comes down to it: its neighbour above, or the value if that
+  // is smaller. From the end, so that neighbours are read before they change. Above the first place is infinity.
+  LTD_INLINE void insert(float value) {
+    for (int64_t i = (count_ - 1) / kLanes * kLanes; i >= 0; i -= kLanes) {
+      const Floats above = load(values() + i - 1);
+      const Floats coming = above < splat(value) ? above : splat(value);
+      store(values() + i, larger(load(values() + i), coming));
+    }
+  }
+
+  int64_t count_;
+  float room_[kLanes + kMaxRanked];
+};
+
+static_assert(kMaxRanked % kLanes == 0);
+
+// Writes the ranking's scores and their exponentials; returns the sum of the latter.
+float write_ranked(Ranking& ranking, int64_t count, float* scores, float* exponentials) {
+  const float* values = ranking.values();
+  float rounded_up[kMaxRanked];
+  for (int64_t i = 0; i < count; i += kLanes) store(rounded_up + i, exp_nonpositive(load(values + i)));
+  float sum = 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    scores[i] = values[i] / kRankedUnit;
+    exponentials[i] = rounded_up[i];
+    sum += rounded_up[i];
+  }
+  return sum;
+}
+
+template <typename T>
+LTD_INLINE void write_state(const T* state, int64_t size, float* target) {
+  if (size == 0) return;
+  Floats squares{};
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const int64_t left = size - i;
+    const Floats values = left >= kLanes ? load(state + i) : load_some(state + i, left, 0.0f);
+    squares += values * values;
+    left >= kLanes ? store(target + i, values) : store_some(target + i, values, left);
+  }
+  const float scale = 1.0f / __builtin_sqrtf(sum_lanes(squares) / static_cast<float>(size) + kStateEpsilon);
+  for (int64_t i = 0; i < size; ++i) target[i] *= scale;
+}
+
+void observe(const SummaryAction& a, int64_t b, float* observation) {
+  Ranking best(a.best), newest(a.newest);
+  best.add(a.scores[b], a.score_count);
+  newest.add(a.scores[b] + a.newest_from, a.score_count - a.newest_from);
+  const int64_t ranked = a.best + a.newest;
+  float* const exponentials = observation + ranked;
+  float* rest = exponentials + ranked;
+  *rest++ = write_ranked(best, a.best, observation, exponentials);
+  *rest++ = write_ranked(newest, a.newest, observation + a.best, exponentials + a.best);
+  *rest++ = static_cast<float>(a.lengths[b]) / kLengthUnit;
+  for (int64_t depth = 0; depth <= kMaxDepth; ++depth) *rest++ = depth == a.depth ? 1.0f : 0.0f;
+  for (int64_t i = 0; i < a.recent_count; ++i) *rest++ = a.recents[b][i];
+  with_type(a.states.dtype, [&](auto type) { write_state(a.states.at<decltype(type)>(b, 0), a.state_size, rest); });
+}
+
+}  // namespace
+
+void summary_action(const SummaryAction& a) {
+  choose_actions(a.network, a.batch, a.actions, [&](int64_t b, float* observation) {
+    observe(a, b, observation);
+    return Span{a.width(), a.width()};
+  });
+}
+
+}  // namespace ltd::LTD_ISA

@@ -1,0 +1,82 @@
+"""When not to draft: a bound on what drafting may lose, whatever the draft does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ltd.errors import InputError
+
+SHARE = 0.02  # of a plain token's time, what every token that comes out adds to the balance
+SLACK = 1.0  # plain tokens to begin with: without, one unlucky draft would end drafting for 1 / SHARE tokens
+CREDIT = 4.0  # plain tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What cycles with a draft cost, in units of one token of plain decoding.
+
+    Args:
+        begin: the draft's forward at the root, and all else that does not depend on what is decided.
+        expand: every expansion.
+        verify: for every step of the size ladder, verifying that many, with selection, acceptance and commit.
+
+    Raises:
+        InputError: a cost that is not a finite number of 0 or more.
+    """
+
+    begin: float
+    expand: float
+    verify: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for cost in (self.begin, self.expand, *self.verify):
+            if not math.isfinite(cost) or cost < 0:
+                raise InputError(f"a cost of {cost} plain tokens cannot be; costs are finite and 0 or more")
+
+    def of(self, depth: int, step: int) -> float:
+        """A cycle's, with so many expansions and a step of the size ladder."""
+        return self.begin + depth * self.expand + self.verify[step]
+
+    def highest(self, depth_limit: int) -> float:
+        """The dearest cycle's."""
+        return self.begin + depth_limit * self.expand + max(self.verify)
+
+
+@dataclass(slots=True)
+class Allowance:
+    """Says whether a draft can be afforded.
+
+    The balance is what is left of an allowance: it begins at SLACK, a plain cycle adds SHARE, a cycle with a draft that
+    gained g tokens at cost c adds g - c + SHARE * g. Drafting is allowed while the balance is not negative.
+
+    With true costs, decoding n tokens therefore takes no more than (1 + SHARE) * n + SLACK + L plain tokens, where L is
+    the most that a single cycle can lose, its cost minus 1. For let t be the time of all cycles so far, in plain
+    tokens. Each adds to SLACK + (1 + SHARE) * n - t just what it adds to the balance, so without the cap below the
+    two are equal, and with it the balance is the lower of the two. A draft is begun at a balance of 0 or more only, and
+    lowers it by less than L; nothing else lowers it. So SLACK + (1 + SHARE) * n - t is never below -L.
+
+    The balance is capped at CREDIT. Else a draft that helped for a thousand tokens could then hurt for hundreds: now
+    it loses no more than CREDIT + L before plain decoding takes over, and the bound above holds anew from there.
+
+    Attributes:
+        balance: in plain tokens.
+    """
+
+    balance: float = SLACK
+
+    @property
+    def allows(self) -> bool:
+        """Whether the next cycle may draft."""
+        return self.balance >= 0.0
+
+    def add_plain(self) -> None:
+        """Counts a cycle without a draft."""
+        self._add(SHARE)
+
+    def add_drafted(self, gained: float, cost: float) -> None:
+        """Counts a cycle with a draft: tokens gained, for a batch the mean, and its cost in plain tokens."""
+        self._add((1 + SHARE) * gained - cost)
+
+    def _add(self, amount: float) -> None:
+        self.balance = min(self.balance + amount, CREDIT)

@@ -1,0 +1,177 @@
+"""summary_action against the observation that training builds, and that one against a plain reference."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltd import ops
+from ltd.errors import InputError
+from ltd.policies.observation import Summary
+from op_cases import DTYPES, every_kernel, random_weights, strided
+from reference import network, summary
+
+
+@st.composite
+def cases(draw):
+    """Layout, scores, newest_from, lengths, depth, recents, states."""
+    recents, states = draw(st.integers(0, 3)), draw(st.sampled_from([0, 1, 5, 16, 37]))
+    layout = Summary(draw(st.integers(1, 64)), draw(st.integers(1, 64)), recents, states)
+    batch, count = draw(st.integers(1, 3)), draw(st.integers(0, 150))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    scores = -25 * torch.rand(batch, count, generator=generator)
+    if draw(st.booleans()):
+        scores = scores.round()  # ties
+    for value in (-math.inf, math.nan, -1e9):
+        scores[torch.rand(batch, count, generator=generator) < 0.05] = value
+    lengths = torch.randint(0, 4000, (batch,), generator=generator).int()
+    recent_values = torch.rand(batch, layout.recents, generator=generator)
+    state_values = (5 * torch.randn(batch, layout.states, generator=generator)).to(draw(st.sampled_from(DTYPES)))
+    if draw(st.booleans()):
+        scores, recent_values, state_values = strided(scores), strided(recent_values), strided(state_values)
+    newest_from, depth = draw(st.integers(0, count)), draw(st.integers(0, 12))
+    return layout, scores, newest_from, lengths, depth, recent_values, state_values
+
+
+def action(case, weights, uses_tanh=False):
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    return ops.summary_action(
+        scores, lengths, depth, newest_from, layout.best, layout.newest, recents, states, weights, uses_tanh
+    )
+
+
+def check(case, weights, uses_tanh=False):
+    """The action has the largest output for the builder's observation, up to float32 rounding."""
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    built = layout.build(scores, newest_from, lengths, depth, recents, states)
+    for _ in every_kernel():
+        actions = action(case, weights, uses_tanh)
+        assert actions.dtype == torch.int32
+        for b, chosen in enumerate(actions.tolist()):
+            outputs = network(built[b].double(), weights, uses_tanh)
+            assert outputs[chosen] >= outputs.max() - 1e-4 * (1 + outputs.abs().max())
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_the_builder_is_the_reference(case):
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    built = layout.build(scores, newest_from, lengths, depth, recents, states).double()
+    for b, length in enumerate(lengths.tolist()):
+        rest = recents[b].tolist()
+        expected = summary(scores[b].tolist(), newest_from, layout.best, layout.newest, length, depth, rest)
+        state = states[b].double()
+        normal = state / (state.square().mean() + 1e-6).sqrt()
+        torch.testing.assert_close(built[b], torch.cat([expected, normal]), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(), data=st.data())
+def test_the_operator_sees_the_builders_numbers(case, data):
+    """A network that asks whether number i is above a threshold: one a bit below it is, one a bit above is not.
+
+    What takes no sum and no exponential is the same to the last bit.
+    """
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    built = layout.build(scores, newest_from, lengths, depth, recents, states)
+    place, row = data.draw(st.integers(0, layout.width - 1)), data.draw(st.integers(0, len(scores) - 1))
+    value, exact_until, exact_from = built[row, place], layout.ranked, 2 * layout.ranked + 2
+    exact = place < exact_until or exact_from <= place < layout.width - layout.states
+    above, below = torch.nextafter(value, torch.tensor(math.inf)), torch.nextafter(value, torch.tensor(-math.inf))
+    if not exact:
+        above, below = value + 1e-5 * (value.abs() + 1e-3), value - 1e-5 * (value.abs() + 1e-3)
+    weight = torch.zeros(2, layout.width)
+    weight[1, place] = 1.0
+    for threshold, wanted in ((above, 0), (below, 1)):
+        for _ in every_kernel():
+            assert action(case, [weight, torch.stack([threshold, torch.tensor(0.0)])])[row] == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=cases(),
+    hidden=st.lists(st.integers(1, 70), max_size=3),
+    actions=st.integers(1, 24),
+    uses_tanh=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_action_is_the_networks_largest_output(case, hidden, actions, uses_tanh, seed):
+    weights = random_weights([case[0].width, *hidden, actions], torch.Generator().manual_seed(seed))
+    check(case, weights, uses_tanh)
+
+
+@pytest.mark.parametrize("order", ["random", "ascending", "descending", "equal"])
+@pytest.mark.parametrize("count", [0, 1, 10, 1210, 2048])
+def test_as_many_scores_as_there_can_be(count, order):
+    """With a network as large as the default's, and the longest rankings."""
+    generator = torch.Generator().manual_seed(count)
+    scores = -12 * torch.rand(1, count, generator=generator)
+    if order == "equal":
+        scores = torch.full((1, count), -3.0)
+    elif order != "random":
+        scores = scores.sort(descending=order == "descending").values
+    lengths, recents = torch.tensor([700], dtype=torch.int32), torch.rand(1, 2, generator=generator)
+    states = torch.randn(1, 576, generator=generator).bfloat16()
+    for layout in (Summary(24, 8, 2, 576), Summary(64, 64, 2, 576)):
+        weights = random_weights([layout.width, 64, 64, 24], generator)
+        check((layout, scores, max(count - 256, 0), lengths, 7, recents, states), weights)
+
+
+def test_a_network_large_enough_for_two_threads():
+    generator, layout = torch.Generator().manual_seed(0), Summary(24, 8, 0, 576)
+    weights = random_weights([layout.width, 512, 3], generator)
+    lengths = torch.tensor([700, 3], dtype=torch.int32)
+    scores, states = -12 * torch.rand(2, 110, generator=generator), torch.randn(2, 576, generator=generator)
+    check((layout, scores, 10, lengths, 1, torch.zeros(2, 0), states), weights, uses_tanh=True)
+
+
+def test_ties_go_to_the_smallest_action():
+    layout, nothing = Summary(2, 1), torch.zeros(1, 0)
+    weights = [torch.zeros(5, layout.width), torch.tensor([0.0, 2.0, 1.0, 2.0, 2.0])]
+    case = (layout, torch.zeros(1, 2), 0, torch.zeros(1, dtype=torch.int32), 0, nothing, nothing)
+    assert action(case, weights).tolist() == [1]
+
+
+def bad_call(**changes):
+    arguments = {
+        "scores": torch.zeros(1, 3),
+        "lengths": torch.zeros(1, dtype=torch.int32),
+        "depth": 2,
+        "newest_from": 1,
+        "best": 2,
+        "newest": 1,
+        "recents": torch.zeros(1, 2),
+        "states": torch.zeros(1, 4).half(),
+        "weights": [torch.zeros(2, 28), torch.zeros(2)],
+    }
+    ops.summary_action(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 13}, "depth must be 0 to 12, but is 13"),
+        ({"depth": -1}, "depth must be 0 to 12, but is -1"),
+        ({"newest_from": 4}, "newest_from must be 0 to 3, but is 4"),
+        ({"best": 0}, "best must be 1 to 64, but is 0"),
+        ({"newest": 65}, "newest must be 1 to 64, but is 65"),
+        ({"best": 3}, r"weights\[0\] must have size 30 in dimension 1, but its shape is \[2, 28\]"),
+        ({"recents": torch.zeros(2, 2)}, "recents must have size 1 in dimension 0"),
+        ({"recents": torch.zeros(1, 2).half()}, "recents must be of type Float, but is Half"),
+        ({"states": torch.zeros(1, 1, 4)}, "states must have 2 dimensions"),
+        ({"states": torch.zeros(1, 4).double()}, "states must be of type Float, Half or BFloat16, but is Double"),
+        ({"states": torch.zeros(1, 8)[:, ::2]}, "states must be contiguous in its last dimension"),
+        ({"weights": []}, "weights must be 1 to 8 pairs of weight and bias, but holds 0"),
+        ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
+        ({"scores": torch.zeros(3)}, "scores must have 2 dimensions"),
+        ({"scores": torch.zeros(1, 3).half()}, "scores must be of type Float, but is Half"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    bad_call()
+    with pytest.raises(InputError, match=message):
+        bad_call(**changes)
