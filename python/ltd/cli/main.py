@@ -18,6 +18,7 @@ from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
 from ltd.cli.record import record
 from ltd.cli.train_draft import train_draft
+from ltd.cli.tune import tune
 from ltd.errors import InputError
 
 INPUT_ERROR, INTERRUPTED = 2, 130  # exit codes
@@ -37,6 +38,7 @@ app.command()(check)
 app.command()(calibrate)
 app.command("train-draft")(train_draft)
 app.command()(record)
+app.command()(tune)
 app.command()(analyze)
 app.command("import-policy")(import_policy)
 
