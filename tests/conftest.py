@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +25,10 @@ from ltd import _C
 from op_cases import ISAS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Before any test runs, so that none sees or changes what the user's own cache holds, such as tuned policies.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ltd-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 VOCABULARY = 96

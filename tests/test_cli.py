@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from ltd.cli.generate import choose_policy
 from ltd.cli.train_draft import train_draft
 from ltd.decoder import Decoder
 from ltd.errors import InputError
-from ltd.loading import load
-from ltd.policies import Static
+from ltd.loading import default_policy, expected_setting, load, setting_of
+from ltd.models import resolve_device, resolve_dtype
+from ltd.policies import Learned, Static
+from ltd.policies.bundle import Bundle, save_bundle
+from ltd.policies.store import bundle_folder
 from ltd.training.config import TrainDraftConfig
 from ltd_rl.traces import load_traces
 
@@ -252,6 +257,49 @@ def test_info_names_versions_machine_kernels_and_defaults(run: Run) -> None:
     assert (code, err) == (0, "")
     for word in (torch.__version__, transformers.__version__, "processor", "threads", "cpu_kernels", "SmolLM2-135M"):
         assert word in out
+
+
+@pytest.mark.parametrize("hardware", ["this", "another", None])
+def test_info_names_the_default_policy(
+    run: Run, model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardware: str | None
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("ltd.models.local_default", lambda: model[1])
+    monkeypatch.setattr("ltd.loading.shipped_head", lambda: Path(model[3]))
+    monkeypatch.setattr("ltd.policies.store.shipped_folder", lambda: tmp_path / "shipped")
+    device = resolve_device(None)
+    setting = expected_setting(model[1], None, resolve_dtype("auto", device), device)
+    assert setting is not None
+    if hardware == "this":
+        save_bundle(Bundle(Learned(setting, 2, (5,))), bundle_folder(setting))
+        wanted = f"depth 2, size 5, tuned for this machine, in {bundle_folder(setting)}"
+    elif hardware is not None and device.type == "cpu":
+        save_bundle(Bundle(Learned(replace(setting, hardware=hardware), 2, (5,))), tmp_path / "shipped" / "one")
+        wanted = "depth 2, size 5, shipped with ltd and tuned on another; ltd tune makes one for this machine"
+    else:
+        wanted = f"{default_policy(device)}, as no learned one fits; ltd tune makes one for this machine"
+    code, out, err = run("info")
+    assert (code, err) == (0, "")
+    assert wanted in out
+
+
+def test_info_converts_nothing_to_know_the_policy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltd.models.local_default", lambda: None)
+    code, out, _ = run("info")
+    assert code == 0
+    assert "chosen at the first use" in " ".join(out.split())
+
+
+def test_a_warning_is_one_line(run: Run, model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    warnings.simplefilter("always")
+    folder = bundle_folder(setting_of(load(model[1], model[3], dtype="float32")))
+    folder.mkdir(parents=True)
+    (folder / "policy.json").write_text("{")
+    code, out, err = run("generate", "hi", *model, "--json", "--max-new-tokens", "4")
+    assert (code, out.count("\n"), err.count("\n")) == (0, 1, 1)
+    assert err.startswith(f"warning: the policy bundle {folder} cannot be used: ")
 
 
 def test_train_draft_takes_every_setting(run: Run) -> None:

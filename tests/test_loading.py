@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 
 import ltd
 from conftest import VOCABULARY
+from ltd.files import cache_folder
 from ltd.loading import default_policy, shipped_head
 from ltd.models import tokenizer_fingerprint
 
@@ -40,6 +42,28 @@ def test_plain_decoding(tiny_target: Folder, tiny_head: Folder, options: dict[st
     decoder = ltd.load(tiny_target("llama"), **{"draft": tiny_head("llama"), **options}, device="cpu")
     assert decoder.policy is None
     assert decoder.generate([5, 6], max_new_tokens=4).statistics.acceptance_length == 1.0
+
+
+def test_the_static_policy_by_name(tiny_target: Folder, tiny_head: Folder) -> None:
+    decoder = ltd.load(tiny_target("llama"), tiny_head("llama"), policy="static", device="cpu")
+    assert decoder.policy == default_policy(torch.device("cpu"))
+
+
+def test_a_wrong_policy_is_refused_before_the_model_is_loaded(tiny_head: Folder, tmp_path: Path) -> None:
+    with pytest.raises(ltd.InputError, match=r"policy\.json is missing"):
+        ltd.load("/no/such/target", tiny_head("llama"), policy=tmp_path, device="cpu")
+
+
+def test_a_policy_with_too_large_trees_is_refused(tiny_target: Folder, tiny_head: Folder) -> None:
+    class Huge(ltd.Static):
+        max_depth = 13
+
+    with pytest.raises(ltd.InputError, match="depth 13"):
+        ltd.load(tiny_target("llama"), tiny_head("llama"), policy=Huge(), device="cpu")
+
+
+def test_the_tests_have_a_cache_of_their_own() -> None:
+    assert cache_folder().is_relative_to(tempfile.gettempdir())
 
 
 def test_threads_are_set(tiny_target: Folder) -> None:

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from ltd.decoder import Decoder
 from ltd.files import write_text
 from ltd.journal import Journal, Record
-from ltd.loading import check_policy
 from ltd.loading import load as load_decoder
+from ltd.loading import set_threads
 from ltd.lossless import check_greedy
 from ltd.models import load_model
 from ltd.questions import Turn, TurnKey, all_turns, load_questions
 from ltd.report import Table
-from ltd.runs import Method, RunConfig, check_turns, encode_turn, run_settings
+from ltd.runs import Method, RunConfig, check_method, check_turns, encode_turn, run_settings
 
 REFERENCE_BATCH = 8  # prompts that the reference generates for together
 Done = dict[TurnKey, Record]
@@ -54,6 +54,7 @@ def check(config: CheckConfig, load: Callable[..., Decoder] = load_decoder) -> R
             or a turn is too long, as early as that is known.
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
+    set_threads(config.threads)  # a tuned policy may be made for a number of threads
     settings = run_settings(config, questions)
     turns = all_turns(questions)
     with Journal(config.out.with_suffix(".jsonl"), settings) as journal:
@@ -73,14 +74,14 @@ def check_missing(
     decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
     check_turns(decoder, missing)
     reference = load_model(config.target, decoder.target.dtype, decoder.target.device).model
-    policy = Method.parse(config.method).policy
-    check_policy(decoder, policy)
+    method = Method.parse(config.method)
+    check_method(decoder, method)
     with tqdm(total=len(done) + len(missing), initial=len(done), unit="prompt", desc="checking") as progress:
         for group in groups(missing):
             prompts = [
                 encode_turn(decoder, turn, [done[key]["reference_ids"] for key in turn.before]) for turn in group
             ]
-            comparisons = check_greedy(decoder, reference, prompts, config.max_new_tokens, policy)
+            comparisons = check_greedy(decoder, reference, prompts, config.max_new_tokens, method.policy)
             for turn, comparison in zip(group, comparisons, strict=True):
                 place = dict(zip(("task", "question_id", "turn"), turn.key, strict=True))
                 done[turn.key] = {**place, **dataclasses.asdict(comparison)}

@@ -20,13 +20,14 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.files import write_text
 from ltd.journal import Journal, Record
-from ltd.loading import check_policy
 from ltd.loading import load as load_decoder
+from ltd.loading import set_threads
 from ltd.questions import Question, Turn, all_turns, load_questions
 from ltd.runs import (
     BASELINE,
     Method,
     RunConfig,
+    check_method,
     check_turns,
     encode_turn,
     first_difference,
@@ -45,7 +46,8 @@ class EvalConfig(RunConfig):
 
     Attributes:
         methods: `none` is plain decoding, `eagle3` the static tree (8, 60), `static:D:V` any other static tree,
-            `bundle:FOLDER` a policy bundle.
+            `bundle:FOLDER` a policy bundle, `tuned` the learned policy that `ltd.load` takes by default,
+            `controller:FILE` a fitted controller.
         temperature: 0 is greedy.
         seed: where sampling starts; every question gets its own seed from it.
     """
@@ -88,6 +90,7 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     pieces = plan(questions, [Method.parse(name) for name in config.methods], config.seed)
+    set_threads(config.threads)  # a tuned policy may be made for a number of threads
     settings = run_settings(config, questions)
     with Journal(config.out / "samples.jsonl", settings) as journal:
         samples = {(s["task"], s["question_id"], s["turn"], s["method"]): s for s in journal.records}
@@ -113,7 +116,7 @@ def generate_missing(
     check_turns(decoder, dict.fromkeys(piece.turn for piece in missing))
     short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
     for method in {piece.method.name: piece.method for piece in missing}.values():
-        check_policy(decoder, method.policy)
+        check_method(decoder, method)
         answer(decoder, Piece(Turn(missing[0].turn.question, 0), method, config.seed), samples, short)
     with tqdm(total=len(samples) + len(missing), initial=len(samples), unit="answer", desc="evaluating") as progress:
         for piece in missing:

@@ -1,10 +1,15 @@
-"""Writing files so that nobody ever sees half of one, and telling them apart."""
+"""Where files of the user go, writing them so that nobody ever sees half of one, and telling them apart."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """The folder for what `ltd` prepares once: `$XDG_CACHE_HOME/ltd`, or `~/.cache/ltd`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltd"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

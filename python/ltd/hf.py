@@ -24,7 +24,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from ltd.acceptance import MAX_GAIN, Accepted, Acceptor, Sampling, collect
 from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
-from ltd.loading import check_policy, default_policy, find_policy, prepare, shipped_head
+from ltd.loading import check_policy, default_policy, find_policy, prepare, set_policy, shipped_head
 from ltd.models import LoadedModel
 from ltd.request import Request
 from ltd.statistics import Statistics
@@ -86,7 +86,8 @@ class CustomGenerate:
             criteria, padded, [decoder.max_length - len(prompt) for prompt in prompts], input_ids.device
         )
         receiver = streamer if streamer is not None else self.streamer
-        request = Request(prompts, accept, stops, decoder.speculation(self.policy))
+        policy = default_policy(model.device) if self.policy == "static" else self.policy
+        request = Request(prompts, accept, stops, decoder.speculation(policy))
         for news in decoder.cycles(request):
             for token in news.get(0, ()) if receiver is not None else ():
                 receiver.put(torch.tensor([token]))
@@ -103,8 +104,10 @@ class CustomGenerate:
         if self.decoder is None or self.decoder.target.model is not model:
             loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
             target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
-            self.decoder = Decoder(target, draft, default_policy(model.device))
-            check_policy(self.decoder, self.policy)
+            decoder = Decoder(target, draft)
+            set_policy(decoder, None)
+            check_policy(decoder, self.policy)
+            self.decoder = decoder
         return self.decoder
 
 

@@ -36,20 +36,23 @@ Array = NDArray[np.float64]
 
 def isotonic(values: Array, axis: int) -> Array:
     """The nearest non-decreasing values along an axis, in least squares; what is non-decreasing already stays."""
-    fitted: Array = np.apply_along_axis(_pool, axis, values)
+    fitted: Array = np.apply_along_axis(pool, axis, values, np.ones(values.shape[axis]))
     return fitted
 
 
-def _pool(values: Array) -> Array:
-    """(n,) → (n,): neighbours in the wrong order become their mean, until none are (pool adjacent violators)."""
-    blocks: list[tuple[float, int]] = []  # mean and count
-    for value in values.tolist():
-        mean, count = value, 1
+def pool(values: Array, weights: Array) -> Array:
+    """(n,), positive weights (n,) → (n,): neighbours in the wrong order become their mean, until none are.
+
+    (Pool adjacent violators: the nearest non-decreasing values in weighted least squares.)
+    """
+    blocks: list[tuple[float, float, int]] = []  # mean, weight and count
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        mean, heavy, count = value, weight, 1
         while blocks and blocks[-1][0] > mean:
-            before, many = blocks.pop()
-            mean, count = (before * many + mean * count) / (many + count), many + count
-        blocks.append((mean, count))
-    means, counts = zip(*blocks, strict=True)
+            before, weighed, many = blocks.pop()
+            mean, heavy, count = (before * weighed + mean * heavy) / (weighed + heavy), weighed + heavy, many + count
+        blocks.append((mean, heavy, count))
+    means, _, counts = zip(*blocks, strict=True)
     return np.repeat(np.array(means, dtype=np.float64), counts)
 
 

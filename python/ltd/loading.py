@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from ltd.decoder import Decoder, PolicyChoice
+from ltd.decoder import Decoder
 from ltd.drafts.checkpoint import load_head
-from ltd.drafts.eagle3 import Eagle3Draft
+from ltd.drafts.eagle3 import DEFAULT_WIDTH, Eagle3Draft
 from ltd.drafts.head import Eagle3Head
 from ltd.drafts.head_engine import HeadEngine
 from ltd.engine import Engine
@@ -21,6 +21,8 @@ from ltd.machine import machine_facts
 from ltd.models import (
     LoadedModel,
     load_model,
+    locate,
+    read_config,
     resolve_device,
     resolve_dtype,
     stop_token_ids,
@@ -31,8 +33,10 @@ from ltd.packing import pack_linears
 from ltd.policies import Learned, Policy, Static
 from ltd.policies.bundle import check_fits, load_bundle
 from ltd.policies.learned import Setting
+from ltd.policies.store import find_bundle
 from ltd.target import Target
 
+KnownPolicy = Policy | Literal["none", "static"] | None
 DEFAULT_HEAD = "eagle3-smollm2-135m-instruct"
 # Small on a CPU, where verifying costs more with every node: the optimum measured with the default model is flat around
 # this one (see the README). On a GPU, EAGLE-3's own.
@@ -56,8 +60,9 @@ def load(
         target: a local folder, a GGUF file or a hub name; None is SmolLM2-135M-Instruct.
         draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves
             plain decoding only.
-        policy: how deep to draft and how many candidates to verify; None is a static setting for this kind of machine,
-            "none" is plain decoding; anything else is the folder of a policy bundle.
+        policy: how deep to draft and how many candidates to verify; None is the policy that `ltd tune` made for this
+            target, draft and machine, or else a shipped one that fits, or else "static", a static setting for this
+            kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
         device: None is the GPU if there is one, else the CPU.
         threads: CPU threads; None leaves torch's own number.
@@ -67,34 +72,38 @@ def load(
         InputError: anything above that cannot work, or a draft or policy that does not fit the target.
 
     Warns:
-        TunedElsewhereWarning: a policy bundle that was tuned for other hardware, another dtype or number of threads.
+        TunedElsewhereWarning: a given policy bundle that was tuned for other hardware, another dtype or number of
+            threads.
+        UserWarning: a damaged bundle was left out of the choice.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     if place.type != "cpu":
         check_kernels(place)
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads {threads} is out of range; it must be at least 1")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     chosen = find_policy(policy, place)
     loaded = load_model(target, kind, place)
     model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
     decoder = Decoder(
         model,
         head,
-        None if chosen == "none" or head is None else chosen or default_policy(place),
         tokenizer=loaded.tokenizer,
         stop_ids=stop_token_ids(loaded.model, loaded.tokenizer),
         max_length=max_length,
     )
-    check_policy(decoder, decoder.policy)
+    set_policy(decoder, chosen)
     return decoder
 
 
-def find_policy(
-    choice: Policy | str | Path | None, device: str | torch.device = "cpu"
-) -> Policy | Literal["none"] | None:
+def set_threads(threads: int | None) -> None:
+    """Sets torch's threads on the CPU, if a number is given; raises InputError if it is out of range."""
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"threads {threads} is out of range; it must be at least 1")
+        torch.set_num_threads(threads)
+
+
+def find_policy(choice: Policy | str | Path | None, device: str | torch.device = "cpu") -> KnownPolicy:
     """A policy where a bundle's folder may stand for one; everything else as it is.
 
     Raises:
@@ -102,10 +111,32 @@ def find_policy(
     """
     if choice == "none":
         return "none"
+    if choice == "static":
+        return "static"
     return load_bundle(Path(choice).expanduser(), device).policy if isinstance(choice, str | Path) else choice
 
 
-def check_policy(decoder: Decoder, policy: PolicyChoice) -> None:
+def set_policy(decoder: Decoder, choice: KnownPolicy) -> None:
+    """Gives a new decoder its policy: as chosen, or the best that is known here; none at all without a draft.
+
+    Raises:
+        InputError: a policy that does not fit target or draft.
+    """
+    if choice == "none" or decoder.draft is None:
+        return
+    device = decoder.target.device
+    if choice is None:
+        stored = find_bundle(setting_of(decoder), device)
+        decoder.policy = default_policy(device) if stored is None else stored.policy
+    elif choice == "static":
+        decoder.policy = default_policy(device)
+    else:
+        decoder.policy = choice
+        check_policy(decoder, choice)
+    decoder.speculation()  # raises if its trees are too large
+
+
+def check_policy(decoder: Decoder, policy: KnownPolicy) -> None:
     """Checks a learned policy against a decoder, see `ltd.policies.bundle.check_fits`."""
     if isinstance(policy, Learned) and decoder.draft is not None:
         check_fits(policy, setting_of(decoder))
@@ -116,16 +147,39 @@ def setting_of(decoder: Decoder) -> Setting:
     target, draft = decoder.target, decoder.draft
     assert draft is not None
     folder = draft.folder if isinstance(draft, Eagle3Draft) else None
+    return make_setting(target.config, folder, target.dtype, target.device, draft.width)
+
+
+def expected_setting(
+    target: str | Path | None, draft: str | Path | None, dtype: torch.dtype, device: torch.device
+) -> Setting | None:
+    """`setting_of` what `load` would make of these names, found without loading weights; None for plain decoding.
+
+    Raises:
+        InputError: there is no such target.
+    """
+    head = find_head(draft)
+    return None if head is None else make_setting(read_config(locate(target)), head, dtype, device)
+
+
+def make_setting(
+    config: PretrainedConfig,
+    head: Path | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    width: int = DEFAULT_WIDTH,
+) -> Setting:
+    """What a policy is made for: a target, told by its config, with the head in a folder, on this machine."""
     facts = machine_facts()
     return Setting(
-        width=draft.width,
-        vocab_size=target.vocab_size,
-        hidden_size=target.embedding.embedding_dim,
-        layers=int(target.config.num_hidden_layers),
-        head_sha256=head_hash(folder),
-        hardware=str(facts["processor" if target.device.type == "cpu" else "gpu"]),
-        dtype=str(target.dtype).removeprefix("torch."),
-        threads=torch.get_num_threads() if target.device.type == "cpu" else None,
+        width=width,
+        vocab_size=int(config.vocab_size),
+        hidden_size=int(config.hidden_size),
+        layers=int(config.num_hidden_layers),
+        head_sha256=head_hash(head),
+        hardware=str(facts["processor" if device.type == "cpu" else "gpu"]),
+        dtype=str(dtype).removeprefix("torch."),
+        threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
 
 

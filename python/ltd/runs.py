@@ -7,22 +7,25 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from ltd.decoder import Decoder
+from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
 from ltd.files import file_hash
 from ltd.journal import Record
-from ltd.loading import find_head, head_hash
+from ltd.loading import check_policy, expected_setting, find_head, head_hash
 from ltd.machine import machine_facts
 from ltd.models import resolve_device, resolve_dtype
-from ltd.policies import Policy, Static
+from ltd.policies import Learned, Static
 from ltd.policies.bundle import FACTS, load_bundle
+from ltd.policies.expected_gain import load_controller
+from ltd.policies.store import find_bundle
 from ltd.prompts import check_prompts
 from ltd.questions import TASKS, Question, Turn, fingerprint
 
 BASELINE = "none"
-BUNDLE = "bundle:"
+BUNDLE, CONTROLLER, TUNED = "bundle:", "controller:", "tuned"
+NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
 T = TypeVar("T")
 M = TypeVar("M")
 
@@ -59,32 +62,48 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to decode: its name on the command line, and its policy."""
+    """A way to decode: its name on the command line, and its policy; None is the loaded decoder's own."""
 
     name: str
-    policy: Policy | Literal["none"]
+    policy: PolicyChoice
 
     @classmethod
     def parse(cls, name: str) -> Method:
-        """Reads `none`, `eagle3`, `static:D:V` or `bundle:FOLDER`; anything else raises InputError."""
+        """Reads `none`, `eagle3`, `tuned`, `static:D:V`, `bundle:FOLDER` or `controller:FILE`, or raises InputError."""
         if name == BASELINE:
             return cls(name, "none")
         if name == "eagle3":
             return cls(name, Static(depth=8, size=60))
+        if name == TUNED:
+            return cls(name, None)
         if name.startswith(BUNDLE):
-            return cls(name, load_bundle(bundle_folder(name)).policy)
+            return cls(name, load_bundle(method_path(name)).policy)
+        if name.startswith(CONTROLLER):
+            return cls(name, load_controller(method_path(name)))
         kind, _, numbers = name.partition(":")
         depth, _, size = numbers.partition(":")
         if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
             raise InputError(
-                f"unknown method {name!r}; use none, eagle3, bundle:FOLDER or static:D:V, for example static:4:16"
+                f"unknown method {name!r}; use none, eagle3, tuned, bundle:FOLDER, controller:FILE or static:D:V, for "
+                "example static:4:16"
             )
         return cls(name, Static(int(depth), int(size)))
 
 
-def bundle_folder(name: str) -> Path:
-    """The folder in the method name `bundle:FOLDER`."""
-    return Path(name.removeprefix(BUNDLE)).expanduser()
+def check_method(decoder: Decoder, method: Method) -> None:
+    """Checks that a decoder can decode this way.
+
+    Raises:
+        InputError: a learned policy that does not fit, or there is no learned one where one is to be the default.
+    """
+    if method.name == TUNED and not isinstance(decoder.policy, Learned):
+        raise InputError(NOT_TUNED)
+    check_policy(decoder, method.policy)
+
+
+def method_path(name: str) -> Path:
+    """The path in the method name `bundle:FOLDER` or `controller:FILE`."""
+    return Path(name.partition(":")[2]).expanduser()
 
 
 def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
@@ -104,12 +123,31 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)
     methods = [*values.get("methods", ()), values.get("method", "")]
-    if bundles := [name for name in methods if name.startswith(BUNDLE)]:
-        values["bundles_sha256"] = {name: file_hash(bundle_folder(name) / FACTS) for name in bundles}
+    if hashes := {name: file_hash(file) for name in methods if (file := policy_file(name, config)) is not None}:
+        values["policies_sha256"] = hashes
     values["questions"] = fingerprint(questions)
     kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
     settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back
     return settings
+
+
+def policy_file(name: str, config: RunConfig) -> Path | None:
+    """The file that says what a method decides; None where its name does."""
+    if name.startswith(CONTROLLER):
+        return method_path(name)
+    if name.startswith(BUNDLE):
+        return method_path(name) / FACTS
+    return tuned_folder(config) / FACTS if name == TUNED else None
+
+
+def tuned_folder(config: RunConfig) -> Path:
+    """The bundle that `ltd.load` takes by default, or InputError if it would take none."""
+    device = resolve_device(None)
+    setting = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
+    stored = None if setting is None else find_bundle(setting, device)
+    if stored is None:
+        raise InputError(NOT_TUNED)
+    return stored.folder
 
 
 def check_turns(decoder: Decoder, turns: Iterable[Turn]) -> None:

@@ -23,7 +23,8 @@ def evaluate(
         str,
         typer.Option(
             help="none (plain decoding), eagle3 (the static tree 8, 60), static:DEPTH:SIZE, bundle:FOLDER (learned "
-            "policies); commas between."
+            "policies), tuned (the learned policy that is used by default), controller:FILE (as ltd analyze fits it); "
+            "commas between."
         ),
     ] = "none,eagle3",
     limit: Limit = None,

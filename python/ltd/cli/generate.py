@@ -28,7 +28,10 @@ def generate(
     target: Target = None,
     draft: Draft = None,
     policy: Annotated[
-        str | None, typer.Option(help="static, none for plain decoding, or the folder of a policy bundle.")
+        str | None,
+        typer.Option(
+            help="static, none for plain decoding, or the folder of a policy bundle; by default one tuned here, if any."
+        ),
     ] = None,
     depth: Annotated[
         int | None, typer.Option(help="Depth of a static tree, 0 to 12; 8 if only the size is given.")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    import torch
+
 
 def info() -> None:
-    """Show versions, processor or GPU, kernels in use, and the default model and draft."""
+    """Show versions, processor or GPU, kernels in use, and the default model, draft and policy."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -27,18 +31,41 @@ def facts() -> dict[str, str]:
     from ltd.ops import build_info
 
     device = resolve_device(None)
-    head = shipped_head()
+    dtype, head = resolve_dtype("auto", device), shipped_head()
     return {
         "ltd": version("ltd"),
         "python": platform.python_version(),
         "transformers": version("transformers"),
         **{name: str(value) for name, value in machine_facts().items()},
         "device": str(device),
-        "dtype": f"{resolve_dtype('auto', device)} (--dtype auto)".replace("torch.", ""),
+        "dtype": f"{dtype} (--dtype auto)".replace("torch.", ""),
         **{f"kernels: {name}": str(value) for name, value in build_info().items()},
         "default target": default_target(),
         "default draft": str(head) if (head / "config.json").is_file() else f"missing: nothing at {head}",
+        "default policy": default_policy(dtype, device),
     }
+
+
+def default_policy(dtype: torch.dtype, device: torch.device) -> str:
+    """The policy that `ltd.load()` would take here and where it comes from; asks no network."""
+    from ltd.loading import default_policy as static_policy
+    from ltd.loading import expected_setting
+    from ltd.models import local_default
+    from ltd.policies.store import find_bundle
+
+    advice = "ltd tune makes one for this machine"
+    target = local_default()
+    if target is None:
+        return f"chosen at the first use, as the default target is not on this machine yet; {advice}"
+    setting = expected_setting(target, None, dtype, device)
+    assert setting is not None  # there is a default draft
+    stored = find_bundle(setting, device)
+    if stored is None:
+        return f"{static_policy(device)}, as no learned one fits; {advice}"
+    if stored.tuned:
+        return f"{stored.policy}, tuned for this machine, in {stored.folder}"
+    made = stored.policy.made_for.hardware
+    return f"{stored.policy}, shipped with ltd and tuned on {made or 'an unknown processor'}; {advice}"
 
 
 def default_target() -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
+from ltd.cli.analyze import analyze
 from ltd.cli.calibrate import calibrate
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
@@ -16,6 +18,7 @@ from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
 from ltd.cli.record import record
 from ltd.cli.train_draft import train_draft
+from ltd.cli.tune import tune
 from ltd.errors import InputError
 
 INPUT_ERROR, INTERRUPTED = 2, 130  # exit codes
@@ -35,6 +38,8 @@ app.command()(check)
 app.command()(calibrate)
 app.command("train-draft")(train_draft)
 app.command()(record)
+app.command()(tune)
+app.command()(analyze)
 app.command("import-policy")(import_policy)
 
 
@@ -65,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        return app(arguments or ["--help"], prog_name="ltd", standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            return app(arguments or ["--help"], prog_name="ltd", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
@@ -74,6 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         return INPUT_ERROR
+
+
+def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Shows a warning to a user, whom its place in the code does not help."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def sentence_for(error: Exception) -> str | None:

@@ -1,0 +1,30 @@
+"""`ltd analyze`: how far ways to decide are from the optimum, on traces."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def analyze(
+    traces: Annotated[Path, typer.Option(help="Folder with traces, as ltd record makes them.")],
+    latency: Annotated[Path, typer.Option(help="File with this machine's latencies, as ltd calibrate makes it.")],
+    out: Annotated[Path, typer.Option(help="Folder for analysis.json, table.md, plot.png and a fitted controller.")],
+    policy: Annotated[list[Path] | None, typer.Option(help="Folder of a policy bundle; may be given often.")] = None,
+    controller: Annotated[Path | None, typer.Option(help="File of a fitted controller.")] = None,
+    fit: Annotated[Path | None, typer.Option(help="Folder with traces to fit a controller to.")] = None,
+    static_from: Annotated[
+        Path | None, typer.Option(help="Folder with traces to choose the best static tree on; else these traces.")
+    ] = None,
+) -> None:
+    """Compare plain, static, controlled and learned decisions with the exact optimum, on traces."""
+    from ltd_rl.analysis import AnalysisConfig, analyse
+    from ltd_rl.analysis_report import write_analysis
+
+    config = AnalysisConfig(traces, latency, out, tuple(policy or ()), controller, fit, static_from)
+    write_analysis(*analyse(config), out, Console())
+    print(f"the analysis is in {out}", file=sys.stderr)

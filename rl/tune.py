@@ -1,0 +1,312 @@
+"""`ltd tune`: from nothing to policies that are used by default here, in five stages.
+
+Every stage keeps its result in a work folder, and a stage whose result is there is not run again: costs
+(`latency.json`), `traces`, the policies (`bundle`, with `training.json`), a comparison in real decoding (`validation-…`),
+and last the bundle in the user's cache, where `ltd.load` finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ltd.calibration import Plan, calibrate
+from ltd.decoder import Decoder
+from ltd.errors import InputError
+from ltd.evaluation import EvalConfig, evaluate
+from ltd.files import cache_folder, file_hash, write_text
+from ltd.journal import Record
+from ltd.latency import LatencyModel, setup_of
+from ltd.loading import default_policy, setting_of
+from ltd.loading import load as load_decoder
+from ltd.models import DEFAULT_TARGET
+from ltd.policies.bundle import FACTS, Bundle, save_bundle
+from ltd.policies.learned import Learned, Setting
+from ltd.policies.store import bundle_folder
+from ltd.questions import load_questions
+from ltd.report import Score, scores
+from ltd.runs import BASELINE
+from ltd_rl.config import PPOConfig
+from ltd_rl.exact import Epoch, ExactConfig, train_exact
+from ltd_rl.iterate import Schedule, iterate
+from ltd_rl.limits import relative_costs, summary_for, worthwhile
+from ltd_rl.optimum import best_static
+from ltd_rl.outcomes import Outcomes, outcomes_of
+from ltd_rl.record import RecordConfig, record
+from ltd_rl.splits import split_generations
+from ltd_rl.traces import Generation, load_traces
+from ltd_rl.training_prompts import TASK, write_human_eval
+
+TRAINERS = ("exact", "ppo")
+STAGES = 5
+LATENCY, TRACES, BUNDLE, TRAINING, QUESTIONS, HELD_OUT = (
+    "latency.json", "traces", "bundle", "training.json", "questions", "held-out",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TuneConfig:
+    """What to tune, and how.
+
+    Attributes:
+        out: work folder; None is one in the user's cache.
+        data_dir, tasks: the training questions; None is HumanEval from the package human-eval.
+        limit: only the first so many questions of every task; None for all.
+        max_new_tokens: per recorded answer.
+        trainer: exact or ppo.
+        objective: renewal or ratio; with ppo also length and time.
+        seconds: about how long to measure costs.
+        questions: at most so many held-out ones are decoded to compare.
+        target, draft, dtype, threads: as for `ltd.load`.
+
+    Raises:
+        InputError: a setting that cannot work.
+    """
+
+    out: Path | None = None
+    data_dir: Path | None = None
+    tasks: tuple[str, ...] = (TASK,)
+    limit: int | None = None
+    max_new_tokens: int = 128
+    trainer: str = "exact"
+    objective: str = "renewal"
+    seconds: float = 60.0
+    questions: int = 24
+    target: str | None = None
+    draft: str | None = None
+    dtype: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.trainer not in TRAINERS:
+            raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
+        if self.trainer == "exact":
+            ExactConfig(objective=self.objective)  # type: ignore[arg-type]  # raises if it is unknown
+        if self.draft == "none":
+            raise InputError("policies steer a draft, so there must be one; name a head, or leave the shipped one")
+        if self.questions < 1:
+            raise InputError(f"questions is {self.questions}; it must be at least 1")
+        Plan(seconds=self.seconds)  # raises if it is out of range
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tuned:
+    """What came out.
+
+    Attributes:
+        policy: as it is kept.
+        folder: its bundle in the cache.
+        names: method names of `ltd eval`, by what they are for people.
+        scores: of these methods, in real decoding of held-out questions.
+        learned: whether the learned policies were kept, and not the best static setting.
+    """
+
+    policy: Learned
+    folder: Path
+    names: dict[str, str]
+    scores: dict[str, Score]
+    learned: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What the stages share: settings, models, and the folder for their results."""
+
+    config: TuneConfig
+    decoder: Decoder
+    setting: Setting
+    folder: Path
+    data_dir: Path
+
+
+def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tuned:
+    """Runs what is missing.
+
+    Args:
+        config: what and how.
+        load: stands in for `ltd.load`.
+
+    Raises:
+        InputError: something in the config or the data is wrong; before any long work, as far as it is known then.
+    """
+    if config.data_dir is not None:
+        load_questions(config.data_dir, config.tasks, config.limit)  # raises before a model loads
+    work = prepare(config, load)
+    latency = measure_costs(work)
+    training, validation = record_traces(work)
+    sizes, depth = worthwhile(training, latency)
+    tables = outcomes_of(training, latency, sizes, depth), outcomes_of(validation, latency, sizes, depth)
+    policy = train(work, latency, *tables)
+    static = best_setting(tables[0])
+    results, names = compare(work, validation, static)
+    return keep(work, policy, static, results, names)
+
+
+def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
+    """Loads the models and finds the folders."""
+    decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
+    setting = replace(setting_of(decoder), target=Path(config.target or DEFAULT_TARGET).name)
+    if setting.head_sha256 is None:
+        raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
+    folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
+    data_dir = config.data_dir
+    if data_dir is None:
+        data_dir = folder / QUESTIONS
+        write_human_eval(data_dir)
+    return Work(config, decoder, setting, folder, data_dir)
+
+
+def announce(stage: int, what: str) -> None:
+    """Says which stage begins."""
+    print(f"[{stage}/{STAGES}] {what}", file=sys.stderr, flush=True)
+
+
+def measure_costs(work: Work) -> LatencyModel:
+    """The latency model of the work folder, measured if it is missing or of another setup."""
+    config, file = work.config, work.folder / LATENCY
+    if file.exists():
+        latency = LatencyModel.load(file)
+        if latency.mismatch(setup_of(work.decoder, config.target, config.draft)) is None:
+            announce(1, f"costs on this machine: as measured before, in {file}")
+            return latency
+    announce(1, f"measuring costs on this machine, about {config.seconds:.0f} s; leave it alone meanwhile")
+    latency = calibrate(work.decoder, Plan(seconds=config.seconds), target=config.target, draft=config.draft)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    latency.save(file)
+    if warning := latency.warning():
+        print(f"warning: {warning}", file=sys.stderr)
+    return latency
+
+
+def record_traces(work: Work) -> tuple[list[Generation], list[Generation]]:
+    """Traces of the training questions and of the held-out ones."""
+    config = work.config
+    announce(2, "recording traces of the training questions")
+    settings = RecordConfig(
+        data_dir=work.data_dir,
+        out=work.folder / TRACES,
+        tasks=config.tasks,
+        limit=config.limit,
+        max_new_tokens=config.max_new_tokens,
+        target=config.target,
+        draft=config.draft,
+        dtype=config.dtype,
+        threads=config.threads,
+    )
+    record(settings, lambda *_, **__: work.decoder)
+    return split_generations(load_traces(settings.out).generations)
+
+
+def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Outcomes) -> Learned:
+    """Trains the policies and writes them to the work folder."""
+    config = work.config
+    announce(
+        3,
+        f"training by {config.trainer} for {config.objective}: sizes up to {training.sizes[-1]}, depths up to "
+        f"{training.depth}, {training.positions} positions, {validation.positions} held out",
+    )
+    trainer = train_by_ppo if config.trainer == "ppo" else train_exactly
+    policy, course = trainer(work, training, validation)
+    policy = replace(policy, costs=relative_costs(training, latency))
+    settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
+                "positions": training.positions, **course}  # fmt: skip
+    write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
+    save_bundle(Bundle(policy, config.objective, settings), work.folder / BUNDLE)
+    return policy
+
+
+def train_exactly(work: Work, training: Outcomes, validation: Outcomes) -> tuple[Learned, Record]:
+    """By the exact trainer; and its settings and course."""
+    config = ExactConfig(objective=work.config.objective)  # type: ignore[arg-type]  # checked by TuneConfig
+    summary = summary_for(training.sizes)
+    with tqdm(total=config.epochs, unit="epoch", desc="training") as progress:
+
+        def told(epoch: Epoch) -> None:
+            progress.set_postfix_str(f"{epoch.validation:.1f} tokens/s held out", refresh=False)
+            progress.update()
+
+        result = train_exact(training, validation, (summary, summary), config, work.setting, told)
+    return result.policy, {**config.to_dict(), "epochs": [asdict(epoch) for epoch in result.epochs]}
+
+
+def train_by_ppo(work: Work, training: Outcomes, validation: Outcomes) -> tuple[Learned, Record]:
+    """By PPO in the paper's schedule, on our own observation; and its settings."""
+    depth, size = PPOConfig.paper("depth"), PPOConfig.paper("size")
+    schedule = Schedule(
+        training, validation, work.setting, depth, size, observation="summary", reward=work.config.objective
+    )
+    return iterate(schedule, work.folder / "ppo"), {"depth": asdict(depth), "size": asdict(size)}
+
+
+def best_setting(outcomes: Outcomes) -> tuple[int, int]:
+    """Depth and size of the best static setting."""
+    depth, step, _ = best_static(outcomes)
+    return depth, outcomes.sizes[step]
+
+
+def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> tuple[Record, dict[str, str]]:
+    """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
+    names = {
+        "plain decoding": BASELINE,
+        "default static": "static:{0.depth}:{0.size}".format(default_policy(work.decoder.target.device)),
+        "EAGLE-3's static (8, 60)": "eagle3",
+        f"best static ({static[0]}, {static[1]})": f"static:{static[0]}:{static[1]}",
+        "learned": f"bundle:{work.folder / BUNDLE}",
+    }
+    methods = tuple(dict.fromkeys(names.values()))
+    data_dir = work.folder / HELD_OUT
+    count = write_held_out(work, held_out, data_dir)
+    announce(4, f"decoding {count} held-out questions in {len(methods)} ways, in turns")
+    mark = file_hash(work.folder / BUNDLE / FACTS)[:8]
+    config = EvalConfig(
+        data_dir=data_dir,
+        out=work.folder / f"validation-{mark}",
+        tasks=work.config.tasks,
+        max_new_tokens=work.config.max_new_tokens,
+        target=work.config.target,
+        draft=work.config.draft,
+        dtype=work.config.dtype,
+        threads=work.config.threads,
+        methods=methods,
+    )
+    return evaluate(config, lambda *_, **__: work.decoder), names
+
+
+def write_held_out(work: Work, held_out: list[Generation], data_dir: Path) -> int:
+    """Writes the questions of held-out generations as a data folder of their own; how many there are."""
+    chosen = {(generation.task, generation.question_id) for generation in held_out}
+    questions = load_questions(work.data_dir, work.config.tasks, work.config.limit)
+    each = max(1, work.config.questions // len(work.config.tasks))
+    count = 0
+    for task in work.config.tasks:
+        kept = [q for q in questions if q.task == task and (task, q.question_id) in chosen][:each]
+        lines = [json.dumps({"question_id": q.question_id, "turns": list(q.turns)}) for q in kept]
+        (data_dir / task).mkdir(parents=True, exist_ok=True)
+        write_text(data_dir / task / "question.jsonl", "\n".join(lines) + "\n")
+        count += len(kept)
+    return count
+
+
+def keep(
+    work: Work, policy: Learned, static: tuple[int, int], results: Record, names: dict[str, str]
+) -> Tuned:
+    """Writes the faster of the learned policies and the best static setting into the cache."""
+    found = {method: row["mean"] for method, row in scores(results).items()}
+    learned, fixed = found[names["learned"]], found[f"static:{static[0]}:{static[1]}"]
+    is_learned = learned.tokens_per_second >= fixed.tokens_per_second
+    if not is_learned:
+        policy = Learned(policy.made_for, static[0], (static[1],))
+    validation: dict[str, Any] = {method: asdict(score) for method, score in found.items() if ":/" not in method}
+    validation["learned"] = asdict(learned)
+    settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
+    bundle = Bundle(policy, work.config.objective, settings, {"questions": results["settings"]["questions"], **validation})
+    folder = bundle_folder(work.setting)
+    announce(5, f"writing {'the learned policies' if is_learned else 'the best static setting'} to {folder}")
+    save_bundle(bundle, folder)
+    return Tuned(policy, folder, names, found, is_learned)
