@@ -3,8 +3,9 @@
 A table tells how likely a candidate of a level is on the target's own path, by its score. The expected gain of depth D
 and size V is then
 
-    E(D, V) = 1 + Σ chances of the V best-scored candidates of depth D, at most D + 2,
+    E(D, V) = a + b * Σ chances of the V best-scored candidates of depth D,     1 <= E <= D + 2,
 
+where a and b, of every D and V, make up for what the chances do not know of each other (they are near 1),
 and with cost(D, V, L) in seconds a cycle at context length L is worth
 
     E - rate * cost, with the rate (tokens per second) that is reached in the long run, or E / cost without a rate.
@@ -46,6 +47,7 @@ class ExpectedGain:
         width: beam width W that it was fitted for.
         sizes: what it chooses from, ascending, from 1 on.
         chances: float64 (D + 1, BINS), by level and `bins_of` the score: the probability to be on the target's path.
+        trust: float64 (2, D + 1, S), a and b.
         lengths: float64 (T,), context lengths, ascending.
         costs: float64 (D + 1, S, T), seconds of a cycle; linear in the length between, constant outside.
         ahead: float64 (D, FEATURES): what `features` of a depth predict of the worth of going on.
@@ -59,6 +61,7 @@ class ExpectedGain:
     width: int
     sizes: tuple[int, ...]
     chances: Array
+    trust: Array
     lengths: Array
     costs: Array
     ahead: Array
@@ -75,6 +78,7 @@ class ExpectedGain:
             raise InputError("a controller's lengths must ascend")
         for name, shape in (
             ("chances", (levels, BINS)),
+            ("trust", (2, levels, len(ladder))),
             ("costs", (levels, len(ladder), len(self.lengths))),
             ("ahead", (levels - 1, FEATURES)),
         ):
@@ -148,7 +152,8 @@ class ExpectedGain:
     def expected(self, best: Array, depth: int) -> Array:
         """float64 (n, S): the expected gain of every size, from the chances (n, m) of the best candidates."""
         places = np.minimum(self.sizes, best.shape[1]) - 1
-        return np.minimum(1.0 + best.cumsum(axis=1)[:, places], depth + 2.0)
+        add, times = self.trust[:, depth]
+        return np.clip(add + times * best.cumsum(axis=1)[:, places], 1.0, depth + 2.0)
 
     def cost(self, lengths: NDArray[Any], depth: int) -> Array:
         """float64 (n, S): seconds of cycles of every size at context lengths (n,)."""
@@ -234,6 +239,7 @@ def load_controller(file: str | Path) -> ExpectedGain:
         return ExpectedGain(
             width=int(values["width"]),
             sizes=tuple(int(size) for size in values["sizes"]),
+            trust=np.array(values["trust"], dtype=np.float64),
             costs=np.array(values["costs"], dtype=np.float64),
             rate=None if values["rate"] is None else float(values["rate"]),
             drafts=bool(values["drafts"]),
