@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ class ExpectedGain:
 
     Raises:
         InputError: parts that do not go together.
+
+    Attributes:
+        looked: what was seen last and how it was judged, as the size is asked for where drafting has just stopped.
     """
 
     width: int
@@ -67,6 +70,9 @@ class ExpectedGain:
     ahead: Array
     rate: float | None
     drafts: bool = True
+    looked: list[tuple[tuple[int, bytes, bytes], tuple[Array, Array]]] = field(
+        default_factory=list, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         levels = len(self.chances)
@@ -128,10 +134,14 @@ class ExpectedGain:
                 f"the controller was fitted for beam width {self.width}, but the draft's is {tree.width}; fit another"
             )
         count = candidate_count(self.width, depth)
-        scores, levels = tree.scores[:, :count].cpu().numpy(), level_of_candidates(self.width, depth)
-        chances = self.chances[levels, bins_of(scores)]
-        _, best = ranked(scores, chances, self.max_size)
-        return self.judge(best, chances[:, levels == depth], tree.lengths.cpu().numpy(), depth)
+        scores, lengths = tree.scores[:, :count].cpu().numpy(), tree.lengths.cpu().numpy()
+        key = (depth, lengths.tobytes(), scores.tobytes())
+        if not self.looked or self.looked[0][0] != key:
+            levels = level_of_candidates(self.width, depth)
+            chances = self.chances[levels, bins_of(scores)]
+            _, best = ranked(scores, chances, self.max_size)
+            self.looked[:] = [(key, self.judge(best, chances[:, levels == depth], lengths, depth))]
+        return self.looked[0][1]
 
     # --- the same for any number of cycles at once, n, of the same depth ---
 
@@ -153,14 +163,15 @@ class ExpectedGain:
         """float64 (n, S): the expected gain of every size, from the chances (n, m) of the best candidates."""
         places = np.minimum(self.sizes, best.shape[1]) - 1
         add, times = self.trust[:, depth]
-        return np.clip(add + times * best.cumsum(axis=1)[:, places], 1.0, depth + 2.0)
+        gains: Array = np.minimum(np.maximum(add + times * best.cumsum(axis=1)[:, places], 1.0), depth + 2.0)
+        return gains
 
     def cost(self, lengths: NDArray[Any], depth: int) -> Array:
         """float64 (n, S): seconds of cycles of every size at context lengths (n,)."""
         knots, costs = self.lengths, self.costs[depth].T
         if len(knots) == 1:
             return np.broadcast_to(costs, (len(lengths), costs.shape[1]))
-        inside = np.clip(lengths, knots[0], knots[-1])
+        inside = np.minimum(np.maximum(lengths, knots[0]), knots[-1])  # np.clip takes longer for so few
         before = np.minimum(np.searchsorted(knots, inside, side="right") - 1, len(knots) - 2)
         part = ((inside - knots[before]) / (knots[before + 1] - knots[before]))[:, None]
         seconds: Array = costs[before] * (1 - part) + costs[before + 1] * part
@@ -188,8 +199,8 @@ def features(worth: Array, mass: Array, top: Array) -> Array:
 
 def bins_of(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of every score: 0 holds the best, down to BINS - 1 for all below -BINS / BINS_PER_NAT, and NaN."""
-    known = np.nan_to_num(-scores * np.float32(BINS_PER_NAT), nan=BINS, posinf=BINS, neginf=0.0)
-    bins: NDArray[np.int64] = np.clip(known, 0, BINS - 1).astype(np.int64)
+    known = np.fmax(np.fmin(-scores * np.float32(BINS_PER_NAT), np.float32(BINS - 1)), np.float32(0))
+    bins: NDArray[np.int64] = known.astype(np.int64)
     return bins
 
 
@@ -204,15 +215,17 @@ def ranked(scores: NDArray[np.float32], chances: Array, most: int) -> tuple[NDAr
     It is enough to give the best of the levels before, in their order, and then the newest level.
     """
     order = np.argsort(-scores, axis=1, kind="stable")[:, :most]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(chances, order, axis=1)
+    rows = np.arange(len(order))[:, None]
+    return scores[rows, order], chances[rows, order]
 
 
 def save_controller(controller: ExpectedGain, file: Path, facts: dict[str, Any] | None = None) -> None:
     """Writes JSON; `facts`, for people, say what it was fitted to."""
     values = {
-        field.name: value.tolist() if isinstance(value, np.ndarray) else value
-        for field in fields(controller)
-        for value in [getattr(controller, field.name)]
+        entry.name: value.tolist() if isinstance(value, np.ndarray) else value
+        for entry in fields(controller)
+        if entry.init
+        for value in [getattr(controller, entry.name)]
     }
     content = {"format": FORMAT, "schema": SCHEMA, "fitted": facts or {}, **values}
     try:
