@@ -13,7 +13,7 @@ and with cost(D, V, L) in seconds a cycle at context length L is worth
 When drafting has stopped, the size of the greatest worth is verified. Before that, the worth of going on is predicted:
 a linear function for every depth of what is known now. `ltd_rl.expected_gain` fits all tables to traces.
 
-Deciding takes about 30 µs of NumPy per question, at the depths that pay on a CPU.
+Looking at a level takes 40 to 55 µs of NumPy on one core of a server, once per level; the size is then known as well.
 """
 
 from __future__ import annotations
