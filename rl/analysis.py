@@ -165,7 +165,7 @@ def notes(config: AnalysisConfig, depth: int, size: int) -> list[str]:
         f"EAGLE-3 is its default, depth {EAGLE3[0]}, size {EAGLE3[1]}.",
         "Hindsight has the most tokens per second in every cycle by itself; the optimum is exact for whole answers.",
         "Tokens per second leave prefill out, and the time that a policy takes to decide.",
-        "The gap is what the optimum has more than the best static decision.",
+        "Of gap: the share of what the optimum has more tokens per second than the best static decision.",
     ]
     if config.fit is not None:
         same = config.fit.resolve() == config.traces.resolve()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NUMBERS = ("tokens_per_second", "acceptance_length", "mean_depth", "mean_size")
 RATIOS = ("to_plain", "to_static", "share_of_gap")
-COLUMNS = ["", "tokens/s", "x plain", "x best static", "share of the gap", "τ", "mean D", "mean V"]
+COLUMNS = ["", "tokens/s", "x plain", "x static", "of gap", "τ", "mean D", "mean V"]
 LABELS = {"begin": "draft, at the root", "expand": "draft, expansions", "verify": "verification",
           "rest": "rest of the cycle", "plain": "plain step"}  # fmt: skip
 COLOURS = {"begin": "#9ecae1", "expand": "#3182bd", "verify": "#e6550d", "rest": "#969696", "plain": "#31a354"}
@@ -129,7 +129,7 @@ def draw_time(axes: Axes, columns: dict[str, list[Spent]]) -> None:
         left += values
     for place, total in enumerate(left):
         axes.text(total, place, f" {total:.2f}", va="center", fontsize=8)
-    axes.margins(x=0.15)
+    axes.set_xlim(right=1.15 * float(left.max()))
     axes.set(title="where the time goes", xlabel="milliseconds per token")
     axes.spines[["top", "right"]].set_visible(False)
 

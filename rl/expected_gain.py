@@ -49,6 +49,7 @@ def fit(generations: Sequence[Generation], outcomes: Outcomes, latency: LatencyM
     """
     path = np.concatenate([generation.path for generation in generations if generation.positions])
     start = untrained(outcomes, calibrate(outcomes.scores, path[:, : outcomes.depth + 1], outcomes.width), latency)
+    start = replace(start, trust=fit_trust(believe(start, outcomes), outcomes))
     beliefs = believe(start, outcomes)
     fitted = [fit_rate(start, beliefs, outcomes), fit_ahead(replace(start, rate=None), beliefs, outcomes)]
     results = [(total(outcomes, *choose(controller, beliefs)), controller) for controller in fitted]
@@ -88,7 +89,8 @@ def untrained(outcomes: Outcomes, chances: Array, latency: LatencyModel) -> Expe
     costs = latency.cycle(depths[:, None, None], verified[:, :, None], knots, TYPICAL_GAIN)
     rate = best_static(outcomes)[2].throughput
     ahead = np.zeros((outcomes.depth, FEATURES))
-    return ExpectedGain(outcomes.width, outcomes.sizes, chances, knots, costs, ahead, rate)
+    trust = np.ones((2, len(depths), len(outcomes.sizes)))
+    return ExpectedGain(outcomes.width, outcomes.sizes, chances, trust, knots, costs, ahead, rate)
 
 
 def believe(controller: ExpectedGain, outcomes: Outcomes) -> Beliefs:
@@ -107,6 +109,14 @@ def believe(controller: ExpectedGain, outcomes: Outcomes) -> Beliefs:
         tops.append(chances.max(axis=1))
     costs = [controller.cost(outcomes.lengths, level) for level in levels]
     return Beliefs(*(np.stack(parts, axis=1) for parts in (expected, costs, masses, tops)))
+
+
+def fit_trust(beliefs: Beliefs, outcomes: Outcomes) -> Array:
+    """float64 (2, D + 1, S): the line from the sums of the chances, which are expected - 1, to the gains."""
+    sums, gains = beliefs.expected - 1.0, outcomes.gains
+    centred = sums - sums.mean(axis=0)
+    slopes = (centred * gains).sum(axis=0) / ((centred * centred).sum(axis=0) + RIDGE * len(sums))
+    return np.stack([gains.mean(axis=0) - slopes * sums.mean(axis=0), slopes])
 
 
 def fit_rate(controller: ExpectedGain, beliefs: Beliefs, outcomes: Outcomes) -> ExpectedGain:

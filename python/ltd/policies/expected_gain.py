@@ -3,8 +3,9 @@
 A table tells how likely a candidate of a level is on the target's own path, by its score. The expected gain of depth D
 and size V is then
 
-    E(D, V) = 1 + Σ chances of the V best-scored candidates of depth D, at most D + 2,
+    E(D, V) = a + b * Σ chances of the V best-scored candidates of depth D,     1 <= E <= D + 2,
 
+where a and b, of every D and V, make up for what the chances do not know of each other (they are near 1),
 and with cost(D, V, L) in seconds a cycle at context length L is worth
 
     E - rate * cost, with the rate (tokens per second) that is reached in the long run, or E / cost without a rate.
@@ -12,14 +13,14 @@ and with cost(D, V, L) in seconds a cycle at context length L is worth
 When drafting has stopped, the size of the greatest worth is verified. Before that, the worth of going on is predicted:
 a linear function for every depth of what is known now. `ltd_rl.expected_gain` fits all tables to traces.
 
-Deciding takes about 30 µs of NumPy per question, at the depths that pay on a CPU.
+Looking at a level takes 40 to 55 µs of NumPy on one core of a server, once per level; the size is then known as well.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class ExpectedGain:
         width: beam width W that it was fitted for.
         sizes: what it chooses from, ascending, from 1 on.
         chances: float64 (D + 1, BINS), by level and `bins_of` the score: the probability to be on the target's path.
+        trust: float64 (2, D + 1, S), a and b.
         lengths: float64 (T,), context lengths, ascending.
         costs: float64 (D + 1, S, T), seconds of a cycle; linear in the length between, constant outside.
         ahead: float64 (D, FEATURES): what `features` of a depth predict of the worth of going on.
@@ -54,16 +56,23 @@ class ExpectedGain:
 
     Raises:
         InputError: parts that do not go together.
+
+    Attributes:
+        looked: what was seen last and how it was judged, as the size is asked for where drafting has just stopped.
     """
 
     width: int
     sizes: tuple[int, ...]
     chances: Array
+    trust: Array
     lengths: Array
     costs: Array
     ahead: Array
     rate: float | None
     drafts: bool = True
+    looked: list[tuple[tuple[int, bytes, bytes], tuple[Array, Array]]] = field(
+        default_factory=list, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         levels = len(self.chances)
@@ -75,6 +84,7 @@ class ExpectedGain:
             raise InputError("a controller's lengths must ascend")
         for name, shape in (
             ("chances", (levels, BINS)),
+            ("trust", (2, levels, len(ladder))),
             ("costs", (levels, len(ladder), len(self.lengths))),
             ("ahead", (levels - 1, FEATURES)),
         ):
@@ -124,10 +134,14 @@ class ExpectedGain:
                 f"the controller was fitted for beam width {self.width}, but the draft's is {tree.width}; fit another"
             )
         count = candidate_count(self.width, depth)
-        scores, levels = tree.scores[:, :count].cpu().numpy(), level_of_candidates(self.width, depth)
-        chances = self.chances[levels, bins_of(scores)]
-        _, best = ranked(scores, chances, self.max_size)
-        return self.judge(best, chances[:, levels == depth], tree.lengths.cpu().numpy(), depth)
+        scores, lengths = tree.scores[:, :count].cpu().numpy(), tree.lengths.cpu().numpy()
+        key = (depth, lengths.tobytes(), scores.tobytes())
+        if not self.looked or self.looked[0][0] != key:
+            levels = level_of_candidates(self.width, depth)
+            chances = self.chances[levels, bins_of(scores)]
+            _, best = ranked(scores, chances, self.max_size)
+            self.looked[:] = [(key, self.judge(best, chances[:, levels == depth], lengths, depth))]
+        return self.looked[0][1]
 
     # --- the same for any number of cycles at once, n, of the same depth ---
 
@@ -148,14 +162,16 @@ class ExpectedGain:
     def expected(self, best: Array, depth: int) -> Array:
         """float64 (n, S): the expected gain of every size, from the chances (n, m) of the best candidates."""
         places = np.minimum(self.sizes, best.shape[1]) - 1
-        return np.minimum(1.0 + best.cumsum(axis=1)[:, places], depth + 2.0)
+        add, times = self.trust[:, depth]
+        gains: Array = np.minimum(np.maximum(add + times * best.cumsum(axis=1)[:, places], 1.0), depth + 2.0)
+        return gains
 
     def cost(self, lengths: NDArray[Any], depth: int) -> Array:
         """float64 (n, S): seconds of cycles of every size at context lengths (n,)."""
         knots, costs = self.lengths, self.costs[depth].T
         if len(knots) == 1:
             return np.broadcast_to(costs, (len(lengths), costs.shape[1]))
-        inside = np.clip(lengths, knots[0], knots[-1])
+        inside = np.minimum(np.maximum(lengths, knots[0]), knots[-1])  # np.clip takes longer for so few
         before = np.minimum(np.searchsorted(knots, inside, side="right") - 1, len(knots) - 2)
         part = ((inside - knots[before]) / (knots[before + 1] - knots[before]))[:, None]
         seconds: Array = costs[before] * (1 - part) + costs[before + 1] * part
@@ -183,8 +199,8 @@ def features(worth: Array, mass: Array, top: Array) -> Array:
 
 def bins_of(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of every score: 0 holds the best, down to BINS - 1 for all below -BINS / BINS_PER_NAT, and NaN."""
-    known = np.nan_to_num(-scores * np.float32(BINS_PER_NAT), nan=BINS, posinf=BINS, neginf=0.0)
-    bins: NDArray[np.int64] = np.clip(known, 0, BINS - 1).astype(np.int64)
+    known = np.fmax(np.fmin(-scores * np.float32(BINS_PER_NAT), np.float32(BINS - 1)), np.float32(0))
+    bins: NDArray[np.int64] = known.astype(np.int64)
     return bins
 
 
@@ -199,15 +215,17 @@ def ranked(scores: NDArray[np.float32], chances: Array, most: int) -> tuple[NDAr
     It is enough to give the best of the levels before, in their order, and then the newest level.
     """
     order = np.argsort(-scores, axis=1, kind="stable")[:, :most]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(chances, order, axis=1)
+    rows = np.arange(len(order))[:, None]
+    return scores[rows, order], chances[rows, order]
 
 
 def save_controller(controller: ExpectedGain, file: Path, facts: dict[str, Any] | None = None) -> None:
     """Writes JSON; `facts`, for people, say what it was fitted to."""
     values = {
-        field.name: value.tolist() if isinstance(value, np.ndarray) else value
-        for field in fields(controller)
-        for value in [getattr(controller, field.name)]
+        entry.name: value.tolist() if isinstance(value, np.ndarray) else value
+        for entry in fields(controller)
+        if entry.init
+        for value in [getattr(controller, entry.name)]
     }
     content = {"format": FORMAT, "schema": SCHEMA, "fitted": facts or {}, **values}
     try:
@@ -234,6 +252,7 @@ def load_controller(file: str | Path) -> ExpectedGain:
         return ExpectedGain(
             width=int(values["width"]),
             sizes=tuple(int(size) for size in values["sizes"]),
+            trust=np.array(values["trust"], dtype=np.float64),
             costs=np.array(values["costs"], dtype=np.float64),
             rate=None if values["rate"] is None else float(values["rate"]),
             drafts=bool(values["drafts"]),
