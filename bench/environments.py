@@ -3,8 +3,8 @@
     python bench/environments.py [--traces FOLDER --latency FILE] [--count 256] [--seconds 3] [--json FILE]
 
 Actions are random; a depth policy goes on four times out of five. It is the core's time that counts, so other programs
-matter less than for the clock. Without a folder it makes traces up, 50 generations
-of 128 tokens, and costs that are linear in everything.
+matter less than for the clock. Without a folder it makes traces up, 50 generations of 128 tokens, and costs that are
+linear in everything.
 """
 
 from __future__ import annotations
