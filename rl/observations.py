@@ -12,12 +12,14 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ltd.errors import InputError
 from ltd.policies.learned import Learned
 from ltd.policies.learned_call import CONTINUE
 from ltd.policies.network import Network
-from ltd.policies.observation import Layout, Summary
+from ltd.policies.observation import Layout, Summary, normalised
+from ltd.policies.recency import RATES
 from ltd.tree import candidate_count
-from ltd_rl.outcomes import Integers, Outcomes
+from ltd_rl.outcomes import Floats, Integers, Outcomes
 
 Role = Literal["depth", "size"]
 BLOCK = 4096  # positions at once
@@ -37,28 +39,43 @@ class Observer:
     layout: Layout | Summary
     role: Role
 
-    def at(self, rows: Integers, depth: int, recents: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 (n, width): at positions (n,), after `depth` expansions.
+    def at(self, rows: Integers, depths: int | Integers, recents: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,).
 
         Args:
             recents: float32 (n, recents), where the layout has them.
         """
         if isinstance(self.layout, Layout):
-            first, until = self.seen(depth)
-            scores = torch.from_numpy(self.outcomes.scores[rows, first:until])
-            return self.layout.build(scores, self.outcomes.lengths[rows], depth)
+            scores, counts = self.scores_at(rows, depths)
+            return self.layout.build(scores, self.outcomes.lengths[rows], depths, counts)
         # A summary without what changes from one visit to another is worked out once.
-        known = self.summaries[torch.from_numpy(rows), depth]
-        if recents is None:
-            recents = torch.zeros(len(rows), self.layout.recents)
-        states = self.states[torch.from_numpy(rows)] if self.layout.states else known[:, :0]
-        return torch.cat([known, recents, states], dim=1)
+        levels = depths if isinstance(depths, int) else torch.from_numpy(depths)
+        parts = [self.summaries[torch.from_numpy(rows), levels]]
+        if self.layout.recents:
+            parts.append(torch.zeros(len(rows), self.layout.recents) if recents is None else recents)
+        if self.layout.states:
+            parts.append(self.states[torch.from_numpy(rows)])
+        return torch.cat(parts, dim=1)
 
-    def seen(self, depth: int) -> tuple[int, int]:
-        """The candidates that a policy with the paper's layout sees after `depth` expansions: from, until."""
-        until = candidate_count(self.outcomes.width, depth)
-        newest = candidate_count(self.outcomes.width, depth - 1) if depth else 0
-        return (newest if self.role == "depth" else 0), until
+    def scores_at(self, rows: Integers, depths: int | Integers) -> tuple[torch.Tensor, Integers | None]:
+        """float32 (n, most), what a policy with the paper's layout sees, and how many of it (n,); None is all."""
+        scores, width = self.outcomes.scores, self.outcomes.width
+        if isinstance(depths, int):
+            first, until = seen(self.role, width, depths)
+            return torch.from_numpy(scores[rows, first:until]), None
+        if self.role == "size":
+            counts: Integers = width + depths * width * width
+            return torch.from_numpy(scores[rows, : counts.max(initial=0)]), counts
+        newest = self.levels[rows, np.maximum(depths, 1) - 1]
+        at_root = np.flatnonzero(depths == 0)
+        newest[at_root, :width] = scores[rows[at_root], :width]
+        return torch.from_numpy(newest), np.where(depths == 0, width, width * width)
+
+    @cached_property
+    def levels(self) -> Floats:
+        """float32 (P, D, W²): the scores of the levels below the first, as a view."""
+        below = self.outcomes.scores[:, self.outcomes.width :]
+        return below.reshape(len(below), self.outcomes.depth, -1)
 
     @cached_property
     def summaries(self) -> torch.Tensor:
@@ -87,9 +104,32 @@ class Observer:
     @cached_property
     def states(self) -> torch.Tensor:
         """float32 (P, H), normalised as the layout does."""
-        from ltd.policies.observation import normalised
-
         return normalised(torch.from_numpy(self.outcomes.states))
+
+
+def seen(role: Role, width: int, depth: int) -> tuple[int, int]:
+    """The candidates that a policy with the paper's layout sees after `depth` expansions: from, until."""
+    newest = candidate_count(width, depth - 1) if depth else 0
+    return (newest if role == "depth" else 0), candidate_count(width, depth)
+
+
+def check_layout(layout: Layout | Summary, role: Role, width: int, depth: int, states: int) -> None:
+    """Raises InputError if a layout cannot show the trees that a policy is asked about.
+
+    Args:
+        width: beam width. depth: of the deepest of these trees. states: size of the draft's states.
+    """
+    if isinstance(layout, Layout):
+        first, until = seen(role, width, min(depth, 1) if role == "depth" else depth)
+        if layout.slots < until - first:
+            raise InputError(
+                f"the observation has {layout.slots} slots for scores, but the {role} policy sees up to {until - first}"
+            )
+    elif layout.states not in (0, states) or layout.recents not in (0, len(RATES)):
+        raise InputError(
+            f"a summary of {layout.recents} recents and {layout.states} states does not fit; there are {len(RATES)} "
+            f"and {states}, or 0 to leave them out"
+        )
 
 
 def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:

@@ -63,22 +63,31 @@ class Speculation:
         Returns:
             the depth, and the size that the policy wants verified; 0 and 0 without a draft.
         """
-        draft, policy, depth = self.draft, self.call, 0
-        self.unread.append(gain)
-        speculates = policy.speculate(tree.lengths, gain.accepted.counts)
-        watch.lap("policy")
-        if not speculates:
+        policy, depth = self.call, 0
+        if not self.begin(tree, gain, watch):
             return 0, 0
-        logits = draft.begin(*joined(self.unread))
-        tree.root_states = draft.root_states
-        tree.expand(logits, draft.d2t)
-        self.unread.clear()
-        watch.lap("draft")
         while depth < policy.max_depth and policy.continue_drafting(tree, depth):
             watch.lap("policy")
-            tree.expand(draft.expand(tree), draft.d2t)
+            self.deepen(tree, watch)
             depth += 1
-            watch.lap("draft")
         size = policy.choose_size(tree, depth)
         watch.lap("policy")
         return depth, size
+
+    def begin(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> bool:
+        """Drafts the first level, if the policy wants a draft; says whether it does. Arguments as `grow`."""
+        self.unread.append(gain)
+        speculates = self.call.speculate(tree.lengths, gain.accepted.counts)
+        watch.lap("policy")
+        if speculates:
+            logits = self.draft.begin(*joined(self.unread))
+            tree.root_states = self.draft.root_states
+            tree.expand(logits, self.draft.d2t)
+            self.unread.clear()
+            watch.lap("draft")
+        return speculates
+
+    def deepen(self, tree: DraftTree, watch: Stopwatch) -> None:
+        """Drafts one more level. Arguments as `grow`."""
+        tree.expand(self.draft.expand(tree), self.draft.d2t)
+        watch.lap("draft")
