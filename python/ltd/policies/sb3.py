@@ -14,6 +14,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,18 @@ def network_tensors(content: bytes, where: str) -> tuple[Tensor, ...]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"policy.pth in {where} holds something that is not a tensor")
+    return action_tensors(state, where)
+
+
+def action_tensors(state: Mapping[str, Tensor], where: str) -> tuple[Tensor, ...]:
+    """w0, b0, w1, b1, … float32: the action network in the `state_dict` of an MlpPolicy, as copies."""
     pattern = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
     layers = sorted(int(match[1]) for name in state if (match := pattern.fullmatch(str(name))))
     names = [f"mlp_extractor.policy_net.{layer}" for layer in layers] + ["action_net"]
     wanted = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
     if missing := [name for name in wanted if name not in state]:
         raise InputError(f"policy.pth in {where} lacks {', '.join(missing)}; it is not of an MlpPolicy")
-    return tuple(state[name].detach().float().contiguous() for name in wanted)
+    return tuple(state[name].detach().float().clone(memory_format=torch.contiguous_format) for name in wanted)
 
 
 def activation(data: bytes) -> str:

@@ -1,0 +1,118 @@
+"""One training of one policy against one partner, put together from outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from ltd.errors import InputError
+from ltd.journal import Record
+from ltd.policies.learned import Learned, Network, Setting
+from ltd.policies.observation import Layout, Summary, depth_layout, size_layout
+from ltd_rl.config import PPOConfig
+from ltd_rl.judge import Judge, fingerprint
+from ltd_rl.observations import Role
+from ltd_rl.outcomes import Integers, Outcomes
+from ltd_rl.partners import RANDOM, depth_table, nearest_step, random_depths, size_table
+from ltd_rl.ppo import Trained, train
+from ltd_rl.replay_env import ReplayVecEnv
+from ltd_rl.rewards import Reward
+
+CONSTANT_DEPTH = 8  # where a policy trained on random depths is used without a depth policy: EAGLE-3's default
+BEST_RANKED = 32  # of our own observation
+
+Partner = int | Learned | Literal["random"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """What is trained on what.
+
+    Args:
+        role: of the policy.
+        layout: of its observation.
+        reward: by name, see `ltd_rl.rewards`.
+        partner: for a depth policy a constant step of the ladder or a policy with a size network; for a size policy
+            "random" or a policy with a depth network.
+        training, validation: the outcomes, with the same ladder and depths.
+    """
+
+    role: Role
+    layout: Layout | Summary
+    reward: str
+    partner: Partner
+    training: Outcomes
+    validation: Outcomes
+
+    def train(self, config: PPOConfig, folder: Path, start: Path | None = None, env: VecEnv | None = None) -> Trained:
+        """Trains in a folder, see `ltd_rl.ppo.train`.
+
+        Args:
+            env: takes the place of the replay environment.
+
+        Raises:
+            InputError: a partner or a reward that does not fit, or as `ltd_rl.ppo.train`.
+        """
+        judge = Judge(self.validation, self.role, self.layout, self._decisions(self.validation))
+        return train(config, env or self.environment(config), judge, folder, self.settings(live=env is not None), start)
+
+    def environment(self, config: PPOConfig) -> ReplayVecEnv:
+        """Replayed generations."""
+        outcomes = self.training
+        partner = RANDOM if isinstance(self.partner, str) else self._decisions(outcomes)
+        reward = Reward.named(self.reward, float(outcomes.plain_seconds.mean()))
+        return ReplayVecEnv(outcomes, self.role, self.layout, reward, partner, config.count, config.seed)
+
+    def settings(self, live: bool) -> Record:
+        """What the result depends on besides the config."""
+        tables = [(o.lengths, o.gains, o.seconds, o.scores) for o in (self.training, self.validation)]
+        return {
+            "role": self.role,
+            "observation": {"kind": type(self.layout).__name__, **asdict(self.layout)},
+            "reward": self.reward,
+            "sizes": self.training.sizes,
+            "traces_and_latencies": fingerprint(*tables[0], *tables[1]),
+            "partner": self.partner if isinstance(self.partner, str) else fingerprint(self._decisions(self.training)),
+            "live": live,
+        }
+
+    def _decisions(self, outcomes: Outcomes) -> Integers:
+        """The partner's table; one draw of random depths."""
+        if self.role == "depth":
+            if isinstance(self.partner, str):
+                raise InputError("a depth policy needs a constant size or a size policy beside it, not a random one")
+            return size_table(self.partner, outcomes)
+        if isinstance(self.partner, int):
+            raise InputError("a size policy needs random depths or a depth policy beside it, not a constant")
+        return random_depths(outcomes) if isinstance(self.partner, str) else depth_table(self.partner, outcomes)
+
+
+def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
+    """The observation `paper` or `summary` of a role.
+
+    Raises:
+        InputError: another name.
+    """
+    if name == "summary":
+        return Summary(BEST_RANKED, outcomes.width)
+    if name != "paper":
+        raise InputError(f"there is no observation {name!r}; there are paper and summary")
+    return depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
+
+
+def together(depth: Network | None, size: Network | None, outcomes: Outcomes, made_for: Setting) -> Learned:
+    """Both networks as one policy.
+
+    A missing depth network becomes the constant depth 8, or the limit if that is less; a missing size network the size
+    of the ladder nearest to 60.
+    """
+    return Learned(
+        made_for,
+        depth_limit=outcomes.depth if depth is not None else min(CONSTANT_DEPTH, outcomes.depth),
+        sizes=outcomes.sizes if size is not None else (outcomes.sizes[nearest_step(outcomes.sizes)],),
+        depth_network=depth,
+        size_network=size,
+    )
