@@ -12,8 +12,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ltd.errors import InputError
 from ltd.policies.learned import CONTINUE, Learned, Network
-from ltd.policies.observation import Layout, Summary
+from ltd.policies.observation import Layout, Summary, normalised
+from ltd.policies.recency import RATES
 from ltd.tree import candidate_count
 from ltd_rl.outcomes import Integers, Outcomes
 
@@ -35,28 +37,65 @@ class Observer:
     layout: Layout | Summary
     role: Role
 
-    def at(self, rows: Integers, depth: int, recents: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 (n, width): at positions (n,), after `depth` expansions.
+    def check(self, depth: int) -> None:
+        """Raises InputError if the layout cannot show these outcomes, trees of up to `depth` expansions."""
+        if isinstance(self.layout, Layout):
+            first, until = self.seen(min(depth, 1) if self.role == "depth" else depth)
+            if self.layout.slots < until - first:
+                raise InputError(
+                    f"the observation has {self.layout.slots} slots for scores, but the {self.role} policy sees up to "
+                    f"{until - first}"
+                )
+            return
+        states = self.outcomes.states.shape[1]
+        if self.layout.states not in (0, states) or self.layout.recents not in (0, len(RATES)):
+            raise InputError(
+                f"a summary of {self.layout.recents} recents and {self.layout.states} states does not fit; there are "
+                f"{len(RATES)} and {states}, or 0 to leave them out"
+            )
+
+    def at(self, rows: Integers, depths: int | Integers, recents: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,).
 
         Args:
             recents: float32 (n, recents), where the layout has them.
         """
         if isinstance(self.layout, Layout):
-            first, until = self.seen(depth)
-            scores = torch.from_numpy(self.outcomes.scores[rows, first:until])
-            return self.layout.build(scores, self.outcomes.lengths[rows], depth)
+            scores, counts = self.scores_at(rows, depths)
+            return self.layout.build(scores, self.outcomes.lengths[rows], depths, counts)
         # A summary without what changes from one visit to another is worked out once.
-        known = self.summaries[torch.from_numpy(rows), depth]
-        if recents is None:
-            recents = torch.zeros(len(rows), self.layout.recents)
-        states = self.states[torch.from_numpy(rows)] if self.layout.states else known[:, :0]
-        return torch.cat([known, recents, states], dim=1)
+        levels = depths if isinstance(depths, int) else torch.from_numpy(depths)
+        parts = [self.summaries[torch.from_numpy(rows), levels]]
+        if self.layout.recents:
+            parts.append(torch.zeros(len(rows), self.layout.recents) if recents is None else recents)
+        if self.layout.states:
+            parts.append(self.states[torch.from_numpy(rows)])
+        return torch.cat(parts, dim=1)
+
+    def scores_at(self, rows: Integers, depths: int | Integers) -> tuple[torch.Tensor, Integers | None]:
+        """float32 (n, most), what a policy with the paper's layout sees, and how many of it (n,); None is all."""
+        scores = self.outcomes.scores
+        if isinstance(depths, int):
+            first, until = self.seen(depths)
+            return torch.from_numpy(scores[rows, first:until]), None
+        firsts, untils = self.all_seen[depths].T
+        counts = untils - firsts
+        most = int(counts.max(initial=0))
+        if self.role == "size":
+            return torch.from_numpy(scores[rows, :most]), counts
+        columns = np.minimum(firsts[:, None] + np.arange(most), scores.shape[1] - 1)
+        return torch.from_numpy(scores[rows[:, None], columns]), counts
 
     def seen(self, depth: int) -> tuple[int, int]:
         """The candidates that a policy with the paper's layout sees after `depth` expansions: from, until."""
         until = candidate_count(self.outcomes.width, depth)
         newest = candidate_count(self.outcomes.width, depth - 1) if depth else 0
         return (newest if self.role == "depth" else 0), until
+
+    @cached_property
+    def all_seen(self) -> Integers:
+        """int64 (D + 1, 2): `seen` for every depth."""
+        return np.array([self.seen(depth) for depth in range(self.outcomes.depth + 1)])
 
     @cached_property
     def summaries(self) -> torch.Tensor:
@@ -85,8 +124,6 @@ class Observer:
     @cached_property
     def states(self) -> torch.Tensor:
         """float32 (P, H), normalised as the layout does."""
-        from ltd.policies.observation import normalised
-
         return normalised(torch.from_numpy(self.outcomes.states))
 
 

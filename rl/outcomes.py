@@ -60,7 +60,7 @@ class Outcomes:
     @property
     def depth(self) -> int:
         """D, the deepest decision."""
-        return self.gains.shape[1] - 1
+        return int(self.gains.shape[1]) - 1
 
     @property
     def ends(self) -> Integers:
