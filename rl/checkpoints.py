@@ -23,6 +23,7 @@ Evaluations = list[dict[str, float]]
 
 def save_checkpoint(file: Path, model: PPO, evaluations: Evaluations) -> None:
     """Writes the state before a rollout; where the environment has no `state_dict`, a resumed run resets it."""
+    assert model.env is not None
     state = {
         "policy": model.policy.state_dict(),
         "optimizer": model.policy.optimizer.state_dict(),

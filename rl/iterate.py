@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ltd.files import write_text
 from ltd.policies.bundle import Bundle, save_bundle
 from ltd.policies.learned import Learned, Network, Setting
 from ltd_rl.config import PPOConfig
+from ltd_rl.judge import Figures, figures
 from ltd_rl.observations import Role, chosen_steps, stops
-from ltd_rl.outcomes import Outcomes, plain_total, total
+from ltd_rl.outcomes import Outcomes, total
 from ltd_rl.partners import RANDOM, nearest_step
 from ltd_rl.ppo import BEST
-from ltd_rl.stage import Partner, Stage, layout_named, together
+from ltd_rl.stage import Partner, Stage, constant_policy, layout_named, with_network
 
 ITERATIONS = 3
 HISTORY, BUNDLE = "iterations.json", "bundle"
@@ -66,20 +65,20 @@ def iterate(schedule: Schedule, folder: Path) -> Learned:
     Raises:
         InputError: the folder holds stages with other settings, or something does not fit, see `ltd_rl.stage`.
     """
-    constant = nearest_step(schedule.training.sizes)
+    outcomes = schedule.training
     folders: dict[Role, Path] = {"depth": folder / "iter0-depth", "size": folder / "iter0-size"}
-    networks: dict[Role, Network] = {
-        "depth": schedule.train("depth", constant, folders["depth"]),
-        "size": schedule.train("size", RANDOM, folders["size"]),
-    }
+    policy = constant_policy(outcomes, schedule.made_for)
+    first: dict[Role, Partner] = {"depth": nearest_step(outcomes.sizes), "size": RANDOM}
+    for role, partner in first.items():
+        policy = with_network(policy, role, schedule.train(role, partner, folders[role]), outcomes)
+    best = policy
     history: list[dict[str, Any]] = []
-    best = policy = combine(schedule, networks)
     for iteration in range(schedule.iterations + 1):
         if iteration > 0:
-            role: Role = "size" if iteration % 2 else "depth"
+            role = "size" if iteration % 2 else "depth"
             place = folder / f"iter{iteration}-{role}"
-            networks[role] = schedule.train(role, policy, place, folders[role] / BEST)
-            folders[role], policy = place, combine(schedule, networks)
+            network = schedule.train(role, policy, place, folders[role] / BEST)
+            folders[role], policy = place, with_network(policy, role, network, outcomes)
         found = {"iteration": iteration, **validated(policy, schedule.validation)}
         if not history or found["throughput"] > max(entry["throughput"] for entry in history):
             best = policy
@@ -90,24 +89,7 @@ def iterate(schedule: Schedule, folder: Path) -> Learned:
     return best
 
 
-def combine(schedule: Schedule, networks: dict[Role, Network]) -> Learned:
-    """Both networks as one policy."""
-    return together(networks["depth"], networks["size"], schedule.training, schedule.made_for)
-
-
-def validated(policy: Learned, outcomes: Outcomes) -> dict[str, float]:
-    """What a policy comes to: tokens per second, τ, and the speedup over plain decoding.
-
-    Without a size network its one size must be one of the ladder's.
-    """
+def validated(policy: Learned, outcomes: Outcomes) -> Figures:
+    """What a policy with both networks comes to, see `ltd_rl.judge.figures`."""
     depths = stops(policy, outcomes)
-    if policy.size_network is None:
-        steps = np.full(outcomes.positions, outcomes.sizes.index(policy.sizes[0]))
-    else:
-        steps = chosen_steps(policy, outcomes, depths)
-    found = total(outcomes, depths, steps)
-    return {
-        "throughput": found.throughput,
-        "acceptance_length": found.acceptance_length,
-        "speedup": found.throughput / plain_total(outcomes).throughput,
-    }
+    return figures(total(outcomes, depths, chosen_steps(policy, outcomes, depths)), outcomes)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ltd.policies.learned import Learned, Network, Setting
@@ -14,6 +16,8 @@ from ltd.policies.observation import Layout, Summary
 from ltd.policies.sb3 import action_tensors
 from ltd_rl.observations import Role, chosen_steps, stops
 from ltd_rl.outcomes import Integers, Outcomes, Total, plain_total, total
+
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +38,7 @@ class Judge:
 
     def network(self, state: Mapping[str, Tensor]) -> Network:
         """The action network in the `state_dict` of Stable-Baselines3's policy."""
-        return Network(self.layout, action_tensors(state, "the policy in training"))
+        return Network(self.layout, action_tensors(state, "the policy in training"))  # type: ignore[arg-type]
 
     def total(self, network: Network) -> Total:
         """What the network decides comes to."""
@@ -45,13 +49,21 @@ class Judge:
         policy = Learned(setting, outcomes.depth, outcomes.sizes, size_network=network)
         return total(outcomes, self.partner, chosen_steps(policy, outcomes, self.partner))
 
-    @property
-    def plain(self) -> float:
-        """Tokens per second of plain decoding."""
-        return plain_total(self.outcomes).throughput
+    def evaluate(self, network: Network) -> Figures:
+        """The same as `figures`."""
+        return figures(self.total(network), self.outcomes)
 
 
-def fingerprint(*arrays: np.ndarray) -> str:
+def figures(found: Total, outcomes: Outcomes) -> Figures:
+    """Tokens per second as `throughput`, τ as `acceptance_length`, and the `speedup` over plain decoding."""
+    return {
+        "throughput": found.throughput,
+        "acceptance_length": found.acceptance_length,
+        "speedup": found.throughput / plain_total(outcomes).throughput,
+    }
+
+
+def fingerprint(*arrays: NDArray[Any]) -> str:
     """A short hash of tables, to tell whether two runs had the same."""
     digest = hashlib.sha256()
     for array in arrays:

@@ -3,8 +3,8 @@
 Validation first rises and then falls, so the network of the best validation is kept, not the last. A run may be killed
 at any time: it goes on from its last validation, and ends as if it had not been killed, on one thread bit by bit.
 
-A folder of a run holds `run.jsonl`, its settings; `checkpoint.pt`, where it is; `best.zip`, what `PPO.save` wrote at the
-best validation; and `tensorboard`.
+A folder of a run holds `run.jsonl`, its settings; `checkpoint.pt`, where it is; `best.zip`, what `PPO.save` wrote at
+the best validation; and `tensorboard`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ class Trained:
 
     Attributes:
         network: the best.
-        evaluations: every validation in order: `timesteps`, `throughput` (tokens per second), `acceptance_length` (τ),
-            `speedup` over plain decoding.
+        evaluations: every validation in order: `timesteps`, and what `ltd_rl.judge.figures` gives.
     """
 
     network: Network
@@ -77,7 +76,7 @@ def train(
         left = config.total_timesteps - model.num_timesteps
         if left > 0:
             run(model, left, Watch(config, judge, folder, evaluations))
-        return Trained(read_network(folder / BEST, judge.layout), evaluations)
+        return Trained(read_network(folder / BEST, judge.layout), evaluations)  # type: ignore[arg-type]
 
 
 def make_model(config: PPOConfig, env: VecEnv) -> PPO:
@@ -142,28 +141,20 @@ class Watch(BaseCallback):
         if self.model.num_timesteps // self.config.eval_freq > last // self.config.eval_freq:
             self.evaluate()
 
-    def _on_rollout_end(self) -> None:
-        self.logger.record("rollout/mean_reward", float(self.locals["rollout_buffer"].rewards.mean()))
-
     def evaluate(self) -> None:
         """Validates, keeps the network if it is the best so far, and saves where the run is."""
         assert isinstance(self.model, PPO)
-        found = self.judge.total(self.judge.network(self.model.policy.state_dict()))
-        evaluation = {
-            "timesteps": self.model.num_timesteps,
-            "throughput": found.throughput,
-            "acceptance_length": found.acceptance_length,
-            "speedup": found.throughput / self.judge.plain,
-        }
+        found = self.judge.evaluate(self.judge.network(self.model.policy.state_dict()))
+        evaluation = {"timesteps": self.model.num_timesteps, **found}
         self.evaluations.append(evaluation)
         best = best_of(self.evaluations)
         if best is evaluation:
             save_zip(self.folder / BEST, self.model)
         save_checkpoint(self.folder / CHECKPOINT, self.model, self.evaluations)
-        for name in ("throughput", "acceptance_length", "speedup"):
-            self.logger.record(f"validation/{name}", evaluation[name])
+        for name, value in found.items():
+            self.logger.record(f"validation/{name}", value)
         self.logger.record("validation/best_throughput", best["throughput"])
         self.logger.dump(self.model.num_timesteps)
         self.progress.set_postfix_str(
-            f"{found.throughput:.2f} tokens/s in validation, best {best['throughput']:.2f}", refresh=False
+            f"{found['throughput']:.2f} tokens/s in validation, best {best['throughput']:.2f}", refresh=False
         )

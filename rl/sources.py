@@ -109,7 +109,7 @@ def obtain(source: Source, sizes: Sequence[int], recorder: Callable[[RecordConfi
     Raises:
         InputError: something is missing or does not fit.
     """
-    if not 0 < source.depth:
+    if source.depth < 1:
         raise InputError(f"the depth limit is {source.depth}; it must be at least 1")
     folder = source.traces
     if folder is None:

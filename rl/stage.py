@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -103,16 +103,13 @@ def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
     return depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
 
 
-def together(depth: Network | None, size: Network | None, outcomes: Outcomes, made_for: Setting) -> Learned:
-    """Both networks as one policy.
+def constant_policy(outcomes: Outcomes, made_for: Setting) -> Learned:
+    """No network yet: the constant depth 8, or the limit if that is less, and the size of the ladder nearest to 60."""
+    return Learned(made_for, min(CONSTANT_DEPTH, outcomes.depth), (outcomes.sizes[nearest_step(outcomes.sizes)],))
 
-    A missing depth network becomes the constant depth 8, or the limit if that is less; a missing size network the size
-    of the ladder nearest to 60.
-    """
-    return Learned(
-        made_for,
-        depth_limit=outcomes.depth if depth is not None else min(CONSTANT_DEPTH, outcomes.depth),
-        sizes=outcomes.sizes if size is not None else (outcomes.sizes[nearest_step(outcomes.sizes)],),
-        depth_network=depth,
-        size_network=size,
-    )
+
+def with_network(policy: Learned, role: Role, network: Network, outcomes: Outcomes) -> Learned:
+    """A policy with another network in one role, which decides among the outcomes' depths or sizes."""
+    if role == "depth":
+        return replace(policy, depth_network=network, depth_limit=outcomes.depth, min_depth=0)
+    return replace(policy, size_network=network, sizes=outcomes.sizes)
