@@ -37,23 +37,6 @@ class Observer:
     layout: Layout | Summary
     role: Role
 
-    def check(self, depth: int) -> None:
-        """Raises InputError if the layout cannot show these outcomes, trees of up to `depth` expansions."""
-        if isinstance(self.layout, Layout):
-            first, until = self.seen(min(depth, 1) if self.role == "depth" else depth)
-            if self.layout.slots < until - first:
-                raise InputError(
-                    f"the observation has {self.layout.slots} slots for scores, but the {self.role} policy sees up to "
-                    f"{until - first}"
-                )
-            return
-        states = self.outcomes.states.shape[1]
-        if self.layout.states not in (0, states) or self.layout.recents not in (0, len(RATES)):
-            raise InputError(
-                f"a summary of {self.layout.recents} recents and {self.layout.states} states does not fit; there are "
-                f"{len(RATES)} and {states}, or 0 to leave them out"
-            )
-
     def at(self, rows: Integers, depths: int | Integers, recents: torch.Tensor | None = None) -> torch.Tensor:
         """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,).
 
@@ -76,7 +59,7 @@ class Observer:
         """float32 (n, most), what a policy with the paper's layout sees, and how many of it (n,); None is all."""
         scores = self.outcomes.scores
         if isinstance(depths, int):
-            first, until = self.seen(depths)
+            first, until = seen(self.role, self.outcomes.width, depths)
             return torch.from_numpy(scores[rows, first:until]), None
         firsts, untils = self.all_seen[depths].T
         counts = untils - firsts
@@ -86,16 +69,10 @@ class Observer:
         columns = np.minimum(firsts[:, None] + np.arange(most), scores.shape[1] - 1)
         return torch.from_numpy(scores[rows[:, None], columns]), counts
 
-    def seen(self, depth: int) -> tuple[int, int]:
-        """The candidates that a policy with the paper's layout sees after `depth` expansions: from, until."""
-        until = candidate_count(self.outcomes.width, depth)
-        newest = candidate_count(self.outcomes.width, depth - 1) if depth else 0
-        return (newest if self.role == "depth" else 0), until
-
     @cached_property
     def all_seen(self) -> Integers:
         """int64 (D + 1, 2): `seen` for every depth."""
-        return np.array([self.seen(depth) for depth in range(self.outcomes.depth + 1)])
+        return np.array([seen(self.role, self.outcomes.width, depth) for depth in range(self.outcomes.depth + 1)])
 
     @cached_property
     def summaries(self) -> torch.Tensor:
@@ -125,6 +102,31 @@ class Observer:
     def states(self) -> torch.Tensor:
         """float32 (P, H), normalised as the layout does."""
         return normalised(torch.from_numpy(self.outcomes.states))
+
+
+def seen(role: Role, width: int, depth: int) -> tuple[int, int]:
+    """The candidates that a policy with the paper's layout sees after `depth` expansions: from, until."""
+    newest = candidate_count(width, depth - 1) if depth else 0
+    return (newest if role == "depth" else 0), candidate_count(width, depth)
+
+
+def check_layout(layout: Layout | Summary, role: Role, width: int, depth: int, states: int) -> None:
+    """Raises InputError if a layout cannot show the trees that a policy is asked about.
+
+    Args:
+        width: beam width. depth: of the deepest of these trees. states: size of the draft's states.
+    """
+    if isinstance(layout, Layout):
+        first, until = seen(role, width, min(depth, 1) if role == "depth" else depth)
+        if layout.slots < until - first:
+            raise InputError(
+                f"the observation has {layout.slots} slots for scores, but the {role} policy sees up to {until - first}"
+            )
+    elif layout.states not in (0, states) or layout.recents not in (0, len(RATES)):
+        raise InputError(
+            f"a summary of {layout.recents} recents and {layout.states} states does not fit; there are {len(RATES)} "
+            f"and {states}, or 0 to leave them out"
+        )
 
 
 def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:

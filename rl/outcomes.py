@@ -98,11 +98,7 @@ def outcomes_of(
     depth = most if depth is None else depth
     if not 0 <= depth <= most:
         raise InputError(f"depth {depth} is out of range; these traces know 0 … {most}")
-    ladder = np.asarray(sizes)
-    if ladder.ndim != 1 or not len(ladder) or ladder[0] < 0 or ladder[-1] > MAX_SIZE or np.any(np.diff(ladder) <= 0):
-        raise InputError(
-            f"the sizes {', '.join(map(str, sizes))} are no ladder; they must ascend within 0 … {MAX_SIZE}"
-        )
+    ladder = checked_ladder(sizes)
     counts = np.array([generation.positions for generation in kept])
     starts = np.concatenate([[0], np.cumsum(counts)])
     lengths = np.concatenate([g.prompt_length + np.arange(g.positions) for g in kept])
@@ -119,6 +115,16 @@ def outcomes_of(
         scores=np.concatenate([g.scores[:, : candidate_count(width, depth)] for g in kept]),
         states=np.concatenate([g.states for g in kept]).astype(np.float32),
     )
+
+
+def checked_ladder(sizes: Sequence[int]) -> Integers:
+    """int64 (S,): the ladder. Raises InputError if it does not ascend within 0 … 512."""
+    ladder = np.asarray(sizes)
+    if ladder.ndim != 1 or not len(ladder) or ladder[0] < 0 or ladder[-1] > MAX_SIZE or np.any(np.diff(ladder) <= 0):
+        raise InputError(
+            f"the sizes {', '.join(map(str, sizes))} are no ladder; they must ascend within 0 … {MAX_SIZE}"
+        )
+    return ladder
 
 
 def every_gain(generations: Sequence[Generation], depth: int, sizes: Integers) -> Integers:

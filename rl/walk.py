@@ -18,7 +18,7 @@ from ltd.errors import InputError
 from ltd.policies.learned import CONTINUE
 from ltd.policies.observation import Layout, Summary
 from ltd.policies.recency import RATES, START, update
-from ltd_rl.observations import Observer, Role
+from ltd_rl.observations import Observer, Role, check_layout
 from ltd_rl.outcomes import Floats, Integers, Outcomes
 from ltd_rl.rewards import Reward
 
@@ -75,7 +75,8 @@ class Walk:
         self.outcomes, self.role, self.reward, self.partner = outcomes, role, reward, partner
         self.count, self.generator = count, generator
         self.observer = Observer(outcomes, layout, role)
-        self.observer.check(outcomes.depth - 1 if role == "depth" else outcomes.depth)
+        deepest = outcomes.depth - 1 if role == "depth" else outcomes.depth  # that the policy is asked at
+        check_layout(layout, role, outcomes.width, deepest, outcomes.states.shape[1])
         self.keeps_recents = isinstance(layout, Summary) and layout.recents > 0
         self.queue = np.zeros(0, dtype=np.int64)
         # Positions, where their generations end, and the depths of the present trees.
@@ -131,7 +132,7 @@ class Walk:
         tokens, seconds = outcomes.gains[decisions], outcomes.seconds[decisions]
         self.at[environments] = at + tokens
         if self.keeps_recents:
-            self.recents[environments] = update(self.recents[environments], tokens - 1)
+            self.recents[environments] = update(self.recents[environments], tokens.astype(np.float32) - 1)
         self.episodes[environments, 2:] += np.stack([tokens, seconds, np.ones(len(at))], axis=1)
         return self.reward(tokens, seconds)
 

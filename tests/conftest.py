@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,10 @@ from transformers import (
 )
 
 from ltd import _C
+from ltd_rl.record import RecordConfig, record
+from ltd_rl.traces import load_traces
 from op_cases import ISAS
+from recordings import DEPTH, NEW_TOKENS, QUESTIONS, Recorded, load_bigrams
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -109,6 +113,49 @@ def tiny_head(tiny_target: Callable[[str], Path], tmp_path_factory: pytest.TempP
         return made[family]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with two tasks, one of them with two turns."""
+    folder = tmp_path_factory.mktemp("data")
+    for task, conversations in QUESTIONS.items():
+        (folder / task).mkdir()
+        lines = [json.dumps({"question_id": 7 + number, "turns": turns}) for number, turns in enumerate(conversations)]
+        (folder / task / "question.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recorded(
+    data: Path,
+    tiny_target: Callable[[str], Path],
+    tiny_head: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Recorded]:
+    """recorded(family) → the traces of a tiny model."""
+    made: dict[str, Recorded] = {}
+
+    def get(family: str = "llama") -> Recorded:
+        if family not in made:
+            config = RecordConfig(
+                data_dir=data,
+                out=tmp_path_factory.mktemp("traces"),
+                tasks=tuple(QUESTIONS),
+                max_new_tokens=NEW_TOKENS,
+                target=str(tiny_target(family)),
+                draft=str(tiny_head(family)),
+                dtype="float32",
+                depth=DEPTH,
+                rows=7,
+                shard_questions=1,
+            )
+            record(config, load_bigrams)
+            decoder = load_bigrams(config.target, config.draft, dtype="float32")
+            made[family] = Recorded(decoder, load_traces(config.out), config)
+        return made[family]
+
+    return get
 
 
 @pytest.fixture(params=ISAS)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,108 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from conftest import FAMILIES, VOCABULARY
+from conftest import FAMILIES
 from ltd.decoder import Decoder
-from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.errors import InputError
-from ltd.loading import load as load_decoder
 from ltd.policies import Policy, Static
 from ltd.shards import shard_file
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl import record as recording
-from ltd_rl.record import RecordConfig, record
+from ltd_rl.record import record
 from ltd_rl.replay import Cycles, follow, gains, replay
-from ltd_rl.traces import NO_RANK, Generation, Traces, bytes_per_position, load_traces, path_ranks, save_shard
+from ltd_rl.traces import NO_RANK, Generation, bytes_per_position, load_traces, path_ranks, save_shard
+from recordings import DEPTH, NEW_TOKENS, Recorded, load_bigrams
 from reference import select_nodes
 
 Folder = Callable[[str], Path]
-DEPTH, NEW_TOKENS = 4, 40
-QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"], ["x"]]}
-
-
-class BigramDraft(Eagle3Draft):
-    """A random head that also likes what the target wrote after the same token before: it gets long paths accepted."""
-
-    bonus: torch.Tensor  # (vocabulary, Vd)
-
-    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        roots = tokens.gather(1, torch.tensor(counts)[:, None] - 1)
-        return super().begin(features, tokens, counts) + self.bonus[roots]
-
-    def expand(self, tree: DraftTree) -> torch.Tensor:
-        return super().expand(tree) + self.bonus[tree.beam_tokens]
-
-
-def bigrams(decoder: Decoder, seed: int) -> torch.Tensor:
-    """Bonuses of random size for the pairs of tokens in some answers of the target."""
-    assert decoder.draft is not None and decoder.draft.d2t is not None
-    draft_ids = {int(token): index for index, token in enumerate(torch.arange(64) + decoder.draft.d2t)}
-    bonus, generator = torch.zeros(VOCABULARY, 64), torch.Generator().manual_seed(seed)
-    for turns in (*QUESTIONS["first"], *QUESTIONS["second"]):
-        answer = decoder.generate(decoder.encode(turns[0]), max_new_tokens=NEW_TOKENS, policy="none").token_ids
-        for before, after in pairwise(answer):
-            if after in draft_ids:
-                bonus[before, draft_ids[after]] = 30 * torch.rand((), generator=generator)
-    return bonus
-
-
-def load_bigrams(*arguments: Any, **options: Any) -> Decoder:
-    """`ltd.load`, with such a draft."""
-    decoder = load_decoder(*arguments, **options)
-    draft = copy.copy(decoder.draft)
-    draft.__class__ = BigramDraft
-    draft.bonus = bigrams(decoder, seed=1)
-    decoder.draft = draft
-    return decoder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with two tasks, one of them with two turns."""
-    folder = tmp_path_factory.mktemp("data")
-    for task, conversations in QUESTIONS.items():
-        (folder / task).mkdir()
-        lines = [json.dumps({"question_id": 7 + number, "turns": turns}) for number, turns in enumerate(conversations)]
-        (folder / task / "question.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-@dataclass
-class Recorded:
-    """Traces, and the decoder that they speak of."""
-
-    decoder: Decoder
-    traces: Traces
-    config: RecordConfig
-
-
-@pytest.fixture(scope="module")
-def recorded(
-    data: Path, tiny_target: Folder, tiny_head: Folder, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Recorded]:
-    """recorded(family) → the traces of a tiny model."""
-    made: dict[str, Recorded] = {}
-
-    def get(family: str = "llama") -> Recorded:
-        if family not in made:
-            config = RecordConfig(
-                data_dir=data,
-                out=tmp_path_factory.mktemp("traces"),
-                tasks=tuple(QUESTIONS),
-                max_new_tokens=NEW_TOKENS,
-                target=str(tiny_target(family)),
-                draft=str(tiny_head(family)),
-                dtype="float32",
-                depth=DEPTH,
-                rows=7,
-                shard_questions=1,
-            )
-            record(config, load_bigrams)
-            decoder = load_bigrams(config.target, config.draft, dtype="float32")
-            made[family] = Recorded(decoder, load_traces(config.out), config)
-        return made[family]
-
-    return get
 
 
 def decode(decoder: Decoder, generation: Generation, policy: Policy) -> Cycles:

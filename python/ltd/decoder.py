@@ -212,9 +212,21 @@ class Decoder:
 
     def cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
         """One cycle for the sequences of the prompts `rows`, from the last gain to the next; in the same session."""
-        target, speculation, tree = self.target, request.speculation, self._tree_for(len(rows), request.tree_limits)
-        tree.begin(gain.roots, target.lengths)
+        speculation, tree = request.speculation, self.begin_tree(request, gain)
         depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)
+        return self.verify(request, rows, tree, depth, size, watch)
+
+    def begin_tree(self, request: Request, gain: Gain) -> DraftTree:
+        """A cycle's first part: a tree that begins at the roots of the last gain."""
+        tree = self._tree_for(len(gain.accepted.counts), request.tree_limits)
+        tree.begin(gain.roots, self.target.lengths)
+        return tree
+
+    def verify(
+        self, request: Request, rows: list[int], tree: DraftTree, depth: int, size: int, watch: Stopwatch
+    ) -> Gain:
+        """A cycle's last part: verifies the `size` best candidates of a tree that was expanded `depth` times."""
+        target = self.target
         nodes = tree.select(size)
         watch.lap("select")
         verified = target.verify(nodes)

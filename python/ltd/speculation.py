@@ -59,20 +59,29 @@ class Speculation:
         Returns:
             the depth, and the size that the policy wants verified; 0 and 0 without a draft.
         """
-        draft, policy, depth = self.draft, self.policy, 0
-        self.unread.append(gain)
-        speculates = policy.speculate(tree.lengths)
-        watch.lap("policy")
-        if not speculates:
+        policy, depth = self.policy, 0
+        if not self.begin(tree, gain, watch):
             return 0, 0
-        tree.expand(draft.begin(*joined(self.unread)), draft.d2t)
-        self.unread.clear()
-        watch.lap("draft")
         while depth < policy.max_depth and policy.continue_drafting(tree, depth):
             watch.lap("policy")
-            tree.expand(draft.expand(tree), draft.d2t)
+            self.deepen(tree, watch)
             depth += 1
-            watch.lap("draft")
         size = policy.choose_size(tree, depth)
         watch.lap("policy")
         return depth, size
+
+    def begin(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> bool:
+        """Drafts the first level, if the policy wants a draft; says whether it does. Arguments as `grow`."""
+        self.unread.append(gain)
+        speculates = self.policy.speculate(tree.lengths)
+        watch.lap("policy")
+        if speculates:
+            tree.expand(self.draft.begin(*joined(self.unread)), self.draft.d2t)
+            self.unread.clear()
+            watch.lap("draft")
+        return speculates
+
+    def deepen(self, tree: DraftTree, watch: Stopwatch) -> None:
+        """Drafts one more level. Arguments as `grow`."""
+        tree.expand(self.draft.expand(tree), self.draft.d2t)
+        watch.lap("draft")

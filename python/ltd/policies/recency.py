@@ -1,21 +1,34 @@
-"""How much was accepted lately: running means that the summary observation shows."""
+"""How much of the drafts was accepted lately: what a policy remembers from cycle to cycle."""
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-RATES = (0.5, 0.85)
-START = 1.0
+RATES = (0.5, 0.85)  # about the last 2 and the last 7 drafts
+START = 1.0  # accepted tokens; between a draft that is useless and one that is good
+
+Floats = TypeVar("Floats", NDArray[np.float32], torch.Tensor)
+_NUMPY_RATES = np.array(RATES, dtype=np.float32)
+_TORCH_RATES = torch.tensor(RATES)
 
 
-def update(recents: NDArray[np.float32], accepted: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The means after one more cycle: rate * mean + (1 - rate) * accepted.
+def update(recents: Floats, accepted: Floats) -> Floats:
+    """The recents after one more cycle with a draft; a cycle without one leaves them as they are.
+
+    Each is an average of the tokens accepted from drafts in which every draft counts `rate` times what the next does.
+    NumPy and torch give the same numbers to the last bit, so that a policy is trained with what it will see.
 
     Args:
-        recents: float32 (n, 2), START at a generation's beginning.
-        accepted: int64 (n,), draft tokens accepted: the gain without the target's own token.
+        recents: float32 (n, 2), at first `START`.
+        accepted: float32 (n,), how many tokens of the draft were accepted: one less than the cycle gained.
+
+    Returns:
+        float32 (n, 2), new.
     """
-    rates = np.array(RATES, dtype=np.float32)
-    updated: NDArray[np.float32] = rates * recents + (1 - rates) * accepted[:, None].astype(np.float32)
-    return updated
+    if isinstance(recents, torch.Tensor):
+        return recents * _TORCH_RATES + accepted[:, None] * (1 - _TORCH_RATES)
+    return recents * _NUMPY_RATES + accepted[:, None] * (1 - _NUMPY_RATES)
