@@ -69,6 +69,10 @@ class Options:
         names = {field.name for field in fields(PPOConfig)} - {"pi_arch", "vf_arch"}
         given = {name: getattr(self, name) for name in names}
         layers = {name: whole_numbers(getattr(self, name)) or None for name in ("pi_arch", "vf_arch")}
+        if self.live:
+            if self.count not in (None, 1):
+                raise InputError(f"count is {self.count}, but --live trains on one answer at a time; leave it out")
+            given["count"] = 1
         return PPOConfig.paper(role, **given, **layers)
 
 

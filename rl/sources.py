@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from ltd.errors import InputError
 from ltd.latency import LatencyModel
 from ltd.loading import load as load_decoder
 from ltd.policies.learned import Setting
-from ltd_rl.outcomes import Outcomes, outcomes_of
+from ltd_rl.outcomes import Outcomes, checked_ladder, outcomes_of
 from ltd_rl.record import RecordConfig, record
 from ltd_rl.splits import split_generations
-from ltd_rl.traces import load_traces
+from ltd_rl.traces import Generation, load_traces
 
 TRACES, LATENCY = "traces", "latency.json"
 
@@ -79,11 +79,13 @@ class Data:
     Attributes:
         training, validation: outcomes of different questions, four fifths and one.
         latency: of the machine.
+        prompts: token ids, of the training generations.
     """
 
     training: Outcomes
     validation: Outcomes
     latency: LatencyModel
+    prompts: list[list[int]]
 
     @property
     def made_for(self) -> Setting:
@@ -98,34 +100,41 @@ class Data:
         )
 
 
-def obtain(source: Source, sizes: Sequence[int], recorder: Callable[[RecordConfig], None] = record) -> Data:
+def obtain(source: Source, sizes: Sequence[int]) -> Data:
     """Reads or makes traces and latencies, and works out what every decision comes to.
 
     Args:
         source: what to read or to make.
         sizes: the ladder.
-        recorder: stands in for `ltd_rl.record.record`.
 
     Raises:
         InputError: something is missing or does not fit.
     """
+    checked_ladder(sizes)
     if source.depth < 1:
         raise InputError(f"the depth limit is {source.depth}; it must be at least 1")
-    folder = source.traces
-    if folder is None:
-        config = source.record_config()
-        recorder(config)
-        folder = config.out
-    latency = obtain_latency(source)
-    sides = split_generations(load_traces(folder).generations)
-    training, validation = (outcomes_of(side, latency, sizes, source.depth) for side in sides)
-    return Data(training, validation, latency)
+    latency = None if source.latency is None else LatencyModel.load(source.latency)
+    training, validation = split_generations(obtain_generations(source))
+    latency = latency or own_latency(source)
+    return Data(
+        outcomes_of(training, latency, sizes, source.depth),
+        outcomes_of(validation, latency, sizes, source.depth),
+        latency,
+        [generation.tokens[: generation.prompt_length].tolist() for generation in training],
+    )
 
 
-def obtain_latency(source: Source) -> LatencyModel:
-    """The latencies that are given, or those in the folder, which are measured if there are none."""
-    if source.latency is not None:
-        return LatencyModel.load(source.latency)
+def obtain_generations(source: Source) -> list[Generation]:
+    """The traces that are given, or those in the folder, after recording what is missing of them."""
+    if source.traces is not None:
+        return load_traces(source.traces).generations
+    config = source.record_config()
+    record(config)
+    return load_traces(config.out).generations
+
+
+def own_latency(source: Source) -> LatencyModel:
+    """The latencies in the folder, which are measured if there are none."""
     file = source.folder / LATENCY
     if not file.exists():
         plan = Plan(seconds=source.seconds, depth=source.depth)

@@ -24,6 +24,7 @@ from ltd_rl.rewards import Reward
 CONSTANT_DEPTH = 8  # where a policy trained on random depths is used without a depth policy: EAGLE-3's default
 BEST_RANKED = 32  # of our own observation
 
+OBSERVATIONS = ("paper", "summary")
 Partner = int | Learned | Literal["random"]
 
 
@@ -38,6 +39,9 @@ class Stage:
         partner: for a depth policy a constant step of the ladder or a policy with a size network; for a size policy
             "random" or a policy with a depth network.
         training, validation: the outcomes, with the same ladder and depths.
+
+    Raises:
+        InputError: a constant or a random partner for the wrong role.
     """
 
     role: Role
@@ -46,6 +50,12 @@ class Stage:
     partner: Partner
     training: Outcomes
     validation: Outcomes
+
+    def __post_init__(self) -> None:
+        if self.role == "depth" and isinstance(self.partner, str):
+            raise InputError("a depth policy needs a constant size or a size policy beside it, not a random one")
+        if self.role == "size" and isinstance(self.partner, int):
+            raise InputError("a size policy needs random depths or a depth policy beside it, not a constant")
 
     def train(self, config: PPOConfig, folder: Path, start: Path | None = None, env: VecEnv | None = None) -> Trained:
         """Trains in a folder, see `ltd_rl.ppo.train`.
@@ -81,13 +91,18 @@ class Stage:
 
     def _decisions(self, outcomes: Outcomes) -> Integers:
         """The partner's table; one draw of random depths."""
+        if isinstance(self.partner, str):
+            return random_depths(outcomes)
         if self.role == "depth":
-            if isinstance(self.partner, str):
-                raise InputError("a depth policy needs a constant size or a size policy beside it, not a random one")
             return size_table(self.partner, outcomes)
-        if isinstance(self.partner, int):
-            raise InputError("a size policy needs random depths or a depth policy beside it, not a constant")
-        return random_depths(outcomes) if isinstance(self.partner, str) else depth_table(self.partner, outcomes)
+        assert isinstance(self.partner, Learned)
+        return depth_table(self.partner, outcomes)
+
+
+def check_observation(name: str) -> None:
+    """Raises InputError unless it is `paper` or `summary`."""
+    if name not in OBSERVATIONS:
+        raise InputError(f"there is no observation {name!r}; there are {' and '.join(OBSERVATIONS)}")
 
 
 def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
@@ -96,10 +111,9 @@ def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
     Raises:
         InputError: another name.
     """
+    check_observation(name)
     if name == "summary":
         return Summary(BEST_RANKED, outcomes.width)
-    if name != "paper":
-        raise InputError(f"there is no observation {name!r}; there are paper and summary")
     return depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
 
 

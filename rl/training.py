@@ -6,17 +6,21 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
 from ltd.errors import InputError
+from ltd.policies import Policy
 from ltd.policies.bundle import Bundle, load_bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.sb3 import read_network
 from ltd_rl.command import Options, whole_numbers
+from ltd_rl.live_env import LiveEnv
 from ltd_rl.observations import Role
 from ltd_rl.outcomes import Outcomes
 from ltd_rl.partners import RANDOM, nearest_step
 from ltd_rl.rewards import Reward
-from ltd_rl.sources import Source, obtain
-from ltd_rl.stage import Stage, constant_policy, layout_named, with_network
+from ltd_rl.sources import Data, Source, obtain
+from ltd_rl.stage import Stage, check_observation, constant_policy, layout_named, with_network
 
 RUN, BUNDLE = "ppo", "bundle"
 
@@ -30,7 +34,8 @@ def run_script(role: Role, options: Options) -> None:
         InputError: an option that cannot work.
     """
     config = options.config(role)
-    Reward.named(options.reward, 1.0)
+    Reward.named(options.reward, 1.0)  # raises, like the next, before anything takes long
+    check_observation(options.observation)
     if options.rl_checkpoint_path and not Path(options.rl_checkpoint_path).is_file():
         raise InputError(f"there is no {options.rl_checkpoint_path} to begin with; name a zip of PPO.save")
     frozen = load_partner(options.partner)
@@ -41,7 +46,8 @@ def run_script(role: Role, options: Options) -> None:
     partner = policy if options.partner else nearest_step(sizes) if role == "depth" else RANDOM
     stage = Stage(role, layout, options.reward, partner, data.training, data.validation)
     start = Path(options.rl_checkpoint_path) if options.rl_checkpoint_path else None
-    trained = stage.train(config, options.save_path / RUN, start)
+    env = live_environment(role, options, data, policy) if options.live else None
+    trained = stage.train(config, options.save_path / RUN, start, env)
     policy = replace(with_network(policy, role, trained.network, data.training), made_for=data.made_for)
     training = {"role": role, "observation": options.observation, **asdict(config)}
     save_bundle(Bundle(policy, options.reward, training, trained.best), options.save_path / BUNDLE)
@@ -51,6 +57,23 @@ def run_script(role: Role, options: Options) -> None:
         f"questions, {best['speedup']:.3f} times plain decoding; it is in {options.save_path / BUNDLE}.",
         file=sys.stderr,
     )
+
+
+def live_environment(role: Role, options: Options, data: Data, policy: Policy) -> VecEnv:
+    """Live cycles on the training prompts; where a run goes on, it begins with a new answer."""
+    random = role == "size" and not options.partner
+    env = LiveEnv(
+        source_of(options).load(),
+        role,
+        data.prompts,
+        layout_named(options.observation, role, data.training),
+        Reward.named(options.reward, float(data.training.plain_seconds.mean())),
+        RANDOM if random else policy,
+        depth=options.depth_limit,
+        sizes=data.training.sizes,
+        max_new_tokens=options.max_new_tokens,
+    )
+    return DummyVecEnv([lambda: env])
 
 
 def source_of(options: Options) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ from ltd_rl.config import PPOConfig
 from ltd_rl.iterate import Schedule, iterate, validated
 from ltd_rl.judge import Judge
 from ltd_rl.observations import Role, chosen_steps, stops
-from ltd_rl.outcomes import Integers, Outcomes, Total, total
+from ltd_rl.outcomes import Outcomes, Total, total
 from ltd_rl.partners import RANDOM, depth_table, nearest_step, random_depths, size_table
 from ltd_rl.ppo import Trained, make_model
 from ltd_rl.replay_env import ReplayVecEnv
@@ -39,6 +39,11 @@ from ltd_rl.train_depth import DepthOptions
 from ltd_rl.train_size import SizeOptions
 
 WIDTH, DEPTH, SIZES = 2, 2, (1, 4, 8)
+OFFICIAL = (
+    "base_model_path ea_model_path rl_checkpoint_path data_dir dataset_train save_path total_timesteps lr "
+    "warmup_timesteps n_steps batch_size n_epochs gamma ent_coef eval_freq pi_arch vf_arch"
+)
+OURS = "traces latency reward observation sizes depth_limit live seed"
 ROOT = Path(__file__).parents[1]
 QUICK: dict[str, Any] = {"lr": 3e-3, "n_steps": 256, "batch_size": 64, "n_epochs": 6, "count": 4, "eval_freq": 512}
 TINY: dict[str, Any] = {**QUICK, "n_steps": 128, "n_epochs": 2, "eval_freq": 256, "pi_arch": (8,), "vf_arch": (8,)}
@@ -62,7 +67,7 @@ def toy(seed: int, generations: int = 20, length: int = 30) -> Outcomes:
     gains = np.where(easy[:, None, None], most, 1)
     ends = np.repeat(np.arange(1, generations + 1) * length, length)
     gains = np.minimum(gains, (ends - np.arange(positions))[:, None, None])
-    seconds = np.broadcast_to(1 + 0.4 * depths + 0.1 * sizes, gains.shape).astype(np.float32)
+    seconds = np.broadcast_to(1 + depths + 0.2 * sizes, gains.shape).astype(np.float32)
     scores = np.where(easy, -0.5, -8.0)[:, None] + 0.1 * generator.standard_normal((positions, 10))
     return Outcomes(
         width=WIDTH,
@@ -155,7 +160,7 @@ def test_it_learns_what_is_plain(
     easy = validation.scores[:, 0] > -4
     table = lesson._decisions(validation)
     if role == "depth":
-        best = total(validation, np.where(easy, DEPTH, 0), table[0])
+        best = total(validation, np.where(easy, DEPTH, 0), len(SIZES) - 1)
     else:
         best = total(validation, table, np.where(easy, len(SIZES) - 1, 0))
     assert found.best["throughput"] > 0.99 * best.throughput
@@ -173,17 +178,18 @@ def constant_depth(outcomes: Outcomes) -> Learned:
 # --- going on ---
 
 
-class Killer:
+def killer(steps: int) -> Callable[[ReplayVecEnv], Any]:
     """Lets an environment step so many times."""
+    usual, left = ReplayVecEnv.step_wait, steps
 
-    def __init__(self, steps: int) -> None:
-        self.left, self.usual = steps, ReplayVecEnv.step_wait
-
-    def __call__(self, env: ReplayVecEnv) -> Any:
-        if self.left == 0:
+    def step_wait(env: ReplayVecEnv) -> Any:
+        nonlocal left
+        if left == 0:
             raise KeyboardInterrupt
-        self.left -= 1
-        return self.usual(env)
+        left -= 1
+        return usual(env)
+
+    return step_wait
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -199,16 +205,15 @@ def test_a_killed_run_ends_the_same(
     lesson = stage(role, training, validation, reward=reward)
     config = PPOConfig.paper(role, **TINY, total_timesteps=1000)
     whole = lesson.train(config, tmp_path / "whole")
-    for steps in (3, 70, 130, 75):  # before the first checkpoint, after one, over two, …
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            killer = Killer(steps)
-            patch.setattr(ReplayVecEnv, "step_wait", lambda env, killer=killer: killer(env))
+    for steps in (3, 70, 130, 20):  # before the first checkpoint, after one, over two, …
+        monkeypatch.setattr(ReplayVecEnv, "step_wait", killer(steps))
+        with pytest.raises(KeyboardInterrupt):
             lesson.train(config, tmp_path / "killed")
+        monkeypatch.undo()
     killed = lesson.train(config, tmp_path / "killed")
     assert_same_run(whole, killed, tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(ReplayVecEnv, "step_wait", Killer(0))  # nothing is left to do
-        assert lesson.train(config, tmp_path / "killed").evaluations == whole.evaluations
+    monkeypatch.setattr(ReplayVecEnv, "step_wait", killer(0))  # nothing is left to do
+    assert lesson.train(config, tmp_path / "killed").evaluations == whole.evaluations
 
 
 def assert_same_run(whole: Trained, killed: Trained, folder: Path) -> None:
@@ -232,9 +237,10 @@ def test_a_kill_between_the_two_files_loses_nothing(
             raise KeyboardInterrupt
         usual(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ppo, "save_checkpoint", killed)
+    monkeypatch.setattr(ppo, "save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
         lesson.train(config, tmp_path / "killed")
+    monkeypatch.undo()
     assert_same_run(whole, lesson.train(config, tmp_path / "killed"), tmp_path)
 
 
@@ -320,12 +326,12 @@ def test_partners_as_tables(training: Outcomes) -> None:
         (lambda outcomes: size_table(constant_depth(outcomes), outcomes), "with a size network"),
         (lambda outcomes: depth_table(constant_policy(outcomes, Setting(WIDTH)), outcomes), "no depth network"),
         (lambda outcomes: depth_table(replace(constant_depth(outcomes), depth_limit=3), outcomes), "to depth 3"),
-        (lambda outcomes: stage("depth", outcomes, outcomes, partner=RANDOM).settings(False), "not a random one"),
-        (lambda outcomes: stage("size", outcomes, outcomes, partner=1).settings(False), "not a constant"),
+        (lambda outcomes: stage("depth", outcomes, outcomes, partner=RANDOM), "not a random one"),
+        (lambda outcomes: stage("size", outcomes, outcomes, partner=1), "not a constant"),
         (lambda outcomes: layout_named("other", "size", outcomes), "paper and summary"),
     ],
 )
-def test_partners_that_do_not_fit(training: Outcomes, partner: Callable[[Outcomes], Integers], complaint: str) -> None:
+def test_partners_that_do_not_fit(training: Outcomes, partner: Callable[[Outcomes], Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         partner(training)
 
@@ -377,18 +383,21 @@ def test_the_iterative_schedule(training: Outcomes, validation: Outcomes, tmp_pa
 
 
 @pytest.mark.parametrize("script", ["train_depth", "train_size"])
-def test_the_scripts_say_what_they_take(script: str) -> None:
-    names = {"train_depth": "--rl_token_model_path", "train_size": "--rl_depth_model_path"}
-    for command in ([str(ROOT / "rl" / f"{script}.py")], ["-m", f"ltd_rl.{script}"]):
-        shown = subprocess.run(
-            [sys.executable, *command, "--help"],
-            capture_output=True,
-            text=True,
-            env={"PYTHONPATH": str(ROOT / "python"), "COLUMNS": "200", "PATH": ""},
-        )
-        assert shown.returncode == 0, shown.stderr
-        for name in (names[script], "--base_model_path", "--total_timesteps", "--pi_arch", "--vf_arch", "--reward"):
-            assert name in shown.stdout
+@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_scripts_say_what_they_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: str, as_module: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.setenv("COLUMNS", "200")
+    run, where = (runpy.run_module, "ltd_rl") if as_module else (runpy.run_path, str(ROOT / "rl"))
+    name = f"{where}.{script}" if as_module else f"{where}/{script}.py"
+    with pytest.raises(SystemExit) as ended:
+        run(name, run_name="__main__")
+    assert ended.value.code == 0
+    shown, partner = capsys.readouterr().out, "token" if script == "train_depth" else "depth"
+    for option in (f"rl_{partner}_model_path", *OFFICIAL.split(), *OURS.split()):
+        assert f"--{option} " in shown
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +436,8 @@ def test_both_scripts_from_models_to_a_bundle(
     assert both.sizes == (4, 12) and both.size_network is not None and both.depth_network is not None
     assert both.size_network.layout.slots == candidate_count(10, 2)
     assert "tokens/s on the held-out questions" in capsys.readouterr().err
+    live = ["--save_path", str(tmp_path / "live"), *size[2:], "--live", "--max_new_tokens", "12"]
+    assert main("size", SizeOptions, [*common, *live]) == 0
     assert main("size", SizeOptions, [*common, *size, "--lr", "0.5"]) == 2
     assert "use the same settings" in capsys.readouterr().err
 
@@ -442,7 +453,10 @@ def test_both_scripts_from_models_to_a_bundle(
         (["--depth_limit", "0"], "the depth limit is 0"),
         (["--rl_checkpoint_path", "nowhere.zip"], "no nowhere.zip"),
         (["--rl_token_model_path", "nowhere"], "policy bundle nowhere"),
-        (["--traces", "nowhere", "--latency", "x"], "nowhere"),
+        (["--traces", "nowhere"], "no traces in nowhere"),
+        (["--latency", "nowhere"], "cannot read nowhere"),
+        (["--sizes", "9,3"], "no ladder"),
+        (["--live", "--count", "2"], "count is 2"),
     ],
 )
 def test_one_sentence_about_a_mistake(
