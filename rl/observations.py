@@ -17,7 +17,7 @@ from ltd.policies.learned import CONTINUE, Learned, Network
 from ltd.policies.observation import Layout, Summary, normalised
 from ltd.policies.recency import RATES
 from ltd.tree import candidate_count
-from ltd_rl.outcomes import Integers, Outcomes
+from ltd_rl.outcomes import Floats, Integers, Outcomes
 
 Role = Literal["depth", "size"]
 BLOCK = 4096  # positions at once
@@ -57,22 +57,23 @@ class Observer:
 
     def scores_at(self, rows: Integers, depths: int | Integers) -> tuple[torch.Tensor, Integers | None]:
         """float32 (n, most), what a policy with the paper's layout sees, and how many of it (n,); None is all."""
-        scores = self.outcomes.scores
+        scores, width = self.outcomes.scores, self.outcomes.width
         if isinstance(depths, int):
-            first, until = seen(self.role, self.outcomes.width, depths)
+            first, until = seen(self.role, width, depths)
             return torch.from_numpy(scores[rows, first:until]), None
-        firsts, untils = self.all_seen[depths].T
-        counts = untils - firsts
-        most = int(counts.max(initial=0))
         if self.role == "size":
-            return torch.from_numpy(scores[rows, :most]), counts
-        columns = np.minimum(firsts[:, None] + np.arange(most), scores.shape[1] - 1)
-        return torch.from_numpy(scores[rows[:, None], columns]), counts
+            counts: Integers = width + depths * width * width
+            return torch.from_numpy(scores[rows, : counts.max(initial=0)]), counts
+        newest = self.levels[rows, np.maximum(depths, 1) - 1]
+        at_root = np.flatnonzero(depths == 0)
+        newest[at_root, :width] = scores[rows[at_root], :width]
+        return torch.from_numpy(newest), np.where(depths == 0, width, width * width)
 
     @cached_property
-    def all_seen(self) -> Integers:
-        """int64 (D + 1, 2): `seen` for every depth."""
-        return np.array([seen(self.role, self.outcomes.width, depth) for depth in range(self.outcomes.depth + 1)])
+    def levels(self) -> Floats:
+        """float32 (P, D, W²): the scores of the levels below the first, as a view."""
+        below = self.outcomes.scores[:, self.outcomes.width :]
+        return below.reshape(len(below), self.outcomes.depth, -1)
 
     @cached_property
     def summaries(self) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import engine
+import environments
 import peers
 import replay
 from floor import Floor, Work
@@ -304,3 +305,15 @@ def test_replays_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert results["microseconds"]["fixed (0, 3)"]["cycles"] > 50
     assert replay.main(["--traces", str(tmp_path)]) == 2
     assert "no traces" in capsys.readouterr().err
+
+
+def test_environments_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "environments.json"
+    assert environments.main(["--seconds", "0", "--count", "2", "--json", str(file)]) == 0
+    table, results = capsys.readouterr().out, json.loads(file.read_text())
+    assert all(kind in table for kind in results["rates"])
+    assert results["rates"]["size, the paper's"]["width"] == 1268
+    for missing in ("--traces", "--latency"):
+        assert environments.main([missing, str(tmp_path / "none")]) == 2
+    assert environments.main(["--count", "0"]) == 2
+    assert "at least 1 is needed" in capsys.readouterr().err
