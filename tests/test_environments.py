@@ -1,11 +1,11 @@
-"""The environments: replay against a slow reference, live against replay, free of the official code's faults."""
+"""The replay environments against a slow reference, and free of the official code's faults."""
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -19,51 +19,12 @@ from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
 import ltd_rl.environments  # noqa: F401 (registers)
 from ltd.errors import InputError
-from ltd.policies import Static
-from ltd.policies.observation import Layout, Summary, depth_layout, size_layout
-from ltd.tree import DraftTree, candidate_count
-from ltd_rl.live_env import LiveEnv
-from ltd_rl.outcomes import Outcomes, outcomes_of
+from ltd.policies.observation import Layout, Summary, depth_layout
+from ltd.tree import candidate_count
+from ltd_rl.outcomes import Outcomes
 from ltd_rl.replay_env import ReplayEnv, ReplayVecEnv
-from ltd_rl.rewards import PRIOR, REWARDS, Reward
-from recordings import DEPTH, NEW_TOKENS, Recorded
-
-WIDTH, STATE = 2, 3
-LADDER = (2, 5, 9)
-ROLES = ("depth", "size")
-
-
-def made_up(seed: int, counts: tuple[int, ...] = (4, 1, 7), depth: int = 3) -> Outcomes:
-    """Outcomes of generations with so many positions, all of them random."""
-    generator, positions = np.random.default_rng(seed), sum(counts)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    rest = np.repeat(starts[1:], counts) - np.arange(positions)
-    shape = (positions, depth + 1, len(LADDER))
-    return Outcomes(
-        width=WIDTH,
-        sizes=LADDER,
-        starts=starts,
-        lengths=generator.integers(1, 900, positions),
-        gains=np.minimum(generator.integers(1, 5, shape), rest[:, None, None]),
-        seconds=(0.01 + generator.random(shape)).astype(np.float32),
-        plain_seconds=np.full(positions, 0.5, dtype=np.float32),
-        scores=(-120 * generator.random((positions, candidate_count(WIDTH, depth)))).astype(np.float32),
-        states=generator.normal(size=(positions, STATE)).astype(np.float32),
-    )
-
-
-def partner_of(outcomes: Outcomes, role: str, seed: int = 0) -> Any:
-    """A random table."""
-    generator = np.random.default_rng(seed)
-    if role == "depth":
-        return generator.integers(0, len(outcomes.sizes), (outcomes.positions, outcomes.depth + 1))
-    return generator.integers(0, outcomes.depth + 1, outcomes.positions)
-
-
-def layouts_of(role: str, width: int, depth: int, states: int) -> list[Layout | Summary]:
-    """The paper's, and summaries with and without all extras."""
-    paper = depth_layout(width) if role == "depth" else size_layout(width, depth)
-    return [paper, Summary(4, 2), Summary(3, 5, 2, states), Summary(3, 5, 2), Summary(2, 2, 0, states)]
+from ltd_rl.rewards import REWARDS, Reward
+from made_up import ROLES, STATE, WIDTH, layouts_of, made_up, partner_of
 
 
 def vectorised(outcomes: Outcomes, role: Any, count: int = 3, seed: int = 0, **changes: Any) -> ReplayVecEnv:
@@ -269,38 +230,6 @@ def test_the_state_of_another_environment_is_refused() -> None:
         vectorised(outcomes, "depth", reward=Reward.named("ratio", 1.0)).load_state_dict(state)
 
 
-# --- rewards ---
-
-
-def test_rewards_count_in_plain_tokens() -> None:
-    tokens, seconds = np.array([1, 4]), np.array([0.5, 1.0], dtype=np.float32)
-    expected = {"ratio": [1.0, 2.0], "renewal": [0.0, 2.0], "length": [1.0, 4.0], "time": [-1.0, -2.0]}
-    for name, values in expected.items():
-        rewards = Reward.named(name, 0.5)(tokens, seconds)
-        assert rewards.dtype == np.float32 and rewards.tolist() == values
-
-
-def test_renewal_follows_the_throughput() -> None:
-    reward, generator = Reward.named("renewal", 0.1), np.random.default_rng(0)
-    for level in (2.0, 5.0):  # the policy gets better
-        for _ in range(200):
-            tokens = generator.integers(1, 8, 100)
-            given = reward(tokens, (0.1 * tokens / level).astype(np.float32))
-        np.testing.assert_allclose(given, 0.0, atol=0.2)
-        np.testing.assert_allclose(reward.speedup, level, rtol=0.03)
-    again = Reward.named("renewal", 0.1)
-    again.load_state_dict(reward.state_dict())
-    assert again.speedup == reward.speedup
-    reward.restart()
-    assert reward.state_dict() == {"tokens": PRIOR, "times": PRIOR}
-
-
-@pytest.mark.parametrize(("name", "seconds", "complaint"), [("speed", 1.0, "no reward 'speed'"), ("time", 0.0, "0.0")])
-def test_bad_rewards(name: str, seconds: float, complaint: str) -> None:
-    with pytest.raises(InputError, match=complaint):
-        Reward.named(name, seconds)
-
-
 # --- bad input ---
 
 
@@ -353,157 +282,3 @@ def test_the_replay_environments_pass_the_checkers(role: str, layout: int) -> No
         warnings.simplefilter("error")
         check_env(env)
         check_for_sb3(env)
-
-
-# --- live ---
-
-
-class Abacus:
-    """Stands in for a latency model."""
-
-    def plain(self, length: Any) -> Any:
-        return 1.0 + 0.0 * length
-
-    def cycle(self, depth: Any, size: Any, length: Any, gain: Any) -> Any:
-        return 1.0 + 0.1 * depth + 0.01 * size + 0.0 * (length + gain)
-
-
-def live(run: Recorded, role: str, **changes: Any) -> LiveEnv:
-    """An environment of the first recorded question."""
-    generation = run.traces.generations[0]
-    arguments: dict[str, Any] = {
-        "prompts": [generation.tokens[: generation.prompt_length].tolist()],
-        "layout": Summary(4, 2, 2, generation.states.shape[1]),
-        "reward": Reward.named("length", 1.0),
-        "partner": Static(2, 20),
-        "depth": DEPTH,
-        "sizes": (5, 20, 60),
-        "max_new_tokens": NEW_TOKENS,
-    }
-    env = gymnasium.make(f"ltd/{role.capitalize()}Live-v0", decoder=run.decoder, **{**arguments, **changes}).unwrapped
-    assert isinstance(env, LiveEnv)
-    return env
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("layout", range(3))
-def test_live_and_replay_are_the_same(recorded: Callable[[str], Recorded], family: str, role: str, layout: int) -> None:
-    found = recorded(family)
-    generation = found.traces.generations[0]
-    outcomes = outcomes_of([generation], Abacus(), (5, 20, 60))  # type: ignore[arg-type]
-    chosen = layouts_of(role, 10, DEPTH, generation.states.shape[1])[layout]
-    table = np.full((generation.positions, DEPTH + 1), 1) if role == "depth" else np.full(generation.positions, 2)
-    replayed = ReplayEnv(outcomes, role, chosen, Reward.named("length", 1.0), table)  # type: ignore[arg-type]
-    env, generator = live(found, role, layout=chosen), np.random.default_rng(0)
-    for _ in range(2):
-        (seen, _), (expected, _), over = env.reset(), replayed.reset(), False
-        while not over:
-            np.testing.assert_allclose(seen, expected, rtol=2e-3, atol=2e-3)  # states are recorded in float16
-            action = np.int64(generator.integers(env.action_space.n) if role == "size" else generator.random() < 0.7)
-            seen, gained, over, _, info = env.step(action)
-            expected, tokens, also_over, _, also_info = replayed.step(action)
-            assert (gained, over) == (tokens, also_over)
-        for name in ("r", "l", "tokens", "cycles"):
-            assert info["answer"][name] == also_info["answer"][name]
-        assert env.request.answers[0] == generation.tokens[generation.prompt_length :].tolist()
-
-
-@dataclass
-class Spy:
-    """A policy at inference that does what it is told, and keeps what it sees."""
-
-    actions: list[int]
-    layout: Layout
-    max_depth: int = DEPTH
-    max_size: int = 20
-    seen: list[np.ndarray] = field(default_factory=list)
-
-    def speculate(self, lengths: torch.Tensor) -> bool:
-        return True
-
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        self.seen.append(self.layout.build(tree.newest_scores, tree.lengths, depth)[0].numpy())
-        return self.actions[len(self.seen) - 1] == 1
-
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        return 20
-
-
-def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded]) -> None:
-    found = recorded("llama")
-    env, generator = live(found, "depth", layout=depth_layout(10)), np.random.default_rng(3)
-    (seen, _), over, actions, observations = env.reset(), False, [], []
-    while not over:
-        actions.append(int(generator.random() < 0.7))
-        observations.append(seen)
-        seen, _, over, _, info = env.step(np.int64(actions[-1]))
-    spy = Spy(actions, depth_layout(10))
-    answer = found.decoder.generate(env.prompts[0], max_new_tokens=NEW_TOKENS, policy=spy)
-    np.testing.assert_array_equal(spy.seen, observations)
-    assert info["answer"]["cycles"] == len(answer.statistics.depths)
-    assert env.statistics.depths == answer.statistics.depths and env.statistics.gains == answer.statistics.gains
-
-
-def test_a_live_cycle_costs_its_laps_without_the_prefill(recorded: Callable[[str], Recorded]) -> None:
-    for role in ROLES:
-        env = live(recorded("llama"), role, reward=Reward.named("time", 1.0), partner=Static(2, 20))
-        env.reset()
-        over, total = False, 0.0
-        while not over:
-            _, reward, over, _, info = env.step(np.int64(0))
-            assert reward < 0
-            total -= reward
-        spent = env.statistics.seconds
-        assert spent["prefill"] > 0 and info["answer"]["seconds"] == pytest.approx(total)
-        measured = sum(spent[name] for name in ("draft", "select", "verify", "accept", "commit", "other"))
-        assert total == pytest.approx(measured, rel=0.05)  # what begins the first cycle is no cycle's
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_the_live_environments_pass_the_checkers(recorded: Callable[[str], Recorded], role: str) -> None:
-    env = live(recorded("llama"), role, partner=Static(2, 20) if role == "depth" else "random")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
-        check_for_sb3(env)
-    env.close()
-
-
-def test_live_random_depths_are_reproducible(recorded: Callable[[str], Recorded]) -> None:
-    env, depths = live(recorded("llama"), "size", partner="random"), []
-    for seed in (5, 5, 6):
-        over = not env.reset(seed=seed)
-        while not over:
-            _, _, over, _, _ = env.step(np.int64(0))
-        depths.append(list(env.statistics.depths))
-    assert depths[0] == depths[1] != depths[2]
-    assert set(depths[0]) | set(depths[2]) == set(range(1, DEPTH + 1))
-
-
-@pytest.mark.parametrize(
-    ("role", "changes", "complaint"),
-    [
-        ("depth", {"prompts": []}, "no prompt"),
-        ("depth", {"prompts": [[]]}, "prompt is empty"),
-        ("depth", {"partner": "random"}, "partner 'random'"),
-        ("depth", {"depth": 0}, "depth 0"),
-        ("size", {"sizes": (5, 5)}, "no ladder"),
-        ("size", {"layout": Layout(1, 1)}, "1 slots"),
-        ("size", {"layout": Summary(1, 1, 0, 7)}, "7 states"),
-    ],
-)
-def test_bad_live_arguments(
-    recorded: Callable[[str], Recorded], role: str, changes: dict[str, Any], complaint: str
-) -> None:
-    with pytest.raises(InputError, match=complaint):
-        live(recorded("llama"), role, **changes)
-
-
-def test_a_live_environment_needs_a_head_and_a_second_token(recorded: Callable[[str], Recorded]) -> None:
-    found = recorded("llama")
-    with pytest.raises(InputError, match="second token"):
-        live(found, "depth", max_new_tokens=1).reset()
-    bare = type(found.decoder)(found.decoder.target)
-    with pytest.raises(InputError, match="EAGLE-3 head"):
-        live(replace(found, decoder=bare), "depth")
