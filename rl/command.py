@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -49,8 +50,8 @@ class Options:
     gamma: float | None = option(None, "Discount per decision.")
     ent_coef: float | None = option(None, "Weight of the entropy.")
     eval_freq: int | None = option(None, "Steps between validations.")
-    pi_arch: str = option("", "Hidden layers of the policy network, with commas between.")
-    vf_arch: str = option("", "Hidden layers of the value network, with commas between.")
+    pi_arch: str = option("", "Hidden layers of the policy network, with commas or spaces between.")
+    vf_arch: str = option("", "Hidden layers of the value network, with commas or spaces between.")
     count: int | None = option(None, "Replayed generations in parallel.")
     seed: int = option(0, "Of everything random.")
     limit: int | None = option(None, "Record the first so many questions only.")
@@ -125,8 +126,20 @@ def make_app(role: Role, kind: type[Options]) -> typer.Typer:
     return app
 
 
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--pi_arch 1024 256`, as the official scripts take it, made `--pi_arch 1024,256`."""
+    words: list[str] = []
+    for word in arguments:
+        if word.isdecimal() and len(words) > 1 and words[-2] in ("--pi_arch", "--vf_arch"):
+            words[-1] += f",{word}"
+        else:
+            words.append(word)
+    return words
+
+
 def main(role: Role, kind: type[Options], arguments: list[str] | None = None) -> int:
     """Runs a script and returns its exit code: 0, or 2 for wrong input, with one sentence."""
+    arguments = joined(sys.argv[1:] if arguments is None else arguments)
     try:
         make_app(role, kind)(arguments, prog_name=f"train_{role}.py", standalone_mode=True)
     except InputError as error:

@@ -13,6 +13,7 @@ from ltd.journal import Record
 from ltd.policies.learned import Learned, Network, Setting
 from ltd.policies.observation import Layout, Summary, depth_layout, size_layout
 from ltd_rl.config import PPOConfig
+from ltd_rl.episodes import CycleEpisodes
 from ltd_rl.judge import Judge, fingerprint
 from ltd_rl.observations import Role
 from ltd_rl.outcomes import Integers, Outcomes
@@ -67,7 +68,8 @@ class Stage:
             InputError: a partner or a reward that does not fit, or as `ltd_rl.ppo.train`.
         """
         judge = Judge(self.validation, self.role, self.layout, self._decisions(self.validation))
-        return train(config, env or self.environment(config), judge, folder, self.settings(live=env is not None), start)
+        cycles = CycleEpisodes(env or self.environment(config), self.role)
+        return train(config, cycles, judge, folder, self.settings(live=env is not None), start)
 
     def environment(self, config: PPOConfig) -> ReplayVecEnv:
         """Replayed generations."""
@@ -113,7 +115,7 @@ def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
     """
     check_observation(name)
     if name == "summary":
-        return Summary(BEST_RANKED, outcomes.width)
+        return Summary(BEST_RANKED, outcomes.width, states=outcomes.states.shape[1])
     return depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
 
 

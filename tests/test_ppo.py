@@ -20,13 +20,13 @@ pytest.importorskip("stable_baselines3")
 
 from ltd_rl import checkpoints, ppo
 from ltd_rl.config import PPOConfig
+from ltd_rl.episodes import CycleEpisodes
 from ltd_rl.judge import Judge
 from ltd_rl.observations import Role
 from ltd_rl.outcomes import Outcomes, Total, total
 from ltd_rl.partners import random_depths
 from ltd_rl.ppo import Trained, make_model
 from ltd_rl.replay_env import ReplayVecEnv
-from ltd_rl.stage import layout_named
 from toys import DEPTH, SIZES, TINY, constant_depth, stage, toy
 
 QUICK: dict[str, Any] = {"lr": 3e-3, "n_steps": 256, "batch_size": 64, "n_epochs": 6, "count": 4, "eval_freq": 512}
@@ -101,23 +101,35 @@ def test_bad_settings(changes: dict[str, Any], complaint: str) -> None:
 # --- learning ---
 
 
-@pytest.mark.parametrize(("role", "steps"), [("depth", 6144), ("size", 4096)])
-@pytest.mark.parametrize("observation", ["paper"])
+@pytest.mark.parametrize(("role", "steps"), [("depth", 2048), ("size", 4096)])
+@pytest.mark.parametrize("reward", ["ratio", "renewal"])
 def test_it_learns_what_is_plain(
-    training: Outcomes, validation: Outcomes, tmp_path: Path, role: Role, steps: int, observation: str
+    training: Outcomes, validation: Outcomes, tmp_path: Path, role: Role, steps: int, reward: str
 ) -> None:
     partner: Any = len(SIZES) - 1 if role == "depth" else constant_depth(training)
-    lesson = stage(role, training, validation, partner=partner, layout=layout_named(observation, role, training))
-    config = PPOConfig.paper(role, **{**QUICK, "total_timesteps": steps, "gamma": 0.9}, pi_arch=(32,), vf_arch=(32,))
+    lesson = stage(role, training, validation, partner=partner, reward=reward)
+    config = PPOConfig.paper(role, **{**QUICK, "total_timesteps": steps}, pi_arch=(32,), vf_arch=(32,))
     found = lesson.train(config, tmp_path)
     easy = validation.scores[:, 0] > -4
-    table = lesson._decisions(validation)
     if role == "depth":
         best = total(validation, np.where(easy, DEPTH, 0), len(SIZES) - 1)
+        constant = [total(validation, depth, len(SIZES) - 1) for depth in range(DEPTH + 1)]
     else:
-        best = total(validation, table, np.where(easy, len(SIZES) - 1, 0))
-    assert found.best["throughput"] > 0.99 * best.throughput
-    assert found.evaluations[0]["throughput"] < found.best["throughput"]
+        best = total(validation, DEPTH, np.where(easy, len(SIZES) - 1, 0))
+        constant = [total(validation, DEPTH, step) for step in range(len(SIZES))]
+    assert found.best["throughput"] > 0.99 * best.throughput > 1.1 * max(each.throughput for each in constant)
+
+
+def test_a_cycle_is_an_episode(training: Outcomes, validation: Outcomes) -> None:
+    config = PPOConfig.paper("depth", **TINY)
+    env = CycleEpisodes(stage("depth", training, validation).environment(config), "depth")
+    env.reset()
+    actions = [[1, 0, 1, 1], [1, 0, 0, 1], [1, 1, 1, 0]]  # continue to the limit, or stop
+    dones = [env.step(np.array(step))[2].tolist() for step in actions]
+    assert dones == [[False, True, False, False], [True, True, True, True], [False, False, False, True]]
+    size = CycleEpisodes(stage("size", training, validation).environment(config), "size")
+    size.reset()
+    assert size.step(np.zeros(4, dtype=int))[2].all()
 
 
 # --- going on ---

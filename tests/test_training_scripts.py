@@ -64,7 +64,7 @@ def test_both_scripts_from_models_to_a_bundle(
     common = ["--base_model_path", str(tiny_target("llama")), "--ea_model_path", str(tiny_head("llama")),
               "--dtype", "float32", "--sizes", "4,12", "--depth_limit", "2", "--total_timesteps", "256",
               "--n_steps", "128", "--batch_size", "64", "--n_epochs", "1", "--eval_freq", "128",
-              "--pi_arch", "[8]", "--vf_arch", "8,8"]  # fmt: skip
+              "--pi_arch", "8", "--vf_arch", "8", "8"]  # fmt: skip
     depth = ["--save_path", str(tmp_path / "depth"), "--data_dir", str(data), "--dataset_train", "humaneval",
              "--max_new_tokens", "12", "--calibration_seconds", "0.01"]  # fmt: skip
     assert main("depth", DepthOptions, [*common, *depth]) == 0
