@@ -1,4 +1,4 @@
-"""The settings of PPO; the defaults are the paper's (section 5 and its appendix on training)."""
+"""The settings of PPO; the defaults are the paper's (appendix A.3)."""
 
 from __future__ import annotations
 

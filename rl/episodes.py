@@ -1,7 +1,7 @@
 """A cycle is an episode, as in the paper's training.
 
-Where an episode went on to the end of an answer, a policy with little discount would collect the rewards of as many
-cycles as it can, and so make them short: short cycles are more of them. Each cycle counts by itself instead.
+If an episode went on to the end of an answer, a depth policy with little discount would do best with as many cycles as
+it can have, each of which pays a ratio, and so stop at once. So each cycle counts by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's iterative co-adaptation (section 4.4): the two policies are trained in turn, each beside the other.
+"""The paper's iterative co-adaptation: the two policies are trained in turn, each beside the other.
 
 Iteration 0 is a depth policy trained against a constant size and a size policy trained against random depths, put
 together. Then the size policy is retrained beside the frozen depth policy, the depth policy beside the frozen size

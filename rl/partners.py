@@ -1,6 +1,6 @@
 """The other policy, while one is trained: what it decides at every recorded position, as a table.
 
-The paper (section 4) trains the depth policy first against a constant size, and the size policy against random depths;
+The paper trains the depth policy first against a constant size, and the size policy against random depths;
 later each against the other's frozen network.
 """
 

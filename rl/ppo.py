@@ -1,4 +1,4 @@
-"""Trains one policy with Stable-Baselines3's PPO, as the paper does (section 4.3).
+"""Trains one policy with Stable-Baselines3's PPO, as the paper does.
 
 Validation first rises and then falls, so the network of the best validation is kept, not the last. A run may be killed
 at any time: it goes on from its last validation, and ends as if it had not been killed, on one thread bit by bit.
@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 from tqdm import tqdm
 
+from ltd.files import file_hash
 from ltd.journal import Journal, Record
 from ltd.policies.learned import Network
 from ltd.policies.sb3 import read_network
@@ -65,7 +66,8 @@ def train(
     Raises:
         InputError: the folder holds a run with other settings or cannot be written, or the start does not fit.
     """
-    everything = json.loads(json.dumps({**asdict(config), **settings, "start": None if start is None else start.name}))
+    origin = None if start is None else file_hash(start)
+    everything = json.loads(json.dumps({**asdict(config), **settings, "start_sha256": origin}))
     with Journal(folder / RUN, everything):
         model = make_model(config, env)
         evaluations: Evaluations = []
