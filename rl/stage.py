@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ OBSERVATIONS = ("paper", "summary")
 Partner = int | Learned | Literal["random"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # no slots: they leave no room for what is worked out once
 class Stage:
     """What is trained on what.
 
@@ -74,22 +75,27 @@ class Stage:
     def environment(self, config: PPOConfig) -> ReplayVecEnv:
         """Replayed generations."""
         outcomes = self.training
-        partner = RANDOM if isinstance(self.partner, str) else self._decisions(outcomes)
+        partner = RANDOM if isinstance(self.partner, str) else self._in_training
         reward = Reward.named(self.reward, float(outcomes.plain_seconds.mean()))
         return ReplayVecEnv(outcomes, self.role, self.layout, reward, partner, config.count, config.seed)
 
     def settings(self, live: bool) -> Record:
         """What the result depends on besides the config."""
-        tables = [(o.lengths, o.gains, o.seconds, o.scores) for o in (self.training, self.validation)]
+        tables = [(o.lengths, o.gains, o.seconds, o.scores, o.states) for o in (self.training, self.validation)]
         return {
             "role": self.role,
             "observation": {"kind": type(self.layout).__name__, **asdict(self.layout)},
             "reward": self.reward,
             "sizes": self.training.sizes,
             "traces_and_latencies": fingerprint(*tables[0], *tables[1]),
-            "partner": self.partner if isinstance(self.partner, str) else fingerprint(self._decisions(self.training)),
+            "partner": self.partner if isinstance(self.partner, str) else fingerprint(self._in_training),
             "live": live,
         }
+
+    @cached_property
+    def _in_training(self) -> Integers:
+        """The partner's table where the policy is trained."""
+        return self._decisions(self.training)
 
     def _decisions(self, outcomes: Outcomes) -> Integers:
         """The partner's table; one draw of random depths."""
