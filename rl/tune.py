@@ -1,8 +1,8 @@
 """`ltd tune`: from nothing to policies that are used by default here, in five stages.
 
 Every stage keeps its result in a work folder, and a stage whose result is there is not run again: costs
-(`latency.json`), `traces`, the policies (`bundle`, with `training.json`), a comparison in real decoding (`validation-…`),
-and last the bundle in the user's cache, where `ltd.load` finds it.
+(`latency.json`), `traces`, the policies (`bundle`, with `training.json`), a comparison in real decoding
+(`validation-…`), and last the bundle in the user's cache, where `ltd.load` finds it.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> 
     data_dir = work.folder / HELD_OUT
     count = write_held_out(work, held_out, data_dir)
     announce(4, f"decoding {count} held-out questions in {len(methods)} ways, in turns")
-    mark = file_hash(work.folder / BUNDLE / FACTS)[:8]
+    mark = str(file_hash(work.folder / BUNDLE / FACTS))[:8]  # other policies, another comparison
     config = EvalConfig(
         data_dir=data_dir,
         out=work.folder / f"validation-{mark}",
@@ -293,9 +293,7 @@ def write_held_out(work: Work, held_out: list[Generation], data_dir: Path) -> in
     return count
 
 
-def keep(
-    work: Work, policy: Learned, static: tuple[int, int], results: Record, names: dict[str, str]
-) -> Tuned:
+def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, names: dict[str, str]) -> Tuned:
     """Writes the faster of the learned policies and the best static setting into the cache."""
     found = {method: row["mean"] for method, row in scores(results).items()}
     learned, fixed = found[names["learned"]], found[f"static:{static[0]}:{static[1]}"]
@@ -305,7 +303,8 @@ def keep(
     validation: dict[str, Any] = {method: asdict(score) for method, score in found.items() if ":/" not in method}
     validation["learned"] = asdict(learned)
     settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
-    bundle = Bundle(policy, work.config.objective, settings, {"questions": results["settings"]["questions"], **validation})
+    validation["questions"] = results["settings"]["questions"]
+    bundle = Bundle(policy, work.config.objective, settings, validation)
     folder = bundle_folder(work.setting)
     announce(5, f"writing {'the learned policies' if is_learned else 'the best static setting'} to {folder}")
     save_bundle(bundle, folder)

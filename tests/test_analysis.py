@@ -15,7 +15,8 @@ from ltd.errors import InputError
 from ltd.latency import LatencyModel
 from ltd.policies import Learned, Static
 from ltd.policies.bundle import Bundle, save_bundle
-from ltd.policies.learned import Network, Setting
+from ltd.policies.learned import Setting
+from ltd.policies.network import Network
 from ltd.policies.observation import Layout
 from ltd.shards import shard_file
 from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, Spent, analyse, asked, fixed, learned, spend

@@ -171,7 +171,7 @@ def test_other_activations_are_refused_unless_the_caller_knows_better(
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (state(DEPTH + 1, 2), "not the official one with 128 inputs"),
+        (state(DEPTH + 1, 2), "does not read 128 numbers"),
         ({"action_net.bias": torch.zeros(2)}, "lacks action_net.weight"),
         ([1, 2], "not a tensor"),
         ({**state(DEPTH, 2), "log_std": 1.0}, "not a tensor"),

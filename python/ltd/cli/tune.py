@@ -22,7 +22,7 @@ def tune(
     ] = None,
     tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
     limit: Limit = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of an answer that is learned from.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     trainer: Annotated[str, typer.Option(help="exact, or ppo: the paper's method, which takes hours.")] = "exact",
     objective: Annotated[str, typer.Option(help="renewal or ratio; with ppo also length and time.")] = "renewal",
     seconds: Annotated[float, typer.Option(help="About how long to measure costs.")] = 60.0,

@@ -14,6 +14,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ltd.errors import InputError
 from ltd.policies.bundle import Bundle
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import Activation, Network
-from ltd.policies.observation import Layout, depth_layout, size_layout
+from ltd.policies.observation import Layout, Summary, depth_layout, size_layout
 from ltd.tree import MAX_DEPTH
 
 WIDTH = 10  # the official scripts know no other
@@ -67,7 +68,7 @@ def import_policies(depth_zip: Path | None, size_zip: Path | None, *, states_rel
     return Bundle(policy, training={"imported_from": "Stable-Baselines3", **names})
 
 
-def read_network(file: Path, layout: Layout, states_relu: bool = False) -> Network:
+def read_network(file: Path, layout: Layout | Summary, states_relu: bool = False) -> Network:
     """The action network in a zip of `PPO.save`; the value network is left out.
 
     Raises:
@@ -88,9 +89,7 @@ def read_network(file: Path, layout: Layout, states_relu: bool = False) -> Netwo
     try:
         return Network(layout, tensors, KNOWN_ACTIVATIONS[found])
     except InputError as error:
-        raise InputError(
-            f"the network in {file} is not the official one with {layout.width} inputs: {error}"
-        ) from error
+        raise InputError(f"the network in {file} does not read {layout.width} numbers as it should: {error}") from error
 
 
 def network_tensors(content: bytes, where: str) -> tuple[Tensor, ...]:
@@ -103,13 +102,18 @@ def network_tensors(content: bytes, where: str) -> tuple[Tensor, ...]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"policy.pth in {where} holds something that is not a tensor")
+    return action_tensors(state, where)
+
+
+def action_tensors(state: Mapping[str, Tensor], where: str) -> tuple[Tensor, ...]:
+    """w0, b0, w1, b1, … float32: the action network in the `state_dict` of an MlpPolicy, as copies."""
     pattern = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
     layers = sorted(int(match[1]) for name in state if (match := pattern.fullmatch(str(name))))
     names = [f"mlp_extractor.policy_net.{layer}" for layer in layers] + ["action_net"]
     wanted = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
     if missing := [name for name in wanted if name not in state]:
         raise InputError(f"policy.pth in {where} lacks {', '.join(missing)}; it is not of an MlpPolicy")
-    return tuple(state[name].detach().float().contiguous() for name in wanted)
+    return tuple(state[name].detach().float().clone(memory_format=torch.contiguous_format) for name in wanted)
 
 
 def activation(data: bytes) -> str:

@@ -1,0 +1,139 @@
+"""One training of one policy against one partner, put together from outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from ltd.errors import InputError
+from ltd.journal import Record
+from ltd.policies.learned import Learned, Setting
+from ltd.policies.network import Network
+from ltd.policies.observation import Layout, Summary, depth_layout, size_layout
+from ltd_rl.config import PPOConfig
+from ltd_rl.episodes import CycleEpisodes
+from ltd_rl.judge import Judge, fingerprint
+from ltd_rl.limits import summary_for
+from ltd_rl.observations import Role
+from ltd_rl.outcomes import Integers, Outcomes
+from ltd_rl.partners import RANDOM, depth_table, nearest_step, random_depths, size_table
+from ltd_rl.ppo import Trained, train
+from ltd_rl.replay_env import ReplayVecEnv
+from ltd_rl.rewards import Reward
+
+CONSTANT_DEPTH = 8  # where a policy trained on random depths is used without a depth policy: EAGLE-3's default
+
+OBSERVATIONS = ("paper", "summary", "summary+state")
+Partner = int | Learned | Literal["random"]
+
+
+@dataclass(frozen=True, eq=False)  # no slots: they leave no room for what is worked out once
+class Stage:
+    """What is trained on what.
+
+    Args:
+        role: of the policy.
+        layout: of its observation.
+        reward: by name, see `ltd_rl.rewards`.
+        partner: for a depth policy a constant step of the ladder or a policy with a size network; for a size policy
+            "random" or a policy with a depth network.
+        training, validation: the outcomes, with the same ladder and depths.
+
+    Raises:
+        InputError: a constant or a random partner for the wrong role.
+    """
+
+    role: Role
+    layout: Layout | Summary
+    reward: str
+    partner: Partner
+    training: Outcomes
+    validation: Outcomes
+
+    def __post_init__(self) -> None:
+        if self.role == "depth" and isinstance(self.partner, str):
+            raise InputError("a depth policy needs a constant size or a size policy beside it, not a random one")
+        if self.role == "size" and isinstance(self.partner, int):
+            raise InputError("a size policy needs random depths or a depth policy beside it, not a constant")
+
+    def train(self, config: PPOConfig, folder: Path, start: Path | None = None, env: VecEnv | None = None) -> Trained:
+        """Trains in a folder, see `ltd_rl.ppo.train`.
+
+        Args:
+            env: takes the place of the replay environment.
+
+        Raises:
+            InputError: a partner or a reward that does not fit, or as `ltd_rl.ppo.train`.
+        """
+        judge = Judge(self.validation, self.role, self.layout, self._decisions(self.validation))
+        cycles = CycleEpisodes(env or self.environment(config), self.role)
+        return train(config, cycles, judge, folder, self.settings(live=env is not None), start)
+
+    def environment(self, config: PPOConfig) -> ReplayVecEnv:
+        """Replayed generations."""
+        outcomes = self.training
+        partner = RANDOM if isinstance(self.partner, str) else self._in_training
+        reward = Reward.named(self.reward, float(outcomes.plain_seconds.mean()))
+        return ReplayVecEnv(outcomes, self.role, self.layout, reward, partner, config.count, config.seed)
+
+    def settings(self, live: bool) -> Record:
+        """What the result depends on besides the config."""
+        tables = [(o.lengths, o.gains, o.seconds, o.scores, o.states) for o in (self.training, self.validation)]
+        return {
+            "role": self.role,
+            "observation": {"kind": type(self.layout).__name__, **asdict(self.layout)},
+            "reward": self.reward,
+            "sizes": self.training.sizes,
+            "traces_and_latencies": fingerprint(*tables[0], *tables[1]),
+            "partner": self.partner if isinstance(self.partner, str) else fingerprint(self._in_training),
+            "live": live,
+        }
+
+    @cached_property
+    def _in_training(self) -> Integers:
+        """The partner's table where the policy is trained."""
+        return self._decisions(self.training)
+
+    def _decisions(self, outcomes: Outcomes) -> Integers:
+        """The partner's table; one draw of random depths."""
+        if isinstance(self.partner, str):
+            return random_depths(outcomes)
+        if self.role == "depth":
+            return size_table(self.partner, outcomes)
+        assert isinstance(self.partner, Learned)
+        return depth_table(self.partner, outcomes)
+
+
+def check_observation(name: str) -> None:
+    """Raises InputError unless it is known."""
+    if name not in OBSERVATIONS:
+        raise InputError(f"there is no observation {name!r}; there are {', '.join(OBSERVATIONS)}")
+
+
+def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
+    """The observation of a role: the `paper`'s, our `summary`, or that with the draft's state, `summary+state`.
+
+    Raises:
+        InputError: another name.
+    """
+    check_observation(name)
+    if name != "paper":
+        states = outcomes.states.shape[1] if name == "summary+state" else 0
+        return replace(summary_for(outcomes.sizes), states=states)
+    return depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
+
+
+def constant_policy(outcomes: Outcomes, made_for: Setting) -> Learned:
+    """No network yet: the constant depth 8, or the limit if that is less, and the size of the ladder nearest to 60."""
+    return Learned(made_for, min(CONSTANT_DEPTH, outcomes.depth), (outcomes.sizes[nearest_step(outcomes.sizes)],))
+
+
+def with_network(policy: Learned, role: Role, network: Network, outcomes: Outcomes) -> Learned:
+    """A policy with another network in one role, which decides among the outcomes' depths or sizes."""
+    if role == "depth":
+        return replace(policy, depth_network=network, depth_limit=outcomes.depth, min_depth=0)
+    return replace(policy, size_network=network, sizes=outcomes.sizes, costs=None)  # those were of another ladder
