@@ -51,7 +51,8 @@ class ExactConfig:
         batch: positions per update.
         learning_rate: the highest, after a short warm-up; it falls to 0 in a line.
         weight_decay: of AdamW.
-        entropy: weight of the entropy of the decisions, which falls to 0 with the learning rate.
+        entropy: weight of the entropy of the decisions, which falls to 0 with the learning rate; without it, ratio can
+            get stuck in never drafting deeper.
         seed: of weights and order.
 
     Raises:
@@ -64,7 +65,7 @@ class ExactConfig:
     batch: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    entropy: float = 0.01
+    entropy: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -90,8 +89,9 @@ class TuneConfig:
             ExactConfig(objective=self.objective)  # type: ignore[arg-type]  # raises if it is unknown
         if self.draft == "none":
             raise InputError("policies steer a draft, so there must be one; name a head, or leave the shipped one")
-        if self.questions < 1:
-            raise InputError(f"questions is {self.questions}; it must be at least 1")
+        for name in ("questions", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         Plan(seconds=self.seconds)  # raises if it is out of range
 
 
@@ -104,7 +104,7 @@ class Tuned:
         folder: its bundle in the cache.
         names: method names of `ltd eval`, by what they are for people.
         scores: of these methods, in real decoding of held-out questions.
-        learned: whether the learned policies were kept, and not the best static setting.
+        learned: whether the learned policies were kept, and not a static setting.
     """
 
     policy: Learned
@@ -139,12 +139,12 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
         load_questions(config.data_dir, config.tasks, config.limit)  # raises before a model loads
     work = prepare(config, load)
     latency = measure_costs(work)
-    training, validation = record_traces(work)
-    sizes, depth = worthwhile(training, latency)
-    tables = outcomes_of(training, latency, sizes, depth), outcomes_of(validation, latency, sizes, depth)
+    generations, held_out = record_traces(work)
+    sizes, depth = worthwhile(generations, latency)
+    tables = outcomes_of(generations, latency, sizes, depth), outcomes_of(held_out, latency, sizes, depth)
     policy = train(work, latency, *tables)
     static = best_setting(tables[0])
-    results, names = compare(work, validation, static)
+    results, names = compare(work, held_out, static)
     return keep(work, policy, static, results, names)
 
 
@@ -294,18 +294,17 @@ def write_held_out(work: Work, held_out: list[Generation], data_dir: Path) -> in
 
 
 def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, names: dict[str, str]) -> Tuned:
-    """Writes the faster of the learned policies and the best static setting into the cache."""
+    """Writes the fastest into the cache: the learned policies or, if one is faster, a static setting."""
     found = {method: row["mean"] for method, row in scores(results).items()}
-    learned, fixed = found[names["learned"]], found[f"static:{static[0]}:{static[1]}"]
-    is_learned = learned.tokens_per_second >= fixed.tokens_per_second
-    if not is_learned:
-        policy = Learned(policy.made_for, static[0], (static[1],))
-    validation: dict[str, Any] = {method: asdict(score) for method, score in found.items() if ":/" not in method}
-    validation["learned"] = asdict(learned)
+    fixed = default_policy(work.decoder.target.device)
+    rivals = {f"static:{depth}:{size}": (depth, size) for depth, size in (static, (fixed.depth, fixed.size))}
+    fastest = max([names["learned"], *rivals], key=lambda method: found[method].tokens_per_second)
+    if fastest in rivals:
+        depth, size = rivals[fastest]
+        policy = Learned(policy.made_for, depth, (size,))
+    validation = {name: asdict(found[method]) for name, method in names.items()}
     settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
-    validation["questions"] = results["settings"]["questions"]
-    bundle = Bundle(policy, work.config.objective, settings, validation)
     folder = bundle_folder(work.setting)
-    announce(5, f"writing {'the learned policies' if is_learned else 'the best static setting'} to {folder}")
-    save_bundle(bundle, folder)
-    return Tuned(policy, folder, names, found, is_learned)
+    announce(5, f"writing {'a static setting' if fastest in rivals else 'the learned policies'} to {folder}")
+    save_bundle(Bundle(policy, work.config.objective, settings, validation), folder)
+    return Tuned(policy, folder, names, found, fastest not in rivals)

@@ -252,7 +252,7 @@ def test_results_depend_on_the_bundles_content(folder: Path, tmp_path: Path) -> 
     before = run_settings(config, [])
     edit(folder, lambda v: v.update(validation={"speedup": 2.0}))
     assert run_settings(config, []) != before
-    assert "bundles_sha256" not in run_settings(RunConfig(tmp_path, tmp_path / "out"), [])
+    assert "policies_sha256" not in run_settings(RunConfig(tmp_path, tmp_path / "out"), [])
 
 
 def test_an_evaluation_compares_a_bundle_and_checks_that_it_fits(

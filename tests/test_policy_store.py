@@ -202,5 +202,5 @@ def test_an_evaluation_of_the_tuned_policy(model: dict[str, Any], tmp_path: Path
     plain, tuned = evaluate(config)["samples"]
     assert set(plain["sizes"]) == {0} and set(tuned["sizes"]) == {5} and tuned["identical_to_none"]
     save(setting, bundle_folder(setting), 6)
-    with pytest.raises(ltd.InputError, match="bundles_sha256"):
+    with pytest.raises(ltd.InputError, match="policies_sha256"):
         evaluate(config)

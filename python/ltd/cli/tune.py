@@ -55,7 +55,7 @@ def tune(
     tuned = run(config)
     Console().print(comparison(tuned).rich())
     if not tuned.learned:
-        print("The best static setting was faster than the learned policies here, so it is kept.", file=sys.stderr)
+        print("A static setting was faster than the learned policies here, so it is kept.", file=sys.stderr)
     print(f"ltd uses {tuned.policy} here from now on; --policy static does without.", file=sys.stderr)
 
 
