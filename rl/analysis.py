@@ -17,13 +17,14 @@ from ltd.policies.bundle import load_bundle
 from ltd.policies.expected_gain import ExpectedGain, load_controller, save_controller
 from ltd.policies.observation import Summary
 from ltd_rl.expected_gain import decide_everywhere, fit
+from ltd_rl.limits import EVERY_SIZE
 from ltd_rl.observations import chosen_steps, stops
 from ltd_rl.optimum import PLAIN, Schedule, best_static, hindsight, optimum
 from ltd_rl.outcomes import Integers, Outcomes, outcomes_of
 from ltd_rl.replay import Cycles, replay
 from ltd_rl.traces import Generation, Traces, load_traces
 
-SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, 80, 120)  # the ladder of all that choose freely
+SIZES = EVERY_SIZE[1:]  # the ladder of all that choose freely
 EAGLE3 = (8, 60)
 PARTS = ("begin", "expand", "verify", "rest", "plain")
 STATIC, OPTIMUM = "best static", "optimum"
