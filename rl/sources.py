@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ltd.calibration import Plan, calibrate
 from ltd.decoder import Decoder
 from ltd.errors import InputError
-from ltd.latency import LatencyModel
+from ltd.latency import LatencyModel, setup_of
 from ltd.loading import load as load_decoder
 from ltd.policies.learned import Setting
 from ltd_rl.outcomes import Outcomes, checked_ladder, outcomes_of
@@ -28,7 +29,7 @@ class Source:
         folder: what is made is kept here, and reused.
         traces: folder of `ltd record`; None records.
         latency: file of `ltd calibrate`; None calibrates.
-        data_dir, task: the questions, needed to record.
+        data_dir, tasks: the questions, needed to record.
         target, draft, dtype, threads: as for `ltd.load`.
         limit: only the first so many questions; None for all.
         max_new_tokens: per answer.
@@ -40,7 +41,7 @@ class Source:
     traces: Path | None = None
     latency: Path | None = None
     data_dir: Path | None = None
-    task: str | None = None
+    tasks: tuple[str, ...] = ()
     target: str | None = None
     draft: str | None = None
     dtype: str = "auto"
@@ -50,18 +51,14 @@ class Source:
     depth: int = 12
     seconds: float = 60.0
 
-    def load(self) -> Decoder:
-        """The models."""
-        return load_decoder(self.target, self.draft, dtype=self.dtype, threads=self.threads)
-
     def record_config(self) -> RecordConfig:
         """What to record; raises InputError if it is not known."""
-        if self.data_dir is None or self.task is None:
+        if self.data_dir is None or not self.tasks:
             raise InputError("there is nothing to record; give --traces, or --data_dir and --dataset_train")
         return RecordConfig(
             data_dir=self.data_dir,
             out=self.folder / TRACES,
-            tasks=(self.task,),
+            tasks=self.tasks,
             limit=self.limit,
             max_new_tokens=self.max_new_tokens,
             target=self.target,
@@ -97,6 +94,7 @@ class Data:
             head_sha256=setup.get("draft_sha256"),
             hardware=setup.get("processor" if setup.get("device") == "cpu" else "gpu"),
             dtype=setup.get("dtype"),
+            threads=setup.get("threads") if setup.get("device") == "cpu" else None,
         )
 
 
@@ -124,21 +122,35 @@ def obtain(source: Source, sizes: Sequence[int]) -> Data:
     )
 
 
-def obtain_generations(source: Source) -> list[Generation]:
-    """The traces that are given, or those in the folder, after recording what is missing of them."""
+def obtain_generations(source: Source, load: Callable[..., Decoder] = load_decoder) -> list[Generation]:
+    """The traces that are given, or those in the folder, after recording what is missing of them.
+
+    Args:
+        load: stands in for `ltd.load`.
+    """
     if source.traces is not None:
         return load_traces(source.traces).generations
     config = source.record_config()
-    record(config)
+    record(config, load)
     return load_traces(config.out).generations
 
 
-def own_latency(source: Source) -> LatencyModel:
-    """The latencies in the folder, which are measured if there are none."""
+def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> LatencyModel:
+    """The latencies in the folder, measured if there are none, or none of this setup; warns where they are noisy.
+
+    Args:
+        load: stands in for `ltd.load`.
+    """
     file = source.folder / LATENCY
-    if not file.exists():
-        plan = Plan(seconds=source.seconds, depth=source.depth)
-        model = calibrate(source.load(), plan, target=source.target, draft=source.draft)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        model.save(file)
-    return LatencyModel.load(file)
+    decoder = load(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads)
+    if file.exists():
+        known = LatencyModel.load(file)
+        if known.mismatch(setup_of(decoder, source.target, source.draft)) is None:
+            return known
+    plan = Plan(seconds=source.seconds, depth=source.depth)
+    latency = calibrate(decoder, plan, target=source.target, draft=source.draft)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    latency.save(file)
+    if warning := latency.warning():
+        print(f"warning: {warning}", file=sys.stderr)
+    return latency

@@ -9,6 +9,7 @@ from pathlib import Path
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ltd.errors import InputError
+from ltd.loading import load as load_decoder
 from ltd.policies import Policy
 from ltd.policies.bundle import Bundle, load_bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
@@ -62,8 +63,9 @@ def run_script(role: Role, options: Options) -> None:
 def live_environment(role: Role, options: Options, data: Data, policy: Policy) -> VecEnv:
     """Live cycles on the training prompts; where a run goes on, it begins with a new answer."""
     random = role == "size" and not options.partner
+    source = source_of(options)
     env = LiveEnv(
-        source_of(options).load(),
+        load_decoder(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads),
         role,
         data.prompts,
         layout_named(options.observation, role, data.training),
@@ -83,7 +85,7 @@ def source_of(options: Options) -> Source:
         traces=Path(options.traces) if options.traces else None,
         latency=Path(options.latency) if options.latency else None,
         data_dir=Path(options.data_dir) if options.data_dir else None,
-        task=options.dataset_train or None,
+        tasks=(options.dataset_train,) if options.dataset_train else (),
         target=options.base_model_path or None,
         draft=options.ea_model_path or None,
         dtype=options.dtype,

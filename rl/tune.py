@@ -12,16 +12,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from ltd.calibration import Plan, calibrate
+from ltd.calibration import Plan
 from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import EvalConfig, evaluate
 from ltd.files import cache_folder, file_hash, write_text
 from ltd.journal import Record
-from ltd.latency import LatencyModel, setup_of
+from ltd.latency import LatencyModel
 from ltd.loading import default_policy, setting_of
 from ltd.loading import load as load_decoder
 from ltd.models import DEFAULT_TARGET
@@ -37,16 +38,14 @@ from ltd_rl.iterate import Schedule, iterate
 from ltd_rl.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.optimum import best_static
 from ltd_rl.outcomes import Outcomes, outcomes_of
-from ltd_rl.record import RecordConfig, record
+from ltd_rl.sources import Source, obtain_generations, own_latency
 from ltd_rl.splits import split_generations
-from ltd_rl.traces import Generation, load_traces
+from ltd_rl.traces import Generation
 from ltd_rl.training_prompts import TASK, write_human_eval
 
 TRAINERS = ("exact", "ppo")
 STAGES = 5
-LATENCY, TRACES, BUNDLE, TRAINING, QUESTIONS, HELD_OUT = (
-    "latency.json", "traces", "bundle", "training.json", "questions", "held-out",
-)  # fmt: skip
+BUNDLE, TRAINING, QUESTIONS, HELD_OUT = "bundle", "training.json", "questions", "held-out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +115,21 @@ class Tuned:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """What the stages share: settings, models, and the folder for their results."""
+    """What the stages share: settings, models, and where traces and latencies come from."""
 
     config: TuneConfig
     decoder: Decoder
     setting: Setting
-    folder: Path
-    data_dir: Path
+    source: Source
+
+    @property
+    def folder(self) -> Path:
+        """For the results."""
+        return self.source.folder
+
+    def load(self, *_: Any, **__: Any) -> Decoder:
+        """Stands in for `ltd.load` in all stages, which share one decoder."""
+        return self.decoder
 
 
 def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tuned:
@@ -159,7 +166,19 @@ def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
     if data_dir is None:
         data_dir = folder / QUESTIONS
         write_human_eval(data_dir)
-    return Work(config, decoder, setting, folder, data_dir)
+    source = Source(
+        folder=folder,
+        data_dir=data_dir,
+        tasks=config.tasks,
+        target=config.target,
+        draft=config.draft,
+        dtype=config.dtype,
+        threads=config.threads,
+        limit=config.limit,
+        max_new_tokens=config.max_new_tokens,
+        seconds=config.seconds,
+    )
+    return Work(config, decoder, setting, source)
 
 
 def announce(stage: int, what: str) -> None:
@@ -168,39 +187,15 @@ def announce(stage: int, what: str) -> None:
 
 
 def measure_costs(work: Work) -> LatencyModel:
-    """The latency model of the work folder, measured if it is missing or of another setup."""
-    config, file = work.config, work.folder / LATENCY
-    if file.exists():
-        latency = LatencyModel.load(file)
-        if latency.mismatch(setup_of(work.decoder, config.target, config.draft)) is None:
-            announce(1, f"costs on this machine: as measured before, in {file}")
-            return latency
-    announce(1, f"measuring costs on this machine, about {config.seconds:.0f} s; leave it alone meanwhile")
-    latency = calibrate(work.decoder, Plan(seconds=config.seconds), target=config.target, draft=config.draft)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    latency.save(file)
-    if warning := latency.warning():
-        print(f"warning: {warning}", file=sys.stderr)
-    return latency
+    """The latency model of the work folder."""
+    announce(1, f"costs on this machine: {work.config.seconds:.0f} s, if unknown; leave it alone meanwhile")
+    return own_latency(work.source, work.load)
 
 
 def record_traces(work: Work) -> tuple[list[Generation], list[Generation]]:
     """Traces of the training questions and of the held-out ones."""
-    config = work.config
-    announce(2, "recording traces of the training questions")
-    settings = RecordConfig(
-        data_dir=work.data_dir,
-        out=work.folder / TRACES,
-        tasks=config.tasks,
-        limit=config.limit,
-        max_new_tokens=config.max_new_tokens,
-        target=config.target,
-        draft=config.draft,
-        dtype=config.dtype,
-        threads=config.threads,
-    )
-    record(settings, lambda *_, **__: work.decoder)
-    return split_generations(load_traces(settings.out).generations)
+    announce(2, "traces of the training questions, as far as they are missing")
+    return split_generations(obtain_generations(work.source, work.load))
 
 
 def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Outcomes) -> Learned:
@@ -275,13 +270,14 @@ def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> 
         threads=work.config.threads,
         methods=methods,
     )
-    return evaluate(config, lambda *_, **__: work.decoder), names
+    return evaluate(config, work.load), names
 
 
 def write_held_out(work: Work, held_out: list[Generation], data_dir: Path) -> int:
     """Writes the questions of held-out generations as a data folder of their own; how many there are."""
     chosen = {(generation.task, generation.question_id) for generation in held_out}
-    questions = load_questions(work.data_dir, work.config.tasks, work.config.limit)
+    assert work.source.data_dir is not None
+    questions = load_questions(work.source.data_dir, work.config.tasks, work.config.limit)
     each = max(1, work.config.questions // len(work.config.tasks))
     count = 0
     for task in work.config.tasks:

@@ -18,6 +18,7 @@ from ltd.policies.bundle import load_bundle
 
 pytest.importorskip("stable_baselines3")
 
+from ltd_rl import sources
 from ltd_rl import tune as tuning
 from ltd_rl.config import PPOConfig
 from ltd_rl.tune import TuneConfig, tune
@@ -80,7 +81,7 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     assert set(bundle.validation) == set(tuned.names)
     for name, method in tuned.names.items():
         assert bundle.validation[name]["tokens_per_second"] == tuned.scores[method].tokens_per_second
-    monkeypatch.setattr(tuning, "calibrate", must_not_run)
+    monkeypatch.setattr(sources, "calibrate", must_not_run)
     again = tune(config)
     assert again.folder == tuned.folder
 
