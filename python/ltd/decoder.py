@@ -214,6 +214,7 @@ class Decoder:
         """One cycle for the sequences of the prompts `rows`, from the last gain to the next; in the same session."""
         target, speculation, tree = self.target, request.speculation, self._tree_for(len(rows), request.tree_limits)
         tree.begin(gain.roots, target.lengths)
+        watch.lap("other")
         depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)
         nodes = tree.select(size)
         watch.lap("select")
