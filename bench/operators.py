@@ -216,19 +216,38 @@ def policy_case(name: str, count: int, slots: int, repeats: int, sizes: list[int
 
 
 def summary_case() -> Case:
-    """A small network that reads our own observation, states of the default head included."""
+    """Two small networks that read our own observation, states of the default head included."""
     layout = Summary(best=24, newest=8, recents=2, states=576)
-    scores = -10 * torch.rand(1, WIDTH + DEPTH * WIDTH**2)
-    newest_from, recents, states = scores.shape[1] - WIDTH**2, torch.ones(1, 2), torch.randn(1, layout.states)
-    weights = random_weights([layout.width, 64, 64, 24])
+    count = WIDTH + DEPTH * WIDTH**2
+    scores, newest_from, actions = -10 * torch.rand(1, count), count - WIDTH**2, torch.zeros(1, 2, dtype=torch.int32)
+    recents, states = torch.ones(1, 2), torch.randn(1, 1, layout.states)
+    networks = [random_weights([layout.width, 64, 64, outputs]) for outputs in (2, 24)]
+    flat = torch.cat([weight.flatten() for weights in networks for weight in weights])
 
     def fused() -> None:
-        ops.summary_action(scores, LENGTHS, DEPTH, newest_from, layout.best, layout.newest, recents, states, weights)
+        ops.summary_decision(
+            scores,
+            count,
+            newest_from,
+            LENGTHS,
+            DEPTH,
+            layout.best,
+            layout.newest,
+            recents,
+            states,
+            flat,
+            [64, 64, 2],
+            [64, 64, 24],
+            False,
+            actions,
+        )
 
     def composed() -> None:
-        largest_output(layout.build(scores, newest_from, LENGTHS, DEPTH, recents, states), weights)
+        observation = layout.build(scores, newest_from, LENGTHS, DEPTH, recents, states[:, 0])
+        for weights in networks:
+            largest_output(observation, weights)
 
-    return Case("summary_action", fused, "linear layers", composed)
+    return Case("summary_decision", fused, "linear layers", composed)
 
 
 # --- the table ---

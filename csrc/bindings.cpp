@@ -15,7 +15,7 @@
 #include "common/cpu_kernels.h"
 #include "expand/expand_beam.h"
 #include "policy/policy_action.h"
-#include "policy/summary_action.h"
+#include "policy/summary_decision.h"
 #include "select/select_tree.h"
 
 namespace ltd {
@@ -315,40 +315,64 @@ void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
   LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
 }
 
-Tensor summary_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t newest_from, int64_t best,
-                          int64_t newest, const Tensor& recents, const Tensor& states, at::TensorList weights,
-                          bool uses_tanh) {
-  SummaryAction a{};
+// A network that reads so many inputs, with layers of so many outputs. Its weights begin at `weights`, which moves on
+// behind them.
+PolicyNetwork flat_network(const char* name, int64_t inputs, at::IntArrayRef layers, bool uses_tanh,
+                           const float*& weights, const float* end) {
+  LTD_CHECK(layers.size() <= kMaxPolicyLayers, name, " must be at most ", kMaxPolicyLayers, " numbers, but are ",
+            layers);
+  PolicyNetwork network{};
+  network.uses_tanh = uses_tanh;
+  network.threads = threads();
+  for (const int64_t outputs : layers) {
+    LTD_CHECK(outputs >= 1 && outputs <= kMaxLayerOutputs, name, " must be 1 to ", kMaxLayerOutputs, ", but are ",
+              layers);
+    const int64_t count = outputs * (inputs + 1);
+    LTD_CHECK(count <= end - weights, "weights must hold all layers, but end before those of ", name, " = ", layers);
+    network.layers[network.layer_count++] = {weights, weights + outputs * inputs, inputs, outputs};
+    weights += count;
+    inputs = outputs;
+  }
+  return network;
+}
+
+void summary_decision_cpu(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
+                          int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& recents,
+                          const std::optional<Tensor>& states, const Tensor& weights, at::IntArrayRef depth_layers,
+                          at::IntArrayRef size_layers, bool uses_tanh, Tensor actions) {
+  SummaryDecision a{};
   a.scores = rows<const float>({"scores", scores}, -1, -1);
   a.batch = scores.size(0);
-  a.score_count = scores.size(1);
-  check_range("newest_from", newest_from, 0, a.score_count);
+  check_range("count", count, 0, scores.size(1));
+  check_range("newest_from", newest_from, 0, count);
   check_range("best", best, 1, kMaxRanked);
   check_range("newest", newest, 1, kMaxRanked);
   check_range("depth", depth, 0, kMaxDepth);
   a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.score_count = count;
   a.newest_from = newest_from;
   a.best = best;
   a.newest = newest;
   a.depth = depth;
-  a.recents = rows<const float>({"recents", recents}, a.batch, -1);
-  a.recent_count = recents.size(1);
-  const Named named_states{"states", states};
-  check_cpu(named_states);
-  check_sizes(named_states, {a.batch, -1});
-  check_last_contiguous(named_states);
-  a.states = {states.const_data_ptr(), float_type(named_states), states.stride(0), 0};
-  a.state_size = states.size(1);
-  a.network = policy_network(a.width(), weights, uses_tanh);
-  Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
-  a.actions = actions.mutable_data_ptr<int32_t>();
-  cpu_kernels().summary_action(a);
-  return actions;
-}
-
-Tensor summary_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, int64_t, const Tensor&,
-                           const Tensor&, at::TensorList, bool) {
-  return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
+  if (recents.has_value()) {
+    a.recents = rows<const float>({"recents", *recents}, a.batch, -1);
+    a.recent_count = recents->size(1);
+  }
+  if (states.has_value()) {
+    const Named named_states{"states", *states};
+    check_cpu(named_states);
+    check_sizes(named_states, {a.batch, 1, -1});
+    check_last_contiguous(named_states);
+    a.states = {states->const_data_ptr(), float_type(named_states), states->stride(0), 0};
+    a.state_size = states->size(2);
+  }
+  const float* next = checked<const float>({"weights", weights}, {-1});
+  const float* const end = next + weights.size(0);
+  a.depth_network = flat_network("depth_layers", a.width(), depth_layers, uses_tanh, next, end);
+  a.size_network = flat_network("size_layers", a.width(), size_layers, uses_tanh, next, end);
+  LTD_CHECK(next == end, "weights must be those of all layers, but ", end - next, " of ", weights.size(0), " are left");
+  a.actions = rows<int32_t>({"actions", actions}, a.batch, 2);
+  cpu_kernels().summary_decision(a);
 }
 
 // Operators that only write into their arguments have nothing to do when there are only shapes.
@@ -385,8 +409,9 @@ TORCH_LIBRARY(ltd, library) {
     library.def((name + schema).c_str());
   }
   library.def(
-      "summary_action(Tensor scores, Tensor lengths, int depth, int newest_from, int best, int newest, Tensor recents, "
-      "Tensor states, Tensor[] weights, bool uses_tanh=False) -> Tensor");
+      "summary_decision(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
+      "Tensor? recents, Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, bool uses_tanh, "
+      "Tensor(a!) actions) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(ltd, CPU, library) {
@@ -398,7 +423,7 @@ TORCH_LIBRARY_IMPL(ltd, CPU, library) {
   library.impl("commit_path", ltd::commit_path_cpu);
   library.impl("depth_action", ltd::policy_action_cpu);
   library.impl("size_action", ltd::policy_action_cpu);
-  library.impl("summary_action", ltd::summary_action_cpu);
+  library.impl("summary_decision", ltd::summary_decision_cpu);
 }
 
 namespace ltd {
@@ -422,5 +447,5 @@ TORCH_LIBRARY_IMPL(ltd, Meta, library) {
   library.impl("commit_path", ltd::nothing_like(ltd::commit_path_cpu));
   library.impl("depth_action", ltd::policy_action_meta);
   library.impl("size_action", ltd::policy_action_meta);
-  library.impl("summary_action", ltd::summary_action_meta);
+  library.impl("summary_decision", ltd::nothing_like(ltd::summary_decision_cpu));
 }

@@ -148,6 +148,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         """Drafts up to where the policy is asked first."""
         self.before, self.expansions = self._seconds, 0
         self.tree: DraftTree = self.decoder.begin_tree(self.request, gain)
+        self.watch.lap("other")
         self.speculation.begin(self.tree, gain, self.watch)
         if self.role == "size":
             while self.expansions < self.depth and self.speculation.call.continue_drafting(self.tree, self.expansions):

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import ltd
+from ltd import ops
 from ltd.loading import load
 from ltd.policies.allowance import Costs
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.learned_call import LearnedCall
 from ltd.policies.network import Network
-from ltd.policies.observation import Summary
+from ltd.policies.observation import Summary, size_layout
 from ltd.policies.recency import START, update
 from ltd.tree import DraftTree
 
@@ -119,6 +120,77 @@ def test_no_recents_and_no_states() -> None:
     bare = random_network(Summary(best=5, newest=2), 3, 2)
     call = learned(size_network=bare, depth_network=None).start(2)
     assert call.choose_size(tree(1, states=None), 1) in (2, 4, 8)
+
+
+def count_questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Depths at which the operator is called from now on."""
+    depths: list[int] = []
+    operator = ops.summary_decision
+
+    def counted(*arguments: Any) -> None:
+        depths.append(arguments[4])
+        operator(*arguments)
+
+    monkeypatch.setattr(ops, "summary_decision", counted)
+    return depths
+
+
+def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the network stops drafting, it has said the size; at the limit it is asked for it, and after any doubt."""
+    stop_at = torch.zeros(2, LAYOUT.width)
+    stop_at[0, 2 * LAYOUT.ranked + 3 + 2] = 1.0  # the place of depth 2
+    policy = learned(depth_network=Network(LAYOUT, (stop_at, torch.tensor([0.0, 0.5]))))
+    assert policy.size_network is not None
+    call, trees, depths = policy.start(1), [tree(depth, batch=1) for depth in range(5)], count_questions(monkeypatch)
+    sizes = [
+        policy.sizes[expected_actions(policy.size_network, trees[depth], depth, call.recents)[0]] for depth in (2, 4)
+    ]
+    call.speculate(torch.tensor([5]), [1])
+    assert [call.continue_drafting(trees[depth], depth) for depth in range(3)] == [True, True, False]
+    assert call.choose_size(trees[2], 2) == sizes[0] and depths == [0, 1, 2]
+    assert call.choose_size(trees[2], 2) == sizes[0] and depths == [0, 1, 2, 2]  # it does not take old answers
+    call.continue_drafting(trees[2], 2)
+    assert call.choose_size(trees[4], 4) == sizes[1] and depths == [0, 1, 2, 2, 2, 4]
+    call.continue_drafting(trees[2], 2)
+    call.speculate(torch.tensor([5]), [1])
+    assert call.choose_size(trees[2], 2) == sizes[0] and depths[-2:] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        random_network(replace(LAYOUT, newest=3), 3, 1),
+        Network(LAYOUT, random_network(LAYOUT, 3, 1).weights, "tanh"),
+        Network(size_layout(WIDTH, 4), (torch.randn(3, size_layout(WIDTH, 4).width), torch.zeros(3))),
+    ],
+)
+def test_networks_that_read_otherwise_are_asked_apart(size: Network) -> None:
+    """As by two policies that have but one network each."""
+    torch.manual_seed(1)
+    both, alone = learned(size_network=size).start(2), learned(depth_network=None, size_network=size).start(2)
+    depth_alone = learned(size_network=None, sizes=(2,)).start(2)
+    seen = set()
+    for cycle in range(60):
+        depth = cycle % 5
+        grown = tree(depth)
+        for call in (both, alone, depth_alone):
+            call.speculate(torch.tensor([5, 6]), [1, 2])
+        goes, chosen = both.continue_drafting(grown, depth), both.choose_size(grown, depth)
+        assert goes == depth_alone.continue_drafting(grown, depth) and alone.continue_drafting(grown, depth)
+        assert chosen == alone.choose_size(grown, depth) and depth_alone.choose_size(grown, depth) == 2
+        seen.add((goes, chosen))
+    assert len(seen) > 1
+
+
+def test_recents_that_nobody_reads_stay() -> None:
+    bare = replace(LAYOUT, recents=0)
+    for depth, size, kept_up in ((0, 0, False), (0, 2, True), (2, 0, True)):
+        networks = (random_network(replace(bare, recents=n), outputs, 0) for n, outputs in ((depth, 2), (size, 3)))
+        call = learned(**dict(zip(("depth_network", "size_network"), networks, strict=True))).start(2)
+        call.speculate(torch.tensor([5, 6]), [1, 1])
+        call.choose_size(tree(1), 1)
+        call.speculate(torch.tensor([5, 6]), [4, 3])
+        assert bool((call.recents != START).all()) == kept_up
 
 
 @pytest.mark.parametrize(("states", "message"), [(STATES + 1, "has 5"), (None, "has none")])

@@ -11,8 +11,9 @@ import torch
 
 import ltd
 from ltd.loading import load
+from ltd.policies.asking import upper_median
 from ltd.policies.learned import Learned, Setting
-from ltd.policies.learned_call import LearnedCall, upper_median
+from ltd.policies.learned_call import LearnedCall
 from ltd.policies.network import Network
 from ltd.policies.observation import Layout, depth_layout, size_layout
 from ltd.tree import DraftTree
@@ -90,7 +91,7 @@ def test_one_answer_serves_a_batch() -> None:
     assert policy.continue_drafting(tree(1, [500, 500, 5]), 1) and not policy.continue_drafting(tree(1, [500, 5, 5]), 1)
     assert policy.continue_drafting(tree(1, [500, 5]), 1)
     assert policy.choose_size(tree(1, [500, 5]), 1) == 8 and policy.choose_size(tree(1, [5, 500, 5]), 1) == 2
-    assert upper_median(torch.tensor([3, 0, 1, 2])) == 2
+    assert upper_median([3, 0, 1, 2]) == 2
 
 
 def test_constants_take_the_place_of_networks() -> None:

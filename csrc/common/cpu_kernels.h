@@ -12,7 +12,7 @@ struct ExpandBeam;
 struct ForwardStack;
 struct Linear;
 struct PolicyAction;
-struct SummaryAction;
+struct SummaryDecision;
 struct TreeAttention;
 
 // The operators whose arithmetic profits from wide vectors; select_tree and commit_path exist once.
@@ -23,7 +23,7 @@ struct CpuKernels {
   void (*accept_greedy)(const AcceptGreedy&);
   void (*accept_sample)(const AcceptSample&);
   void (*policy_action)(const PolicyAction&);
-  void (*summary_action)(const SummaryAction&);
+  void (*summary_decision)(const SummaryDecision&);
   void (*forward_stack)(const ForwardStack&);
   void (*linear)(const Linear&);
 };

@@ -6,6 +6,7 @@
 namespace ltd {
 
 inline constexpr int kMaxPolicyLayers = 8;
+inline constexpr int64_t kMaxLayerOutputs = 1 << 20;
 
 // outputs = weight * inputs + bias.
 struct PolicyLayer {

@@ -21,10 +21,13 @@ void observe(const PolicyAction& a, int64_t b, float* observation) {
 }  // namespace
 
 void policy_action(const PolicyAction& a) {
-  choose_actions(a.network, a.batch, a.actions, [&](int64_t b, float* observation) {
+  const int64_t width = a.score_slots + 2 * a.repeats;
+  thread_local Scratch scratch;
+  float* const observation = scratch.reserve<float>(width + room_of(a.network));
+  for (int64_t b = 0; b < a.batch; ++b) {
     observe(a, b, observation);
-    return Span{a.score_count, a.score_slots};
-  });
+    a.actions[b] = choose_action(a.network, observation, {a.score_count, a.score_slots}, observation + width);
+  }
 }
 
 }  // namespace ltd::LTD_ISA

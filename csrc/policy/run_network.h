@@ -58,30 +58,28 @@ int32_t largest_index(const float* values, int64_t count) {
   return static_cast<int32_t>(best);
 }
 
-// For each sequence: observe(sequence, observation) fills in the first layer's inputs and returns which may not be 0;
-// actions[sequence] is what the network makes of them.
-template <typename Observe>
-LTD_INLINE void choose_actions(const PolicyNetwork& network, int64_t batch, int32_t* actions, Observe observe) {
-  int64_t widest = network.layers[0].inputs;
+// Floats that choose_action needs.
+LTD_INLINE int64_t room_of(const PolicyNetwork& network) {
+  int64_t widest = 0;
   for (int i = 0; i < network.layer_count; ++i) {
     widest = network.layers[i].outputs > widest ? network.layers[i].outputs : widest;
   }
-  thread_local Scratch scratch;
-  float* inputs = scratch.reserve<float>(2 * widest);
-  float* outputs = inputs + widest;
-  for (int64_t b = 0; b < batch; ++b) {
-    Span used = observe(b, inputs);
-    for (int i = 0; i < network.layer_count; ++i) {
-      const PolicyLayer& layer = network.layers[i];
-      apply(layer, used, inputs, outputs, network.threads);
-      if (i + 1 < network.layer_count) activate(outputs, layer.outputs, network.uses_tanh);
-      float* const swapped = inputs;
-      inputs = outputs;
-      outputs = swapped;
-      used = {layer.outputs, layer.outputs};
-    }
-    actions[b] = largest_index(inputs, network.layers[network.layer_count - 1].outputs);
+  return 2 * widest;
+}
+
+// What a network makes of an observation, of which the numbers in `used` may not be 0.
+int32_t choose_action(const PolicyNetwork& network, const float* observation, Span used, float* room) {
+  const float* inputs = observation;
+  float* outputs = room;
+  for (int i = 0; i < network.layer_count; ++i) {
+    const PolicyLayer& layer = network.layers[i];
+    apply(layer, used, inputs, outputs, network.threads);
+    if (i + 1 < network.layer_count) activate(outputs, layer.outputs, network.uses_tanh);
+    inputs = outputs;
+    outputs = outputs == room ? room + room_of(network) / 2 : room;
+    used = {layer.outputs, layer.outputs};
   }
+  return largest_index(inputs, network.layers[network.layer_count - 1].outputs);
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ class Gain:
     @property
     def roots(self) -> torch.Tensor:
         """int64 (B,): the next roots."""
-        return self.accepted.tokens.gather(1, self.accepted.gained.long()[:, None] - 1)[:, 0]
+        return torch.tensor([tokens[-1] for tokens in self.accepted.token_lists], device=self.accepted.tokens.device)
 
     def keep(self, rows: list[int]) -> Gain:
         """Only these sequences."""

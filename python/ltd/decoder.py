@@ -213,6 +213,7 @@ class Decoder:
     def cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
         """One cycle for the sequences of the prompts `rows`, from the last gain to the next; in the same session."""
         speculation, tree = request.speculation, self.begin_tree(request, gain)
+        watch.lap("other")
         depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)
         return self.verify(request, rows, tree, depth, size, watch)
 

@@ -45,7 +45,7 @@ _accept_sample = operator("accept_sample")
 _commit_path = operator("commit_path")
 _depth_action = operator("depth_action")
 _size_action = operator("size_action")
-_summary_action = operator("summary_action")
+_summary_decision = operator("summary_decision")
 
 
 def build_info() -> dict[str, object]:
@@ -298,36 +298,55 @@ def size_action(
     return action
 
 
-def summary_action(
+def summary_decision(
     scores: Tensor,
+    count: int,
+    newest_from: int,
     lengths: Tensor,
     depth: int,
-    newest_from: int,
     best: int,
     newest: int,
-    recents: Tensor,
-    states: Tensor,
-    weights: Sequence[Tensor],
-    uses_tanh: bool = False,
-) -> Tensor:
-    """The action of a policy that reads a summary: its observation and its network in one go.
+    recents: Tensor | None,
+    states: Tensor | None,
+    weights: Tensor,
+    depth_layers: Sequence[int],
+    size_layers: Sequence[int],
+    uses_tanh: bool,
+    actions: Tensor,
+) -> None:
+    """The actions of a depth and a size policy that read the same summary: observation and both networks in one go.
 
     `ltd.policies.observation.Summary` says what the observation is and builds the same one for training.
 
     Args:
-        scores: float32 (B, n), of all candidates so far.
+        scores: float32 (B, C), of which the first `count` are the candidates so far.
+        count: 0 … C.
+        newest_from: where the newest level begins, 0 … count.
         lengths: int32 (B,).
         depth: expansions so far, 0 … 12.
-        newest_from: where the newest level begins, 0 … n.
         best, newest: how many of the best scores of all and of the newest level it shows, 1 … 64.
-        recents: float32 (B, R). states: float32, float16 or bfloat16 (B, H). R and H may be 0.
-        weights: w0, b0, w1, b1, … float32, w (outputs, inputs) contiguous.
-        uses_tanh: what is between the layers is tanh, not ReLU.
-
-    Returns:
-        int32 (B,), index of the largest output, the smallest such.
+        recents: float32 (B, R). None: R = 0.
+        states: float32, float16 or bfloat16 (B, 1, H). None: H = 0.
+        weights: float32 (n,): every layer's weight (outputs, inputs) and then its bias, layer by layer, first the depth
+            network's, then the size network's.
+        depth_layers, size_layers: outputs of each layer, up to 8; empty without a network.
+        uses_tanh: what is between the layers of both is tanh, not ReLU.
+        actions: int32 (B, 2), written: the depth network's action and the size network's: the index of the largest
+            output, the smallest such; 0 without a network.
     """
-    action: Tensor = _summary_action(
-        scores, lengths, depth, newest_from, best, newest, recents, states, weights, uses_tanh
+    _summary_decision(
+        scores,
+        count,
+        newest_from,
+        lengths,
+        depth,
+        best,
+        newest,
+        recents,
+        states,
+        weights,
+        depth_layers,
+        size_layers,
+        uses_tanh,
+        actions,
     )
-    return action

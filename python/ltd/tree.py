@@ -96,11 +96,13 @@ class DraftTree:
         )
         self.levels = 0
         self.root_states: torch.Tensor | None = None
+        # By levels: policies ask several times in a cycle.
+        self._counts = (0, *(candidate_count(width, depth) for depth in range(levels)))
 
     @property
     def candidates(self) -> int:
         """Candidates drafted so far."""
-        return 0 if self.levels == 0 else candidate_count(self.width, self.levels - 1)
+        return self._counts[self.levels]
 
     @property
     def newest_scores(self) -> torch.Tensor:
@@ -110,7 +112,7 @@ class DraftTree:
     @property
     def newest_from(self) -> int:
         """The first candidate of the newest level."""
-        return 0 if self.levels <= 1 else candidate_count(self.width, self.levels - 2)
+        return self._counts[self.levels - 1] if self.levels else 0
 
     def begin(self, roots: torch.Tensor, lengths: torch.Tensor) -> None:
         """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths."""

@@ -72,11 +72,8 @@ class Allowance:
 
     def add_plain(self) -> None:
         """Counts a cycle without a draft."""
-        self._add(SHARE)
+        self.balance = min(self.balance + SHARE, CREDIT)
 
     def add_drafted(self, gained: float, cost: float) -> None:
         """Counts a cycle with a draft: tokens gained, for a batch the mean, and its cost in plain tokens."""
-        self._add((1 + SHARE) * gained - cost)
-
-    def _add(self, amount: float) -> None:
-        self.balance = min(self.balance + amount, CREDIT)
+        self.balance = min(self.balance + ((1 + SHARE) * gained - cost), CREDIT)

@@ -1,4 +1,4 @@
-#include "policy/summary_action.h"
+#include "policy/summary_decision.h"
 
 #include "policy/run_network.h"
 
@@ -79,7 +79,7 @@ LTD_INLINE void write_state(const T* state, int64_t size, float* target) {
   for (int64_t i = 0; i < size; ++i) target[i] *= scale;
 }
 
-void observe(const SummaryAction& a, int64_t b, float* observation) {
+void observe(const SummaryDecision& a, int64_t b, float* observation) {
   Ranking best(a.best), newest(a.newest);
   best.add(a.scores[b], a.score_count);
   newest.add(a.scores[b] + a.newest_from, a.score_count - a.newest_from);
@@ -96,11 +96,19 @@ void observe(const SummaryAction& a, int64_t b, float* observation) {
 
 }  // namespace
 
-void summary_action(const SummaryAction& a) {
-  choose_actions(a.network, a.batch, a.actions, [&](int64_t b, float* observation) {
+void summary_decision(const SummaryDecision& a) {
+  const int64_t width = a.width(), depth_room = room_of(a.depth_network), size_room = room_of(a.size_network);
+  thread_local Scratch scratch;
+  float* const observation = scratch.reserve<float>(width + (depth_room > size_room ? depth_room : size_room));
+  for (int64_t b = 0; b < a.batch; ++b) {
     observe(a, b, observation);
-    return Span{a.width(), a.width()};
-  });
+    float* const room = observation + width;
+    const auto action_of = [&](const PolicyNetwork& network) {
+      return network.layer_count == 0 ? 0 : choose_action(network, observation, {width, width}, room);
+    };
+    a.actions[b][0] = action_of(a.depth_network);
+    a.actions[b][1] = action_of(a.size_network);
+  }
 }
 
 }  // namespace ltd::LTD_ISA
