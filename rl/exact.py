@@ -60,7 +60,7 @@ class ExactConfig:
     """
 
     objective: Literal["renewal", "ratio"] = "renewal"
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = (48,)
     epochs: int = 12
     batch: int = 256
     learning_rate: float = 2e-3

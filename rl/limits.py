@@ -18,7 +18,7 @@ EVERY_SIZE = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, *range
 COVERED = 0.99  # of the optimum's cycles
 TYPICAL_GAIN = 2  # whose reading at a cycle's beginning counts in `relative_costs`
 LARGE_TREE = 32  # from here on more scores are shown
-SMALL_SUMMARY, LARGE_SUMMARY = Summary(24, 8), Summary(64, 32)
+SMALL_SUMMARY, LARGE_SUMMARY = Summary(12, 6), Summary(64, 32)
 
 
 def worthwhile(generations: Sequence[Generation], latency: LatencyModel) -> tuple[tuple[int, ...], int]:
