@@ -14,35 +14,12 @@
 #include "commit/commit_path.h"
 #include "common/cpu_kernels.h"
 #include "expand/expand_beam.h"
-#include "policy/policy_action.h"
-#include "policy/summary_decision.h"
 #include "select/select_tree.h"
 
 namespace ltd {
 namespace {
 
 using at::Tensor;
-
-DType float_type(const Named& a) {
-  switch (a.tensor.scalar_type()) {
-    case at::kFloat:
-      return DType::kFloat32;
-    case at::kHalf:
-      return DType::kFloat16;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    default:
-      LTD_CHECK(false, a.name, " must be of type Float, Half or BFloat16, but is ", a.tensor.scalar_type());
-  }
-}
-
-AnyMatrices float_matrices(const Named& a, int64_t batch, int64_t matrix_rows) {
-  check_cpu(a);
-  const DType dtype = float_type(a);
-  check_sizes(a, {batch, matrix_rows, -1});
-  check_last_contiguous(a);
-  return {a.tensor.const_data_ptr(), dtype, a.tensor.stride(0), a.tensor.stride(1)};
-}
 
 int threads() { return at::get_num_threads(); }
 
@@ -262,123 +239,6 @@ void commit_path_cpu(Tensor keys, Tensor values, const Tensor& path, const Tenso
   commit_path(a);
 }
 
-// A network that reads so many inputs.
-PolicyNetwork policy_network(int64_t inputs, at::TensorList weights, bool uses_tanh) {
-  LTD_CHECK(weights.size() >= 2 && weights.size() % 2 == 0 && weights.size() <= 2 * kMaxPolicyLayers,
-            "weights must be 1 to ", kMaxPolicyLayers, " pairs of weight and bias, but holds ", weights.size(),
-            " tensors");
-  PolicyNetwork network{};
-  network.uses_tanh = uses_tanh;
-  network.threads = threads();
-  for (size_t i = 0; i < weights.size(); i += 2) {
-    const std::string name = "weights[" + std::to_string(i) + "]";
-    const std::string bias_name = "weights[" + std::to_string(i + 1) + "]";
-    const Named weight{name.c_str(), weights[i]};
-    PolicyLayer& layer = network.layers[network.layer_count++];
-    layer.weight = checked<const float>(weight, {-1, inputs});
-    LTD_CHECK(weights[i].is_contiguous() && weights[i].size(0) >= 1, name,
-              " must be contiguous and not empty, but its shape is ", weights[i].sizes(), " and its strides are ",
-              weights[i].strides());
-    layer.inputs = inputs;
-    layer.outputs = weights[i].size(0);
-    layer.bias = checked<const float>({bias_name.c_str(), weights[i + 1]}, {layer.outputs});
-    inputs = layer.outputs;
-  }
-  return network;
-}
-
-Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
-                         int64_t repeats, at::TensorList weights, bool uses_tanh) {
-  PolicyAction a{};
-  a.scores = rows<const float>({"scores", scores}, -1, -1);
-  a.batch = scores.size(0);
-  a.score_count = scores.size(1);
-  LTD_CHECK(repeats >= 0, "repeats must be 0 or more, but is ", repeats);
-  LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
-            " columns, but its shape is ", scores.sizes());
-  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
-  a.score_slots = score_slots;
-  a.repeats = repeats;
-  a.depth = depth;
-  a.network = policy_network(score_slots + 2 * repeats, weights, uses_tanh);
-  Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
-  a.actions = actions.mutable_data_ptr<int32_t>();
-  cpu_kernels().policy_action(a);
-  return actions;
-}
-
-Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList, bool) {
-  return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
-}
-
-void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
-}
-
-// A network that reads so many inputs, with layers of so many outputs. Its weights begin at `weights`, which moves on
-// behind them.
-PolicyNetwork flat_network(const char* name, int64_t inputs, at::IntArrayRef layers, bool uses_tanh,
-                           const float*& weights, const float* end) {
-  LTD_CHECK(layers.size() <= kMaxPolicyLayers, name, " must be at most ", kMaxPolicyLayers, " numbers, but are ",
-            layers);
-  PolicyNetwork network{};
-  network.uses_tanh = uses_tanh;
-  network.threads = threads();
-  for (const int64_t outputs : layers) {
-    LTD_CHECK(outputs >= 1 && outputs <= kMaxLayerOutputs, name, " must be 1 to ", kMaxLayerOutputs, ", but are ",
-              layers);
-    const int64_t count = outputs * (inputs + 1);
-    LTD_CHECK(count <= end - weights, "weights must hold all layers, but end before those of ", name, " = ", layers);
-    network.layers[network.layer_count++] = {weights, weights + outputs * inputs, inputs, outputs};
-    weights += count;
-    inputs = outputs;
-  }
-  return network;
-}
-
-void summary_decision_cpu(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
-                          int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& recents,
-                          const std::optional<Tensor>& states, const Tensor& weights, at::IntArrayRef depth_layers,
-                          at::IntArrayRef size_layers, bool uses_tanh, Tensor actions) {
-  SummaryDecision a{};
-  a.scores = rows<const float>({"scores", scores}, -1, -1);
-  a.batch = scores.size(0);
-  check_range("count", count, 0, scores.size(1));
-  check_range("newest_from", newest_from, 0, count);
-  check_range("best", best, 1, kMaxRanked);
-  check_range("newest", newest, 1, kMaxRanked);
-  check_range("depth", depth, 0, kMaxDepth);
-  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
-  a.score_count = count;
-  a.newest_from = newest_from;
-  a.best = best;
-  a.newest = newest;
-  a.depth = depth;
-  if (recents.has_value()) {
-    a.recents = rows<const float>({"recents", *recents}, a.batch, -1);
-    a.recent_count = recents->size(1);
-  }
-  if (states.has_value()) {
-    const Named named_states{"states", *states};
-    check_cpu(named_states);
-    check_sizes(named_states, {a.batch, 1, -1});
-    check_last_contiguous(named_states);
-    a.states = {states->const_data_ptr(), float_type(named_states), states->stride(0), 0};
-    a.state_size = states->size(2);
-  }
-  const float* next = checked<const float>({"weights", weights}, {-1});
-  const float* const end = next + weights.size(0);
-  a.depth_network = flat_network("depth_layers", a.width(), depth_layers, uses_tanh, next, end);
-  a.size_network = flat_network("size_layers", a.width(), size_layers, uses_tanh, next, end);
-  LTD_CHECK(next == end, "weights must be those of all layers, but ", end - next, " of ", weights.size(0), " are left");
-  a.actions = rows<int32_t>({"actions", actions}, a.batch, 2);
-  cpu_kernels().summary_decision(a);
-}
-
-// Operators that only write into their arguments have nothing to do when there are only shapes.
-template <typename... Arguments>
-void no_operation(Arguments...) {}
-
 }  // namespace
 }  // namespace ltd
 
@@ -402,16 +262,6 @@ TORCH_LIBRARY(ltd, library) {
       "float temperature, int top_k, float top_p, int seed, Tensor(a!) path, Tensor(b!) gained_tokens, "
       "Tensor(c!) gained) -> ()");
   library.def("commit_path(Tensor(a!) keys, Tensor(b!) values, Tensor path, Tensor gained, Tensor lengths) -> ()");
-  for (const char* name : {"depth_action", "size_action"}) {
-    const std::string schema =
-        "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
-        "bool uses_tanh=False) -> Tensor";
-    library.def((name + schema).c_str());
-  }
-  library.def(
-      "summary_decision(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
-      "Tensor? recents, Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, bool uses_tanh, "
-      "Tensor(a!) actions) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(ltd, CPU, library) {
@@ -421,22 +271,7 @@ TORCH_LIBRARY_IMPL(ltd, CPU, library) {
   library.impl("accept_greedy", ltd::accept_greedy_cpu);
   library.impl("accept_sample", ltd::accept_sample_cpu);
   library.impl("commit_path", ltd::commit_path_cpu);
-  library.impl("depth_action", ltd::policy_action_cpu);
-  library.impl("size_action", ltd::policy_action_cpu);
-  library.impl("summary_decision", ltd::summary_decision_cpu);
 }
-
-namespace ltd {
-namespace {
-
-// A function that takes the same arguments and does nothing.
-template <typename... Arguments>
-constexpr auto nothing_like(void (*)(Arguments...)) {
-  return &no_operation<Arguments...>;
-}
-
-}  // namespace
-}  // namespace ltd
 
 TORCH_LIBRARY_IMPL(ltd, Meta, library) {
   library.impl("expand_beam", ltd::nothing_like(ltd::expand_beam_cpu));
@@ -445,7 +280,4 @@ TORCH_LIBRARY_IMPL(ltd, Meta, library) {
   library.impl("accept_greedy", ltd::nothing_like(ltd::accept_greedy_cpu));
   library.impl("accept_sample", ltd::nothing_like(ltd::accept_sample_cpu));
   library.impl("commit_path", ltd::nothing_like(ltd::commit_path_cpu));
-  library.impl("depth_action", ltd::policy_action_meta);
-  library.impl("size_action", ltd::policy_action_meta);
-  library.impl("summary_decision", ltd::nothing_like(ltd::summary_decision_cpu));
 }

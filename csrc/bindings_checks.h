@@ -1,4 +1,5 @@
-// Checks of tensor arguments, and the structs that kernels take in their place. Included by bindings only.
+// What the operators' bindings share: checks of tensor arguments, the structs that kernels take in their place, and
+// operators without a result where there are only shapes.
 //
 // Bad arguments raise ValueError with the tensor, what was wanted and what it is. In the sizes wanted, -1 is any.
 #pragma once
@@ -76,6 +77,37 @@ Matrices<T> matrices(const Named& a, int64_t batch, int64_t matrix_rows, int64_t
 template <typename T>
 T* per_row(const Named& a, int64_t batch) {
   return checked<T>(a, {batch});
+}
+
+inline DType float_type(const Named& a) {
+  switch (a.tensor.scalar_type()) {
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kHalf:
+      return DType::kFloat16;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    default:
+      LTD_CHECK(false, a.name, " must be of type Float, Half or BFloat16, but is ", a.tensor.scalar_type());
+  }
+}
+
+inline AnyMatrices float_matrices(const Named& a, int64_t batch, int64_t matrix_rows) {
+  check_cpu(a);
+  const DType dtype = float_type(a);
+  check_sizes(a, {batch, matrix_rows, -1});
+  check_last_contiguous(a);
+  return {a.tensor.const_data_ptr(), dtype, a.tensor.stride(0), a.tensor.stride(1)};
+}
+
+// Operators that only write into their arguments have nothing to do when there are only shapes.
+template <typename... Arguments>
+void no_operation(Arguments...) {}
+
+// A function that takes the same arguments and does nothing.
+template <typename... Arguments>
+constexpr auto nothing_like(void (*)(Arguments...)) {
+  return &no_operation<Arguments...>;
 }
 
 }  // namespace ltd

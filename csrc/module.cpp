@@ -1,5 +1,5 @@
 // The Python module ltd._C. Importing it registers the operators of bindings.cpp; what it exposes itself is for `ltd
-// info` and tests.
+// info`, for questions to policies, and for tests.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +7,7 @@
 #include <string>
 
 #include "accept/philox.h"
+#include "bindings_policy.h"
 #include "common/cpu_kernels.h"
 
 namespace py = pybind11;
@@ -51,4 +52,5 @@ PYBIND11_MODULE(_C, module) {
   module.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "The generator; for tests.");
   module.def("sampling_uniform", &sampling_uniform, py::arg("seed"), py::arg("position"), py::arg("row"),
              "The uniform number that draws the token at position + 1; for tests.");
+  ltd::bind_policy(module);
 }

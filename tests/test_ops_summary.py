@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltd import ops
+from ltd._C import SummaryAsker
 from ltd.errors import InputError
 from ltd.policies.observation import Summary
 from op_cases import DTYPES, every_kernel, random_weights, strided
@@ -251,3 +252,135 @@ def test_bad_input_is_named(changes, message):
     bad_call()
     with pytest.raises(InputError, match=message):
         bad_call(**changes)
+
+
+def upper_medians(actions):
+    """Of each column."""
+    return tuple(sorted(column)[len(column) // 2] for column in zip(*actions.tolist(), strict=True))
+
+
+def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
+    numbers = layout.best, layout.newest, layout.recents, layout.states
+    weights = flat([*depth_weights, *size_weights])
+    return SummaryAsker(weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    questions=st.lists(cases(), min_size=1, max_size=3),
+    hidden=st.lists(st.none() | st.lists(st.integers(1, 70), max_size=3), min_size=2, max_size=2),
+    uses_tanh=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_the_asker_says_what_the_operator_says(questions, hidden, uses_tanh, seed):
+    """With either network, with both and with none; asked again, too, for another batch and a tree of another size."""
+    layout, generator = questions[0][0], torch.Generator().manual_seed(seed)
+    depth, size = (
+        () if layers is None else random_weights([layout.width, *layers, outputs], generator)
+        for layers, outputs in zip(hidden, (2, 12), strict=True)
+    )
+    for _ in every_kernel():
+        asks = asker(layout, depth, size, uses_tanh)
+        for _, scores, newest_from, lengths, at, recents, states in questions:
+            recents = recents.new_tensor([[0.5, 2.0, 7.0]]).repeat(len(scores), 1)[:, : layout.recents]
+            states = torch.linspace(-1, 2, layout.states, dtype=states.dtype).repeat(len(scores), 1, 1)
+            case = (layout, scores, newest_from, lengths, at, recents, states)
+            given = recents if layout.recents else None, states if layout.states else None
+            answer = asks.ask(scores, scores.shape[1], newest_from, lengths, at, *given)
+            assert answer == upper_medians(decision(case, depth, size, uses_tanh))
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=cases(), seed=st.integers(0, 2**31))
+def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
+    layout, scores, newest_from, lengths, at, recents, states = case
+    weights = random_weights([layout.width, 9, 5], torch.Generator().manual_seed(seed))
+    expected = upper_medians(decision(case, (), weights))
+    given = flat(weights)
+    asks = SummaryAsker(
+        given, [], outputs_of(weights), layout.best, layout.newest, layout.recents, layout.states, False
+    )
+    given.zero_()
+    question = (
+        torch.cat([scores, torch.zeros(len(scores), 5)], dim=1),
+        scores.shape[1],
+        newest_from,
+        lengths,
+        at,
+        recents,
+        states,
+    )
+    assert asks.ask(*question) == expected == asks.ask(*question)
+
+
+LAYOUT = Summary(2, 1, 2, 4)  # an observation of 28 numbers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"best": 0}, "best must be 1 to 64, but is 0"),
+        ({"newest": 65}, "newest must be 1 to 64, but is 65"),
+        ({"recents": -1}, "recents and states must be 0 or more, but are -1 and 4"),
+        ({"states": 3}, "weights must be those of all layers, but 8 of 253 are left"),
+        ({"weights": torch.zeros(253).half()}, "weights must be of type Float, but is Half"),
+        ({"weights": [0.0] * 253}, "weights must be a tensor"),
+        (
+            {"weights": torch.zeros(252)},
+            r"weights must hold all layers, but end before those of size_layers = \[6, 3\]",
+        ),
+        ({"depth_layers": [0]}, r"depth_layers must be 1 to 1048576, but are \[0\]"),
+    ],
+)
+def test_no_asker_of_what_does_not_go_together(changes, message):
+    arguments = {
+        "weights": torch.zeros(29 * 2 + 29 * 6 + 7 * 3),
+        "depth_layers": [2],
+        "size_layers": [6, 3],
+        "best": 2,
+        "newest": 1,
+        "recents": 2,
+        "states": 4,
+        "uses_tanh": False,
+    }
+    SummaryAsker(**arguments)
+    with pytest.raises(InputError, match="summary_decision: " + message):
+        SummaryAsker(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 13}, "depth must be 0 to 12, but is 13"),
+        ({"count": 6}, "count must be 0 to 5, but is 6"),
+        ({"newest_from": 4}, "newest_from must be 0 to 3, but is 4"),
+        ({"recents": None}, "recents must be a tensor"),
+        ({"recents": torch.zeros(1, 3)}, "recents must have size 2 in dimension 1"),
+        ({"states": torch.zeros(1, 1, 5)}, "states must have size 4 in dimension 2"),
+        ({"states": torch.zeros(1, 1, 4).double()}, "states must be of type Float, Half or BFloat16, but is Double"),
+        ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
+        ({"lengths": [5]}, "lengths must be a tensor"),
+        ({"scores": torch.zeros(1, 5, device="meta")}, "scores must be on the CPU"),
+        ({"scores": torch.zeros(1, 10)[:, ::2]}, "scores must be contiguous in its last dimension"),
+        (
+            {"scores": torch.zeros(0, 5), "lengths": torch.zeros(0).int(), "recents": torch.zeros(0, 2)}
+            | {"states": torch.zeros(0, 1, 4)},
+            "scores must be of at least one sequence",
+        ),
+    ],
+)
+def test_a_bad_question_is_named_and_the_next_is_answered(changes, message):
+    weights = [torch.zeros(3, 28), torch.tensor([0.0, 2.0, 1.0])]
+    asks = asker(LAYOUT, (), weights)
+    question = {
+        "scores": torch.zeros(1, 5),
+        "count": 3,
+        "newest_from": 1,
+        "lengths": torch.zeros(1, dtype=torch.int32),
+        "depth": 2,
+        "recents": torch.zeros(1, 2),
+        "states": torch.zeros(1, 1, 4).half(),
+    }
+    with pytest.raises(InputError, match="summary_decision: " + message):
+        asks.ask(**{**question, **changes})
+    assert asks.ask(**question) == (0, 1)

@@ -28,13 +28,13 @@ def test_no_draft_can_break_the_bound(costs: Costs, depth_limit: int, data: st.D
     for depth, step, gained in data.draw(st.lists(cycle, max_size=60)):
         if allowance.allows:
             cost = costs.of(depth, step)
-            allowance.add_drafted(gained, cost)
+            allowance.book(gained, cost)
             seconds += cost
             # Had the answer ended here, this cycle could have brought a single token.
             assert seconds <= (1 + SHARE) * (tokens + 1) + SLACK + most_lost + 1e-9
             tokens += gained
         else:
-            allowance.add_plain()
+            allowance.book()
             seconds, tokens = seconds + 1, tokens + 1
         assert seconds <= (1 + SHARE) * tokens + SLACK + most_lost + 1e-9
 
@@ -44,9 +44,9 @@ def plain_share(costs: Costs, gains: list[int]) -> float:
     allowance, plain = Allowance(), 0
     for gained in gains:
         if allowance.allows:
-            allowance.add_drafted(gained, costs.of(0, 0))
+            allowance.book(gained, costs.of(0, 0))
         else:
-            allowance.add_plain()
+            allowance.book()
             plain += 1
     return plain / len(gains)
 
@@ -60,11 +60,11 @@ def test_a_draft_that_pays_is_never_stopped_and_one_that_does_not_nearly_always_
 def test_a_bad_stretch_is_noticed_after_the_credit_is_lost() -> None:
     costs, allowance = Costs(0.5, 0.0, (1.0,)), Allowance()
     for _ in range(1000):
-        allowance.add_drafted(4, costs.of(0, 0))
+        allowance.book(4, costs.of(0, 0))
     assert allowance.balance == CREDIT
     lost = 0.0
     while allowance.allows:
-        allowance.add_drafted(1, costs.of(0, 0))
+        allowance.book(1, costs.of(0, 0))
         lost += costs.of(0, 0) - 1
     assert CREDIT < lost <= CREDIT + 1
 

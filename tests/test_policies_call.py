@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import ltd
-from ltd import ops
+from ltd._C import SummaryAsker
 from ltd.loading import load
+from ltd.policies import asking
 from ltd.policies.allowance import Costs
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.learned_call import LearnedCall
@@ -123,16 +124,35 @@ def test_no_recents_and_no_states() -> None:
 
 
 def count_questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Depths at which the operator is called from now on."""
+    """Depths at which policies that start from now on ask."""
     depths: list[int] = []
-    operator = ops.summary_decision
 
-    def counted(*arguments: Any) -> None:
-        depths.append(arguments[4])
-        operator(*arguments)
+    class Counting:
+        def __init__(self, *arguments: Any) -> None:
+            self.asker = SummaryAsker(*arguments)
 
-    monkeypatch.setattr(ops, "summary_decision", counted)
+        def ask(self, *question: Any) -> tuple[int, int]:
+            depths.append(question[4])
+            return self.asker.ask(*question)
+
+    monkeypatch.setattr(asking, "SummaryAsker", Counting)
     return depths
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_the_operator_answers_as_the_asker_does(batch: int) -> None:
+    """For devices that have no asker."""
+    torch.manual_seed(batch)
+    networks = random_network(LAYOUT, 2, 0), random_network(LAYOUT, 3, 1)
+    weights = torch.cat([tensor.flatten() for network in networks for tensor in network.weights])
+    direct = asking._direct_asker(LAYOUT, weights, [2], [3], False)
+    operator = asking._operator_asker(LAYOUT, weights, [2], [3], False, batch)
+    answers = set()
+    for cycle in range(40):
+        grown, recents = tree(cycle % 5, batch), 3 * torch.rand(batch, 2)
+        assert direct(grown, cycle % 5, recents) == operator(grown, cycle % 5, recents)
+        answers.add(direct(grown, cycle % 5, recents))
+    assert len(answers) > 2
 
 
 def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +161,8 @@ def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at[0, 2 * LAYOUT.ranked + 3 + 2] = 1.0  # the place of depth 2
     policy = learned(depth_network=Network(LAYOUT, (stop_at, torch.tensor([0.0, 0.5]))))
     assert policy.size_network is not None
-    call, trees, depths = policy.start(1), [tree(depth, batch=1) for depth in range(5)], count_questions(monkeypatch)
+    depths = count_questions(monkeypatch)
+    call, trees = policy.start(1), [tree(depth, batch=1) for depth in range(5)]
     sizes = [
         policy.sizes[expected_actions(policy.size_network, trees[depth], depth, call.recents)[0]] for depth in (2, 4)
     ]
@@ -153,7 +174,8 @@ def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call.choose_size(trees[4], 4) == sizes[1] and depths == [0, 1, 2, 2, 2, 4]
     call.continue_drafting(trees[2], 2)
     call.speculate(torch.tensor([5]), [1])
-    assert call.choose_size(trees[2], 2) == sizes[0] and depths[-2:] == [2, 2]
+    step = expected_actions(policy.size_network, trees[2], 2, call.recents)[0]  # the recents have changed
+    assert call.choose_size(trees[2], 2) == policy.sizes[step] and depths[-2:] == [2, 2]
 
 
 @pytest.mark.parametrize(

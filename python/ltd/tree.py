@@ -66,6 +66,7 @@ class DraftTree:
         beam_tokens: int64 (B, W).
         beam_masks: int64 (B, levels, W, words), each beam row's ancestors-or-self among the draft's own tree rows.
         levels: levels drafted so far (0 before the first).
+        counts: candidates of a tree with 0, 1, 2 … levels.
         root_states: floating type (B, 1, H), the draft's states at the roots, for policies to read; None before the
             draft has begun, and of a draft without any.
     """
@@ -96,13 +97,12 @@ class DraftTree:
         )
         self.levels = 0
         self.root_states: torch.Tensor | None = None
-        # By levels: policies ask several times in a cycle.
-        self._counts = (0, *(candidate_count(width, depth) for depth in range(levels)))
+        self.counts = (0, *(candidate_count(width, depth) for depth in range(levels)))
 
     @property
     def candidates(self) -> int:
         """Candidates drafted so far."""
-        return self._counts[self.levels]
+        return self.counts[self.levels]
 
     @property
     def newest_scores(self) -> torch.Tensor:
@@ -112,7 +112,7 @@ class DraftTree:
     @property
     def newest_from(self) -> int:
         """The first candidate of the newest level."""
-        return self._counts[self.levels - 1] if self.levels else 0
+        return self.counts[self.levels - 1] if self.levels else 0
 
     def begin(self, roots: torch.Tensor, lengths: torch.Tensor) -> None:
         """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths."""

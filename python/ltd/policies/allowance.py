@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ltd.errors import InputError
 
 SHARE = 0.02  # of a plain token's time, what every token that comes out adds to the balance
+WORTH = 1 + SHARE  # of a token, in plain tokens' time
 SLACK = 1.0  # plain tokens to begin with: without, one unlucky draft would end drafting for 1 / SHARE tokens
 CREDIT = 4.0  # plain tokens
 
@@ -70,10 +71,13 @@ class Allowance:
         """Whether the next cycle may draft."""
         return self.balance >= 0.0
 
-    def add_plain(self) -> None:
-        """Counts a cycle without a draft."""
-        self.balance = min(self.balance + SHARE, CREDIT)
+    def book(self, gained: float = 1.0, cost: float = 1.0) -> bool:
+        """Counts a cycle; says whether the next may draft.
 
-    def add_drafted(self, gained: float, cost: float) -> None:
-        """Counts a cycle with a draft: tokens gained, for a batch the mean, and its cost in plain tokens."""
-        self.balance = min(self.balance + ((1 + SHARE) * gained - cost), CREDIT)
+        Args:
+            gained: tokens, for a batch the mean.
+            cost: in plain tokens. The defaults are those of a cycle without a draft.
+        """
+        balance = self.balance + (WORTH * gained - cost)
+        self.balance = balance = CREDIT if balance > CREDIT else balance
+        return balance >= 0.0

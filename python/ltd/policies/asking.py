@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ltd import ops
+from ltd._C import SummaryAsker
 from ltd.errors import InputError
 from ltd.policies.network import Network
 from ltd.policies.observation import Layout, Summary
@@ -50,12 +51,46 @@ def _asker(depth: Network | None, size: Network | None, batch: int) -> Asker:
 
 
 def _summary_asker(layout: Summary, depth: Network | None, size: Network | None, uses_tanh: bool, batch: int) -> Asker:
-    best, newest, states, reads_recents = layout.best, layout.newest, layout.states, layout.recents > 0
     networks = [() if network is None else network.weights for network in (depth, size)]
     depth_layers, size_layers = ([len(bias) for bias in weights[1::2]] for weights in networks)
     weights = torch.cat([weight.flatten() for weights in networks for weight in weights])
-    actions = torch.zeros(batch, 2, dtype=torch.int32)
-    answers = actions.numpy()  # the same memory, quicker to read
+    if weights.is_cpu:
+        return _direct_asker(layout, weights, depth_layers, size_layers, uses_tanh)
+    return _operator_asker(layout, weights, depth_layers, size_layers, uses_tanh, batch)
+
+
+def _direct_asker(
+    layout: Summary, weights: torch.Tensor, depth_layers: list[int], size_layers: list[int], uses_tanh: bool
+) -> Asker:
+    """On the CPU, where torch's dispatcher would take longer than the answer."""
+    numbers = layout.best, layout.newest, layout.recents, layout.states
+    ask_both, states = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh).ask, layout.states
+
+    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+        counts, levels = tree.counts, tree.levels
+        return ask_both(
+            tree.scores,
+            counts[levels],
+            counts[levels - 1] if levels else 0,
+            tree.lengths,
+            depth,
+            recents,
+            _root_states(tree, states) if states else None,
+        )
+
+    return ask
+
+
+def _operator_asker(
+    layout: Summary,
+    weights: torch.Tensor,
+    depth_layers: list[int],
+    size_layers: list[int],
+    uses_tanh: bool,
+    batch: int,
+) -> Asker:
+    """On other devices."""
+    actions = torch.zeros(batch, 2, dtype=torch.int32, device=weights.device)
 
     def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
         ops.summary_decision(
@@ -64,17 +99,18 @@ def _summary_asker(layout: Summary, depth: Network | None, size: Network | None,
             tree.newest_from,
             tree.lengths,
             depth,
-            best,
-            newest,
-            recents if reads_recents else None,
-            _root_states(tree, states) if states else None,
+            layout.best,
+            layout.newest,
+            recents.to(weights.device) if layout.recents else None,
+            _root_states(tree, layout.states) if layout.states else None,
             weights,
             depth_layers,
             size_layers,
             uses_tanh,
             actions,
         )
-        return _upper_medians(answers.tolist())
+        goes, step = map(upper_median, zip(*actions.tolist(), strict=True))
+        return goes, step
 
     return ask
 
@@ -120,9 +156,3 @@ def _root_states(tree: DraftTree, size: int) -> torch.Tensor:
 def upper_median(answers: Sequence[int]) -> int:
     """One answer for a batch."""
     return sorted(answers)[len(answers) // 2]
-
-
-def _upper_medians(actions: list[list[int]]) -> tuple[int, int]:
-    """One answer each for a batch."""
-    first, second = actions[0] if len(actions) == 1 else map(upper_median, zip(*actions, strict=True))
-    return first, second

@@ -54,29 +54,35 @@ class LearnedCall:
 
     def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         """Whether a draft can be afforded; always, where the costs are unknown."""
-        if self._decided is not None:
-            self._look_back(gained, *self._decided)
-        elif self._began:  # before, there was only the prefill, which is no cycle
-            self.allowance.add_plain()
-        self._began, self._decided, self._stopped = True, None, None
-        return self._costs is None or self.allowance.allows
+        decided, self._decided, self._stopped = self._decided, None, None
+        if decided is not None and self._reads_recents:
+            self._look_back(gained)
+        if self._costs is None:
+            return True
+        if decided is not None:
+            return self.allowance.book(sum(gained) / len(gained), self._costs.of(*decided))
+        if self._began:
+            return self.allowance.book()
+        self._began = True  # so far there was only the prefill, which is no cycle
+        return self.allowance.allows
 
-    def _look_back(self, gained: list[int], depth: int, step: int) -> None:
+    def _look_back(self, gained: list[int]) -> None:
         """Learns from the last cycle, which drafted."""
-        if self._reads_recents:
-            # In NumPy, which takes a third of the time for so few numbers.
-            accepted = np.array(gained, dtype=np.float32) - 1
-            self.recents = torch.from_numpy(update(self.recents.numpy(), accepted))
-        if self._costs is not None:
-            self.allowance.add_drafted(sum(gained) / len(gained), self._costs.of(depth, step))
+        # In NumPy, which takes a third of the time for so few numbers.
+        accepted = np.array(gained, dtype=np.float32) - 1
+        self.recents = torch.from_numpy(update(self.recents.numpy(), accepted))
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """What the depth network says."""
         if self._ask_depth is None or depth < self._min_depth:
             return True
         goes, step = self._ask_depth(tree, depth, self.recents)
-        self._stopped = (depth, step) if self._asks_both and goes != CONTINUE else None
-        return goes == CONTINUE
+        if goes == CONTINUE:
+            self._stopped = None
+            return True
+        if self._asks_both:
+            self._stopped = (depth, step)
+        return False
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """What the size network says; it is not asked again where it has just been asked with the depth network."""

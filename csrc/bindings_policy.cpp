@@ -1,0 +1,269 @@
+// The learned policies' part of the torch operator library `ltd`, and the class that asks them without torch's
+// dispatcher.
+#include "bindings_policy.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <exception>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings_checks.h"
+#include "common/cpu_kernels.h"
+#include "policy/policy_action.h"
+#include "policy/summary_decision.h"
+
+namespace ltd {
+namespace {
+
+using at::Tensor;
+namespace py = pybind11;
+
+// A network that reads so many inputs.
+PolicyNetwork policy_network(int64_t inputs, at::TensorList weights, bool uses_tanh) {
+  LTD_CHECK(weights.size() >= 2 && weights.size() % 2 == 0 && weights.size() <= 2 * kMaxPolicyLayers,
+            "weights must be 1 to ", kMaxPolicyLayers, " pairs of weight and bias, but holds ", weights.size(),
+            " tensors");
+  PolicyNetwork network{};
+  network.uses_tanh = uses_tanh;
+  network.threads = at::get_num_threads();
+  for (size_t i = 0; i < weights.size(); i += 2) {
+    const std::string name = "weights[" + std::to_string(i) + "]";
+    const std::string bias_name = "weights[" + std::to_string(i + 1) + "]";
+    const Named weight{name.c_str(), weights[i]};
+    PolicyLayer& layer = network.layers[network.layer_count++];
+    layer.weight = checked<const float>(weight, {-1, inputs});
+    LTD_CHECK(weights[i].is_contiguous() && weights[i].size(0) >= 1, name,
+              " must be contiguous and not empty, but its shape is ", weights[i].sizes(), " and its strides are ",
+              weights[i].strides());
+    layer.inputs = inputs;
+    layer.outputs = weights[i].size(0);
+    layer.bias = checked<const float>({bias_name.c_str(), weights[i + 1]}, {layer.outputs});
+    inputs = layer.outputs;
+  }
+  return network;
+}
+
+Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
+                         int64_t repeats, at::TensorList weights, bool uses_tanh) {
+  PolicyAction a{};
+  a.scores = rows<const float>({"scores", scores}, -1, -1);
+  a.batch = scores.size(0);
+  a.score_count = scores.size(1);
+  LTD_CHECK(repeats >= 0, "repeats must be 0 or more, but is ", repeats);
+  LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
+            " columns, but its shape is ", scores.sizes());
+  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.score_slots = score_slots;
+  a.repeats = repeats;
+  a.depth = depth;
+  a.network = policy_network(score_slots + 2 * repeats, weights, uses_tanh);
+  Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
+  a.actions = actions.mutable_data_ptr<int32_t>();
+  cpu_kernels().policy_action(a);
+  return actions;
+}
+
+Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList, bool) {
+  return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
+}
+
+void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
+}
+
+// --- the arguments of a SummaryDecision, in the order in which they can be filled in ---
+
+void set_ranked(SummaryDecision& a, int64_t best, int64_t newest) {
+  check_range("best", best, 1, kMaxRanked);
+  check_range("newest", newest, 1, kMaxRanked);
+  a.best = best;
+  a.newest = newest;
+}
+
+void set_tree(SummaryDecision& a, const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
+              int64_t depth) {
+  a.scores = rows<const float>({"scores", scores}, -1, -1);
+  a.batch = scores.size(0);
+  check_range("count", count, 0, scores.size(1));
+  check_range("newest_from", newest_from, 0, count);
+  check_range("depth", depth, 0, kMaxDepth);
+  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.score_count = count;
+  a.newest_from = newest_from;
+  a.depth = depth;
+}
+
+// So many for each sequence; -1 is any number.
+void set_recents(SummaryDecision& a, const Tensor& recents, int64_t count) {
+  a.recents = rows<const float>({"recents", recents}, a.batch, count);
+  a.recent_count = recents.size(1);
+}
+
+// Of this size; -1 is any.
+void set_states(SummaryDecision& a, const Tensor& states, int64_t size) {
+  const Named named{"states", states};
+  check_cpu(named);
+  check_sizes(named, {a.batch, 1, size});
+  check_last_contiguous(named);
+  a.states = {states.const_data_ptr(), float_type(named), states.stride(0), 0};
+  a.state_size = states.size(2);
+}
+
+// A network that reads so many inputs, with layers of so many outputs. Its weights begin at `weights`, which moves on
+// behind them.
+PolicyNetwork flat_network(const char* name, int64_t inputs, at::IntArrayRef layers, bool uses_tanh,
+                           const float*& weights, const float* end) {
+  LTD_CHECK(layers.size() <= kMaxPolicyLayers, name, " must be at most ", kMaxPolicyLayers, " numbers, but are ",
+            layers);
+  PolicyNetwork network{};
+  network.uses_tanh = uses_tanh;
+  network.threads = at::get_num_threads();
+  for (const int64_t outputs : layers) {
+    LTD_CHECK(outputs >= 1 && outputs <= kMaxLayerOutputs, name, " must be 1 to ", kMaxLayerOutputs, ", but are ",
+              layers);
+    const int64_t count = outputs * (inputs + 1);
+    LTD_CHECK(count <= end - weights, "weights must hold all layers, but end before those of ", name, " = ", layers);
+    network.layers[network.layer_count++] = {weights, weights + outputs * inputs, inputs, outputs};
+    weights += count;
+    inputs = outputs;
+  }
+  return network;
+}
+
+// Both networks. They keep pointing to the weights.
+void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count, at::IntArrayRef depth_layers,
+                  at::IntArrayRef size_layers, bool uses_tanh) {
+  const float* const end = weights + weight_count;
+  a.depth_network = flat_network("depth_layers", a.width(), depth_layers, uses_tanh, weights, end);
+  a.size_network = flat_network("size_layers", a.width(), size_layers, uses_tanh, weights, end);
+  LTD_CHECK(weights == end, "weights must be those of all layers, but ", end - weights, " of ", weight_count,
+            " are left");
+}
+
+void summary_decision_cpu(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
+                          int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& recents,
+                          const std::optional<Tensor>& states, const Tensor& weights, at::IntArrayRef depth_layers,
+                          at::IntArrayRef size_layers, bool uses_tanh, Tensor actions) {
+  SummaryDecision a{};
+  set_ranked(a, best, newest);
+  set_tree(a, scores, count, newest_from, lengths, depth);
+  if (recents.has_value()) set_recents(a, *recents, -1);
+  if (states.has_value()) set_states(a, *states, -1);
+  const float* data = checked<const float>({"weights", weights}, {-1});
+  set_networks(a, data, weights.size(0), depth_layers, size_layers, uses_tanh);
+  a.actions = rows<int32_t>({"actions", actions}, a.batch, 2);
+  cpu_kernels().summary_decision(a);
+}
+
+// --- the same without torch's dispatcher, which takes longer than the kernel ---
+
+// A Python object that must be a tensor. The reference lives as long as the object.
+const Tensor& tensor_of(const char* name, py::handle object) {
+  LTD_CHECK(THPVariable_Check(object.ptr()), name, " must be a tensor");
+  return THPVariable_Unpack(object.ptr());
+}
+
+class SummaryAsker {
+ public:
+  SummaryAsker(py::handle weights, const std::vector<int64_t>& depth_layers, const std::vector<int64_t>& size_layers,
+               int64_t best, int64_t newest, int64_t recents, int64_t states, bool uses_tanh) {
+    LTD_CHECK(recents >= 0 && states >= 0, "recents and states must be 0 or more, but are ", recents, " and ", states);
+    set_ranked(a_, best, newest);
+    a_.recent_count = recents;
+    a_.state_size = states;
+    const Tensor& given = tensor_of("weights", weights);
+    const float* data = checked<const float>({"weights", given}, {-1});
+    weights_.assign(data, data + given.size(0));
+    set_networks(a_, weights_.data(), given.size(0), depth_layers, size_layers, uses_tanh);
+  }
+
+  // The networks point into the weights.
+  SummaryAsker(const SummaryAsker&) = delete;
+  SummaryAsker& operator=(const SummaryAsker&) = delete;
+
+  std::pair<int32_t, int32_t> ask(py::handle scores, int64_t count, int64_t newest_from, py::handle lengths,
+                                  int64_t depth, py::handle recents, py::handle states) {
+    set_tree(a_, tensor_of("scores", scores), count, newest_from, tensor_of("lengths", lengths), depth);
+    if (a_.recent_count > 0) set_recents(a_, tensor_of("recents", recents), a_.recent_count);
+    if (a_.state_size > 0) set_states(a_, tensor_of("states", states), a_.state_size);
+    LTD_CHECK(a_.batch > 0, "scores must be of at least one sequence");
+    actions_.resize(2 * a_.batch);
+    a_.actions = {actions_.data(), 2};
+    cpu_kernels().summary_decision(a_);
+    return {upper_median(0), upper_median(1)};
+  }
+
+ private:
+  // Over the batch, of the depth network's actions (0) or the size network's (1).
+  int32_t upper_median(int network) {
+    if (a_.batch == 1) return actions_[network];
+    sorted_.clear();
+    for (int64_t b = 0; b < a_.batch; ++b) sorted_.push_back(actions_[2 * b + network]);
+    const auto middle = sorted_.begin() + a_.batch / 2;
+    std::nth_element(sorted_.begin(), middle, sorted_.end());
+    return *middle;
+  }
+
+  std::vector<float> weights_;
+  std::vector<int32_t> actions_;  // (B, 2)
+  std::vector<int32_t> sorted_;
+  SummaryDecision a_{};  // of the last question; the layout and the networks stay
+};
+
+// Raises bad arguments as the operators' Python functions do.
+void raise_input_error(std::exception_ptr thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const c10::ValueError& error) {
+    const std::string message = std::string("summary_decision: ") + error.what_without_backtrace();
+    py::set_error(py::module_::import("ltd.errors").attr("InputError"), message.c_str());
+  }
+}
+
+}  // namespace
+
+void bind_policy(py::module_& module) {
+  py::register_local_exception_translator(&raise_input_error);
+  py::class_<SummaryAsker>(module, "SummaryAsker", "Asks what summary_decision decides, without torch's dispatcher.")
+      .def(py::init<py::handle, const std::vector<int64_t>&, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
+                    int64_t, bool>(),
+           py::arg("weights"), py::arg("depth_layers"), py::arg("size_layers"), py::arg("best"), py::arg("newest"),
+           py::arg("recents"), py::arg("states"), py::arg("uses_tanh"))
+      .def("ask", &SummaryAsker::ask, py::arg("scores"), py::arg("count"), py::arg("newest_from"), py::arg("lengths"),
+           py::arg("depth"), py::arg("recents"), py::arg("states"));
+}
+
+}  // namespace ltd
+
+TORCH_LIBRARY_FRAGMENT(ltd, library) {
+  for (const char* name : {"depth_action", "size_action"}) {
+    const std::string schema =
+        "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
+        "bool uses_tanh=False) -> Tensor";
+    library.def((name + schema).c_str());
+  }
+  library.def(
+      "summary_decision(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
+      "Tensor? recents, Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, bool uses_tanh, "
+      "Tensor(a!) actions) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(ltd, CPU, library) {
+  library.impl("depth_action", ltd::policy_action_cpu);
+  library.impl("size_action", ltd::policy_action_cpu);
+  library.impl("summary_decision", ltd::summary_decision_cpu);
+}
+
+TORCH_LIBRARY_IMPL(ltd, Meta, library) {
+  library.impl("depth_action", ltd::policy_action_meta);
+  library.impl("size_action", ltd::policy_action_meta);
+  library.impl("summary_decision", ltd::nothing_like(ltd::summary_decision_cpu));
+}
