@@ -223,15 +223,20 @@ def steps_of(ground: Ground, observation: str, names: Sequence[str]) -> str:
     return ", ".join(counts)
 
 
-def alone(name: str, role: Role, reward: str = "ratio", size: int | None = None) -> Recipe:
-    """One policy beside a constant, which is the best static setting's, or the size that is nearest to `size`."""
+def alone(name: str, role: Role, reward: str = "ratio", size: int | None = None, times: float = 1) -> Recipe:
+    """One policy beside a constant, which is the best static setting's, or the size that is nearest to `size`.
+
+    Args:
+        times: as many steps as otherwise.
+    """
 
     def make(ground: Ground, stages: Path) -> Iterator[Product]:
+        ground = replace(ground, scale=times * ground.scale)
         outcomes, (depth, step) = ground.training, ground.static
         step = step if size is None else nearest_step(outcomes.sizes, size)
         folder = stages / bundle_folder(stages, name).name
         # The first stage of the iterative training is the same, where its constant is.
-        if role == "depth" and size is None and step == constants(outcomes)[1]:
+        if (role, size, times) == ("depth", None, 1) and step == constants(outcomes)[1]:
             folder = run_folder(stages, "paper", reward) / stage_names(0)[0]
         partner = step if role == "depth" else depth
         network = schedule_of(ground, "paper", reward).train(role, partner, folder)
@@ -255,11 +260,12 @@ RECIPES = (
     alone("PPO, paper, ratio, -size", "depth"),
     in_turns("paper", "ratio"),
     alone("PPO, paper, ratio, -depth", "size"),
+    alone("PPO, paper, ratio, -depth, 10 x steps", "size", times=10),
     alone("PPO, paper, time, -depth", "size", "time"),
     alone("PPO, paper, length, -depth", "size", "length"),
     alone("PPO, paper, renewal, -depth", "size", "renewal"),
     in_turns("summary", "ratio"),
     in_turns("summary", "renewal"),
-    alone("PPO, paper, ratio, -size, beside the ladder's largest", "depth", size=60),
+    alone("PPO, paper, ratio, -size, nearest to 60", "depth", size=60),
     in_turns("paper", "renewal"),
 )
