@@ -267,5 +267,4 @@ RECIPES = (
     in_turns("summary", "ratio"),
     in_turns("summary", "renewal"),
     alone("PPO, paper, ratio, -size, nearest to 60", "depth", size=60),
-    in_turns("paper", "renewal", 1),
 )
