@@ -1,13 +1,15 @@
 """The paper's iterative co-adaptation: the two policies are trained in turn, each beside the other.
 
-Iteration 0 is a depth policy trained against a constant size and a size policy trained against random depths, put
-together. Then the size policy is retrained beside the frozen depth policy, the depth policy beside the frozen size
-policy, and so on, size policies in odd iterations. A retrained policy begins with its weights of before.
+Iteration 0 is a depth policy trained against a constant size (`ltd_rl.partners.constants`) and a size policy trained
+against random depths, put together. Then the size policy is retrained beside the frozen depth policy, the depth policy
+beside the frozen size policy, and so on, size policies in odd iterations. A retrained policy begins with its weights of
+before.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from ltd_rl.config import PPOConfig
 from ltd_rl.judge import Figures, figures
 from ltd_rl.observations import Role, chosen_steps, stops
 from ltd_rl.outcomes import Outcomes, total
-from ltd_rl.partners import RANDOM, nearest_step
+from ltd_rl.partners import RANDOM
 from ltd_rl.ppo import BEST
 from ltd_rl.stage import Partner, Stage, constant_policy, layout_named, with_network
 
@@ -66,28 +68,45 @@ def iterate(schedule: Schedule, folder: Path) -> Learned:
     Raises:
         InputError: the folder holds stages with other settings, or something does not fit, see `ltd_rl.stage`.
     """
-    outcomes = schedule.training
-    folders: dict[Role, Path] = {"depth": folder / "iter0-depth", "size": folder / "iter0-size"}
-    policy = constant_policy(outcomes, schedule.made_for)
-    first: dict[Role, Partner] = {"depth": nearest_step(outcomes.sizes), "size": RANDOM}
-    for role, partner in first.items():
-        policy = with_network(policy, role, schedule.train(role, partner, folders[role]), outcomes)
-    best = policy
+    best: Learned | None = None
     history: list[dict[str, Any]] = []
-    for iteration in range(schedule.iterations + 1):
-        if iteration > 0:
-            role = "size" if iteration % 2 else "depth"
-            place = folder / f"iter{iteration}-{role}"
-            network = schedule.train(role, policy, place, folders[role] / BEST)
-            folders[role], policy = place, with_network(policy, role, network, outcomes)
+    for iteration, policy in enumerate(iterations(schedule, folder)):
         found = {"iteration": iteration, **validated(policy, schedule.validation)}
-        if not history or found["throughput"] > max(entry["throughput"] for entry in history):
+        if best is None or found["throughput"] > max(entry["throughput"] for entry in history):
             best = policy
             training = {"schedule": "iterative", "observation": schedule.observation, "iteration": iteration}
             save_bundle(Bundle(best, schedule.reward, training, found), folder / BUNDLE)
         history.append(found)
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
+    assert best is not None
     return best
+
+
+def iterations(schedule: Schedule, folder: Path) -> Iterator[Learned]:
+    """The policies after iteration 0, 1, …; each is trained when it is asked for. Their stages are in `stage_names`."""
+    outcomes, names = schedule.training, stage_names(schedule.iterations)
+    policy = constant_policy(outcomes, schedule.made_for)
+    first: dict[Role, Partner] = {"depth": outcomes.sizes.index(policy.sizes[0]), "size": RANDOM}
+    folders: dict[Role, Path] = {}
+    for role, name in zip(first, names, strict=False):
+        folders[role] = folder / name
+        policy = with_network(policy, role, schedule.train(role, first[role], folders[role]), outcomes)
+    yield policy
+    for iteration, name in enumerate(names[len(first) :], start=1):
+        role = retrained(iteration)
+        network = schedule.train(role, policy, folder / name, folders[role] / BEST)
+        folders[role], policy = folder / name, with_network(policy, role, network, outcomes)
+        yield policy
+
+
+def retrained(iteration: int) -> Role:
+    """Which policy an iteration after 0 retrains."""
+    return "size" if iteration % 2 else "depth"
+
+
+def stage_names(iterations: int) -> list[str]:
+    """The folders of the stages in order: two of iteration 0, then one of each."""
+    return ["iter0-depth", "iter0-size", *(f"iter{count}-{retrained(count)}" for count in range(1, iterations + 1))]
 
 
 def validated(policy: Learned, outcomes: Outcomes) -> Figures:

@@ -14,15 +14,28 @@ import numpy as np
 from ltd.errors import InputError
 from ltd.policies.learned import Learned
 from ltd_rl.observations import chosen_steps, stops
+from ltd_rl.optimum import best_static
 from ltd_rl.outcomes import Integers, Outcomes
 
-CONSTANT_SIZE = 60
+CONSTANT_DEPTH, CONSTANT_SIZE = 8, 60  # EAGLE-3's default
 RANDOM: Literal["random"] = "random"
 
 
 def nearest_step(sizes: Sequence[int], size: int = CONSTANT_SIZE) -> int:
     """The step of a ladder (S,) that is nearest to a size; the lower of two."""
     return int(np.abs(np.asarray(sizes) - size).argmin())
+
+
+def constants(outcomes: Outcomes) -> tuple[int, int]:
+    """Depth and step of the ladder that stand for a policy that is not there yet.
+
+    The paper's 8 and 60, if there are so deep and large trees. A ladder that ends below is of a machine on which trees
+    like these do not pay, and a policy trained beside one learns to save what it costs; there the best static setting.
+    """
+    if outcomes.depth >= CONSTANT_DEPTH and outcomes.sizes[-1] >= CONSTANT_SIZE:
+        return CONSTANT_DEPTH, nearest_step(outcomes.sizes)
+    depth, step, _ = best_static(outcomes)
+    return depth, step
 
 
 def size_table(partner: int | Learned, outcomes: Outcomes) -> Integers:
@@ -49,12 +62,20 @@ def size_table(partner: int | Learned, outcomes: Outcomes) -> Integers:
     return np.stack(columns, axis=1)
 
 
-def depth_table(partner: Learned, outcomes: Outcomes) -> Integers:
+def depth_table(partner: int | Learned, outcomes: Outcomes) -> Integers:
     """int64 (P,): the depth at which a depth policy stops at every position.
 
+    Args:
+        partner: a constant depth, or a policy with a depth network.
+        outcomes: the positions.
+
     Raises:
-        InputError: it has no depth network, or drafts deeper than the outcomes know.
+        InputError: a depth beyond the outcomes', or a policy without a depth network, or one that drafts deeper.
     """
+    if isinstance(partner, int):
+        if not 0 <= partner <= outcomes.depth:
+            raise InputError(f"depth {partner} is out of range; the depths here are 0 … {outcomes.depth}")
+        return np.full(outcomes.positions, partner)
     if partner.depth_network is None:
         raise InputError("the partner has no depth network; use a policy that has one")
     if partner.depth_limit > outcomes.depth:

@@ -20,12 +20,10 @@ from ltd_rl.judge import Judge, fingerprint
 from ltd_rl.limits import summary_for
 from ltd_rl.observations import Role
 from ltd_rl.outcomes import Integers, Outcomes
-from ltd_rl.partners import RANDOM, depth_table, nearest_step, random_depths, size_table
+from ltd_rl.partners import RANDOM, constants, depth_table, random_depths, size_table
 from ltd_rl.ppo import Trained, train
 from ltd_rl.replay_env import ReplayVecEnv
 from ltd_rl.rewards import Reward
-
-CONSTANT_DEPTH = 8  # where a policy trained on random depths is used without a depth policy: EAGLE-3's default
 
 OBSERVATIONS = ("paper", "summary", "summary+state")
 Partner = int | Learned | Literal["random"]
@@ -40,11 +38,11 @@ class Stage:
         layout: of its observation.
         reward: by name, see `ltd_rl.rewards`.
         partner: for a depth policy a constant step of the ladder or a policy with a size network; for a size policy
-            "random" or a policy with a depth network.
+            "random", a constant depth or a policy with a depth network.
         training, validation: the outcomes, with the same ladder and depths.
 
     Raises:
-        InputError: a constant or a random partner for the wrong role.
+        InputError: a random partner for a depth policy.
     """
 
     role: Role
@@ -57,8 +55,6 @@ class Stage:
     def __post_init__(self) -> None:
         if self.role == "depth" and isinstance(self.partner, str):
             raise InputError("a depth policy needs a constant size or a size policy beside it, not a random one")
-        if self.role == "size" and isinstance(self.partner, int):
-            raise InputError("a size policy needs random depths or a depth policy beside it, not a constant")
 
     def train(self, config: PPOConfig, folder: Path, start: Path | None = None, env: VecEnv | None = None) -> Trained:
         """Trains in a folder, see `ltd_rl.ppo.train`.
@@ -104,7 +100,6 @@ class Stage:
             return random_depths(outcomes)
         if self.role == "depth":
             return size_table(self.partner, outcomes)
-        assert isinstance(self.partner, Learned)
         return depth_table(self.partner, outcomes)
 
 
@@ -128,8 +123,9 @@ def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
 
 
 def constant_policy(outcomes: Outcomes, made_for: Setting) -> Learned:
-    """No network yet: the constant depth 8, or the limit if that is less, and the size of the ladder nearest to 60."""
-    return Learned(made_for, min(CONSTANT_DEPTH, outcomes.depth), (outcomes.sizes[nearest_step(outcomes.sizes)],))
+    """No network yet: see `ltd_rl.partners.constants`."""
+    depth, step = constants(outcomes)
+    return Learned(made_for, depth, (outcomes.sizes[step],))
 
 
 def with_network(policy: Learned, role: Role, network: Network, outcomes: Outcomes) -> Learned:

@@ -13,7 +13,7 @@ class DepthOptions(Options):
     """With the size policy as partner."""
 
     rl_token_model_path: str = option(
-        "", "Size policy beside it: bundle folder or SB3 zip; empty is the size of the ladder nearest to 60."
+        "", "Size policy beside it: bundle folder or SB3 zip; empty is 60, or the best constant if no tree is so large."
     )
 
     @property

@@ -18,7 +18,7 @@ from ltd_rl.command import Options, whole_numbers
 from ltd_rl.live_env import LiveEnv
 from ltd_rl.observations import Role
 from ltd_rl.outcomes import Outcomes
-from ltd_rl.partners import RANDOM, nearest_step
+from ltd_rl.partners import RANDOM
 from ltd_rl.rewards import Reward
 from ltd_rl.sources import Data, Source, obtain
 from ltd_rl.stage import Stage, check_observation, constant_policy, layout_named, with_network
@@ -44,7 +44,7 @@ def run_script(role: Role, options: Options) -> None:
     data = obtain(source_of(options), sizes)
     layout = layout_named(options.observation, role, data.training)
     policy = beside(role, options, data.training, frozen)
-    partner = policy if options.partner else nearest_step(sizes) if role == "depth" else RANDOM
+    partner = policy if options.partner else sizes.index(policy.sizes[0]) if role == "depth" else RANDOM
     stage = Stage(role, layout, options.reward, partner, data.training, data.validation)
     start = Path(options.rl_checkpoint_path) if options.rl_checkpoint_path else None
     env = live_environment(role, options, data, policy) if options.live else None

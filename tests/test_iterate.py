@@ -23,8 +23,9 @@ pytest.importorskip("stable_baselines3")
 from ltd_rl.config import PPOConfig
 from ltd_rl.iterate import Schedule, iterate, validated
 from ltd_rl.observations import chosen_steps, stops
+from ltd_rl.optimum import best_static
 from ltd_rl.outcomes import Outcomes
-from ltd_rl.partners import RANDOM, depth_table, nearest_step, random_depths, size_table
+from ltd_rl.partners import RANDOM, constants, depth_table, nearest_step, random_depths, size_table
 from ltd_rl.splits import held_out, split_generations
 from ltd_rl.stage import constant_policy, layout_named, with_network
 from toys import DEPTH, SIZES, TINY, WIDTH, constant_depth, stage, toy
@@ -43,6 +44,7 @@ def validation() -> Outcomes:
 def test_partners_as_tables(training: Outcomes) -> None:
     assert [nearest_step((20, 40, 60, 80)), nearest_step((2, 4, 8)), nearest_step((50, 70))] == [2, 2, 0]
     assert (size_table(1, training) == 1).all() and size_table(1, training).shape == (600, 3)
+    assert (depth_table(1, training) == 1).all() and depth_table(1, training).shape == (600,)
     always = constant_depth(training)
     assert (depth_table(always, training) == DEPTH).all()
     layout = layout_named("paper", "size", training)
@@ -56,6 +58,14 @@ def test_partners_as_tables(training: Outcomes) -> None:
     assert set(random_depths(training).tolist()) == {1, 2}
 
 
+def test_a_constant_partner_is_the_papers_where_it_pays_at_all(training: Outcomes) -> None:
+    depth, step, _ = best_static(training)
+    assert constants(training) == (depth, step)
+    large = replace(training, sizes=(20, 60, 100), gains=np.ones((600, 9, 3), dtype=np.int64))
+    assert constants(large) == (8, 1)
+    assert constant_policy(training, Setting(WIDTH)).sizes == (SIZES[step],)
+
+
 @pytest.mark.parametrize(
     ("partner", "complaint"),
     [
@@ -64,7 +74,7 @@ def test_partners_as_tables(training: Outcomes) -> None:
         (lambda outcomes: depth_table(constant_policy(outcomes, Setting(WIDTH)), outcomes), "no depth network"),
         (lambda outcomes: depth_table(replace(constant_depth(outcomes), depth_limit=3), outcomes), "to depth 3"),
         (lambda outcomes: stage("depth", outcomes, outcomes, partner=RANDOM), "not a random one"),
-        (lambda outcomes: stage("size", outcomes, outcomes, partner=1), "not a constant"),
+        (lambda outcomes: depth_table(3, outcomes), "depth 3 is out of range"),
         (lambda outcomes: layout_named("other", "size", outcomes), "paper, summary"),
     ],
 )

@@ -69,7 +69,7 @@ def test_both_scripts_from_models_to_a_bundle(
              "--max_new_tokens", "12", "--calibration_seconds", "0.01"]  # fmt: skip
     assert main("depth", DepthOptions, [*common, *depth]) == 0
     first = load_bundle(tmp_path / "depth" / "bundle").policy
-    assert first.sizes == (12,) and first.size_network is None and first.depth_network is not None
+    assert first.sizes in ((4,), (12,)) and first.size_network is None and first.depth_network is not None
     assert first.made_for.width == 10 and first.made_for.head_sha256 is not None
     assert (tmp_path / "depth" / "traces").is_dir() and (tmp_path / "depth" / "latency.json").is_file()
     size = ["--save_path", str(tmp_path / "size"), "--traces", str(tmp_path / "depth" / "traces"), "--latency",
