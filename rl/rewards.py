@@ -24,15 +24,16 @@ class Reward(ABC):
 
     Args:
         plain_seconds: of one token of plain decoding.
+        known_speedup: a throughput that can be reached, in tokens per plain token's time; 0 if none is known.
 
     Raises:
         InputError: seconds that are not positive.
     """
 
-    def __init__(self, plain_seconds: float) -> None:
+    def __init__(self, plain_seconds: float, known_speedup: float = 0.0) -> None:
         if not 0 < plain_seconds < np.inf:
             raise InputError(f"plain_seconds is {plain_seconds}; it must be a positive number of seconds")
-        self.plain_seconds = plain_seconds
+        self.plain_seconds, self.known_speedup = plain_seconds, known_speedup
 
     def __call__(self, tokens: Integers, seconds: Floats) -> Floats:
         """float32 (n,): of n cycles that gained so many tokens, int64 (n,), in so many seconds, float32 (n,)."""
@@ -44,7 +45,7 @@ class Reward(ABC):
 
     def restart(self) -> None:
         """Forgets all cycles."""
-        self.load_state_dict(type(self)(self.plain_seconds).state_dict())
+        self.load_state_dict(type(self)(self.plain_seconds, self.known_speedup).state_dict())
 
     def state_dict(self) -> dict[str, float]:
         """What was learned from the cycles so far, as values for JSON."""
@@ -60,15 +61,15 @@ class Reward(ABC):
             raise InputError(f"the state of the reward holds {', '.join(state) or 'nothing'}; it is another reward's")
 
     @staticmethod
-    def named(name: str, plain_seconds: float) -> Reward:
-        """The reward of that name: ratio, renewal, length or time.
+    def named(name: str, plain_seconds: float, known_speedup: float = 0.0) -> Reward:
+        """The reward of that name: ratio, renewal, length or time; for the numbers see `Reward`.
 
         Raises:
             InputError: there is none, or seconds that are not positive.
         """
         if name not in REWARDS:
             raise InputError(f"there is no reward {name!r}; there are {', '.join(REWARDS)}")
-        return REWARDS[name](plain_seconds)
+        return REWARDS[name](plain_seconds, known_speedup)
 
 
 class Ratio(Reward):
@@ -83,20 +84,22 @@ class Renewal(Reward):
     """L_A - λ * T, with λ the present throughput ΣL_A / ΣT (Dinkelbach).
 
     What maximises its sum at a constant λ has a throughput of at least λ, and of exactly λ only at the optimum; so
-    following λ leads to the policy with the largest ΣL_A / ΣT. Both sums fade with a window of 5000 cycles.
+    following λ leads to the policy with the largest ΣL_A / ΣT. Both sums fade with a window of 5000 cycles. λ is never
+    below what is known to be reachable: beside a partner that draws its depths at random, the present throughput is
+    poor, seconds would look cheap, and a size policy would learn to verify too much.
 
     Attributes:
         tokens, times: the two sums; times in plain tokens.
     """
 
-    def __init__(self, plain_seconds: float) -> None:
-        super().__init__(plain_seconds)
+    def __init__(self, plain_seconds: float, known_speedup: float = 0.0) -> None:
+        super().__init__(plain_seconds, known_speedup)
         self.tokens, self.times = PRIOR, PRIOR
 
     @property
     def speedup(self) -> float:
         """λ in tokens per plain token's time."""
-        return self.tokens / self.times
+        return max(self.known_speedup, self.tokens / self.times)
 
     def worth(self, tokens: Integers, times: Floats) -> Floats:
         """With the λ of before these cycles, which only then count."""

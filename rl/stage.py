@@ -19,7 +19,8 @@ from ltd_rl.episodes import CycleEpisodes
 from ltd_rl.judge import Judge, fingerprint
 from ltd_rl.limits import summary_for
 from ltd_rl.observations import Role
-from ltd_rl.outcomes import Integers, Outcomes
+from ltd_rl.optimum import best_static
+from ltd_rl.outcomes import Integers, Outcomes, plain_total
 from ltd_rl.partners import RANDOM, constants, depth_table, random_depths, size_table
 from ltd_rl.ppo import Trained, train
 from ltd_rl.replay_env import ReplayVecEnv
@@ -73,7 +74,7 @@ class Stage:
         """Replayed generations."""
         outcomes = self.training
         partner = RANDOM if isinstance(self.partner, str) else self._in_training
-        reward = Reward.named(self.reward, float(outcomes.plain_seconds.mean()))
+        reward = reward_for(self.reward, outcomes)
         return ReplayVecEnv(outcomes, self.role, self.layout, reward, partner, config.count, config.seed)
 
     def settings(self, live: bool) -> Record:
@@ -101,6 +102,12 @@ class Stage:
         if self.role == "depth":
             return size_table(self.partner, outcomes)
         return depth_table(self.partner, outcomes)
+
+
+def reward_for(name: str, outcomes: Outcomes) -> Reward:
+    """The reward of that name, which knows plain decoding and the best static setting on these outcomes."""
+    known = best_static(outcomes)[2].throughput / plain_total(outcomes).throughput
+    return Reward.named(name, float(outcomes.plain_seconds.mean()), known)
 
 
 def check_observation(name: str) -> None:

@@ -21,7 +21,7 @@ from ltd_rl.outcomes import Outcomes
 from ltd_rl.partners import RANDOM
 from ltd_rl.rewards import Reward
 from ltd_rl.sources import Data, Source, obtain
-from ltd_rl.stage import Stage, check_observation, constant_policy, layout_named, with_network
+from ltd_rl.stage import Stage, check_observation, constant_policy, layout_named, reward_for, with_network
 
 RUN, BUNDLE = "ppo", "bundle"
 
@@ -69,7 +69,7 @@ def live_environment(role: Role, options: Options, data: Data, policy: Policy) -
         role,
         data.prompts,
         layout_named(options.observation, role, data.training),
-        Reward.named(options.reward, float(data.training.plain_seconds.mean())),
+        reward_for(options.reward, data.training),
         RANDOM if random else policy,
         depth=options.depth_limit,
         sizes=data.training.sizes,

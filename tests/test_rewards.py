@@ -32,6 +32,18 @@ def test_renewal_follows_the_throughput() -> None:
     assert reward.state_dict() == {"tokens": PRIOR, "times": PRIOR}
 
 
+def test_renewal_asks_no_less_than_what_is_known_to_be_reachable() -> None:
+    reward = Reward.named("renewal", 1.0, known_speedup=2.0)
+    for _ in range(50):
+        given = reward(np.full(100, 1), np.full(100, 1.0, dtype=np.float32))  # no better than plain decoding
+    assert reward.speedup == 2.0 and given[0] == -1.0
+    for _ in range(500):
+        reward(np.full(100, 6), np.full(100, 2.0, dtype=np.float32))
+    np.testing.assert_allclose(reward.speedup, 3.0, rtol=0.01)
+    reward.restart()
+    assert reward.speedup == 2.0
+
+
 @pytest.mark.parametrize(("name", "seconds", "complaint"), [("speed", 1.0, "no reward 'speed'"), ("time", 0.0, "0.0")])
 def test_bad_rewards(name: str, seconds: float, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
