@@ -41,7 +41,7 @@ from ltd_rl.outcomes import Outcomes, outcomes_of
 from ltd_rl.sources import Source, obtain_generations, own_latency
 from ltd_rl.splits import split_generations
 from ltd_rl.traces import Generation
-from ltd_rl.training_prompts import TASK, write_human_eval
+from ltd_rl.training_prompts import TASK, find_problems, write_human_eval
 
 TRAINERS = ("exact", "ppo")
 STAGES = 5
@@ -142,8 +142,7 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
     Raises:
         InputError: something in the config or the data is wrong; before any long work, as far as it is known then.
     """
-    if config.data_dir is not None:
-        load_questions(config.data_dir, config.tasks, config.limit)  # raises before a model loads
+    check_questions(config)
     work = prepare(config, load)
     latency = measure_costs(work)
     generations, held_out = record_traces(work)
@@ -153,6 +152,19 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
     static = best_setting(tables[0])
     results, names = compare(work, held_out, static)
     return keep(work, policy, static, results, names)
+
+
+def check_questions(config: TuneConfig) -> None:
+    """Raises InputError if there are no questions to split into training and validation, before a model loads."""
+    if config.data_dir is None:
+        find_problems()
+        if config.tasks != (TASK,):
+            raise InputError(f"the tasks {', '.join(config.tasks)} are in no folder; give --data-dir, or no tasks")
+        count = 2 if config.limit is None else config.limit  # there are many
+    else:
+        count = len(load_questions(config.data_dir, config.tasks, config.limit))
+    if count < 2:
+        raise InputError("there is one question to train on; a second one is needed to validate with")
 
 
 def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
@@ -296,11 +308,19 @@ def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, 
     rivals = {f"static:{depth}:{size}": (depth, size) for depth, size in (static, (fixed.depth, fixed.size))}
     fastest = max([names["learned"], *rivals], key=lambda method: found[method].tokens_per_second)
     if fastest in rivals:
-        depth, size = rivals[fastest]
-        policy = Learned(policy.made_for, depth, (size,))
+        policy = constant(policy, *rivals[fastest])
     validation = {name: asdict(found[method]) for name, method in names.items()}
     settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
     folder = bundle_folder(work.setting)
     announce(5, f"writing {'a static setting' if fastest in rivals else 'the learned policies'} to {folder}")
     save_bundle(Bundle(policy, work.config.objective, settings, validation), folder)
     return Tuned(policy, folder, names, found, fastest not in rivals)
+
+
+def constant(policy: Learned, depth: int, size: int) -> Learned:
+    """A static setting as a policy, which may not lose either, where its size is among those with known costs."""
+    costs = policy.costs
+    if costs is not None:
+        step = policy.sizes.index(size) if size in policy.sizes else None
+        costs = None if step is None else replace(costs, verify=(costs.verify[step],))
+    return Learned(policy.made_for, depth, (size,), costs=costs)
