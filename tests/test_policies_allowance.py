@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ltd
-from ltd.policies.allowance import CREDIT, SHARE, SLACK, Allowance, Costs
+from ltd.policies.allowance import CREDIT, SHARE, Allowance, Costs
 from ltd.policies.recency import RATES, START, update
 
 numbers = st.floats(0, 5)
@@ -31,12 +31,12 @@ def test_no_draft_can_break_the_bound(costs: Costs, depth_limit: int, data: st.D
             allowance.book(gained, cost)
             seconds += cost
             # Had the answer ended here, this cycle could have brought a single token.
-            assert seconds <= (1 + SHARE) * (tokens + 1) + SLACK + most_lost + 1e-9
+            assert seconds <= (1 + SHARE) * (tokens + 1) + CREDIT + most_lost + 1e-9
             tokens += gained
         else:
             allowance.book()
             seconds, tokens = seconds + 1, tokens + 1
-        assert seconds <= (1 + SHARE) * tokens + SLACK + most_lost + 1e-9
+        assert seconds <= (1 + SHARE) * tokens + CREDIT + most_lost + 1e-9
 
 
 def plain_share(costs: Costs, gains: list[int]) -> float:
@@ -54,7 +54,7 @@ def plain_share(costs: Costs, gains: list[int]) -> float:
 def test_a_draft_that_pays_is_never_stopped_and_one_that_does_not_nearly_always_is() -> None:
     costs = Costs(0.5, 0.0, (1.0,))
     assert plain_share(costs, [2, 1, 1, 3] * 100) == 0.0
-    assert plain_share(costs, [1] * 1000) > 0.93
+    assert plain_share(costs, [1] * 1000) > 0.95
 
 
 def test_a_bad_stretch_is_noticed_after_the_credit_is_lost() -> None:

@@ -102,7 +102,18 @@ def test_the_cost_is_that_of_what_was_decided_and_the_gain_the_mean() -> None:
         step = policy.sizes.index(call.choose_size(tree(depth), depth))
         call.allowance.balance = 0.0
         call.speculate(torch.tensor([5, 6]), gained)
-        assert call.allowance.balance == pytest.approx(1.02 * sum(gained) / 2 - 0.5 - 0.25 * depth - 1.0 - step)
+        assert call.allowance.balance == pytest.approx(1.01 * sum(gained) / 2 - 0.5 - 0.25 * depth - 1.0 - step)
+
+
+def test_what_drafting_lost_counts_in_later_calls_too() -> None:
+    policy = learned(costs=Costs(5.0, 0.0, (1.0, 1.0, 1.0)))
+    cycles = 0
+    while (call := policy.start(1)).speculate(torch.tensor([5]), [1]):
+        call.choose_size(tree(0, 1), 0)
+        call.speculate(torch.tensor([6]), [1])
+        cycles += 1
+    assert cycles == 1  # it cost more than the credit
+    assert replace(policy).start(1).speculate(torch.tensor([5]), [1])
 
 
 def test_every_call_begins_anew_and_keeps_the_rows_that_stay() -> None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from ltd.errors import InputError
 
-SHARE = 0.02  # of a plain token's time, what every token that comes out adds to the balance
+SHARE = 0.01  # of a plain token's time, what every token that comes out adds to the balance
 WORTH = 1 + SHARE  # of a token, in plain tokens' time
-SLACK = 1.0  # plain tokens to begin with: without, one unlucky draft would end drafting for 1 / SHARE tokens
-CREDIT = 4.0  # plain tokens
+CREDIT = 4.0  # plain tokens: where the balance begins, and the most that it can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +47,24 @@ class Costs:
 class Allowance:
     """Says whether a draft can be afforded.
 
-    The balance is what is left of an allowance: it begins at SLACK, a plain cycle adds SHARE, a cycle with a draft that
-    gained g tokens at cost c adds g - c + SHARE * g. Drafting is allowed while the balance is not negative.
+    The balance is what is left of an allowance: it begins at CREDIT, a plain cycle adds SHARE, a cycle with a draft
+    that gained g tokens at cost c adds g - c + SHARE * g. Drafting is allowed while the balance is not negative.
 
-    With true costs, decoding n tokens therefore takes no more than (1 + SHARE) * n + SLACK + L plain tokens, where L is
-    the most that a single cycle can lose, its cost minus 1. For let t be the time of all cycles so far, in plain
-    tokens. Each adds to SLACK + (1 + SHARE) * n - t just what it adds to the balance, so without the cap below the
+    With true costs, decoding n tokens therefore takes no more than (1 + SHARE) * n + CREDIT + L plain tokens, where L
+    is the most that a single cycle can lose, its cost minus 1. For let t be the time of all cycles so far, in plain
+    tokens. Each adds to CREDIT + (1 + SHARE) * n - t just what it adds to the balance, so without the cap below the
     two are equal, and with it the balance is the lower of the two. A draft is begun at a balance of 0 or more only, and
-    lowers it by less than L; nothing else lowers it. So SLACK + (1 + SHARE) * n - t is never below -L.
+    lowers it by less than L; nothing else lowers it. So CREDIT + (1 + SHARE) * n - t is never below -L.
 
-    The balance is capped at CREDIT. Else a draft that helped for a thousand tokens could then hurt for hundreds: now
-    it loses no more than CREDIT + L before plain decoding takes over, and the bound above holds anew from there.
+    One allowance serves all calls of a policy: a head that does not suit the target costs CREDIT once, not in every
+    answer. With less to begin with, an unlucky start would stop a good draft for 1 / SHARE tokens and more. And the
+    balance is never more than CREDIT, or a draft that helped for a thousand tokens could then hurt for hundreds.
 
     Attributes:
         balance: in plain tokens.
     """
 
-    balance: float = SLACK
+    balance: float = CREDIT
 
     @property
     def allows(self) -> bool:

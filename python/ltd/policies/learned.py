@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 
 from ltd.errors import InputError
-from ltd.policies.allowance import Costs
+from ltd.policies.allowance import Allowance, Costs
 from ltd.policies.learned_call import LearnedCall
 from ltd.policies.network import Network
 from ltd.policies.observation import Layout
@@ -65,6 +65,9 @@ class Learned:
 
     Raises:
         InputError: parts that do not go together.
+
+    Attributes:
+        allowance: of all calls; a copy made by `dataclasses.replace` begins with its own.
     """
 
     made_for: Setting
@@ -74,6 +77,7 @@ class Learned:
     size_network: Network | None = None
     min_depth: int = 0
     costs: Costs | None = None
+    allowance: Allowance = field(default_factory=Allowance, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         width = self.made_for.width

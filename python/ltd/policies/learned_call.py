@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ltd.policies.allowance import Allowance
 from ltd.policies.asking import askers
 from ltd.policies.observation import Summary
 from ltd.policies.recency import RATES, START, update
@@ -29,12 +28,12 @@ class LearnedCall:
     Attributes:
         max_depth, max_size: the policy's.
         recents: float32 (B, 2), see `ltd.policies.recency`; they stay as they begin where no network reads them.
-        allowance: says whether to draft at all, where the policy knows its costs.
+        allowance: the policy's; says whether to draft at all, where it knows its costs.
     """
 
     def __init__(self, policy: Learned, batch: int) -> None:
         self.max_depth, self.max_size = policy.max_depth, policy.max_size
-        self.allowance = Allowance()
+        self.allowance = policy.allowance
         self.recents = torch.full((batch, len(RATES)), START)
         self._sizes, self._costs, self._min_depth = policy.sizes, policy.costs, policy.min_depth
         self._networks = policy.depth_network, policy.size_network
