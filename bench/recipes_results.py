@@ -15,7 +15,7 @@ from ltd.report import Table
 from ltd_rl.expected_gain import decide_everywhere
 from ltd_rl.observations import chosen_steps, stops
 from ltd_rl.optimum import PLAIN
-from ltd_rl.outcomes import Integers, Outcomes, visited
+from ltd_rl.outcomes import Integers, Outcomes, verified_sizes, visited
 
 DRAWS = 2000  # of questions, for intervals
 QUARTER = 0.025  # on either side of them
@@ -91,8 +91,8 @@ def spend(outcomes: Outcomes, decisions: Decisions) -> Spending:
     levels = np.where(plain, 0, depths)
     gains = np.where(plain, 1, outcomes.gains[rows, levels, steps])
     seconds = np.where(plain, outcomes.plain_seconds, outcomes.seconds[rows, levels, steps])
-    there = np.array([outcomes.counts(depth) for depth in range(outcomes.depth + 1)])
-    sizes = np.where(plain, 0, np.minimum(np.array(outcomes.sizes)[steps], there[levels]))
+    verified = verified_sizes(outcomes.width, outcomes.depth, np.array(outcomes.sizes))
+    sizes = np.where(plain, 0, verified[levels, steps])
     seen = visited(gains, outcomes.starts)
 
     def added(values: NDArray[Any]) -> NDArray[Any]:

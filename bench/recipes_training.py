@@ -16,6 +16,7 @@ from ltd.files import write_text
 from ltd.policies.bundle import FACTS, Bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import Network
+from ltd.tree import candidate_count
 from ltd_rl.config import PPOConfig
 from ltd_rl.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.iterate import Schedule, iterations, stage_names
@@ -162,7 +163,7 @@ def limited(outcomes: Outcomes, static: tuple[int, int], fixed: Fixed) -> Outcom
         # Stopping earlier is made so dear that the depth network learns to go on, and it is dropped in the end.
         seconds = outcomes.seconds[:, : depth + 1].copy()
         seconds[:, :depth] *= NEVER
-        scores = outcomes.scores[:, : outcomes.counts(depth)]
+        scores = outcomes.scores[:, : candidate_count(outcomes.width, depth)]
         return replace(outcomes, gains=outcomes.gains[:, : depth + 1], seconds=seconds, scores=scores)
     return outcomes
 

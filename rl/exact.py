@@ -31,9 +31,9 @@ from ltd.errors import InputError
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import Network
 from ltd.policies.observation import Layout, Summary
-from ltd_rl.observations import Observer, chosen_steps, stops
+from ltd_rl.observations import Observer, decided, observers_of
 from ltd_rl.optimum import best_static
-from ltd_rl.outcomes import Outcomes, Total, total
+from ltd_rl.outcomes import Outcomes
 
 OBJECTIVES = ("renewal", "ratio")
 WARM_UP_STEPS = 50
@@ -121,25 +121,19 @@ def train_exact(
         raise InputError("training and validation need the same ladder of sizes and the same depth")
     if any(isinstance(layout, Summary) and layout.recents for layout in layouts):
         raise InputError("the exact trainer looks at positions by themselves, so it knows no recents; leave them out")
-    trainer = ExactTrainer(training, layouts, config)
+    trainer, held_out = ExactTrainer(training, layouts, config), observers_of(validation, *layouts)
     best: tuple[float, Learned] | None = None
     epochs: list[Epoch] = []
     for _ in range(config.epochs):
         trainer.epoch()
         policy = trainer.policy(made_for)
-        trainer.rate = decided(policy, training).throughput
-        epochs.append(Epoch(trainer.rate, decided(policy, validation).throughput))
+        trainer.rate = decided(policy, training, trainer.observers).throughput
+        epochs.append(Epoch(trainer.rate, decided(policy, validation, held_out).throughput))
         progress(epochs[-1])
         if best is None or epochs[-1].validation > best[0]:
             best = epochs[-1].validation, policy
     assert best is not None
     return ExactResult(best[1], epochs)
-
-
-def decided(policy: Learned, outcomes: Outcomes) -> Total:
-    """What a policy comes to that decides at every position by itself."""
-    depths = stops(policy, outcomes)
-    return total(outcomes, depths, chosen_steps(policy, outcomes, depths))
 
 
 class ExactTrainer:
@@ -159,8 +153,7 @@ class ExactTrainer:
         self.rate = best_static(outcomes)[2].throughput
         self.order = np.random.default_rng(config.seed)
         self.step, self.steps = 0, config.epochs * self.batches
-        depth, size = layouts
-        self.observers = Observer(outcomes, depth, "depth"), Observer(outcomes, size, "size")
+        self.observers = observers_of(outcomes, *layouts)
         outputs = (2, len(outcomes.sizes))
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(config.seed)

@@ -13,7 +13,7 @@ from ltd.latency import LatencyModel, pool
 from ltd.policies.expected_gain import BINS, BINS_PER_NAT, FEATURES, ExpectedGain, bins_of, features, ranked
 from ltd.tree import candidate_count
 from ltd_rl.optimum import best_static
-from ltd_rl.outcomes import Integers, Outcomes, Total, plain_total, total
+from ltd_rl.outcomes import Integers, Outcomes, Total, plain_total, total, verified_sizes
 from ltd_rl.traces import Generation, level_starts
 
 Array = NDArray[np.float64]
@@ -84,8 +84,7 @@ def untrained(outcomes: Outcomes, chances: Array, latency: LatencyModel) -> Expe
     knots = np.unique(np.concatenate([latency.parts[name].lengths for name in parts]))
     knots = np.append(knots, FAR * knots[-1])
     depths = np.arange(outcomes.depth + 1)
-    there = np.array([outcomes.counts(int(depth)) for depth in depths])
-    verified = np.minimum(np.array(outcomes.sizes), there[:, None])
+    verified = verified_sizes(outcomes.width, outcomes.depth, np.array(outcomes.sizes))
     costs = latency.cycle(depths[:, None, None], verified[:, :, None], knots, TYPICAL_GAIN)
     rate = best_static(outcomes)[2].throughput
     ahead = np.zeros((outcomes.depth, FEATURES))

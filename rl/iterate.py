@@ -20,8 +20,8 @@ from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import Network
 from ltd_rl.config import PPOConfig
 from ltd_rl.judge import Figures, figures
-from ltd_rl.observations import Role, chosen_steps, stops
-from ltd_rl.outcomes import Outcomes, total
+from ltd_rl.observations import Role, decided
+from ltd_rl.outcomes import Outcomes
 from ltd_rl.partners import RANDOM
 from ltd_rl.ppo import BEST
 from ltd_rl.stage import Partner, Stage, constant_policy, layout_named, with_network
@@ -111,5 +111,4 @@ def stage_names(iterations: int) -> list[str]:
 
 def validated(policy: Learned, outcomes: Outcomes) -> Figures:
     """What a policy with both networks comes to, see `ltd_rl.judge.figures`."""
-    depths = stops(policy, outcomes)
-    return figures(total(outcomes, depths, chosen_steps(policy, outcomes, depths)), outcomes)
+    return figures(decided(policy, outcomes), outcomes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import Network
 from ltd.policies.observation import Layout, Summary
 from ltd.policies.sb3 import action_tensors
-from ltd_rl.observations import Role, chosen_steps, stops
+from ltd_rl.observations import Observer, Role, chosen_steps, stops
 from ltd_rl.outcomes import Integers, Outcomes, Total, plain_total, total
 
 Figures = dict[str, float]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # no slots: they leave no room for what is worked out once
 class Judge:
     """Decides everywhere with a network and its partner, and adds up.
 
@@ -37,6 +38,11 @@ class Judge:
     layout: Layout | Summary
     partner: Integers
 
+    @cached_property
+    def observer(self) -> Observer:
+        """What the networks see, for all validations."""
+        return Observer(self.outcomes, self.layout, self.role)
+
     def network(self, state: Mapping[str, Tensor]) -> Network:
         """The action network in the `state_dict` of Stable-Baselines3's policy."""
         return Network(self.layout, action_tensors(state, "the policy in training"))
@@ -45,10 +51,11 @@ class Judge:
         """What the network decides comes to."""
         setting, outcomes = Setting(self.outcomes.width), self.outcomes
         if self.role == "depth":
-            depths = stops(Learned(setting, outcomes.depth, outcomes.sizes[:1], depth_network=network), outcomes)
+            policy = Learned(setting, outcomes.depth, outcomes.sizes[:1], depth_network=network)
+            depths = stops(policy, outcomes, self.observer)
             return total(outcomes, depths, self.partner[np.arange(outcomes.positions), depths])
         policy = Learned(setting, outcomes.depth, outcomes.sizes, size_network=network)
-        return total(outcomes, self.partner, chosen_steps(policy, outcomes, self.partner))
+        return total(outcomes, self.partner, chosen_steps(policy, outcomes, self.partner, self.observer))
 
     def evaluate(self, network: Network) -> Figures:
         """The same as `figures`."""

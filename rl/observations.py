@@ -19,7 +19,7 @@ from ltd.policies.network import Network
 from ltd.policies.observation import Layout, Summary, normalised
 from ltd.policies.recency import RATES
 from ltd.tree import candidate_count
-from ltd_rl.outcomes import Floats, Integers, Outcomes
+from ltd_rl.outcomes import Floats, Integers, Outcomes, Total, total
 
 Role = Literal["depth", "size"]
 BLOCK = 4096  # positions at once
@@ -142,14 +142,35 @@ def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def observers_of(outcomes: Outcomes, depth: Layout | Summary, size: Layout | Summary) -> tuple[Observer, Observer]:
+    """Of the depth and the size policy; where both see the same summary, one serves both."""
+    first = Observer(outcomes, depth, "depth")
+    return first, first if isinstance(size, Summary) and size == depth else Observer(outcomes, size, "size")
+
+
+def decided(policy: Learned, outcomes: Outcomes, observers: tuple[Observer, Observer] | None = None) -> Total:
+    """What a policy comes to that decides at every position by itself.
+
+    Args:
+        observers: of these outcomes and the policy's layouts, for those who ask again and again.
+    """
+    depth, size = observers or (None, None)
+    depths = stops(policy, outcomes, depth)
+    return total(outcomes, depths, chosen_steps(policy, outcomes, depths, size))
+
+
 @torch.inference_mode()
-def stops(policy: Learned, outcomes: Outcomes) -> Integers:
-    """int64 (P,): the depth at which the depth network stops everywhere; its limit where there is no network."""
+def stops(policy: Learned, outcomes: Outcomes, observer: Observer | None = None) -> Integers:
+    """int64 (P,): the depth at which the depth network stops everywhere; its limit where there is no network.
+
+    Args:
+        observer: see `decided`.
+    """
     limit, network = min(policy.depth_limit, outcomes.depth), policy.depth_network
     depths = np.full(outcomes.positions, limit)
     if network is None:
         return depths
-    observer, going = Observer(outcomes, network.layout, "depth"), np.arange(outcomes.positions)
+    observer, going = observer or Observer(outcomes, network.layout, "depth"), np.arange(outcomes.positions)
     for depth in range(policy.min_depth, limit):
         actions = outputs(network, observer.at(going, depth)).argmax(1).numpy()
         depths[going[actions != CONTINUE]] = depth
@@ -158,13 +179,17 @@ def stops(policy: Learned, outcomes: Outcomes) -> Integers:
 
 
 @torch.inference_mode()
-def chosen_steps(policy: Learned, outcomes: Outcomes, depths: Integers) -> Integers:
-    """int64 (P,): the step of its ladder that the size network chooses after depths (P,); 0 without a network."""
+def chosen_steps(policy: Learned, outcomes: Outcomes, depths: Integers, observer: Observer | None = None) -> Integers:
+    """int64 (P,): the step of its ladder that the size network chooses after depths (P,); 0 without a network.
+
+    Args:
+        observer: see `decided`.
+    """
     steps = np.zeros(outcomes.positions, dtype=np.int64)
     network = policy.size_network
     if network is None:
         return steps
-    observer = Observer(outcomes, network.layout, "size")
+    observer = observer or Observer(outcomes, network.layout, "size")
     for depth in np.unique(depths):
         rows = np.flatnonzero(depths == depth)
         steps[rows] = outputs(network, observer.at(rows, int(depth))).argmax(1).numpy()

@@ -72,11 +72,6 @@ class Outcomes:
         """What all generations gain together, whatever is decided: each position is passed once."""
         return self.positions
 
-    def counts(self, depth: int) -> int:
-        """Candidates of a tree of that depth."""
-        count: int = candidate_count(self.width, depth)
-        return count
-
 
 def outcomes_of(
     generations: Sequence[Generation], latency: LatencyModel, sizes: Sequence[int], depth: int | None = None
@@ -137,10 +132,16 @@ def every_gain(generations: Sequence[Generation], depth: int, sizes: Integers) -
 def cycle_seconds(latency: LatencyModel, lengths: Integers, table: Integers, sizes: Integers, width: int) -> Floats:
     """float32 (P, D + 1, S): what these cycles cost, sizes cut at the candidates that there are."""
     depths = np.arange(table.shape[1])
-    there = np.array([candidate_count(width, int(depth)) for depth in depths])
-    verified = np.minimum(sizes, there[:, None])
+    verified = verified_sizes(width, table.shape[1] - 1, sizes)
     seconds = latency.cycle(depths[:, None], verified, lengths[:, None, None], table)
     return seconds.astype(np.float32)
+
+
+def verified_sizes(width: int, depth: int, sizes: Integers) -> Integers:
+    """int64 (D + 1, S): the sizes (S,) after 0 … `depth` expansions, cut at the candidates that there are."""
+    there = np.array([candidate_count(width, level) for level in range(depth + 1)])
+    cut: Integers = np.minimum(sizes, there[:, None])
+    return cut
 
 
 def split(outcomes: Outcomes, generations: Sequence[int]) -> Outcomes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ltd.errors import InputError
 from ltd.policies.learned import Learned
-from ltd_rl.observations import chosen_steps, stops
+from ltd_rl.observations import Observer, chosen_steps, stops
 from ltd_rl.optimum import best_static
 from ltd_rl.outcomes import Integers, Outcomes
 
@@ -58,7 +58,9 @@ def size_table(partner: int | Learned, outcomes: Outcomes) -> Integers:
             f"the partner chooses among the sizes {list(partner.sizes)}, but the ladder here is "
             f"{list(outcomes.sizes)}; use a policy with a size network and the same sizes"
         )
-    columns = [chosen_steps(partner, outcomes, np.full(outcomes.positions, depth)) for depth in range(shape[1])]
+    observer = Observer(outcomes, partner.size_network.layout, "size")
+    everywhere = (np.full(outcomes.positions, depth) for depth in range(shape[1]))
+    columns = [chosen_steps(partner, outcomes, depths, observer) for depths in everywhere]
     return np.stack(columns, axis=1)
 
 

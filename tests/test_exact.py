@@ -12,8 +12,8 @@ import torch
 from ltd.errors import InputError
 from ltd.policies.learned import Setting
 from ltd.policies.observation import Layout, Summary, depth_layout, size_layout
-from ltd_rl.exact import ExactConfig, ExactTrainer, decided, train_exact
-from ltd_rl.observations import Observer, outputs
+from ltd_rl.exact import ExactConfig, ExactTrainer, train_exact
+from ltd_rl.observations import Observer, decided, outputs
 from ltd_rl.optimum import best_static
 from ltd_rl.outcomes import Outcomes, outcomes_of, total
 from made_traces import made_generations, made_latency
