@@ -20,7 +20,7 @@ class OracleDraft:
 
     feature_layers: tuple[int, ...] = ()
     d2t = None
-    root_states = None
+    root_states = beam_states = None
 
     def __init__(
         self, model: PreTrainedModel, prompts: list[list[int]], noise: float, width: int = 4, sharpness: float = 1.0

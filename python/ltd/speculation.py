@@ -81,7 +81,7 @@ class Speculation:
         watch.lap("policy")
         if speculates:
             logits = self.draft.begin(*joined(self.unread))
-            tree.root_states = self.draft.root_states
+            tree.root_states = tree.states = self.draft.root_states
             tree.expand(logits, self.draft.d2t)
             self.unread.clear()
             watch.lap("draft")
@@ -89,5 +89,7 @@ class Speculation:
 
     def deepen(self, tree: DraftTree, watch: Stopwatch) -> None:
         """Drafts one more level. Arguments as `grow`."""
-        tree.expand(self.draft.expand(tree), self.draft.d2t)
+        logits = self.draft.expand(tree)
+        tree.states = self.draft.beam_states
+        tree.expand(logits, self.draft.d2t)
         watch.lap("draft")

@@ -69,6 +69,9 @@ class DraftTree:
         counts: candidates of a tree with 0, 1, 2 … levels.
         root_states: floating type (B, 1, H), the draft's states at the roots, for policies to read; None before the
             draft has begun, and of a draft without any.
+        logits: floating type (B, rows, Vd), what the newest level was chosen from: rows = 1, the root's, or W, those of
+            the beam before it (`parents_of_newest`). For policies to read; None before the first level.
+        states: floating type (B, rows, H), the draft's states at the same rows; None of a draft without any.
     """
 
     def __init__(self, batch: int, width: int, max_depth: int, max_size: int, device: torch.device) -> None:
@@ -97,6 +100,8 @@ class DraftTree:
         )
         self.levels = 0
         self.root_states: torch.Tensor | None = None
+        self.logits: torch.Tensor | None = None
+        self.states: torch.Tensor | None = None
         self.counts = (0, *(candidate_count(width, depth) for depth in range(levels)))
 
     @property
@@ -114,9 +119,15 @@ class DraftTree:
         """The first candidate of the newest level."""
         return self.counts[self.levels - 1] if self.levels else 0
 
+    @property
+    def parents_of_newest(self) -> torch.Tensor | None:
+        """int32 (B, W): the candidates that the newest level grew from, row by row; None where that is the root."""
+        return self.beam_nodes[:, self.levels - 2] if self.levels > 1 else None
+
     def begin(self, roots: torch.Tensor, lengths: torch.Tensor) -> None:
         """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths."""
-        self.roots, self.lengths, self.levels, self.root_states = roots, lengths, 0, None
+        self.roots, self.lengths, self.levels = roots, lengths, 0
+        self.root_states = self.logits = self.states = None
 
     def expand(self, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
         """Adds a level from draft logits (B, rows, Vd), rows = 1 for the root and W after; chooses the next beam.
@@ -136,6 +147,7 @@ class DraftTree:
             self.beam_tokens,
             self.beam_masks,
         )
+        self.logits = logits
         self.levels += 1
 
     def select(self, size: int) -> TreeNodes:

@@ -18,6 +18,8 @@ class Draft(Protocol):
         d2t: int64 (Vd,) offsets from its ids to the target's, or None if they are the same.
         root_states: floating type (B, 1, H), after `begin` until the next one: its states at the roots, which all
             candidates grow from, for policies to read; None of a draft without any.
+        beam_states: floating type (B, W, H), after `expand`: its states at the beam that it expanded; None of a draft
+            without any.
     """
 
     @property
@@ -31,6 +33,9 @@ class Draft(Protocol):
 
     @property
     def root_states(self) -> torch.Tensor | None: ...
+
+    @property
+    def beam_states(self) -> torch.Tensor | None: ...
 
     def start(self, batch: int, capacity: int) -> None:
         """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""

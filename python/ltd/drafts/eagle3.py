@@ -39,6 +39,7 @@ class Eagle3Draft:
     Attributes:
         folder: where the head came from, if it was loaded.
         root_states: (B, 1, H), the head's output at the roots.
+        beam_states: (B, W, H), its output at the beam that was last expanded.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Eagle3Draft:
         self.folder: Path | None = None
         self.cache: KVCache | None = None
         self.root_states: torch.Tensor | None = None
-        self.beam_states = torch.empty(0)
+        self.beam_states: torch.Tensor | None = None
 
     @property
     def feature_layers(self) -> tuple[int, ...]:
@@ -139,6 +140,7 @@ class Eagle3Draft:
         if level == 0:
             states = self.root_states.repeat(1, self.width, 1)
         else:
+            assert self.beam_states is not None
             states = self.beam_states.gather(1, tree.beam_rows[:, :, None].expand_as(self.beam_states))
         # The root's own forward stood at position length - 1; every level stands one further.
         positions = (cache.lengths.long() + level)[:, None].repeat(1, self.width)
