@@ -33,10 +33,10 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import WARM_UP_TOKENS, token_hash
 from ltd.journal import Journal, Record
+from ltd.methods import BASELINE, TreeMethod, check_tree
 from ltd.models import load_model, packaged_gguf, resolve_dtype
 from ltd.ops import build_info
 from ltd.questions import TASKS, Turn, all_turns, load_questions
-from ltd.methods import BASELINE, TreeMethod, check_tree
 from ltd.runs import RunConfig, encode_turn, in_rotation, run_settings
 from peer_engines import (
     LlamaCppPeer,

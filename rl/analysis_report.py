@@ -104,7 +104,9 @@ def plot(results: Analysis) -> bytes:
     bars, depths, sizes = figure.subplots(1, 3, sharey=True, width_ratios=(5, 4, 4))
     draw_time(bars, [milliseconds(row) for row in columns.values()], LABELS, COLOURS)
     deepest = max(max(found.depths, default=0) for row in columns.values() for found in row)
-    draw_depths(depths, [mean_shares(depth_shares(s.depths, s.cycles, deepest) for s in row) for row in columns.values()])
+    draw_depths(
+        depths, [mean_shares(depth_shares(s.depths, s.cycles, deepest) for s in row) for row in columns.values()]
+    )
     draw_sizes(sizes, [mean_shares(size_shares(s.sizes, s.cycles) for s in row) for row in columns.values()])
     # The shades turn the rows so that the first is on top, for all three.
     bars.set_yticks(range(len(names)), names)

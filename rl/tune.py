@@ -23,7 +23,6 @@ from ltd.evaluation import EvalConfig, evaluate
 from ltd.files import cache_folder, file_hash, write_text
 from ltd.journal import Record
 from ltd.latency import LatencyModel
-
 from ltd.loading import default_policy, setting_of
 from ltd.loading import load as load_decoder
 from ltd.methods import BASELINE

@@ -18,6 +18,7 @@ import peers
 import replay
 from floor import Floor, Work
 from ltd.errors import InputError
+from ltd.hf_reference import Arrivals
 from ltd.questions import Question, Turn
 from ltd.runs import in_rotation
 from peer_engines import LlamaCppPeer, llama_cpp_refusal

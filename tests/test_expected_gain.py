@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltd.methods import TreeMethod
 from ltd.errors import InputError
 from ltd.latency import pool
+from ltd.methods import TreeMethod
 from ltd.policies.expected_gain import (
     BINS,
     BINS_PER_NAT,

@@ -17,12 +17,12 @@ import ltd
 from ltd.cli.generate import choose_policy
 from ltd.files import file_hash
 from ltd.loading import load, setting_of
+from ltd.methods import TreeMethod
 from ltd.policies.allowance import Costs
 from ltd.policies.bundle import Bundle, check_fits, load_bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import Network
 from ltd.policies.observation import Summary, depth_layout, size_layout
-from ltd.methods import TreeMethod
 from ltd.runs import RunConfig, run_settings
 
 Folder = Callable[[str], Path]

@@ -16,8 +16,8 @@ from ltd.scores import MEAN, RESAMPLES, TIME_PARTS, Drafted, Interval, Score, Sp
 
 UNKNOWN = "-"
 DRAFTED_NOTE = (
-    "Mean D (expansions after the root's own; K - 1 for a chain) and mean V (candidates verified; K) are per cycle, and "
-    "a cycle that drafted nothing counts as D = 0, V = 0. Discarded: candidates verified and rejected, per accepted one."
+    "Mean D (expansions after the root's own; K - 1 for a chain) and mean V (candidates verified; K) are per cycle; a "
+    "cycle that drafted nothing counts as D = 0, V = 0. Discarded: candidates that were verified and rejected."
 )
 INTERVAL_NOTE = (
     f"Intervals: bootstrap over the questions, {RESAMPLES} resamples, drawn within each task and alike for all methods."
@@ -85,7 +85,7 @@ def ratio(score: Score) -> str:
 
 def span(interval: Interval | None) -> str:
     """An interval for people."""
-    return UNKNOWN if interval is None else f"{interval[0]:.2f}–{interval[1]:.2f}"
+    return UNKNOWN if interval is None else f"{interval[0]:.2f} - {interval[1]:.2f}"
 
 
 def number(value: float | None, digits: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,14 +16,21 @@ from ltd.errors import InputError
 from ltd.lengths import Length
 from ltd.lengths.named import parse_length
 from ltd.loading import check_policy
-from ltd.policies import Learned, Static
+from ltd.policies import Learned, Policy, Static
+from ltd.policies.baseline import NETWORKS, SHIPPED_FOR
 from ltd.policies.bundle import FACTS, load_bundle
 from ltd.policies.expected_gain import load_controller
-from ltd.policies.named import NAMES, parse_policy
+from ltd.policies.grid import load_grid
+from ltd.policies.named import NAMED, parse_policy
 
-BASELINE, TUNED, EAGLE3 = "none", "tuned", "eagle3"
+BASELINE, TUNED = "none", "tuned"
+FILES: dict[str, Callable[[Path], Policy]] = {
+    "bundle": lambda folder: load_bundle(folder).policy,
+    "controller": load_controller,
+    "grid": load_grid,
+}
 PAPER = "paper"
-PAPER_METHODS = (BASELINE, EAGLE3, "ddd", "svip", "gammatune", "disco", "specdecpp", "c2t")
+PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "disco", "specdecpp", "c2t")
 CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
 LOOKUP_TOKENS = 10  # the usual number in prompt lookup
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
@@ -87,7 +94,7 @@ class TreeMethod(Method):
         kind, _, path = self.name.partition(":")
         if kind == "bundle":
             return [Path(path).expanduser() / FACTS]
-        return [Path(path).expanduser()] if kind in ("controller", "grid") else option_files(self.name)
+        return [Path(path).expanduser()] if kind in FILES else option_files(self.name)
 
     def open(self, models: Models) -> TreeAnswerer:
         check_tree(models.decoder, self)
@@ -161,45 +168,29 @@ def find_policy(name: str) -> PolicyChoice:
     kind, _, rest = name.partition(":")
     if name == BASELINE:
         return "none"
-    if name == EAGLE3:
-        return Static(depth=8, size=60)
     if name == TUNED:
         return None
-    if kind in NAMES:
+    if kind in NAMED:
         return parse_policy(name)
-    loaders = {"bundle": lambda path: load_bundle(path).policy, "controller": load_controller, "grid": load_grid}
-    if kind in loaders:
-        return loaders[kind](Path(rest).expanduser())
+    if kind in FILES:
+        return FILES[kind](Path(rest).expanduser())
     depth, _, size = rest.partition(":")
     if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
         raise InputError(
-            f"unknown method {name!r}; use none, eagle3, static:D:V (for example static:4:16), tuned, bundle:FOLDER, "
-            f"controller:FILE, grid:FILE, {', '.join(NAMES)}, chain:K, chain:heuristic, chain:specdecpp, "
+            f"unknown method {name!r}; use none, static:D:V (for example static:4:16), tuned, bundle:FOLDER, "
+            f"controller:FILE, grid:FILE, {', '.join(NAMED)}, chain:K, chain:heuristic, chain:specdecpp, "
             f"{TRANSFORMERS}, {ASSISTED} or {LOOKUP}"
         )
     return Static(int(depth), int(size))
 
 
-def load_grid(file: Path) -> Static:
-    """The static tree in a JSON file with `depth` and `size`, as the search on a grid leaves it.
-
-    Raises:
-        InputError: there is no such file, or it does not hold the two numbers.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        depth, size = values["depth"], values["size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} holds no depth and size; name the JSON file of a grid search") from error
-    if not (isinstance(depth, int) and isinstance(size, int)):
-        raise InputError(f"{file} has depth {depth!r} and size {size!r}; they must be whole numbers")
-    return Static(depth, size)
-
-
 def option_files(name: str) -> list[Path]:
-    """All files in the folder that an option `model=FOLDER` names."""
-    folders = [Path(part.removeprefix("model=")).expanduser() for part in name.split(":") if part.startswith("model=")]
-    return [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+    """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
+    kind, *options = name.split(":")
+    folders = [Path(option.removeprefix("model=")).expanduser() for option in options if option.startswith("model=")]
+    if kind in NETWORKS and not folders:
+        folders = [Path(str(resources.files("ltd") / "assets" / "baselines")) / f"{kind}-{SHIPPED_FOR}"]
+    return [file for folder in folders for file in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))]
 
 
 def check_tree(decoder: Decoder, method: TreeMethod) -> None:

@@ -19,7 +19,9 @@ SIZE_LABELS = [
 ]
 
 
-def draw_time(axes: Axes, rows: Sequence[Mapping[str, float]], labels: Mapping[str, str], colours: Mapping[str, str]) -> None:
+def draw_time(
+    axes: Axes, rows: Sequence[Mapping[str, float]], labels: Mapping[str, str], colours: Mapping[str, str]
+) -> None:
     """Stacked bars, one for every row: milliseconds per token by part, and their sum written at the end."""
     left = np.zeros(len(rows))
     for part, label in labels.items():

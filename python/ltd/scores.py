@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -165,8 +166,10 @@ def intervals(
         count = tokens.shape[0]
         # How often each question is drawn; (resamples, questions).
         draws = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
-        speedups = np.full((resamples, len(methods)), np.nan) if count < 2 else ratios(
-            draws, tokens, seconds, methods.index(baseline)
+        speedups = (
+            np.full((resamples, len(methods)), np.nan)
+            if count < 2
+            else ratios(draws, tokens, seconds, methods.index(baseline))
         )
         found |= quantiles(speedups, methods, task)
         means += speedups / len(groups)
@@ -197,8 +200,8 @@ def ratios(
 def quantiles(speedups: NDArray[np.float64], methods: Sequence[str], task: str) -> dict[tuple[str, str], Interval]:
     """The interval of every method whose (resamples, methods) column has a number everywhere."""
     low, high = np.quantile(speedups, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
-    known = zip(methods, low.tolist(), high.tolist(), np.isfinite(speedups).all(axis=0).tolist(), strict=True)
-    return {(method, task): (bottom, top) for method, bottom, top, is_known in known if is_known}
+    ends = zip(methods, low.tolist(), high.tolist(), strict=True)
+    return {(method, task): (bottom, top) for method, bottom, top in ends if not math.isnan(bottom)}
 
 
 # --- choices and time ---

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import Chain, DataDir, Draft, Dtype, Limit, MaxNewTokens, Target, Tasks, Temperature, Threads, names
+from ltd.cli.options import (
+    Chain,
+    DataDir,
+    Draft,
+    Dtype,
+    Limit,
+    MaxNewTokens,
+    Target,
+    Tasks,
+    Temperature,
+    Threads,
+    names,
+)
 from ltd.questions import TASKS
 
 ALL_TASKS = ",".join(TASKS)
@@ -22,8 +34,8 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="Commas between: none, eagle3, static:D:V, grid:FILE, tuned, bundle:FOLDER, controller:FILE; ddd, svip, "
-            "gammatune, disco, specdecpp, c2t (options behind colons, as ddd:size=6); chain:K, chain:heuristic, "
+            help="Commas between: none, eagle3, static:D:V, grid:FILE, tuned, bundle:FOLDER, controller:FILE; ddd, "
+            "svip, gammatune, disco, specdecpp, c2t (options behind colons, as ddd:size=6); chain:K, chain:heuristic, "
             "chain:specdecpp[:threshold=T]; transformers, transformers:assisted, transformers:lookup[:tokens=N]; or "
             "paper, the rows of the paper's table."
         ),
