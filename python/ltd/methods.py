@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ltd.answers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
-from ltd.chain_decoder import ChainDecoder
 from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
 from ltd.lengths import Length
-from ltd.lengths.named import parse_length
 from ltd.loading import check_policy
 from ltd.policies import Learned, Policy, Static
 from ltd.policies.baseline import NETWORKS, SHIPPED_FOR
@@ -110,6 +108,8 @@ class ChainMethod(Method):
     @classmethod
     def named(cls, name: str) -> ChainMethod:
         """`Method.parse` of this kind."""
+        from ltd.lengths.named import parse_length
+
         return cls(name, parse_length(name.partition(":")[2]))
 
     @property
@@ -117,6 +117,8 @@ class ChainMethod(Method):
         return True
 
     def open(self, models: Models) -> ChainAnswerer:
+        from ltd.chain_decoder import ChainDecoder
+
         decoder = models.decoder
         return ChainAnswerer(
             ChainDecoder(
