@@ -1,4 +1,4 @@
-"""`ltd train-baseline`: other people's learned methods, trained as the paper did, on HumanEval if nothing else is named.
+"""`ltd train-baseline`: other people's learned methods, trained as the paper did, on HumanEval by default.
 
 Samples are recorded once into a work folder and reused, see `ltd_rl.samples`; a fifth of the questions is held out.
 """

@@ -57,7 +57,7 @@ class Disco(FixedSize):
 
 
 def best_of_newest(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the best-scored candidate of a tree's newest level: probability given its parent, entropy, level; (B,) each."""
+    """Of the newest level's best-scored candidate: probability given its parent, entropy, level; (B,) each."""
     assert tree.logits is not None  # a level has been drafted
     scores, places = tree.newest_scores.max(dim=1, keepdim=True)
     rows = places // tree.width  # of the logits that it came from
