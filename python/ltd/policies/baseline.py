@@ -28,7 +28,7 @@ FORMAT, SCHEMA = "ltd-baseline", 1
 FACTS, WEIGHTS = "baseline.json", "baseline.safetensors"
 KEYS = ("kind", "sizes", "made_for", "training", "validation", "versions", "weights_sha256")
 DISCO_HIDDEN, C2T_HIDDEN, HEAD_WIDTH = 128, 64, 1024  # as in the paper of Learning to Draft
-SHIPPED_FOR = "smollm2-135m-instruct"
+SHIPPED, SHIPPED_FOR = "shipped", "smollm2-135m-instruct"
 MOST = 65_536  # a larger size is damage
 
 # The networks by kind, from sizes that go by the names in `baseline.json`.
@@ -134,13 +134,13 @@ def size_of(network: nn.Module, name: str) -> int:
     return len(size) if isinstance(size, nn.ModuleList) else int(size)
 
 
-def find_baseline(kind: str, model: str | Path | None) -> Baseline:
-    """The baseline in a folder, or without one that which comes with this package, for the default target and head.
+def find_baseline(kind: str, model: str) -> Baseline:
+    """The baseline in a folder, or, for "shipped", that which comes with this package for the default target and head.
 
     Raises:
         InputError: there is none.
     """
-    if model is not None:
+    if model != SHIPPED:
         return load_baseline(model, kind)
     folder = Path(str(resources.files("ltd") / "assets" / "baselines")) / f"{kind}-{SHIPPED_FOR}"
     if not (folder / FACTS).is_file():

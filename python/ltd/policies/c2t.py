@@ -17,21 +17,22 @@ from functools import lru_cache
 
 import torch
 
-from ltd.policies.baseline import find_baseline
+from ltd.policies.baseline import SHIPPED, find_baseline
 from ltd.policies.classifier import Classifier, c2t_features, on_device
 from ltd.policies.disco import check_threshold
+from ltd.policies.fixed_size import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class C2T:
+class C2T(FixedSize):
     """The policy; keeps nothing between cycles. A batch gets the mean of its sequences' sizes, rounded.
 
     Args:
         classifier: reads `c2t_features`.
         threshold: candidates above it count, 0 … 1.
+        max_depth: of every tree.
         size: the most candidates to verify.
-        depth: of every tree.
 
     Raises:
         InputError: a number out of range.
@@ -39,37 +40,16 @@ class C2T:
 
     classifier: Classifier
     threshold: float = 0.5
+    max_depth: int = 8
     size: int = 240
-    depth: int = 8
 
     def __post_init__(self) -> None:
-        check_tree_limits(1, self.depth, self.size)
+        check_tree_limits(1, self.max_depth, self.size)
         check_threshold(self.threshold)
-
-    @property
-    def max_depth(self) -> int:
-        """The depth."""
-        return self.depth
-
-    @property
-    def max_size(self) -> int:
-        """The most candidates."""
-        return self.size
-
-    def start(self, batch: int) -> C2T:
-        """Itself: it keeps nothing."""
-        return self
-
-    def keep(self, rows: list[int]) -> None:
-        """Nothing is kept of any sequence."""
-
-    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        """Always."""
-        return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Yes, up to the depth."""
-        return depth < self.depth
+        return depth < self.max_depth
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """How many will probably be accepted."""
@@ -80,7 +60,7 @@ class C2T:
         return min(max(round(expected.sum().item() / len(joint)), 1), self.size)
 
     def __str__(self) -> str:
-        return f"C2T, threshold {self.threshold:g}, depth {self.depth}, size up to {self.size}"
+        return f"C2T, threshold {self.threshold:g}, depth {self.max_depth}, size up to {self.size}"
 
 
 @lru_cache(maxsize=64)
@@ -90,8 +70,8 @@ def levels_of(counts: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.arange(len(each), dtype=torch.float32).repeat_interleave(each).to(device)
 
 
-def c2t(model: str | None = None, threshold: float = 0.5, size: int = 240, depth: int = 8) -> C2T:
+def c2t(model: str = SHIPPED, threshold: float = 0.5, max_depth: int = 8, size: int = 240) -> C2T:
     """The policy with the classifier in a folder of `ltd train-baseline c2t`, or the one that comes with ltd."""
     network = find_baseline("c2t", model).network
     assert isinstance(network, Classifier)
-    return C2T(network, threshold, size, depth)
+    return C2T(network, threshold, max_depth, size)

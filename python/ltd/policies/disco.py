@@ -17,20 +17,21 @@ from dataclasses import dataclass
 import torch
 
 from ltd.errors import InputError
-from ltd.policies.baseline import find_baseline
+from ltd.policies.baseline import SHIPPED, find_baseline
 from ltd.policies.classifier import Classifier, disco_features, entropy_of, on_device
+from ltd.policies.fixed_size import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Disco:
+class Disco(FixedSize):
     """The policy; keeps nothing between cycles. A batch goes by the mean of its sequences' chances.
 
     Args:
         classifier: reads `disco_features`.
         threshold: drafting stops below it, 0 … 1.
+        max_depth: the deepest tree.
         size: candidates to verify.
-        depth: the deepest tree.
 
     Raises:
         InputError: a number out of range.
@@ -38,33 +39,12 @@ class Disco:
 
     classifier: Classifier
     threshold: float = 0.5
+    max_depth: int = 12
     size: int = 60
-    depth: int = 12
 
     def __post_init__(self) -> None:
-        check_tree_limits(1, self.depth, self.size)
+        check_tree_limits(1, self.max_depth, self.size)
         check_threshold(self.threshold)
-
-    @property
-    def max_depth(self) -> int:
-        """The depth."""
-        return self.depth
-
-    @property
-    def max_size(self) -> int:
-        """The size."""
-        return self.size
-
-    def start(self, batch: int) -> Disco:
-        """Itself: it keeps nothing."""
-        return self
-
-    def keep(self, rows: list[int]) -> None:
-        """Nothing is kept of any sequence."""
-
-    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        """Always."""
-        return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Whether the best candidate of the newest level will probably be accepted."""
@@ -72,16 +52,12 @@ class Disco:
         chances = self.classifier.chance(disco_features(*best_of_newest(tree)))
         return bool(chances.mean() >= self.threshold)
 
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """The size."""
-        return self.size
-
     def __str__(self) -> str:
-        return f"Disco, threshold {self.threshold:g}, depth up to {self.depth}, size {self.size}"
+        return f"Disco, threshold {self.threshold:g}, depth up to {self.max_depth}, size {self.size}"
 
 
 def best_of_newest(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the best-scored candidate of a tree's newest level: probability given its parent, entropy, level; (B,) each."""
+    """Of the newest level's best-scored candidate: probability given its parent, entropy, level; (B,) each."""
     assert tree.logits is not None  # a level has been drafted
     scores, places = tree.newest_scores.max(dim=1, keepdim=True)
     rows = places // tree.width  # of the logits that it came from
@@ -98,8 +74,8 @@ def check_threshold(threshold: float) -> None:
         raise InputError(f"threshold {threshold} is out of range; it must be 0 … 1")
 
 
-def disco(model: str | None = None, threshold: float = 0.5, size: int = 60, depth: int = 12) -> Disco:
+def disco(model: str = SHIPPED, threshold: float = 0.5, max_depth: int = 12, size: int = 60) -> Disco:
     """The policy with the classifier in a folder of `ltd train-baseline disco`, or the one that comes with ltd."""
     network = find_baseline("disco", model).network
     assert isinstance(network, Classifier)
-    return Disco(network, threshold, size, depth)
+    return Disco(network, threshold, max_depth, size)

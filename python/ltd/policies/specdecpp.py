@@ -17,7 +17,7 @@ import torch
 
 from ltd.errors import InputError
 from ltd.policies.acceptance_head import AcceptanceHead
-from ltd.policies.baseline import find_baseline
+from ltd.policies.baseline import SHIPPED, find_baseline
 from ltd.policies.classifier import on_device
 from ltd.policies.disco import check_threshold
 from ltd.tree import DraftTree, check_tree_limits
@@ -30,8 +30,8 @@ class SpecDecPP:
     Args:
         head: reads the draft's states.
         threshold: drafting stops above it, 0 … 1; larger drafts deeper. 0.3 is the reference's.
+        max_depth: the deepest tree.
         size: candidates to verify.
-        depth: the deepest tree.
 
     Raises:
         InputError: a number out of range.
@@ -39,17 +39,12 @@ class SpecDecPP:
 
     head: AcceptanceHead
     threshold: float = 0.3
+    max_depth: int = 12
     size: int = 60
-    depth: int = 12
 
     def __post_init__(self) -> None:
-        check_tree_limits(1, self.depth, self.size)
+        check_tree_limits(1, self.max_depth, self.size)
         check_threshold(self.threshold)
-
-    @property
-    def max_depth(self) -> int:
-        """The depth."""
-        return self.depth
 
     @property
     def max_size(self) -> int:
@@ -61,7 +56,7 @@ class SpecDecPP:
         return SpecDecPPCall(self)
 
     def __str__(self) -> str:
-        return f"SpecDec++, threshold {self.threshold:g}, depth up to {self.depth}, size {self.size}"
+        return f"SpecDec++, threshold {self.threshold:g}, depth up to {self.max_depth}, size {self.size}"
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +74,7 @@ class SpecDecPPCall:
     @property
     def max_depth(self) -> int:
         """The policy's."""
-        return self.policy.depth
+        return self.policy.max_depth
 
     @property
     def max_size(self) -> int:
@@ -122,8 +117,8 @@ class SpecDecPPCall:
         return self.policy.size
 
 
-def specdecpp(model: str | None = None, threshold: float = 0.3, size: int = 60, depth: int = 12) -> SpecDecPP:
+def specdecpp(model: str = SHIPPED, threshold: float = 0.3, max_depth: int = 12, size: int = 60) -> SpecDecPP:
     """The policy with the head in a folder of `ltd train-baseline specdecpp`, or the one that comes with ltd."""
     network = find_baseline("specdecpp", model).network
     assert isinstance(network, AcceptanceHead)
-    return SpecDecPP(network, threshold, size, depth)
+    return SpecDecPP(network, threshold, max_depth, size)
