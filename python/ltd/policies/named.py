@@ -10,13 +10,24 @@ from typing import Any
 
 from ltd.errors import InputError
 from ltd.policies.base import Policy
+from ltd.policies.c2t import c2t
 from ltd.policies.ddd import DDD
+from ltd.policies.disco import disco
 from ltd.policies.gammatune import GammaTune
+from ltd.policies.specdecpp import specdecpp
 from ltd.policies.static import Static
 from ltd.policies.svip import SVIP
 
 # What makes each policy: its parameters are the options. Their types must be among `READERS`.
-NAMED: dict[str, Callable[..., Policy]] = {"eagle3": Static, "ddd": DDD, "svip": SVIP, "gammatune": GammaTune}
+NAMED: dict[str, Callable[..., Policy]] = {
+    "eagle3": Static,
+    "ddd": DDD,
+    "svip": SVIP,
+    "gammatune": GammaTune,
+    "disco": disco,
+    "specdecpp": specdecpp,
+    "c2t": c2t,
+}
 
 
 def read_float(text: str) -> float:
