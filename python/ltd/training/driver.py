@@ -23,6 +23,7 @@ from ltd.models import (
     load_model,
     resolve_device,
     resolve_dtype,
+    resolve_training_dtype,
     stop_token_ids,
     tokenizer_fingerprint,
 )
@@ -62,7 +63,7 @@ def train_draft(config: TrainDraftConfig) -> Path:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
+    dtype = resolve_training_dtype(config.dtype, device)
     keep_freed_memory()
     target = load_model(config.target, dtype, device)
     check_target(target, config)
