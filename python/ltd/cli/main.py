@@ -17,6 +17,7 @@ from ltd.cli.generate import generate
 from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
 from ltd.cli.record import record
+from ltd.cli.train_acceptance import train_acceptance
 from ltd.cli.train_draft import train_draft
 from ltd.cli.tune import tune
 from ltd.errors import InputError
@@ -37,6 +38,7 @@ app.command("eval")(evaluate)
 app.command()(check)
 app.command()(calibrate)
 app.command("train-draft")(train_draft)
+app.command("train-acceptance")(train_acceptance)
 app.command()(record)
 app.command()(tune)
 app.command()(analyze)

@@ -68,7 +68,9 @@ def load_acceptance(folder: str | Path, draft: str | Path | None = None) -> Acce
     if hashlib.sha256(weights).hexdigest() != facts.get("weights"):
         raise InputError(f"the acceptance head in {folder} is damaged: {WEIGHTS} is not the file of {FACTS}")
     if draft is not None and draft_hash(draft) != facts.get("draft"):
-        raise InputError(f"the acceptance head in {folder} was trained for another draft than {draft}; train one for it")
+        raise InputError(
+            f"the acceptance head in {folder} was trained for another draft than {draft}; train one for it"
+        )
     try:
         head = AcceptanceHead(int(facts["inputs"]), int(facts["width"]), int(facts["blocks"]))
         head.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})

@@ -34,7 +34,9 @@ class Samples(NamedTuple):
 
 def answer_positions(conversation: Conversation) -> Tensor:
     """Where answer tokens stand (n,) int64, without a first token, which nothing predicts."""
-    return torch.tensor([at for at, role in enumerate(conversation.roles) if role == ANSWER and at > 0], dtype=torch.long)
+    return torch.tensor(
+        [at for at, role in enumerate(conversation.roles) if role == ANSWER and at > 0], dtype=torch.long
+    )
 
 
 @torch.inference_mode()
@@ -87,9 +89,7 @@ class Reader:
         mixing: share of the positions that keep the target's token.
     """
 
-    def __init__(
-        self, target: PreTrainedModel, draft: PreTrainedModel, words: Tensor | None, mixing: float
-    ) -> None:
+    def __init__(self, target: PreTrainedModel, draft: PreTrainedModel, words: Tensor | None, mixing: float) -> None:
         self.target, self.draft, self.words, self.mixing = target, draft, words, mixing
         self._target_rows = _output_rows(target)
         rows = _output_rows(draft)
