@@ -1,9 +1,9 @@
 """Distilling a chain draft: a few of the target's layers learn to continue as the target does.
 
-The state after token i predicts token i+1 over the draft's words. The loss is the forward divergence KL(p || q) from the
-target's distribution p, renormalised over these words: of all q that know only the words, this p is the one that
-maximises the chance sum_x min(p(x), q(x)) with which a drafted token is accepted, at every position, also where the
-target's own favourite is no draft word. So all positions that predict an answer are learned.
+The state after token i predicts token i+1 over the draft's words. The loss is the soft cross-entropy from the target's
+distribution, renormalised over these words: of all q that know only the words, that one maximises the chance
+sum_x min(p(x), q(x)) with which a drafted token is accepted, also where the target's own favourite is no draft word.
+So all positions that predict a token of an answer are learned.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def trained_part(model: PreTrainedModel) -> nn.ModuleDict:
 class HeldOutChain:
     """How close the draft is to the target on held-out answers, as means over their tokens.
 
-    kl: KL(p || q) in nats, p renormalised over the draft's words. agreement: share of tokens where the draft's best word
-    is the target's, of all its words. acceptance: sum_x min(p(x), q(x)) over all words, the chance that a token drawn
-    from the draft is accepted at temperature 1. tokens: how many were measured.
+    kl: KL(p || q) in nats, p renormalised over the draft's words. agreement: share of the tokens where the draft's best
+    word is the target's, of all its words. acceptance: sum_x min(p(x), q(x)) over all words, the chance that a token
+    drawn from the draft is accepted at temperature 1. tokens: how many were measured.
     """
 
     kl: float
@@ -102,7 +102,7 @@ class ChainObjective:
         return torch.cat([row[:size] for row, size in zip(states, batch.sizes, strict=True)])
 
     def loss(self, batch: Batch, _: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The mean cross-entropy of the slots; also as the only part, less the entropy of p: the KL."""
+        """The mean soft cross-entropy of the slots, which is also the only part."""
         slots = batch.ahead(batch.learned, 1).nonzero()[:, 0]
         rows = filled(slots)
         wanted = target_probabilities(self.parts, batch.final[rows])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ltd.errors import InputError
 from ltd.files import write_text
 from ltd.memory import keep_freed_memory
-from ltd.models import LoadedModel, load_model, resolve_device, resolve_dtype, stop_token_ids
+from ltd.models import LoadedModel, load_model, resolve_device, resolve_training_dtype, stop_token_ids
 from ltd.shards import check_space
 from ltd.training.batches import Batch, load_batch
 from ltd.training.chat import read_chat_format
@@ -37,8 +37,8 @@ def train_draft(config: TrainDraftConfig) -> Path:
     """Train a draft for a target and return the folder of the finished draft.
 
     Writes into `config.out`: `config.json`, `data/` (the conversations), `features/` (a cache, may be deleted
-    afterwards), `checkpoint.pt`, and `head/` or `draft/` with the draft, its training report and curves. Run again with the same
-    config, it goes on where it was stopped; a finished run only returns.
+    afterwards), `checkpoint.pt`, and `head/` or `draft/` with the draft, its training report and curves.
+    Run again with the same config, it goes on where it was stopped; a finished run only returns.
     Raises InputError for a folder that holds another run, or a target that cannot be trained for.
     """
     out = Path(config.out)
@@ -49,7 +49,7 @@ def train_draft(config: TrainDraftConfig) -> Path:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
+    dtype = resolve_training_dtype(config.dtype, device)
     keep_freed_memory()
     target = load_model(config.target, dtype, device)
     check_target(target, config)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ltd.drafts.chain_model import ChainFacts, save_chain
 from ltd.drafts.checkpoint import save_head
 from ltd.drafts.head import Eagle3Config, Eagle3Head
 from ltd.errors import InputError
@@ -23,7 +24,6 @@ from ltd.training.report import draw_chain_curves, draw_head_curves
 from ltd.training.start import new_head, target_parts
 from ltd.training.trim import QUESTIONS, frequent_words, keep_words, largest_fast, trial_sizes, try_sizes
 from ltd.training.vocabulary import DraftVocabulary
-
 
 FOLDERS = {"eagle3": "head", "chain": "draft"}  # of the finished draft, in the run's folder
 
@@ -101,16 +101,16 @@ class ChainMaker:
 
     def finish(self, folder: Path, tokens: Tensor, held_out: list[Conversation], report: dict[str, Any]) -> None:
         """See `Maker`."""
-        from ltd.drafts.chain_model import ChainFacts, save_chain
-
         vocab_size = self.target.model.config.vocab_size
+        words = self.words if len(self.words) < vocab_size else None
         facts = ChainFacts(
             target=target_name(self.config),
             tokenizer_fingerprint=tokenizer_fingerprint(self.target.tokenizer, vocab_size),
             layers_of_target=self.layers,
+            words=None if words is None else len(words),
         )
         draw_chain_curves(report, folder / "training.png")
-        save_chain(self.model, self.words if len(self.words) < vocab_size else None, folder, facts, report)
+        save_chain(self.model, words, folder, facts, report)
 
 
 def open_maker(config: TrainDraftConfig, target: LoadedModel) -> Maker:

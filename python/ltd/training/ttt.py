@@ -83,8 +83,8 @@ class StepAttention:
 class SoftCrossEntropy(torch.autograd.Function):
     """Weighted sum over rows of the cross-entropy of softmax(x @ weight.T) against given probabilities.
 
-    The gradients are made in the forward pass, chunk by chunk, so that no more than a chunk of logits ever exists; that of
-    the weight only where it is asked for, because it takes a third of the time.
+    The gradients are made in the forward pass, chunk by chunk, so that no more than a chunk of logits ever exists;
+    that of the weight only where it is asked for, because it takes a third of the time.
     """
 
     @staticmethod
