@@ -56,6 +56,7 @@ READERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     float: (read_float, "a number"),
     tuple[int, ...]: (read_integers, "whole numbers such as 5/7/9"),
     str: (read_text, "a text"),
+    str | None: (read_text, "a text"),
     Path: (lambda text: Path(read_text(text)), "a path"),
 }
 
