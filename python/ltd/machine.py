@@ -10,7 +10,24 @@ import torch
 
 
 def processor_name() -> str:
-    """The processor's name for people, for example "AMD EPYC 9R14"."""
+    """The processor, for example "AMD EPYC 9R14 (AVX-512 BF16)".
+
+    What it can multiply with belongs to its name: virtual machines call very different processors "AMD EPYC".
+    """
+    return f"{model_name()} ({vector_unit()})"
+
+
+def vector_unit() -> str:
+    """The widest vector instructions that matter to the kernels."""
+    if torch.cpu._is_avx512_bf16_supported():
+        return "AVX-512 BF16"
+    if torch.cpu._is_avx512_supported():
+        return "AVX-512"
+    return "AVX2" if torch.cpu._is_avx2_supported() else platform.machine()
+
+
+def model_name() -> str:
+    """What the processor calls itself."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():

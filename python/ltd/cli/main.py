@@ -18,6 +18,7 @@ from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
 from ltd.cli.record import record
 from ltd.cli.train_baseline import train_baseline
+from ltd.cli.train_acceptance import train_acceptance
 from ltd.cli.train_draft import train_draft
 from ltd.cli.tune import tune
 from ltd.errors import InputError
@@ -38,6 +39,7 @@ app.command("eval")(evaluate)
 app.command()(check)
 app.command()(calibrate)
 app.command("train-draft")(train_draft)
+app.command("train-acceptance")(train_acceptance)
 app.command()(record)
 app.command()(tune)
 app.command("train-baseline")(train_baseline)
