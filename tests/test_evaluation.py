@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from conftest import VOCABULARY, small_config
 from ltd.decoder import Decoder
+from ltd.drafts.chain_model import ChainFacts, save_chain
 from ltd.errors import InputError
 from ltd.evaluation import EvalConfig, evaluate, plan, published, token_hash
 from ltd.loading import load as load_decoder
+from ltd.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
+from ltd.models import tokenizer_fingerprint
 from ltd.policies import Static
 from ltd.questions import Question
-from ltd.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
 from ltd.runs import first_difference
 
 QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"]]}
@@ -286,6 +291,49 @@ def test_sampling_of_transformers_is_not_compared_but_repeats_itself(config: Eva
     assert verdicts["transformers"][0] is None and "the distribution is the same" in verdicts["transformers"][1]
     again = evaluate(replace(config, out=tmp_path / "again"))["samples"]
     assert [s["token_ids_sha256"] for s in again] == [s["token_ids_sha256"] for s in samples]
+
+
+@pytest.fixture
+def chain(config: EvalConfig, tmp_path: Path) -> str:
+    """The folder of a random chain draft for the tiny model."""
+    torch.manual_seed(3)
+    sizes = small_config("llama")
+    sizes.num_hidden_layers = 2
+    fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(config.target), VOCABULARY)
+    facts = ChainFacts("tiny", fingerprint, (0, 1), None)
+    folder = tmp_path / "chain"
+    folder.mkdir()
+    save_chain(AutoModelForCausalLM.from_config(sizes), None, folder, facts, {})
+    return str(folder)
+
+
+def test_chains_and_assisted_generation_give_the_same_greedy_text(config: EvalConfig, chain: str) -> None:
+    methods = ("none", "chain:2", "chain:heuristic", "transformers:assisted")
+    results = evaluate(replace(config, methods=methods, chain=chain))
+    assert "chain_sha256" in results["settings"]
+    for sample in results["samples"]:
+        if sample["method"] != "none":
+            assert sample["identical_to_none"] is True
+        if sample["method"] == "chain:2":
+            assert set(sample["sizes"]) <= {0, 1, 2} and 2 in sample["sizes"]
+    assert results["scores"]["chain:2"]["drafted"]["size"] > 1
+
+
+def test_sampled_chains_are_not_compared(config: EvalConfig, chain: str) -> None:
+    config = replace(config, tasks=("first",), methods=("none", "chain:2"), chain=chain, temperature=1.0)
+    for sample in evaluate(config)["samples"]:
+        assert sample["identical_to_none"] is sample["first_divergence"] is None
+        assert ("the distribution is the same" in sample["not_compared"]) == (sample["method"] == "chain:2")
+
+
+def test_a_check_of_chains(config: EvalConfig, chain: str, tmp_path: Path) -> None:
+    from ltd.check import CheckConfig, check, is_lossless
+
+    model = {"target": config.target, "draft": config.draft, "chain": chain}
+    results = check(
+        CheckConfig(config.data_dir, tmp_path / "check.json", config.tasks, max_new_tokens=8, method="chain:3", **model)
+    )
+    assert is_lossless(results) and len(results["prompts"]) == 4
 
 
 def test_adding_a_method_to_a_run_is_refused(config: EvalConfig) -> None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from ltd import hf_reference
+from ltd.chain_decoder import ChainDecoder
 from ltd.decoder import Decoder, PolicyChoice
+from ltd.drafts.chain import ChainDraft
+from ltd.drafts.chain_model import chain_for_transformers
+from ltd.lengths.named import shipped_chain
 from ltd.models import load_model
 from ltd.statistics import Statistics
 
-if TYPE_CHECKING:
-    from ltd.chain_decoder import ChainDecoder
-    from ltd.drafts.chain import ChainDraft
-
-DEFAULT_CHAIN = "chain-smollm2-135m-instruct"
 Answer = tuple[list[int], Statistics]  # the new tokens, with the stop token if there was one, and what was done
 
 
@@ -40,8 +38,6 @@ class Models:
     @cached_property
     def chain(self) -> ChainDraft:
         """The chain draft. Raises InputError if it does not fit the target."""
-        from ltd.drafts.chain import ChainDraft
-
         return ChainDraft.load(self.chain_folder, self.decoder.target)
 
     @cached_property
@@ -52,15 +48,12 @@ class Models:
     @cached_property
     def assistant(self) -> PreTrainedModel:
         """The chain draft as a model of `transformers`."""
-        from ltd.drafts.chain_model import chain_for_transformers
-
         return chain_for_transformers(self.chain_folder, self.reference)
 
 
 def find_chain(folder: str | Path | None) -> Path:
     """The folder of a chain draft; None is the one that comes with this package, made for the default target."""
-    shipped = Path(str(resources.files("ltd") / "assets" / DEFAULT_CHAIN))
-    return shipped if folder is None else Path(folder).expanduser()
+    return shipped_chain() if folder is None else Path(folder).expanduser()
 
 
 class Answerer(Protocol):
