@@ -9,63 +9,23 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from transformers import PreTrainedModel
-from transformers.generation.streamers import BaseStreamer
 
+from ltd import hf_reference
 from ltd.decoder import Decoder
 from ltd.errors import InputError
+from ltd.hf_reference import Arrivals, Arrive, greedy_settings
 from ltd.journal import Record
-from ltd.lossless import greedy_settings
 from ltd.models import gguf_cache
 from ltd.policies import Policy
 
 GGUF_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 32}  # llama.h: LLAMA_FTYPE_ALL_F32 and so on
-
-
-@dataclass(slots=True)
-class Arrivals:
-    """One answer as it came in.
-
-    Attributes:
-        token_ids: so far.
-        counts: tokens per arrival.
-        times: in seconds on one clock: the start, then every arrival.
-    """
-
-    token_ids: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    times: list[float] = field(default_factory=lambda: [time.perf_counter()])
-
-    def __call__(self, tokens: Sequence[int]) -> None:
-        """Notes new tokens at the moment of the call."""
-        self.times.append(time.perf_counter())
-        self.counts.append(len(tokens))
-        self.token_ids.extend(tokens)
-
-    @property
-    def gains(self) -> list[int]:
-        """Tokens per arrival after the first."""
-        return self.counts[1:]
-
-    @property
-    def prefill_seconds(self) -> float:
-        """From the start to the first arrival."""
-        return self.times[1] - self.times[0]
-
-    @property
-    def decode_seconds(self) -> float:
-        """From the first arrival to the last."""
-        return self.times[-1] - self.times[1]
-
-
-Arrive = Callable[[Sequence[int]], None]
 
 
 class Peer(Protocol):
@@ -102,21 +62,6 @@ class LtdPeer:
             arrive(tokens)
 
 
-class _ArrivalStreamer(BaseStreamer):  # type: ignore[misc]
-    """Hands on what `generate` streams but for the first piece, which is the prompt."""
-
-    def __init__(self, arrive: Arrive) -> None:
-        self.arrive, self.is_prompt = arrive, True
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self.is_prompt:
-            self.arrive(value.flatten().tolist())
-        self.is_prompt = False
-
-    def end(self) -> None:
-        pass
-
-
 @dataclass(frozen=True, slots=True)
 class TransformersPeer:
     """`generate` of `transformers`; with `lookup`, so many tokens at a time are looked up in the text so far."""
@@ -126,14 +71,8 @@ class TransformersPeer:
     lookup: int | None
 
     def generate(self, prompt: list[int], max_new_tokens: int, arrive: Arrive) -> None:
-        input_ids = torch.tensor([prompt])
-        self.model.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            prompt_lookup_num_tokens=self.lookup,
-            streamer=_ArrivalStreamer(arrive),
-            **greedy_settings(max_new_tokens, self.stop_ids),
-        )
+        settings = greedy_settings(max_new_tokens, self.stop_ids)
+        hf_reference.generate(self.model, prompt, arrive, settings, lookup=self.lookup)
 
 
 class LlamaCppPeer:

@@ -33,10 +33,11 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import WARM_UP_TOKENS, token_hash
 from ltd.journal import Journal, Record
+from ltd.methods import BASELINE, TreeMethod, check_tree
 from ltd.models import load_model, packaged_gguf, resolve_dtype
 from ltd.ops import build_info
 from ltd.questions import TASKS, Turn, all_turns, load_questions
-from ltd.runs import BASELINE, Method, RunConfig, check_method, encode_turn, in_rotation, run_settings
+from ltd.runs import RunConfig, encode_turn, in_rotation, run_settings
 from peer_engines import (
     LlamaCppPeer,
     LtdPeer,
@@ -93,7 +94,7 @@ class Row:
     """
 
     engine: str
-    method: Method | None = None
+    method: TreeMethod | None = None
     lookup: int | None = None
 
     @property
@@ -120,7 +121,7 @@ def make_rows(config: PeersConfig, with_llama_cpp: bool) -> list[Row]:
     ways = (BASELINE, *(f"static:{tree}" for tree in config.statics), "eagle3")
     return [
         *(Row(engine, lookup=lookup) for engine in others for lookup in (None, *config.lookups)),
-        *(Row("ltd", method=Method.parse(way)) for way in ways),
+        *(Row("ltd", method=TreeMethod.named(way)) for way in ways),
     ]
 
 
@@ -200,8 +201,7 @@ def load_peers(config: PeersConfig, rows: Sequence[Row], decoder: Decoder, gguf:
     peers: dict[str, Peer] = {}
     for row in rows:
         if row.method is not None:
-            decoder.speculation(row.method.policy)  # raises if there is no draft for it
-            check_method(decoder, row.method)
+            check_tree(decoder, row.method)
             peers[row.name] = LtdPeer(decoder, row.method.policy)
         elif row.engine == "transformers":
             peers[row.name] = TransformersPeer(model, decoder.stop_ids, row.lookup)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ltd.evaluation_report import describe
 from ltd.files import write_bytes, write_text
 from ltd.journal import Record
-from ltd.report import MEAN, Score, Table, describe, png, scores
+from ltd.report import Table, png
+from ltd.scores import MEAN, Score, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from ltd.files import write_bytes, write_text
-from ltd.report import MEAN, Table, png
+from ltd.plots import depth_shares, draw_depths, draw_sizes, draw_time, size_shares
+from ltd.report import Table, png
+from ltd.scores import MEAN
 from ltd_rl.analysis import OPTIMUM, PARTS, STATIC, Analysis, Spent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 NUMBERS = ("tokens_per_second", "acceptance_length", "mean_depth", "mean_size")
 RATIOS = ("to_plain", "to_static", "share_of_gap")
@@ -27,7 +25,6 @@ COLUMNS = ["", "tokens/s", "x plain", "x static", "of gap", "τ", "mean D", "mea
 LABELS = {"begin": "draft, at the root", "expand": "draft, expansions", "verify": "verification",
           "rest": "rest of the cycle", "plain": "plain step"}  # fmt: skip
 COLOURS = {"begin": "#9ecae1", "expand": "#3182bd", "verify": "#e6550d", "rest": "#969696", "plain": "#31a354"}
-SIZE_BINS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 512)  # the largest size of each; 0 is plain
 
 Row = dict[str, float]
 
@@ -105,67 +102,23 @@ def plot(results: Analysis) -> bytes:
     columns = {name: [spent[name] for spent in results.values()] for name in names}
     figure = Figure(figsize=(13, 1.4 + 0.42 * len(names)), layout="constrained")
     bars, depths, sizes = figure.subplots(1, 3, sharey=True, width_ratios=(5, 4, 4))
-    draw_time(bars, columns)
+    draw_time(bars, [milliseconds(row) for row in columns.values()], LABELS, COLOURS)
     deepest = max(max(found.depths, default=0) for row in columns.values() for found in row)
-    depth_labels = ["plain", *map(str, range(deepest + 1))]
-    draw_shares(depths, [depth_shares(row, deepest) for row in columns.values()], depth_labels)
-    depths.set(title="depth, share of cycles", xlabel="expansions")
-    size_labels = ["plain", *(bin_label(low, high) for low, high in pairwise(SIZE_BINS))]
-    draw_shares(sizes, [size_shares(row) for row in columns.values()], size_labels)
-    sizes.tick_params(axis="x", labelrotation=30)
-    sizes.set(title="size, share of cycles", xlabel="candidates verified")
+    draw_depths(
+        depths, [mean_shares(depth_shares(s.depths, s.cycles, deepest) for s in row) for row in columns.values()]
+    )
+    draw_sizes(sizes, [mean_shares(size_shares(s.sizes, s.cycles) for s in row) for row in columns.values()])
     # The shades turn the rows so that the first is on top, for all three.
     bars.set_yticks(range(len(names)), names)
     figure.legend(*bars.get_legend_handles_labels(), loc="outside lower left", ncols=len(PARTS), frameon=False)
     return png(figure)
 
 
-def draw_time(axes: Axes, columns: dict[str, list[Spent]]) -> None:
-    """Stacked bars: the mean over the tasks of the milliseconds per token, by part."""
-    left = np.zeros(len(columns))
-    for part in PARTS:
-        values = np.array([1e3 * fmean(s.seconds[part] / s.tokens for s in row) for row in columns.values()])
-        axes.barh(range(len(columns)), values, 0.7, left, label=LABELS[part], color=COLOURS[part])
-        left += values
-    for place, total in enumerate(left):
-        axes.text(total, place, f" {total:.2f}", va="center", fontsize=8)
-    axes.set_xlim(right=1.15 * float(left.max()))
-    axes.set(title="where the time goes", xlabel="milliseconds per token")
-    axes.spines[["top", "right"]].set_visible(False)
+def milliseconds(row: Sequence[Spent]) -> Row:
+    """The mean over the tasks of the milliseconds per token, by part."""
+    return {part: 1e3 * fmean(spent.seconds[part] / spent.tokens for spent in row) for part in PARTS}
 
 
-def draw_shares(axes: Axes, rows: list[NDArray[np.float64]], labels: list[str]) -> None:
-    """A row of shades for every way, with the share in percent where it is at least 1 %."""
-    shares = np.stack(rows)
-    axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    for row, column in np.argwhere(shares >= 0.01).tolist():
-        share = shares[row, column]
-        colour = "white" if share > 0.6 else "black"
-        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(labels)), labels, fontsize=7)
-    axes.tick_params(left=False)
-
-
-def depth_shares(row: Sequence[Spent], deepest: int) -> NDArray[np.float64]:
-    """Shares of plain cycles and of the depths 0 … deepest, the mean over the tasks."""
-    found = [shares([spent.depths.get(depth, 0) for depth in range(deepest + 1)], spent.cycles) for spent in row]
-    return np.asarray(np.mean(found, axis=0))
-
-
-def size_shares(row: Sequence[Spent]) -> NDArray[np.float64]:
-    """Shares of plain cycles and of the sizes between each two of `SIZE_BINS`, the mean over the tasks."""
-    edges, found = np.array(SIZE_BINS) + 0.5, []
-    for spent in row:
-        counts, _ = np.histogram(list(spent.sizes), edges, weights=list(spent.sizes.values()))
-        found.append(shares(counts.tolist(), spent.cycles))
-    return np.asarray(np.mean(found, axis=0))
-
-
-def shares(counts: list[int], cycles: int) -> NDArray[np.float64]:
-    """Of all cycles: first of those that are in no count, which are plain, then of each count."""
-    return np.array([cycles - sum(counts), *counts], dtype=np.float64) / cycles
-
-
-def bin_label(low: int, high: int) -> str:
-    """Sizes above `low`, up to `high`."""
-    return str(high) if high == low + 1 else f"{low + 1}-{high}"
+def mean_shares(shares: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The mean over the tasks."""
+    return np.asarray(np.mean(list(shares), axis=0))

@@ -25,13 +25,13 @@ from ltd.journal import Record
 from ltd.latency import LatencyModel
 from ltd.loading import default_policy, setting_of
 from ltd.loading import load as load_decoder
+from ltd.methods import BASELINE
 from ltd.models import DEFAULT_TARGET
 from ltd.policies.bundle import FACTS, Bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.store import bundle_folder
 from ltd.questions import load_questions
-from ltd.report import Score, scores
-from ltd.runs import BASELINE
+from ltd.scores import Score, scores
 from ltd_rl.config import PPOConfig
 from ltd_rl.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.iterate import Schedule, iterate

@@ -18,9 +18,10 @@ import peers
 import replay
 from floor import Floor, Work
 from ltd.errors import InputError
+from ltd.hf_reference import Arrivals
 from ltd.questions import Question, Turn
 from ltd.runs import in_rotation
-from peer_engines import Arrivals, LlamaCppPeer, llama_cpp_refusal
+from peer_engines import LlamaCppPeer, llama_cpp_refusal
 from peers import OURS, REFERENCE, PeersConfig, Row, compare, make_rows, published
 from peers_report import make_table, write_report
 from timing import Timing, rounds_for, time_in_turns, wide_console

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ltd.errors import InputError
 from ltd.latency import pool
+from ltd.methods import TreeMethod
 from ltd.policies.expected_gain import (
     BINS,
     BINS_PER_NAT,
@@ -24,7 +25,6 @@ from ltd.policies.expected_gain import (
     ranked,
     save_controller,
 )
-from ltd.runs import Method
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl.expected_gain import believe, calibrate, choose, decide_everywhere, fit, fit_ahead, ridge
 from ltd_rl.optimum import best_static, optimum
@@ -164,7 +164,7 @@ def test_a_file_keeps_everything(fitted: Fitted, tmp_path: Path) -> None:
     for one, other in zip(choose(again, believe(again, part)), decide_everywhere(controller, part), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (again.rate, again.sizes, again.drafts) == (controller.rate, controller.sizes, controller.drafts)
-    assert str(Method.parse(f"controller:{file}").policy) == str(controller)
+    assert str(TreeMethod.named(f"controller:{file}").policy) == str(controller)
     with pytest.raises(InputError, match="cannot write"):
         save_controller(controller, file / "below")
 

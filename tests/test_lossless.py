@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ltd.answers import TreeAnswerer
 from ltd.check import CheckConfig, check, groups, is_lossless, verdict_table
 from ltd.decoder import Decoder
 from ltd.errors import InputError
@@ -115,7 +116,9 @@ def test_the_padded_reference_equals_the_single_one(tiny_target: Folder) -> None
 @pytest.mark.parametrize("policy", ["none", Static(3, 12)])
 def test_the_decoder_is_lossless_in_float32(tiny_target: Folder, tiny_head: Folder, family: str, policy: Any) -> None:
     decoder = load_decoder(tiny_target(family), tiny_head(family), dtype="float32")
-    comparisons = list(check_greedy(decoder, reference_of(tiny_target(family)), PROMPTS, 24, policy))
+    comparisons = list(
+        check_greedy(decoder, reference_of(tiny_target(family)), PROMPTS, 24, TreeAnswerer(decoder, policy))
+    )
     assert [comparison.verdict for comparison in comparisons] == ["equal"] * len(PROMPTS)
     assert all(comparison.tokens == len(comparison.reference_ids) > 0 for comparison in comparisons)
 

@@ -17,12 +17,13 @@ import ltd
 from ltd.cli.generate import choose_policy
 from ltd.files import file_hash
 from ltd.loading import load, setting_of
+from ltd.methods import TreeMethod
 from ltd.policies.allowance import Costs
 from ltd.policies.bundle import Bundle, check_fits, load_bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import Network
 from ltd.policies.observation import Summary, depth_layout, size_layout
-from ltd.runs import Method, RunConfig, run_settings
+from ltd.runs import RunConfig, run_settings
 
 Folder = Callable[[str], Path]
 Change = Callable[[dict[str, Any]], Any]
@@ -239,10 +240,10 @@ def test_names_on_the_command_line(folder: Path) -> None:
     assert choose_policy(str(folder), None, None) == str(folder)
     with pytest.raises(ltd.InputError, match="neither --depth nor --size"):
         choose_policy(str(folder), 3, None)
-    method = Method.parse(f"bundle:{folder}")
+    method = TreeMethod.named(f"bundle:{folder}")
     assert isinstance(method.policy, Learned) and method.name == f"bundle:{folder}"
     with pytest.raises(ltd.InputError, match=r"policy\.json is missing"):
-        Method.parse(f"bundle:{folder.parent}")
+        TreeMethod.named(f"bundle:{folder.parent}")
 
 
 def test_results_depend_on_the_bundles_content(folder: Path, tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from ltd.report import make_tables, scores, write_report
+from ltd.evaluation_plots import family, pareto_points
+from ltd.evaluation_report import make_tables, write_report
+from ltd.journal import Record
+from ltd.report import Table
+from ltd.scores import drafted, group, scores, spent
 
 
 def sample(task: str, question: str, method: str, gains: list[int], seconds: float, **more: Any) -> dict[str, Any]:
@@ -21,7 +26,9 @@ def sample(task: str, question: str, method: str, gains: list[int], seconds: flo
         "gains": gains,
         "cycles": len(gains),
         "decode_seconds": seconds,
-        "seconds": {"prefill": 0.5, "draft": seconds / 4, "verify": 3 * seconds / 4},
+        "depths": [2 * (method != "none")] * len(gains),
+        "sizes": [4 * (method != "none")] * len(gains),
+        "seconds": {"prefill": 0.5, "draft": seconds / 4, "verify": 5 * seconds / 8, "commit": seconds / 8},
         "identical_to_none": None if method == "none" else True,
         **more,
     }
@@ -64,20 +71,51 @@ def test_scores_match_hand_computed_values() -> None:
     assert table["eagle3"]["mean"].acceptance_length == pytest.approx((40 / 13 + 4) / 2)
 
 
+def tables_of(results: Record) -> list[Table]:
+    """All tables."""
+    samples = group(results["samples"], "method")
+    choices = {method: drafted(mine) for method, mine in samples.items()}
+    return make_tables(results, scores(results), choices, {method: spent(mine) for method, mine in samples.items()})
+
+
 def test_tables_say_the_scores() -> None:
-    speed, rate, time = make_tables({"settings": SETTINGS, "samples": SAMPLES})
+    speed, spans, rate, choices, time = tables_of({"settings": SETTINGS, "samples": SAMPLES})
     assert speed.columns == ["method", "a", "b", "mean"]
     assert speed.rows == [["none", "1.00x / 1.00", "1.00x / 1.00", "1.00x / 1.00"],
                           ["eagle3", "2.00x / 3.08", "4.00x / 4.00", "3.00x / 3.54"]]  # fmt: skip
+    assert spans.rows == [["none", "1.00 - 1.00", "-", "-"], ["eagle3", "2.00 - 2.00", "-", "-"]]
     assert rate.rows == [["none", "5.0", "8.0", "6.5"], ["eagle3", "10.0", "32.0", "21.0"]]
-    assert time.rows == [["none", "25.0 %", "75.0 %", "0.500 s"], ["eagle3", "25.0 %", "75.0 %", "0.500 s"]]
+    # eagle3: 15 cycles, 60 candidates, 48 tokens, of which 33 were drafted
+    assert choices.rows == [["none", "0.00", "0.00", "-", "100.0"], ["eagle3", "2.00", "4.00", "0.82", "31.2"]]
+    assert time.rows == [["none", "25.0%", "62.5%", "0.0%", "12.5%", "0.500 s"],
+                         ["eagle3", "25.0%", "62.5%", "0.0%", "12.5%", "0.500 s"]]  # fmt: skip
     assert "| eagle3 | 2.00x / 3.08 | 4.00x / 4.00 | 3.00x / 3.54 |" in speed.markdown()
 
 
 def test_without_plain_decoding_there_is_no_speedup() -> None:
     drafted = [sample for sample in SAMPLES if sample["method"] == "eagle3"]
-    results = {"settings": {**SETTINGS, "methods": ["eagle3"]}, "samples": drafted}
-    assert make_tables(results)[0].rows == [["eagle3", "- / 3.08", "- / 4.00", "- / 3.54"]]
+    speed, rate, *_ = tables_of({"settings": {**SETTINGS, "methods": ["eagle3"]}, "samples": drafted})
+    assert speed.rows == [["eagle3", "- / 3.08", "- / 4.00", "- / 3.54"]]
+    assert rate.title.startswith("Tokens per second")  # no table of intervals
+
+
+def test_chain_methods_are_compared_by_what_they_discard(tmp_path: Path) -> None:
+    chains = ("chain:2", "chain:4", "chain:specdecpp", "chain:specdecpp:threshold=0.7", "chain:heuristic")
+    samples = [sample("a", "1", method, [2, 3], 1.0 + place) for place, method in enumerate(chains)]
+    samples.append(sample("a", "1", "none", [1] * 5, 1.0))
+    settings = {**SETTINGS, "tasks": ["a"], "methods": [*chains, "none"]}
+    results = {"settings": settings, "samples": samples}
+    choices = {method: drafted(mine) for method, mine in group(samples, "method").items()}
+    points = pareto_points(choices, {method: row["mean"] for method, row in scores(results).items()})
+    assert [point["method"] for point in points] == list(chains)
+    assert points[1] == {"method": "chain:4", "family": "constant", "discarded_per_accepted": pytest.approx(5 / 3),
+                         "calls_per_token": pytest.approx(0.4), "tokens_per_second": pytest.approx(2.5),
+                         "speedup": pytest.approx(0.5)}  # fmt: skip
+    assert [family(method) for method in chains] == ["constant"] * 2 + ["threshold"] * 2 + ["heuristic"]
+    with (tmp_path / "terminal").open("w") as terminal:
+        write_report(results, tmp_path, Console(file=terminal, width=120))
+    assert json.loads((tmp_path / "pareto.json").read_text())[4]["family"] == "heuristic"
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_report_is_written(tmp_path: Path) -> None:
@@ -87,4 +125,6 @@ def test_the_report_is_written(tmp_path: Path) -> None:
         assert "2.00x / 3.08" in text
         assert "an abacus" in text
         assert "2 of 3 answers are identical" in text
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("plot.png", "time.png", "choices.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "pareto.png").exists()

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from ltd.answers import Models, find_chain
 from ltd.decoder import Decoder
 from ltd.files import write_text
 from ltd.journal import Journal, Record
 from ltd.loading import load as load_decoder
 from ltd.loading import set_threads
 from ltd.lossless import check_greedy
-from ltd.models import load_model
+from ltd.methods import Method
 from ltd.questions import Turn, TurnKey, all_turns, load_questions
 from ltd.report import Table
-from ltd.runs import Method, RunConfig, check_method, check_turns, encode_turn, run_settings
+from ltd.runs import RunConfig, check_turns, encode_turn, run_settings
 
 REFERENCE_BATCH = 8  # prompts that the reference generates for together
 Done = dict[TurnKey, Record]
@@ -30,10 +31,12 @@ class CheckConfig(RunConfig):
 
     Attributes:
         method: the way to decode that is checked, named as in the evaluation.
+        chain: the folder of a chain draft, for methods that need one; None is the shipped one.
     """
 
     dtype: str = "float32"
     method: str = "eagle3"
+    chain: str | None = None
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
@@ -73,15 +76,14 @@ def check_missing(
     """Loads decoder and reference, and adds the missing comparisons to `done` and to the journal."""
     decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
     check_turns(decoder, missing)
-    reference = load_model(config.target, decoder.target.dtype, decoder.target.device).model
-    method = Method.parse(config.method)
-    check_method(decoder, method)
+    models = Models(decoder, config.target, find_chain(config.chain))
+    answerer = Method.parse(config.method).open(models)
     with tqdm(total=len(done) + len(missing), initial=len(done), unit="prompt", desc="checking") as progress:
         for group in groups(missing):
             prompts = [
                 encode_turn(decoder, turn, [done[key]["reference_ids"] for key in turn.before]) for turn in group
             ]
-            comparisons = check_greedy(decoder, reference, prompts, config.max_new_tokens, method.policy)
+            comparisons = check_greedy(decoder, models.reference, prompts, config.max_new_tokens, answerer)
             for turn, comparison in zip(group, comparisons, strict=True):
                 place = dict(zip(("task", "question_id", "turn"), turn.key, strict=True))
                 done[turn.key] = {**place, **dataclasses.asdict(comparison)}

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
+from ltd.answers import Answerer, TreeAnswerer
 from ltd.decoder import Decoder
-from ltd.policies import Policy
+from ltd.hf_reference import greedy_settings
 from ltd.runs import first_difference
 
 # How far rounding moves the gap between two logits, in units in the last place of the position's largest logit by
@@ -71,7 +71,7 @@ def check_greedy(
     reference: PreTrainedModel,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    policy: Policy | Literal["none"] | None = None,
+    answerer: Answerer | None = None,
 ) -> Iterator[Comparison]:
     """Compares the decoder's greedy tokens with those of `transformers`' `generate(do_sample=False)`.
 
@@ -81,15 +81,15 @@ def check_greedy(
         prompts: token ids. The reference generates for all of them together, padded on the left, which is several times
             faster; a prompt whose texts differ is generated again by itself, and only that counts.
         max_new_tokens: per prompt.
-        policy: instead of the decoder's own.
+        answerer: answers with the decoder's target in another way; None is the decoder with its own policy.
 
     Yields:
         one comparison per prompt, as it is done.
     """
+    answerer = answerer or TreeAnswerer(decoder, None)
     references = reference_greedy(reference, prompts, max_new_tokens, decoder.stop_ids)
     for prompt, expected in zip(prompts, references, strict=True):
-        news = decoder.stream(prompt, max_new_tokens=max_new_tokens, policy=policy)
-        token_ids = list(chain.from_iterable(news))
+        token_ids, _ = answerer.answer(prompt, max_new_tokens=max_new_tokens)
         room = decoder.max_length - len(prompt)  # `transformers` goes on where the context ends, with a warning
         if token_ids != expected[:room]:
             expected = reference_greedy(reference, [prompt], max_new_tokens, decoder.stop_ids)[0]
@@ -147,16 +147,6 @@ def reference_greedy(
         **greedy_settings(max_new_tokens, stop_ids),
     )
     return [until_stop(row, stop_ids) for row in output[:, width:].tolist()]
-
-
-def greedy_settings(max_new_tokens: int, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """With these, `transformers`' `generate` chooses and stops as greedy decoding here does."""
-    return {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": False,
-        "eos_token_id": list(stop_ids) or None,
-        "pad_token_id": 0,
-    }
 
 
 def until_stop(token_ids: list[int], stop_ids: Sequence[int]) -> list[int]:

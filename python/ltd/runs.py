@@ -9,23 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ltd.decoder import Decoder, PolicyChoice
+from ltd.answers import find_chain
+from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.files import file_hash
 from ltd.journal import Record
-from ltd.loading import check_policy, expected_setting, find_head, head_hash
+from ltd.loading import expected_setting, find_head, head_hash
 from ltd.machine import machine_facts
+from ltd.methods import NOT_TUNED, TUNED, Method
 from ltd.models import resolve_device, resolve_dtype
-from ltd.policies import Learned, Static
-from ltd.policies.bundle import FACTS, load_bundle
-from ltd.policies.expected_gain import load_controller
+from ltd.policies.bundle import FACTS
 from ltd.policies.store import find_bundle
 from ltd.prompts import check_prompts
 from ltd.questions import TASKS, Question, Turn, fingerprint
 
-BASELINE = "none"
-BUNDLE, CONTROLLER, TUNED = "bundle:", "controller:", "tuned"
-NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
 T = TypeVar("T")
 M = TypeVar("M")
 
@@ -60,52 +57,6 @@ class RunConfig:
             raise InputError(f"threads is {self.threads}; it must be at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A way to decode: its name on the command line, and its policy; None is the loaded decoder's own."""
-
-    name: str
-    policy: PolicyChoice
-
-    @classmethod
-    def parse(cls, name: str) -> Method:
-        """Reads `none`, `eagle3`, `tuned`, `static:D:V`, `bundle:FOLDER` or `controller:FILE`, or raises InputError."""
-        if name == BASELINE:
-            return cls(name, "none")
-        if name == "eagle3":
-            return cls(name, Static(depth=8, size=60))
-        if name == TUNED:
-            return cls(name, None)
-        if name.startswith(BUNDLE):
-            return cls(name, load_bundle(method_path(name)).policy)
-        if name.startswith(CONTROLLER):
-            return cls(name, load_controller(method_path(name)))
-        kind, _, numbers = name.partition(":")
-        depth, _, size = numbers.partition(":")
-        if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
-            raise InputError(
-                f"unknown method {name!r}; use none, eagle3, tuned, bundle:FOLDER, controller:FILE or static:D:V, for "
-                "example static:4:16"
-            )
-        return cls(name, Static(int(depth), int(size)))
-
-
-def check_method(decoder: Decoder, method: Method) -> None:
-    """Checks that a decoder can decode this way.
-
-    Raises:
-        InputError: a learned policy that does not fit, or there is no learned one where one is to be the default.
-    """
-    if method.name == TUNED and not isinstance(decoder.policy, Learned):
-        raise InputError(NOT_TUNED)
-    check_policy(decoder, method.policy)
-
-
-def method_path(name: str) -> Path:
-    """The path in the method name `bundle:FOLDER` or `controller:FILE`."""
-    return Path(name.partition(":")[2]).expanduser()
-
-
 def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
     """Every turn with every method: turn by turn, each starting one method further on than the one before."""
     return [
@@ -122,22 +73,30 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)
-    methods = [*values.get("methods", ()), values.get("method", "")]
-    if hashes := {name: file_hash(file) for name in methods if (file := policy_file(name, config)) is not None}:
+    methods = [Method.parse(name) for name in [*values.get("methods", ()), values.get("method")] if name is not None]
+    if hashes := {method.name: found for method in methods if (found := hash_files(method, config))}:
         values["policies_sha256"] = hashes
+    if any(method.needs_chain for method in methods):
+        values["chain_sha256"] = chain_hash(find_chain(values["chain"]))
     values["questions"] = fingerprint(questions)
     kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
     settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back
     return settings
 
 
-def policy_file(name: str, config: RunConfig) -> Path | None:
-    """The file that says what a method decides; None where its name does."""
-    if name.startswith(CONTROLLER):
-        return method_path(name)
-    if name.startswith(BUNDLE):
-        return method_path(name) / FACTS
-    return tuned_folder(config) / FACTS if name == TUNED else None
+def hash_files(method: Method, config: RunConfig) -> str | list[str | None] | None:
+    """Hashes of the files that say what a method decides; None where its name does."""
+    files = [tuned_folder(config) / FACTS] if method.name == TUNED else method.files
+    hashes = [file_hash(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashes or None
+
+
+def chain_hash(folder: Path) -> str:
+    """SHA-256 of the weights of a chain draft, or InputError if there are none."""
+    found = file_hash(folder / "model.safetensors")
+    if found is None:
+        raise InputError(f"there is no chain draft in {folder}; name the folder of one, as ltd train-draft makes it")
+    return found
 
 
 def tuned_folder(config: RunConfig) -> Path:

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import DataDir, Draft, Dtype, Limit, MaxNewTokens, Target, Tasks, Temperature, Threads, names
+from ltd.cli.options import (
+    Chain,
+    DataDir,
+    Draft,
+    Dtype,
+    Limit,
+    MaxNewTokens,
+    Target,
+    Tasks,
+    Temperature,
+    Threads,
+    names,
+)
 from ltd.questions import TASKS
 
 ALL_TASKS = ",".join(TASKS)
@@ -22,24 +34,38 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="none (plain decoding), eagle3 (the static tree 8, 60), static:DEPTH:SIZE, bundle:FOLDER (learned "
-            "policies), tuned (the learned policy that is used by default), controller:FILE (as ltd analyze fits it); "
-            "commas between."
+            help="Commas between: none, eagle3, static:D:V, grid:FILE, tuned, bundle:FOLDER, controller:FILE; ddd, "
+            "svip, gammatune, disco, specdecpp, c2t (options behind colons, as ddd:size=6); chain:K, chain:heuristic, "
+            "chain:specdecpp[:threshold=T]; transformers, transformers:assisted, transformers:lookup[:tokens=N]; or "
+            "paper, the rows of the paper's table."
         ),
     ] = "none,eagle3",
     limit: Limit = None,
+    turns: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many turns of every question; all if not given.")
+    ] = None,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Temperature = 0.0,
     seed: Annotated[int, typer.Option(help="Where sampling starts.")] = 0,
     target: Target = None,
     draft: Draft = None,
+    chain: Chain = None,
     dtype: Dtype = "auto",
     threads: Threads = None,
 ) -> None:
-    """Measure speedup and acceptance length on questions: a table, results.json, table.md and plot.png."""
+    """Measure speedup and acceptance length on questions: tables (also in table.md), results.json and plots.
+
+    A method is a tree draft (none is plain decoding; eagle3 the static tree 8, 60; static:D:V any other; grid:FILE the
+    best static one of a search; tuned the learned policy used by default; bundle:FOLDER learned policies;
+    controller:FILE as ltd analyze fits it; ddd, svip and gammatune rules; disco, specdecpp and c2t trained
+    classifiers), a chain draft (of constant length K, or of a length decided token by token), or the generate of
+    transformers itself (plain, assisted by the chain draft, or with prompt lookup).
+
+    Adding methods to a finished run needs another --out: all methods of a run take turns, which makes them comparable.
+    """
     from ltd.evaluation import EvalConfig
     from ltd.evaluation import evaluate as run
-    from ltd.report import write_report
+    from ltd.evaluation_report import write_report
 
     config = EvalConfig(
         data_dir=data_dir,
@@ -47,11 +73,13 @@ def evaluate(
         tasks=names(tasks),
         methods=names(methods),
         limit=limit,
+        turns=turns,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
         target=target,
         draft=draft,
+        chain=chain,
         dtype=dtype,
         threads=threads,
     )
@@ -67,6 +95,7 @@ def check(
     max_new_tokens: MaxNewTokens = 128,
     target: Target = None,
     draft: Draft = None,
+    chain: Chain = None,
     dtype: Dtype = "float32",
     threads: Threads = None,
 ) -> None:
@@ -83,6 +112,7 @@ def check(
         max_new_tokens=max_new_tokens,
         target=target,
         draft=draft,
+        chain=chain,
         dtype=dtype,
         threads=threads,
     )

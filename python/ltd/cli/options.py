@@ -13,6 +13,7 @@ Target = Annotated[
 Draft = Annotated[
     str | None, typer.Option(help='Folder with an EAGLE-3 head, or "none"; the shipped head if not given.')
 ]
+Chain = Annotated[str | None, typer.Option(help="Folder with a chain draft; the shipped one if not given.")]
 Dtype = Annotated[str, typer.Option(help="auto (the fastest here), float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice if not given.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most new tokens.")]

@@ -8,13 +8,27 @@ from typing import Annotated
 import typer
 
 from ltd.cli.options import Dtype, Target, Threads
+from ltd.errors import InputError
 from ltd.training.config import TrainDraftConfig
 
 DEFAULT = TrainDraftConfig(out="")
 
 
+def indices(text: str) -> tuple[int, ...]:
+    """The numbers of a list as in 0,29; raises InputError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"layers is {text!r}, but must be whole numbers with commas, as in 0,29") from None
+
+
 def train_draft(
-    out: Annotated[str, typer.Option(help="Folder of the run; the finished head is in its head/. A rerun goes on.")],
+    out: Annotated[
+        str, typer.Option(help="Folder of the run; the finished draft is in its head/ or draft/. A rerun goes on.")
+    ],
+    kind: Annotated[
+        str, typer.Option(help="eagle3: a head that reads the target's states; chain: a few of the target's layers.")
+    ] = DEFAULT.kind,
     target: Target = None,
     tokens: Annotated[int, typer.Option(help="Size of the self-made data, in tokens.")] = DEFAULT.tokens,
     length: Annotated[int, typer.Option(help="Longest conversation, in tokens.")] = DEFAULT.length,
@@ -37,7 +51,9 @@ def train_draft(
         float, typer.Option(help="Share of the conversations kept for measuring.")
     ] = DEFAULT.held_out_share,
     rows: Annotated[int, typer.Option(help="Conversations written at the same time.")] = DEFAULT.rows,
-    draft_vocab_size: Annotated[int, typer.Option(help="Words the draft can propose.")] = DEFAULT.draft_vocab_size,
+    draft_vocab_size: Annotated[
+        int, typer.Option(help="Words the draft can propose; 0, for a chain: all.")
+    ] = DEFAULT.draft_vocab_size,
     trim_vocabulary: Annotated[
         bool, typer.Option(help="At the end, keep only as many of them as pay in speed here.")
     ] = DEFAULT.trim_vocabulary,
@@ -46,6 +62,10 @@ def train_draft(
     ] = None,
     intermediate_size: Annotated[
         int | None, typer.Option(help="Width of the head's feed-forward block; default: the target's.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="chain: the target's layers to keep, as in 0,29; default: the first and the last."),
     ] = None,
     ttt_steps: Annotated[int, typer.Option(help="Steps of training-time test.")] = DEFAULT.ttt_steps,
     ttt_decay: Annotated[
@@ -69,9 +89,9 @@ def train_draft(
         float, typer.Option(help="Most disk space for cached features.")
     ] = DEFAULT.cache_gigabytes,
 ) -> None:
-    """Train an EAGLE-3 head for a target, on text that the target writes itself; the defaults made the shipped head."""
-    config = TrainDraftConfig(**locals())  # its fields are this command's options
+    """Train a draft for a target, on text that the target writes itself; the defaults made the shipped head."""
+    options = {**locals(), "layers": None if layers is None else indices(layers)}
+    config = TrainDraftConfig(**options)  # its fields are this command's options
     from ltd.training import train_draft as run
 
-    head = run(config)
-    print(f"the head is in {head}", file=sys.stderr)
+    print(f"the draft is in {run(config)}", file=sys.stderr)

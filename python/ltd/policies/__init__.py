@@ -1,7 +1,10 @@
 """Policies decide, in every cycle, how deep to draft and how many candidates to verify."""
 
 from ltd.policies.base import Policy, PolicyCall
+from ltd.policies.ddd import DDD
+from ltd.policies.gammatune import GammaTune
 from ltd.policies.learned import Learned
 from ltd.policies.static import Static
+from ltd.policies.svip import SVIP
 
-__all__ = ["Learned", "Policy", "PolicyCall", "Static"]
+__all__ = ["DDD", "SVIP", "GammaTune", "Learned", "Policy", "PolicyCall", "Static"]

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ltd.errors import InputError
@@ -28,6 +27,7 @@ from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import ACTIVATIONS, Network
 from ltd.policies.observation import DEPTH_UNIT, LEAST_RANKED, LENGTH_UNIT, RANKED_UNIT, Layout, Summary
 from ltd.policies.recency import RATES, START
+from ltd.policies.stored import read_facts, read_weights
 
 FORMAT, SCHEMA = "ltd-policy", 1
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"
@@ -117,8 +117,8 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
     """
     folder = Path(folder)
     try:
-        values = _read_facts(folder)
-        tensors = _read_weights(folder, _get(values, "weights_sha256", str), device)
+        values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS)
+        tensors = read_weights(folder / WEIGHTS, _get(values, "weights_sha256", str), FACTS, device)
         policy = Learned(
             made_for=_setting(_get(values, "made_for", dict)),
             depth_limit=_get(values, "depth_limit", int),
@@ -174,34 +174,6 @@ def check_fits(policy: Learned, here: Setting) -> None:
                 TunedElsewhereWarning,
                 stacklevel=2,
             )
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{FACTS} is missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{FACTS} is not readable JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InputError(f'{FACTS} does not say "format": "{FORMAT}"')
-    if values.get("schema") != SCHEMA:
-        raise InputError(f"its schema is {values.get('schema')!r}, but this version of ltd reads {SCHEMA}")
-    if missing := KEYS - values.keys():
-        raise InputError(f"{FACTS} lacks {', '.join(sorted(missing))}")
-    return values
-
-
-def _read_weights(folder: Path, sha256: str, device: str | torch.device) -> dict[str, Tensor]:
-    try:
-        content = (folder / WEIGHTS).read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise InputError(f"{WEIGHTS} is not the file that {FACTS} was written for")
-        return {name: tensor.to(device) for name, tensor in load(content).items()}
-    except FileNotFoundError as error:
-        raise InputError(f"{WEIGHTS} is missing") from error
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{WEIGHTS} cannot be read: {error}") from error
 
 
 def _network(values: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> Network | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
+from ltd.policies.fixed_size import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True)
-class Static:
+class Static(FixedSize):
     """A fixed (D, V).
 
     Args:
@@ -32,29 +31,9 @@ class Static:
         """The depth."""
         return self.depth
 
-    @property
-    def max_size(self) -> int:
-        """The size."""
-        return self.size
-
-    def start(self, batch: int) -> Static:
-        """Itself: it keeps nothing."""
-        return self
-
-    def keep(self, rows: list[int]) -> None:
-        """Nothing is kept of any sequence."""
-
-    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        """Always."""
-        return True
-
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Yes, up to the depth."""
         return depth < self.depth
-
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """The size."""
-        return self.size
 
     def __str__(self) -> str:
         return f"static, depth {self.depth}, size {self.size}"

@@ -11,13 +11,19 @@ from ltd.errors import InputError
 
 # What a stage's files depend on is compared when a folder is resumed; these say how to run, not what to make.
 RUN_ONLY = frozenset({"out", "threads", "device", "checkpoint_seconds", "cache_gigabytes", "rows"})
+# The kinds of draft, and the fields that only one of them knows.
+ONLY_OF = {
+    "eagle3": ("trim_vocabulary", "feature_layers", "intermediate_size", "ttt_steps", "ttt_decay", "start_from_target"),
+    "chain": ("layers",),
+}
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainDraftConfig:
-    """One training of a draft head. Every field is an option of the command; the defaults made the shipped head."""
+    """One training of a draft. Every field is an option of the command; the defaults made the shipped head."""
 
-    out: str | Path  # folder of the run: data, features, checkpoints, and the finished head in `head/`
+    out: str | Path  # folder of the run: data, features, checkpoints, and the finished draft in `head/` or `draft/`
+    kind: str = "eagle3"  # eagle3, a head that reads the target's states, or chain, a small model of its own
     target: str | None = None  # folder, GGUF file or hub name of the target; None: the default target
     tokens: int = 1_600_000  # size of the self-made data, in tokens
     length: int = 448  # longest conversation, in tokens
@@ -30,10 +36,11 @@ class TrainDraftConfig:
     user_turns: bool = False  # also train on the user's tokens
     held_out_share: float = 0.05  # share of the conversations kept for measuring
     rows: int = 128  # conversations written at the same time
-    draft_vocab_size: int = 8192  # words the draft can propose
+    draft_vocab_size: int = 8192  # words the draft can propose; 0, for a chain: all
     trim_vocabulary: bool = True  # at the end, keep only as many of them as pay in speed here
     feature_layers: tuple[int, ...] | None = None  # hidden states hs[k] that the head reads; None: EAGLE-3's three
     intermediate_size: int | None = None  # width of the head's feed-forward block; None: the target's own
+    layers: tuple[int, ...] | None = None  # the target's layers that a chain keeps; None: the first and the last
     ttt_steps: int = 7  # steps of training-time test
     ttt_decay: float = 0.8  # weight of each step's loss relative to the step before
     batch: int = 2  # conversations per update
@@ -49,7 +56,9 @@ class TrainDraftConfig:
     cache_gigabytes: float = 20.0  # most disk space for cached features
 
     def __post_init__(self) -> None:
-        least = {"tokens": 1, "length": 16, "user_length": 1, "answer_length": 1, "rows": 1, "draft_vocab_size": 1,
+        self._check_kind()
+        least = {"tokens": 1, "length": 16, "user_length": 1, "answer_length": 1, "rows": 1,
+                 "draft_vocab_size": 0 if self.kind == "chain" else 1,
                  "ttt_steps": 1, "batch": 1, "epochs": 1, "seed": 0}  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)
@@ -71,8 +80,23 @@ class TrainDraftConfig:
             self.feature_layers = tuple(self.feature_layers)
             if not self.feature_layers or list(self.feature_layers) != sorted(set(self.feature_layers)):
                 raise InputError(f"feature_layers is {self.feature_layers}, but needs indices from low to high")
+        if self.layers is not None:
+            self.layers = tuple(self.layers)
+            if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
+                raise InputError(f"layers is {self.layers}, but needs indices of the target's layers from low to high")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads is {self.threads}, but must be at least 1")
+
+    def _check_kind(self) -> None:
+        if self.kind not in ONLY_OF:
+            raise InputError(f"kind is {self.kind!r}, but must be one of {', '.join(ONLY_OF)}")
+        for name in self._of_other_kinds():
+            if getattr(self, name) != DEFAULTS[name]:
+                owner = next(kind for kind, names in ONLY_OF.items() if name in names)
+                raise InputError(f"{name} is an option of kind {owner} only; leave it out for kind {self.kind}")
+
+    def _of_other_kinds(self) -> set[str]:
+        return {name for kind, names in ONLY_OF.items() if kind != self.kind for name in names}
 
     def _check_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -85,16 +109,25 @@ class TrainDraftConfig:
         return {name: value for name, value in sizes.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, ready for JSON."""
-        layers = None if self.feature_layers is None else list(self.feature_layers)
-        return {**asdict(self), "out": str(self.out), "feature_layers": layers}
+        """The fields that this kind of draft knows as plain values, ready for JSON."""
+        values = {name: value for name, value in asdict(self).items() if name not in self._of_other_kinds()}
+        return {
+            name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+        }
 
     def check_same(self, stored: dict[str, Any]) -> None:
-        """Raise InputError naming the first field in which this config differs from the one a folder was made with."""
-        for field in fields(self):
-            mine, theirs = self.to_dict()[field.name], stored.get(field.name)
-            if field.name not in RUN_ONLY and mine != theirs:
+        """Raise InputError naming the first field in which this config differs from the one a folder was made with.
+
+        What `stored` does not name had its default: the field is younger than the folder.
+        """
+        for name, mine in self.to_dict().items():
+            theirs = stored.get(name, DEFAULTS[name])
+            if name not in RUN_ONLY and mine != theirs:
                 raise InputError(
-                    f"{self.out} was started with {field.name} = {theirs!r}, but this run says {mine!r};"
+                    f"{self.out} was started with {name} = {theirs!r}, but this run says {mine!r};"
                     f" use the same value or another folder"
                 )
+
+
+DEFAULTS = {field.name: field.default for field in fields(TrainDraftConfig)}

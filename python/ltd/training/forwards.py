@@ -179,7 +179,8 @@ class ModelForwards:
                 for row, index in enumerate(indices):
                     count = len(texts[index])
                     best = self.model.lm_head(final[row, :count]).max(-1).indices
-                    yield index, States(features()[row, :count], final[row, :count], best)
+                    tapped_states = features()[row, :count] if layers else final.new_empty(count, 0)
+                    yield index, States(tapped_states, final[row, :count], best)
 
 
 def _lockstep_attention(

@@ -7,17 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ltd.drafts.head import Eagle3Head
 from ltd.training.batches import Batch, epoch_order
 from ltd.training.config import TrainDraftConfig
-from ltd.training.measure import HeldOut, measure
-from ltd.training.ttt import TargetParts, learned_slots, loss_of_batch
 
 CLIP = 0.5  # gradient norm, as in EAGLE-3's settings
 MEASUREMENTS = 10  # on the way to the end
@@ -32,16 +29,36 @@ def rate_at(update: int, updates: int, config: TrainDraftConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (update - warmup) / max(1, updates - warmup)))
 
 
+class Measured(Protocol):
+    """What a measurement found; its text is one line for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rounded plain values, ready for JSON."""
+
+
+class Objective(Protocol):
+    """What is trained and what for. module: holds the weights, and in its state all that a checkpoint needs of them."""
+
+    module: nn.Module
+
+    def slots(self, batch: Batch) -> Tensor:
+        """What the batch's loss is divided by (scalar int64, at least 1): its weight beside other batches."""
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The loss (scalar) and its parts for the curves (parts,), both float32; may run in several threads."""
+
+    def measure(self, batches: Iterable[Batch]) -> Measured:
+        """How good the draft is on held-out batches."""
+
+
 class Training:
     """One training run; everything that a checkpoint must hold is a field."""
 
-    def __init__(
-        self, head: Eagle3Head, parts: TargetParts, config: TrainDraftConfig, count: int, dtype: torch.dtype
-    ) -> None:
-        self.head, self.parts, self.config, self.count, self.dtype = head, parts, config, count, dtype
+    def __init__(self, objective: Objective, config: TrainDraftConfig, count: int, dtype: torch.dtype) -> None:
+        self.objective, self.config, self.count, self.dtype = objective, config, count, dtype
         self.updates_per_epoch = math.ceil(count / config.batch)
         self.updates = config.epochs * self.updates_per_epoch
-        self.weights = [weight for weight in head.parameters() if weight.requires_grad]
+        self.weights = [weight for weight in objective.module.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.weights, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
@@ -59,7 +76,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, readable with weights_only."""
         return {
-            "head": self.head.state_dict(),
+            "head": self.objective.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "update": self.update,
             "tokens": self.tokens,
@@ -71,7 +88,7 @@ class Training:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        self.head.load_state_dict(state["head"])
+        self.objective.module.load_state_dict(state["head"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name in ("update", "tokens", "seconds", "recent", "losses", "measurements"):
             setattr(self, name, state[name])
@@ -82,12 +99,12 @@ class Training:
         return epoch_order(self.count, self.config.batch, self.config.seed, epoch)[position]
 
     def step(self, batch: Batch) -> Tensor:
-        """One update; returns the losses of the steps of training-time test (steps,)."""
+        """One update; returns the parts of the loss (parts,)."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.update, self.updates, self.config)
         parts = batch.conversations() if batch.tokens.device.type == "cpu" else [batch]
         found = list(self.workers.map(self.gradients, parts, range(len(parts))))
-        slots = torch.stack([learned_slots(part) for part in parts])
+        slots = torch.stack([self.objective.slots(part) for part in parts])
         shares = (slots / slots.sum().clamp_min(1)).tolist()
         for weight, *gradients in zip(self.weights, *(gradients for gradients, _ in found), strict=True):
             weight.grad = weighted_sum(gradients, shares)
@@ -99,32 +116,35 @@ class Training:
         return losses
 
     def gradients(self, part: Batch, number: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Of a part's loss by all weights; and the losses of its steps."""
+        """Of a part's loss by all weights; and the parts of the loss."""
         # Seeded by the update, so that a run that was stopped goes on as if it had not been.
         seed = (self.config.seed * 1_000_003 + self.update) * self.config.batch + number
         generator = torch.Generator().manual_seed(seed)
         with self.autocast():
-            loss, losses = loss_of_batch(
-                self.head, self.parts, part, self.config.ttt_steps, self.config.ttt_decay, generator
-            )
+            loss, losses = self.objective.loss(part, generator)
         return torch.autograd.grad(loss, self.weights), losses
 
     def record(self, losses: Tensor) -> None:
-        """Add an update's losses (steps,) to the curve, whose points are means over some updates."""
+        """Add an update's losses (parts,) to the curve, whose points are means over some updates."""
         self.recent.append(losses.tolist())
         if self.update == self.updates or len(self.recent) >= self.updates / CURVE_POINTS:
             means = torch.tensor(self.recent).mean(0)
             self.losses.append({"update": self.update, "losses": [round(mean, 4) for mean in means.tolist()]})
             self.recent = []
 
-    def measure(self, batches: Iterable[Batch]) -> HeldOut:
-        """Held-out accuracy of the head as it is."""
+    def measure(self, batches: Iterable[Batch]) -> Measured:
+        """How good the draft is as it is."""
         with self.autocast():
-            return measure(self.head, self.parts, batches, self.config.ttt_steps)
+            return self.objective.measure(batches)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights[0].device
 
     def autocast(self) -> torch.autocast:
         """Mixed precision, if it is wanted."""
-        device = self.head.d2t.device.type
+        device = self.device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
@@ -144,7 +164,7 @@ def run_training(
     `load` gives the batch of some conversations' indices, `held_out` the batches to measure on.
     """
     if checkpoint.exists():
-        training.load_state(torch.load(checkpoint, map_location=training.head.d2t.device, weights_only=True))
+        training.load_state(torch.load(checkpoint, map_location=training.device, weights_only=True))
     measure_every = math.ceil(training.updates / MEASUREMENTS)
     started, saved = time.monotonic() - training.seconds, time.monotonic()
     with tqdm(total=training.updates, initial=training.update, unit="update", desc="training", mininterval=1) as bar:
@@ -157,7 +177,7 @@ def run_training(
             if last or training.update % measure_every == 0:
                 found = training.measure(held_out())
                 training.measurements.append({"update": training.update, **found.to_dict()})
-                bar.write(f"update {training.update}: held-out accuracy per step {_percents(found.accuracy)}")
+                bar.write(f"update {training.update}: held-out {found}")
             if last or time.monotonic() - saved >= training.config.checkpoint_seconds:
                 training.seconds = time.monotonic() - started
                 save_checkpoint(training, checkpoint)
@@ -169,7 +189,3 @@ def save_checkpoint(training: Training, file: Path) -> None:
     unfinished = file.with_suffix(".tmp")
     torch.save(training.state(), unfinished)
     unfinished.replace(file)
-
-
-def _percents(shares: list[float]) -> str:
-    return " ".join(f"{100 * share:.1f}" for share in shares) + " %"

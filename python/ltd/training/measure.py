@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ltd.drafts.head import Eagle3Head
 from ltd.training.batches import Batch
-from ltd.training.ttt import ROWS_PER_CHUNK, TargetParts, step_masks, unroll
+from ltd.training.config import TrainDraftConfig
+from ltd.training.ttt import ROWS_PER_CHUNK, TargetParts, learned_slots, loss_of_batch, step_masks, unroll
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,29 @@ class HeldOut:
         """Rounded plain values, ready for JSON."""
         accuracy = [round(value, 4) for value in self.accuracy]
         return {"accuracy": accuracy, "chain": round(self.chain, 4), "slots": self.slots}
+
+    def __str__(self) -> str:
+        return "accuracy per step " + " ".join(f"{100 * share:.1f}" for share in self.accuracy) + " %"
+
+
+class HeadObjective:
+    """The training of an EAGLE-3 head, see `ltd.training.loop.Objective`."""
+
+    def __init__(self, head: Eagle3Head, parts: TargetParts, config: TrainDraftConfig) -> None:
+        self.module, self.parts, self.config = head, parts, config
+
+    def slots(self, batch: Batch) -> Tensor:
+        """The slots that step 0 learns from."""
+        return learned_slots(batch)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The loss of training-time test and the mean losses of its steps."""
+        steps, decay = self.config.ttt_steps, self.config.ttt_decay
+        return loss_of_batch(self.module, self.parts, batch, steps, decay, generator)
+
+    def measure(self, batches: Iterable[Batch]) -> HeldOut:
+        """The accuracy of the steps."""
+        return measure(self.module, self.parts, batches, self.config.ttt_steps)
 
 
 @torch.no_grad()

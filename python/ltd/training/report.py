@@ -47,7 +47,28 @@ def data_facts(
     }
 
 
-def draw_curves(report: dict[str, Any], file: Path) -> None:
+def draw_chain_curves(report: dict[str, Any], file: Path) -> None:
+    """Losses and held-out KL, agreement and acceptance over the updates."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses, measured = report["curves"]["losses"], report["curves"]["held_out"]
+    updates = [point["update"] for point in measured]
+    left.plot([point["update"] for point in losses], [point["losses"][0] for point in losses], linewidth=1,
+              label="training loss (soft cross-entropy)")  # fmt: skip
+    left.plot(updates, [point["kl"] for point in measured], marker=".", label="held-out KL")
+    left.set(title="loss", xlabel="update", ylabel="nats")
+    for name in ("agreement", "acceptance"):
+        right.plot(updates, [100 * point[name] for point in measured], marker=".", label=name)
+    right.set(title="held-out answers", xlabel="update", ylabel="%")
+    for axes in (left, right):
+        _finish(axes)
+        axes.legend(fontsize="small", frameon=False)
+    write_bytes(file, png(figure, dpi=110))
+
+
+def draw_head_curves(report: dict[str, Any], file: Path) -> None:
     """Losses and held-out accuracy over the updates, one line per step of training-time test."""
     from matplotlib.figure import Figure  # only the plot needs it, and it is slow to import
 
@@ -63,7 +84,11 @@ def draw_curves(report: dict[str, Any], file: Path) -> None:
     left.set(title="training loss", xlabel="update", ylabel="soft cross-entropy")
     right.set(title="held-out accuracy", xlabel="update", ylabel="draft's best = target's best (%)")
     for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _finish(axes)
     right.legend(fontsize="small", frameon=False)
     write_bytes(file, png(figure, dpi=110))
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,118 @@
+"""`ltd train-baseline`: the methods that learned policies are compared with."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ltd.cli.options import Draft, Dtype, Limit, Target, Threads, names
+from ltd.errors import InputError
+
+if TYPE_CHECKING:
+    from ltd.report import Table
+    from ltd_rl.train_baseline import Trained
+
+GRID = "grid"
+
+
+class Kind(StrEnum):
+    """What can be made."""
+
+    DISCO = "disco"
+    SPECDECPP = "specdecpp"
+    C2T = "c2t"
+    GRID = GRID
+
+
+def train_baseline(
+    kind: Annotated[Kind, typer.Argument(help="disco, specdecpp, c2t, or grid: the best static setting.")],
+    out: Annotated[Path, typer.Option(help="Folder of the result, and of its work; a rerun goes on.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
+    limit: Limit = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
+    samples: Annotated[
+        Path | None, typer.Option(help="Samples of another run, its OUT/work/samples, instead of recording.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=1, help="Width of specdecpp's head.")] = 1024,
+    epochs: Annotated[int | None, typer.Option(min=1, help="The paper's 50, or 5 for specdecpp, if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples, first weights and order.")] = 0,
+    traces: Annotated[Path | None, typer.Option(help="For grid: folder of ltd record, instead of recording.")] = None,
+    latency: Annotated[Path | None, typer.Option(help="For grid: file of ltd calibrate, instead of measuring.")] = None,
+    seconds: Annotated[float, typer.Option(help="For grid: about how long to measure costs.")] = 60.0,
+    target: Target = None,
+    draft: Draft = None,
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+) -> None:
+    """Train a baseline of the comparison: disco, specdecpp or c2t, or search the best static setting (grid)."""
+    shared: dict[str, Any] = {
+        "data_dir": data_dir,
+        "tasks": names(tasks),
+        "limit": limit,
+        "max_new_tokens": max_new_tokens,
+        "target": target,
+        "draft": draft,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    if kind is Kind.GRID:
+        if samples is not None:
+            raise InputError("a grid search reads no samples; give --traces, or neither")
+        search(out, traces, latency, seconds, shared)
+        return
+    if traces is not None or latency is not None:
+        raise InputError(f"{kind} is trained on samples, not on traces or latencies; leave these options out")
+    from ltd_rl.train_baseline import BaselineConfig
+    from ltd_rl.train_baseline import train_baseline as run
+
+    trained = run(BaselineConfig(str(kind), out, samples=samples, width=width, epochs=epochs, seed=seed, **shared))
+    Console().print(course(trained).rich())
+    print(f"the baseline is in {out}; ltd eval knows it as {kind}:model={out}", file=sys.stderr)
+
+
+def search(out: Path, traces: Path | None, latency: Path | None, seconds: float, shared: dict[str, Any]) -> None:
+    """The grid search."""
+    from ltd_rl.grid import search_grid
+    from ltd_rl.sources import Source
+    from ltd_rl.train_baseline import WORK, questions_folder
+
+    if traces is None:
+        shared["data_dir"] = questions_folder(shared["data_dir"], shared["tasks"], shared["limit"], out / WORK)
+    source = Source(folder=out / WORK, traces=traces, latency=latency, seconds=seconds, **shared)
+    found = search_grid(source, out)
+    Console().print(fastest(found).rich())
+    print(f"depth {found['depth']}, size {found['size']}; ltd eval knows it as grid:{out}/grid.json", file=sys.stderr)
+
+
+def course(trained: Trained) -> Table:
+    """How the training went on held-out questions: the first, the kept and the last epoch."""
+    from ltd.report import Table
+
+    shown = {0: "first", len(trained.scores) - 1: "last", trained.best: "kept"}
+    rows = [
+        [f"{epoch + 1} ({shown[epoch]})", *(f"{value:.4f}" for value in (score.loss, score.accuracy, score.auc))]
+        for epoch in sorted(shown)
+        for score in [trained.scores[epoch]]
+    ]
+    title = f"Held-out questions: {trained.held_out} samples ({trained.training} to train on)"
+    return Table(title, ["epoch", "loss", "accuracy", "AUC"], rows)
+
+
+def fastest(found: dict[str, Any]) -> Table:
+    """The best size of every depth."""
+    from ltd.report import Table
+
+    rows = []
+    for depth, rates in enumerate(found["tokens_per_second"]):
+        best = max(rates)
+        speedup = best / found["plain_tokens_per_second"]
+        rows.append([str(depth), str(found["sizes"][rates.index(best)]), f"{best:.1f}", f"{speedup:.2f}x"])
+    return Table("Training questions, replayed", ["depth", "best size", "tokens/s", "speedup"], rows)

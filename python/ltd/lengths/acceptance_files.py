@@ -1,0 +1,98 @@
+"""The folder of a trained acceptance head: `acceptance.json` (facts) and `acceptance.safetensors` (bfloat16)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from ltd.errors import InputError
+from ltd.files import file_hash, write_bytes, write_text
+from ltd.policies.acceptance_head import AcceptanceHead
+
+FORMAT = 1
+FACTS, WEIGHTS = "acceptance.json", "acceptance.safetensors"
+DRAFT_WEIGHTS = "model.safetensors"
+
+
+def draft_hash(draft: str | Path) -> str:
+    """SHA-256 of a chain draft's weights, or InputError where the folder has none."""
+    found = file_hash(Path(draft) / DRAFT_WEIGHTS)
+    if found is None:
+        raise InputError(f"there is no chain draft in {draft}: {DRAFT_WEIGHTS} is missing")
+    return found
+
+
+def save_acceptance(head: AcceptanceHead, folder: Path, draft: str, report: dict[str, Any]) -> None:
+    """Writes a head; its facts last, so that a folder with facts is whole.
+
+    Args:
+        head: the trained head.
+        folder: made if it is not there.
+        draft: what `draft_hash` says of the draft whose states the head reads.
+        report: target, settings, held-out numbers and versions, as JSON can hold them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().bfloat16().contiguous() for name, tensor in head.state_dict().items()}
+    weights = save(tensors, metadata={"format": "pt"})
+    write_bytes(folder / WEIGHTS, weights)
+    facts = {
+        "format": FORMAT,
+        "inputs": head.inputs,
+        "width": head.width,
+        "blocks": len(head.blocks),
+        "draft": draft,
+        "weights": hashlib.sha256(weights).hexdigest(),
+        **report,
+    }
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+
+
+def load_acceptance(folder: str | Path, draft: str | Path | None = None) -> AcceptanceHead:
+    """The head of a folder, in float32 and evaluation mode.
+
+    Args:
+        folder: what `save_acceptance` wrote.
+        draft: the folder of the chain draft it is to be used with; None leaves that unchecked.
+
+    Raises:
+        InputError: there is no whole head, or it was trained for another draft.
+    """
+    folder = Path(folder)
+    facts, weights = _read_facts(folder / FACTS), _read_weights(folder / WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != facts.get("weights"):
+        raise InputError(f"the acceptance head in {folder} is damaged: {WEIGHTS} is not the file of {FACTS}")
+    if draft is not None and draft_hash(draft) != facts.get("draft"):
+        raise InputError(
+            f"the acceptance head in {folder} was trained for another draft than {draft}; train one for it"
+        )
+    try:
+        head = AcceptanceHead(int(facts["inputs"]), int(facts["width"]), int(facts["blocks"]))
+        head.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the acceptance head in {folder} does not have the sizes that {FACTS} says") from error
+    return head.requires_grad_(False).eval().to(torch.float32)
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"there is no acceptance head in {file.parent}: {file.name} is missing") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise InputError(f"{file} does not describe an acceptance head of format {FORMAT}")
+    return facts
+
+
+def _read_weights(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"there is no acceptance head in {file.parent}: {file.name} is missing") from error

@@ -1,0 +1,210 @@
+"""The ways to decode that can be compared, by the names that a user types."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+
+from ltd.answers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
+from ltd.chain_decoder import ChainDecoder
+from ltd.decoder import Decoder, PolicyChoice
+from ltd.errors import InputError
+from ltd.lengths import Length
+from ltd.lengths.named import parse_length
+from ltd.loading import check_policy
+from ltd.policies import Learned, Policy, Static
+from ltd.policies.baseline import NETWORKS, SHIPPED_FOR
+from ltd.policies.bundle import FACTS, load_bundle
+from ltd.policies.expected_gain import load_controller
+from ltd.policies.grid import load_grid
+from ltd.policies.named import NAMED, parse_policy
+
+BASELINE, TUNED = "none", "tuned"
+FILES: dict[str, Callable[[Path], Policy]] = {
+    "bundle": lambda folder: load_bundle(folder).policy,
+    "controller": load_controller,
+    "grid": load_grid,
+}
+PAPER = "paper"
+PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "disco", "specdecpp", "c2t")
+CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
+LOOKUP_TOKENS = 10  # the usual number in prompt lookup
+NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
+
+
+@dataclass(frozen=True, slots=True)
+class Method(ABC):
+    """A way to decode.
+
+    Attributes:
+        name: as it was typed.
+        repeats_plain: whether sampling gives plain decoding's text of the same seed. The distribution is the same for
+            all methods.
+        needs_chain: whether it uses the chain draft.
+    """
+
+    name: str
+    repeats_plain: ClassVar[bool] = False
+
+    @staticmethod
+    def parse(name: str) -> Method:
+        """Reads a name, and checks what can be checked before a model is loaded.
+
+        Raises:
+            InputError: there is no such method (the message names those there are), an option or number of it is
+                wrong, or a file that it names cannot be used.
+        """
+        kind = name.partition(":")[0]
+        if kind == CHAIN:
+            return ChainMethod.named(name)
+        return TransformersMethod.named(name) if kind == TRANSFORMERS else TreeMethod.named(name)
+
+    @property
+    def needs_chain(self) -> bool:
+        return False
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that its name stands for: what is in them decides the results."""
+        return option_files(self.name)
+
+    @abstractmethod
+    def open(self, models: Models) -> Answerer:
+        """The method on loaded models; raises InputError if it does not fit them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeMethod(Method):
+    """A tree draft with a policy; "none" is plain decoding, and None the loaded decoder's own."""
+
+    policy: PolicyChoice
+    repeats_plain: ClassVar[bool] = True
+
+    @classmethod
+    def named(cls, name: str) -> TreeMethod:
+        """`Method.parse` of this kind."""
+        return cls(name, find_policy(name))
+
+    @property
+    def files(self) -> list[Path]:
+        kind, _, path = self.name.partition(":")
+        if kind == "bundle":
+            return [Path(path).expanduser() / FACTS]
+        return [Path(path).expanduser()] if kind in FILES else option_files(self.name)
+
+    def open(self, models: Models) -> TreeAnswerer:
+        check_tree(models.decoder, self)
+        return TreeAnswerer(models.decoder, self.policy)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainMethod(Method):
+    """A chain draft with a rule for its length."""
+
+    length: Length
+
+    @classmethod
+    def named(cls, name: str) -> ChainMethod:
+        """`Method.parse` of this kind."""
+        return cls(name, parse_length(name.partition(":")[2]))
+
+    @property
+    def needs_chain(self) -> bool:
+        return True
+
+    def open(self, models: Models) -> ChainAnswerer:
+        decoder = models.decoder
+        return ChainAnswerer(
+            ChainDecoder(
+                decoder.target,
+                models.chain,
+                self.length,
+                tokenizer=decoder.tokenizer,
+                stop_ids=decoder.stop_ids,
+                max_length=decoder.max_length,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersMethod(Method):
+    """The ordinary `generate` of `transformers`: plain, assisted by the chain draft, or with prompt lookup.
+
+    Attributes:
+        lookup: how many tokens prompt lookup proposes at most; None is without.
+    """
+
+    lookup: int | None = None
+
+    @classmethod
+    def named(cls, name: str) -> TransformersMethod:
+        """`Method.parse` of this kind."""
+        if name in (TRANSFORMERS, ASSISTED):
+            return cls(name)
+        if name == LOOKUP:
+            return cls(name, LOOKUP_TOKENS)
+        tokens = name.removeprefix(f"{LOOKUP}:tokens=")
+        if not (tokens.isdecimal() and int(tokens) >= 1):
+            raise InputError(
+                f"unknown method {name!r}; of transformers there are {TRANSFORMERS}, {ASSISTED} and "
+                f"{LOOKUP}:tokens=N with N at least 1"
+            )
+        return cls(name, int(tokens))
+
+    @property
+    def needs_chain(self) -> bool:
+        return self.name == ASSISTED
+
+    def open(self, models: Models) -> TransformersAnswerer:
+        return TransformersAnswerer(models, models.assistant if self.needs_chain else None, self.lookup)
+
+
+def find_policy(name: str) -> PolicyChoice:
+    """The policy of a tree method; None is the decoder's own. Raises InputError as `Method.parse` does."""
+    kind, _, rest = name.partition(":")
+    if name == BASELINE:
+        return "none"
+    if name == TUNED:
+        return None
+    if kind in NAMED:
+        return parse_policy(name)
+    if kind in FILES:
+        return FILES[kind](Path(rest).expanduser())
+    depth, _, size = rest.partition(":")
+    if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
+        raise InputError(
+            f"unknown method {name!r}; use none, static:D:V (for example static:4:16), tuned, bundle:FOLDER, "
+            f"controller:FILE, grid:FILE, {', '.join(NAMED)}, chain:K, chain:heuristic, chain:specdecpp, "
+            f"{TRANSFORMERS}, {ASSISTED} or {LOOKUP}"
+        )
+    return Static(int(depth), int(size))
+
+
+def option_files(name: str) -> list[Path]:
+    """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
+    kind, *options = name.split(":")
+    folders = [Path(option.removeprefix("model=")).expanduser() for option in options if option.startswith("model=")]
+    if kind in NETWORKS and not folders:
+        folders = [Path(str(resources.files("ltd") / "assets" / "baselines")) / f"{kind}-{SHIPPED_FOR}"]
+    return [file for folder in folders for file in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))]
+
+
+def check_tree(decoder: Decoder, method: TreeMethod) -> None:
+    """Checks that a decoder can decode this way.
+
+    Raises:
+        InputError: a policy that does not fit, or there is no draft or no learned policy where one is needed.
+    """
+    if method.name == TUNED and not isinstance(decoder.policy, Learned):
+        raise InputError(NOT_TUNED)
+    check_policy(decoder, method.policy)
+    decoder.speculation(method.policy)
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with "paper" replaced by the paper's rows."""
+    return tuple(name for given in names for name in (PAPER_METHODS if given == PAPER else (given,)))

@@ -1,0 +1,81 @@
+"""Disco: draft deeper while a classifier expects the newest level's best candidate to be accepted.
+
+Mamou et al. 2024, "Dynamic Speculation Lookahead Accelerates Speculative Decoding of Large Language Models" (arXiv
+2405.04304), as Learning to Draft runs it on the trees of EAGLE-3: a network of one hidden layer, 128 wide, reads of
+the best-scored candidate of the newest level
+
+    its probability under the draft given its parent, the entropy of that distribution, and its level,
+
+and drafting stops when P(accepted) < threshold. The size is fixed. The threshold is 0.5, as the classes were balanced
+in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ltd.errors import InputError
+from ltd.policies.baseline import SHIPPED, find_baseline
+from ltd.policies.classifier import Classifier, disco_features, entropy_of, on_device
+from ltd.policies.fixed_size import FixedSize
+from ltd.tree import DraftTree, check_tree_limits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Disco(FixedSize):
+    """The policy; keeps nothing between cycles. A batch goes by the mean of its sequences' chances.
+
+    Args:
+        classifier: reads `disco_features`.
+        threshold: drafting stops below it, 0 … 1.
+        max_depth: the deepest tree.
+        size: candidates to verify.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    classifier: Classifier
+    threshold: float = 0.5
+    max_depth: int = 12
+    size: int = 60
+
+    def __post_init__(self) -> None:
+        check_tree_limits(1, self.max_depth, self.size)
+        check_threshold(self.threshold)
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        """Whether the best candidate of the newest level will probably be accepted."""
+        on_device(self.classifier, tree.scores)
+        chances = self.classifier.chance(disco_features(*best_of_newest(tree)))
+        return bool(chances.mean() >= self.threshold)
+
+    def __str__(self) -> str:
+        return f"Disco, threshold {self.threshold:g}, depth up to {self.max_depth}, size {self.size}"
+
+
+def best_of_newest(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the newest level's best-scored candidate: probability given its parent, entropy, level; (B,) each."""
+    assert tree.logits is not None  # a level has been drafted
+    scores, places = tree.newest_scores.max(dim=1, keepdim=True)
+    rows = places // tree.width  # of the logits that it came from
+    if tree.levels > 1:
+        parents = tree.parents.gather(1, places + tree.newest_from).long()
+        scores = scores - tree.scores.gather(1, parents)
+    chosen = tree.logits.take_along_dim(rows[:, :, None], dim=1)[:, 0]
+    return scores[:, 0].exp(), entropy_of(chosen), torch.full_like(scores[:, 0], tree.levels - 1)
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises InputError unless a threshold is a probability."""
+    if not 0.0 <= threshold <= 1.0:
+        raise InputError(f"threshold {threshold} is out of range; it must be 0 … 1")
+
+
+def disco(model: str = SHIPPED, threshold: float = 0.5, max_depth: int = 12, size: int = 60) -> Disco:
+    """The policy with the classifier in a folder of `ltd train-baseline disco`, or the one that comes with ltd."""
+    network = find_baseline("disco", model).network
+    assert isinstance(network, Classifier)
+    return Disco(network, threshold, max_depth, size)

@@ -1,0 +1,66 @@
+"""What the folders of learned policies have in common: facts in JSON, and weights that these facts name by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from ltd.errors import InputError
+
+
+def read_facts(file: Path, kind: str, schema: int, keys: Iterable[str]) -> dict[str, Any]:
+    """The facts in a JSON file.
+
+    Args:
+        file: to read.
+        kind: what its "format" must be.
+        schema: what its "schema" must be.
+        keys: that it must have.
+
+    Raises:
+        InputError: it is missing, or not such a file.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{file.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file.name} is not readable JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != kind:
+        raise InputError(f'{file.name} does not say "format": "{kind}"')
+    if values.get("schema") != schema:
+        raise InputError(f"its schema is {values.get('schema')!r}, but this version of ltd reads {schema}")
+    if missing := set(keys) - values.keys():
+        raise InputError(f"{file.name} lacks {', '.join(sorted(missing))}")
+    return values
+
+
+def read_weights(file: Path, sha256: str, named_by: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The tensors in a safetensors file, on a device.
+
+    Args:
+        file: to read.
+        sha256: of its content.
+        named_by: the file that says so.
+        device: for the tensors.
+
+    Raises:
+        InputError: it is missing, damaged or another file.
+    """
+    try:
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise InputError(f"{file.name} is not the file that {named_by} was written for")
+        return {name: tensor.to(device) for name, tensor in load(content).items()}
+    except FileNotFoundError as error:
+        raise InputError(f"{file.name} is missing") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file.name} cannot be read: {error}") from error
