@@ -133,13 +133,14 @@ def resume(
     """Puts network and optimiser into a saved state: the scores so far, and the best weights."""
     try:
         state = torch.load(checkpoint, weights_only=True)
-        if state["settings"] != asdict(config):
-            raise InputError(f"{checkpoint} is of a run with other settings; delete it, or name another --out")
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        return [Score(**score) for score in state["scores"]], state["best"]
+        settings, scores, best = state["settings"], [Score(**score) for score in state["scores"]], state["best"]
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{checkpoint} is damaged or of another network; delete it and train again") from error
+    if settings != asdict(config):
+        raise InputError(f"{checkpoint} is of a run with other settings; delete it, or name another --out")
+    return scores, best
 
 
 def logits_of(network: nn.Module, features: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ltd import ops
 from ltd.acceptance import Gain, Sampling
 from ltd.decoder import Decoder
 from ltd.drafts.eagle3 import Eagle3Draft
@@ -25,7 +26,6 @@ from ltd.loading import find_head
 from ltd.loading import load as load_decoder
 from ltd.policies import Static
 from ltd.policies.c2t import levels_of
-from ltd.policies.classifier import entropy_of
 from ltd.questions import Question, all_turns, load_questions
 from ltd.request import Request
 from ltd.runs import RunConfig, check_turns, encode_turn, run_settings
@@ -86,7 +86,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
         with tqdm(total=len(questions), initial=done * config.shard_questions, unit="question", desc="sampling") as bar:
             for number in missing:
                 first = starts[number]
-                parts = []
+                parts: list[Samples] = []
                 for place, question in enumerate(questions[first : first + config.shard_questions], first):
                     parts += question_samples(decoder, question, place, config)
                     bar.update()
@@ -168,7 +168,7 @@ class Seen:
     def look(self, tree: DraftTree) -> None:
         """Keeps what the newest level shows; buffers may be reused for the next."""
         assert tree.logits is not None and tree.states is not None
-        self.entropies.append(entropy_of(tree.logits[0]).cpu())
+        self.entropies.append(ops.row_entropy(tree.logits)[0].cpu())
         if tree.levels > 1:
             state = tree.states[0].float().clamp(-LARGEST_STATE, LARGEST_STATE)
             self.states.append(state.to(torch.float16).cpu())

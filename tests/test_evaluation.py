@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from conftest import VOCABULARY, small_config
 from ltd.decoder import Decoder
+from ltd.drafts.chain_model import ChainFacts, save_chain
 from ltd.errors import InputError
 from ltd.evaluation import EvalConfig, evaluate, plan, published, token_hash
 from ltd.loading import load as load_decoder
+from ltd.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
+from ltd.models import tokenizer_fingerprint
 from ltd.policies import Static
 from ltd.questions import Question
-from ltd.runs import Method, first_difference
+from ltd.runs import first_difference
 
 QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"]]}
 
@@ -65,6 +71,15 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
         ({"methods": ("none", "magic")}, "unknown method 'magic'"),
         ({"methods": ("static:2",)}, "unknown method 'static:2'"),
         ({"methods": ("static:99:4",)}, "depth 99"),
+        ({"methods": ("none", "paper")}, "name each method once"),
+        ({"methods": ("ddd:speed=9",)}, "no option 'speed'"),
+        ({"methods": ("ddd:size=many",)}, "size is 'many'; it must be a whole number"),
+        ({"methods": ("disco:model=nowhere",)}, "the baseline nowhere cannot be used"),
+        ({"methods": ("grid:nowhere.json",)}, "nowhere.json"),
+        ({"methods": ("transformers:magic",)}, "unknown method 'transformers:magic'"),
+        ({"methods": ("transformers:lookup:tokens=0",)}, "with N at least 1"),
+        ({"methods": ("transformers:assisted",), "chain": "nowhere"}, "no chain draft in nowhere"),
+        ({"turns": 0}, "turns is 0"),
         ({"methods": ("none", "none")}, "name each method once"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"threads": 0}, "threads is 0"),
@@ -225,11 +240,106 @@ def test_divergence_from_plain_decoding_is_recorded() -> None:
         ("t", "1", turn, name): {"token_ids": tokens[turn, name], "prompt_hash": prompts[turn, name]}
         for turn, name in tokens
     }
-    verdicts = {piece.key[2:]: sample for piece, sample in zip(pieces, published(pieces, samples), strict=True)}
+    verdicts = {piece.key[2:]: sample for piece, sample in zip(pieces, published(pieces, samples, 0.0), strict=True)}
     found = {key: (sample["identical_to_none"], sample["first_divergence"]) for key, sample in verdicts.items()}
     assert found == {(0, "none"): (None, None), (0, "eagle3"): (False, 1), (1, "none"): (None, None),
                      (1, "eagle3"): (None, None)}  # fmt: skip
     assert all("token_ids" not in sample for sample in verdicts.values())
+
+
+def test_names_stand_for_methods(tmp_path: Path) -> None:
+    (tmp_path / "grid.json").write_text(json.dumps({"format": "ltd-grid", "schema": 1, "depth": 3, "size": 9}))
+    policies = {"none": "none", "tuned": None, "eagle3": Static(8, 60), "static:2:4": Static(2, 4),
+                f"grid:{tmp_path / 'grid.json'}": Static(3, 9)}  # fmt: skip
+    for name, policy in policies.items():
+        method = TreeMethod.named(name)
+        assert (method.name, method.policy) == (name, policy)
+    assert type(TreeMethod.named("svip").policy).__name__ == "SVIP"
+    lookups = {"transformers": None, "transformers:lookup": 10, "transformers:lookup:tokens=3": 3}
+    for name, lookup in lookups.items():
+        assert Method.parse(name) == TransformersMethod(name, lookup)
+
+
+def test_paper_stands_for_the_papers_rows(config: EvalConfig) -> None:
+    assert replace(config, methods=("paper", "tuned")).methods == (*PAPER_METHODS, "tuned")
+
+
+def test_only_the_first_turns(config: EvalConfig) -> None:
+    results = evaluate(replace(config, methods=("none",), turns=1))
+    assert [sample["turn"] for sample in results["samples"]] == [0, 0, 0]
+
+
+def test_transformers_gives_the_same_greedy_text_and_comparable_numbers(config: EvalConfig) -> None:
+    methods = ("none", "transformers", "transformers:lookup:tokens=3")
+    samples = evaluate(replace(config, methods=methods))["samples"]
+    for sample in samples:
+        if sample["method"] != "none":
+            assert sample["identical_to_none"] is True
+            assert sample["depths"] == sample["sizes"] == []
+        if sample["method"] == "transformers":
+            assert set(sample["gains"]) == {1} and sample["new_tokens"] == 1 + len(sample["gains"])
+        assert sum(sample["gains"]) < sample["new_tokens"]
+        assert sample["decode_seconds"] > 0 and sample["seconds"]["prefill"] > 0
+
+
+def test_sampling_of_transformers_is_not_compared_but_repeats_itself(config: EvalConfig, tmp_path: Path) -> None:
+    config = replace(config, tasks=("first",), methods=("none", "eagle3", "transformers"), temperature=1.0)
+    samples = evaluate(config)["samples"]
+    verdicts = {sample["method"]: (sample["identical_to_none"], sample["not_compared"]) for sample in samples}
+    assert verdicts["eagle3"] == (True, None)
+    assert verdicts["none"] == (None, "this is plain decoding itself")
+    assert verdicts["transformers"][0] is None and "the distribution is the same" in verdicts["transformers"][1]
+    again = evaluate(replace(config, out=tmp_path / "again"))["samples"]
+    assert [s["token_ids_sha256"] for s in again] == [s["token_ids_sha256"] for s in samples]
+
+
+@pytest.fixture
+def chain(config: EvalConfig, tmp_path: Path) -> str:
+    """The folder of a random chain draft for the tiny model."""
+    torch.manual_seed(3)
+    sizes = small_config("llama")
+    sizes.num_hidden_layers = 2
+    fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(config.target), VOCABULARY)
+    facts = ChainFacts("tiny", fingerprint, (0, 1), None)
+    folder = tmp_path / "chain"
+    folder.mkdir()
+    save_chain(AutoModelForCausalLM.from_config(sizes), None, folder, facts, {})
+    return str(folder)
+
+
+def test_chains_and_assisted_generation_give_the_same_greedy_text(config: EvalConfig, chain: str) -> None:
+    methods = ("none", "chain:2", "chain:heuristic", "transformers:assisted")
+    results = evaluate(replace(config, methods=methods, chain=chain))
+    assert "chain_sha256" in results["settings"]
+    for sample in results["samples"]:
+        if sample["method"] != "none":
+            assert sample["identical_to_none"] is True
+        if sample["method"] == "chain:2":
+            assert set(sample["sizes"]) <= {0, 1, 2} and 2 in sample["sizes"]
+    assert results["scores"]["chain:2"]["drafted"]["size"] > 1
+
+
+def test_sampled_chains_are_not_compared(config: EvalConfig, chain: str) -> None:
+    config = replace(config, tasks=("first",), methods=("none", "chain:2"), chain=chain, temperature=1.0)
+    for sample in evaluate(config)["samples"]:
+        assert sample["identical_to_none"] is sample["first_divergence"] is None
+        assert ("the distribution is the same" in sample["not_compared"]) == (sample["method"] == "chain:2")
+
+
+def test_a_check_of_chains(config: EvalConfig, chain: str, tmp_path: Path) -> None:
+    from ltd.check import CheckConfig, check, is_lossless
+
+    model = {"target": config.target, "draft": config.draft, "chain": chain}
+    results = check(
+        CheckConfig(config.data_dir, tmp_path / "check.json", config.tasks, max_new_tokens=8, method="chain:3", **model)
+    )
+    assert is_lossless(results) and len(results["prompts"]) == 4
+
+
+def test_adding_a_method_to_a_run_is_refused(config: EvalConfig) -> None:
+    evaluate(replace(config, methods=("none",)))
+    with pytest.raises(InputError, match=r"holds a run with methods \['none'\]"):
+        evaluate(replace(config, methods=("none", "eagle3")), must_not_load)
 
 
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))

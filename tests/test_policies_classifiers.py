@@ -100,7 +100,7 @@ def test_disco_asks_about_the_newest_best(batch: int) -> None:
             chances = []
             for sequence in range(batch):
                 nodes = range(growing.tree.newest_from, growing.tree.candidates)
-                node = max(nodes, key=lambda n: float(growing.tree.scores[sequence, n]))  # noqa: B023
+                node = max(nodes, key=lambda n: float(growing.tree.scores[sequence, n]))
                 p = growing.distribution(sequence, node)
                 entropy = -float((p * p.log()).sum())
                 features = [growing.probability(sequence, node), entropy / ENTROPY_UNIT, depth / DEPTH_UNIT]
@@ -128,7 +128,7 @@ def test_specdecpp_multiplies_along_the_best_path(batch: int) -> None:
             products = []
             for sequence in range(batch):
                 beam = growing.tree.beam_nodes[sequence, depth - 1].tolist()
-                node, product = max(beam, key=lambda n: float(growing.tree.scores[sequence, n])), 1.0  # noqa: B023
+                node, product = max(beam, key=lambda n: float(growing.tree.scores[sequence, n])), 1.0
                 while node >= 0:
                     logits = made(growing.state(sequence, node)).double()
                     product *= float(logits.softmax(-1)[1])

@@ -161,7 +161,7 @@ def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     places = {
         "data": ("ltd.training.conversations.write_batch", 1),
         "features": ("ltd.training.features._shard_features", 1),
-        "training": ("ltd.training.loop.loss_of_batch", 3 * 4),  # four conversations an update
+        "training": ("ltd.training.measure.loss_of_batch", 3 * 4),  # four conversations an update
     }
     place, allowed = places[stage]
     module, _, name = place.rpartition(".")

@@ -11,7 +11,7 @@ from ltd.drafts.head import Eagle3Config, Eagle3Head
 from ltd.training.batches import ROUND_TO, Batch
 from ltd.training.config import TrainDraftConfig
 from ltd.training.loop import CLIP, Training, rate_at
-from ltd.training.measure import measure
+from ltd.training.measure import HeadObjective, measure
 from ltd.training.ttt import SoftCrossEntropy, TargetParts, filled, loss_of_batch, step_masks, thinned, unroll
 
 VOCAB, DRAFT_VOCAB, WIDTH, STEPS, DECAY = 40, 24, 16, 5, 0.8
@@ -144,7 +144,7 @@ def test_gradients_of_conversations_add_up() -> None:
     parts = TargetParts(torch.randn(VOCAB, WIDTH), torch.randn(DRAFT_VOCAB, WIDTH))
     batch.features, batch.final = batch.features.float(), batch.final.float()
     config = TrainDraftConfig(out="unused", batch=3, ttt_steps=STEPS, ttt_decay=1.0, learning_rate=1e-12)
-    training = Training(head, parts, config, 3, torch.float32)
+    training = Training(HeadObjective(head, parts, config), config, 3, torch.float32)
     expected, _ = loss_of_batch(head, parts, batch, STEPS, 1.0)
     wanted = torch.autograd.grad(expected, training.weights)
     norm = torch.stack([each.norm() for each in wanted]).norm()
@@ -256,7 +256,7 @@ def test_training_fits_what_can_be_fitted() -> None:
     best = (batch.final @ parts.output_rows.T).argmax(-1)
     batch.best = best + head.d2t[best]
     config = TrainDraftConfig(out="unused", learning_rate=1e-2, epochs=150, batch=2, ttt_steps=STEPS)
-    training = Training(head, parts, config, 2, torch.float32)
+    training = Training(HeadObjective(head, parts, config), config, 2, torch.float32)
     before = training.measure([batch]).accuracy
     losses = [training.step(batch) for _ in range(training.updates)]
     after = training.measure([batch]).accuracy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -17,10 +16,10 @@ from ltd.chain_decoder import ChainDecoder
 from ltd.decoder import Decoder, PolicyChoice
 from ltd.drafts.chain import ChainDraft
 from ltd.drafts.chain_model import chain_for_transformers
+from ltd.lengths.named import shipped_chain
 from ltd.models import load_model
 from ltd.statistics import Statistics
 
-DEFAULT_CHAIN = "chain-smollm2-135m-instruct"
 Answer = tuple[list[int], Statistics]  # the new tokens, with the stop token if there was one, and what was done
 
 
@@ -54,8 +53,7 @@ class Models:
 
 def find_chain(folder: str | Path | None) -> Path:
     """The folder of a chain draft; None is the one that comes with this package, made for the default target."""
-    shipped = Path(str(resources.files("ltd") / "assets" / DEFAULT_CHAIN))
-    return shipped if folder is None else Path(folder).expanduser()
+    return shipped_chain() if folder is None else Path(folder).expanduser()
 
 
 class Answerer(Protocol):

@@ -148,5 +148,8 @@ def draw_families(axes: Axes, points: Sequence[Record], value: str) -> None:
 
 def short(method: str) -> str:
     """What tells a chain method from the others of its family: K, or the threshold."""
-    last = method.rpartition(":")[2]
-    return last.rpartition("=")[2] if "=" in last else ("" if last == "heuristic" else last)
+    _, rule, *options = method.split(":")
+    thresholds = [option.partition("=")[2] for option in options if option.startswith("threshold=")]
+    if family(method) == "threshold":
+        return thresholds[0] if thresholds else "default"
+    return rule if family(method) == "constant" else ""

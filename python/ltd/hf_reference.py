@@ -58,7 +58,7 @@ class Arrivals:
         return found
 
 
-class ArrivalStreamer(BaseStreamer):  # type: ignore[misc]
+class ArrivalStreamer(BaseStreamer):
     """Hands on what `generate` streams but for the first piece, which is the prompt."""
 
     def __init__(self, arrive: Arrive) -> None:

@@ -14,7 +14,7 @@ from ltd.chain_decoder import ChainDecoder
 from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
 from ltd.lengths import Length
-from ltd.lengths.named import parse_length
+from ltd.lengths.named import ACCEPTANCE, parse_length, shipped_chain
 from ltd.loading import check_policy
 from ltd.policies import Learned, Policy, Static
 from ltd.policies.baseline import NETWORKS, SHIPPED_FOR
@@ -186,9 +186,11 @@ def find_policy(name: str) -> PolicyChoice:
 
 def option_files(name: str) -> list[Path]:
     """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
-    kind, *options = name.split(":")
+    kind, *options = name.removeprefix(f"{CHAIN}:").split(":")
     folders = [Path(option.removeprefix("model=")).expanduser() for option in options if option.startswith("model=")]
-    if kind in NETWORKS and not folders:
+    if name.startswith(f"{CHAIN}:specdecpp") and not folders:
+        folders = [shipped_chain() / ACCEPTANCE]
+    elif kind in NETWORKS and not folders:
         folders = [Path(str(resources.files("ltd") / "assets" / "baselines")) / f"{kind}-{SHIPPED_FOR}"]
     return [file for folder in folders for file in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))]
 

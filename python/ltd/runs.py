@@ -14,6 +14,7 @@ from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.files import file_hash
 from ltd.journal import Record
+from ltd.lengths.acceptance_files import draft_hash
 from ltd.loading import expected_setting, find_head, head_hash
 from ltd.machine import machine_facts
 from ltd.methods import NOT_TUNED, TUNED, Method
@@ -77,7 +78,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     if hashes := {method.name: found for method in methods if (found := hash_files(method, config))}:
         values["policies_sha256"] = hashes
     if any(method.needs_chain for method in methods):
-        values["chain_sha256"] = chain_hash(find_chain(values["chain"]))
+        values["chain_sha256"] = draft_hash(find_chain(values["chain"]))
     values["questions"] = fingerprint(questions)
     kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
     settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back
@@ -89,14 +90,6 @@ def hash_files(method: Method, config: RunConfig) -> str | list[str | None] | No
     files = [tuned_folder(config) / FACTS] if method.name == TUNED else method.files
     hashes = [file_hash(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashes or None
-
-
-def chain_hash(folder: Path) -> str:
-    """SHA-256 of the weights of a chain draft, or InputError if there are none."""
-    found = file_hash(folder / "model.safetensors")
-    if found is None:
-        raise InputError(f"there is no chain draft in {folder}; name the folder of one, as ltd train-draft makes it")
-    return found
 
 
 def tuned_folder(config: RunConfig) -> Path:

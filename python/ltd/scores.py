@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +92,8 @@ def all_scores(results: Record) -> Record:
             "drafted": asdict(drafted(samples)),
             "time": asdict(time) | {"shares": time.shares},
         }
-    return found
+    plain: Record = json.loads(json.dumps(found))  # tuples become lists, and numbers as keys texts
+    return plain
 
 
 def scores(results: Record, baseline: str = BASELINE) -> dict[str, dict[str, Score]]:

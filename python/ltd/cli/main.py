@@ -17,8 +17,8 @@ from ltd.cli.generate import generate
 from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
 from ltd.cli.record import record
-from ltd.cli.train_baseline import train_baseline
 from ltd.cli.train_acceptance import train_acceptance
+from ltd.cli.train_baseline import train_baseline
 from ltd.cli.train_draft import train_draft
 from ltd.cli.tune import tune
 from ltd.errors import InputError

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ltd import ops
 from ltd.errors import InputError
 from ltd.policies.baseline import SHIPPED, find_baseline
-from ltd.policies.classifier import Classifier, disco_features, entropy_of, on_device
+from ltd.policies.classifier import Classifier, disco_features, on_device
 from ltd.policies.fixed_size import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
 
@@ -65,7 +66,7 @@ def best_of_newest(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor, torch.T
         parents = tree.parents.gather(1, places + tree.newest_from).long()
         scores = scores - tree.scores.gather(1, parents)
     chosen = tree.logits.take_along_dim(rows[:, :, None], dim=1)[:, 0]
-    return scores[:, 0].exp(), entropy_of(chosen), torch.full_like(scores[:, 0], tree.levels - 1)
+    return scores[:, 0].exp(), ops.row_entropy(chosen[:, None])[:, 0], torch.full_like(scores[:, 0], tree.levels - 1)
 
 
 def check_threshold(threshold: float) -> None:

@@ -66,7 +66,7 @@ def train_head(head: AcceptanceHead, samples: Samples, config: AcceptanceConfig,
                     group["lr"] = config.lr * rate_share(epoch * per_epoch + number, updates, config.warmup)
                 loss = weighted_loss(head(samples.states[rows].float()), samples.labels[rows], config.weight)
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
                 total += float(loss.detach())
                 bar.update()

@@ -37,9 +37,11 @@ class Measured(Protocol):
 
 
 class Objective(Protocol):
-    """What is trained and what for. module: holds the weights, and in its state all that a checkpoint needs of them."""
+    """What is trained and what for."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """Holds the weights, and in its state all that a checkpoint needs of them."""
 
     def slots(self, batch: Batch) -> Tensor:
         """What the batch's loss is divided by (scalar int64, at least 1): its weight beside other batches."""

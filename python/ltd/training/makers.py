@@ -115,7 +115,7 @@ class ChainMaker:
 
 def open_maker(config: TrainDraftConfig, target: LoadedModel) -> Maker:
     """The maker of the config's kind; raises InputError where the config does not suit the target."""
-    return {"eagle3": HeadMaker, "chain": ChainMaker}[config.kind](config, target)
+    return ChainMaker(config, target) if config.kind == "chain" else HeadMaker(config, target)
 
 
 def target_name(config: TrainDraftConfig) -> str:

@@ -1,0 +1,103 @@
+"""Things by name with options, as users type them: `ddd`, or `ddd:floor=-0.5:size=6`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ltd.errors import InputError
+
+T = TypeVar("T")
+
+
+def read_float(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def read_integers(text: str) -> tuple[int, ...]:
+    """Whole numbers with slashes between."""
+    return tuple(int(part) for part in text.split("/"))
+
+
+def read_text(text: str) -> str:
+    """Anything but nothing."""
+    if not text:
+        raise ValueError
+    return text
+
+
+# By type: how an option's text is read, and what the text must be.
+READERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (read_float, "a number"),
+    tuple[int, ...]: (read_integers, "whole numbers such as 5/7/9"),
+    str: (read_text, "a text"),
+    str | None: (read_text, "a text"),
+    Path: (lambda text: Path(read_text(text)), "a path"),
+}
+
+
+def make_named(text: str, makers: Mapping[str, Callable[..., T]], what: str) -> T:
+    """What `NAME` or `NAME:OPTION=VALUE:OPTION=VALUE…` names; options left out keep their defaults.
+
+    Args:
+        text: as it was typed.
+        makers: by name; their parameters are the options, and have types that are among `READERS`.
+        what: they make, for messages.
+
+    Raises:
+        InputError: no such name or option, an option given twice or left out that has no default, or a value that is
+            malformed or out of range. The message says what there is.
+    """
+    name, *given = text.split(":")
+    if name not in makers:
+        raise InputError(f"there is no {what} {name!r}; there are {', '.join(makers)}")
+    parameters = options_of(makers[name])
+    values: dict[str, Any] = {}
+    for part in given:
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"{part!r} in {text!r} is not of the form OPTION=VALUE")
+        if option not in parameters:
+            raise InputError(f"{name} has no option {option!r}; it has {', '.join(parameters) or 'none'}")
+        if option in values:
+            raise InputError(f"{text!r} gives {option} twice; give it once")
+        values[option] = read_value(name, parameters[option], value)
+    for option, parameter in parameters.items():
+        if parameter.default is parameter.empty and option not in values:
+            raise InputError(f"{name} needs its option {option}: {name}:{option}=VALUE")
+    return makers[name](**values)
+
+
+def options_of(maker: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of what makes something, by name, with their types."""
+    return inspect.signature(maker, eval_str=True).parameters
+
+
+def read_value(name: str, parameter: inspect.Parameter, text: str) -> Any:
+    """An option's value, or InputError saying what it must be."""
+    read, wanted = READERS[parameter.annotation]
+    try:
+        return read(text)
+    except ValueError:
+        raise InputError(f"{name}'s {parameter.name} is {text!r}; it must be {wanted}") from None
+
+
+def describe(makers: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """One line each, for help texts: its name, and its options with their defaults."""
+    return [f"{name}: {', '.join(map(shown, options_of(maker).values()))}" for name, maker in makers.items()]
+
+
+def shown(parameter: inspect.Parameter) -> str:
+    """OPTION=DEFAULT, as a user would type it, or OPTION=… where there is none."""
+    default = parameter.default
+    if default is parameter.empty:
+        return f"{parameter.name}=…"
+    return f"{parameter.name}={'/'.join(map(str, default)) if isinstance(default, tuple) else default}"
