@@ -213,9 +213,7 @@ void accept_sample_cpu(const Tensor& logits, const Tensor& tokens, const Tensor&
   a.walk = tree_walk(logits, tokens, first_child, next_sibling, path, gained_tokens, gained);
   a.positions = rows<const int64_t>({"positions", positions}, a.walk.batch, a.walk.nodes);
   a.rows = per_row<const int64_t>({"rows", rows_of_call}, a.walk.batch);
-  a.temperature = static_cast<float>(temperature);
-  a.top_k = top_k;
-  a.top_p = top_p;
+  a.warp = {static_cast<float>(temperature), top_k, top_p};
   a.seed = static_cast<uint64_t>(seed);
   cpu_kernels().accept_sample(a);
 }

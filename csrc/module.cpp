@@ -39,7 +39,7 @@ std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::arra
 }
 
 double sampling_uniform(int64_t seed, int64_t position, int64_t row) {
-  return ltd::sampling_uniform(static_cast<uint64_t>(seed), position, row);
+  return ltd::sampling_uniform(static_cast<uint64_t>(seed), position, row, ltd::kTargetStream);
 }
 
 }  // namespace

@@ -29,11 +29,15 @@ LTD_INLINE PhiloxBlock philox4x32_10(PhiloxBlock counter, uint32_t key0, uint32_
   return counter;
 }
 
-// The uniform number in [0, 1), a multiple of 2^-53, that draws the token at `position` + 1 of batch row `row`.
-LTD_INLINE double sampling_uniform(uint64_t seed, int64_t position, int64_t row) {
+// What a random number is for. Numbers for different ends are independent of one another.
+enum RandomStream : uint32_t { kTargetStream, kDraftStream, kAcceptanceStream, kResidualStream };
+
+// The uniform number in [0, 1), a multiple of 2^-53, that decides about the token at `position` + 1 of `row`, which is
+// a sequence of the batch or a cycle of a chain.
+LTD_INLINE double sampling_uniform(uint64_t seed, int64_t position, int64_t row, RandomStream stream) {
   const uint64_t drawn = static_cast<uint64_t>(position) + 1;
   const PhiloxBlock counter{
-      {static_cast<uint32_t>(drawn), static_cast<uint32_t>(drawn >> 32), static_cast<uint32_t>(row), 0}};
+      {static_cast<uint32_t>(drawn), static_cast<uint32_t>(drawn >> 32), static_cast<uint32_t>(row), stream}};
   const PhiloxBlock random = philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   const uint64_t bits = (uint64_t{random.words[0]} << 32) | random.words[1];
   return static_cast<double>(bits >> 11) * 0x1p-53;

@@ -6,8 +6,10 @@
 
 namespace ltd {
 
+struct AcceptChain;
 struct AcceptGreedy;
 struct AcceptSample;
+struct DraftToken;
 struct ExpandBeam;
 struct ForwardStack;
 struct Linear;
@@ -24,6 +26,8 @@ struct CpuKernels {
   void (*tree_attention)(const TreeAttention&);
   void (*accept_greedy)(const AcceptGreedy&);
   void (*accept_sample)(const AcceptSample&);
+  void (*draft_token)(const DraftToken&);
+  void (*accept_chain)(const AcceptChain&);
   void (*policy_action)(const PolicyAction&);
   void (*summary_decision)(const SummaryDecision&);
   void (*forward_stack)(const ForwardStack&);

@@ -11,13 +11,15 @@ void row_entropy(const RowEntropy&);
 void tree_attention(const TreeAttention&);
 void accept_greedy(const AcceptGreedy&);
 void accept_sample(const AcceptSample&);
+void draft_token(const DraftToken&);
+void accept_chain(const AcceptChain&);
 void policy_action(const PolicyAction&);
 void summary_decision(const SummaryDecision&);
 void forward_stack(const ForwardStack&);
 void linear(const Linear&);
 
 extern const CpuKernels kernels;
-const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,   row_entropy,      tree_attention, accept_greedy,
-                         accept_sample,     policy_action, summary_decision, forward_stack,  linear};
+const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,  row_entropy,   tree_attention,   accept_greedy, accept_sample,
+                         draft_token,       accept_chain, policy_action, summary_decision, forward_stack, linear};
 
 }  // namespace ltd::LTD_ISA

@@ -13,6 +13,9 @@ from ltd.errors import InputError
 from ltd.tree import MAX_DEPTH, TreeNodes
 
 MAX_GAIN = MAX_DEPTH + 2  # the root and max_depth + 1 levels below it
+NOT_FINITE = (
+    "the target's logits are not finite; check its weights, or use dtype float32 (float16 overflows in some models)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,11 @@ class Sampling:
         """The acceptor for one call."""
         if self.temperature == 0.0:
             return accept_greedy
-        seed = self.seed if self.seed is not None else int(torch.randint(2**63 - 1, ()).item())
-        return SampleAcceptor(self.temperature, self.top_k, self.top_p, seed)
+        return SampleAcceptor(self.temperature, self.top_k, self.top_p, self.drawn_seed())
+
+    def drawn_seed(self) -> int:
+        """The seed, or a new one from torch's generator."""
+        return self.seed if self.seed is not None else int(torch.randint(2**63 - 1, ()).item())
 
 
 def accept_greedy(logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
@@ -194,10 +200,7 @@ def collect(path: torch.Tensor, tokens: torch.Tensor, gained: torch.Tensor) -> A
     counts = [row[0] for row in host]
     token_lists = [row[1 : 1 + row[0]] for row in host]
     if any(token < 0 for chosen in token_lists for token in chosen):
-        raise InputError(
-            "the target's logits are not finite; check its weights, or use dtype float32 "
-            "(float16 overflows in some models)"
-        )
+        raise InputError(NOT_FINITE)
     return Accepted(path, tokens, gained, counts, token_lists)
 
 

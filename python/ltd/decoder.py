@@ -12,7 +12,7 @@ from ltd.acceptance import Gain, Sampling
 from ltd.drafts import Draft
 from ltd.errors import InputError
 from ltd.policies import Policy
-from ltd.prompts import Messages, Tokens, check_prompts, encode, normalise
+from ltd.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
 from ltd.request import Request
 from ltd.speculation import Speculation
 from ltd.statistics import Statistics, Stopwatch
@@ -62,11 +62,7 @@ class Decoder:
         stop_ids: Sequence[int] = (),
         max_length: int | None = None,
     ) -> None:
-        self.max_length = target.context_limit if max_length is None else max_length
-        if not 2 <= self.max_length <= target.context_limit:
-            raise InputError(
-                f"max_length {max_length} is out of range; this target takes 2 … {target.context_limit} tokens"
-            )
+        self.max_length = length_limit(max_length, target.context_limit)
         self.target, self.draft, self.policy = target, draft, policy
         self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
         self.last_statistics = Statistics()

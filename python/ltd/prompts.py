@@ -69,3 +69,15 @@ def check_prompts(prompts: list[list[int]], vocab_size: int, max_length: int) ->
         unknown = next((token for token in prompt if not 0 <= token < vocab_size), None)
         if unknown is not None:
             raise InputError(f"token id {unknown} is not in the target's vocabulary (0 … {vocab_size - 1})")
+
+
+def length_limit(max_length: int | None, context_limit: int) -> int:
+    """The most tokens of prompt and answer together; None is what the model takes.
+
+    Raises:
+        InputError: there is no room for a prompt and an answer, or more than the model takes.
+    """
+    limit = context_limit if max_length is None else max_length
+    if not 2 <= limit <= context_limit:
+        raise InputError(f"max_length {limit} is out of range; this target takes 2 … {context_limit} tokens")
+    return limit

@@ -21,7 +21,7 @@ from ltd.engine import Engine
 from ltd.errors import InputError
 from ltd.forward import TreeBlock
 from ltd.kv_cache import KVCache
-from ltd.models import quiet_transformers
+from ltd.models import quiet_transformers, tokenizer_fingerprint
 from ltd.target import Target
 
 READ_CHUNK = 512
@@ -60,14 +60,20 @@ class ChainDraft:
         self.taps = (int(config.num_hidden_layers),)
 
     @classmethod
-    def load(cls, folder: str | Path, target: Target) -> ChainDraft:
+    def load(cls, folder: str | Path, target: Target, tokenizer: Any = None) -> ChainDraft:
         """Reads a chain draft for a target that the CPU engine runs.
+
+        Args:
+            folder: of the draft.
+            target: to draft for.
+            tokenizer: the target's; None does not compare it with the one that the draft was made for.
 
         Raises:
             InputError: no chain draft in the folder, one for another target, or a target that the engine does not run.
         """
         files = read_chain(folder)
-        check_chain(files, target.config)
+        fingerprint = None if tokenizer is None else tokenizer_fingerprint(tokenizer, target.vocab_size)
+        check_chain(files, target.config, fingerprint)
         if target.engine is None:
             raise InputError("chains are drafted on the CPU engine; use a target in float32 or bfloat16 on the CPU")
         small = small_model(files, output_rows(target, files.words))
