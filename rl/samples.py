@@ -86,7 +86,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
         with tqdm(total=len(questions), initial=done * config.shard_questions, unit="question", desc="sampling") as bar:
             for number in missing:
                 first = starts[number]
-                parts = []
+                parts: list[Samples] = []
                 for place, question in enumerate(questions[first : first + config.shard_questions], first):
                     parts += question_samples(decoder, question, place, config)
                     bar.update()

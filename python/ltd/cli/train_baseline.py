@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 GRID = "grid"
 
 
-class Kind(StrEnum):
+class Kind(str, Enum):
     """What can be made."""
 
     DISCO = "disco"
@@ -69,13 +69,13 @@ def train_baseline(
         search(out, traces, latency, seconds, shared)
         return
     if traces is not None or latency is not None:
-        raise InputError(f"{kind} is trained on samples, not on traces or latencies; leave these options out")
+        raise InputError(f"{kind.value} is trained on samples, not on traces or latencies; leave these options out")
     from ltd_rl.train_baseline import BaselineConfig
     from ltd_rl.train_baseline import train_baseline as run
 
-    trained = run(BaselineConfig(str(kind), out, samples=samples, width=width, epochs=epochs, seed=seed, **shared))
+    trained = run(BaselineConfig(kind.value, out, samples=samples, width=width, epochs=epochs, seed=seed, **shared))
     Console().print(course(trained).rich())
-    print(f"the baseline is in {out}; ltd eval knows it as {kind}:model={out}", file=sys.stderr)
+    print(f"the baseline is in {out}; ltd eval knows it as {kind.value}:model={out}", file=sys.stderr)
 
 
 def search(out: Path, traces: Path | None, latency: Path | None, seconds: float, shared: dict[str, Any]) -> None:
