@@ -13,6 +13,7 @@
 #include "bindings_checks.h"
 #include "commit/commit_path.h"
 #include "common/cpu_kernels.h"
+#include "entropy/row_entropy.h"
 #include "expand/expand_beam.h"
 #include "select/select_tree.h"
 
@@ -64,6 +65,24 @@ void expand_beam_cpu(const Tensor& logits, const std::optional<Tensor>& d2t, int
   a.beam_masks = {masks, beam_masks.stride(0), beam_masks.stride(1)};
   a.threads = threads();
   cpu_kernels().expand_beam(a);
+}
+
+Tensor row_entropy_cpu(const Tensor& logits) {
+  RowEntropy a{};
+  a.logits = float_matrices({"logits", logits}, -1, -1);
+  a.batch = logits.size(0);
+  a.rows = logits.size(1);
+  a.vocabulary = logits.size(2);
+  LTD_CHECK(a.vocabulary >= 1, "logits must have at least one column, but its shape is ", logits.sizes());
+  Tensor entropies = at::empty({a.batch, a.rows}, logits.options().dtype(at::kFloat));
+  a.entropies = {entropies.mutable_data_ptr<float>(), a.rows};
+  a.threads = threads();
+  cpu_kernels().row_entropy(a);
+  return entropies;
+}
+
+Tensor row_entropy_meta(const Tensor& logits) {
+  return at::empty_symint({logits.sym_size(0), logits.sym_size(1)}, logits.options().dtype(at::kFloat));
 }
 
 void select_tree_cpu(const Tensor& tokens, const Tensor& scores, const Tensor& parents, int64_t candidates,
@@ -246,6 +265,7 @@ TORCH_LIBRARY(ltd, library) {
   library.def(
       "expand_beam(Tensor logits, Tensor? d2t, int level, Tensor(a!) tokens, Tensor(b!) scores, Tensor(c!) parents, "
       "Tensor(d!) beam_nodes, Tensor(e!) beam_rows, Tensor(f!) beam_tokens, Tensor(g!) beam_masks) -> ()");
+  library.def("row_entropy(Tensor logits) -> Tensor");
   library.def(
       "select_tree(Tensor tokens, Tensor scores, Tensor parents, int candidates, Tensor roots, Tensor lengths, "
       "Tensor(a!) node_tokens, Tensor(b!) node_parents, Tensor(c!) positions, Tensor(d!) masks, "
@@ -266,6 +286,7 @@ TORCH_LIBRARY(ltd, library) {
 
 TORCH_LIBRARY_IMPL(ltd, CPU, library) {
   library.impl("expand_beam", ltd::expand_beam_cpu);
+  library.impl("row_entropy", ltd::row_entropy_cpu);
   library.impl("select_tree", ltd::select_tree_cpu);
   library.impl("tree_attention", ltd::tree_attention_cpu);
   library.impl("accept_greedy", ltd::accept_greedy_cpu);
@@ -275,6 +296,7 @@ TORCH_LIBRARY_IMPL(ltd, CPU, library) {
 
 TORCH_LIBRARY_IMPL(ltd, Meta, library) {
   library.impl("expand_beam", ltd::nothing_like(ltd::expand_beam_cpu));
+  library.impl("row_entropy", ltd::row_entropy_meta);
   library.impl("select_tree", ltd::nothing_like(ltd::select_tree_cpu));
   library.impl("tree_attention", ltd::tree_attention_meta);
   library.impl("accept_greedy", ltd::nothing_like(ltd::accept_greedy_cpu));

@@ -33,6 +33,7 @@ def sample_arguments() -> dict[str, tuple]:
     root = torch.zeros(1, dtype=torch.int64)
     return {
         "expand_beam": (torch.randn(1, 1, 9), torch.arange(9), 0, *BeamBuffers.new(1, 3, 2).arguments()),
+        "row_entropy": (torch.randn(2, 3, 9),),
         "select_tree": (*candidates, 3, root, lengths, *NodeBuffers.new(1, 3).arguments()),
         "tree_attention": (torch.randn(1, 2, 4, 8), cache[0], cache[1], lengths, 4, tree.masks, tree.positions, 0.3, 0),
         "accept_greedy": (torch.randn(1, 4, 9), *links, *results),
@@ -50,7 +51,7 @@ def test_opcheck(name):
     torch.library.opcheck(getattr(torch.ops.ltd, name).default, sample_arguments()[name])
 
 
-@pytest.mark.parametrize("name", ["tree_attention", "depth_action", "size_action"])
+@pytest.mark.parametrize("name", ["row_entropy", "tree_attention", "depth_action", "size_action"])
 def test_shape_only_kernels_tell_shape_and_type(name):
     arguments = sample_arguments()[name]
     operator = getattr(torch.ops.ltd, name)

@@ -12,6 +12,7 @@ struct ExpandBeam;
 struct ForwardStack;
 struct Linear;
 struct PolicyAction;
+struct RowEntropy;
 struct SummaryDecision;
 struct TreeAttention;
 
@@ -19,6 +20,7 @@ struct TreeAttention;
 struct CpuKernels {
   const char* isa;
   void (*expand_beam)(const ExpandBeam&);
+  void (*row_entropy)(const RowEntropy&);
   void (*tree_attention)(const TreeAttention&);
   void (*accept_greedy)(const AcceptGreedy&);
   void (*accept_sample)(const AcceptSample&);

@@ -7,6 +7,7 @@
 namespace ltd::LTD_ISA {
 
 void expand_beam(const ExpandBeam&);
+void row_entropy(const RowEntropy&);
 void tree_attention(const TreeAttention&);
 void accept_greedy(const AcceptGreedy&);
 void accept_sample(const AcceptSample&);
@@ -16,7 +17,7 @@ void forward_stack(const ForwardStack&);
 void linear(const Linear&);
 
 extern const CpuKernels kernels;
-const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,      tree_attention, accept_greedy, accept_sample,
-                         policy_action,     summary_decision, forward_stack,  linear};
+const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,   row_entropy,      tree_attention, accept_greedy,
+                         accept_sample,     policy_action, summary_decision, forward_stack,  linear};
 
 }  // namespace ltd::LTD_ISA

@@ -2,13 +2,11 @@
 
 #include <cmath>
 
+#include "common/chunks.h"
 #include "common/vector.h"
 
 namespace ltd::LTD_ISA {
 namespace {
-
-// Elements handled at a time: read once from memory, then some times from the nearest cache.
-constexpr int64_t kChunk = 512;
 
 // Below this many logits a second thread costs more than it saves.
 constexpr int64_t kLogitsPerThread = 131072;
@@ -53,21 +51,6 @@ struct ExpSum {
   float log() const { return std::log(static_cast<float>(sum_lanes(__builtin_convertvector(sums, Doubles)))); }
 };
 
-// Copies a chunk as floats, NaN as -inf, padded with -inf to whole vectors. Returns the maximum.
-template <typename T>
-LTD_INLINE float copy_chunk(const T* source, int64_t count, float* target) {
-  Floats peak = splat(-kInfinity);
-  int64_t i = 0;
-  for (; i < count; i += kLanes) {
-    const bool whole = i + kLanes <= count;
-    Floats x = whole ? load(source + i) : load_some(source + i, count - i, -kInfinity);
-    x = x == x ? x : splat(-kInfinity);
-    store(target + i, x);
-    peak = larger(peak, x);
-  }
-  return largest_lane(peak);
-}
-
 LTD_INLINE void offer_chunk(const float* values, int64_t count, int64_t first_id, Best& best) {
   for (int64_t i = 0; i < count; i += kLanes) {
     if (best.full() && !any(load(values + i) > best.worst())) continue;
@@ -85,7 +68,7 @@ void expand_row(const ExpandBeam& a, int64_t b, int64_t row) {
   ExpSum sum;
   for (int64_t start = 0; start < a.vocabulary; start += kChunk) {
     const int64_t count = a.vocabulary - start < kChunk ? a.vocabulary - start : kChunk;
-    const float chunk_peak = copy_chunk(logits + start, count, chunk);
+    const float chunk_peak = copy_chunk<NaN::kLeast>(logits + start, count, chunk);
     sum.add(chunk, (count + kLanes - 1) / kLanes, chunk_peak);
     if (!best.full() || chunk_peak > best.worst()) offer_chunk(chunk, count, start, best);
   }

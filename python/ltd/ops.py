@@ -38,6 +38,7 @@ def operator(name: str) -> Callable[..., Any]:
 
 
 _expand_beam = operator("expand_beam")
+_row_entropy = operator("row_entropy")
 _select_tree = operator("select_tree")
 _tree_attention = operator("tree_attention")
 _accept_greedy = operator("accept_greedy")
@@ -90,6 +91,20 @@ def expand_beam(
             `level`: ancestors-or-self among the draft's own tree rows, row l * W + w being beam row w of level l.
     """
     _expand_beam(logits, d2t, level, tokens, scores, parents, beam_nodes, beam_rows, beam_tokens, beam_masks)
+
+
+def row_entropy(logits: Tensor) -> Tensor:
+    """The entropy of the softmax over each row, in one pass.
+
+    Args:
+        logits: (B, R, Vd) float32, float16 or bfloat16; Vd >= 1. -inf contributes nothing.
+
+    Returns:
+        float32 (B, R), nats: log Z - Σ softmax * logit, Z being the sum of the exponentials. NaN for a row with NaN or
+        +inf, or with -inf only.
+    """
+    entropies: Tensor = _row_entropy(logits)
+    return entropies
 
 
 def select_tree(

@@ -1,0 +1,20 @@
+// row_entropy: the entropy, in nats, of the softmax over each row of logits.
+//
+// With y = x - max x and Z = Σ e^y it is log Z - Σ e^y * y / Z, never negative. A logit of -inf contributes nothing; a
+// row with NaN or +inf, or with -inf only, has no distribution: its entropy is NaN.
+#pragma once
+
+#include "common/types.h"
+
+namespace ltd {
+
+struct RowEntropy {
+  AnyMatrices logits;  // (B, rows, vocabulary)
+  int64_t batch;       // B
+  int64_t rows;
+  int64_t vocabulary;     // >= 1
+  Rows<float> entropies;  // (B, rows)
+  int threads;
+};
+
+}  // namespace ltd
