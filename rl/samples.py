@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ltd import ops
 from ltd.acceptance import Gain, Sampling
 from ltd.decoder import Decoder
 from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.errors import InputError
-from ltd.journal import Journal, Record
+from ltd.journal import Journal
 from ltd.loading import find_head
 from ltd.loading import load as load_decoder
 from ltd.policies import Static
 from ltd.policies.c2t import levels_of
-from ltd.policies.classifier import entropy_of
 from ltd.questions import Question, all_turns, load_questions
 from ltd.request import Request
 from ltd.runs import RunConfig, check_turns, encode_turn, run_settings
@@ -76,7 +76,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     starts = range(0, len(questions), config.shard_questions)
     settings = {**run_settings(config, questions), "format": FORMAT}
-    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}) as journal:
+    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}):
         missing = [n for n in range(len(starts)) if not shard_file(config.out, n).exists()]
         if not missing:
             return
@@ -91,14 +91,6 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
                     parts += question_samples(decoder, question, place, config)
                     bar.update()
                 write_shard(joined_samples(parts), shard_file(config.out, number))
-        journal.append({"finished": facts_of(decoder, config)})
-
-
-def facts_of(decoder: Decoder, config: SampleConfig) -> Record:
-    """What the samples speak of."""
-    draft = decoder.draft
-    assert isinstance(draft, Eagle3Draft)
-    return {"states": draft.head.config.hidden_size, "width": draft.width, "tree": [TREE.depth, TREE.size]}
 
 
 def question_samples(decoder: Decoder, question: Question, place: int, config: SampleConfig) -> Iterator[Samples]:
@@ -168,7 +160,7 @@ class Seen:
     def look(self, tree: DraftTree) -> None:
         """Keeps what the newest level shows; buffers may be reused for the next."""
         assert tree.logits is not None and tree.states is not None
-        self.entropies.append(entropy_of(tree.logits[0]).cpu())
+        self.entropies.append(ops.row_entropy(tree.logits)[0].cpu())
         if tree.levels > 1:
             state = tree.states[0].float().clamp(-LARGEST_STATE, LARGEST_STATE)
             self.states.append(state.to(torch.float16).cpu())

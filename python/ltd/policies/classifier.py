@@ -56,12 +56,6 @@ def c2t_features(joint: Tensor, level: Tensor) -> Tensor:
     return torch.stack([joint, level / DEPTH_UNIT], dim=-1)
 
 
-def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy in nats, float32 (…), of the distributions with logits (…, Vd)."""
-    logs = logits.float().log_softmax(-1)
-    return torch.special.entr(logs.exp()).sum(-1)
-
-
 def on_device(network: nn.Module, like: Tensor) -> None:
     """Moves a network to where a tensor is, unless it is there."""
     if next(network.parameters()).device != like.device:
