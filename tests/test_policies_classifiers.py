@@ -119,7 +119,7 @@ def test_disco_asks_about_the_newest_best(batch: int) -> None:
 def test_specdecpp_multiplies_along_the_best_path(batch: int) -> None:
     answers = set()
     for seed in range(12):
-        made = network("specdecpp", seed, 0.3)
+        made = network("specdecpp", seed, 0.3).requires_grad_(False)
         policy = SpecDecPP(made, 0.3, LEVELS, 20)
         call, growing = policy.start(batch), Growing(seed, batch)
         assert call.continue_drafting(growing.tree, 0)
