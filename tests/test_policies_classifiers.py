@@ -130,7 +130,8 @@ def test_specdecpp_multiplies_along_the_best_path(batch: int) -> None:
                 beam = growing.tree.beam_nodes[sequence, depth - 1].tolist()
                 node, product = max(beam, key=lambda n: float(growing.tree.scores[sequence, n])), 1.0
                 while node >= 0:
-                    logits = made(growing.state(sequence, node)).double()
+                    state = growing.state(sequence, node)
+                    logits = made(state / (state.square().mean() + 1e-6).sqrt()).double()
                     product *= float(logits.softmax(-1)[1])
                     node = growing.parent(sequence, node)
                 products.append(product)
