@@ -23,8 +23,8 @@ WORDS = torch.arange(0, VOCABULARY, 3)
 PROMPT = [1, 44, 20, 6, 71, 8, 33]
 
 
-def load(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
 def wanted(model: PreTrainedModel, new: int, stop: int | None = None) -> list[int]:
@@ -68,7 +68,7 @@ def test_all_families(family: str, words: torch.Tensor | None, tiny_target: Fold
 
 
 def test_bfloat16_gives_plain_decodings_text(tiny_target: Folder, tmp_path: Path) -> None:
-    model = load(tiny_target("llama")).bfloat16()
+    model = load(tiny_target("llama"), torch.bfloat16)
     folder = save_draft(small_draft(model, tuple(range(8)), 0.1), None, tmp_path / "draft")
     decoder = chain_decoder(model, folder, Constant(4))
     plain = Decoder(decoder.target).generate(PROMPT, max_new_tokens=60)
@@ -77,7 +77,7 @@ def test_bfloat16_gives_plain_decodings_text(tiny_target: Folder, tmp_path: Path
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_draft_that_is_the_target_is_always_right(temperature: float, tiny_target: Folder, tmp_path: Path) -> None:
-    model = load(tiny_target("llama")).bfloat16()  # as the draft's files are
+    model = load(tiny_target("llama"), torch.bfloat16)  # as the draft's files are
     folder = save_draft(small_draft(model, tuple(range(8)), 0.0), None, tmp_path / "draft")
     decoder = chain_decoder(model, folder, Constant(4))
     answer = decoder.generate(PROMPT, max_new_tokens=51, temperature=temperature, top_p=0.9, seed=3)

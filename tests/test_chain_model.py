@@ -23,8 +23,8 @@ Folder = Callable[[str], Path]
 WORDS = torch.tensor([3, 90, 7, 41, 0, 66, 95])
 
 
-def load(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_both_ways_to_run_a_draft_agree(
 def test_a_rewound_draft_is_as_if_it_had_never_read_on(
     dtype: torch.dtype, draft_folder: Path, tiny_target: Folder
 ) -> None:
-    model = load(tiny_target("llama")).to(dtype)
+    model = load(tiny_target("llama"), dtype)
     draft = ChainDraft.load(draft_folder, Target(model, (), Engine(model)))
     with torch.inference_mode():
         draft.start(20)

@@ -49,14 +49,15 @@ def expected(
         q[ids] = warped_probabilities(array(draft[i]), *warp)
         token = int(ids[choice])
         rest = np.maximum(p - q, 0.0)
-        rejected = {
-            (i, other) for other in inverted(rest, number(SEED, cycle, position + i, RESIDUAL)) if rest.sum() > 1e-5
-        }
         margin = number(SEED, cycle, position + i, ACCEPTANCE) * q[token] - p[token]
-        if abs(margin) <= 1e-5 * (p[token] + q[token]):
+        if margin <= -1e-5 * (p[token] + q[token]):
+            continue
+        rejected = set()
+        if rest.sum() > 0:
+            rejected = {(i, other) for other in inverted(rest, number(SEED, cycle, position + i, RESIDUAL))}
+        if margin <= 1e-5 * (p[token] + q[token]):
             return rejected | expected_from(i, logits, draft, ids, drafted, warp, cycle, position)
-        if margin > 0:
-            return rejected
+        return rejected
     last = len(drafted)
     p = warped_probabilities(array(logits[last]), *warp)
     return {(last, token) for token in inverted(p, number(SEED, cycle, position + last, TARGET))}
@@ -85,15 +86,15 @@ def expected_from(
     return {(kept + 1 + more, token) for more, token in rest}
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     count=st.integers(0, 6),
-    vocabulary=st.sampled_from([2, 7, 40, 1030, 5000]),
+    vocabulary=st.sampled_from([2, 7, 40, 2100]),
     share=st.sampled_from([None, 0.3, 0.9]),
     dtype=st.sampled_from(DTYPES),
     temperature=st.sampled_from([0.3, 1.0, 1.7]),
     top_k=st.sampled_from([0, 1, 5]),
-    top_p=st.sampled_from([1.0, 0.8, 0.3]),
+    top_p=st.sampled_from([1.0, 0.793, 0.317]),
     alike=st.booleans(),
     ties=st.booleans(),
     roomy=st.booleans(),
@@ -126,7 +127,7 @@ def test_sampled_chains(count, vocabulary, share, dtype, temperature, top_k, top
         assert (kept, token) in expected(logits, draft, words, drafted, warp, cycle, position)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     count=st.integers(0, 6),
     vocabulary=st.sampled_from([1, 3, 40, 5000]),
@@ -163,7 +164,8 @@ def test_what_comes_out_has_the_targets_distribution(warp, trimmed):
     torch.manual_seed(5)
     logits, trials = torch.randn(2, 9) * 1.5, 20_000
     words = torch.tensor([8, 1, 3, 4, 6]) if trimmed else None
-    draft = torch.randn(1, 5 if trimmed else 9) * 1.5
+    draft = logits[:1] if words is None else logits[:1, words]
+    draft = draft + torch.randn(draft.shape)
     counts, kept = np.zeros(9), 0
     for cycle in range(trials):
         choice, _ = ops_chain.draft_token(draft, *warp, 1, cycle, 30)
