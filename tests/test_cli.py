@@ -316,7 +316,8 @@ def test_eval_writes_its_files_and_prints_the_table(run: Run, model: list[str], 
     arguments = ["eval", "--data-dir", str(data), "--tasks", "talk", "--out", str(out), "--max-new-tokens", "6"]
     code, printed, _ = run(*arguments, *model, "--methods", "none,static:1:3")
     assert code == 0
-    assert {file.name for file in out.iterdir()} == {"samples.jsonl", "results.json", "table.md", "plot.png"}
+    plots = {"plot.png", "time.png", "choices.png"}
+    assert {file.name for file in out.iterdir()} == {"samples.jsonl", "results.json", "table.md", *plots}
     assert "static:1:3" in printed
     code, _, err = run(*arguments, *model, "--methods", "none")
     assert (code, err.count("\n")) == (2, 1)

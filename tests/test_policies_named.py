@@ -83,5 +83,5 @@ def test_options_without_a_default_paths_and_functions(monkeypatch: pytest.Monke
 def test_what_is_described_can_be_typed() -> None:
     for line in describe_policies():
         name, _, options = line.partition(": ")
-        assert parse_policy(":".join([name, *options.split(", ")])) == parse_policy(name)
+        assert str(parse_policy(":".join([name, *options.split(", ")]))) == str(parse_policy(name))
     assert "ddd: floor=-0.3, levels=5/7/9, max_depth=12, size=60" in describe_policies()
