@@ -19,10 +19,12 @@ from ltd.decoder import Decoder
 from ltd.drafts.chain_model import ChainFacts, save_chain
 from ltd.errors import InputError
 from ltd.evaluation import EvalConfig, evaluate, plan, published, token_hash
+from ltd.lengths.acceptance_files import draft_hash, save_acceptance
 from ltd.loading import load as load_decoder
 from ltd.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
 from ltd.models import tokenizer_fingerprint
 from ltd.policies import Static
+from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.questions import Question
 from ltd.runs import first_difference
 
@@ -318,6 +320,16 @@ def test_chains_and_assisted_generation_give_the_same_greedy_text(config: EvalCo
         if sample["method"] == "chain:2":
             assert set(sample["sizes"]) <= {0, 1, 2} and len(sample["sizes"]) == sample["cycles"]
     assert results["scores"]["chain:2"]["drafted"]["size"] > 1
+
+
+def test_a_head_for_another_chain_draft_is_refused(config: EvalConfig, chain: str, tmp_path: Path) -> None:
+    head = AcceptanceHead(32)
+    save_acceptance(head, tmp_path / "head", "another", {})
+    method = f"chain:specdecpp:model={tmp_path / 'head'}"
+    with pytest.raises(InputError, match="another draft"):
+        evaluate(replace(config, methods=("none", method), chain=chain))
+    save_acceptance(head, tmp_path / "head", draft_hash(chain), {})
+    evaluate(replace(config, methods=("none", method), chain=chain, out=tmp_path / "fits", tasks=("first",)))
 
 
 def test_sampled_chains_are_not_compared(config: EvalConfig, chain: str) -> None:

@@ -13,7 +13,8 @@ from ltd.answers import Answerer, ChainAnswerer, Models, TransformersAnswerer, T
 from ltd.chain_decoder import ChainDecoder
 from ltd.decoder import Decoder, PolicyChoice
 from ltd.errors import InputError
-from ltd.lengths import Length
+from ltd.lengths import Length, SpecDecPP
+from ltd.lengths.acceptance_files import check_draft
 from ltd.lengths.named import ACCEPTANCE, parse_length, shipped_chain
 from ltd.loading import check_policy
 from ltd.policies import Learned, Policy, Static
@@ -118,6 +119,8 @@ class ChainMethod(Method):
 
     def open(self, models: Models) -> ChainAnswerer:
         decoder = models.decoder
+        if isinstance(self.length, SpecDecPP) and self.length.folder is not None:
+            check_draft(self.length.folder, models.chain_folder)
         return ChainAnswerer(
             ChainDecoder(
                 decoder.target,

@@ -67,16 +67,23 @@ def load_acceptance(folder: str | Path, draft: str | Path | None = None) -> Acce
     facts, weights = _read_facts(folder / FACTS), _read_weights(folder / WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != facts.get("weights"):
         raise InputError(f"the acceptance head in {folder} is damaged: {WEIGHTS} is not the file of {FACTS}")
-    if draft is not None and draft_hash(draft) != facts.get("draft"):
-        raise InputError(
-            f"the acceptance head in {folder} was trained for another draft than {draft}; train one for it"
-        )
+    if draft is not None:
+        check_draft(folder, draft)
     try:
         head = AcceptanceHead(int(facts["inputs"]), int(facts["width"]), int(facts["blocks"]))
         head.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the acceptance head in {folder} does not have the sizes that {FACTS} says") from error
     return head.requires_grad_(False).eval().to(torch.float32)
+
+
+def check_draft(folder: str | Path, draft: str | Path) -> None:
+    """Raises InputError if the head in a folder was trained for another chain draft than the one in `draft`."""
+    if draft_hash(draft) != _read_facts(Path(folder) / FACTS).get("draft"):
+        raise InputError(
+            f"the acceptance head in {folder} was trained for another draft than {draft}; make one for it with "
+            "ltd train-acceptance and name it: chain:specdecpp:model=FOLDER"
+        )
 
 
 def _read_facts(file: Path) -> dict[str, Any]:

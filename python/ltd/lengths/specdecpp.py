@@ -27,6 +27,9 @@ class SpecDecPP:
 
     Raises:
         InputError: a setting is out of range, or the folder holds no whole head.
+
+    Attributes:
+        folder: where the head came from, if it was loaded.
     """
 
     reads_states = True
@@ -38,6 +41,7 @@ class SpecDecPP:
             raise InputError(f"threshold is {threshold}, but must be between 0 and 1")
         if not 1 <= least <= most <= MAX_LENGTH:
             raise InputError(f"least is {least} and most {most}, but they must be 1 ≤ least ≤ most ≤ {MAX_LENGTH}")
+        self.folder = None if isinstance(head, AcceptanceHead) else Path(head)
         self.head = head if isinstance(head, AcceptanceHead) else load_acceptance(head)
         self.threshold, self.least, self.max_length = threshold, least, most
         self._row = _Row(self.head)
