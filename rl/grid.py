@@ -38,7 +38,7 @@ def search_grid(source: Source, out: Path) -> dict[str, Any]:
         LatencyModel.load(source.latency)  # raises before anything is recorded
     generations = obtain_generations(source)
     latency = own_latency(source) if source.latency is None else LatencyModel.load(source.latency)
-    outcomes = outcomes_of(generations, latency, SIZES, source.depth)
+    outcomes = outcomes_of(generations, latency, SIZES)
     table = [
         [total(outcomes, depth, step).throughput for step in range(len(SIZES))] for depth in range(outcomes.depth + 1)
     ]

@@ -21,7 +21,7 @@ from ltd.acceptance import Gain, Sampling
 from ltd.decoder import Decoder
 from ltd.drafts.eagle3 import Eagle3Draft
 from ltd.errors import InputError
-from ltd.journal import Journal, Record
+from ltd.journal import Journal
 from ltd.loading import find_head
 from ltd.loading import load as load_decoder
 from ltd.policies import Static
@@ -76,7 +76,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     starts = range(0, len(questions), config.shard_questions)
     settings = {**run_settings(config, questions), "format": FORMAT}
-    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}) as journal:
+    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}):
         missing = [n for n in range(len(starts)) if not shard_file(config.out, n).exists()]
         if not missing:
             return
@@ -91,14 +91,6 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
                     parts += question_samples(decoder, question, place, config)
                     bar.update()
                 write_shard(joined_samples(parts), shard_file(config.out, number))
-        journal.append({"finished": facts_of(decoder, config)})
-
-
-def facts_of(decoder: Decoder, config: SampleConfig) -> Record:
-    """What the samples speak of."""
-    draft = decoder.draft
-    assert isinstance(draft, Eagle3Draft)
-    return {"states": draft.head.config.hidden_size, "width": draft.width, "tree": [TREE.depth, TREE.size]}
 
 
 def question_samples(decoder: Decoder, question: Question, place: int, config: SampleConfig) -> Iterator[Samples]:

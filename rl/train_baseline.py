@@ -21,6 +21,7 @@ from ltd.models import DEFAULT_TARGET
 from ltd.policies.acceptance_head import BLOCKS
 from ltd.policies.baseline import C2T_HIDDEN, DISCO_HIDDEN, HEAD_WIDTH, INPUTS, Baseline, network_of, save_baseline
 from ltd.policies.classifier import c2t_features, disco_features
+from ltd.policies.observation import normalised
 from ltd.questions import load_questions
 from ltd.shards import shard_files
 from ltd_rl.fitting import FitConfig, Labelled, Score, fit
@@ -190,7 +191,7 @@ def split_samples(kind: str, samples: Samples) -> tuple[Labelled, Labelled]:
     features: dict[str, Callable[[], torch.Tensor]] = {
         "disco": lambda: disco_features(samples["probability"], samples["entropy"], samples["level"]),
         "c2t": lambda: c2t_features(samples["joint"], samples["level"]),
-        "specdecpp": lambda: samples["states"],
+        "specdecpp": lambda: normalised(samples["states"]),
     }
     inputs, accepted, questions = features[kind](), samples[f"{prefix}accepted"], samples[f"{prefix}question"]
     numbers = questions.unique()

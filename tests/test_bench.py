@@ -172,7 +172,8 @@ def test_texts_are_compared_with_the_reference_and_with_plain_decoding() -> None
     turns = [Turn(Question("t", str(number), ("hello",)), 0) for number in range(2)]
     samples = {
         (*turn.key, name): {
-            "task": "t", "method": name, "token_ids": ids[number], "gains": [1], "cycles": 1, "decode_seconds": 1.0
+            "task": "t", "question_id": str(number), "method": name, "token_ids": ids[number],
+            "gains": [1], "cycles": 1, "decode_seconds": 1.0,
         }
         for name, ids in tokens.items()
         for number, turn in enumerate(turns)

@@ -277,9 +277,10 @@ def test_transformers_gives_the_same_greedy_text_and_comparable_numbers(config: 
             assert sample["identical_to_none"] is True
             assert sample["depths"] == sample["sizes"] == []
         if sample["method"] == "transformers":
-            assert set(sample["gains"]) == {1} and sample["new_tokens"] == 1 + len(sample["gains"])
-        assert sum(sample["gains"]) < sample["new_tokens"]
-        assert sample["decode_seconds"] > 0 and sample["seconds"]["prefill"] > 0
+            assert set(sample["gains"]) <= {1} and sample["new_tokens"] == 1 + len(sample["gains"])
+        assert sum(sample["gains"]) < sample["new_tokens"] and sample["seconds"]["prefill"] > 0
+        assert (sample["decode_seconds"] > 0) == (len(sample["gains"]) > 0) or sample["method"] == "none"
+    assert max(sample["new_tokens"] for sample in samples) == config.max_new_tokens
 
 
 def test_sampling_of_transformers_is_not_compared_but_repeats_itself(config: EvalConfig, tmp_path: Path) -> None:
@@ -315,7 +316,7 @@ def test_chains_and_assisted_generation_give_the_same_greedy_text(config: EvalCo
         if sample["method"] != "none":
             assert sample["identical_to_none"] is True
         if sample["method"] == "chain:2":
-            assert set(sample["sizes"]) <= {0, 1, 2} and 2 in sample["sizes"]
+            assert set(sample["sizes"]) <= {0, 1, 2} and len(sample["sizes"]) == sample["cycles"]
     assert results["scores"]["chain:2"]["drafted"]["size"] > 1
 
 

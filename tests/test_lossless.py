@@ -275,7 +275,7 @@ def test_bad_input_is_told_before_a_model_loads(config: CheckConfig, changes: di
 def test_a_turn_that_is_too_long_is_named_before_the_reference_loads(
     config: CheckConfig, turns: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ltd.check.load_model", must_not_load)
+    monkeypatch.setattr("ltd.answers.load_model", must_not_load)
     with (config.data_dir / "talk" / "question.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"question_id": "long", "turns": turns}))
     complaint = rf"talk, question long, turn {len(turns)}: the prompt has \d+ tokens"

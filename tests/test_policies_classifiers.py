@@ -119,7 +119,7 @@ def test_disco_asks_about_the_newest_best(batch: int) -> None:
 def test_specdecpp_multiplies_along_the_best_path(batch: int) -> None:
     answers = set()
     for seed in range(12):
-        made = network("specdecpp", seed, 0.3)
+        made = network("specdecpp", seed, 0.3).requires_grad_(False)
         policy = SpecDecPP(made, 0.3, LEVELS, 20)
         call, growing = policy.start(batch), Growing(seed, batch)
         assert call.continue_drafting(growing.tree, 0)
@@ -130,7 +130,8 @@ def test_specdecpp_multiplies_along_the_best_path(batch: int) -> None:
                 beam = growing.tree.beam_nodes[sequence, depth - 1].tolist()
                 node, product = max(beam, key=lambda n: float(growing.tree.scores[sequence, n])), 1.0
                 while node >= 0:
-                    logits = made(growing.state(sequence, node)).double()
+                    state = growing.state(sequence, node)
+                    logits = made(state / (state.square().mean() + 1e-6).sqrt()).double()
                     product *= float(logits.softmax(-1)[1])
                     node = growing.parent(sequence, node)
                 products.append(product)

@@ -12,8 +12,12 @@ from safetensors.torch import save_file
 from ltd.cli import main
 from ltd.errors import InputError
 from ltd.policies.baseline import load_baseline, network_of
+from ltd.policies.grid import load_grid
 from ltd_rl.fitting import FitConfig, Labelled, area_under_curve, fit, measure
+from ltd_rl.outcomes import outcomes_of, total
+from ltd_rl.traces import save_shard
 from ltd_rl.train_baseline import BaselineConfig, train_baseline
+from made_traces import made_generations, made_latency
 
 STATE = 12
 
@@ -119,6 +123,25 @@ def test_the_command(tmp_path: Path, samples: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / "out"
     assert main(["train-baseline", "c2t", "--out", str(out), "--samples", str(samples), "--epochs", "2"]) == 0
     assert "AUC" in capsys.readouterr().out and json.loads((out / "baseline.json").read_text())["kind"] == "c2t"
+
+
+def test_the_grid_holds_what_every_setting_comes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generations, latency, out = made_generations(0, [12, 20]), made_latency(), tmp_path / "out"
+    (tmp_path / "traces").mkdir()
+    save_shard(tmp_path / "traces" / "00000.safetensors", generations, 3, 3)
+    latency.save(tmp_path / "latency.json")
+    given = ["--traces", str(tmp_path / "traces"), "--latency", str(tmp_path / "latency.json")]
+    assert main(["train-baseline", "grid", "--out", str(out), *given]) == 0
+    found = json.loads((out / "grid.json").read_text())
+    rates = found["tokens_per_second"]
+    assert [len(row) for row in rates] == [len(found["sizes"])] * 4 and found["sizes"][0] == 1
+    for depth, step in ((0, 0), (2, 5), (3, len(found["sizes"]) - 1)):
+        alone = outcomes_of(generations, latency, [found["sizes"][step]], depth)
+        assert rates[depth][step] == pytest.approx(total(alone, depth, 0).throughput, rel=1e-5)
+    assert rates[found["depth"]][found["sizes"].index(found["size"])] == max(map(max, rates))
+    policy = load_grid(out / "grid.json")
+    assert (policy.max_depth, policy.max_size) == (found["depth"], found["size"])
+    assert f"depth {found['depth']}, size {found['size']}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,12 @@ def number(value: float | None, digits: int) -> str:
 
 def drafted_table(choices: dict[str, Drafted]) -> Table:
     """What every method drafted, over all tasks."""
-    columns = ["method", "mean D", "mean V", "discarded per accepted", "target calls per 100 tokens"]
+    columns = ["method", "mean D", "mean V", "discarded", "target calls"]
     rows = [
         [method, number(row.depth, 2), number(row.size, 2), number(row.discarded, 2), number(row.target_calls, 1)]
         for method, row in choices.items()
     ]
-    return Table("What was drafted, all tasks", columns, rows)
+    return Table("What was drafted, all tasks: discarded per accepted one, target calls per 100 tokens", columns, rows)
 
 
 def time_table(times: dict[str, Spent]) -> Table:
@@ -124,7 +124,7 @@ def describe(settings: Record) -> str:
     """One sentence: what ran, and on what."""
     where = settings.get("gpu") or f"{settings['processor']}, {settings['threads']} threads"
     heat = f"temperature {settings['temperature']}, seed {settings['seed']}" if settings["temperature"] else "greedy"
-    turns = f", the first {settings['turns']} turns of each" if settings.get("turns") else ""
+    turns = f", turns up to {settings['turns']}" if settings.get("turns") else ""
     return (
         f"Target {settings['target'] or 'by default'}, draft {settings['draft'] or 'as shipped'}, {settings['dtype']}, "
         f"{heat}, {settings['max_new_tokens']} new tokens, {settings['limit'] or 'all'} questions per task{turns}; "

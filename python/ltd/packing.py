@@ -14,7 +14,9 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
     """Whether this torch has oneDNN's packed linear operators, and this processor their arithmetic for the type."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    # On processors without arithmetic of their own for float16, oneDNN refuses it.
+    # On processors without arithmetic of their own for a short type, oneDNN refuses it.
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ltd import ops
 from ltd.errors import InputError
 from ltd.policies.baseline import SHIPPED, find_baseline
 from ltd.policies.classifier import Classifier, disco_features, on_device
 from ltd.policies.fixed_size import FixedSize
+from ltd.policies.svip import newest_entropy
 from ltd.tree import DraftTree, check_tree_limits
 
 
@@ -59,14 +59,11 @@ class Disco(FixedSize):
 
 def best_of_newest(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of the newest level's best-scored candidate: probability given its parent, entropy, level; (B,) each."""
-    assert tree.logits is not None  # a level has been drafted
     scores, places = tree.newest_scores.max(dim=1, keepdim=True)
-    rows = places // tree.width  # of the logits that it came from
     if tree.levels > 1:
         parents = tree.parents.gather(1, places + tree.newest_from).long()
         scores = scores - tree.scores.gather(1, parents)
-    chosen = tree.logits.take_along_dim(rows[:, :, None], dim=1)[:, 0]
-    return scores[:, 0].exp(), ops.row_entropy(chosen[:, None])[:, 0], torch.full_like(scores[:, 0], tree.levels - 1)
+    return scores[:, 0].exp(), newest_entropy(tree), torch.full_like(scores[:, 0], tree.levels - 1)
 
 
 def check_threshold(threshold: float) -> None:

@@ -188,11 +188,11 @@ class Summary:
 
 
 def normalised(states: torch.Tensor) -> torch.Tensor:
-    """float32 (B, H): states divided by the root of their mean square (plus 1e-6); (B, 0) stays."""
+    """float32 (…, H): states divided by the root of their mean square (plus 1e-6); (…, 0) stays."""
     states = states.float()
-    if states.shape[1] == 0:
+    if states.shape[-1] == 0:
         return states
-    return states * (states.square().mean(dim=1, keepdim=True) + STATE_EPSILON).rsqrt()
+    return states * (states.square().mean(dim=-1, keepdim=True) + STATE_EPSILON).rsqrt()
 
 
 def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:

@@ -6,7 +6,8 @@ accepted if all before it on its path are. Drafting stops when some rejection ha
 
     1 - Π chance(n) > threshold,    n along the path to the best-scored candidate that the newest level grew from.
 
-The newest candidates themselves have no states yet. The size is fixed.
+The newest candidates themselves have no states yet. The head reads states whose mean square is 1, because an EAGLE-3
+head's own states, from before its final norm, differ a lot in size. The drafted tree's size is fixed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.policies.baseline import SHIPPED, find_baseline
 from ltd.policies.classifier import on_device
 from ltd.policies.disco import check_threshold
+from ltd.policies.observation import normalised
 from ltd.tree import DraftTree, check_tree_limits
 
 
@@ -107,7 +109,7 @@ class SpecDecPPCall:
         if self.chances.shape != (len(nodes), 1 + tree.scores.shape[1]) or self.chances.device != nodes.device:
             self.chances = torch.ones(len(nodes), 1 + tree.scores.shape[1], device=nodes.device)
         before = self.chances.gather(1, tree.parents.gather(1, nodes).long() + 1)
-        chances = head.chance(states) * before
+        chances = head.chance(normalised(states)) * before
         self.chances.scatter_(1, nodes + 1, chances)
         best = tree.scores.gather(1, nodes).argmax(dim=1, keepdim=True)
         return bool((1 - chances.gather(1, best)).mean() <= self.policy.threshold)

@@ -13,7 +13,7 @@ from ltd.drafts.chain_model import chain_for_transformers, read_chain
 from ltd.errors import InputError
 from ltd.files import write_text
 from ltd.lengths.acceptance_files import FACTS, draft_hash, save_acceptance
-from ltd.models import DEFAULT_TARGET, load_model, resolve_dtype
+from ltd.models import DEFAULT_TARGET, load_model, resolve_training_dtype
 from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.shards import shard_files
 from ltd.training.acceptance_config import AcceptanceConfig
@@ -47,7 +47,7 @@ def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = torch.device("cpu")
-    target = load_model(config.target, resolve_dtype(config.dtype, device), device)
+    target = load_model(config.target, resolve_training_dtype(config.dtype, device), device)
     chain, files = chain_for_transformers(draft, target.model), read_chain(draft)
     reader = Reader(target.model, chain, files.words, config.mixing)
     for number, part in enumerate(PARTS):
