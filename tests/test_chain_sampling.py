@@ -17,7 +17,7 @@ from ltd.lengths.base import LengthCall
 from test_ops_accept_chain import ACCEPTANCE, number
 from test_sampling_distribution import NEW, PROMPT, enumerated, small_model
 
-SAMPLES = 3000
+SAMPLES = 1500
 MORE = 2  # tokens drafted and drawn behind those that are looked at
 TRIMMED = torch.tensor([5, 0, 3, 2])
 

@@ -37,8 +37,8 @@ class Models:
 
     @cached_property
     def chain(self) -> ChainDraft:
-        """The chain draft. Raises InputError if it does not fit the target."""
-        return ChainDraft.load(self.chain_folder, self.decoder.target)
+        """The chain draft. Raises InputError if it does not fit the target or its tokenizer."""
+        return ChainDraft.load(self.chain_folder, self.decoder.target, self.decoder.tokenizer)
 
     @cached_property
     def reference(self) -> PreTrainedModel:
