@@ -18,13 +18,14 @@ def sample(task: str, question: str, method: str, gains: list[int], seconds: flo
 
 
 def random_samples(generator: np.random.Generator, questions: int) -> list[dict[str, Any]]:
-    """Two tasks, three methods, and two turns for every other question."""
+    """Two tasks, three methods that take turns at going first, and two turns for every other question."""
+    methods = ("none", "x", "y")
     return [
         sample(task, str(q), method, generator.integers(1, 5, 6).tolist(), float(generator.uniform(0.5, 2)))
-        for task in ("a", "b")
+        for number, task in enumerate(("a", "b"))
         for q in range(questions)
         for _ in range(1 + q % 2)
-        for method in ("none", "x", "y")
+        for method in (*methods[(q + number) % 3 :], *methods[: (q + number) % 3])
     ]
 
 

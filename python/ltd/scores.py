@@ -164,7 +164,8 @@ def intervals(
     found: dict[tuple[str, str], Interval] = {}
     means = np.zeros((resamples, len(methods)))
     for task, samples in groups.items():
-        tokens, seconds = question_sums(samples)
+        # Methods take turns at going first, so tasks may hold them in different orders.
+        tokens, seconds = question_sums({method: samples[method] for method in methods})
         count = tokens.shape[0]
         # How often each question is drawn; (resamples, questions).
         draws = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
