@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import VOCABULARY, small_config
@@ -19,6 +20,7 @@ from ltd.decoder import Decoder
 from ltd.drafts.chain_model import ChainFacts, save_chain
 from ltd.errors import InputError
 from ltd.evaluation import EvalConfig, evaluate, plan, published, token_hash
+from ltd.evaluation_report import write_report
 from ltd.lengths.acceptance_files import draft_hash, save_acceptance
 from ltd.loading import load as load_decoder
 from ltd.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
@@ -330,6 +332,19 @@ def test_a_head_for_another_chain_draft_is_refused(config: EvalConfig, chain: st
         evaluate(replace(config, methods=("none", method), chain=chain))
     save_acceptance(head, tmp_path / "head", draft_hash(chain), {})
     evaluate(replace(config, methods=("none", method), chain=chain, out=tmp_path / "fits", tasks=("first",)))
+
+
+def test_a_label_is_the_methods_name_in_tables(config: EvalConfig, tmp_path: Path) -> None:
+    named = ("none", "small=static:1:3", "large=eagle3:depth=2:size=6")
+    results = evaluate(replace(config, methods=named, tasks=("first",)))
+    write_report(results, config.out, Console(quiet=True))
+    table = (config.out / "table.md").read_text()
+    assert "| small |" in table and "| large |" in table and "static" not in table
+    plain = evaluate(replace(config, methods=("none", "static:1:3"), tasks=("first",), out=tmp_path / "plain"))
+    sizes = [[s["sizes"] for s in run["samples"] if s["method"].endswith("static:1:3")] for run in (results, plain)]
+    assert sizes[0] == sizes[1]
+    with pytest.raises(InputError, match="each method once"):
+        replace(config, methods=("none", "a=static:1:3", "a=static:1:4"))
 
 
 def test_sampled_chains_are_not_compared(config: EvalConfig, chain: str) -> None:

@@ -22,7 +22,7 @@ from ltd.files import write_text
 from ltd.journal import Journal, Record
 from ltd.loading import load as load_decoder
 from ltd.loading import set_threads
-from ltd.methods import BASELINE, Method, expand
+from ltd.methods import BASELINE, Method, expand, split_label
 from ltd.questions import Question, Turn, all_turns, load_questions
 from ltd.runs import RunConfig, check_turns, encode_turn, first_difference, in_rotation, run_settings
 from ltd.scores import all_scores
@@ -47,7 +47,7 @@ class EvalConfig(RunConfig):
             options, decide it (`ltd.lengths.named`).
             `transformers` is its ordinary `generate`, `transformers:assisted` the same with the chain draft as
             assistant, `transformers:lookup` with prompt lookup (of 10 tokens, or `transformers:lookup:tokens=N`).
-            `paper` stands for the rows of the paper's table.
+            `paper` stands for the rows of the paper's table. `LABEL=METHOD` gives a method another name in tables.
         chain: the folder of the chain draft; None is the shipped one.
         turns: only the first so many turns of every question; None for all.
         temperature: 0 is greedy.
@@ -66,7 +66,7 @@ class EvalConfig(RunConfig):
         Sampling(self.temperature, seed=self.seed)  # raises if they are out of range
         if self.turns is not None and self.turns < 1:
             raise InputError(f"turns is {self.turns}; it counts the turns of a question, so it must be at least 1")
-        if not self.methods or len(set(self.methods)) != len(self.methods):
+        if not self.methods or len({split_label(name)[0] for name in self.methods}) != len(self.methods):
             raise InputError(f"the methods are {', '.join(self.methods) or 'none at all'}; name each method once")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ltd.journal import Record
+from ltd.methods import split_label
 from ltd.plots import depth_shares, draw_depths, draw_sizes, draw_time, size_shares
 from ltd.report import png
 from ltd.scores import Drafted, Score, Spent
@@ -83,7 +84,7 @@ def plot_choices(choices: dict[str, Drafted]) -> bytes:
 
 def is_chain(method: str) -> bool:
     """Whether a method drafts a chain, by its name."""
-    return method.startswith("chain:")
+    return split_label(method)[1].startswith("chain:")
 
 
 def pareto_points(choices: dict[str, Drafted], means: dict[str, Score]) -> list[Record]:
@@ -109,7 +110,7 @@ def pareto_points(choices: dict[str, Drafted], means: dict[str, Score]) -> list[
 
 def family(method: str) -> str:
     """What kind of rule decides the length of a chain."""
-    rule = method.split(":")[1]
+    rule = split_label(method)[1].split(":")[1]
     if rule.isdecimal():
         return "constant"
     return "heuristic" if rule == "heuristic" else "threshold"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from ltd.evaluation_plots import is_chain, pareto_points, plot_choices, plot_pareto, plot_speed, plot_time
 from ltd.files import write_bytes, write_text
 from ltd.journal import Record
+from ltd.methods import split_label
 from ltd.report import Table
 from ltd.scores import MEAN, RESAMPLES, TIME_PARTS, Drafted, Interval, Score, Spent, drafted, group, scores, spent
 
 UNKNOWN = "-"
+T = TypeVar("T")
 DRAFTED_NOTE = (
     "Mean D (expansions after the root's own; K - 1 for a chain) and mean V (candidates verified; K) are per cycle; a "
     "cycle that drafted nothing counts as D = 0, V = 0. Discarded: candidates that were verified and rejected."
@@ -34,10 +37,11 @@ def write_report(results: Record, out: Path, console: Console) -> None:
     The files are `table.md`, `plot.png`, `time.png`, `choices.png` and, with chain drafts, `pareto.json` and
     `pareto.png`.
     """
-    by_method = scores(results)
     samples = group(results["samples"], "method")
-    choices = {method: drafted(mine) for method, mine in samples.items()}
-    times = {method: spent(mine) for method, mine in samples.items()}
+    by_name = scores(results)
+    chosen = {method: drafted(samples[method]) for method in by_name}
+    by_method, choices = labelled(by_name), labelled(chosen)
+    times = labelled({method: spent(samples[method]) for method in by_name})
     tables = make_tables(results, by_method, choices, times)
     for table in tables:
         console.print(table.rich())
@@ -48,10 +52,15 @@ def write_report(results: Record, out: Path, console: Console) -> None:
     write_bytes(out / "plot.png", plot_speed(by_method))
     write_bytes(out / "time.png", plot_time(times))
     write_bytes(out / "choices.png", plot_choices(choices))
-    if any(map(is_chain, choices)):
-        points = pareto_points(choices, {method: row[MEAN] for method, row in by_method.items()})
+    if any(map(is_chain, chosen)):
+        points = pareto_points(chosen, {method: row[MEAN] for method, row in by_name.items()})
         write_text(out / "pareto.json", json.dumps(points, indent=1) + "\n")
         write_bytes(out / "pareto.png", plot_pareto(points))
+
+
+def labelled(by_name: dict[str, T]) -> dict[str, T]:
+    """The same by the methods' labels."""
+    return {split_label(name)[0]: value for name, value in by_name.items()}
 
 
 def make_tables(
@@ -116,7 +125,7 @@ def make_notes(results: Record) -> list[str]:
     """What one has to know to read the tables."""
     settings = results["settings"]
     notes = [describe(settings), *compare_answers(results["samples"]), DRAFTED_NOTE, INTERVAL_NOTE]
-    ordinary = any(method.startswith("transformers") for method in settings["methods"])
+    ordinary = any(split_label(method)[1].startswith("transformers") for method in settings["methods"])
     return [*notes, TRANSFORMERS_NOTE] if ordinary else notes
 
 
@@ -133,10 +142,10 @@ def describe(settings: Record) -> str:
 
 
 def compare_answers(samples: Sequence[Record]) -> list[str]:
-    """For every method with answers to compare, how many of them equal plain decoding's."""
-    sentences = []
+    """How many answers of every method with any to compare equal plain decoding's; one sentence, or none."""
+    counts = []
     for method, mine in group(samples, "method").items():
         compared = [s["identical_to_none"] for s in mine if s["identical_to_none"] is not None]
         if compared:
-            sentences.append(f"{method}: {sum(compared)} of {len(compared)} answers are identical to plain decoding's.")
-    return sentences
+            counts.append(f"{split_label(method)[0]} {sum(compared)} of {len(compared)}")
+    return [f"Answers that are identical to plain decoding's: {', '.join(counts)}."] if counts else []

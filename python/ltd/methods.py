@@ -42,7 +42,7 @@ class Method(ABC):
     """A way to decode.
 
     Attributes:
-        name: as it was typed.
+        name: as it was typed, `METHOD` or `LABEL=METHOD`.
         repeats_plain: whether sampling gives plain decoding's text of the same seed. The distribution is the same for
             all methods.
         needs_chain: whether it uses the chain draft.
@@ -59,7 +59,7 @@ class Method(ABC):
             InputError: there is no such method (the message names those there are), an option or number of it is
                 wrong, or a file that it names cannot be used.
         """
-        kind = name.partition(":")[0]
+        kind = split_label(name)[1].partition(":")[0]
         if kind == CHAIN:
             return ChainMethod.named(name)
         return TransformersMethod.named(name) if kind == TRANSFORMERS else TreeMethod.named(name)
@@ -69,9 +69,14 @@ class Method(ABC):
         return False
 
     @property
+    def spec(self) -> str:
+        """The name without its label."""
+        return split_label(self.name)[1]
+
+    @property
     def files(self) -> list[Path]:
         """The files that its name stands for: what is in them decides the results."""
-        return option_files(self.name)
+        return option_files(self.spec)
 
     @abstractmethod
     def open(self, models: Models) -> Answerer:
@@ -88,14 +93,14 @@ class TreeMethod(Method):
     @classmethod
     def named(cls, name: str) -> TreeMethod:
         """`Method.parse` of this kind."""
-        return cls(name, find_policy(name))
+        return cls(name, find_policy(split_label(name)[1]))
 
     @property
     def files(self) -> list[Path]:
-        kind, _, path = self.name.partition(":")
+        kind, _, path = self.spec.partition(":")
         if kind == "bundle":
             return [Path(path).expanduser() / FACTS]
-        return [Path(path).expanduser()] if kind in FILES else option_files(self.name)
+        return [Path(path).expanduser()] if kind in FILES else option_files(self.spec)
 
     def open(self, models: Models) -> TreeAnswerer:
         check_tree(models.decoder, self)
@@ -111,7 +116,7 @@ class ChainMethod(Method):
     @classmethod
     def named(cls, name: str) -> ChainMethod:
         """`Method.parse` of this kind."""
-        return cls(name, parse_length(name.partition(":")[2]))
+        return cls(name, parse_length(split_label(name)[1].partition(":")[2]))
 
     @property
     def needs_chain(self) -> bool:
@@ -146,21 +151,22 @@ class TransformersMethod(Method):
     @classmethod
     def named(cls, name: str) -> TransformersMethod:
         """`Method.parse` of this kind."""
-        if name in (TRANSFORMERS, ASSISTED):
+        spec = split_label(name)[1]
+        if spec in (TRANSFORMERS, ASSISTED):
             return cls(name)
-        if name == LOOKUP:
+        if spec == LOOKUP:
             return cls(name, LOOKUP_TOKENS)
-        tokens = name.removeprefix(f"{LOOKUP}:tokens=")
+        tokens = spec.removeprefix(f"{LOOKUP}:tokens=")
         if not (tokens.isdecimal() and int(tokens) >= 1):
             raise InputError(
-                f"unknown method {name!r}; of transformers there are {TRANSFORMERS}, {ASSISTED} and "
+                f"unknown method {spec!r}; of transformers there are {TRANSFORMERS}, {ASSISTED} and "
                 f"{LOOKUP}:tokens=N with N at least 1"
             )
         return cls(name, int(tokens))
 
     @property
     def needs_chain(self) -> bool:
-        return self.name == ASSISTED
+        return self.spec == ASSISTED
 
     def open(self, models: Models) -> TransformersAnswerer:
         return TransformersAnswerer(models, models.assistant if self.needs_chain else None, self.lookup)
@@ -204,10 +210,16 @@ def check_tree(decoder: Decoder, method: TreeMethod) -> None:
     Raises:
         InputError: a policy that does not fit, or there is no draft or no learned policy where one is needed.
     """
-    if method.name == TUNED and not isinstance(decoder.policy, Learned):
+    if method.spec == TUNED and not isinstance(decoder.policy, Learned):
         raise InputError(NOT_TUNED)
     check_policy(decoder, method.policy)
     decoder.speculation(method.policy)
+
+
+def split_label(name: str) -> tuple[str, str]:
+    """The label that a method has in tables, and the method: of `LABEL=METHOD`, or both the same."""
+    label, equals, spec = name.partition("=")
+    return (label, spec) if equals and ":" not in label else (name, name)
 
 
 def expand(names: Sequence[str]) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
 
 def hash_files(method: Method, config: RunConfig) -> str | list[str | None] | None:
     """Hashes of the files that say what a method decides; None where its name does."""
-    files = [tuned_folder(config) / FACTS] if method.name == TUNED else method.files
+    files = [tuned_folder(config) / FACTS] if method.spec == TUNED else method.files
     hashes = [file_hash(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashes or None
 

@@ -37,7 +37,7 @@ def evaluate(
             help="Commas between: none, eagle3, static:D:V, grid:FILE, tuned, bundle:FOLDER, controller:FILE; ddd, "
             "svip, gammatune, disco, specdecpp, c2t (options behind colons, as ddd:size=6); chain:K, chain:heuristic, "
             "chain:specdecpp[:threshold=T]; transformers, transformers:assisted, transformers:lookup[:tokens=N]; or "
-            "paper, the rows of the paper's table."
+            "paper, the rows of the paper's table. LABEL=METHOD gives it another name in tables."
         ),
     ] = "none,eagle3",
     limit: Limit = None,
