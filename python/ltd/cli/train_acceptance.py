@@ -23,7 +23,7 @@ def train_acceptance(
     target: Target = None,
     tokens: Annotated[int, typer.Option(help="Answer tokens to read.")] = DEFAULT.tokens,
     mixing: Annotated[
-        float, typer.Option(help="Share of the positions that keep the target's token; the others are drafted.")
+        float, typer.Option(help="Share of an answer's positions that carry the draft's token in one sequence.")
     ] = DEFAULT.mixing,
     weight: Annotated[float, typer.Option(help="Weight of a rejection in the loss.")] = DEFAULT.weight,
     width: Annotated[int | None, typer.Option(help="Of the head's blocks; the draft's hidden size if not given.")] = (

@@ -21,7 +21,7 @@ class AcceptanceConfig:
     out: str | Path  # folder of the head, its data and its checkpoint
     target: str | None = None  # folder, GGUF file or hub name; None: the default target
     tokens: int = 80_000  # answer tokens to read
-    mixing: float = 0.15  # share of an answer's positions that keep the target's token
+    mixing: float = 0.15  # share of an answer's positions that carry the draft's token in one sequence
     weight: float = 6.0  # of a rejection in the loss
     width: int | None = None  # of the head's blocks; None: the size of the draft's states
     epochs: int = 3
@@ -38,7 +38,7 @@ class AcceptanceConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}, but must be at least {least}")
-        for name, (low, high) in {"mixing": (0.0, 0.99), "warmup": (0.0, 0.9), "held_out": (0.001, 0.5)}.items():
+        for name, (low, high) in {"mixing": (0.001, 1.0), "warmup": (0.0, 0.9), "held_out": (0.001, 0.5)}.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be between {low} and {high}")
         for name in ("weight", "lr"):
