@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ltd.errors import InputError
-from ltd.files import write_bytes
+from ltd.training.acceptance_loop import soft_auc
+from ltd.training.loop import save_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,7 @@ def fit(
             best = copy.deepcopy(network.state_dict())
         state = {"settings": asdict(config), "scores": [asdict(score) for score in scores], "best": best}
         state |= {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_bytes(checkpoint, buffer.getvalue())
+        save_state(state, checkpoint)
         told(scores[-1])
     network.load_state_dict(best)
     return scores
@@ -169,9 +167,5 @@ def measure(network: nn.Module, samples: Labelled) -> Score:
 
 
 def area_under_curve(logits: Tensor, accepted: Tensor) -> float:
-    """The area under the ROC curve, by the ranks of the accepted samples (Mann-Whitney)."""
-    _, inverse, counts = logits.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    ranks = (ends - (counts - 1) / 2)[inverse]  # the mean of equals
-    yes, no = int(accepted.sum()), int((~accepted).sum())
-    return float((ranks[accepted].sum() - yes * (yes + 1) / 2) / (yes * no))
+    """The area under the ROC curve: `ltd.training.acceptance_loop.soft_auc` with labels that are certain."""
+    return soft_auc(logits, accepted.float())

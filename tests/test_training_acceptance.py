@@ -24,8 +24,9 @@ from ltd.training import acceptance_loop
 from ltd.training.acceptance import train_acceptance
 from ltd.training.acceptance_config import AcceptanceConfig
 from ltd.training.acceptance_data import Reader, Samples
-from ltd.training.acceptance_loop import calibration, rate_share, soft_auc, train_head, weighted_loss
+from ltd.training.acceptance_loop import calibration, soft_auc, train_head, weighted_loss
 from ltd.training.conversations import ANSWER, TEMPLATE, USER, Conversation, _save_shard
+from ltd.training.loop import rate_share
 
 Folder = Callable[[str], Path]
 WORDS = torch.arange(0, VOCABULARY, 2)
@@ -180,7 +181,7 @@ def test_finished_run_and_resuming(
     class Killed(Exception):
         pass
 
-    save, saved = acceptance_loop._save, []
+    save, saved = acceptance_loop.save_state, []
 
     def die(state: dict[str, Any], file: Path) -> None:
         save(state, file)
@@ -189,7 +190,7 @@ def test_finished_run_and_resuming(
 
     parts = config(tmp_path / "parts", chain, run, tiny_target("llama"))
     with monkeypatch.context() as patch:
-        patch.setattr(acceptance_loop, "_save", die)
+        patch.setattr(acceptance_loop, "save_state", die)
         with pytest.raises(Killed):
             train_acceptance(parts)
     (tmp_path / "parts" / "samples" / "held_out" / "00000.safetensors").unlink()

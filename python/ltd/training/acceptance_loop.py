@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ltd.policies.acceptance_head import ACCEPTED, REJECTED, AcceptanceHead
 from ltd.training.acceptance_config import AcceptanceConfig
 from ltd.training.acceptance_data import Samples
+from ltd.training.loop import rate_share, save_state
 
 BINS = 10
 MEASURED_ROWS = 4096
@@ -33,14 +34,6 @@ def weighted_loss(logits: Tensor, labels: Tensor, weight: float) -> Tensor:
     logs = functional.log_softmax(logits.float(), -1)
     rejected = weight * (1 - labels)
     return -(rejected * logs[:, REJECTED] + labels * logs[:, ACCEPTED]).sum() / (rejected + labels).sum()
-
-
-def rate_share(update: int, updates: int, warmup: float) -> float:
-    """Learning rate of an update as a share of its peak: linear warm-up, then a cosine down to zero."""
-    first = max(1, round(warmup * updates))
-    if update < first:
-        return (update + 1) / first
-    return 0.5 * (1 + math.cos(math.pi * (update - first) / max(1, updates - first)))
 
 
 def train_head(head: AcceptanceHead, samples: Samples, config: AcceptanceConfig, checkpoint: Path) -> list[float]:
@@ -72,7 +65,7 @@ def train_head(head: AcceptanceHead, samples: Samples, config: AcceptanceConfig,
                 bar.update()
             losses.append(total / per_epoch)
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
-            _save({"head": head.state_dict(), "optimiser": optimiser.state_dict(), "losses": losses}, checkpoint)
+            save_state({"head": head.state_dict(), "optimiser": optimiser.state_dict(), "losses": losses}, checkpoint)
     return losses
 
 
@@ -80,12 +73,6 @@ def _batches(count: int, config: AcceptanceConfig, epoch: int) -> Iterator[Tenso
     # Ordered by the epoch alone, so that a run that was stopped goes on as if it had not been.
     order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
     yield from order.split(config.batch)
-
-
-def _save(state: dict[str, Any], file: Path) -> None:
-    unfinished = file.with_suffix(".tmp")
-    torch.save(state, unfinished)
-    unfinished.replace(file)
 
 
 @torch.no_grad()

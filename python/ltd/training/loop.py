@@ -22,11 +22,16 @@ CURVE_POINTS = 100
 
 
 def rate_at(update: int, updates: int, config: TrainDraftConfig) -> float:
-    """Learning rate of an update: linear warm-up, then a cosine down to zero."""
-    warmup = max(1, round(config.warmup_share * updates))
-    if update < warmup:
-        return config.learning_rate * (update + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (update - warmup) / max(1, updates - warmup)))
+    """Learning rate of an update."""
+    return config.learning_rate * rate_share(update, updates, config.warmup_share)
+
+
+def rate_share(update: int, updates: int, warmup: float) -> float:
+    """Learning rate of an update as a share of its peak: linear warm-up, then a cosine down to zero."""
+    first = max(1, round(warmup * updates))
+    if update < first:
+        return (update + 1) / first
+    return 0.5 * (1 + math.cos(math.pi * (update - first) / max(1, updates - first)))
 
 
 class Measured(Protocol):
@@ -187,7 +192,12 @@ def run_training(
 
 
 def save_checkpoint(training: Training, file: Path) -> None:
+    """Write what the training can go on from."""
+    save_state(training.state(), file)
+
+
+def save_state(state: dict[str, Any], file: Path) -> None:
     """Write by rename, so that a kill leaves the old or the new one."""
     unfinished = file.with_suffix(".tmp")
-    torch.save(training.state(), unfinished)
+    torch.save(state, unfinished)
     unfinished.replace(file)
