@@ -23,6 +23,7 @@ struct TreeWalk {
   Rows<int64_t> gained_tokens;  // (B, P)
   int32_t* gained;              // (B), entries recorded
   int threads;
+  Launch launch;
 };
 
 struct AcceptGreedy {

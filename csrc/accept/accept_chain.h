@@ -23,6 +23,7 @@ struct DraftToken {
   Warp warp;  // temperature 0: greedy
   ChainDraws draws;
   int threads;
+  Launch launch;
   int64_t* token;  // (1), -1 if the logits hold NaN or +inf, or only -inf
   float* chance;   // (1), the token's probability, at temperature 1 if greedy
 };
@@ -41,6 +42,7 @@ struct AcceptChain {
   Warp warp;         // of both; temperature 0: greedy
   ChainDraws draws;  // position: of the target's first row
   int threads;
+  Launch launch;
   int64_t* result;  // (2): how many are kept and the token behind them, -1 if the target's logits there are not finite
 };
 

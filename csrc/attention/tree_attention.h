@@ -19,7 +19,7 @@ struct HeadRows {
   int64_t row_stride;
 
   template <typename T>
-  LTD_INLINE const T* at(int64_t batch, int64_t head, int64_t row) const {
+  LTD_INLINE Pointer<const T> at(int64_t batch, int64_t head, int64_t row) const {
     return static_cast<const T*>(data) + batch * batch_stride + head * head_stride + row * row_stride;
   }
 };
@@ -42,6 +42,7 @@ struct TreeAttention {
   int64_t window;  // 0 = none
   void* output;    // (B, N, query_heads, head_dim), contiguous
   int threads;
+  Launch launch;
 };
 
 }  // namespace ltd

@@ -26,6 +26,7 @@ struct CommitPath {
   int64_t row_bytes;      // head_dim elements
   int64_t element_bytes;  // strides count elements
   int threads;
+  Launch launch;
 };
 
 void commit_path(const CommitPath& a);

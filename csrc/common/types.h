@@ -6,7 +6,24 @@
 // Kernel sources are compiled several times with different instruction sets. A shared inline function that is not
 // inlined everywhere would be merged by the linker into one copy, perhaps one with instructions that this processor
 // lacks.
+#ifdef __CUDACC__
+#define LTD_INLINE __host__ __device__ inline __attribute__((always_inline))
+#else
 #define LTD_INLINE inline __attribute__((always_inline))
+#endif
+
+#ifdef LTD_EMULATED
+#include "emulation/pointer.h"
+#else
+namespace ltd {
+
+// A pointer to memory that an operator's caller owns. The tests' emulation of CUDA has one of its own, which knows what
+// the operator may touch.
+template <typename T>
+using Pointer = T*;
+
+}  // namespace ltd
+#endif
 
 namespace ltd {
 
@@ -30,13 +47,19 @@ inline constexpr int kMaxDepth = 12;
 inline constexpr int kMaxCandidates = 2048;
 inline constexpr int kMaxNodes = 513;  // the root and up to 512 candidates
 
+// Where CUDA kernels run; the CPU's take no notice of it.
+struct Launch {
+  void* stream;     // cudaStream_t
+  void* workspace;  // as many bytes as the operator's *_workspace function says, 16-byte aligned; any content
+};
+
 // (B, n), the last dimension contiguous.
 template <typename T>
 struct Rows {
   T* data;
   int64_t batch_stride;
 
-  LTD_INLINE T* operator[](int64_t batch) const { return data + batch * batch_stride; }
+  LTD_INLINE Pointer<T> operator[](int64_t batch) const { return data + batch * batch_stride; }
 };
 
 // (B, R, n), the last dimension contiguous.
@@ -46,7 +69,7 @@ struct Matrices {
   int64_t batch_stride;
   int64_t row_stride;
 
-  LTD_INLINE T* at(int64_t batch, int64_t row) const { return data + batch * batch_stride + row * row_stride; }
+  LTD_INLINE Pointer<T> at(int64_t batch, int64_t row) const { return data + batch * batch_stride + row * row_stride; }
 };
 
 // (B, R, n) of a floating-point type known at run time only, the last dimension contiguous.
@@ -57,7 +80,7 @@ struct AnyMatrices {
   int64_t row_stride;
 
   template <typename T>
-  LTD_INLINE const T* at(int64_t batch, int64_t row) const {
+  LTD_INLINE Pointer<const T> at(int64_t batch, int64_t row) const {
     return static_cast<const T*>(data) + batch * batch_stride + row * row_stride;
   }
 };

@@ -15,6 +15,7 @@ struct RowEntropy {
   int64_t vocabulary;     // >= 1
   Rows<float> entropies;  // (B, rows)
   int threads;
+  Launch launch;
 };
 
 }  // namespace ltd

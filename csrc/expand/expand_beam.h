@@ -27,6 +27,7 @@ struct ExpandBeam {
   Rows<int64_t> beam_tokens;     // (B, W)
   Matrices<int64_t> beam_masks;  // (B, levels, W * words), W and words contiguous: bits of the draft's own tree rows
   int threads;
+  Launch launch;
 };
 
 // Candidates before a level: W of the root, then W * W a level.

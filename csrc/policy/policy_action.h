@@ -18,6 +18,7 @@ struct PolicyAction {
   int64_t depth;
   PolicyNetwork network;
   int32_t* actions;  // (B)
+  Launch launch;
 };
 
 }  // namespace ltd

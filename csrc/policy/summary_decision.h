@@ -28,6 +28,7 @@ struct SummaryDecision {
   PolicyNetwork depth_network;  // without layers, its action is 0
   PolicyNetwork size_network;   // the same
   Rows<int32_t> actions;        // (B, 2)
+  Launch launch;
 
   // Numbers in an observation.
   LTD_INLINE int64_t width() const { return 2 * (best + newest) + 2 + 1 + (kMaxDepth + 1) + recent_count + state_size; }

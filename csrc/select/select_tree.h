@@ -26,6 +26,7 @@ struct SelectTree {
   Rows<int32_t> first_child;      // (B, N), -1 = none
   Rows<int32_t> next_sibling;     // (B, N), -1 = none
   Rows<int32_t> node_candidates;  // (B, N), -1 for the root
+  Launch launch;
 };
 
 // The first selected candidate whose parent is not selected: scores rose from parent to child, or a parent did not
