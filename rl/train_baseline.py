@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ltd.acceptance_head import BLOCKS
 from ltd.decoder import Decoder
 from ltd.errors import InputError
 from ltd.journal import Journal
 from ltd.loading import find_head, head_hash
 from ltd.loading import load as load_decoder
 from ltd.models import DEFAULT_TARGET
-from ltd.policies.acceptance_head import BLOCKS
 from ltd.policies.baseline import C2T_HIDDEN, DISCO_HIDDEN, HEAD_WIDTH, INPUTS, Baseline, network_of, save_baseline
 from ltd.policies.classifier import c2t_features, disco_features
 from ltd.policies.observation import normalised

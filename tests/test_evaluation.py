@@ -16,6 +16,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import VOCABULARY, small_config
+from ltd.acceptance_head import AcceptanceHead
 from ltd.decoder import Decoder
 from ltd.drafts.chain_model import ChainFacts, save_chain
 from ltd.errors import InputError
@@ -26,7 +27,6 @@ from ltd.loading import load as load_decoder
 from ltd.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
 from ltd.models import tokenizer_fingerprint
 from ltd.policies import Static
-from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.questions import Question
 from ltd.runs import first_difference
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ltd.acceptance_head import AcceptanceHead
 from ltd.errors import InputError
 from ltd.lengths.specdecpp import SpecDecPP
-from ltd.policies.acceptance_head import AcceptanceHead
 
 
 def random_head(seed: int, inputs: int = 12, width: int | None = None, sure: float = 2.0) -> AcceptanceHead:

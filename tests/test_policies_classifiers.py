@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from ltd.acceptance_head import AcceptanceHead
 from ltd.errors import InputError
 from ltd.loading import load
-from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.policies.baseline import Baseline, load_baseline, network_of, save_baseline
 from ltd.policies.c2t import C2T
 from ltd.policies.classifier import ENTROPY_UNIT, Classifier

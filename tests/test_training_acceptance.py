@@ -14,12 +14,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from conftest import VOCABULARY, small_config
+from ltd.acceptance_head import AcceptanceHead
 from ltd.cli.main import main
 from ltd.drafts.chain_model import ChainFacts, chain_for_transformers, save_chain
 from ltd.errors import InputError
 from ltd.lengths.acceptance_files import draft_hash, load_acceptance, save_acceptance
 from ltd.models import tokenizer_fingerprint
-from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.training import acceptance_loop
 from ltd.training.acceptance import train_acceptance
 from ltd.training.acceptance_config import AcceptanceConfig
@@ -248,14 +248,14 @@ def test_files_round_trip_and_damage(tmp_path: Path, chain: Path) -> None:
 
     facts, weights = tmp_path / "acceptance.json", tmp_path / "acceptance.safetensors"
     good, whole = facts.read_text(), weights.read_bytes()
-    for text, message in [("{", "not valid JSON"), ("[]", "does not describe"),
+    for text, message in [("{", "not readable JSON"), ("[]", 'does not say "format"'),
                           (good.replace('"width": 5', '"width": 4'), "sizes")]:  # fmt: skip
         facts.write_text(text)
         with pytest.raises(InputError, match=message):
             load_acceptance(tmp_path)
     facts.write_text(good)
     weights.write_bytes(whole[:-1])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="is not the file that"):
         load_acceptance(tmp_path)
     weights.unlink()
     with pytest.raises(InputError, match="is missing"):

@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
+from ltd.acceptance_head import AcceptanceHead
 from ltd.errors import InputError
 from ltd.files import file_hash, write_bytes, write_text
-from ltd.policies.acceptance_head import AcceptanceHead
+from ltd.stored import read_facts, read_weights
 
-FORMAT = 1
+FORMAT, SCHEMA = "ltd-acceptance", 1
 FACTS, WEIGHTS = "acceptance.json", "acceptance.safetensors"
+KEYS = ("inputs", "width", "blocks", "draft", "weights_sha256")
 DRAFT_WEIGHTS = "model.safetensors"
 
 
@@ -43,11 +43,12 @@ def save_acceptance(head: AcceptanceHead, folder: Path, draft: str, report: dict
     write_bytes(folder / WEIGHTS, weights)
     facts = {
         "format": FORMAT,
+        "schema": SCHEMA,
         "inputs": head.inputs,
         "width": head.width,
         "blocks": len(head.blocks),
         "draft": draft,
-        "weights": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         **report,
     }
     write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
@@ -64,42 +65,31 @@ def load_acceptance(folder: str | Path, draft: str | Path | None = None) -> Acce
         InputError: there is no whole head, or it was trained for another draft.
     """
     folder = Path(folder)
-    facts, weights = _read_facts(folder / FACTS), _read_weights(folder / WEIGHTS)
-    if hashlib.sha256(weights).hexdigest() != facts.get("weights"):
-        raise InputError(f"the acceptance head in {folder} is damaged: {WEIGHTS} is not the file of {FACTS}")
+    facts = _facts(folder)
     if draft is not None:
         check_draft(folder, draft)
     try:
+        tensors = read_weights(folder / WEIGHTS, facts["weights_sha256"], FACTS)
         head = AcceptanceHead(int(facts["inputs"]), int(facts["width"]), int(facts["blocks"]))
-        head.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except InputError as error:
+        raise InputError(f"the acceptance head in {folder} cannot be used: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the acceptance head in {folder} does not have the sizes that {FACTS} says") from error
-    return head.requires_grad_(False).eval().to(torch.float32)
+    return head.requires_grad_(False).eval()
 
 
 def check_draft(folder: str | Path, draft: str | Path) -> None:
     """Raises InputError if the head in a folder was trained for another chain draft than the one in `draft`."""
-    if draft_hash(draft) != _read_facts(Path(folder) / FACTS).get("draft"):
+    if draft_hash(draft) != _facts(Path(folder))["draft"]:
         raise InputError(
             f"the acceptance head in {folder} was trained for another draft than {draft}; make one for it with "
             "ltd train-acceptance and name it: chain:specdecpp:model=FOLDER"
         )
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
+def _facts(folder: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"there is no acceptance head in {file.parent}: {file.name} is missing") from error
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise InputError(f"{file} does not describe an acceptance head of format {FORMAT}")
-    return facts
-
-
-def _read_weights(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"there is no acceptance head in {file.parent}: {file.name} is missing") from error
+        return read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS)
+    except InputError as error:
+        raise InputError(f"the acceptance head in {folder} cannot be used: {error}") from error

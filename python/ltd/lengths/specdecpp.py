@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from ltd.acceptance_head import ACCEPTED, AcceptanceHead
 from ltd.errors import InputError
 from ltd.lengths.acceptance_files import load_acceptance
 from ltd.lengths.base import MAX_LENGTH
-from ltd.policies.acceptance_head import ACCEPTED, AcceptanceHead
 
 
 class SpecDecPP:

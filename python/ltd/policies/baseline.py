@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from ltd.acceptance_head import AcceptanceHead
 from ltd.errors import InputError
 from ltd.files import write_bytes, write_text
-from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.policies.classifier import Classifier
-from ltd.policies.stored import read_facts, read_weights
+from ltd.stored import read_facts, read_weights
 
 FORMAT, SCHEMA = "ltd-baseline", 1
 FACTS, WEIGHTS = "baseline.json", "baseline.safetensors"

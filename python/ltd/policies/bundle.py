@@ -27,7 +27,7 @@ from ltd.policies.learned import Learned, Setting
 from ltd.policies.network import ACTIVATIONS, Network
 from ltd.policies.observation import DEPTH_UNIT, LEAST_RANKED, LENGTH_UNIT, RANKED_UNIT, Layout, Summary
 from ltd.policies.recency import RATES, START
-from ltd.policies.stored import read_facts, read_weights
+from ltd.stored import read_facts, read_weights
 
 FORMAT, SCHEMA = "ltd-policy", 1
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"

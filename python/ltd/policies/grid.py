@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ltd.errors import InputError
 from ltd.policies.static import Static
-from ltd.policies.stored import read_facts
+from ltd.stored import read_facts
 
 FORMAT, SCHEMA = "ltd-grid", 1
 GRID = "grid.json"

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ltd.acceptance_head import AcceptanceHead
 from ltd.errors import InputError
-from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.policies.baseline import SHIPPED, find_baseline
 from ltd.policies.classifier import on_device
 from ltd.policies.disco import check_threshold

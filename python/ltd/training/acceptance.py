@@ -9,12 +9,12 @@ from typing import Any
 import torch
 import transformers
 
+from ltd.acceptance_head import AcceptanceHead
 from ltd.drafts.chain_model import chain_for_transformers, read_chain
 from ltd.errors import InputError
 from ltd.files import write_text
 from ltd.lengths.acceptance_files import FACTS, draft_hash, save_acceptance
 from ltd.models import DEFAULT_TARGET, load_model, resolve_training_dtype
-from ltd.policies.acceptance_head import AcceptanceHead
 from ltd.shards import shard_files
 from ltd.training.acceptance_config import AcceptanceConfig
 from ltd.training.acceptance_data import Reader, answer_positions, cache_samples, load_samples

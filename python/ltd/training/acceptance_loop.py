@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ltd.policies.acceptance_head import ACCEPTED, REJECTED, AcceptanceHead
+from ltd.acceptance_head import ACCEPTED, REJECTED, AcceptanceHead
 from ltd.training.acceptance_config import AcceptanceConfig
 from ltd.training.acceptance_data import Samples
 from ltd.training.loop import rate_share, save_state

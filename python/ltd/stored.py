@@ -1,4 +1,4 @@
-"""What the folders of learned policies have in common: facts in JSON, and weights that these facts name by hash."""
+"""What the folders of trained networks have in common: facts in JSON, and weights that these facts name by hash."""
 
 from __future__ import annotations
 
