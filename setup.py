@@ -29,7 +29,10 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(folder)], check=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.copy_file(str(folder / target.name), str(target))
+        # Not written in place: another process may have the old one loaded.
+        fresh = target.with_name(target.name + ".new")
+        self.copy_file(str(folder / target.name), str(fresh))
+        fresh.replace(target)
 
 
 setup(ext_modules=[Extension("ltd._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -113,7 +113,7 @@ void select_tree_cpu(const Tensor& tokens, const Tensor& scores, const Tensor& p
   a.first_child = rows<int32_t>({"first_child", first_child}, a.batch, a.nodes);
   a.next_sibling = rows<int32_t>({"next_sibling", next_sibling}, a.batch, a.nodes);
   a.node_candidates = rows<int32_t>({"node_candidates", node_candidates}, a.batch, a.nodes);
-  const int64_t orphan = select_tree(a);
+  const int64_t orphan = cpu_kernels().select_tree(a);
   LTD_CHECK(orphan < 0, "candidate ", orphan,
             " was selected without its parent: a parent must have a smaller index than ",
             "its children, or -1 for the root, and scores must not rise from parent to child");
@@ -253,7 +253,7 @@ void commit_path_cpu(Tensor keys, Tensor values, const Tensor& path, const Tenso
   a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
   a.threads = threads();
   check_commit_rows(a, path.size(1), keys.size(3));
-  commit_path(a);
+  cpu_kernels().commit_path(a);
 }
 
 }  // namespace

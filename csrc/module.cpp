@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstdint>
 #include <string>
 
 #include "accept/philox.h"
@@ -42,6 +43,9 @@ double sampling_uniform(int64_t seed, int64_t position, int64_t row) {
   return ltd::sampling_uniform(static_cast<uint64_t>(seed), position, row, ltd::kTargetStream);
 }
 
+// The kernels of a table in memory, by its address: a library loaded with ctypes has one.
+void add_kernels(uintptr_t address) { ltd::add_kernels(reinterpret_cast<const ltd::CpuKernels*>(address)); }
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -49,6 +53,8 @@ PYBIND11_MODULE(_C, module) {
   ltd::cpu_kernels();  // a bad LTD_CPU_ISA fails here, at import
   module.def("build_info", &build_info, "What this build contains and which kernels are in use.");
   module.def("use_cpu_isa", &ltd::use_cpu_isa, py::arg("isa"), "Changes the CPU kernels in use; for tests.");
+  module.def("add_kernels", &add_kernels, py::arg("address"),
+             "Makes the kernels of a CpuKernels usable under its name; for tests.");
   module.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "The generator; for tests.");
   module.def("sampling_uniform", &sampling_uniform, py::arg("seed"), py::arg("position"), py::arg("row"),
              "The uniform number that draws the token at position + 1; for tests.");

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <list>
 #include <stdexcept>
 
 namespace ltd {
@@ -57,6 +58,23 @@ std::vector<const CpuKernels*> supported_kernels() {
   return supported;
 }
 
+// Kernels that add_kernels brought; they stay where they are.
+std::list<CpuKernels>& added_kernels() {
+  static std::list<CpuKernels> kernels;
+  return kernels;
+}
+
+// Null where there are none.
+const CpuKernels* kernels_named(const std::string& name) {
+  for (const CpuKernels* kernels : supported_kernels()) {
+    if (name == kernels->isa) return kernels;
+  }
+  for (const CpuKernels& kernels : added_kernels()) {
+    if (name == kernels.isa) return &kernels;
+  }
+  return nullptr;
+}
+
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
@@ -92,13 +110,23 @@ std::vector<std::string> supported_cpu_isas() {
 }
 
 void use_cpu_isa(const std::string& isa) {
-  for (const CpuKernels* kernels : supported_kernels()) {
-    if (isa == kernels->isa) {
-      current().store(kernels);
-      return;
-    }
+  const CpuKernels* kernels = kernels_named(isa);
+  if (kernels == nullptr) {
+    throw std::invalid_argument("no CPU kernels for '" + isa + "' here; supported are " + joined(supported_cpu_isas()));
   }
-  throw std::invalid_argument("no CPU kernels for '" + isa + "' here; supported are " + joined(supported_cpu_isas()));
+  current().store(kernels);
+}
+
+void add_kernels(const CpuKernels* added) {
+  const CpuKernels& widest = *supported_kernels().back();
+  CpuKernels& kernels = added_kernels().emplace_back(*added);
+  const auto complete = [&](auto... members) {
+    ((kernels.*members = kernels.*members == nullptr ? widest.*members : kernels.*members), ...);
+  };
+  complete(&CpuKernels::expand_beam, &CpuKernels::row_entropy, &CpuKernels::select_tree, &CpuKernels::tree_attention,
+           &CpuKernels::accept_greedy, &CpuKernels::accept_sample, &CpuKernels::draft_token, &CpuKernels::accept_chain,
+           &CpuKernels::commit_path, &CpuKernels::policy_action, &CpuKernels::summary_decision,
+           &CpuKernels::forward_stack, &CpuKernels::linear);
 }
 
 }  // namespace ltd

@@ -1,5 +1,7 @@
 // The kernels of one instruction set, LTD_ISA: the build compiles this file and the kernels once for each.
+#include "commit/commit_path.h"
 #include "common/cpu_kernels.h"
+#include "select/select_tree.h"
 
 #define LTD_STRING(name) #name
 #define LTD_NAME(name) LTD_STRING(name)
@@ -19,7 +21,8 @@ void forward_stack(const ForwardStack&);
 void linear(const Linear&);
 
 extern const CpuKernels kernels;
-const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,  row_entropy,   tree_attention,   accept_greedy, accept_sample,
-                         draft_token,       accept_chain, policy_action, summary_decision, forward_stack, linear};
+const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,      row_entropy,   select_tree,  tree_attention,
+                         accept_greedy,     accept_sample,    draft_token,   accept_chain, commit_path,
+                         policy_action,     summary_decision, forward_stack, linear};
 
 }  // namespace ltd::LTD_ISA
