@@ -1,0 +1,104 @@
+// A block of threads: what the twins of CUDA's built-ins are made of. Threads are fibres; a thread runs until it waits
+// for others, then any other one that can goes on, in an order that the seed decides.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <source_location>
+#include <string>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace ltd::emulation {
+
+using Location = std::source_location;
+
+inline constexpr int kLanes = 32;
+
+// What the built-in variables say.
+struct Indices {
+  uint3 thread;
+  uint3 block;
+  dim3 threads;
+  dim3 blocks;
+};
+extern Indices now;
+
+// Throws std::runtime_error with the kernel, block and thread in front of `what` and the call's place behind it.
+[[noreturn]] void fail(const std::string& what);
+[[noreturn]] void fail(const std::string& what, const Location& where);
+
+[[noreturn]] void fail_index(int64_t index, int64_t count);
+inline int64_t checked_index(int64_t index, int64_t count) {
+  if (index < 0 || index >= count) fail_index(index, count);
+  return index;
+}
+
+// --- launches ---
+
+struct Grid {
+  dim3 blocks;
+  Location where;
+
+  Grid(dim3 blocks, Location where = Location::current()) : blocks(blocks), where(where) {}
+  Grid(unsigned x, Location where = Location::current()) : blocks(x), where(where) {}
+};
+
+// Runs `kernel` in every thread of the grid, block after block.
+void run_grid(const Grid& grid, int threads, int64_t shared_bytes, const std::function<void()>& kernel);
+
+// --- threads that wait for each other ---
+
+// Until all threads of the block are here. Returns of how many `vote` was true. A barrier that the tests took out
+// returns this thread's own vote.
+int meet_block(const char* operation, bool vote, const Location& where);
+
+// Until all lanes of the mask are here; then the last one calls meet(data of the lanes, mask). Lanes that are not in
+// the mask have no data.
+using Meeting = void (*)(void* const (&lanes)[kLanes], uint32_t mask);
+void meet_warp(const char* operation, uint32_t mask, void* data, Meeting meet, const Location& where);
+
+// Whether the tests took out the barrier here.
+bool is_skipped(const Location& where);
+
+// Lets other threads go first, or not: at atomics, whose order among threads is anyone's.
+void perhaps_yield();
+
+// A random number that the seed decides.
+uint64_t random_bits();
+
+// --- shared memory ---
+
+// A shared variable, full of rubbish in every new block. `key` has one value for every variable.
+struct SharedKey {
+  uint64_t block = 0;  // the last one that had the variable
+  void* data = nullptr;
+};
+void* new_shared(size_t bytes, size_t alignment);
+uint64_t block_number();
+
+template <typename T>
+T& shared_variable(SharedKey& key) {
+  if (key.block != block_number()) key = {block_number(), new_shared(sizeof(T), alignof(T))};
+  return *static_cast<T*>(key.data);
+}
+
+char* dynamic_bytes(int64_t byte, int64_t bytes, int64_t alignment);
+
+// Fails unless the block's shared memory holds all of this.
+void check_shared(const void* data, size_t bytes);
+
+// --- copies that arrive late ---
+
+void copy_later(void* shared, const void* source, size_t bytes);
+void close_copies();
+void await_copies(int left);
+
+}  // namespace ltd::emulation

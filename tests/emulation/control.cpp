@@ -1,0 +1,44 @@
+#include "emulation/control.h"
+
+#include <map>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace ltd::emulation {
+
+namespace {
+
+std::vector<std::string> places;  // of the barriers
+int skipped = -1;
+
+int barrier_number(const Location& where) {
+  // A file's name may stand at several addresses; they lead to the same text.
+  static std::map<std::pair<const char*, unsigned>, int> numbers;
+  const auto [entry, is_new] = numbers.try_emplace({where.file_name(), where.line()}, 0);
+  if (is_new) {
+    const std::string text = place(where);
+    size_t number = 0;
+    while (number < places.size() && places[number] != text) ++number;
+    if (number == places.size()) places.push_back(text);
+    entry->second = static_cast<int>(number);
+  }
+  return entry->second;
+}
+
+}  // namespace
+
+int barrier_count() { return static_cast<int>(places.size()); }
+
+std::string barrier_place(int barrier) { return places.at(static_cast<size_t>(barrier)); }
+
+void skip_barrier(int barrier) { skipped = barrier; }
+
+bool is_skipped(const Location& where) { return barrier_number(where) == skipped; }
+
+std::string place(const Location& where) {
+  const std::string_view file = where.file_name();
+  return std::string(file.substr(file.find_last_of('/') + 1)) + ":" + std::to_string(where.line());
+}
+
+}  // namespace ltd::emulation
