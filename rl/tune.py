@@ -27,7 +27,7 @@ from ltd.loading import default_policy, setting_of
 from ltd.loading import load as load_decoder
 from ltd.methods import BASELINE
 from ltd.models import DEFAULT_TARGET
-from ltd.policies.bundle import FACTS, Bundle, save_bundle
+from ltd.policies.bundle import BEST_STATIC, FACTS, Bundle, save_bundle
 from ltd.policies.learned import Learned, Setting
 from ltd.policies.store import bundle_folder
 from ltd.questions import load_questions
@@ -222,7 +222,7 @@ def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Out
     policy, course = trainer(work, training, validation)
     policy = replace(policy, costs=relative_costs(training, latency))
     settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
-                "positions": training.positions, **course}  # fmt: skip
+                "positions": training.positions, BEST_STATIC: best_setting(training), **course}  # fmt: skip
     write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
     save_bundle(Bundle(policy, config.objective, settings), work.folder / BUNDLE)
     return policy

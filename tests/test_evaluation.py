@@ -253,7 +253,7 @@ def test_divergence_from_plain_decoding_is_recorded() -> None:
 
 def test_names_stand_for_methods(tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text(json.dumps({"format": "ltd-grid", "schema": 1, "depth": 3, "size": 9}))
-    policies = {"none": "none", "tuned": None, "eagle3": Static(8, 60), "static:2:4": Static(2, 4),
+    policies = {"none": "none", "tuned": None, "grid": None, "eagle3": Static(8, 60), "static:2:4": Static(2, 4),
                 f"grid:{tmp_path / 'grid.json'}": Static(3, 9)}  # fmt: skip
     for name, policy in policies.items():
         method = TreeMethod.named(name)
@@ -265,7 +265,7 @@ def test_names_stand_for_methods(tmp_path: Path) -> None:
 
 
 def test_paper_stands_for_the_papers_rows(config: EvalConfig) -> None:
-    assert replace(config, methods=("paper", "tuned")).methods == (*PAPER_METHODS, "tuned")
+    assert replace(config, methods=("paper", "chain:2")).methods == (*PAPER_METHODS, "chain:2")
 
 
 def test_only_the_first_turns(config: EvalConfig) -> None:

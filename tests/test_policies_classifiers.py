@@ -13,8 +13,8 @@ import torch
 
 from ltd.acceptance_head import AcceptanceHead
 from ltd.errors import InputError
-from ltd.loading import load
-from ltd.policies.baseline import Baseline, load_baseline, network_of, save_baseline
+from ltd.loading import check_policy, load, setting_of
+from ltd.policies.baseline import INPUTS, Baseline, load_baseline, network_of, save_baseline
 from ltd.policies.c2t import C2T
 from ltd.policies.classifier import ENTROPY_UNIT, Classifier
 from ltd.policies.disco import Disco
@@ -271,3 +271,19 @@ def test_the_text_stays_the_same(tiny_target: Folder, tiny_head: Folder) -> None
     for policy in policies:
         answers = decoder.generate(prompts, policy=policy, **options)
         assert [answer.token_ids for answer in answers] == plain
+
+
+@pytest.mark.parametrize("kind", ["disco", "c2t", "specdecpp"])
+def test_networks_trained_for_another_head_are_refused(
+    kind: str, tiny_target: Folder, tiny_head: Folder, tmp_path: Path
+) -> None:
+    decoder = load(tiny_target("llama"), tiny_head("llama"), dtype="float32", device="cpu")
+    sizes = {"inputs": 32, "width": 8, "blocks": 2} if kind == "specdecpp" else {"inputs": INPUTS[kind], "hidden": 4}
+    for head, fits in (("0" * 64, False), (setting_of(decoder).head_sha256, True)):
+        save_baseline(Baseline(kind, network_of(kind, sizes), {"head_sha256": head}), tmp_path / head)
+        policy = parse_policy(f"{kind}:model={tmp_path / head}")
+        if fits:
+            check_policy(decoder, policy)
+        else:
+            with pytest.raises(InputError, match="another draft head"):
+                check_policy(decoder, policy)

@@ -13,6 +13,7 @@ import pytest
 from ltd.cli import main
 from ltd.errors import InputError
 from ltd.loading import load
+from ltd.methods import best_static
 from ltd.policies import Learned, Static
 from ltd.policies.bundle import load_bundle
 
@@ -70,6 +71,8 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
 ) -> None:
     before = load(config.target, config.draft, dtype="float32")
     assert isinstance(before.policy, Static)
+    with pytest.raises(InputError, match="find it with ltd tune"):
+        best_static(before)
     tuned = tune(config)
     decoder = load(config.target, config.draft, dtype="float32")
     assert isinstance(decoder.policy, Learned)
@@ -81,6 +84,9 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     assert set(bundle.validation) == set(tuned.names)
     for name, method in tuned.names.items():
         assert bundle.validation[name]["tokens_per_second"] == tuned.scores[method].tokens_per_second
+    best = next(name for name in tuned.names if name.startswith("best static"))
+    assert f"best static ({', '.join(map(str, bundle.training['best_static']))})" == best
+    assert best_static(decoder) == Static(*bundle.training["best_static"])
     monkeypatch.setattr(sources, "calibrate", must_not_run)
     again = tune(config)
     assert again.folder == tuned.folder

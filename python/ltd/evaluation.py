@@ -39,10 +39,11 @@ class EvalConfig(RunConfig):
     Attributes:
         methods: by name.
             `none` is plain decoding, and what speedups are relative to.
-            Tree drafts: `eagle3` is the static tree (8, 60), `static:D:V` any other one, `grid:FILE` the one in a
-            JSON file with depth and size, `bundle:FOLDER` a policy bundle, `tuned` the learned policy that `ltd.load`
-            takes by default, `controller:FILE` a fitted controller; `ddd`, `svip`, `gammatune`, `disco`, `specdecpp`
-            and `c2t`, each with options behind colons, are described in `ltd.policies.named`.
+            Tree drafts: `eagle3` is the static tree (8, 60), `static:D:V` any other one, `grid` the best one that
+            `ltd tune` found here, `grid:FILE` the one in a JSON file with depth and size, `bundle:FOLDER` a policy
+            bundle, `tuned` the learned policy that `ltd.load` takes by default, `controller:FILE` a fitted controller;
+            `ddd`, `svip`, `gammatune`, `disco`, `specdecpp` and `c2t`, each with options behind colons, are described
+            in `ltd.policies.named`.
             Chain drafts: `chain:K` is one of constant length; `chain:heuristic` and `chain:specdecpp`, with
             options, decide it (`ltd.lengths.named`).
             `transformers` is its ordinary `generate`, `transformers:assisted` the same with the chain draft as

@@ -32,7 +32,10 @@ from ltd.ops import build_info
 from ltd.packing import pack_linears
 from ltd.policies import Learned, Policy, Static
 from ltd.policies.bundle import check_fits, load_bundle
+from ltd.policies.c2t import C2T
+from ltd.policies.disco import Disco
 from ltd.policies.learned import Setting
+from ltd.policies.specdecpp import SpecDecPP
 from ltd.policies.store import find_bundle
 from ltd.target import Target
 
@@ -137,9 +140,21 @@ def set_policy(decoder: Decoder, choice: KnownPolicy) -> None:
 
 
 def check_policy(decoder: Decoder, policy: KnownPolicy) -> None:
-    """Checks a learned policy against a decoder, see `ltd.policies.bundle.check_fits`."""
-    if isinstance(policy, Learned) and decoder.draft is not None:
-        check_fits(policy, setting_of(decoder))
+    """Checks that a trained policy is for a decoder's draft; for learned ones see `ltd.policies.bundle.check_fits`.
+
+    Raises:
+        InputError: it is for another.
+    """
+    if decoder.draft is None:
+        return
+    here = setting_of(decoder)
+    if isinstance(policy, Learned):
+        check_fits(policy, here)
+    elif isinstance(policy, C2T | Disco | SpecDecPP) and policy.head_sha256 not in (None, here.head_sha256):
+        raise InputError(
+            f"{policy} was trained for another draft head; train one for this head with ltd train-baseline, and name "
+            "it with the option model=FOLDER"
+        )
 
 
 def setting_of(decoder: Decoder) -> Setting:

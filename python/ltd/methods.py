@@ -16,25 +16,27 @@ from ltd.errors import InputError
 from ltd.lengths import Length, SpecDecPP
 from ltd.lengths.acceptance_files import check_draft
 from ltd.lengths.named import ACCEPTANCE, parse_length, shipped_chain
-from ltd.loading import check_policy
+from ltd.loading import check_policy, setting_of
 from ltd.policies import Learned, Policy, Static
 from ltd.policies.baseline import NETWORKS, SHIPPED_FOR
-from ltd.policies.bundle import FACTS, load_bundle
+from ltd.policies.bundle import BEST_STATIC, FACTS, load_bundle
 from ltd.policies.expected_gain import load_controller
 from ltd.policies.grid import load_grid
 from ltd.policies.named import NAMED, parse_policy
+from ltd.policies.store import find_bundle
 
-BASELINE, TUNED = "none", "tuned"
+BASELINE, TUNED, TUNED_GRID = "none", "tuned", "grid"
 FILES: dict[str, Callable[[Path], Policy]] = {
     "bundle": lambda folder: load_bundle(folder).policy,
     "controller": load_controller,
     "grid": load_grid,
 }
 PAPER = "paper"
-PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "disco", "specdecpp", "c2t")
+PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "c2t", "disco", "specdecpp", TUNED_GRID, TUNED)
 CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
 LOOKUP_TOKENS = 10  # the usual number in prompt lookup
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
+NO_GRID = "nothing says which static tree is the best here; find it with ltd tune, or name the file: grid:FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Method(ABC):
 
 @dataclass(frozen=True, slots=True)
 class TreeMethod(Method):
-    """A tree draft with a policy; "none" is plain decoding, and None the loaded decoder's own."""
+    """A tree draft with a policy; "none" is plain decoding, and None is known only with the loaded decoder."""
 
     policy: PolicyChoice
     repeats_plain: ClassVar[bool] = True
@@ -103,8 +105,9 @@ class TreeMethod(Method):
         return [Path(path).expanduser()] if kind in FILES else option_files(self.spec)
 
     def open(self, models: Models) -> TreeAnswerer:
-        check_tree(models.decoder, self)
-        return TreeAnswerer(models.decoder, self.policy)
+        decoder = models.decoder
+        check_tree(decoder, self)
+        return TreeAnswerer(decoder, best_static(decoder) if self.spec == TUNED_GRID else self.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +176,11 @@ class TransformersMethod(Method):
 
 
 def find_policy(name: str) -> PolicyChoice:
-    """The policy of a tree method; None is the decoder's own. Raises InputError as `Method.parse` does."""
+    """The policy of a tree method; None if it depends on the decoder. Raises InputError as `Method.parse` does."""
     kind, _, rest = name.partition(":")
     if name == BASELINE:
         return "none"
-    if name == TUNED:
+    if name in (TUNED, TUNED_GRID):
         return None
     if kind in NAMED:
         return parse_policy(name)
@@ -186,9 +189,9 @@ def find_policy(name: str) -> PolicyChoice:
     depth, _, size = rest.partition(":")
     if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
         raise InputError(
-            f"unknown method {name!r}; use none, static:D:V (for example static:4:16), tuned, bundle:FOLDER, "
-            f"controller:FILE, grid:FILE, {', '.join(NAMED)}, chain:K, chain:heuristic, chain:specdecpp, "
-            f"{TRANSFORMERS}, {ASSISTED} or {LOOKUP}"
+            f"unknown method {name!r}; use none, static:D:V (for example static:4:16), tuned, grid, "
+            f"bundle:FOLDER, controller:FILE, grid:FILE, {', '.join(NAMED)}, chain:K, chain:heuristic, "
+            f"chain:specdecpp, {TRANSFORMERS}, {ASSISTED} or {LOOKUP}"
         )
     return Static(int(depth), int(size))
 
@@ -214,6 +217,19 @@ def check_tree(decoder: Decoder, method: TreeMethod) -> None:
         raise InputError(NOT_TUNED)
     check_policy(decoder, method.policy)
     decoder.speculation(method.policy)
+
+
+def best_static(decoder: Decoder) -> Static:
+    """The best static tree of the search that `ltd tune` made for this target, draft and machine.
+
+    Raises:
+        InputError: there is none.
+    """
+    stored = find_bundle(setting_of(decoder), decoder.target.device)
+    best = None if stored is None else load_bundle(stored.folder).training.get(BEST_STATIC)
+    if best is None:
+        raise InputError(NO_GRID)
+    return Static(*best)
 
 
 def split_label(name: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from ltd.journal import Record
 from ltd.lengths.acceptance_files import draft_hash
 from ltd.loading import expected_setting, find_head, head_hash
 from ltd.machine import machine_facts
-from ltd.methods import NOT_TUNED, TUNED, Method
+from ltd.methods import NOT_TUNED, TUNED, TUNED_GRID, Method
 from ltd.models import resolve_device, resolve_dtype
 from ltd.policies.bundle import FACTS
 from ltd.policies.store import find_bundle
@@ -87,7 +87,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
 
 def hash_files(method: Method, config: RunConfig) -> str | list[str | None] | None:
     """Hashes of the files that say what a method decides; None where its name does."""
-    files = [tuned_folder(config) / FACTS] if method.spec == TUNED else method.files
+    files = [tuned_folder(config) / FACTS] if method.spec in (TUNED, TUNED_GRID) else method.files
     hashes = [file_hash(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashes or None
 

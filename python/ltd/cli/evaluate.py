@@ -34,7 +34,7 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="Commas between: none, eagle3, static:D:V, grid:FILE, tuned, bundle:FOLDER, controller:FILE; ddd, "
+            help="Commas between: none, eagle3, static:D:V, grid[:FILE], tuned, bundle:FOLDER, controller:FILE; ddd, "
             "svip, gammatune, disco, specdecpp, c2t (options behind colons, as ddd:size=6); chain:K, chain:heuristic, "
             "chain:specdecpp[:threshold=T]; transformers, transformers:assisted, transformers:lookup[:tokens=N]; or "
             "paper, the rows of the paper's table. LABEL=METHOD gives it another name in tables."
@@ -55,11 +55,11 @@ def evaluate(
 ) -> None:
     """Measure speedup and acceptance length on questions: tables (also in table.md), results.json and plots.
 
-    A method is a tree draft (none is plain decoding; eagle3 the static tree 8, 60; static:D:V any other; grid:FILE the
-    best static one of a search; tuned the learned policy used by default; bundle:FOLDER learned policies;
-    controller:FILE as ltd analyze fits it; ddd, svip and gammatune rules; disco, specdecpp and c2t trained
-    classifiers), a chain draft (of constant length K, or of a length decided token by token), or the generate of
-    transformers itself (plain, assisted by the chain draft, or with prompt lookup).
+    A method is a tree draft (none is plain decoding; eagle3 the static tree 8, 60; static:D:V any other; grid the best
+    static one here, as ltd tune or a search in a FILE found it; tuned the learned policy used by default;
+    bundle:FOLDER learned policies; controller:FILE as ltd analyze fits it; ddd, svip and gammatune rules; disco,
+    specdecpp and c2t trained classifiers), a chain draft (of constant length K, or of a length decided token by token),
+    or the generate of transformers itself (plain, assisted by the chain draft, or with prompt lookup).
 
     Adding methods to a finished run needs another --out: all methods of a run take turns, which makes them comparable.
     """

@@ -62,6 +62,11 @@ class Baseline:
         default_factory=lambda: {"ltd": version("ltd"), "torch": str(torch.__version__)}
     )
 
+    @property
+    def head_sha256(self) -> str | None:
+        """The draft head's hash, if it is known."""
+        return self.made_for.get("head_sha256")
+
 
 def save_baseline(baseline: Baseline, folder: Path) -> None:
     """Writes a baseline; `baseline.json`, which names the weights, last.

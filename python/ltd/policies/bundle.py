@@ -31,6 +31,7 @@ from ltd.stored import read_facts, read_weights
 
 FORMAT, SCHEMA = "ltd-policy", 1
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"
+BEST_STATIC = "best_static"  # in the facts of the training: depth and size of the best static tree on its questions
 # What the operators compute for either observation; a network trained with anything else would be misread.
 FIXED: dict[str, dict[str, Any]] = {
     "scores": {"length_unit": LENGTH_UNIT, "depth_unit": DEPTH_UNIT},

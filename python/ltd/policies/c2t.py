@@ -33,6 +33,7 @@ class C2T(FixedSize):
         threshold: candidates above it count, 0 … 1.
         max_depth: of every tree.
         size: the most candidates to verify.
+        head_sha256: hash of the draft head that it was trained for; None fits any.
 
     Raises:
         InputError: a number out of range.
@@ -42,6 +43,7 @@ class C2T(FixedSize):
     threshold: float = 0.5
     max_depth: int = 8
     size: int = 240
+    head_sha256: str | None = None
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.max_depth, self.size)
@@ -72,6 +74,6 @@ def levels_of(counts: tuple[int, ...], device: torch.device) -> torch.Tensor:
 
 def c2t(model: str = SHIPPED, threshold: float = 0.5, max_depth: int = 8, size: int = 240) -> C2T:
     """The policy with the classifier in a folder of `ltd train-baseline c2t`, or the one that comes with ltd."""
-    network = find_baseline("c2t", model).network
-    assert isinstance(network, Classifier)
-    return C2T(network, threshold, max_depth, size)
+    baseline = find_baseline("c2t", model)
+    assert isinstance(baseline.network, Classifier)
+    return C2T(baseline.network, threshold, max_depth, size, baseline.head_sha256)

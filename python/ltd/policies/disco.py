@@ -33,6 +33,7 @@ class Disco(FixedSize):
         threshold: drafting stops below it, 0 … 1.
         max_depth: the deepest tree.
         size: candidates to verify.
+        head_sha256: hash of the draft head that it was trained for; None fits any.
 
     Raises:
         InputError: a number out of range.
@@ -42,6 +43,7 @@ class Disco(FixedSize):
     threshold: float = 0.5
     max_depth: int = 12
     size: int = 60
+    head_sha256: str | None = None
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.max_depth, self.size)
@@ -74,6 +76,6 @@ def check_threshold(threshold: float) -> None:
 
 def disco(model: str = SHIPPED, threshold: float = 0.5, max_depth: int = 12, size: int = 60) -> Disco:
     """The policy with the classifier in a folder of `ltd train-baseline disco`, or the one that comes with ltd."""
-    network = find_baseline("disco", model).network
-    assert isinstance(network, Classifier)
-    return Disco(network, threshold, max_depth, size)
+    baseline = find_baseline("disco", model)
+    assert isinstance(baseline.network, Classifier)
+    return Disco(baseline.network, threshold, max_depth, size, baseline.head_sha256)

@@ -34,6 +34,7 @@ class SpecDecPP:
         threshold: drafting stops above it, 0 … 1; larger drafts deeper. 0.3 is the reference's.
         max_depth: the deepest tree.
         size: candidates to verify.
+        head_sha256: hash of the draft head that it was trained for; None fits any.
 
     Raises:
         InputError: a number out of range.
@@ -43,6 +44,7 @@ class SpecDecPP:
     threshold: float = 0.3
     max_depth: int = 12
     size: int = 60
+    head_sha256: str | None = None
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.max_depth, self.size)
@@ -121,6 +123,6 @@ class SpecDecPPCall:
 
 def specdecpp(model: str = SHIPPED, threshold: float = 0.3, max_depth: int = 12, size: int = 60) -> SpecDecPP:
     """The policy with the head in a folder of `ltd train-baseline specdecpp`, or the one that comes with ltd."""
-    network = find_baseline("specdecpp", model).network
-    assert isinstance(network, AcceptanceHead)
-    return SpecDecPP(network, threshold, max_depth, size)
+    baseline = find_baseline("specdecpp", model)
+    assert isinstance(baseline.network, AcceptanceHead)
+    return SpecDecPP(baseline.network, threshold, max_depth, size, baseline.head_sha256)
