@@ -67,7 +67,7 @@ def load(
             target, draft and machine, or else a shipped one that fits, or else "static", a static setting for this
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
-        device: None is the GPU if there is one, else the CPU.
+        device: None is the CPU. "cuda" needs a build with CUDA kernels, which have not run on a GPU yet.
         threads: CPU threads; None leaves torch's own number.
         max_length: prompt and answer together; None is the model's context limit.
 

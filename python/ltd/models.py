@@ -45,9 +45,12 @@ class LoadedModel:
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Turns a device name (None: the GPU if there is one) into a device, or raises InputError."""
+    """Turns a device name into a device, or raises InputError.
+
+    None is the CPU: the CUDA kernels have not run on a GPU yet, so they are used only where somebody asks for them.
+    """
     try:
-        chosen = torch.device(device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = torch.device("cpu" if device is None else device)
     except RuntimeError as error:
         raise InputError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
