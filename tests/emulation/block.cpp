@@ -7,11 +7,13 @@
 #include <memory>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "emulation/control.h"
 #include "emulation/fibre.h"
 #include "emulation/memory.h"
+#include "emulation/races.h"
 
 namespace ltd::emulation {
 
@@ -30,6 +32,8 @@ constexpr size_t kGuard = 64;
 // --- the random order ---
 
 uint64_t random_state = 1;
+
+std::string delayed;  // what a launch function has done wrong
 
 }  // namespace
 
@@ -62,6 +66,8 @@ struct Copy {
 enum class State { kReady, kInBlock, kInWarp, kDone };
 
 struct Thread {
+  explicit Thread(char* stack) : fibre(stack) {}
+
   Fibre fibre;
   State state = State::kDone;
 
@@ -88,10 +94,14 @@ class Block {
   Thread& current() { return *threads_[static_cast<size_t>(now.thread.x)]; }
   std::string name() const;
   bool is_running() const { return running_; }
+  void give_up(const std::string& what);
+  bool is_on_stacks(uintptr_t address) const;
 
   void* new_shared(size_t bytes, size_t alignment);
   char* dynamic_bytes(int64_t byte, int64_t bytes, int64_t alignment);
+  bool is_in_shared_memory(uintptr_t address) const;
   bool is_shared(uintptr_t address, size_t bytes) const;
+  std::string note_shared(uintptr_t address, size_t bytes, bool writes, bool is_atomic);
   uint64_t number() const { return number_; }
 
  private:
@@ -119,6 +129,7 @@ class Block {
   int done_ = 0;
   std::string error_;
 
+  char* const stacks_ = new_stacks(kMaxThreads);
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<int> ready_;  // from first_ready_ on
   size_t first_ready_ = 0;
@@ -129,6 +140,7 @@ class Block {
   int result_ = 0;  // of the last full barrier
 
   alignas(64) std::byte shared_[kMaxShared + 8192];
+  Races races_{sizeof(shared_)};
   std::vector<Variable> variables_;  // the first is the dynamic memory
   size_t shared_end_ = 0;
   uint64_t rubbish_seed_ = 0;
@@ -162,7 +174,11 @@ void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_byte
   first_ready_ = 0;
   order_ = static_cast<Order>(std::max<size_t>(random_below(4), 1) - 1);
   clear_shared(dynamic_bytes);
-  while (static_cast<int>(threads_.size()) < threads) threads_.push_back(std::make_unique<Thread>());
+  races_.start_block();
+  set_in_atomic(false);
+  while (static_cast<int>(threads_.size()) < threads) {
+    threads_.push_back(std::make_unique<Thread>(stacks_ + threads_.size() * Fibre::kStack));
+  }
   std::vector<int> first(static_cast<size_t>(threads));
   std::iota(first.begin(), first.end(), 0);
   shuffle_order(first.begin(), first.end());
@@ -181,6 +197,7 @@ void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_byte
     threads_[static_cast<size_t>(thread)]->fibre.resume();
   }
   running_ = false;
+  forget_last_ranges();
   if (!error_.empty()) throw std::runtime_error(error_);
   check_guards();
 }
@@ -200,6 +217,11 @@ void Block::thread_main() {
   }
   current().fibre.pause();
   std::abort();  // a thread that is done was resumed
+}
+
+void Block::give_up(const std::string& what) {
+  error_ = name() + ", thread " + text(now.thread) + ": " + what;
+  current().fibre.pause();
 }
 
 void Block::make_ready(int thread) {
@@ -261,6 +283,7 @@ int Block::meet_all(const char* operation, bool vote, const Location& where) {
   if (in_barrier_ == count_) {
     result_ = votes_;
     in_barrier_ = votes_ = 0;
+    races_.meet_block();
     const size_t begin = ready_.size();
     for (int i = 0; i < count_; ++i) make_ready(i);
     shuffle_order(ready_.begin() + static_cast<ptrdiff_t>(begin), ready_.end());
@@ -292,7 +315,12 @@ void Block::meet_lanes(const char* operation, uint32_t mask, void* data, Meeting
     lanes[other] = one.data;
   }
   if (complete) {
-    meet(lanes, mask);
+    // Shuffles and votes exchange values, but do not order what the lanes do in memory.
+    if (meet == nullptr) {
+      races_.meet_warp(first / kLanes);
+    } else {
+      meet(lanes, mask);
+    }
     const size_t begin = ready_.size();
     for (uint32_t rest = mask; rest != 0; rest &= rest - 1) make_ready(first + std::countr_zero(rest));
     shuffle_order(ready_.begin() + static_cast<ptrdiff_t>(begin), ready_.end());
@@ -381,11 +409,34 @@ char* Block::dynamic_bytes(int64_t byte, int64_t bytes, int64_t alignment) {
   return reinterpret_cast<char*>(shared_ + dynamic.begin + byte);
 }
 
+bool Block::is_on_stacks(uintptr_t address) const {
+  return address - reinterpret_cast<uintptr_t>(stacks_) < kMaxThreads * Fibre::kStack;
+}
+
+bool Block::is_in_shared_memory(uintptr_t address) const {
+  return address - reinterpret_cast<uintptr_t>(shared_) < sizeof(shared_);
+}
+
+std::string Block::note_shared(uintptr_t address, size_t bytes, bool writes, bool is_atomic) {
+  const size_t begin = address - reinterpret_cast<uintptr_t>(shared_);
+  for (size_t byte = begin; byte < begin + bytes; ++byte) {
+    const int other = races_.note(byte, static_cast<int>(now.thread.x), writes, is_atomic);
+    if (other < 0) continue;
+    size_t variable = 0;
+    while (byte >= variables_[variable].end) ++variable;
+    return std::string(writes ? "writes" : "reads") + " byte " + std::to_string(byte - variables_[variable].begin) +
+           (variable == 0 ? " of the dynamic shared memory" : " of shared variable " + std::to_string(variable)) +
+           ", which no barrier separates from what thread " + std::to_string(other) + " does there";
+  }
+  return "";
+}
+
 bool Block::is_shared(uintptr_t address, size_t bytes) const {
   const uintptr_t base = reinterpret_cast<uintptr_t>(shared_);
-  return std::any_of(variables_.begin(), variables_.end(), [&](const Variable& variable) {
-    return address >= base + variable.begin && address + bytes <= base + variable.end;
-  });
+  for (const Variable& variable : variables_) {
+    if (address >= base + variable.begin && address + bytes <= base + variable.end) return true;
+  }
+  return false;
 }
 
 void Block::check_guards() {
@@ -464,15 +515,46 @@ void check_shared(const void* data, size_t bytes) {
 
 bool is_shared(uintptr_t address, size_t bytes) { return block().is_running() && block().is_shared(address, bytes); }
 
+bool is_in_shared_memory(uintptr_t address) { return block().is_running() && block().is_in_shared_memory(address); }
+
+bool is_on_stacks(uintptr_t address) { return block().is_on_stacks(address); }
+
+std::string note_shared(uintptr_t address, size_t bytes, bool writes, bool is_atomic) {
+  return block().note_shared(address, bytes, writes, is_atomic);
+}
+
+void give_up(const std::string& what) {
+  if (block().is_running()) {
+    block().give_up(what);
+  } else {
+    delayed = what;
+  }
+}
+
+void throw_delayed() {
+  if (!delayed.empty()) throw std::runtime_error(std::exchange(delayed, ""));
+}
+
 bool is_in_kernel() { return block().is_running(); }
+
+namespace {
+
+void arrive(const Copy& copy) {
+  const std::string problem = note_shared(reinterpret_cast<uintptr_t>(copy.shared), copy.bytes, true, false);
+  if (!problem.empty()) fail("copy_async16 " + problem);
+  std::memcpy(copy.shared, copy.source, copy.bytes);
+}
+
+}  // namespace
 
 // Some copies arrive at once, the others as late as they may.
 void copy_later(void* shared, const void* source, size_t bytes) {
   Thread& thread = block().current();
+  const Copy copy{shared, source, bytes, thread.groups};
   if (random_bits() % 4 == 0) {
-    std::memcpy(shared, source, bytes);
+    arrive(copy);
   } else {
-    thread.copies.push_back({shared, source, bytes, thread.groups});
+    thread.copies.push_back(copy);
   }
 }
 
@@ -482,7 +564,7 @@ void await_copies(int left) {
   Thread& thread = block().current();
   std::erase_if(thread.copies, [&](const Copy& copy) {
     const bool arrives = copy.group < thread.groups - left;
-    if (arrives) std::memcpy(copy.shared, copy.source, copy.bytes);
+    if (arrives) arrive(copy);
     return arrives;
   });
 }

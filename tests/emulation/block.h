@@ -60,8 +60,8 @@ void run_grid(const Grid& grid, int threads, int64_t shared_bytes, const std::fu
 // returns this thread's own vote.
 int meet_block(const char* operation, bool vote, const Location& where);
 
-// Until all lanes of the mask are here; then the last one calls meet(data of the lanes, mask). Lanes that are not in
-// the mask have no data.
+// Until all lanes of the mask are here; then the last one calls meet(data of the lanes, mask), where lanes that are not
+// in the mask have no data. A null `meet` is a barrier for memory.
 using Meeting = void (*)(void* const (&lanes)[kLanes], uint32_t mask);
 void meet_warp(const char* operation, uint32_t mask, void* data, Meeting meet, const Location& where);
 
@@ -70,6 +70,9 @@ bool is_skipped(const Location& where);
 
 // Lets other threads go first, or not: at atomics, whose order among threads is anyone's.
 void perhaps_yield();
+
+// Whether what the thread does now is atomic.
+void set_in_atomic(bool value);
 
 // A random number that the seed decides.
 uint64_t random_bits();

@@ -72,7 +72,7 @@ inline int __syncthreads_and(int vote, ltd::emulation::Location where = ltd::emu
 inline void __syncwarp(uint32_t mask = 0xffffffffu,
                        ltd::emulation::Location where = ltd::emulation::Location::current()) {
   if (ltd::emulation::is_skipped(where)) return;
-  ltd::emulation::meet_warp("__syncwarp", mask, nullptr, [](auto&, uint32_t) {}, where);
+  ltd::emulation::meet_warp("__syncwarp", mask, nullptr, nullptr, where);
 }
 
 inline void __threadfence() {}
@@ -247,8 +247,10 @@ namespace ltd::emulation {
 template <typename T, typename Combine>
 T update(T* address, Combine combine) {
   perhaps_yield();
+  set_in_atomic(true);
   const T before = *address;
   *address = combine(before);
+  set_in_atomic(false);
   perhaps_yield();
   return before;
 }
@@ -401,18 +403,13 @@ bool is_aligned(T* pointer, int bytes) {
 template <int N, typename T>
 void check_pack(Pointer<T> pointer, bool writes) {
   constexpr int kBytes = static_cast<int>(sizeof(T)) * N;
-  if (!is_aligned(pointer, kBytes)) {
-    emulation::fail("a pack of " + std::to_string(kBytes) + " bytes at an address that is no multiple of that");
-  }
-  emulation::check_access(pointer.raw(), kBytes, writes);
+  emulation::check_access(pointer.raw(), kBytes, kBytes, writes);
 }
 
 template <int N, typename T>
 Pack<std::remove_const_t<T>, N> load_pack(Pointer<T> source) {
   check_pack<N>(source, false);
-  Pack<std::remove_const_t<T>, N> pack;
-  std::memcpy(&pack, source.raw(), sizeof(pack));
-  return pack;
+  return *reinterpret_cast<const Pack<std::remove_const_t<T>, N>*>(source.raw());
 }
 template <int N, typename T>
 Pack<std::remove_const_t<T>, N> load_pack(T* source) {
@@ -422,7 +419,7 @@ Pack<std::remove_const_t<T>, N> load_pack(T* source) {
 template <int N, typename T>
 void store_pack(Pointer<T> target, const Pack<T, N>& pack) {
   check_pack<N>(target, true);
-  std::memcpy(target.raw(), &pack, sizeof(pack));
+  *reinterpret_cast<Pack<T, N>*>(target.raw()) = pack;
 }
 template <int N, typename T>
 void store_pack(T* target, const Pack<T, N>& pack) {
@@ -440,6 +437,8 @@ inline float to_float(Float16 value) {
       finite ? std::bit_cast<uint32_t>(std::bit_cast<float>(shifted) * 0x1p112f) : (shifted | 0x7f800000u);
   return std::bit_cast<float>(sign | magnitude);
 }
+
+inline float larger_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 
 template <typename T>
 T from_float(float value);
@@ -464,10 +463,8 @@ void multiply_tiles<Float16>(float (&d)[4], const uint32_t (&a)[4], const uint32
 
 template <typename T>
 void copy_async16(T* shared, std::type_identity_t<Pointer<const T>> source) {
-  if (!is_aligned(shared, 16) || !is_aligned(source, 16)) {
-    emulation::fail("copy_async16 with an address that is no multiple of 16");
-  }
-  emulation::check_access(source.raw(), 16, false);
+  if (!is_aligned(shared, 16)) emulation::fail_alignment(16);
+  emulation::check_access(source.raw(), 16, 16, false);
   emulation::check_shared(shared, 16);
   emulation::copy_later(shared, source.raw(), 16);
 }

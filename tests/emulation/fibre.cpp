@@ -38,19 +38,16 @@ namespace ltd::emulation {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kStack = 128 << 10;
-
 }  // namespace
 
-// The lowest page stays forbidden, so that a stack that grows too large is not taken for something else.
-Fibre::Fibre() {
-  void* memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+char* new_stacks(int count) {
+  const size_t bytes = static_cast<size_t>(count) * Fibre::kStack;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
-  mprotect(memory, kPage, PROT_NONE);
-  stack_ = static_cast<char*>(memory);
+  char* stacks = static_cast<char*>(memory);
+  for (int i = 0; i < count; ++i) mprotect(stacks + static_cast<size_t>(i) * Fibre::kStack, kPage, PROT_NONE);
+  return stacks;
 }
-
-Fibre::~Fibre() { munmap(stack_, kStack); }
 
 #ifdef __x86_64__
 

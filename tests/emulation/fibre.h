@@ -10,10 +10,16 @@
 
 namespace ltd::emulation {
 
+// Memory for so many stacks, one behind the other, each with a page below it that may not be touched. It is never
+// freed.
+char* new_stacks(int count);
+
 class Fibre {
  public:
-  Fibre();
-  ~Fibre();
+  static constexpr size_t kStack = 128 << 10;
+
+  // Its stack takes the kStack bytes from here on.
+  explicit Fibre(char* stack) : stack_(stack) {}
   Fibre(const Fibre&) = delete;
   Fibre& operator=(const Fibre&) = delete;
 

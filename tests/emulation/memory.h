@@ -3,12 +3,33 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace ltd::emulation {
 
-// Whether this lies in a shared variable of the running block.
-bool is_shared(uintptr_t address, size_t bytes);
-
 bool is_in_kernel();
+
+// Makes the launch throw std::runtime_error, though the caller cannot throw: the current thread never goes on.
+void give_up(const std::string& what);
+
+// The same for launch functions, which go on until they return. Throws what they have done wrong by then.
+void throw_delayed();
+
+// Between kernels nothing may be reached.
+void forget_last_ranges();
+
+// Where the stacks of all threads of a block lie.
+bool is_on_stacks(uintptr_t address);
+
+// Whether this lies in a shared variable of the running block, and whether it lies anywhere near.
+bool is_shared(uintptr_t address, size_t bytes);
+bool is_in_shared_memory(uintptr_t address);
+
+// Whether the running operator may reach this.
+bool may_reach(uintptr_t address, size_t bytes, bool writes);
+
+// Notes the current thread's access to shared memory. Returns what is wrong with it, or nothing: another thread's
+// access to the same byte, one of the two writing, that no barrier separates from this one.
+std::string note_shared(uintptr_t address, size_t bytes, bool writes, bool is_atomic);
 
 }  // namespace ltd::emulation

@@ -22,8 +22,11 @@ extern Range last_written;
 // Finds the range and makes it the last one. Throws std::runtime_error if there is none.
 void find_range(uintptr_t address, size_t bytes, bool writes);
 
-inline void check_access(const volatile void* pointer, size_t bytes, bool writes) {
+[[noreturn]] void fail_alignment(size_t alignment);
+
+inline void check_access(const volatile void* pointer, size_t bytes, size_t alignment, bool writes) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  if (address % alignment != 0) fail_alignment(alignment);
   const Range& last = writes ? last_written : last_read;
   if (address < last.begin || address + bytes > last.end) find_range(address, bytes, writes);
 }
@@ -67,7 +70,7 @@ class Pointer {
 
  private:
   static T* checked(T* address) {
-    emulation::check_access(address, sizeof(T), !std::is_const_v<T>);
+    emulation::check_access(address, sizeof(T), alignof(T), !std::is_const_v<T>);
     return address;
   }
 

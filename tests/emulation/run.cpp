@@ -38,7 +38,7 @@ std::vector<Range> merged(const std::vector<Memory::Part>& parts, bool all) {
 void set_reach(const std::vector<Memory::Part>& parts) {
   readable = merged(parts, true);
   writable = merged(parts, false);
-  last_read = last_written = kNowhere;
+  forget_last_ranges();
 }
 
 // The last range that begins at the address or before it.
@@ -69,16 +69,22 @@ std::string describe(const std::vector<Range>& ranges, uintptr_t address) {
 Range last_read = kNowhere;
 Range last_written = kNowhere;
 
+void fail_alignment(size_t alignment) { fail("an address that is no multiple of " + std::to_string(alignment)); }
+
+void forget_last_ranges() { last_read = last_written = kNowhere; }
+
+bool may_reach(uintptr_t address, size_t bytes, bool writes) {
+  const Range* range = range_before(writes ? writable : readable, address);
+  if (range == nullptr || address + bytes > range->end) return false;
+  if (is_in_kernel()) (writes ? last_written : last_read) = *range;
+  return true;
+}
+
 void find_range(uintptr_t address, size_t bytes, bool writes) {
   if (!is_in_kernel()) fail("a launch function reaches the device's memory");
-  const std::vector<Range>& ranges = writes ? writable : readable;
-  const Range* range = range_before(ranges, address);
-  if (range != nullptr && address + bytes <= range->end) {
-    (writes ? last_written : last_read) = *range;
-  } else if (!is_shared(address, bytes)) {
-    fail(std::string(writes ? "writes " : "reads ") + std::to_string(bytes) + " bytes that it must not" +
-         describe(ranges, address));
-  }
+  if (may_reach(address, bytes, writes) || is_shared(address, bytes)) return;
+  fail((writes ? "writes " : "reads ") + std::to_string(bytes) + " bytes that it must not" +
+       describe(writes ? writable : readable, address));
 }
 
 void Memory::add(const void* data, int64_t bytes, bool writable) {
@@ -99,6 +105,7 @@ void run_on(const Memory& memory, int64_t workspace_bytes, const std::function<v
   set_reach(parts);
   try {
     start(workspace_bytes > 0 ? workspace : nullptr);
+    throw_delayed();
   } catch (...) {
     set_reach({});
     throw;

@@ -1,0 +1,26 @@
+// Small kernels, right and wrong ones, by which the emulation itself is tested.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+
+namespace ltd::emulation {
+
+struct Toy {
+  const uint32_t* in;
+  int64_t in_count;
+  uint32_t* out;
+  int64_t out_count;
+  Launch launch;
+};
+
+using ToyFunction = void (*)(const Toy&);
+
+// Null if there is none of the name.
+ToyFunction find_toy(const char* name);
+
+// Of each toy, in bytes.
+inline int64_t toy_workspace(const Toy&) { return 512; }
+
+}  // namespace ltd::emulation
