@@ -24,6 +24,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DLTD_VERSION={self.distribution.get_version()}",
             f"-DLTD_CUDA={os.environ.get('LTD_CUDA', 'AUTO')}",
+            f"-DLTD_CUDA_ARCHITECTURES={os.environ.get('LTD_CUDA_ARCHITECTURES', '')}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
         ]
         subprocess.run(configure, check=True)

@@ -7,6 +7,14 @@ import pathlib
 import pybind11
 import torch
 
+
+
+def cuda_runtime() -> str:
+    """The file of the CUDA runtime library that torch has loaded."""
+    with open("/proc/self/maps") as maps:
+        return next(line.split(maxsplit=5)[-1].strip() for line in maps if "/libcudart" in line)
+
+
 root = pathlib.Path(torch.__file__).parent
 facts = [
     torch.__version__,
@@ -15,6 +23,7 @@ facts = [
     str(int(torch._C._GLIBCXX_USE_CXX11_ABI)),
     str(int(torch.backends.openmp.is_available())),
     torch.version.cuda or "none",
+    cuda_runtime() if torch.version.cuda else "none",
     pathlib.Path(pybind11.get_include()).as_posix(),
 ]
 print(";".join(facts))

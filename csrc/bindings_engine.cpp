@@ -18,8 +18,10 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
+const Tensors kOnCpu(at::kCPU);
+
 const void* contiguous(const char* name, const Tensor& tensor, at::ScalarType type, at::IntArrayRef sizes) {
-  const void* data = checked({name, tensor}, type, sizes);
+  const void* data = kOnCpu.checked({name, tensor}, type, sizes);
   LTD_CHECK(tensor.is_contiguous(), name, " must be contiguous, but its strides are ", tensor.strides());
   return data;
 }
@@ -39,7 +41,7 @@ int64_t step_elements(DType dtype) { return kStepBytes / (dtype == DType::kFloat
 
 void pack_linear_cpu(const Tensor& weight, Tensor packed) {
   const DType dtype = engine_type("weight", weight);
-  checked({"weight", weight}, weight.scalar_type(), {-1, -1});
+  kOnCpu.checked({"weight", weight}, weight.scalar_type(), {-1, -1});
   contiguous("packed", packed, weight.scalar_type(),
              {packed_blocks(weight.size(0)), packed_steps(weight.size(1), dtype), step_elements(dtype)});
   pack_linear(weight.const_data_ptr(), weight.stride(0), weight.size(0), weight.size(1), dtype,
@@ -110,8 +112,8 @@ StackedLinear stacked(const char* name, const Tensor& blocks, const char* bias_n
 }
 
 void set_cache(ForwardStack& a, const Tensor& keys, const Tensor& values, at::ScalarType type) {
-  checked({"keys", keys}, type, {a.layers, a.batch, -1, -1, -1});
-  checked({"values", values}, type, keys.sizes());
+  kOnCpu.checked({"keys", keys}, type, {a.layers, a.batch, -1, -1, -1});
+  kOnCpu.checked({"values", values}, type, keys.sizes());
   LTD_CHECK(keys.strides() == values.strides(), "keys and values must have the same strides, but have ", keys.strides(),
             " and ", values.strides());
   a.keys = static_cast<char*>(keys.mutable_data_ptr());
@@ -131,18 +133,18 @@ void set_cache(ForwardStack& a, const Tensor& keys, const Tensor& values, at::Sc
 
 void set_tree(ForwardStack& a, const Tensor& lengths, const OptionalTensor& masks, const Tensor& positions,
               at::IntArrayRef windows, int64_t capacity) {
-  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.lengths = kOnCpu.per_row<const int32_t>({"lengths", lengths}, a.batch);
   for (int64_t b = 0; b < a.batch; ++b) {
     LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + a.first_row + a.nodes <= capacity, "lengths[", b,
               "] = ", a.lengths[b], " and ", a.first_row + a.nodes, " new rows do not fit the ", capacity,
               " rows of keys");
   }
   if (masks.has_value()) {
-    a.masks = matrices<const int64_t>({"masks", *masks}, a.batch, a.nodes, -1);
+    a.masks = kOnCpu.matrices<const int64_t>({"masks", *masks}, a.batch, a.nodes, -1);
     LTD_CHECK(masks->size(2) * 64 >= a.first_row + a.nodes, "masks must hold a bit for each of the ",
               a.first_row + a.nodes, " rows, but its shape is ", masks->sizes());
   }
-  a.positions = rows<const int64_t>({"positions", positions}, a.batch, a.nodes);
+  a.positions = kOnCpu.rows<const int64_t>({"positions", positions}, a.batch, a.nodes);
   LTD_CHECK(static_cast<int64_t>(windows.size()) == a.layers, "windows must hold a number for each of the ", a.layers,
             " layers, but holds ", windows.size());
   a.windows = windows.data();
@@ -158,7 +160,7 @@ void set_rotary(ForwardStack& a, const Tensor& cosines, const Tensor& sines, con
   a.rotary_dtype = engine_type("cosines", cosines);
   a.cosines = contiguous("cosines", cosines, table, {-1, a.head_dim});
   a.sines = contiguous("sines", sines, table, {cosines.size(0), a.head_dim});
-  a.rotary_rows = rows<const int64_t>({"rotary_rows", rotary_rows}, a.batch, a.nodes);
+  a.rotary_rows = kOnCpu.rows<const int64_t>({"rotary_rows", rotary_rows}, a.batch, a.nodes);
   for (int64_t b = 0; b < a.batch; ++b) {
     for (int64_t n = 0; n < a.nodes; ++n) {
       LTD_CHECK(a.rotary_rows[b][n] >= 0 && a.rotary_rows[b][n] < cosines.size(0), "rotary_rows must be 0 to ",

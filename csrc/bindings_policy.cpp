@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "bindings_checks.h"
-#include "common/cpu_kernels.h"
+#include "bindings_device.h"
 #include "policy/policy_action.h"
 #include "policy/summary_decision.h"
 
@@ -27,7 +27,7 @@ using at::Tensor;
 namespace py = pybind11;
 
 // A network that reads so many inputs.
-PolicyNetwork policy_network(int64_t inputs, at::TensorList weights, bool uses_tanh) {
+PolicyNetwork policy_network(const Tensors& tensors, int64_t inputs, at::TensorList weights, bool uses_tanh) {
   LTD_CHECK(weights.size() >= 2 && weights.size() % 2 == 0 && weights.size() <= 2 * kMaxPolicyLayers,
             "weights must be 1 to ", kMaxPolicyLayers, " pairs of weight and bias, but holds ", weights.size(),
             " tensors");
@@ -39,35 +39,36 @@ PolicyNetwork policy_network(int64_t inputs, at::TensorList weights, bool uses_t
     const std::string bias_name = "weights[" + std::to_string(i + 1) + "]";
     const Named weight{name.c_str(), weights[i]};
     PolicyLayer& layer = network.layers[network.layer_count++];
-    layer.weight = checked<const float>(weight, {-1, inputs});
+    layer.weight = tensors.checked<const float>(weight, {-1, inputs});
     LTD_CHECK(weights[i].is_contiguous() && weights[i].size(0) >= 1, name,
               " must be contiguous and not empty, but its shape is ", weights[i].sizes(), " and its strides are ",
               weights[i].strides());
     layer.inputs = inputs;
     layer.outputs = weights[i].size(0);
-    layer.bias = checked<const float>({bias_name.c_str(), weights[i + 1]}, {layer.outputs});
+    layer.bias = tensors.checked<const float>({bias_name.c_str(), weights[i + 1]}, {layer.outputs});
     inputs = layer.outputs;
   }
   return network;
 }
 
-Tensor policy_action_cpu(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
+Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
                          int64_t repeats, at::TensorList weights, bool uses_tanh) {
+  const Tensors tensors(scores.device());
   PolicyAction a{};
-  a.scores = rows<const float>({"scores", scores}, -1, -1);
+  a.scores = tensors.rows<const float>({"scores", scores}, -1, -1);
   a.batch = scores.size(0);
   a.score_count = scores.size(1);
   LTD_CHECK(repeats >= 0, "repeats must be 0 or more, but is ", repeats);
   LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
             " columns, but its shape is ", scores.sizes());
-  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.lengths = tensors.per_row<const int32_t>({"lengths", lengths}, a.batch);
   a.score_slots = score_slots;
   a.repeats = repeats;
   a.depth = depth;
-  a.network = policy_network(score_slots + 2 * repeats, weights, uses_tanh);
+  a.network = policy_network(tensors, score_slots + 2 * repeats, weights, uses_tanh);
   Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
   a.actions = actions.mutable_data_ptr<int32_t>();
-  cpu_kernels().policy_action(a);
+  run<PolicyAction>(tensors.device(), LTD_KERNELS(policy_action), a, a.launch);
   return actions;
 }
 
@@ -88,29 +89,29 @@ void set_ranked(SummaryDecision& a, int64_t best, int64_t newest) {
   a.newest = newest;
 }
 
-void set_tree(SummaryDecision& a, const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
-              int64_t depth) {
-  a.scores = rows<const float>({"scores", scores}, -1, -1);
+void set_tree(SummaryDecision& a, const Tensors& tensors, const Tensor& scores, int64_t count, int64_t newest_from,
+              const Tensor& lengths, int64_t depth) {
+  a.scores = tensors.rows<const float>({"scores", scores}, -1, -1);
   a.batch = scores.size(0);
   check_range("count", count, 0, scores.size(1));
   check_range("newest_from", newest_from, 0, count);
   check_range("depth", depth, 0, kMaxDepth);
-  a.lengths = per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.lengths = tensors.per_row<const int32_t>({"lengths", lengths}, a.batch);
   a.score_count = count;
   a.newest_from = newest_from;
   a.depth = depth;
 }
 
 // So many for each sequence; -1 is any number.
-void set_recents(SummaryDecision& a, const Tensor& recents, int64_t count) {
-  a.recents = rows<const float>({"recents", recents}, a.batch, count);
+void set_recents(SummaryDecision& a, const Tensors& tensors, const Tensor& recents, int64_t count) {
+  a.recents = tensors.rows<const float>({"recents", recents}, a.batch, count);
   a.recent_count = recents.size(1);
 }
 
 // Of this size; -1 is any.
-void set_states(SummaryDecision& a, const Tensor& states, int64_t size) {
+void set_states(SummaryDecision& a, const Tensors& tensors, const Tensor& states, int64_t size) {
   const Named named{"states", states};
-  check_cpu(named);
+  tensors.check_device(named);
   check_sizes(named, {a.batch, 1, size});
   check_last_contiguous(named);
   a.states = {states.const_data_ptr(), float_type(named), states.stride(0), 0};
@@ -148,19 +149,27 @@ void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count
             " are left");
 }
 
-void summary_decision_cpu(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
+void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
                           int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& recents,
                           const std::optional<Tensor>& states, const Tensor& weights, at::IntArrayRef depth_layers,
                           at::IntArrayRef size_layers, bool uses_tanh, Tensor actions) {
+  const Tensors tensors(scores.device());
   SummaryDecision a{};
   set_ranked(a, best, newest);
-  set_tree(a, scores, count, newest_from, lengths, depth);
-  if (recents.has_value()) set_recents(a, *recents, -1);
-  if (states.has_value()) set_states(a, *states, -1);
-  const float* data = checked<const float>({"weights", weights}, {-1});
+  set_tree(a, tensors, scores, count, newest_from, lengths, depth);
+  if (recents.has_value()) set_recents(a, tensors, *recents, -1);
+  if (states.has_value()) set_states(a, tensors, *states, -1);
+  const float* data = tensors.checked<const float>({"weights", weights}, {-1});
   set_networks(a, data, weights.size(0), depth_layers, size_layers, uses_tanh);
-  a.actions = rows<int32_t>({"actions", actions}, a.batch, 2);
-  cpu_kernels().summary_decision(a);
+  a.actions = tensors.rows<int32_t>({"actions", actions}, a.batch, 2);
+  run<SummaryDecision>(tensors.device(), LTD_KERNELS(summary_decision), a, a.launch);
+}
+
+// For every device.
+void implement(torch::Library& library) {
+  library.impl("depth_action", run_policy_action);
+  library.impl("size_action", run_policy_action);
+  library.impl("summary_decision", run_summary_decision);
 }
 
 // --- the same without torch's dispatcher, which takes longer than the kernel ---
@@ -179,8 +188,9 @@ class SummaryAsker {
     set_ranked(a_, best, newest);
     a_.recent_count = recents;
     a_.state_size = states;
+    const Tensors tensors(at::kCPU);
     const Tensor& given = tensor_of("weights", weights);
-    const float* data = checked<const float>({"weights", given}, {-1});
+    const float* data = tensors.checked<const float>({"weights", given}, {-1});
     weights_.assign(data, data + given.size(0));
     set_networks(a_, weights_.data(), given.size(0), depth_layers, size_layers, uses_tanh);
   }
@@ -191,9 +201,10 @@ class SummaryAsker {
 
   std::pair<int32_t, int32_t> ask(py::handle scores, int64_t count, int64_t newest_from, py::handle lengths,
                                   int64_t depth, py::handle recents, py::handle states) {
-    set_tree(a_, tensor_of("scores", scores), count, newest_from, tensor_of("lengths", lengths), depth);
-    if (a_.recent_count > 0) set_recents(a_, tensor_of("recents", recents), a_.recent_count);
-    if (a_.state_size > 0) set_states(a_, tensor_of("states", states), a_.state_size);
+    const Tensors tensors(at::kCPU);
+    set_tree(a_, tensors, tensor_of("scores", scores), count, newest_from, tensor_of("lengths", lengths), depth);
+    if (a_.recent_count > 0) set_recents(a_, tensors, tensor_of("recents", recents), a_.recent_count);
+    if (a_.state_size > 0) set_states(a_, tensors, tensor_of("states", states), a_.state_size);
     LTD_CHECK(a_.batch > 0, "scores must be of at least one sequence");
     actions_.resize(2 * a_.batch);
     a_.actions = {actions_.data(), 2};
@@ -256,14 +267,14 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
       "Tensor(a!) actions) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(ltd, CPU, library) {
-  library.impl("depth_action", ltd::policy_action_cpu);
-  library.impl("size_action", ltd::policy_action_cpu);
-  library.impl("summary_decision", ltd::summary_decision_cpu);
-}
+TORCH_LIBRARY_IMPL(ltd, CPU, library) { ltd::implement(library); }
+
+#ifdef LTD_WITH_CUDA
+TORCH_LIBRARY_IMPL(ltd, CUDA, library) { ltd::implement(library); }
+#endif
 
 TORCH_LIBRARY_IMPL(ltd, Meta, library) {
   library.impl("depth_action", ltd::policy_action_meta);
   library.impl("size_action", ltd::policy_action_meta);
-  library.impl("summary_decision", ltd::nothing_like(ltd::summary_decision_cpu));
+  library.impl("summary_decision", ltd::nothing_like(ltd::run_summary_decision));
 }

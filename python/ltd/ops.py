@@ -1,6 +1,9 @@
 """The operators `torch.ops.ltd.*`, typed and documented.
 
-Each has a kernel per device and a shape-only one. All check their arguments before they write anything.
+Each has a kernel per device and a shape-only one. All check their arguments before they write anything. The tensors of
+a call are all on one device. On CUDA, what they hold is not checked, which would mean waiting for the device: where an
+operator below lists what is "unchecked on CUDA", and it does not hold, memory outside the tensors may be read or
+written and the results are rubbish.
 
 Words used below: B sequences in the batch, W beam width, C capacity for candidates, V candidates verified, N = V + 1
 tree nodes with the root first, P capacity of a path. Candidate c of level 0 is child c of the root; level l >= 1 starts
@@ -135,6 +138,9 @@ def select_tree(
         masks: int64 (B, N, words), words >= N / 64, written: ancestors-or-self among the nodes.
         first_child, next_sibling: int32 (B, N), written: node indices in the order of scores, -1 = none.
         node_candidates: int32 (B, N), written: the candidate behind each node, -1 for the root.
+
+    Unchecked on CUDA: that the parent of a selected candidate stands before it and is selected, which it is if scores
+    do not rise from parent to child.
     """
     _select_tree(
         tokens,
@@ -178,6 +184,8 @@ def tree_attention(
         positions: int64 (B, N), used if window > 0.
         scale: factor of the scores before the softmax, above 0.
         window: if above 0, only keys with query position - key position < window are seen; tree_rows = N then.
+
+    Unchecked on CUDA: that 0 <= lengths[b] <= capacity - tree_rows.
 
     Returns:
         (B, N, Hq, head_dim), contiguous, of the query's type.
@@ -264,6 +272,9 @@ def commit_path(keys: Tensor, values: Tensor, path: Tensor, gained: Tensor, leng
         path: int32 (B, P), strictly increasing.
         gained: int32 (B,), how many entries of the path count.
         lengths: int32 (B,), prefix rows; not changed.
+
+    Unchecked on CUDA: that 0 <= gained[b] <= P, that the path is strictly increasing from 0 on, and that lengths[b] +
+    path[b, i] lies in the capacity.
     """
     _commit_path(keys, values, path, gained, lengths)
 

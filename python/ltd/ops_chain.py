@@ -1,4 +1,4 @@
-"""The operators for chains of a draft model, typed and documented. CPU only.
+"""The operators for chains of a draft model, typed and documented.
 
 Words used below: K drafted tokens, Vd words that the draft proposes. Random numbers are Philox4x32-10's, one for every
 (seed, cycle, position) and use, so that those of different uses and cycles are independent.
@@ -64,6 +64,8 @@ def accept_chain(
         drafted: int64 (K,), numbers among the Vd.
         temperature, top_k, top_p, seed, cycle: as for `draft_token`.
         position: of the token before the chain.
+
+    Unchecked on CUDA: that 0 <= words < vocabulary and 0 <= drafted < Vd.
 
     Returns:
         int64 (2,): how many are kept, 0 … K; and the token behind them, -1 where the target's logits there hold NaN
