@@ -1,0 +1,204 @@
+// Each sequence has two blocks, one for each network; both observe for themselves.
+#include "common/cuda_kernels.h"
+#include "policy/run_network.cuh"
+#include "policy/summary_decision.h"
+
+namespace ltd::cuda {
+namespace {
+
+constexpr int kWarps = 16;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kRankingWarps = 2;  // one for the best scores, one for the newest; the others read the state meanwhile
+constexpr int kScoresAtOnce = 4;  // of a lane
+
+constexpr float kLeastRanked = -20.0f;
+constexpr float kRankedUnit = 4.0f;
+constexpr float kLengthUnit = 1000.0f;
+constexpr float kStateEpsilon = 1e-6f;
+
+using WarpSums = Array<float, kWarps>;
+
+__device__ inline float infinity() { return __uint_as_float(0x7f800000u); }
+
+// The largest `count` scores that a warp has been given, descending, over its lanes; -20 where there were fewer above
+// -20.
+class Ranking {
+ public:
+  __device__ explicit Ranking(int count) : count_(count) {}
+
+  // Nearly all scores fail the comparison with the least of the ranking. NaN fails it too.
+  __device__ void add(Pointer<const float> scores, int64_t score_count) {
+    const int lane = threadIdx.x % kWarp;
+    for (int64_t first = 0; first < score_count; first += kScoresAtOnce * kWarp) {
+      float values[kScoresAtOnce];
+#pragma unroll
+      for (int i = 0; i < kScoresAtOnce; ++i) {
+        const int64_t place = first + i * kWarp + lane;
+        values[i] = place < score_count ? scores[place] : kLeastRanked;
+      }
+#pragma unroll
+      for (int i = 0; i < kScoresAtOnce; ++i) add_lanes(values[i]);
+    }
+  }
+
+  // Place lane + 32 * part.
+  __device__ float value(int part) const { return values_[part]; }
+
+ private:
+  static constexpr int kParts = kMaxRanked / kWarp;
+
+  __device__ float least() const {
+    const int last = count_ - 1;
+    return __shfl_sync(kAllLanes, values_[last / kWarp], last % kWarp);
+  }
+
+  __device__ void add_lanes(float value) {
+    float bound = least();
+    for (uint32_t above = __ballot_sync(kAllLanes, value > bound); above != 0; above &= above - 1) {
+      const float candidate = __shfl_sync(kAllLanes, value, __ffs(static_cast<int>(above)) - 1);
+      if (candidate > bound) {
+        insert(candidate);
+        bound = least();
+      }
+    }
+  }
+
+  // Every place takes the larger of what it holds and what comes down to it: its neighbour above, or the value if that
+  // is smaller. Above the first place is infinity.
+  __device__ void insert(float value) {
+    float above[kParts];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const float before = part == 0 ? infinity() : __shfl_sync(kAllLanes, values_[part - 1], kWarp - 1);
+      const float neighbour = __shfl_up_sync(kAllLanes, values_[part], 1);
+      above[part] = threadIdx.x % kWarp == 0 ? before : neighbour;
+    }
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) values_[part] = fmaxf(values_[part], fminf(above[part], value));
+  }
+
+  int count_;
+  float values_[kParts] = {kLeastRanked, kLeastRanked};
+};
+
+static_assert(kMaxRanked == 2 * kWarp);
+
+// Ranks scores and writes them, their exponentials and the sum of the latter; for a whole warp.
+__device__ void write_ranked(Pointer<const float> scores, int64_t score_count, int count, Pointer<float> ranked,
+                             Pointer<float> exponentials, Pointer<float> sum) {
+  Ranking ranking(count);
+  ranking.add(scores, score_count);
+  float mine = 0.0f;
+#pragma unroll
+  for (int part = 0; part < kMaxRanked / kWarp; ++part) {
+    const int place = threadIdx.x % kWarp + part * kWarp;
+    if (place >= count) continue;
+    const float exponential = expf(ranking.value(part));
+    ranked[place] = ranking.value(part) / kRankedUnit;
+    exponentials[place] = exponential;
+    mine += exponential;
+  }
+  mine = sum_of_lanes(mine);
+  if (threadIdx.x % kWarp == 0) *sum = mine;
+}
+
+// What is known besides scores and state. By these threads of the block, as many as `step`.
+__device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> facts, int first, int step) {
+  constexpr int kRecents = 1 + kMaxDepth + 1;
+  for (int i = first; i < kRecents + a.recent_count; i += step) {
+    if (i == 0) {
+      facts[i] = static_cast<float>(global(a.lengths)[b]) / kLengthUnit;
+    } else {
+      facts[i] = i < kRecents ? static_cast<float>(i - 1 == a.depth) : a.recents[b][i - kRecents];
+    }
+  }
+}
+
+template <typename T>
+__device__ float sum_of_squares(Pointer<const T> state, int64_t size, int first, int step) {
+  float sum = 0.0f;
+#pragma unroll 4
+  for (int64_t i = first; i < size; i += step) sum = fmaf(to_float(state[i]), to_float(state[i]), sum);
+  return sum_of_lanes(sum);
+}
+
+template <typename T>
+__device__ void write_state(Pointer<const T> state, int64_t size, float squares, Pointer<float> target) {
+  const float scale = 1.0f / sqrtf(squares / static_cast<float>(size) + kStateEpsilon);
+  for (int64_t i = threadIdx.x; i < size; i += kThreads) target[i] = to_float(state[i]) * scale;
+}
+
+// Of states of type T. The whole block; ends with a barrier.
+template <typename T>
+__device__ void observe(const SummaryDecision& a, int64_t b, Pointer<float> observation) {
+  LTD_SHARED(WarpSums, squares);
+  const int warp = threadIdx.x / kWarp;
+  const int best = static_cast<int>(a.best), newest = static_cast<int>(a.newest);
+  const Pointer<float> exponentials = observation + best + newest;
+  const Pointer<float> sums = exponentials + best + newest;
+  const Pointer<float> facts = sums + 2;
+  const Pointer<const T> state = a.states.at<T>(b, 0);
+  if (warp == 0) {
+    write_ranked(a.scores[b], a.score_count, best, observation, exponentials, sums);
+  } else if (warp == 1) {
+    write_ranked(a.scores[b] + a.newest_from, a.score_count - a.newest_from, newest, observation + best,
+                 exponentials + best, sums + 1);
+  } else {
+    const int first = threadIdx.x - kRankingWarps * kWarp, step = kThreads - kRankingWarps * kWarp;
+    write_facts(a, b, facts, first, step);
+    const float sum = sum_of_squares(state, a.state_size, first, step);
+    if (threadIdx.x % kWarp == 0) squares[warp] = sum;
+  }
+  __syncthreads();
+  float sum = 0.0f;
+  for (int i = kRankingWarps; i < kWarps; ++i) sum += squares[i];
+  write_state(state, a.state_size, sum, observation + (a.width() - a.state_size));
+  __syncthreads();
+}
+
+struct Observation {
+  Pointer<const float> values;
+  int width;
+
+  __device__ Span used() const { return {width, width}; }
+  __device__ float operator()(int i) const { return values[i]; }
+};
+
+// What a block needs of the workspace: an observation and two halves of activations.
+LTD_INLINE int64_t widest_of(const SummaryDecision& a) {
+  const int64_t depth = widest_layer(a.depth_network), size = widest_layer(a.size_network);
+  return depth > size ? depth : size;
+}
+LTD_INLINE int64_t floats_of_block(const SummaryDecision& a) { return a.width() + 2 * widest_of(a); }
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 1) decide(SummaryDecision a) {
+  const int64_t b = blockIdx.x / 2;
+  const int number = blockIdx.x % 2;
+  const PolicyNetwork& network = number == 0 ? a.depth_network : a.size_network;
+  int action = 0;
+  if (network.layer_count > 0) {
+    const Pointer<float> room = global(static_cast<float*>(a.launch.workspace)) + blockIdx.x * floats_of_block(a);
+    const Activations activations{room + a.width(), widest_of(a)};
+    observe<T>(a, b, room);
+    apply_layers(network, 0, network.layer_count, Observation{room, static_cast<int>(a.width())}, activations);
+    if (threadIdx.x < kWarp) action = largest_output(network, activations);
+  }
+  if (threadIdx.x == 0) a.actions[b][number] = action;
+}
+
+}  // namespace
+
+int64_t summary_decision_workspace(const SummaryDecision& a) {
+  return 2 * a.batch * floats_of_block(a) * static_cast<int64_t>(sizeof(float));
+}
+
+void summary_decision(const SummaryDecision& a) {
+  if (a.batch == 0) return;
+  with_type(a.states.dtype, [&](auto type) {
+    const dim3 blocks(static_cast<unsigned>(2 * a.batch));
+    launch(decide<decltype(type)>, blocks, kThreads, 0, a.launch.stream, a);
+  });
+}
+
+}  // namespace ltd::cuda

@@ -1,0 +1,21 @@
+#include "policy/summary_decision.h"
+
+#include "common/cuda_kernels.h"
+#include "emulation/operators/policy_network.h"
+#include "emulation/run.h"
+
+namespace ltd::emulation {
+
+void summary_decision(const SummaryDecision& a) {
+  Memory memory;
+  memory.may_read(a.scores, a.batch, a.score_count);
+  memory.may_read(a.lengths, a.batch);
+  memory.may_read(a.recents, a.batch, a.recent_count);
+  memory.may_read(a.states, a.batch, 1, a.state_size);
+  may_read_network(memory, a.depth_network);
+  may_read_network(memory, a.size_network);
+  memory.may_write(a.actions, a.batch, 2);
+  run(memory, a, cuda::summary_decision_workspace, cuda::summary_decision);
+}
+
+}  // namespace ltd::emulation
