@@ -45,7 +45,7 @@ def library() -> ctypes.CDLL:
 def emulated_kernels(seed: int) -> Iterator[None]:
     """The operators run the emulated CUDA kernels here, and the seed decides the order of their threads."""
     library()
-    before = _C.build_info()["cpu_isa"]
+    before = _C.build_info()["cpu_kernels"]
     _C.use_cpu_isa(KERNELS)
     library().ltd_emulation_seed(seed)
     try:

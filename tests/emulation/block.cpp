@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -116,7 +117,7 @@ class Block {
   int next_ready();
   void check_barrier();
   std::string waiting(int thread) const;
-  [[noreturn]] void fail_stuck();
+  std::string why_stuck() const;
   void clear_shared(int64_t dynamic_bytes);
   void check_guards();
   std::byte rubbish(size_t byte) const;
@@ -191,7 +192,10 @@ void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_byte
 
   running_ = true;
   while (done_ < count_ && error_.empty()) {
-    if (first_ready_ == ready_.size()) fail_stuck();
+    if (first_ready_ == ready_.size()) {
+      error_ = why_stuck();
+      break;
+    }
     const int thread = next_ready();
     now.thread.x = static_cast<unsigned>(thread);
     threads_[static_cast<size_t>(thread)]->fibre.resume();
@@ -344,7 +348,7 @@ std::string Block::waiting(int index) const {
 }
 
 // Nobody can go on: names a thread that waits, and one for which it waits in vain.
-void Block::fail_stuck() {
+std::string Block::why_stuck() const {
   for (int i = 0; i < count_; ++i) {
     const Thread& thread = *threads_[static_cast<size_t>(i)];
     if (thread.state != State::kInWarp) continue;
@@ -352,16 +356,16 @@ void Block::fail_stuck() {
     for (uint32_t rest = thread.mask; rest != 0; rest &= rest - 1) {
       const int other = first + std::countr_zero(rest);
       const std::string here = name() + ": not all lanes of the mask come together: " + waiting(i);
-      if (other >= count_) throw std::runtime_error(here + ", thread " + std::to_string(other) + " does not exist");
+      if (other >= count_) return here + ", thread " + std::to_string(other) + " does not exist";
       const Thread& one = *threads_[static_cast<size_t>(other)];
       if (one.state != State::kInWarp || one.where.line() != thread.where.line() || one.mask != thread.mask ||
           std::strcmp(one.where.file_name(), thread.where.file_name()) != 0) {
-        throw std::runtime_error(here + ", " + waiting(other) +
-                                 (one.state == State::kInWarp && one.mask != thread.mask ? " with another mask" : ""));
+        return here + ", " + waiting(other) +
+               (one.state == State::kInWarp && one.mask != thread.mask ? " with another mask" : "");
       }
     }
   }
-  throw std::runtime_error(name() + ": no thread can go on");
+  return name() + ": no thread can go on";
 }
 
 // --- shared memory ---
@@ -457,15 +461,19 @@ void Block::check_guards() {
 
 // --- what the twins call ---
 
-void fail(const std::string& what) {
-  if (!block().is_running()) throw std::runtime_error("outside of kernels: " + what);
-  throw std::runtime_error(block().name() + ", thread " + text(now.thread) + ": " + what);
+void fail(std::string_view what) {
+  if (!block().is_running()) throw std::runtime_error("outside of kernels: " + std::string(what));
+  throw std::runtime_error(block().name() + ", thread " + text(now.thread) + ": " + std::string(what));
 }
 
-void fail(const std::string& what, const Location& where) { fail(what + ", at " + place(where)); }
+void fail(std::string_view what, const Location& where) { fail(std::string(what) + ", at " + place(where)); }
 
 void fail_index(int64_t index, int64_t count) {
   fail("index " + std::to_string(index) + " of an array of " + std::to_string(count));
+}
+
+void fail_source(const char* operation, int lane, const Location& where) {
+  fail(std::string(operation) + " reads lane " + std::to_string(lane) + ", which is not in the mask", where);
 }
 
 void run_grid(const Grid& grid, int threads, int64_t shared_bytes, const std::function<void()>& kernel) {
@@ -526,7 +534,7 @@ std::string note_shared(uintptr_t address, size_t bytes, bool writes, bool is_at
 void give_up(const std::string& what) {
   if (block().is_running()) {
     block().give_up(what);
-  } else {
+  } else if (delayed.empty()) {
     delayed = what;
   }
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <source_location>
-#include <string>
+#include <string_view>
 
 struct uint3 {
   unsigned x, y, z;
@@ -32,10 +32,13 @@ struct Indices {
 extern Indices now;
 
 // Throws std::runtime_error with the kernel, block and thread in front of `what` and the call's place behind it.
-[[noreturn]] void fail(const std::string& what);
-[[noreturn]] void fail(const std::string& what, const Location& where);
+[[noreturn]] void fail(std::string_view what);
+[[noreturn]] void fail(std::string_view what, const Location& where);
 
+// For kernels, which make no strings: they must not reach the memory that those have.
 [[noreturn]] void fail_index(int64_t index, int64_t count);
+[[noreturn]] void fail_source(const char* operation, int lane, const Location& where);
+
 inline int64_t checked_index(int64_t index, int64_t count) {
   if (index < 0 || index >= count) fail_index(index, count);
   return index;

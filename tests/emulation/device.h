@@ -105,9 +105,7 @@ template <typename T>
 T shuffle(const char* operation, uint32_t mask, T value, int source, const Location& where) {
   using Mine = Exchange<T, T>;
   Mine mine{value, source, value};
-  if ((mask >> source & 1) == 0) {
-    fail(std::string(operation) + " reads lane " + std::to_string(source) + ", which is not in the mask", where);
-  }
+  if ((mask >> source & 1) == 0) fail_source(operation, source, where);
   meet_warp(
       operation, mask, &mine,
       [](void* const(&lanes)[kLanes], uint32_t all) {
@@ -449,6 +447,16 @@ BFloat16 from_float<BFloat16>(float value);
 template <>
 Float16 from_float<Float16>(float value);
 
+template <typename T>
+uint32_t round_pair(float low, float high) {
+  return from_float<T>(low).bits | static_cast<uint32_t>(from_float<T>(high).bits) << 16;
+}
+
+inline float fast_exp2(float x) {
+  const float power = exp2f(x);
+  return power < 0x1p-126f ? 0.0f : power;
+}
+
 // --- steps of the tensor cores ---
 
 template <typename T>
@@ -458,6 +466,36 @@ template <>
 void multiply_tiles<BFloat16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::Location);
 template <>
 void multiply_tiles<Float16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::Location);
+
+struct TileRow {
+  uint32_t words[4];
+  uint32_t tiles[4];
+};
+
+// What load_tiles gives to every lane.
+template <bool kTransposed>
+void spread_tiles(void* const (&lanes)[emulation::kLanes], uint32_t) {
+  const auto word = [&](int lane, int i) { return static_cast<const TileRow*>(lanes[lane])->words[i]; };
+  const auto half = [&](int lane, int i) { return word(lane, i / 2) >> (i % 2 * 16) & 0xffffu; };
+  for (int lane = 0; lane < emulation::kLanes; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i) {
+      static_cast<TileRow*>(lanes[lane])->tiles[i] =
+          kTransposed ? half(8 * i + 2 * t, g) | half(8 * i + 2 * t + 1, g) << 16 : word(8 * i + g, t);
+    }
+  }
+}
+
+template <bool kTransposed, typename T>
+void load_tiles(uint32_t (&tiles)[4], const T* row, emulation::Location where = emulation::Location::current()) {
+  static_assert(sizeof(T) == 2);
+  emulation::check_shared(row, 16);
+  const Pack<T, 8> pack = load_pack<8>(row);
+  TileRow mine;
+  std::memcpy(mine.words, &pack, sizeof(pack));
+  emulation::meet_warp("load_tiles", 0xffffffffu, &mine, spread_tiles<kTransposed>, where);
+  for (int i = 0; i < 4; ++i) tiles[i] = mine.tiles[i];
+}
 
 // --- copies from global to shared memory ---
 
@@ -477,6 +515,8 @@ void wait_for_copies() {
 }
 
 // --- launches ---
+
+inline int multiprocessors() { return 8; }
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), emulation::Grid grid, int threads, int64_t shared_bytes, void*,

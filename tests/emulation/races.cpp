@@ -18,6 +18,7 @@ int Races::note(size_t byte, int thread, bool writes, bool is_atomic) {
     cell.by_atomic = is_atomic;
     return -1;
   }
+  if (is_atomic) return -1;  // only half of what an atomic does; it writes as well
   if (reads_are_over) {
     cell.more_readers = cell.more_warps = false;
   } else if (cell.reader != thread) {
