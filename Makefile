@@ -9,20 +9,22 @@ TORCH ?= torch==2.13.0
 DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
+BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CXX_SOURCES := $(shell find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
-BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(CXX_SOURCES)
+BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(filter csrc/%,$(CXX_SOURCES))
 
-.PHONY: help demo test lint format bench install clean
+.PHONY: help demo test lint format bench kernel-bench cuda-check gpu-check install clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: install ## generate with and without draft trees, and compare
 	$(BIN)/ltd demo
 
 test: install $(VENV)/.stamp-dev ## run the tests
+	$(BIN)/python bench/cuda_check.py --if-possible --brief
 	$(BIN)/python -m pytest tests
 
 lint: install $(VENV)/.stamp-dev ## check style and types
@@ -36,7 +38,20 @@ format: $(VENV)/.stamp-dev ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: install ## time operators and forwards and, with DATA=FOLDER, compare with peers; results in out/bench
+cuda-check: $(VENV)/.stamp-packages ## compile the CUDA kernels for all architectures; needs nvcc, no GPU
+	$(BIN)/python bench/cuda_check.py --json out/cuda-check.json
+
+gpu-check: ## build, test and time everything on an NVIDIA GPU; results in bench/results
+	@$(PYTHON) bench/gpu_check.py
+
+# In the folder of the build, whose objects it links.
+kernel-bench: install ## time the kernels alone; results in out/bench
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(BUILD) -DLTD_BENCH=ON
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(BUILD) --target kernel_bench
+	@mkdir -p out/bench
+	$(BUILD)/bench/kernels/kernel_bench --summary=out/bench/kernels.json --benchmark_out=out/bench/kernels-google.json
+
+bench: install kernel-bench ## time kernels, operators, forwards and, with DATA=FOLDER, peers; results in out/bench
 	$(BIN)/python bench/operators.py --json out/bench/operators.json
 	$(BIN)/python bench/engine.py --out out/bench
 	$(if $(DATA),$(BIN)/python bench/peers.py --data-dir $(DATA) --limit 1 --out out/bench/peers)

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 import ltd
+from console import wide_console
 from floor import Floor, Work
 from ltd.decoder import Decoder
 from ltd.errors import InputError
@@ -31,7 +32,7 @@ from ltd.packing import pack_linears
 from ltd.report import Table, png
 from ltd.target import Target
 from ltd.tree import DraftTree
-from timing import Timing, circumstances, time_in_turns, wide_console, write_json
+from timing import Timing, circumstances, time_in_turns, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

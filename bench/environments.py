@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from console import wide_console
 from ltd.errors import InputError
 from ltd.latency import PARTS, LatencyModel, Measurements
 from ltd.policies.observation import Summary, depth_layout, size_layout
@@ -28,7 +29,7 @@ from ltd_rl.replay_env import ReplayVecEnv
 from ltd_rl.rewards import Reward
 from ltd_rl.traces import load_traces
 from replay import MADE_UP, make_up
-from timing import Timing, circumstances, rounds_for, wide_console, write_json
+from timing import Timing, circumstances, rounds_for, write_json
 
 SIZES = tuple(range(20, 241, 20))
 STEPS = 100  # of every environment, in one measurement

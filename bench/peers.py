@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 import ltd
+from console import wide_console
 from ltd.cli.options import names
 from ltd.decoder import Decoder
 from ltd.errors import InputError
@@ -49,7 +50,7 @@ from peer_engines import (
     llama_cpp_refusal,
 )
 from peers_report import write_report
-from timing import command_line, wide_console, write_json
+from timing import command_line, write_json
 
 CONTEXT = 4096  # prompt and answer together; more than the tasks need, less than some models would allocate
 CPU = torch.device("cpu")

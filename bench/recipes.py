@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from console import wide_console
 from ltd.errors import InputError
 from ltd.files import write_text
 from ltd.journal import Journal
@@ -50,7 +51,7 @@ from recipes_results import (
     spend,
 )
 from recipes_training import RECIPES, Ground, Recipe, bundle_folder
-from timing import circumstances, wide_console, write_json
+from timing import circumstances, write_json
 
 HELD_OUT = "held out"
 VALIDATION_SEED = 1  # another order than that of the held-out questions

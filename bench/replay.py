@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from console import wide_console
 from ltd.errors import InputError
 from ltd.policies import Static
 from ltd.report import Table
 from ltd.tree import candidate_count
 from ltd_rl.replay import Decisions, replay
 from ltd_rl.traces import NO_RANK, Generation, load_traces
-from timing import Timing, circumstances, rounds_for, time_in_turns, wide_console, write_json
+from timing import Timing, circumstances, rounds_for, time_in_turns, write_json
 
 WIDTH, DEPTH, STATE = 10, 12, 576
 MADE_UP = "made up"

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from console import wide_console
 from ltd.files import write_text
 from ltd.machine import machine_facts
 from ltd.ops import build_info
@@ -110,12 +110,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes the results, indented for people; makes the folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def wide_console() -> Console:
-    """The terminal; where the output is not one, a console in which no table is cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 def print_table(results: list[Result], title: str) -> None:

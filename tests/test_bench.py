@@ -16,6 +16,7 @@ import engine
 import environments
 import peers
 import replay
+from console import wide_console
 from floor import Floor, Work
 from ltd.errors import InputError
 from ltd.hf_reference import Arrivals
@@ -24,7 +25,7 @@ from ltd.runs import in_rotation
 from peer_engines import LlamaCppPeer, llama_cpp_refusal
 from peers import OURS, REFERENCE, PeersConfig, Row, compare, make_rows, published
 from peers_report import make_table, write_report
-from timing import Timing, rounds_for, time_in_turns, wide_console
+from timing import Timing, rounds_for, time_in_turns
 
 PNG = b"\x89PNG"
 

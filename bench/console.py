@@ -1,0 +1,11 @@
+"""Where the benchmarks print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def wide_console() -> Console:
+    """The terminal; where the output is not one, a console in which no table is cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
