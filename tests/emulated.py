@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch  # noqa: F401 - ltd._C needs its libraries
+
 from ltd import _C
 
 ROOT = Path(__file__).parents[1]

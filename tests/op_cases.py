@@ -1,4 +1,4 @@
-"""What the tests of the operators share: every instruction set and thread count, buffers, random trees."""
+"""What the tests of the operators share: all their kernels, buffers, random trees."""
 
 from __future__ import annotations
 
@@ -10,21 +10,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emulated import emulated_kernels
 from ltd import _C, ops
 from reference import ListNodes, ListTree, pack, select_nodes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ISAS: list[str] = ops.build_info()["cpu_isas"]  # type: ignore[assignment]
+ORDERS = itertools.count(1)  # of the threads of emulated kernels
 
 
-def every_kernel() -> Iterator[tuple[str, int]]:
-    """Switches through all instruction sets of this processor with one thread, then the widest with two."""
+def every_kernel() -> Iterator[str]:
+    """Switches through all kernels of the operators: those of all instruction sets of this processor with one thread,
+    the widest with two, and the emulated CUDA kernels, whose threads run in another order every time."""
+    yield from every_cpu_kernel()
+    with emulated_kernels(next(ORDERS)):
+        yield "emulated CUDA"
+
+
+def every_cpu_kernel() -> Iterator[str]:
+    """The CPU kernels among every_kernel()."""
     threads = torch.get_num_threads()
     try:
         for isa, count in [*((isa, 1) for isa in ISAS), (ISAS[-1], 2)]:
             _C.use_cpu_isa(isa)
             torch.set_num_threads(count)
-            yield isa, count
+            yield f"{isa}, {count} threads"
     finally:
         _C.use_cpu_isa(ISAS[-1])
         torch.set_num_threads(threads)
