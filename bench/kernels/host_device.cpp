@@ -5,9 +5,13 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -20,8 +24,9 @@ namespace {
 
 constexpr int64_t kLine = 64;
 constexpr std::align_val_t kAlignment{kLine};
-constexpr int64_t kLargeRead = int64_t{256} << 20;
-constexpr int kReads = 10;
+constexpr int64_t kPage = 2 << 20;  // a large one
+constexpr int64_t kLargeRead = 16 * kPage;
+constexpr int kReads = 20;
 
 // Out of all levels of the caches, to memory. Where the processor has no instruction for it, by reading so much else
 // that little is left.
@@ -30,7 +35,7 @@ void evict([[maybe_unused]] const Block& block) {
   for (int64_t byte = 0; byte < block.bytes; byte += kLine) _mm_clflush(static_cast<const char*>(block.data) + byte);
   _mm_mfence();
 #else
-  static std::vector<char> other(kLargeRead);
+  static std::vector<char> other(8 * kLargeRead);
   for (size_t byte = 0; byte < other.size(); byte += kLine) ++other[byte];
 #endif
 }
@@ -48,25 +53,32 @@ void wake_threads() {
   }
 }
 
-uint64_t sum(const std::vector<uint64_t>& values, int threads) {
+uint64_t sum(const uint64_t* values, int64_t count, int threads) {
   uint64_t total = 0;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : total)
-  for (size_t i = 0; i < values.size(); ++i) total += values[i];
+  for (int64_t i = 0; i < count; ++i) total += values[i];
   return total;
 }
 
-// With all threads or one, whichever is faster: a thread that others keep waiting would slow the rest down.
+// From large pages, whose addresses the processor always knows, in reads short enough that few are disturbed. With all
+// threads or one, whichever is faster: a thread that others keep waiting slows the rest down.
 double measure_bandwidth() {
-  std::vector<uint64_t> values(kLargeRead / 8, 1);
-  const Block block{values.data(), kLargeRead};
+  const int64_t count = kLargeRead / static_cast<int64_t>(sizeof(uint64_t));
+  const std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(kPage, kLargeRead), std::free);
+  if (memory == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+  madvise(memory.get(), kLargeRead, MADV_HUGEPAGE);
+#endif
+  uint64_t* values = static_cast<uint64_t*>(memory.get());
+  std::fill_n(values, count, 1);
   double best = 0.0;
   for (int i = 0; i < kReads; ++i) {
     for (const int threads : {1, thread_count()}) {
-      evict(block);
+      evict({values, kLargeRead});
       wake_threads();
       uint64_t total = 0;
-      const double seconds = seconds_of([&] { total = sum(values, threads); });
-      if (total == values.size()) best = std::max(best, kLargeRead / seconds);
+      const double seconds = seconds_of([&] { total = sum(values, count, threads); });
+      if (total == static_cast<uint64_t>(count)) best = std::max(best, kLargeRead / seconds);
     }
   }
   return best;
