@@ -6,68 +6,81 @@
 namespace ltd::cuda {
 namespace {
 
-// Both operators first find the next tokens of all nodes, visited or not, so that the rows are read at once.
-struct WalkSpace {
-  int64_t* tokens;    // (B, N), the next tokens
-  uint64_t* bests;    // (B, N, parts), of parts of the rows
-  int32_t* children;  // (B, N), the children with the next tokens, or -1
+// Both operators first find the next tokens of all nodes, visited or not, so that the rows are read at once; then a
+// block for each row of the batch walks. It has what it needs of the tree in shared memory, where following links is
+// fast.
+struct SharedTree {
+  int64_t* tokens;
+  int64_t* next_tokens;
+  int32_t* children;  // first the first child, then the one with the next token, or -1
+  int32_t* siblings;
 };
 
-int64_t walk_bytes(const TreeWalk& walk, int64_t parts) {
-  const int64_t bytes_per_node = sizeof(int64_t) + parts * sizeof(uint64_t) + sizeof(int32_t);
-  return walk.batch * walk.nodes * bytes_per_node;
+constexpr int64_t kSharedBytesPerNode = 24;
+
+__device__ SharedTree load_tree(const TreeWalk& walk, int64_t b) {
+  const int64_t nodes = walk.nodes;
+  const SharedTree tree{dynamic_shared<int64_t>(0, nodes), dynamic_shared<int64_t>(8 * nodes, nodes),
+                        dynamic_shared<int32_t>(16 * nodes, nodes), dynamic_shared<int32_t>(20 * nodes, nodes)};
+  for (int64_t node = threadIdx.x; node < nodes; node += blockDim.x) {
+    tree.tokens[node] = walk.tokens[b][node];
+    tree.children[node] = walk.first_child[b][node];
+    tree.siblings[node] = walk.next_sibling[b][node];
+  }
+  return tree;
 }
 
-WalkSpace walk_space(const TreeWalk& walk, int64_t parts) {
-  const int64_t count = walk.batch * walk.nodes;
-  int64_t* tokens = static_cast<int64_t*>(walk.launch.workspace);
-  uint64_t* bests = reinterpret_cast<uint64_t*>(tokens + count);
-  return {tokens, bests, reinterpret_cast<int32_t*>(bests + count * parts)};
-}
-
-// The child of `node` with this token, or -1.
-__device__ int32_t child_with(const TreeWalk& walk, int64_t b, int64_t node, int64_t token) {
-  int32_t child = walk.first_child[b][node];
-  for (int64_t tried = 0; child >= 0 && child < walk.nodes && tried < walk.nodes; ++tried) {
-    if (walk.tokens[b][child] == token) return child;
-    child = walk.next_sibling[b][child];
+// The child of `node` with the next token, or -1.
+__device__ int32_t next_node(const SharedTree& tree, int64_t nodes, int64_t node) {
+  const int64_t token = tree.next_tokens[node];
+  if (token < 0) return -1;
+  int32_t child = tree.children[node];
+  for (int64_t tried = 0; child >= 0 && child < nodes && tried < nodes; ++tried) {
+    if (tree.tokens[child] == token) return child;
+    child = tree.siblings[child];
   }
   return -1;
 }
 
-// Walks through row b of the batch; the block has found the next tokens.
-__device__ void walk_row(const TreeWalk& walk, int64_t b, const WalkSpace& space) {
-  const Pointer<const int64_t> tokens = global<const int64_t>(space.tokens) + b * walk.nodes;
-  const Pointer<int32_t> children = global(space.children) + b * walk.nodes;
+// Walks through row b of the batch, whose next tokens are known.
+__device__ void walk_row(const TreeWalk& walk, int64_t b, const SharedTree& tree) {
+  __syncthreads();
   for (int64_t node = threadIdx.x; node < walk.nodes; node += blockDim.x) {
-    children[node] = tokens[node] < 0 ? -1 : child_with(walk, b, node, tokens[node]);
+    tree.children[node] = next_node(tree, walk.nodes, node);
   }
   __syncthreads();
   if (threadIdx.x > 0) return;
   int32_t gained = 0;
-  for (int32_t node = 0; node >= 0 && gained < walk.path_capacity; node = children[node]) {
+  for (int32_t node = 0; node >= 0 && gained < walk.path_capacity; node = tree.children[node]) {
     walk.path[b][gained] = node;
-    walk.gained_tokens[b][gained] = tokens[node];
+    walk.gained_tokens[b][gained] = tree.next_tokens[node];
     ++gained;
   }
   global(walk.gained)[b] = gained;
 }
 
-// The next tokens from the bests of the rows' parts, then the walk.
-__global__ void __launch_bounds__(kMostThreads) walk_greedily(TreeWalk walk, int64_t parts, WalkSpace space) {
+__global__ void __launch_bounds__(kMostThreads) walk_greedily(TreeWalk walk, int64_t parts, const uint64_t* bests) {
   const int64_t b = blockIdx.x;
+  const SharedTree tree = load_tree(walk, b);
   for (int64_t node = warp_index(); node < walk.nodes; node += warp_count()) {
-    const int64_t row = b * walk.nodes + node;
-    const int64_t token = token_of_parts(global<const uint64_t>(space.bests) + row * parts, parts);
-    if (lane_index() == 0) global(space.tokens)[row] = token;
+    const int64_t token = token_of_parts(global(bests) + (b * walk.nodes + node) * parts, parts);
+    if (lane_index() == 0) tree.next_tokens[node] = token;
   }
-  __syncthreads();
-  walk_row(walk, b, space);
+  walk_row(walk, b, tree);
+}
+
+__global__ void __launch_bounds__(kMostThreads) walk_sampled(TreeWalk walk, const int64_t* next_tokens) {
+  const int64_t b = blockIdx.x;
+  const SharedTree tree = load_tree(walk, b);
+  for (int64_t node = threadIdx.x; node < walk.nodes; node += blockDim.x) {
+    tree.next_tokens[node] = global(next_tokens)[b * walk.nodes + node];
+  }
+  walk_row(walk, b, tree);
 }
 
 // Block b * nodes + node samples the next token of that node.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, WalkSpace space) {
+__global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, int64_t* tokens) {
   LTD_SHARED(Shared, shared);
   const int64_t b = blockIdx.x / static_cast<uint32_t>(a.walk.nodes);
   const int64_t node = blockIdx.x % static_cast<uint32_t>(a.walk.nodes);
@@ -77,45 +90,45 @@ __global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, Wa
   if (d.valid) {
     token = draw(row, d, sampling_uniform(a.seed, a.positions[b][node], global(a.rows)[b], kTargetStream), shared).id;
   }
-  if (threadIdx.x == 0) global(space.tokens)[blockIdx.x] = token;
+  if (threadIdx.x == 0) global(tokens)[blockIdx.x] = token;
 }
 
-__global__ void __launch_bounds__(kMostThreads) walk_sampled(TreeWalk walk, WalkSpace space) {
-  walk_row(walk, blockIdx.x, space);
-}
-
-// Threads of the blocks that walk, if each looks after so many nodes.
-int walk_threads(const TreeWalk& walk, int64_t threads_per_node) {
-  return static_cast<int>(at_most(ceil_div(walk.nodes * threads_per_node, kWarp) * kWarp, kMostThreads));
+// Launches a kernel that walks, in which each node has so many threads.
+template <typename Kernel, typename... Arguments>
+void launch_walk(Kernel kernel, const TreeWalk& walk, int64_t threads_per_node, const Arguments&... arguments) {
+  const int64_t threads = at_most(ceil_div(walk.nodes * threads_per_node, kWarp) * kWarp, kMostThreads);
+  launch(kernel, static_cast<unsigned>(walk.batch), static_cast<int>(threads), walk.nodes * kSharedBytesPerNode,
+         walk.launch.stream, walk, arguments...);
 }
 
 }  // namespace
 
 int64_t accept_greedy_workspace(const AcceptGreedy& a) {
-  return walk_bytes(a.walk, argmax_parts(a.walk.logits, a.walk.vocabulary));
+  const int64_t parts = argmax_parts(a.walk.logits, a.walk.vocabulary);
+  return a.walk.batch * a.walk.nodes * parts * static_cast<int64_t>(sizeof(uint64_t));
 }
 
 void accept_greedy(const AcceptGreedy& a) {
   const TreeWalk& walk = a.walk;
   if (walk.batch == 0) return;
-  const int64_t parts = argmax_parts(walk.logits, walk.vocabulary);
-  const WalkSpace space = walk_space(walk, parts);
-  launch_argmax(walk.logits, walk.batch, walk.nodes, walk.vocabulary, space.bests, walk.launch.stream);
-  launch(walk_greedily, static_cast<unsigned>(walk.batch), walk_threads(walk, kWarp), 0, walk.launch.stream, walk,
-         parts, space);
+  uint64_t* bests = static_cast<uint64_t*>(walk.launch.workspace);
+  launch_argmax(walk.logits, walk.batch, walk.nodes, walk.vocabulary, bests, walk.launch.stream);
+  launch_walk(walk_greedily, walk, kWarp, argmax_parts(walk.logits, walk.vocabulary), bests);
 }
 
-int64_t accept_sample_workspace(const AcceptSample& a) { return walk_bytes(a.walk, 0); }
+int64_t accept_sample_workspace(const AcceptSample& a) {
+  return a.walk.batch * a.walk.nodes * static_cast<int64_t>(sizeof(int64_t));
+}
 
 void accept_sample(const AcceptSample& a) {
   const TreeWalk& walk = a.walk;
   if (walk.batch == 0) return;
-  const WalkSpace space = walk_space(walk, 0);
+  int64_t* tokens = static_cast<int64_t*>(walk.launch.workspace);
   with_type(walk.logits.dtype, [&](auto type) {
     launch(sample_tokens<decltype(type)>, static_cast<unsigned>(walk.batch * walk.nodes),
-           threads_of_row(walk.vocabulary), 0, walk.launch.stream, a, space);
+           threads_of_row(walk.vocabulary), 0, walk.launch.stream, a, tokens);
   });
-  launch(walk_sampled, static_cast<unsigned>(walk.batch), walk_threads(walk, 1), 0, walk.launch.stream, walk, space);
+  launch_walk(walk_sampled, walk, 1, tokens);
 }
 
 }  // namespace ltd::cuda

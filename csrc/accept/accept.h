@@ -11,7 +11,7 @@ namespace ltd {
 
 // The part that both operators share.
 struct TreeWalk {
-  AnyMatrices logits;                // (B, N, vocabulary); only visited rows are read
+  AnyMatrices logits;                // (B, N, vocabulary); the CPU reads no rows but the visited ones
   Rows<const int64_t> tokens;        // (B, N)
   Rows<const int32_t> first_child;   // (B, N), -1 = none
   Rows<const int32_t> next_sibling;  // (B, N), -1 = none

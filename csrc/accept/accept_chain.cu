@@ -66,7 +66,8 @@ __device__ int64_t target_id(const AcceptChain& a, int64_t draft_id) {
   return id >= 0 && id < a.vocabulary ? id : -1;
 }
 
-// The first row from `first` on that `keeps` does not keep: K if there is none.
+// The first row from `first` on that `keeps` does not keep: K if there is none. What threads have written before, all
+// see in `keeps`. A barrier must come before the next call.
 template <typename Keeps>
 __device__ int64_t first_lost(const AcceptChain& a, int64_t first, Keeps keeps, uint32_t& lost) {
   if (threadIdx.x == 0) lost = static_cast<uint32_t>(a.count);
@@ -75,9 +76,7 @@ __device__ int64_t first_lost(const AcceptChain& a, int64_t first, Keeps keeps, 
     if (!keeps(i)) atomicMin(&lost, static_cast<uint32_t>(i));
   }
   __syncthreads();
-  const int64_t found = lost;
-  __syncthreads();
-  return found;
+  return lost;
 }
 
 __device__ void write_result(const AcceptChain& a, int64_t kept, int64_t token) {
@@ -93,7 +92,6 @@ __global__ void __launch_bounds__(kMostThreads)
     const int64_t token = token_of_parts(global(bests) + i * parts, parts);
     if (lane_index() == 0) global(tokens)[i] = token;
   }
-  __syncthreads();
   const auto keeps = [&](int64_t i) {
     const int64_t token = global(tokens)[i];
     return token >= 0 && token == target_id(a, global(a.drafted)[i]);

@@ -31,6 +31,10 @@ struct DraftToken {
 // Keeps drafted token x with probability min(1, p(x) / q(x)), p and q being the warped target and draft; the first that
 // is not kept is replaced by a token of max(p - q, 0) / sum, and behind a whole chain stands one of p. So every token
 // has the distribution p. At temperature 0 tokens are kept as long as they are the target's first largest logit.
+//
+// CUDA's drafted ids and words cannot be looked at before. Where a drafted id is not in the draft's vocabulary, or its
+// word not in the target's, the target's own token follows, as if the draft had offered nothing; other such words take
+// nothing from p.
 struct AcceptChain {
   AnyMatrices logits;        // (1, K + 1, vocabulary), the target's
   AnyMatrices draft_logits;  // (1, K, draft_vocabulary); not read if greedy
