@@ -68,7 +68,7 @@ bool is_of_the_host(uintptr_t address) {
 
 bool in_atomic = false;
 
-[[gnu::noinline]] void refuse(size_t bytes, bool writes, const char* why) {
+[[gnu::noinline]] void refuse(size_t bytes, bool writes, const std::string& why) {
   give_up((writes ? "writes " : "reads ") + std::to_string(bytes) + " bytes " + why);
 }
 
@@ -82,7 +82,7 @@ void check(uintptr_t address, size_t bytes, bool writes) {
     if (!problem.empty()) give_up(problem);
   } else if (is_in_kernel()) {
     if (is_of_the_host(address)) return;
-    if (!may_reach(address, bytes, writes)) refuse(bytes, writes, "that it must not, through a plain pointer");
+    if (!may_reach(address, bytes, writes)) refuse(bytes, writes, "that it must not" + describe_reach(address, writes));
   } else if (may_reach(address, 1, false)) {
     refuse(bytes, writes, "of the device's memory in a launch function");
   }

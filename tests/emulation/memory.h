@@ -28,6 +28,9 @@ bool is_in_shared_memory(uintptr_t address);
 // Whether the running operator may reach this.
 bool may_reach(uintptr_t address, size_t bytes, bool writes);
 
+// Where an address lies among what may be reached, so that an index that is off by one can be told from a wild pointer.
+std::string describe_reach(uintptr_t address, bool writes);
+
 // Notes the current thread's access to shared memory. Returns what is wrong with it, or nothing: another thread's
 // access to the same byte, one of the two writing, that no barrier separates from this one.
 std::string note_shared(uintptr_t address, size_t bytes, bool writes, bool is_atomic);

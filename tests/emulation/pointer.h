@@ -1,6 +1,6 @@
 // The emulation's Pointer<T>: a pointer to memory that an operator's caller owns, which refuses to reach what the
-// operator did not say that it reads or writes (Memory in run.h). A pointer to const reads; any other pointer must lead
-// to what may be written.
+// operator did not say that it reads or writes (Memory in run.h). What is done through it is checked besides, as with
+// every other pointer (accesses.cpp).
 #pragma once
 
 #include <compare>
@@ -70,7 +70,7 @@ class Pointer {
 
  private:
   static T* checked(T* address) {
-    emulation::check_access(address, sizeof(T), alignof(T), !std::is_const_v<T>);
+    emulation::check_access(address, sizeof(T), alignof(T), false);
     return address;
   }
 

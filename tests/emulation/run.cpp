@@ -48,8 +48,13 @@ const Range* range_before(const std::vector<Range>& ranges, uintptr_t address) {
   return after == ranges.begin() ? nullptr : &*(after - 1);
 }
 
-// Where an address lies that nothing may reach, so that an index that is off by one can be told from a wild pointer.
-std::string describe(const std::vector<Range>& ranges, uintptr_t address) {
+}  // namespace
+
+Range last_read = kNowhere;
+Range last_written = kNowhere;
+
+std::string describe_reach(uintptr_t address, bool writes) {
+  const std::vector<Range>& ranges = writes ? writable : readable;
   const Range* before = range_before(ranges, address);
   const Range* after = before != nullptr ? before + 1 : ranges.data();
   std::string text;
@@ -63,11 +68,6 @@ std::string describe(const std::vector<Range>& ranges, uintptr_t address) {
   }
   return text;
 }
-
-}  // namespace
-
-Range last_read = kNowhere;
-Range last_written = kNowhere;
 
 void fail_alignment(size_t alignment) { fail("an address that is no multiple of " + std::to_string(alignment)); }
 
@@ -83,8 +83,8 @@ bool may_reach(uintptr_t address, size_t bytes, bool writes) {
 void find_range(uintptr_t address, size_t bytes, bool writes) {
   if (!is_in_kernel()) fail("a launch function reaches the device's memory");
   if (may_reach(address, bytes, writes) || is_shared(address, bytes)) return;
-  fail((writes ? "writes " : "reads ") + std::to_string(bytes) + " bytes that it must not" +
-       describe(writes ? writable : readable, address));
+  fail((writes ? "writes " : "reaches ") + std::to_string(bytes) + " bytes that it must not" +
+       describe_reach(address, writes));
 }
 
 void Memory::add(const void* data, int64_t bytes, bool writable) {
