@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CXX_SOURCES := $(shell find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
 BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(filter csrc/%,$(CXX_SOURCES))
 
-.PHONY: help demo test lint format bench kernel-bench cuda-check gpu-check install clean
+.PHONY: help demo test lint format bench kernel-bench kernel-bench-build cuda-check gpu-check install clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -45,9 +45,11 @@ gpu-check: ## build, test and time everything on an NVIDIA GPU; results in bench
 	@$(PYTHON) bench/gpu_check.py
 
 # In the folder of the build, whose objects it links.
-kernel-bench: install ## time the kernels alone; results in out/bench
+kernel-bench-build: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(BUILD) -DLTD_BENCH=ON
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(BUILD) --target kernel_bench
+
+kernel-bench: kernel-bench-build ## time the kernels alone; results in out/bench
 	@mkdir -p out/bench
 	$(BUILD)/bench/kernels/kernel_bench --summary=out/bench/kernels.json --benchmark_out=out/bench/kernels-google.json
 

@@ -107,7 +107,9 @@ CAST = re.compile(r"\((?:int|unsigned int|long|unsigned long|bool)\)")
 
 def short_name(demangled: str) -> str:
     """A kernel's name and template arguments, without its namespaces, return type and parameters."""
-    name = CAST.sub("", NAMELESS.sub("", demangled)).replace("ltd::cuda::", "").replace("ltd::", "")
+    name = (
+        CAST.sub("", NAMELESS.sub("", demangled)).replace("ltd::cuda::", "").replace("ltd::", "").replace("> >", ">>")
+    )
     depth, begin = 0, 0
     for i, character in enumerate(name):
         depth += (character == "<") - (character == ">")

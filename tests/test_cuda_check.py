@@ -79,7 +79,7 @@ def test_the_report_is_read() -> None:
         ("void ltd::cuda::(anonymous namespace)::merge<float, (int)32, (bool)1>(float*)", "merge<float, 32, 1>"),
         ("ltd::cuda::<unnamed>::spilling(float const*, float*)", "spilling"),
         ("plain", "plain"),
-        ("void scan<ltd::Pair<float, int> >(int (*)(int))", "scan<Pair<float, int> >"),
+        ("void scan<ltd::Pair<float, int> >(int (*)(int))", "scan<Pair<float, int>>"),
     ],
 )
 def test_names_are_short_and_keep_their_template_arguments(demangled: str, short: str) -> None:
