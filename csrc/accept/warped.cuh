@@ -294,7 +294,7 @@ struct Distribution {
   float scale;       // weights are whole multiples of 1 / scale
   uint32_t cut_key;  // tokens with better keys can be drawn,
   int last_tie;      // and those with this key up to this id
-  uint64_t total;    // what add_up() found
+  uint64_t total;    // of the weights, where it has been added up
   bool valid;        // finite peak, no NaN
 
   template <typename T>
@@ -370,7 +370,7 @@ __device__ void keep_nucleus(const LogitRow<T>& row, double top_p, Distribution&
   d.cut_key = threshold.key;
 }
 
-// The row's distribution, not yet added up.
+// The row's distribution, its weights not yet added up.
 template <typename T>
 __device__ Distribution warped(const LogitRow<T>& row, const Warp& warp, Shared& shared) {
   float own_peak = -kInfinity;
