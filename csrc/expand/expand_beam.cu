@@ -96,7 +96,7 @@ struct BlockBest {
         if (key <= cut) offer_pool(key);
       }
     }
-    if (threadIdx.x < width && best.keys[threadIdx.x] <= cut) offer_pool(best.keys[threadIdx.x]);
+    if (static_cast<int>(threadIdx.x) < width && best.keys[threadIdx.x] <= cut) offer_pool(best.keys[threadIdx.x]);
     __syncthreads();
     rank_pool(width);
     __syncthreads();
@@ -240,9 +240,11 @@ __device__ void score_children(const ExpandBeam& a, const SplitResults& results,
   const int64_t b = blockIdx.x;
   const int row = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, width = static_cast<int>(a.width);
   const int64_t part = (b * a.rows + row) * splits + lane;
-  const int32_t parent = a.level == 0 ? -1 : a.beam_nodes.at(b, a.level - 1)[row];
+  const Pointer<const int32_t> parents = a.beam_nodes.at(b, a.level - 1);
+  const Pointer<const float> scores = a.scores[b];
+  const int32_t parent = a.level == 0 ? -1 : parents[row];
   const ExpSum sum = warp_merge(lane < splits ? results.sum_of(part) : ExpSum::of_nothing());
-  const float parent_score = a.level == 0 ? 0.0f : a.scores[b][parent];
+  const float parent_score = a.level == 0 ? 0.0f : scores[parent];
   merge_splits(best, results.keys_of(part), splits, width);
   if (lane >= width) return;
 
@@ -280,12 +282,14 @@ __device__ void choose_beam(const ExpandBeam& a, Level& level) {
 __device__ void write_masks(const ExpandBeam& a, const Level& level) {
   const int64_t b = blockIdx.x;
   const int width = static_cast<int>(a.width), words = static_cast<int>(a.words);
+  const Pointer<const int64_t> before = a.beam_masks.at(b, a.level - 1);
+  const Pointer<int64_t> masks = a.beam_masks.at(b, a.level);
   for (int i = threadIdx.x; i < width * words; i += blockDim.x) {
     const int w = i / words, word = i % words;
     const int bit = static_cast<int>(a.level) * width + w;
-    const int64_t above = a.level == 0 ? 0 : a.beam_masks.at(b, a.level - 1)[level.beam[w] / width * words + word];
+    const int64_t above = a.level == 0 ? 0 : before[level.beam[w] / width * words + word];
     const int64_t own = word == bit / 64 ? static_cast<int64_t>(uint64_t{1} << (bit % 64)) : 0;
-    a.beam_masks.at(b, a.level)[i] = above | own;
+    masks[i] = above | own;
   }
 }
 

@@ -12,9 +12,10 @@ constexpr int kThreads = 512;
 constexpr int kThreadCandidates = kMaxCandidates / kThreads;
 constexpr int kBitmapWords = kMaxCandidates / 32;
 
-// A key's digits: the bytes of the score, then those of the index, whose others are 0.
+// A key's digits: the bytes of the score, then the lower two of the index, whose others are 0.
 constexpr int kDigits = 6;
 constexpr int kBins = 256;
+constexpr uint64_t kNoDigits = 0xffff0000u;
 __device__ int digit_shift(int digit) { return digit < 4 ? 56 - 8 * digit : 40 - 8 * digit; }
 
 using Histogram = Array<int, kBins>;
@@ -74,7 +75,7 @@ __device__ uint64_t find_cut(const ThreadKeys& keys, int count, int size) {
   LTD_SHARED(Histograms, histograms);
   LTD_SHARED(Cut, cut);
   for (int i = threadIdx.x; i < kDigits * kBins; i += kThreads) histograms[i / kBins][i % kBins] = 0;
-  if (threadIdx.x == 0) cut = {0, 0, size, false};
+  if (threadIdx.x == 0) cut = {0, kNoDigits, size, false};
   __syncthreads();
   for (int digit = 0; digit < kDigits && !cut.all; ++digit) {
     const int shift = digit_shift(digit);
