@@ -158,6 +158,7 @@ Tensor run_tree_attention(const Tensor& query, const Tensor& keys, const Tensor&
   a.nodes = query.size(2);
   a.head_dim = query.size(3);
   a.kv_heads = keys.size(1);
+  a.capacity = keys.size(2);
   a.tree_rows = tree_rows;
   a.scale = static_cast<float>(scale);
   a.window = window;

@@ -37,6 +37,7 @@ struct TreeAttention {
   int64_t kv_heads;
   int64_t nodes;  // N
   int64_t head_dim;
+  int64_t capacity;  // rows of keys and values; CUDA's work is cut by it, as lengths are on the device
   int64_t tree_rows;
   float scale;
   int64_t window;  // 0 = none

@@ -77,6 +77,13 @@ __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(BFloat16 value) { return __uint_as_float(static_cast<uint32_t>(value.bits) << 16); }
 __device__ inline float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
 
+// The larger of two values; NaN if one is.
+__device__ inline float larger_or_nan(float a, float b) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
+}
+
 // Rounds to nearest, ties to even.
 template <typename T>
 __device__ T from_float(float value);
@@ -91,6 +98,13 @@ __device__ inline BFloat16 from_float<BFloat16>(float value) {
 template <>
 __device__ inline Float16 from_float<Float16>(float value) {
   return {__half_as_ushort(__float2half_rn(value))};
+}
+
+// 2^x to about 2 units in the last place; 0 where that is below the smallest normal float.
+__device__ inline float fast_exp2(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
 }
 
 // --- steps of the tensor cores; all lanes of a warp take part ---
@@ -113,6 +127,41 @@ __device__ void multiply_tiles(float (&d)[4], const uint32_t (&a)[4], const uint
 LTD_MULTIPLY_TILES(BFloat16, "bf16")
 LTD_MULTIPLY_TILES(Float16, "f16")
 #undef LTD_MULTIPLY_TILES
+
+// Loads four 8 x 8 tiles of a 16-bit T from shared memory. Lane 8i + j says where row j of tile i begins, a multiple of
+// 16 bytes. With g and t as above, tiles[i] gets columns 2t and 2t + 1 of row g; transposed, rows 2t and 2t + 1 of
+// column g.
+template <bool kTransposed, typename T>
+__device__ inline void load_tiles(uint32_t (&tiles)[4], const T* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+                 : "r"(address)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+                 : "r"(address)
+                 : "memory");
+  }
+}
+
+// Two numbers rounded to T in one word, the first in its lower half.
+template <typename T>
+__device__ uint32_t round_pair(float low, float high);
+template <>
+__device__ inline uint32_t round_pair<BFloat16>(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+template <>
+__device__ inline uint32_t round_pair<Float16>(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
 
 // --- copies from global to shared memory that other work may overlap ---
 
@@ -138,6 +187,17 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+// Of the device that was the current one at first.
+inline int multiprocessors() {
+  static const int count = [] {
+    int device = 0, value = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    return value;
+  }();
+  return count;
+}
+
 // Runs `kernel` on `grid` blocks of `threads` threads. Throws std::runtime_error if it cannot be launched.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes, void* stream,
@@ -159,6 +219,7 @@ namespace ltd::cuda {
 
 inline constexpr int kWarp = 32;
 inline constexpr uint32_t kAllLanes = 0xffffffffu;
+inline constexpr float kInfinity = __builtin_inff();
 
 // Calls function(a value of the element type), so that kernels can be templates of the type.
 template <typename Function>
