@@ -39,6 +39,7 @@ def library() -> ctypes.CDLL:
     loaded.ltd_emulated_kernels.restype = ctypes.c_void_p
     loaded.ltd_emulation_seed.argtypes = [ctypes.c_uint64]
     loaded.ltd_emulation_barrier_place.restype = ctypes.c_char_p
+    loaded.ltd_emulation_barrier_visits.restype = ctypes.c_int64
     _C.add_kernels(loaded.ltd_emulated_kernels())
     return loaded
 
@@ -60,6 +61,11 @@ def barriers() -> list[str]:
     """file:line of the barriers that were reached so far."""
     places = library().ltd_emulation_barrier_place
     return [places(number).decode() for number in range(library().ltd_emulation_barriers())]
+
+
+def visits() -> list[int]:
+    """How often threads have come to each of barriers()."""
+    return [library().ltd_emulation_barrier_visits(number) for number in range(library().ltd_emulation_barriers())]
 
 
 @contextmanager

@@ -72,7 +72,7 @@ FAULTY = {
     "copy_over without barrier": NO_BARRIER,
     "copy_over misaligned": "an address that is no multiple of 16",
     "move_packs misaligned": "an address that is no multiple of 16",
-    "move_packs too many": "reads 16 bytes that it must not",
+    "move_packs too many": "reaches 16 bytes that it must not",
     "reverse with a wrong index": r"thread \(127, 0, 0\): index 128 of an array of 128",
     "reverse with too little memory": "bytes 0 to 1536 of 1024 bytes of dynamic shared memory",
     "reverse writing behind its memory": r"thread \(127, 0, 0\): writes 4 bytes beside a shared variable",
@@ -148,7 +148,9 @@ def test_every_barrier_of_a_right_kernel_can_be_taken_out(name):
 
 
 def test_a_fault_names_kernel_block_and_thread():
-    with pytest.raises(RuntimeError, match=r"the kernel launched at toys\.cu:\d+, block \(0, 0, 0\), thread \(0, 0, 0\): reaches"):
+    with pytest.raises(
+        RuntimeError, match=r"the kernel launched at toys\.cu:\d+, block \(0, 0, 0\), thread \(0, 0, 0\): reaches"
+    ):
         run("add_neighbours writing too far", 1)
 
 
@@ -173,7 +175,7 @@ def test_votes_and_bits(seed):
     values = np.random.default_rng(seed).integers(0, 100, 32).tolist()
     found = run("vote_lanes", seed, np.array(values, dtype=np.uint32)).reshape(-1, 32)
     ballot = lambda votes: sum(1 << lane for lane, vote in enumerate(votes) if vote)  # noqa: E731
-    same = lambda result, expected: (result.tolist() == [expected] * len(result))  # noqa: E731
+    same = lambda result, expected: result.tolist() == [expected] * len(result)  # noqa: E731
     assert same(found[0], ballot(value % 3 == 0 for value in values))
     assert same(found[1], int(7 in values))
     assert same(found[2], 1 + 2 * (max(values) < 90))

@@ -256,7 +256,7 @@ HALVES = [0.5, 0.25, 0.125, 0.0625, 0.0625]
     ],
 )
 def test_which_tokens_can_be_drawn(probabilities, top_k, top_p, kept):
-    draws = 4000
+    draws = 400
     nodes = NodeBuffers.filled([chain([])], [0])
     links = [tensor.expand(draws, 1) for tensor in (nodes.node_tokens, nodes.first_child, nodes.next_sibling)]
     logits = torch.tensor(probabilities).log().expand(draws, 1, -1)

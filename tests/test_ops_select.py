@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emulated import emulated_kernels
 from ltd import ops
 from ltd.errors import InputError
 from official_tree import OfficialNodes, OfficialTree, accept_official
-from op_cases import BeamBuffers, NodeBuffers, strided
+from op_cases import BeamBuffers, NodeBuffers, every_kernel, strided
 from reference import ListTree, select_nodes, unpack
 
 DROPS = [0.0, 0.0, 0.25, 0.5, 3.0, math.inf, math.nan]
@@ -64,12 +65,14 @@ def test_selection_matches_lists(batch, count, unused, more_words, roomy, data):
     ]
     if roomy:
         columns = [strided(column) for column in columns]
-    buffers = NodeBuffers.new(batch, size + 1, -(-(size + 1) // 64) + more_words, roomy)
-    ops.select_tree(
-        *columns, count, torch.tensor(roots), torch.tensor(lengths, dtype=torch.int32), *buffers.arguments()
-    )
     nodes = [select_nodes(*row, size, root) for row, root in zip(rows, roots, strict=True)]
-    check(buffers, NodeBuffers.filled(nodes, lengths))
+    expected = NodeBuffers.filled(nodes, lengths)
+    for _ in every_kernel():
+        buffers = NodeBuffers.new(batch, size + 1, -(-(size + 1) // 64) + more_words, roomy)
+        ops.select_tree(
+            *columns, count, torch.tensor(roots), torch.tensor(lengths, dtype=torch.int32), *buffers.arguments()
+        )
+        check(buffers, expected)
 
 
 @settings(max_examples=15, deadline=None)
@@ -104,15 +107,17 @@ def test_drafted_trees_are_closed_and_keep_siblings_in_score_order(width, levels
 def test_largest_tree():
     random = np.random.default_rng(0)
     tokens, scores, parents = random_candidates(random, 2048)
-    buffers = NodeBuffers.new(1, 513)
     columns = [
         torch.tensor([tokens]),
         torch.tensor([scores], dtype=torch.float32),
         torch.tensor([parents], dtype=torch.int32),
     ]
-    ops.select_tree(*columns, 2048, torch.tensor([1]), torch.tensor([9], dtype=torch.int32), *buffers.arguments())
-    check(buffers, NodeBuffers.filled([select_nodes(tokens, scores, parents, 512, 1)], [9]))
-    assert torch.equal(unpack(buffers.masks, 513).sum(-1) - 1 + 9, buffers.positions)
+    expected = NodeBuffers.filled([select_nodes(tokens, scores, parents, 512, 1)], [9])
+    for _ in every_kernel():
+        buffers = NodeBuffers.new(1, 513)
+        ops.select_tree(*columns, 2048, torch.tensor([1]), torch.tensor([9], dtype=torch.int32), *buffers.arguments())
+        check(buffers, expected)
+        assert torch.equal(unpack(buffers.masks, 513).sum(-1) - 1 + 9, buffers.positions)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -160,6 +165,23 @@ def check_greedy_path(buffers: NodeBuffers, nodes: OfficialNodes) -> None:
     assert gained == length + 1
     assert walked[0, : length + 1].tolist() == nodes.paths[row, : length + 1].tolist()
     assert gained_tokens[0, length] == bonus
+
+
+@pytest.mark.parametrize(
+    ("parents", "repaired"),
+    [
+        ([-1, 0, 1, 2, 3, 4], [-1, 0, 1, -1, 3, 4]),
+        ([-1, 0, 1, 4, 9, 2**31 - 1], [-1, 0, 1, -1, -1, -1]),
+        ([-1, 0, 1, -2, -(2**31), 5], [-1, 0, 1, -1, -1, -1]),
+    ],
+)
+def test_cuda_hangs_nodes_without_a_selected_parent_below_the_root(parents, repaired):
+    tokens, scores, lengths = list(range(10, 16)), [float(i) for i in range(6)], torch.tensor([4], dtype=torch.int32)
+    columns = torch.tensor([tokens]), torch.tensor([scores]), torch.tensor([parents], dtype=torch.int32)
+    buffers = NodeBuffers.new(1, 4)
+    with emulated_kernels(seed=1):
+        ops.select_tree(*columns, 6, torch.tensor([7]), lengths, *buffers.arguments())
+    check(buffers, NodeBuffers.filled([select_nodes(tokens, scores, repaired, 3, 7)], [4]))
 
 
 def bad_call(**changes):

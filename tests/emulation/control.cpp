@@ -9,7 +9,11 @@ namespace ltd::emulation {
 
 namespace {
 
-std::vector<std::string> places;  // of the barriers
+struct Barrier {
+  std::string place;
+  int64_t visits;
+};
+std::vector<Barrier> barriers;
 int skipped = -1;
 
 int barrier_number(const Location& where) {
@@ -19,8 +23,8 @@ int barrier_number(const Location& where) {
   if (is_new) {
     const std::string text = place(where);
     size_t number = 0;
-    while (number < places.size() && places[number] != text) ++number;
-    if (number == places.size()) places.push_back(text);
+    while (number < barriers.size() && barriers[number].place != text) ++number;
+    if (number == barriers.size()) barriers.push_back({text, 0});
     entry->second = static_cast<int>(number);
   }
   return entry->second;
@@ -28,13 +32,19 @@ int barrier_number(const Location& where) {
 
 }  // namespace
 
-int barrier_count() { return static_cast<int>(places.size()); }
+int barrier_count() { return static_cast<int>(barriers.size()); }
 
-std::string barrier_place(int barrier) { return places.at(static_cast<size_t>(barrier)); }
+std::string barrier_place(int barrier) { return barriers.at(static_cast<size_t>(barrier)).place; }
+
+int64_t barrier_visits(int barrier) { return barriers.at(static_cast<size_t>(barrier)).visits; }
 
 void skip_barrier(int barrier) { skipped = barrier; }
 
-bool is_skipped(const Location& where) { return barrier_number(where) == skipped; }
+bool is_skipped(const Location& where) {
+  const int number = barrier_number(where);
+  ++barriers[static_cast<size_t>(number)].visits;
+  return number == skipped;
+}
 
 std::string place(const Location& where) {
   const std::string_view file = where.file_name();

@@ -14,6 +14,9 @@ void seed_random(uint64_t seed);
 int barrier_count();
 std::string barrier_place(int barrier);
 
+// How often threads came there.
+int64_t barrier_visits(int barrier);
+
 // Makes it do nothing; -1: none.
 void skip_barrier(int barrier);
 

@@ -56,4 +56,6 @@ LTD_EXPORT const char* ltd_emulation_barrier_place(int barrier) {
   return text.c_str();
 }
 
+LTD_EXPORT int64_t ltd_emulation_barrier_visits(int barrier) { return ltd::emulation::barrier_visits(barrier); }
+
 LTD_EXPORT void ltd_emulation_skip_barrier(int barrier) { ltd::emulation::skip_barrier(barrier); }
