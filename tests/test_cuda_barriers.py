@@ -70,8 +70,8 @@ def selected(candidates: int, size: int) -> Case:
 
 def attended(head_dim: int, prefix: int, nodes: int, dtype: torch.dtype, window: int = 0) -> Case:
     random = generator(head_dim + prefix)
-    query = torch.randn(1, 4, nodes, head_dim, generator=random).to(dtype)
-    keys, values = (torch.randn(1, 2, prefix + nodes, head_dim, generator=random).to(dtype) for _ in range(2))
+    query = torch.randn(1, 2, nodes, head_dim, generator=random).to(dtype)
+    keys, values = (torch.randn(1, 1, prefix + nodes, head_dim, generator=random).to(dtype) for _ in range(2))
     tree = NodeBuffers.filled([random_nodes(np.random.default_rng(prefix), nodes, 1000)], [prefix])
     lengths = torch.tensor([prefix], dtype=torch.int32)
     arguments = query, keys, values, lengths, nodes, tree.masks, tree.positions, head_dim**-0.5, window
@@ -178,28 +178,31 @@ def followed(vocabulary: int, dtype: torch.dtype, *warp: float) -> Case:
 
 WARPS = ((1.0, 0, 1.0), (0.7, 20, 1.0), (1.0, 0, 0.9), (1.3, 30, 0.8))
 CASES: dict[str, list[Case]] = {
-    "expand_beam": [expanded(vocabulary, 10, dtype) for vocabulary in (600, 9000) for dtype in DTYPES],
+    "expand_beam": [
+        *(expanded(vocabulary, 10, dtype) for vocabulary in (600, 9000) for dtype in DTYPES),
+        expanded(140000, 1, torch.float32),  # more than one tile a split
+    ],
     "row_entropy": [entropies(vocabulary, dtype) for vocabulary in (700, 20000) for dtype in DTYPES],
     "select_tree": [selected(40, 30), selected(600, 300), selected(2048, 512)],
     "tree_attention": [
-        *(attended(head_dim, 300, 40, dtype) for head_dim in (64, 80, 128) for dtype in DTYPES),
-        attended(64, 700, 20, torch.bfloat16, window=100),
+        *(attended(head_dim, 150, 12, dtype) for head_dim in (64, 80, 128) for dtype in DTYPES),
+        attended(64, 500, 20, torch.bfloat16, window=100),
         attended(7, 30, 5, torch.float32),
     ],
-    "accept_greedy": [accepted(vocabulary, dtype) for vocabulary in (50, 20000) for dtype in DTYPES],
+    "accept_greedy": [accepted(vocabulary, dtype) for vocabulary in (50, 6000) for dtype in DTYPES],
     "accept_sample": [
         accepted(vocabulary, dtype, *warp)
-        for vocabulary, dtype in ((50, torch.float32), (9000, torch.bfloat16))
+        for vocabulary, dtype in ((50, torch.float32), (2500, torch.bfloat16))
         for warp in WARPS
     ],
     "draft_token": [
         drawn(vocabulary, dtype, *warp)
-        for vocabulary, dtype in ((50, torch.float32), (9000, torch.bfloat16))
+        for vocabulary, dtype in ((50, torch.float32), (2500, torch.bfloat16))
         for warp in ((0.0, 0, 1.0), *WARPS)
     ],
     "accept_chain": [
         followed(vocabulary, dtype, *warp)
-        for vocabulary, dtype in ((50, torch.float32), (9000, torch.bfloat16))
+        for vocabulary, dtype in ((50, torch.float32), (2500, torch.bfloat16))
         for warp in ((0.0, 0, 1.0), *WARPS)
     ],
     "commit_path": [committed(16, torch.float32), committed(40, torch.bfloat16)],
@@ -221,8 +224,9 @@ def differs(case: Case, expected: list[Tensor], seed: int) -> bool:
         try:
             return not all(map(torch.equal, case(), expected))
         except RuntimeError as problem:
-            assert "the kernel launched at" in str(problem)
-            return True
+            if "the kernel launched at" in str(problem):
+                return True
+            raise
 
 
 @pytest.mark.parametrize("operator", CASES)
