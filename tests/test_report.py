@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ltd.evaluation_plots import family, pareto_points
+from ltd.evaluation_plots import MANY, family, pareto_points, plot_speed
 from ltd.evaluation_report import make_tables, write_report
 from ltd.journal import Record
 from ltd.report import Table
-from ltd.scores import drafted, group, scores, spent
+from ltd.scores import MEAN, Score, drafted, group, scores, spent
 
 
 def sample(task: str, question: str, method: str, gains: list[int], seconds: float, **more: Any) -> dict[str, Any]:
@@ -128,3 +128,15 @@ def test_the_report_is_written(tmp_path: Path) -> None:
     for name in ("plot.png", "time.png", "choices.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "pareto.png").exists()
+
+
+@pytest.mark.parametrize("speedup", [1.5, None])
+def test_speed_has_a_plot_for_few_methods_and_for_many(speedup: float | None) -> None:
+    few, many = (
+        {f"method {n}": {task: Score(90.0, 2.0, speedup, (1.2, 1.6) if n else None) for task in ("a", MEAN)}
+         for n in range(count)} for count in (MANY, MANY + 20)
+    )  # fmt: skip
+    pictures = [plot_speed(few), plot_speed(many)]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    heights = [int.from_bytes(picture[20:24], "big") for picture in pictures]
+    assert heights[1] > 2 * heights[0]  # a row for every method

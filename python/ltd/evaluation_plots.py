@@ -9,7 +9,7 @@ from ltd.journal import Record
 from ltd.methods import split_label
 from ltd.plots import depth_shares, draw_depths, draw_sizes, draw_time, size_shares
 from ltd.report import png
-from ltd.scores import Drafted, Score, Spent
+from ltd.scores import MEAN, Drafted, Score, Spent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 TIME_LABELS = {"draft": "draft", "verify": "verification", "policy": "policy", "rest": "rest of the cycle"}
 TIME_COLOURS = {"draft": "#3182bd", "verify": "#e6550d", "policy": "#31a354", "rest": "#969696"}
 FAMILIES = {"constant": "constant K", "threshold": "threshold", "heuristic": "heuristic"}
-MANY = 6  # methods; more, and numbers above their bars would run into each other
+MANY = 6  # methods; with more, bars of every task beside each other can no longer be told apart
 
 
 def plot_speed(by_method: dict[str, dict[str, Score]]) -> bytes:
-    """A PNG: speedup per task and method as bars with their intervals, τ above each if there are few methods."""
-    from matplotlib import colormaps
+    """A PNG: speedup per task and method with intervals; bars if there are few methods, else a row for each."""
+    return speed_bars(by_method) if len(by_method) <= MANY else speed_rows(by_method)
+
+
+def speed_bars(by_method: dict[str, dict[str, Score]]) -> bytes:
+    """A bar for every task and method, with τ above it."""
     from matplotlib.figure import Figure
 
     groups = list(next(iter(by_method.values())))
@@ -31,23 +35,49 @@ def plot_speed(by_method: dict[str, dict[str, Score]]) -> bytes:
     width = 0.8 / len(by_method)
     for number, (method, row) in enumerate(by_method.items()):
         places = [group + (number - (len(by_method) - 1) / 2) * width for group in range(len(groups))]
-        heights = [score.speedup or 0.0 for score in row.values()]
-        colour = colormaps["tab20" if len(by_method) > 10 else "tab10"](number)
-        bars = axes.bar(places, heights, width * 0.92, label=method, color=colour)
+        bars = axes.bar(places, [score.speedup or 0.0 for score in row.values()], width * 0.92, label=method)
         for place, score in zip(places, row.values(), strict=True):
             if score.interval is not None:
                 axes.plot([place, place], score.interval, color="black", linewidth=0.8)
-        if len(by_method) <= MANY:
-            texts = [f"{score.acceptance_length:.2f}" for score in row.values()]
-            axes.bar_label(bars, texts, fontsize=8, padding=8)
+        axes.bar_label(bars, [f"{score.acceptance_length:.2f}" for score in row.values()], fontsize=8, padding=8)
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("speedup over plain decoding")
-    numbers = ", acceptance length τ (numbers)" if len(by_method) <= MANY else ""
-    axes.set_title(f"Speedup (bars) with 95 % intervals (lines){numbers}", fontsize=10)
+    axes.set_title("Speedup (bars) with 95 % intervals (lines), acceptance length τ (numbers)", fontsize=10)
     axes.margins(y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(len(by_method), 5), frameon=False)
+    return png(figure)
+
+
+def speed_rows(by_method: dict[str, dict[str, Score]]) -> bytes:
+    """A row for every method: its mean as a bar with its interval and τ, and a mark for every task."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.4 + 0.36 * len(by_method)), layout="constrained")
+    axes = figure.add_subplot()
+    means = [row[MEAN] for row in by_method.values()]
+    places = range(len(by_method))
+    axes.barh(places, [mean.speedup or 0.0 for mean in means], 0.62, color="#9ecae1", label=MEAN)
+    ends = [mean.interval for mean in means]
+    for place, interval in zip(places, ends, strict=True):
+        if interval is not None:
+            axes.plot(interval, [place, place], color="black", linewidth=1.0)
+    for mark, task in zip("osD^vP*X", (task for task in next(iter(by_method.values())) if task != MEAN), strict=False):
+        speedups = [row[task].speedup or 0.0 for row in by_method.values()]
+        axes.plot(speedups, places, mark, markersize=3.5, color="#08519c", label=task, linestyle="none")
+    furthest = [max(end[1] if end else 0.0, *(s.speedup or 0.0 for s in row.values())) for end, row in
+                zip(ends, by_method.values(), strict=True)]  # fmt: skip
+    for place, mean, edge in zip(places, means, furthest, strict=True):
+        axes.annotate(f"τ {mean.acceptance_length:.2f}", (edge, place), (6, 0), textcoords="offset points",
+                      va="center", fontsize=8)  # fmt: skip
+    axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(places, list(by_method))
+    axes.invert_yaxis()
+    axes.set_xlabel("speedup over plain decoding; lines: 95 % intervals of the mean")
+    axes.margins(x=0.12, y=0.01)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
     return png(figure)
 
 
