@@ -73,7 +73,7 @@ bool in_atomic = false;
 }
 
 void check(uintptr_t address, size_t bytes, bool writes) {
-  if (is_on_stacks(address)) return;
+  if (address - stacks_begin < stacks_bytes) return;
   const Range& last = writes ? last_written : last_read;
   if (address >= last.begin && address + bytes <= last.end) return;
   if (is_in_shared_memory(address)) {

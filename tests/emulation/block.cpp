@@ -19,6 +19,8 @@
 namespace ltd::emulation {
 
 Indices now;
+uintptr_t stacks_begin = 0;
+size_t stacks_bytes = 0;
 
 namespace {
 
@@ -53,6 +55,11 @@ size_t random_below(size_t limit) { return static_cast<size_t>((random_bits() >>
 template <typename Iterator>
 void shuffle_order(Iterator begin, Iterator end) {
   for (auto n = end - begin; n > 1; --n) std::swap(begin[n - 1], begin[random_below(static_cast<size_t>(n))]);
+}
+
+bool is_same(const Location& a, const Location& b) {
+  return a.line() == b.line() && a.column() == b.column() &&
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
 
 // --- threads ---
@@ -96,7 +103,6 @@ class Block {
   std::string name() const;
   bool is_running() const { return running_; }
   void give_up(const std::string& what);
-  bool is_on_stacks(uintptr_t address) const;
 
   void* new_shared(size_t bytes, size_t alignment);
   char* dynamic_bytes(int64_t byte, int64_t bytes, int64_t alignment);
@@ -175,6 +181,8 @@ void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_byte
   first_ready_ = 0;
   order_ = static_cast<Order>(std::max<size_t>(random_below(4), 1) - 1);
   clear_shared(dynamic_bytes);
+  stacks_begin = reinterpret_cast<uintptr_t>(stacks_);
+  stacks_bytes = kMaxThreads * Fibre::kStack;
   races_.start_block();
   set_in_atomic(false);
   while (static_cast<int>(threads_.size()) < threads) {
@@ -263,9 +271,7 @@ void Block::check_barrier() {
   for (int i = 0; i < count_; ++i) {
     if (threads_[static_cast<size_t>(i)]->state != State::kInBlock) continue;
     if (first < 0) first = i;
-    const Location& here = threads_[static_cast<size_t>(i)]->where;
-    const Location& there = threads_[static_cast<size_t>(first)]->where;
-    if (here.line() != there.line() || std::strcmp(here.file_name(), there.file_name()) != 0) {
+    if (!is_same(threads_[static_cast<size_t>(i)]->where, threads_[static_cast<size_t>(first)]->where)) {
       fail("not all threads reach the same barrier: " + waiting(first) + ", " + waiting(i));
     }
   }
@@ -314,8 +320,7 @@ void Block::meet_lanes(const char* operation, uint32_t mask, void* data, Meeting
     complete = first + other < count_;
     if (!complete) break;
     const Thread& one = *threads_[static_cast<size_t>(first + other)];
-    complete = one.state == State::kInWarp && one.mask == mask && one.where.line() == where.line() &&
-               one.where.column() == where.column() && std::strcmp(one.where.file_name(), where.file_name()) == 0;
+    complete = one.state == State::kInWarp && one.mask == mask && is_same(one.where, where);
     lanes[other] = one.data;
   }
   if (complete) {
@@ -358,8 +363,7 @@ std::string Block::why_stuck() const {
       const std::string here = name() + ": not all lanes of the mask come together: " + waiting(i);
       if (other >= count_) return here + ", thread " + std::to_string(other) + " does not exist";
       const Thread& one = *threads_[static_cast<size_t>(other)];
-      if (one.state != State::kInWarp || one.where.line() != thread.where.line() || one.mask != thread.mask ||
-          std::strcmp(one.where.file_name(), thread.where.file_name()) != 0) {
+      if (one.state != State::kInWarp || one.mask != thread.mask || !is_same(one.where, thread.where)) {
         return here + ", " + waiting(other) +
                (one.state == State::kInWarp && one.mask != thread.mask ? " with another mask" : "");
       }
@@ -411,10 +415,6 @@ char* Block::dynamic_bytes(int64_t byte, int64_t bytes, int64_t alignment) {
   }
   if (byte % alignment != 0) fail("dynamic shared memory at byte " + std::to_string(byte) + ", which is misaligned");
   return reinterpret_cast<char*>(shared_ + dynamic.begin + byte);
-}
-
-bool Block::is_on_stacks(uintptr_t address) const {
-  return address - reinterpret_cast<uintptr_t>(stacks_) < kMaxThreads * Fibre::kStack;
 }
 
 bool Block::is_in_shared_memory(uintptr_t address) const {
@@ -524,8 +524,6 @@ void check_shared(const void* data, size_t bytes) {
 bool is_shared(uintptr_t address, size_t bytes) { return block().is_running() && block().is_shared(address, bytes); }
 
 bool is_in_shared_memory(uintptr_t address) { return block().is_running() && block().is_in_shared_memory(address); }
-
-bool is_on_stacks(uintptr_t address) { return block().is_on_stacks(address); }
 
 std::string note_shared(uintptr_t address, size_t bytes, bool writes, bool is_atomic) {
   return block().note_shared(address, bytes, writes, is_atomic);

@@ -18,8 +18,9 @@ void throw_delayed();
 // Between kernels nothing may be reached.
 void forget_last_ranges();
 
-// Where the stacks of all threads of a block lie.
-bool is_on_stacks(uintptr_t address);
+// The stacks of all threads of a block.
+extern uintptr_t stacks_begin;
+extern size_t stacks_bytes;
 
 // Whether this lies in a shared variable of the running block, and whether it lies anywhere near.
 bool is_shared(uintptr_t address, size_t bytes);
