@@ -53,10 +53,11 @@ kernel-bench: kernel-bench-build ## time the kernels alone; results in out/bench
 	@mkdir -p out/bench
 	$(BUILD)/bench/kernels/kernel_bench --summary=out/bench/kernels.json --benchmark_out=out/bench/kernels-google.json
 
-bench: install kernel-bench ## time kernels, operators, forwards and, with DATA=FOLDER, peers; results in out/bench
+bench: install ## time operators, forwards, kernels and, with DATA=FOLDER, peers; results in out/bench
 	$(BIN)/python bench/operators.py --json out/bench/operators.json
 	$(BIN)/python bench/engine.py --out out/bench
 	$(if $(DATA),$(BIN)/python bench/peers.py --data-dir $(DATA) --limit 1 --out out/bench/peers)
+	$(MAKE) kernel-bench
 
 install: $(VENV)/.stamp-ltd ## set up .venv and build
 
