@@ -386,7 +386,7 @@ struct TensorShape {
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr int kTall = kTallness;
   static constexpr int kBlockRows = kWarps * kTall * 16;
-  static constexpr int kTileKeys = kTall * kHeadDim > 192 ? 32 : 64;  // with more the registers would not do
+  static constexpr int kTileKeys = kTall * kHeadDim >= 192 ? 32 : 64;  // with more the registers would not do
   static constexpr int kStages = 2;  // tiles of keys, and of values: one in use, one on its way
   using Rows = TileRows<kHeadDim>;
   static constexpr int kQueryElements = kBlockRows * Rows::kStride;
@@ -430,7 +430,7 @@ __device__ inline void score(const T* queries, const T* keys, typename Shape::Sc
   using Rows = typename Shape::Rows;
   const int lane = threadIdx.x % kWarp;
   clear(scores);
-#pragma unroll
+#pragma unroll 2  // more would take registers
   for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
     uint32_t query[Shape::kTall][4];
 #pragma unroll
@@ -608,7 +608,7 @@ __device__ inline void add_values_plainly(PlainScores& scores, float* weights, c
 // A block writes kPlainElements elements of the outputs. Scores need all elements of queries and keys, which pass
 // through shared memory one after another if they are more.
 template <typename T>
-__global__ __launch_bounds__(kThreads) void attend_plainly(TreeAttention a, Plan plan) {
+__global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, Plan plan) {
   const Work work = work_of_block(a, plan);
   if (work.first_key >= work.last_key && plan.splits > 1) return write_nothing(a, plan, work);
   const PlainMemory memory;
