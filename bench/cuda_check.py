@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.table import Table
@@ -31,8 +32,15 @@ KERNELS = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda-check"
 PTX = "PTX"
 
-# Kernels that may spill registers, by name without template arguments, and why.
-ACCEPTED_SPILLS: dict[str, str] = {}
+# Kernels that may spill registers, by name (as in a shell, * is anything) and architecture, and why.
+ACCEPTED_SPILLS: dict[tuple[str, str], str] = {
+    (
+        "attend_in_tiles<*, TensorShape<128, 2>>",
+        "sm_100",
+    ): "outputs of 32 rows of 128 elements and the scores of a tile "
+    "leave too few of the 255 registers; some 36 bytes a thread go to memory, where 16 rows a warp would read all keys "
+    "and values twice as often",
+}
 
 
 class CheckError(Exception):
@@ -62,7 +70,12 @@ class Usage:
     @property
     def excuse(self) -> str | None:
         """Why this kernel may spill, if it may."""
-        return ACCEPTED_SPILLS.get(self.kernel.partition("<")[0])
+        reasons = (
+            reason
+            for (name, architecture), reason in ACCEPTED_SPILLS.items()
+            if architecture == self.architecture and fnmatchcase(self.kernel, name)
+        )
+        return next(reasons, None)
 
 
 # --- what the assembler says ---
