@@ -296,9 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = complaints(usages)
     if options.brief:
         kernels = len({usage.kernel for usage in usages})
-        print(
-            f"cuda-check: {title}: {kernels} kernels, {'some spill registers' if wrong else 'none spills registers without a reason'}"
-        )
+        verdict = "some spill registers" if wrong else "none spills registers without a reason"
+        print(f"cuda-check: {title}: {kernels} kernels, {verdict}")
     else:
         print_usages(usages, title)
     if options.json:
