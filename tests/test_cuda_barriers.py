@@ -26,15 +26,17 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def expanded(vocabulary: int, width: int, dtype: torch.dtype) -> Case:
+def expanded(vocabulary: int, width: int, dtype: torch.dtype, batch: int = 2, levels: int = 3) -> Case:
     logits = [
-        (3 * torch.randn(2, rows, vocabulary, generator=generator(rows))).round(decimals=1).to(dtype)
-        for rows in (1, width, width)
+        (3 * torch.randn(batch, width if level else 1, vocabulary, generator=generator(level)))
+        .round(decimals=1)
+        .to(dtype)
+        for level in range(levels)
     ]
     d2t = torch.arange(vocabulary)
 
     def run() -> list[Tensor]:
-        buffers = BeamBuffers.new(2, width, 3)
+        buffers = BeamBuffers.new(batch, width, levels)
         for level, given in enumerate(logits):
             ops.expand_beam(given, d2t, level, *buffers.arguments())
         return buffers.arguments()
@@ -176,11 +178,11 @@ def followed(vocabulary: int, dtype: torch.dtype, *warp: float) -> Case:
     return run
 
 
-WARPS = ((1.0, 0, 1.0), (0.7, 20, 1.0), (1.0, 0, 0.9), (1.3, 30, 0.8))
+WARPS = ((1.0, 0, 1.0), (0.7, 20, 1.0), (1.0, 0, 0.9), (1.3, 30, 0.8), (1.0, 1, 0.9))
 CASES: dict[str, list[Case]] = {
     "expand_beam": [
-        *(expanded(vocabulary, 10, dtype) for vocabulary in (600, 9000) for dtype in DTYPES),
-        expanded(140000, 1, torch.float32),  # more than one tile a split
+        *(expanded(*sizes, dtype) for sizes in ((600, 5), (5000, 2)) for dtype in DTYPES),
+        expanded(140000, 1, torch.float32, batch=1, levels=1),  # more than one tile a split
     ],
     "row_entropy": [entropies(vocabulary, dtype) for vocabulary in (700, 20000) for dtype in DTYPES],
     "select_tree": [selected(40, 30), selected(600, 300), selected(2048, 512)],
