@@ -8,7 +8,6 @@ import pybind11
 import torch
 
 
-
 def cuda_runtime() -> str:
     """The file of the CUDA runtime library that torch has loaded."""
     with open("/proc/self/maps") as maps:

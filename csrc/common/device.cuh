@@ -1,7 +1,7 @@
 // What the CUDA kernels are written with. A kernel source includes this and its operator's contract, nothing else of
 // CUDA: then the same source also compiles for the host, where tests/emulation runs a block's threads as fibres and
 // checks what they touch. So kernels
-//   - reach the caller's memory through Pointer<T>: from Rows, Matrices, AnyMatrices, or global() around a plain pointer;
+//   - reach the caller's memory through Pointer<T>: from Rows, Matrices, AnyMatrices, or global(a plain pointer);
 //   - declare shared memory with LTD_SHARED or take it from dynamic_shared();
 //   - start with launch().
 // Everything else is CUDA as it is: threadIdx, __syncthreads, __shfl_xor_sync, atomicAdd, ...
@@ -109,20 +109,20 @@ __device__ inline float fast_exp2(float x) {
 
 // --- steps of the tensor cores; all lanes of a warp take part ---
 
-// d += a * b for a 16 x 16 tile a and a 16 x 8 tile b of T (Float16 or BFloat16), d being 16 x 8 floats. With g = lane /
-// 4 and t = lane % 4: a[0] holds row g, columns 2t and 2t + 1 (the lower column in the lower half of the word), a[1] row
-// g + 8, a[2] and a[3] the same 8 columns further; b[0] holds rows 2t and 2t + 1 of column g, b[1] the same 8 rows
+// d += a * b for a 16 x 16 tile a and a 16 x 8 tile b of T (Float16 or BFloat16), d being 16 x 8 floats. With g = lane
+// / 4 and t = lane % 4: a[0] holds row g, columns 2t and 2t + 1 (the lower column in the lower half of the word), a[1]
+// row g + 8, a[2] and a[3] the same 8 columns further; b[0] holds rows 2t and 2t + 1 of column g, b[1] the same 8 rows
 // further; d[0] and d[1] are row g, columns 2t and 2t + 1, d[2] and d[3] row g + 8.
 template <typename T>
 __device__ void multiply_tiles(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
-#define LTD_MULTIPLY_TILES(Type, name)                                                                           \
-  template <>                                                                                                    \
-  __device__ inline void multiply_tiles<Type>(float (&d)[4], const uint32_t(&a)[4], const uint32_t(&b)[2]) {     \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                          \
-                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                          \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                            \
+#define LTD_MULTIPLY_TILES(Type, name)                                                                         \
+  template <>                                                                                                  \
+  __device__ inline void multiply_tiles<Type>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                        \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                        \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                              \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                          \
   }
 LTD_MULTIPLY_TILES(BFloat16, "bf16")
 LTD_MULTIPLY_TILES(Float16, "f16")
@@ -207,8 +207,12 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t share
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           "cudaFuncSetAttribute");
   }
-  kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(std::forward<Arguments>(arguments)...);
-  check(cudaGetLastError(), "a CUDA kernel could not be launched");
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "a CUDA kernel cannot be launched");
 }
 
 }  // namespace ltd::cuda
