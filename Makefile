@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CXX_SOURCES := $(shell find csrc bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
+CXX_SOURCES := $(shell find csrc bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
 BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(filter csrc/%,$(CXX_SOURCES))
 
 .PHONY: help demo test lint format bench kernel-bench kernel-bench-build cuda-check gpu-check install clean
