@@ -147,10 +147,12 @@ def check_policy(decoder: Decoder, policy: KnownPolicy) -> None:
     """
     if decoder.draft is None:
         return
-    here = setting_of(decoder)
     if isinstance(policy, Learned):
-        check_fits(policy, here)
-    elif isinstance(policy, C2T | Disco | SpecDecPP) and policy.head_sha256 not in (None, here.head_sha256):
+        check_fits(policy, setting_of(decoder))
+    elif isinstance(policy, C2T | Disco | SpecDecPP) and policy.head_sha256 not in (
+        None,
+        setting_of(decoder).head_sha256,
+    ):
         raise InputError(
             f"{policy} was trained for another draft head; train one for this head with ltd train-baseline, and name "
             "it with the option model=FOLDER"

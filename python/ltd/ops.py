@@ -3,7 +3,7 @@
 Each has a kernel per device and a shape-only one. All check their arguments before they write anything. The tensors of
 a call are all on one device. On CUDA, what they hold is not checked, which would mean waiting for the device: where an
 operator below lists what is "unchecked on CUDA", and it does not hold, memory outside the tensors may be read or
-written and the results are rubbish.
+written and the results are rubbish, unless the operator says what happens instead.
 
 Words used below: B sequences in the batch, W beam width, C capacity for candidates, V candidates verified, N = V + 1
 tree nodes with the root first, P capacity of a path. Candidate c of level 0 is child c of the root; level l >= 1 starts
@@ -140,7 +140,7 @@ def select_tree(
         node_candidates: int32 (B, N), written: the candidate behind each node, -1 for the root.
 
     Unchecked on CUDA: that the parent of a selected candidate stands before it and is selected, which it is if scores
-    do not rise from parent to child.
+    do not rise from parent to child; else the node hangs below the root.
     """
     _select_tree(
         tokens,

@@ -65,7 +65,8 @@ def accept_chain(
         temperature, top_k, top_p, seed, cycle: as for `draft_token`.
         position: of the token before the chain.
 
-    Unchecked on CUDA: that 0 <= words < vocabulary and 0 <= drafted < Vd.
+    Unchecked on CUDA: that 0 <= words < vocabulary and 0 <= drafted < Vd. Behind a drafted id that is none, or has no
+    such word, stands the target's own token; other such words take nothing from p.
 
     Returns:
         int64 (2,): how many are kept, 0 … K; and the token behind them, -1 where the target's logits there hold NaN
