@@ -28,8 +28,6 @@ constexpr int kLeastKeysPerRow = 2;
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-__device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
-
 // How the work is cut. Known from sizes, so it must do for any lengths: the keys of a split follow from them on the
 // device.
 struct Plan {
@@ -203,7 +201,7 @@ struct Softmax {
 
   __device__ void clear() {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) peaks[i] = minus_infinity(), sums[i] = 0;
+    for (int i = 0; i < kRows; ++i) peaks[i] = -kInfinity, sums[i] = 0;
   }
 };
 
@@ -224,7 +222,7 @@ __device__ inline void hide(uint64_t lane_sight, Scores& scores) {
     const uint64_t sight = __shfl_sync(kAllLanes, lane_sight, Scores::row(i)) >> Scores::column(0);
 #pragma unroll
     for (int j = 0; j < Scores::kColumns; ++j) {
-      if ((sight >> (Scores::column(j) - Scores::column(0)) & 1) == 0) scores.at(i, j) = minus_infinity();
+      if ((sight >> (Scores::column(j) - Scores::column(0)) & 1) == 0) scores.at(i, j) = -kInfinity;
     }
   }
 }
@@ -245,7 +243,7 @@ __device__ inline void soften(float factor, Scores& scores, Softmax<Scores::kRow
       peak = fmaxf(peak, __shfl_xor_sync(kAllLanes, peak, lanes));
     }
     // Where nothing was seen yet all weights are 0 with any finite peak; -inf - -inf would be NaN.
-    const float base = peak == minus_infinity() ? 0.0f : peak;
+    const float base = peak == -kInfinity ? 0.0f : peak;
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < Scores::kColumns; ++j) {
@@ -341,7 +339,7 @@ __device__ inline void write_nothing(const TreeAttention& a, const Plan& plan, c
   const Partials partials(a, plan);
   for (int row = threadIdx.x; row < work.rows && work.value_block == 0; row += kThreads) {
     const int64_t index = Partials::row(a, plan, work.batch, work.kv_head, work.split, work.first_row + row);
-    partials.peaks[index] = minus_infinity();
+    partials.peaks[index] = -kInfinity;
     partials.sums[index] = 0;
   }
 }
@@ -673,14 +671,14 @@ __global__ __launch_bounds__(kThreads) void merge(TreeAttention a, Plan plan) {
   const Partials partials(a, plan);
 
   const int64_t first = Partials::row(a, plan, batch, kv_head, 0, row);
-  const float own_peak = thread < plan.splits ? partials.peaks[first + int64_t{thread} * plan.rows] : minus_infinity();
+  const float own_peak = thread < plan.splits ? partials.peaks[first + int64_t{thread} * plan.rows] : -kInfinity;
   sums[thread] = thread < plan.splits ? partials.sums[first + int64_t{thread} * plan.rows] : 0.0f;
   float peak = own_peak;
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) peak = fmaxf(peak, __shfl_xor_sync(kAllLanes, peak, lanes));
   if (lane == 0) warp_peaks[warp] = peak;
   __syncthreads();
   for (int w = 0; w < kWarps; ++w) peak = fmaxf(peak, warp_peaks[w]);
-  const float base = peak == minus_infinity() ? 0.0f : peak;
+  const float base = peak == -kInfinity ? 0.0f : peak;
   weights[thread] = fast_exp2((own_peak - base) * (a.scale * kLog2E));
   __syncthreads();
   float sum = 0;
