@@ -30,7 +30,7 @@ test: install $(VENV)/.stamp-dev ## run the tests
 lint: install $(VENV)/.stamp-dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy python/ltd python/ltd_rl
+	$(BIN)/mypy python/ltd rl/ltd_rl
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: $(VENV)/.stamp-dev ## format the sources
@@ -55,7 +55,7 @@ kernel-bench: kernel-bench-build ## time the kernels alone; results in out/bench
 
 bench: install ## time operators, forwards, kernels and, with DATA=FOLDER, peers; results in out/bench
 	$(BIN)/python bench/operators.py --json out/bench/operators.json
-	$(BIN)/python bench/engine.py --out out/bench
+	$(BIN)/python bench/forward.py --out out/bench
 	$(if $(DATA),$(BIN)/python bench/peers.py --data-dir $(DATA) --limit 1 --out out/bench/peers)
 	$(MAKE) kernel-bench
 

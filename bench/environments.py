@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from console import wide_console
+from ltd.common.table import Table
 from ltd.errors import InputError
-from ltd.latency import PARTS, LatencyModel, Measurements
-from ltd.policies.observation import Summary, depth_layout, size_layout
-from ltd.report import Table
-from ltd_rl.outcomes import Outcomes, outcomes_of
-from ltd_rl.replay_env import ReplayVecEnv
-from ltd_rl.rewards import Reward
-from ltd_rl.traces import load_traces
+from ltd.latency.model import PARTS, LatencyModel, Measurements
+from ltd.policies.learned.observation import Summary, depth_layout, size_layout
+from ltd_rl.environments.replay_env import ReplayVecEnv
+from ltd_rl.environments.rewards import Reward
+from ltd_rl.traces.format import load_traces
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 from replay import MADE_UP, make_up
 from timing import Timing, circumstances, rounds_for, write_json
 

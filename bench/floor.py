@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ltd.engine import Engine
-from ltd.kv_cache import key_value_sizes
-from ltd.target import Target
+from ltd.engine.cpu import Engine
+from ltd.engine.kv_cache import key_value_sizes
+from ltd.target.target import Target
 from timing import time_in_turns
 
 PRODUCT_SIDES = (1024, 2048, 3072)  # of the square matrices whose product shows how fast this machine multiplies

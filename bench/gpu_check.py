@@ -112,7 +112,7 @@ def check_compiling() -> dict[str, Any]:
 
 def check_operators() -> None:
     """Every operator against the CPU's."""
-    run(PYTHON, "-m", "pytest", "-q", "tests/test_ops_cuda.py", LTD_TEST_DEVICE="cuda")
+    run(PYTHON, "-m", "pytest", "-q", "tests/ops/test_ops_cuda.py", LTD_TEST_DEVICE="cuda")
 
 
 def sanitize(tool: str) -> None:

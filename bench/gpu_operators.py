@@ -22,12 +22,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import linear, relu, scaled_dot_product_attention
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from console import wide_console
 from ltd import ops
 from ltd.tree import DraftTree, TreeNodes
-from op_cases import random_weights
+from random_weights import random_weights
 from timing import Timing, circumstances, write_json
 
 WIDTH, DEPTH, SIZE = 10, 8, 60

@@ -4,15 +4,13 @@
 
 The sizes: beam width W 10, depth D 8, V 60 candidates verified, draft vocabulary 8,192, vocabulary 49,152, a prefix of
 512, 9 query heads on 3 key/value heads of 64, 30 layers. Drafting, selection and greedy acceptance stand beside the
-official way of doing it (`tests/official_tree.py`). A cycle has D + 1 expansions; a forward one attention per layer.
+official way of doing it (`bench/official_tree.py`). A cycle has D + 1 expansions; a forward one attention per layer.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +20,11 @@ from torch import Tensor
 from torch.nn.functional import linear, relu, scaled_dot_product_attention
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 from ltd import ops
-from ltd.policies.observation import Summary
+from ltd.policies.learned.observation import Summary
 from ltd.tree import DraftTree, TreeNodes
 from official_tree import OfficialNodes, OfficialTree, accept_official, path_table
+from random_weights import random_weights
 from timing import Case, circumstances, measure, print_table, write_json
 
 WIDTH, DEPTH, SIZE = 10, 8, 60
@@ -186,12 +183,6 @@ def commit_case(dtype: torch.dtype) -> Case:
 # --- policies ---
 
 
-def random_weights(sizes: list[int]) -> list[Tensor]:
-    """w0, b0, w1, b1, … of a network with layers of these sizes, the inputs first."""
-    layers = itertools.pairwise(sizes)
-    return [tensor for i, o in layers for tensor in (torch.randn(o, i) * i**-0.5, torch.randn(o))]
-
-
 def largest_output(hidden: Tensor, weights: list[Tensor]) -> Tensor:
     """The network's action for observations (B, inputs)."""
     for i in range(0, len(weights), 2):
@@ -203,7 +194,7 @@ def policy_case(name: str, count: int, slots: int, repeats: int, sizes: list[int
     """A policy with the paper's network."""
     operator = {"depth_action": ops.depth_action, "size_action": ops.size_action}[name]
     scores = -10 * torch.rand(1, count)
-    weights = random_weights(sizes)
+    weights = random_weights(sizes, torch.default_generator)
 
     def composed() -> None:
         hidden = torch.zeros(1, slots + 2 * repeats)
@@ -221,7 +212,7 @@ def summary_case() -> Case:
     count = WIDTH + DEPTH * WIDTH**2
     scores, newest_from, actions = -10 * torch.rand(1, count), count - WIDTH**2, torch.zeros(1, 2, dtype=torch.int32)
     recents, states = torch.ones(1, 2), torch.randn(1, 1, layout.states)
-    networks = [random_weights([layout.width, 64, 64, outputs]) for outputs in (2, 24)]
+    networks = [random_weights([layout.width, 64, 64, outputs], torch.default_generator) for outputs in (2, 24)]
     flat = torch.cat([weight.flatten() for weights in networks for weight in weights])
 
     def fused() -> None:

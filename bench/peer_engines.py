@@ -17,13 +17,13 @@ from typing import Any, Literal, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from ltd import hf_reference
-from ltd.decoder import Decoder
+from ltd.common.journal import Record
+from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
-from ltd.hf_reference import Arrivals, Arrive, greedy_settings
-from ltd.journal import Record
-from ltd.models import gguf_cache
+from ltd.evaluation import transformers_reference as hf_reference
+from ltd.evaluation.transformers_reference import Arrivals, Arrive, greedy_settings
 from ltd.policies import Policy
+from ltd.target.locate import gguf_cache
 
 GGUF_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 32}  # llama.h: LLAMA_FTYPE_ALL_F32 and so on
 

@@ -30,15 +30,18 @@ from tqdm import tqdm
 import ltd
 from console import wide_console
 from ltd.cli.options import names
-from ltd.decoder import Decoder
+from ltd.common.journal import Journal, Record
+from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
-from ltd.evaluation import WARM_UP_TOKENS, token_hash
-from ltd.journal import Journal, Record
-from ltd.methods import BASELINE, TreeMethod, check_tree
-from ltd.models import load_model, packaged_gguf, resolve_dtype
-from ltd.ops import build_info
-from ltd.questions import TASKS, Turn, all_turns, load_questions
-from ltd.runs import RunConfig, encode_turn, in_rotation, run_settings
+from ltd.evaluation.compare import WARM_UP_TOKENS, token_hash
+from ltd.evaluation.encoding import encode_turn
+from ltd.evaluation.methods import BASELINE, TreeMethod, check_tree
+from ltd.evaluation.questions import TASKS, Turn, all_turns, load_questions
+from ltd.evaluation.run_config import RunConfig, in_rotation, run_settings
+from ltd.ops.library import build_info
+from ltd.target.device import resolve_dtype
+from ltd.target.locate import packaged_gguf
+from ltd.target.model import load_model
 from peer_engines import (
     LlamaCppPeer,
     LtdPeer,

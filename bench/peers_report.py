@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ltd.evaluation_report import describe
-from ltd.files import write_bytes, write_text
-from ltd.journal import Record
-from ltd.report import Table, png
-from ltd.scores import MEAN, Score, scores
+from ltd.common.files import write_bytes, write_text
+from ltd.common.journal import Record
+from ltd.common.table import Table, png
+from ltd.evaluation.report import describe
+from ltd.evaluation.scores import MEAN, Score, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

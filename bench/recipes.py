@@ -25,19 +25,19 @@ import torch
 from tqdm import tqdm
 
 from console import wide_console
+from ltd.common.files import write_text
+from ltd.common.journal import Journal
 from ltd.errors import InputError
-from ltd.files import write_text
-from ltd.journal import Journal
-from ltd.latency import LatencyModel
-from ltd.policies.bundle import load_bundle
-from ltd_rl.expected_gain import fit
-from ltd_rl.judge import fingerprint
-from ltd_rl.limits import worthwhile
-from ltd_rl.optimum import PLAIN, best_static, optimum
-from ltd_rl.outcomes import Outcomes, outcomes_of
-from ltd_rl.partners import constants
-from ltd_rl.splits import split_generations
-from ltd_rl.traces import Generation, load_traces
+from ltd.latency.model import LatencyModel
+from ltd.policies.learned.bundle import load_bundle
+from ltd_rl.baselines.controller_fit import fit
+from ltd_rl.traces.format import Generation, load_traces
+from ltd_rl.traces.limits import worthwhile
+from ltd_rl.traces.optimum import PLAIN, best_static, optimum
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
+from ltd_rl.traces.splits import split_generations
+from ltd_rl.trainers.partners import constants
+from ltd_rl.trainers.validation import fingerprint
 from recipes_results import (
     Decisions,
     Row,

@@ -12,18 +12,19 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from ltd.files import write_text
-from ltd.policies.bundle import FACTS, Bundle, save_bundle
-from ltd.policies.learned import Learned, Setting
-from ltd.policies.network import Network
+from ltd.common.files import write_text
+from ltd.policies.learned.bundle import FACTS, Bundle, save_bundle
+from ltd.policies.learned.network import Network
+from ltd.policies.learned.policy import Learned
+from ltd.policies.learned.setting import Setting
 from ltd.tree import candidate_count
-from ltd_rl.config import PPOConfig
-from ltd_rl.exact import Epoch, ExactConfig, train_exact
-from ltd_rl.iterate import Schedule, iterations, stage_names
-from ltd_rl.observations import Role
-from ltd_rl.outcomes import Outcomes
-from ltd_rl.partners import constants, nearest_step
-from ltd_rl.stage import Partner, layout_named
+from ltd_rl.traces.observations import Role
+from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
+from ltd_rl.trainers.iterate import Schedule, iterations, stage_names
+from ltd_rl.trainers.partners import constants, nearest_step
+from ltd_rl.trainers.ppo_config import PPOConfig
+from ltd_rl.trainers.stage import Partner, layout_named
 
 SMALL: dict[str, Any] = {"pi_arch": (64, 64), "vf_arch": (64, 64)}  # networks beside our own observation
 VALIDATIONS = 50  # in a training, about as many as the paper's settings make

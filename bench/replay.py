@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from console import wide_console
+from ltd.common.table import Table
 from ltd.errors import InputError
 from ltd.policies import Static
-from ltd.report import Table
 from ltd.tree import candidate_count
-from ltd_rl.replay import Decisions, replay
-from ltd_rl.traces import NO_RANK, Generation, load_traces
+from ltd_rl.traces.format import NO_RANK, Generation, load_traces
+from ltd_rl.traces.replay import Decisions, replay
 from timing import Timing, circumstances, rounds_for, time_in_turns, write_json
 
 WIDTH, DEPTH, STATE = 10, 12, 576

@@ -16,9 +16,9 @@ from typing import Any
 from rich.table import Table
 
 from console import wide_console
-from ltd.files import write_text
-from ltd.machine import machine_facts
-from ltd.ops import build_info
+from ltd.common.files import write_text
+from ltd.common.machine import machine_facts
+from ltd.ops.library import build_info
 
 AT_LEAST_ROUNDS = 10
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from ltd_rl.command import Options, main, option
+from ltd_rl.scripts.main import main
+from ltd_rl.scripts.options import Options, option
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,75 +12,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from op_cases import ISAS
+from recordings import DEPTH, NEW_TOKENS, QUESTIONS, Recorded, load_bigrams
+from small_models import FAMILIES, VOCABULARY, small_config, small_tokenizer
 from transformers import (
     AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from ltd import _C
-from ltd_rl.record import RecordConfig, record
-from ltd_rl.traces import load_traces
-from op_cases import ISAS
-from recordings import DEPTH, NEW_TOKENS, QUESTIONS, Recorded, load_bigrams
+from ltd_rl.traces.format import load_traces
+from ltd_rl.traces.record import RecordConfig, record
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Before any test runs, so that none sees or changes what the user's own cache holds, such as tuned policies.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ltd-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-VOCABULARY = 96
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def small_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per printable character, an end token and a start token."""
-    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "\n", " "] + [chr(code) for code in range(33, 33 + 91)]
-    tokenizer = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<|endoftext|>")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=TEMPLATE,
-    )
-
-
-def small_config(family: str) -> LlamaConfig | MistralConfig | Qwen2Config | Qwen3Config:
-    """Eight small layers; weights wide enough that the next token is not a coin toss."""
-    sizes = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.4,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 2,
-    }
-    if family == "mistral":
-        return MistralConfig(**sizes, sliding_window=24)
-    if family == "qwen2":
-        return Qwen2Config(**sizes, use_sliding_window=True, sliding_window=24, max_window_layers=4)
-    return {"llama": LlamaConfig, "qwen3": Qwen3Config}[family](**sizes)
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +49,8 @@ def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 @pytest.fixture(scope="session")
 def tiny_head(tiny_target: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """tiny_head(family) → the folder of a random head for tiny_target(family), with a reduced vocabulary of 64."""
-    from ltd.drafts.checkpoint import save_head
-    from ltd.drafts.head import Eagle3Config, Eagle3Head
+    from ltd.drafts.eagle3.files import save_head
+    from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 
     made: dict[str, Path] = {}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import VOCABULARY
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,7 +21,6 @@ from transformers import (
 )
 
 import ltd
-from conftest import VOCABULARY
 
 Folder = Callable[[str], Path]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ltd.common.journal import Journal
 from ltd.errors import InputError
-from ltd.journal import Journal
 
 
 @given(st.lists(st.dictionaries(st.text(), st.integers() | st.text(), max_size=3)), st.integers(0, 200))

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import VOCABULARY
 from transformers import AutoTokenizer
 
 import ltd
-from conftest import VOCABULARY
-from ltd.files import cache_folder
-from ltd.loading import default_policy, shipped_head
-from ltd.models import tokenizer_fingerprint
+from ltd.common.assets import shipped_head
+from ltd.common.files import cache_folder
+from ltd.policy_choice import default_policy
+from ltd.target.model import tokenizer_fingerprint
 
 Folder = Callable[[str], Path]
 

@@ -12,30 +12,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ltd.decoder import Decoder as Decoder
-    from ltd.decoder import Generation as Generation
+    from ltd.custom_generate import CustomGenerate as CustomGenerate
+    from ltd.decoding.decoder import Decoder as Decoder
+    from ltd.decoding.decoder import Generation as Generation
+    from ltd.decoding.statistics import Statistics as Statistics
     from ltd.errors import InputError as InputError
-    from ltd.hf import CustomGenerate as CustomGenerate
     from ltd.loading import load as load
     from ltd.policies import Learned as Learned
     from ltd.policies import Policy as Policy
     from ltd.policies import Static as Static
-    from ltd.policies.bundle import TunedElsewhereWarning as TunedElsewhereWarning
-    from ltd.statistics import Statistics as Statistics
+    from ltd.policies.learned.setting import TunedElsewhereWarning as TunedElsewhereWarning
 
 __version__ = "0.1.0"
 
 # Imported on first use: torch and transformers take seconds, and `ltd --help` needs neither.
 _HOMES = {
-    "CustomGenerate": "ltd.hf",
-    "Decoder": "ltd.decoder",
-    "Generation": "ltd.decoder",
+    "CustomGenerate": "ltd.custom_generate",
+    "Decoder": "ltd.decoding.decoder",
+    "Generation": "ltd.decoding.decoder",
     "InputError": "ltd.errors",
     "Learned": "ltd.policies",
     "Policy": "ltd.policies",
     "Static": "ltd.policies",
-    "Statistics": "ltd.statistics",
-    "TunedElsewhereWarning": "ltd.policies.bundle",
+    "Statistics": "ltd.decoding.statistics",
+    "TunedElsewhereWarning": "ltd.policies.learned.setting",
     "load": "ltd.loading",
 }
 __all__ = [

@@ -26,10 +26,10 @@ def calibrate(
     check_out(out)
     if draft == "none":
         raise InputError("calibration measures drafting beside decoding, so it needs a draft")
-    from ltd.calibration import Plan
-    from ltd.calibration import calibrate as run
-    from ltd.files import write_bytes
-    from ltd.latency_report import describe, latency_table, plot
+    from ltd.common.files import write_bytes
+    from ltd.latency.calibration import calibrate as run
+    from ltd.latency.cycle_bench import Plan
+    from ltd.latency.report import describe, latency_table, plot
     from ltd.loading import load
 
     plan = Plan(seconds=seconds)  # raises if it is out of range, before a model is loaded

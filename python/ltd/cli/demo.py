@@ -15,7 +15,7 @@ from ltd.cli.options import Draft, Dtype, MaxNewTokens, Target, Threads
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
-    from ltd.decoder import Decoder
+    from ltd.decoding.decoder import Decoder
 
 PROMPTS = (
     "Explain in a few sentences why the sky is blue.",
@@ -76,7 +76,7 @@ def compare(decoder: Decoder, prompt: str, runs: int, max_new_tokens: int) -> li
 
 def cells(drafted: Outcome, plain: Outcome, dtype: str) -> list[str]:
     """A row of the table, but for the prompt."""
-    from ltd.runs import first_difference
+    from ltd.evaluation.lossless import first_difference
 
     fast, slow = median(drafted.speeds), median(plain.speeds)
     parting = first_difference(drafted.token_ids, plain.token_ids)

@@ -21,7 +21,7 @@ from ltd.cli.options import (
     Threads,
     names,
 )
-from ltd.questions import TASKS
+from ltd.evaluation.questions import TASKS
 
 ALL_TASKS = ",".join(TASKS)
 LOSSY = 1  # exit code of `ltd check`
@@ -63,9 +63,9 @@ def evaluate(
 
     Adding methods to a finished run needs another --out: all methods of a run take turns, which makes them comparable.
     """
-    from ltd.evaluation import EvalConfig
-    from ltd.evaluation import evaluate as run
-    from ltd.evaluation_report import write_report
+    from ltd.evaluation.compare import EvalConfig
+    from ltd.evaluation.compare import evaluate as run
+    from ltd.evaluation.report import write_report
 
     config = EvalConfig(
         data_dir=data_dir,
@@ -100,8 +100,8 @@ def check(
     threads: Threads = None,
 ) -> None:
     """Compare the greedy text with that of transformers, token by token; exit code 1 if anything is wrong."""
-    from ltd.check import CheckConfig, is_lossless, verdict_table
-    from ltd.check import check as run
+    from ltd.evaluation.check import CheckConfig, is_lossless, verdict_table
+    from ltd.evaluation.check import check as run
 
     config = CheckConfig(
         data_dir=data_dir,

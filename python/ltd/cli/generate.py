@@ -13,9 +13,9 @@ from ltd.cli.options import Draft, Dtype, MaxNewTokens, Target, Temperature, Thr
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
-    from ltd.decoder import Decoder
+    from ltd.decoding.decoder import Decoder
+    from ltd.decoding.statistics import Statistics
     from ltd.policies import Policy
-    from ltd.statistics import Statistics
 
 
 def generate(
@@ -51,7 +51,7 @@ def generate(
     """Generate text from a prompt: the text as it comes, then one line of statistics."""
     text = read_prompt(prompt, prompt_file)
     chosen = choose_policy(policy, depth, size)
-    from ltd.acceptance import Sampling
+    from ltd.decoding.acceptance import Sampling
     from ltd.loading import load
 
     sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
@@ -108,7 +108,7 @@ def choose_policy(name: str | None, depth: int | None, size: int | None) -> Poli
 
 def stream_text(decoder: Decoder, prompt: list[int], *, quiet: bool = False, **settings: Any) -> tuple[list[int], str]:
     """Generates, and prints the text as it comes unless `quiet`; returns token ids and text."""
-    from ltd.text import TextStream
+    from ltd.decoding.text_stream import TextStream
 
     text = TextStream(decoder.tokenizer)
     token_ids: list[int] = []

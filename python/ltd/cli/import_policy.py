@@ -18,8 +18,8 @@ def import_policy(
     ] = False,
 ) -> None:
     """Make a bundle of the official scripts' policies (zip files of Stable-Baselines3), running no pickled code."""
-    from ltd.policies.bundle import save_bundle
-    from ltd.policies.sb3 import import_policies
+    from ltd.policies.learned.bundle import save_bundle
+    from ltd.policies.learned.sb3_import import import_policies
 
     bundle = import_policies(depth_zip, size_zip, states_relu=relu)
     save_bundle(bundle, out)

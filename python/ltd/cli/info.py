@@ -25,10 +25,10 @@ def info() -> None:
 
 def facts() -> dict[str, str]:
     """What `ltd info` shows, top to bottom."""
-    from ltd.loading import shipped_head
-    from ltd.machine import machine_facts
-    from ltd.models import resolve_device, resolve_dtype
-    from ltd.ops import build_info
+    from ltd.common.assets import shipped_head
+    from ltd.common.machine import machine_facts
+    from ltd.ops.library import build_info
+    from ltd.target.device import resolve_device, resolve_dtype
 
     device = resolve_device(None)
     dtype, head = resolve_dtype("auto", device), shipped_head()
@@ -48,10 +48,10 @@ def facts() -> dict[str, str]:
 
 def default_policy(dtype: torch.dtype, device: torch.device) -> str:
     """The policy that `ltd.load()` would take here and where it comes from; asks no network."""
-    from ltd.loading import default_policy as static_policy
-    from ltd.loading import expected_setting
-    from ltd.models import local_default
-    from ltd.policies.store import find_bundle
+    from ltd.policies.learned.store import find_bundle
+    from ltd.policy_choice import default_policy as static_policy
+    from ltd.policy_choice import expected_setting
+    from ltd.target.locate import local_default
 
     advice = "ltd tune makes one for this machine"
     target = local_default()
@@ -70,7 +70,7 @@ def default_policy(dtype: torch.dtype, device: torch.device) -> str:
 
 def default_target() -> str:
     """The default model and where `ltd.load()` would take it from; asks no network and converts nothing."""
-    from ltd.models import DEFAULT_TARGET, gguf_cache, in_hub_cache, packaged_gguf
+    from ltd.target.locate import DEFAULT_TARGET, gguf_cache, in_hub_cache, packaged_gguf
 
     if in_hub_cache(DEFAULT_TARGET):
         return f"{DEFAULT_TARGET}, in the hub's cache on this machine"

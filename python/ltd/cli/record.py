@@ -26,8 +26,8 @@ def record(
     threads: Threads = None,
 ) -> None:
     """Record greedy answers with the full draft tree at every position, to train policies on."""
-    from ltd_rl.record import RecordConfig
-    from ltd_rl.record import record as run
+    from ltd_rl.traces.record import RecordConfig
+    from ltd_rl.traces.record import record as run
 
     config = RecordConfig(
         data_dir=data_dir,

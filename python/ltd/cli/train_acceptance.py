@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,10 @@ import typer
 from rich.console import Console
 
 from ltd.cli.options import Dtype, Target, Threads
-from ltd.training.acceptance_config import AcceptanceConfig
+from ltd.common.assets import shipped_chain
+from ltd.training.acceptance.config import AcceptanceConfig
 
 DEFAULT = AcceptanceConfig(draft="", run="", out="")
-DEFAULT_CHAIN = "chain-smollm2-135m-instruct"
 
 
 def train_acceptance(
@@ -37,10 +36,10 @@ def train_acceptance(
     threads: Threads = DEFAULT.threads,
 ) -> None:
     """Train SpecDec++'s acceptance head for a chain draft: will the target accept a drafted token?"""
-    values = {**locals(), "draft": draft or str(resources.files("ltd") / "assets" / DEFAULT_CHAIN)}
+    values = {**locals(), "draft": draft or str(shipped_chain())}
     config = AcceptanceConfig(**values)
-    from ltd.report import Table
-    from ltd.training.acceptance import train_acceptance as train
+    from ltd.common.table import Table
+    from ltd.training.acceptance.train import train_acceptance as train
 
     found = train(config)
     rows = [[f"{bin['predicted']:.3f}", f"{bin['label']:.3f}", str(bin["tokens"])] for bin in found["calibration"]]

@@ -14,8 +14,8 @@ from ltd.cli.options import Draft, Dtype, Limit, Target, Threads, names
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
-    from ltd.report import Table
-    from ltd_rl.train_baseline import Trained
+    from ltd.common.table import Table
+    from ltd_rl.baselines.train import Trained
 
 GRID = "grid"
 
@@ -70,8 +70,8 @@ def train_baseline(
         return
     if traces is not None or latency is not None:
         raise InputError(f"{kind.value} is trained on samples, not on traces or latencies; leave these options out")
-    from ltd_rl.train_baseline import BaselineConfig
-    from ltd_rl.train_baseline import train_baseline as run
+    from ltd_rl.baselines.train import BaselineConfig
+    from ltd_rl.baselines.train import train_baseline as run
 
     trained = run(BaselineConfig(kind.value, out, samples=samples, width=width, epochs=epochs, seed=seed, **shared))
     Console().print(course(trained).rich())
@@ -80,9 +80,9 @@ def train_baseline(
 
 def search(out: Path, traces: Path | None, latency: Path | None, seconds: float, shared: dict[str, Any]) -> None:
     """The grid search."""
-    from ltd_rl.grid import search_grid
-    from ltd_rl.sources import Source
-    from ltd_rl.train_baseline import WORK, questions_folder
+    from ltd_rl.baselines.grid import search_grid
+    from ltd_rl.baselines.train import WORK, questions_folder
+    from ltd_rl.traces.sources import Source
 
     if traces is None:
         shared["data_dir"] = questions_folder(shared["data_dir"], shared["tasks"], shared["limit"], out / WORK)
@@ -94,7 +94,7 @@ def search(out: Path, traces: Path | None, latency: Path | None, seconds: float,
 
 def course(trained: Trained) -> Table:
     """How the training went on held-out questions: the first, the kept and the last epoch."""
-    from ltd.report import Table
+    from ltd.common.table import Table
 
     shown = {0: "first", len(trained.scores) - 1: "last", trained.best: "kept"}
     rows = [
@@ -108,7 +108,7 @@ def course(trained: Trained) -> Table:
 
 def fastest(found: dict[str, Any]) -> Table:
     """The best size of every depth."""
-    from ltd.report import Table
+    from ltd.common.table import Table
 
     rows = []
     for depth, rates in enumerate(found["tokens_per_second"]):

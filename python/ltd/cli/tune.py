@@ -12,7 +12,7 @@ from rich.console import Console
 from ltd.cli.options import Draft, Dtype, Limit, Target, Threads, names
 
 if TYPE_CHECKING:
-    from ltd.report import Table
+    from ltd.common.table import Table
     from ltd_rl.tune import Tuned
 
 
@@ -61,7 +61,7 @@ def tune(
 
 def comparison(tuned: Tuned) -> Table:
     """What each way of deciding came to on held-out questions."""
-    from ltd.report import Table
+    from ltd.common.table import Table
 
     rows = []
     for name, method in tuned.names.items():

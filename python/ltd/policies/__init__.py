@@ -3,7 +3,7 @@
 from ltd.policies.base import Policy, PolicyCall
 from ltd.policies.ddd import DDD
 from ltd.policies.gammatune import GammaTune
-from ltd.policies.learned import Learned
+from ltd.policies.learned.policy import Learned
 from ltd.policies.static import Static
 from ltd.policies.svip import SVIP
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -71,3 +71,38 @@ class Policy(Protocol):
     def start(self, batch: int) -> PolicyCall:
         """The policy for one call with B sequences. One that keeps nothing between cycles may return itself."""
         ...
+
+
+Kind = TypeVar("Kind", bound="FixedSize")
+
+
+class FixedSize:
+    """A policy that is its own call; what inherits it decides how deep to draft.
+
+    Attributes:
+        size: candidates to verify, without the root.
+    """
+
+    __slots__ = ()
+
+    size: int
+
+    @property
+    def max_size(self) -> int:
+        """The size."""
+        return self.size
+
+    def start(self: Kind, batch: int) -> Kind:
+        """Itself: it keeps nothing."""
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        """Nothing is kept of any sequence."""
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        """Always."""
+        return True
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        """The size."""
+        return self.size

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from ltd.errors import InputError
-from ltd.policies.fixed_size import FixedSize
+from ltd.policies.base import FixedSize
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ltd.errors import InputError
-from ltd.policies.fixed_size import FixedSize
+from ltd.policies.base import FixedSize
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 from ltd.policies.static import Static
-from ltd.stored import read_facts
 
 FORMAT, SCHEMA = "ltd-grid", 1
 GRID = "grid.json"

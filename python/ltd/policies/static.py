@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltd.policies.fixed_size import FixedSize
+from ltd.policies.base import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
 
 

@@ -15,11 +15,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
-from ltd import ops
 from ltd.errors import InputError
-from ltd.policies.fixed_size import FixedSize
+from ltd.policies.base import FixedSize
+from ltd.policies.tree_signals import newest_entropy
 from ltd.tree import DraftTree, check_tree_limits
 
 
@@ -66,13 +64,3 @@ class SVIP(FixedSize):
             f"SVIP, factor {self.factor:g}, least entropy {self.least_entropy:g}, bound {self.bound:g}, "
             f"depth up to {self.max_depth}, size {self.size}"
         )
-
-
-def newest_entropy(tree: DraftTree) -> torch.Tensor:
-    """float32 (B,), nats: the draft's entropy where the newest level's best candidate (ties: the first) grew from."""
-    logits = tree.logits
-    if logits is None:
-        raise ValueError("the tree has no level yet")
-    rows = tree.newest_scores.argmax(dim=1) // tree.width
-    chosen = logits[torch.arange(len(rows), device=rows.device), rows] if logits.shape[1] > 1 else logits[:, 0]
-    return ops.row_entropy(chosen[:, None])[:, 0]

@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ltd.training.batches import Batch
-from ltd.training.ttt import SoftCrossEntropy, TargetParts, filled, target_probabilities
-
-ROWS_PER_CHUNK = 256  # rows of logits over the whole vocabulary held at a time
+from ltd.training.data.batches import Batch
+from ltd.training.distillation import ROWS_PER_CHUNK, SoftCrossEntropy, TargetParts, filled, target_probabilities
 
 
 def new_chain(target: PreTrainedModel, layers: tuple[int, ...]) -> PreTrainedModel:

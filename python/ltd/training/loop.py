@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ltd.training.batches import Batch, epoch_order
 from ltd.training.config import TrainDraftConfig
+from ltd.training.data.batches import Batch, epoch_order
 
 CLIP = 0.5  # gradient norm, as in EAGLE-3's settings
 MEASUREMENTS = 10  # on the way to the end

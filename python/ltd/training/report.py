@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ltd.files import write_bytes
-from ltd.report import png
+from ltd.common.files import write_bytes
+from ltd.common.table import png
 from ltd.training.config import RUN_ONLY, TrainDraftConfig
-from ltd.training.conversations import ANSWER, Conversation
+from ltd.training.data.conversations import ANSWER, Conversation
 from ltd.training.loop import Training
 from ltd.training.vocabulary import DraftVocabulary
 

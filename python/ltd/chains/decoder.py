@@ -1,0 +1,252 @@
+"""Chain speculation with two separate models, the setting of SpecDec++: draft a chain, verify it, accept a part.
+
+        ┌──────────────────── one cycle ────────────────────┐
+prompt ─▶ draft.step ─▶ draw ─▶ target.verify ─▶ accept ─▶ commit ─▶ tokens out
+              ▲           │                                   │
+              └── length ─┘                                   ▼
+                 more?                            draft.rewind, next cycle's root
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltd.chains.draft import ChainDraft
+from ltd.chains.length import MAX_LENGTH, Length, LengthCall
+from ltd.chains.sampling import Chain, ChainSampling
+from ltd.decoding.acceptance import Sampling
+from ltd.decoding.decoder import Decoder, Generation
+from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
+from ltd.decoding.statistics import Statistics, Stopwatch
+from ltd.decoding.stopping import StopRule, take
+from ltd.errors import InputError
+from ltd.target.target import Target
+from ltd.tree import TreeNodes
+
+
+@dataclass(slots=True)
+class ChainRequest:
+    """What one call wants, and its answer.
+
+    Attributes:
+        prompt: token ids.
+        sampling: draws and keeps tokens.
+        stops: says when the answer ends.
+        length, call: the rule for the chains' length.
+        answer: the new tokens so far.
+        cycles: finished ones.
+    """
+
+    prompt: list[int]
+    sampling: ChainSampling
+    stops: StopRule
+    length: Length
+    call: LengthCall
+    answer: list[int] = field(default_factory=list)
+    cycles: int = 0
+
+    @property
+    def position(self) -> int:
+        """Of the last token so far."""
+        return len(self.prompt) + len(self.answer) - 1
+
+    @property
+    def room(self) -> int:
+        """How many drafted tokens the answer can take besides the target's own."""
+        return self.stops.limit(0) - len(self.answer) - 1
+
+
+class ChainDecoder:
+    """Generates with a target, a small model that drafts a chain, and a rule for the chain's length.
+
+    The output is the target's own: greedily its text, sampled its distribution. The text of one seed depends on the
+    lengths of the chains; its distribution does not.
+
+    Args:
+        target: on the CPU engine.
+        draft: made for it; proposes chains.
+        length: how many tokens to draft, unless a call says otherwise.
+        tokenizer: for `encode` and for people; not needed to generate from ids.
+        stop_ids: tokens that end an answer, unless a call says otherwise.
+        max_length: prompt and answer together; by default the model's context limit.
+
+    Raises:
+        InputError: a length or max_length out of range.
+
+    Attributes:
+        last_statistics: of the last call; sizes are the drafted tokens K of every cycle, depths K - 1.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        draft: ChainDraft,
+        length: Length,
+        *,
+        tokenizer: Any = None,
+        stop_ids: Sequence[int] = (),
+        max_length: int | None = None,
+    ) -> None:
+        self.max_length = length_limit(max_length, target.context_limit)
+        self.target, self.draft, self.length = target, draft, check_length(length)
+        self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
+        self.last_statistics = Statistics()
+
+    @classmethod
+    def beside(cls, decoder: Decoder, draft_folder: str | Path, length: Length) -> ChainDecoder:
+        """Shares the target and the settings of a loaded decoder, with the chain draft of a folder.
+
+        Raises:
+            InputError: no chain draft in the folder, or it does not fit the target or its tokenizer.
+        """
+        return cls(
+            decoder.target,
+            ChainDraft.load(draft_folder, decoder.target, decoder.tokenizer),
+            length,
+            tokenizer=decoder.tokenizer,
+            stop_ids=decoder.stop_ids,
+            max_length=decoder.max_length,
+        )
+
+    def encode(self, text: str | Messages, *, chat: bool | None = None) -> list[int]:
+        """Token ids of a text or of chat messages; chat=None uses the chat template if there is one."""
+        return encode(self.tokenizer, text, chat)
+
+    def generate(self, input_ids: Tokens, **settings: Any) -> Generation:
+        """Generates to the end; takes what `stream` takes, and raises what it raises."""
+        tokens = [token for news in self.stream(input_ids, **settings) for token in news]
+        return Generation(tokens, self.last_statistics)
+
+    def stream(
+        self,
+        input_ids: Tokens,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        length: Length | None = None,
+    ) -> Iterator[list[int]]:
+        """Generates, yielding the new tokens of the prefill and of each cycle; `last_statistics` has the numbers.
+
+        Args:
+            input_ids: one prompt, (n,) or (1, n) or a list of ids.
+            max_new_tokens: at most so many new tokens; the context limit ends an answer too.
+            temperature, top_k, top_p, seed: see `ltd.decoding.acceptance.Sampling`; the first three hold
+                for the draft as well.
+            stop_token_ids: tokens that end an answer; by default the model's.
+            length: instead of the decoder's own.
+
+        Raises:
+            InputError: more than one prompt, one that cannot be answered, or a number out of range; at once.
+        """
+        prompts, _ = normalise(input_ids)
+        if len(prompts) != 1:
+            raise InputError(f"chain drafting takes one prompt at a time, not {len(prompts)}; call it for each of them")
+        check_prompts(prompts, self.target.vocab_size, self.max_length)
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
+        stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
+        rule = self.length if length is None else check_length(length)
+        return self._cycles(
+            ChainRequest(prompts[0], ChainSampling(sampling, sampling.drawn_seed()), stops, rule, rule.start())
+        )
+
+    @torch.inference_mode()
+    def _cycles(self, request: ChainRequest) -> Iterator[list[int]]:
+        self.last_statistics = statistics = Statistics(len(request.prompt), sequences=1)
+        watch = Stopwatch(statistics, self.target.device)
+        capacity = len(request.prompt) + request.stops.limit(0) + MAX_LENGTH + 1
+        with self.target.session(1, capacity, tap=False):
+            gained = self._prefill(request, capacity)
+            watch.lap("prefill")
+            while True:
+                news, alive = take([0], [gained], [request.answer], request.stops)
+                statistics.add_news(news)
+                watch.lap("other")
+                yield news[0]
+                watch.skip()
+                if not alive:
+                    return
+                gained = self._cycle(request, watch)
+
+    def _prefill(self, request: ChainRequest, capacity: int) -> list[int]:
+        """Both models read the prompt; the target's first token."""
+        self.draft.start(capacity)
+        self.draft.read(request.prompt)
+        verified = self.target.prefill(0, torch.tensor(request.prompt))
+        nothing = Chain(request.cycles, request.position)
+        return [request.sampling.accept(nothing, verified.logits[0], self.draft.words)[1]]
+
+    def _cycle(self, request: ChainRequest, watch: Stopwatch) -> list[int]:
+        """One cycle: what the answer gains."""
+        request.cycles += 1
+        chain = self._draft_chain(request, watch)
+        nodes = chain_nodes([request.answer[-1], *chain.tokens], request.position)
+        watch.lap("select")
+        verified = self.target.verify(nodes)
+        watch.lap("verify")
+        kept, token = request.sampling.accept(chain, verified.logits[0], self.draft.words)
+        watch.lap("accept")
+        path, counts = torch.arange(kept + 1, dtype=torch.int32)[None], [kept + 1]
+        self.target.commit(path, torch.tensor(counts, dtype=torch.int32), counts, verified)
+        self.draft.rewind(min(self.draft.length, request.position + 1 + kept))
+        watch.lap("commit")
+        if len(chain) > 0:
+            request.call.verified(len(chain), kept)
+        watch.lap("policy")
+        self.last_statistics.depths.append(max(len(chain) - 1, 0))
+        self.last_statistics.sizes.append(len(chain))
+        return [*chain.tokens[:kept], token]
+
+    def _draft_chain(self, request: ChainRequest, watch: Stopwatch) -> Chain:
+        """Drafts until the rule stops, or the answer cannot take more."""
+        draft, reads_states = self.draft, request.length.reads_states
+        chain, most = Chain(request.cycles, request.position), min(request.room, request.length.max_length)
+        if most < 1:
+            return chain
+        step = draft.step([*request.prompt, *request.answer][draft.length :])
+        while True:
+            choice, chance = request.sampling.draft(chain, step.logits)
+            if choice < 0:  # nothing can be drawn from logits that are not finite
+                break
+            chain.add(choice, choice if draft.words is None else int(draft.words[choice]), step.logits)
+            if len(chain) == most:
+                break
+            # The token is read before the rule is asked only if the rule looks at what the draft makes of it.
+            if reads_states:
+                step = draft.step([chain.tokens[-1]])
+            watch.lap("draft")
+            goes_on = request.call.more(len(chain), chance, step.state if reads_states else None)
+            watch.lap("policy")
+            if not goes_on:
+                return chain
+            if not reads_states:
+                step = draft.step([chain.tokens[-1]])
+        watch.lap("draft")
+        return chain
+
+
+def chain_nodes(tokens: list[int], position: int) -> TreeNodes:
+    """A chain as a tree: the root at `position`, and each token the only child of the one before."""
+    count = len(tokens)
+    indices = torch.arange(count)
+    parents = (indices - 1).to(torch.int32)[None]
+    children = torch.where(indices < count - 1, indices + 1, -1).to(torch.int32)[None]
+    none = torch.full((1, count), -1, dtype=torch.int32)
+    masks = ((2 << indices) - 1)[None, :, None]
+    return TreeNodes(torch.tensor([tokens]), parents, (position + indices)[None], masks, children, none, parents)
+
+
+def check_length(length: Length) -> Length:
+    """The rule itself, or InputError if it asks for chains that are too long."""
+    if not 1 <= length.max_length <= MAX_LENGTH:
+        raise InputError(f"chains of {length.max_length} tokens are out of range; use 1 … {MAX_LENGTH}")
+    return length

@@ -1,0 +1,153 @@
+"""A chain draft at work: a small causal LM beside the target, with a cache of its own.
+
+It runs on the CPU engine, reads with the target's token embedding, and proposes from its own packed copy of the
+target's output rows, of all words or of those that it was trimmed to.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ltd import ops
+from ltd.chains.model_files import ChainFiles, check_chain, load_layers, read_chain
+from ltd.engine.cpu import Engine
+from ltd.engine.forward import TreeBlock
+from ltd.engine.kv_cache import KVCache
+from ltd.errors import InputError
+from ltd.target.locate import quiet_transformers
+from ltd.target.model import tokenizer_fingerprint
+from ltd.target.target import Target
+
+READ_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStep:
+    """What the draft says after a token.
+
+    Attributes:
+        logits: (Vd,) of the next token, over the words.
+        state: (H,), the last hidden state after the final norm.
+    """
+
+    logits: torch.Tensor
+    state: torch.Tensor
+
+
+class ChainDraft:
+    """Drafts one sequence, token by token.
+
+    Args:
+        engine: the small model's layers and output rows.
+        embedding: the target's.
+        config: of the small model.
+        norm: its final norm.
+        words: int64 (Vd,), the token ids behind the logits; None if they are all.
+        folder: where it came from.
+    """
+
+    def __init__(
+        self, engine: Engine, config: Any, norm: nn.Module, words: torch.Tensor | None, folder: Path | None = None
+    ) -> None:
+        self.engine, self.config, self.norm, self.words, self.folder = engine, config, norm, words, folder
+        self.cache: KVCache | None = None
+        self.taps = (int(config.num_hidden_layers),)
+
+    @classmethod
+    def load(cls, folder: str | Path, target: Target, tokenizer: Any = None) -> ChainDraft:
+        """Reads a chain draft for a target that the CPU engine runs.
+
+        Args:
+            folder: of the draft.
+            target: to draft for.
+            tokenizer: the target's; None does not compare it with the one that the draft was made for.
+
+        Raises:
+            InputError: no chain draft in the folder, one for another target, or a target that the engine does not run.
+        """
+        files = read_chain(folder)
+        fingerprint = None if tokenizer is None else tokenizer_fingerprint(tokenizer, target.vocab_size)
+        check_chain(files, target.config, fingerprint)
+        if target.engine is None:
+            raise InputError("chains are drafted on the CPU engine; use a target in float32 or bfloat16 on the CPU")
+        small = small_model(files, output_rows(target, files.words))
+        norm = small.model.norm
+        engine = Engine(small)
+        engine.embedding = target.engine.embedding
+        return cls(engine, files.config, norm, files.words, files.folder)
+
+    @property
+    def hidden_size(self) -> int:
+        """Of its states."""
+        return int(self.config.hidden_size)
+
+    @property
+    def length(self) -> int:
+        """Tokens read."""
+        assert self.cache is not None
+        return self.cache.host_lengths[0]
+
+    def start(self, capacity: int) -> None:
+        """Forgets everything and makes room for so many tokens."""
+        if self.cache is None or not self.cache.fits(1, capacity):
+            self.cache = None  # let the old one go first
+            dtype = self.engine.weights.final_norm.dtype
+            self.cache = KVCache.for_model(self.config, 1, capacity, dtype, torch.device("cpu"))
+        self.cache.clear()
+
+    def rewind(self, length: int) -> None:
+        """Keeps only the first `length` tokens."""
+        assert self.cache is not None
+        self.cache.rewind([length])
+
+    def read(self, tokens: list[int]) -> None:
+        """Reads tokens that are already known; says nothing."""
+        for first in range(0, len(tokens), READ_CHUNK):
+            self._forward(tokens[first : first + READ_CHUNK])
+
+    def step(self, tokens: list[int]) -> ChainStep:
+        """Reads tokens, at least one, and says what comes after the last."""
+        self.read(tokens[:-READ_CHUNK])
+        logits, states = self._forward(tokens[-READ_CHUNK:])
+        return ChainStep(logits[0, -1], self.norm(states[0, -1]))
+
+    def _forward(self, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        cache = self.cache
+        assert cache is not None
+        positions = cache.lengths.long()[:, None] + torch.arange(len(tokens))
+        block = TreeBlock(cache.lengths, positions, None)
+        read = self.engine.forward(torch.tensor([tokens]), block, cache, logits_to_keep=1, taps=self.taps)
+        cache.advance([len(tokens)])
+        assert read.features is not None
+        return read.logits, read.features
+
+
+def output_rows(target: Target, words: torch.Tensor | None) -> torch.Tensor:
+    """(Vd, H): a target's output rows of these words, or all, out of its engine's packed weights."""
+    assert target.engine is not None
+    packed = target.engine.weights
+    ids = torch.arange(packed.vocabulary) if words is None else words
+    return ops.unpack_rows(packed.lm_head, packed.vocabulary, int(target.config.hidden_size), ids)
+
+
+def small_model(files: ChainFiles, rows: torch.Tensor) -> PreTrainedModel:
+    """The draft as a `transformers` model whose output layer holds only these rows; its token embedding stays empty."""
+    config = copy.deepcopy(files.config)
+    config.tie_word_embeddings, config.vocab_size = False, len(rows)
+    with quiet_transformers(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=rows.dtype)
+    rotary = type(model.model.rotary_emb)(config)
+    model.model.layers.to_empty(device="cpu")
+    model.model.norm.to_empty(device="cpu")
+    model.model.rotary_emb = rotary
+    model.model.embed_tokens = nn.Embedding(1, config.hidden_size, dtype=rows.dtype)
+    model.lm_head.weight = nn.Parameter(rows, requires_grad=False)
+    load_layers(model, files)
+    return model.eval()  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""What everything stands on: files, journals, this machine, tables."""

@@ -1,0 +1,1 @@
+"""The cycle: draft, verify, accept, commit, and what stands around it in one request."""

@@ -1,0 +1,135 @@
+"""Which part of a verified tree is kept: greedily, or sampled from the target's distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ltd import ops
+from ltd.decoding.gain import Accepted
+from ltd.errors import InputError
+from ltd.tree import MAX_DEPTH, TreeNodes
+
+MAX_GAIN = MAX_DEPTH + 2  # the root and max_depth + 1 levels below it
+NOT_FINITE = (
+    "the target's logits are not finite; check its weights, or use dtype float32 (float16 overflows in some models)"
+)
+
+
+class Acceptor(Protocol):
+    """Chooses the target's tokens along a tree."""
+
+    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
+        """Walks the verified tree of every sequence.
+
+        Args:
+            logits: (B, N, vocabulary) of the nodes.
+            nodes: the tree.
+            rows: for each of the B sequences, which prompt of the call it belongs to.
+            answers: the tokens so far, per prompt of the call.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        temperature: 0 is greedy.
+        top_k: keep the k best tokens; 0 keeps all.
+        top_p: keep the smallest set of best tokens that holds this probability, 0 < p <= 1.
+        seed: of the sampled text, 0 … 2^63 - 1; None draws one from torch's generator.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature {self.temperature} is out of range; use 0 (greedy) or a positive number")
+        if self.top_k < 0:
+            raise InputError(f"top_k {self.top_k} is out of range; use 0 (off) or a positive number")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InputError(f"top_p {self.top_p} is out of range; it must be above 0 and at most 1")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise InputError(f"seed {self.seed} is out of range; it must be 0 … 2^63 - 1")
+
+    def acceptor(self) -> Acceptor:
+        """The acceptor for one call."""
+        if self.temperature == 0.0:
+            return accept_greedy
+        return SampleAcceptor(self.temperature, self.top_k, self.top_p, self.drawn_seed())
+
+    def drawn_seed(self) -> int:
+        """The seed, or a new one from torch's generator."""
+        return self.seed if self.seed is not None else int(torch.randint(2**63 - 1, ()).item())
+
+
+def accept_greedy(logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
+    """The path along the target's most likely tokens."""
+    path, tokens, gained = _buffers(logits)
+    ops.accept_greedy(logits, nodes.tokens, nodes.first_child, nodes.next_sibling, path, tokens, gained)
+    return collect(path, tokens, gained)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAcceptor:
+    """The path along tokens sampled from the target's distribution.
+
+    A token is sampled at each node first and then looked for among the node's children. A child x is thus accepted with
+    the target's probability p(x), as the paper's rule does by trying the children in turn (appendix on sampling), and
+    the randomness depends on the seed, the prompt's place in the batch and the position alone: the text of a seed does
+    not depend on the tree, so it is the same with and without drafting.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
+        path, tokens, gained = _buffers(logits)
+        ops.accept_sample(
+            logits,
+            nodes.tokens,
+            nodes.first_child,
+            nodes.next_sibling,
+            nodes.positions,
+            torch.tensor(rows, dtype=torch.int64, device=logits.device),
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.seed,
+            path,
+            tokens,
+            gained,
+        )
+        return collect(path, tokens, gained)
+
+
+def collect(path: torch.Tensor, tokens: torch.Tensor, gained: torch.Tensor) -> Accepted:
+    """Brings the steering integers to the host, in one copy, and checks them.
+
+    Raises:
+        InputError: the target's logits were not finite.
+    """
+    host = torch.cat([gained[:, None].to(torch.int64), tokens], dim=1).tolist()
+    counts = [row[0] for row in host]
+    token_lists = [row[1 : 1 + row[0]] for row in host]
+    if any(token < 0 for chosen in token_lists for token in chosen):
+        raise InputError(NOT_FINITE)
+    return Accepted(path, tokens, gained, counts, token_lists)
+
+
+def _buffers(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    batch, device = logits.shape[0], logits.device
+    path = torch.zeros(batch, MAX_GAIN, dtype=torch.int32, device=device)
+    return path, torch.zeros_like(path, dtype=torch.int64), torch.zeros(batch, dtype=torch.int32, device=device)

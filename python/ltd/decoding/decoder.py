@@ -1,0 +1,251 @@
+"""The cycle: draft a tree, verify it in one target forward, keep what the target agrees with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ltd.decoding.acceptance import Sampling
+from ltd.decoding.gain import Gain
+from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
+from ltd.decoding.request import Request
+from ltd.decoding.speculation import Speculation
+from ltd.decoding.statistics import Statistics, Stopwatch
+from ltd.decoding.stopping import StopRule, take
+from ltd.drafts import Draft
+from ltd.errors import InputError
+from ltd.policies import Policy
+from ltd.target.target import Target
+from ltd.tree import DraftTree, root_only
+
+PolicyChoice = Policy | Literal["none"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        token_ids: the new tokens, with the stop token if there was one.
+        statistics: of the call that made it (shared by all answers of a batch).
+    """
+
+    token_ids: list[int]
+    statistics: Statistics
+
+
+class Decoder:
+    """Generates with a target, a draft and a policy. The output is the target's own, whatever the other two do.
+
+    Args:
+        target: the model.
+        draft: proposes tokens; None leaves plain decoding only.
+        policy: how deep to draft and how many candidates to verify, unless a call says otherwise; None is plain
+        decoding.
+        tokenizer: for `encode` and for people; not needed to generate from ids.
+        stop_ids: tokens that end an answer, unless a call says otherwise.
+        max_length: prompt and answer together; by default the model's context limit.
+
+    Raises:
+        InputError: a policy that does not fit the draft, or a max_length beyond the context limit.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        draft: Draft | None = None,
+        policy: Policy | None = None,
+        *,
+        tokenizer: Any = None,
+        stop_ids: Sequence[int] = (),
+        max_length: int | None = None,
+    ) -> None:
+        self.max_length = length_limit(max_length, target.context_limit)
+        self.target, self.draft, self.policy = target, draft, policy
+        self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
+        self.last_statistics = Statistics()
+        self.tree: DraftTree | None = None
+        self.speculation()  # raises if they do not fit
+
+    def encode(self, text: str | Messages, *, chat: bool | None = None) -> list[int]:
+        """Token ids of a text or of chat messages; chat=None uses the chat template if there is one."""
+        return encode(self.tokenizer, text, chat)
+
+    def generate(
+        self,
+        input_ids: Tokens,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        policy: PolicyChoice = None,
+    ) -> Generation | list[Generation]:
+        """Generates to the end.
+
+        Args:
+            input_ids: one prompt, (n,) or (1, n) or a list of ids; or a batch, (B, n) or a list of lists.
+            max_new_tokens: at most so many new tokens; the context limit ends an answer too.
+            temperature, top_k, top_p, seed: see `ltd.decoding.acceptance.Sampling`.
+            stop_token_ids: tokens that end an answer; by default the model's.
+            policy: instead of the decoder's own; "none" is plain decoding.
+
+        Returns:
+            a Generation; for a batch a list of them.
+
+        Raises:
+            InputError: an empty prompt, one longer than the context, unknown ids, or a number out of range.
+        """
+        prompts, is_batch = normalise(input_ids)
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
+        for _ in self.cycles(request):
+            pass
+        generations = [Generation(answer, self.last_statistics) for answer in request.answers]
+        return generations if is_batch else generations[0]
+
+    def stream(
+        self,
+        input_ids: Tokens,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        policy: PolicyChoice = None,
+    ) -> Iterator[list[int]]:
+        """`generate` for one prompt, yielding the new tokens of each cycle; `last_statistics` has the numbers."""
+        prompts, _ = normalise(input_ids)
+        if len(prompts) != 1:
+            raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
+        return (news[0] for news in self.cycles(request))
+
+    def _request(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        max_new_tokens: int,
+        stop_token_ids: Sequence[int] | None,
+        policy: PolicyChoice,
+    ) -> Request:
+        """A request that ends at stop tokens and lengths, from the arguments of `generate`."""
+        stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
+        stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
+        return Request(prompts, sampling.acceptor(), stops, self.speculation(policy))
+
+    def speculation(self, policy: PolicyChoice = None) -> Speculation | None:
+        """The draft with a call's policy, or else the decoder's; None is plain decoding.
+
+        Raises:
+            InputError: there is no draft, or the policy does not fit it.
+        """
+        chosen = self.policy if policy is None else policy
+        if chosen is None or chosen == "none":
+            return None
+        if self.draft is None:
+            raise InputError("a policy needs a draft to decide about; load one, or use the policy none")
+        return Speculation(self.draft, chosen)
+
+    def cycles(self, request: Request) -> Iterator[dict[int, list[int]]]:
+        """Runs all prompts to their ends, in lockstep.
+
+        Yields, after the prefill and after every cycle, {prompt: its new tokens}; they are then also in the answers.
+
+        Raises:
+            InputError: a prompt that cannot be answered; at once.
+        """
+        check_prompts(request.prompts, self.target.vocab_size, self.max_length)
+        return self._cycles(request)
+
+    @torch.inference_mode()
+    def _cycles(self, request: Request) -> Iterator[dict[int, list[int]]]:
+        prompts = request.prompts
+        rows = list(range(len(prompts)))
+        self.last_statistics = statistics = Statistics(sum(map(len, prompts)), sequences=len(prompts))
+        watch = Stopwatch(statistics, self.target.device)
+        with self.target.session(len(prompts), request.capacity, tap=request.speculation is not None):
+            gain = self.prefill(request)
+            watch.lap("prefill")
+            while True:
+                news, alive = take(rows, gain.accepted.token_lists, request.answers, request.stops)
+                statistics.add_news(news)
+                watch.lap("other")
+                yield news
+                watch.skip()
+                if not alive:
+                    return
+                if len(alive) < len(rows):
+                    rows, gain = [rows[index] for index in alive], self._keep(alive, gain, request.speculation)
+                gain = self.cycle(request, rows, gain, watch)
+
+    def prefill(self, request: Request) -> Gain:
+        """Reads the prompts; gains each one's first token. For a session of the target that is just open."""
+        prompts, speculation, device = request.prompts, request.speculation, self.target.device
+        if speculation is not None:
+            speculation.start(len(prompts), request.capacity)
+        logits, features = [], []
+        for row, prompt in enumerate(prompts):
+            token_ids = torch.tensor(prompt, device=device)
+            verified = self.target.prefill(row, token_ids)
+            logits.append(verified.logits)
+            if speculation is not None and verified.features is not None:
+                # The last feature goes with the first new token, which the first cycle knows.
+                speculation.draft.read_prompt(row, verified.features[:, :-1], token_ids[1:])
+                features.append(verified.features[:, -1:])
+        last_tokens = torch.tensor([prompt[-1] for prompt in prompts], device=device)
+        positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        nodes, rows = root_only(last_tokens, positions), list(range(len(prompts)))
+        accepted = request.accept(torch.cat(logits), nodes, rows, request.answers)
+        return Gain(accepted, torch.cat(features) if features else None)
+
+    def cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
+        """One cycle for the sequences of the prompts `rows`, from the last gain to the next; in the same session."""
+        speculation, tree = request.speculation, self.begin_tree(request, gain)
+        watch.lap("other")
+        depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)
+        return self.verify(request, rows, tree, depth, size, watch)
+
+    def begin_tree(self, request: Request, gain: Gain) -> DraftTree:
+        """A cycle's first part: a tree that begins at the roots of the last gain."""
+        tree = self._tree_for(len(gain.accepted.counts), request.tree_limits)
+        tree.begin(gain.roots, self.target.lengths)
+        return tree
+
+    def verify(
+        self, request: Request, rows: list[int], tree: DraftTree, depth: int, size: int, watch: Stopwatch
+    ) -> Gain:
+        """A cycle's last part: verifies the `size` best candidates of a tree that was expanded `depth` times."""
+        target = self.target
+        nodes = tree.select(size)
+        watch.lap("select")
+        verified = target.verify(nodes)
+        watch.lap("verify")
+        accepted = request.accept(verified.logits, nodes, rows, request.answers)
+        watch.lap("accept")
+        features = target.commit(accepted.path, accepted.gained, accepted.counts, verified)
+        watch.lap("commit")
+        self.last_statistics.depths.append(depth)
+        self.last_statistics.sizes.append(nodes.tokens.shape[1] - 1)
+        return Gain(accepted, features)
+
+    def _keep(self, alive: list[int], gain: Gain, speculation: Speculation | None) -> Gain:
+        """Lets the finished sequences of the batch go."""
+        self.target.keep(alive)
+        if speculation is not None:
+            speculation.keep(alive)
+        return gain.keep(alive)
+
+    def _tree_for(self, batch: int, limits: tuple[int, int, int]) -> DraftTree:
+        """The tree's buffers, allocated anew only when its limits change."""
+        if self.tree is None or self.tree.limits != (batch, *limits):
+            self.tree = DraftTree(batch, *limits, self.target.device)
+        return self.tree

@@ -1,0 +1,95 @@
+"""A draft and the policy that steers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ltd.decoding.gain import Gain, joined
+from ltd.decoding.statistics import Stopwatch
+from ltd.drafts import Draft
+from ltd.policies import Policy, PolicyCall
+from ltd.tree import DraftTree, check_tree_limits
+
+
+@dataclass(slots=True)
+class Speculation:
+    """What grows the trees of a call. Plain decoding is a call without one.
+
+    Args:
+        draft: proposes tokens.
+        policy: decides how deep to draft and how many candidates to verify.
+
+    Raises:
+        InputError: the policy asks for more than a tree can hold.
+
+    Attributes:
+        call: the policy for the call that `start` began.
+        unread: what the draft has not read yet: the gains since it was last used, oldest first.
+    """
+
+    draft: Draft
+    policy: Policy
+    call: PolicyCall = field(init=False, repr=False, compare=False)
+    unread: list[Gain] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        check_tree_limits(*self.limits)
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """Beam width, depth and size of the largest tree."""
+        return self.draft.width, self.policy.max_depth, self.policy.max_size
+
+    def start(self, batch: int, capacity: int) -> None:
+        """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""
+        self.unread.clear()
+        self.draft.start(batch, capacity)
+        self.call = self.policy.start(batch)
+
+    def keep(self, rows: list[int]) -> None:
+        """Drops all sequences but these."""
+        self.unread[:] = [gain.keep(rows) for gain in self.unread]
+        self.draft.keep(rows)
+        self.call.keep(rows)
+
+    def grow(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> tuple[int, int]:
+        """Drafts from the roots of the last gain, as deep as the policy wants, or not at all.
+
+        Args:
+            tree: begun at these roots; filled, unless the policy wants no draft.
+            gain: of the last cycle, or of the prefill.
+            watch: told what is drafting and what is deciding.
+
+        Returns:
+            the depth, and the size that the policy wants verified; 0 and 0 without a draft.
+        """
+        policy, depth = self.call, 0
+        if not self.begin(tree, gain, watch):
+            return 0, 0
+        while depth < policy.max_depth and policy.continue_drafting(tree, depth):
+            watch.lap("policy")
+            self.deepen(tree, watch)
+            depth += 1
+        size = policy.choose_size(tree, depth)
+        watch.lap("policy")
+        return depth, size
+
+    def begin(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> bool:
+        """Drafts the first level, if the policy wants a draft; says whether it does. Arguments as `grow`."""
+        self.unread.append(gain)
+        speculates = self.call.speculate(tree.lengths, gain.accepted.counts)
+        watch.lap("policy")
+        if speculates:
+            logits = self.draft.begin(*joined(self.unread))
+            tree.root_states = tree.states = self.draft.root_states
+            tree.expand(logits, self.draft.d2t)
+            self.unread.clear()
+            watch.lap("draft")
+        return speculates
+
+    def deepen(self, tree: DraftTree, watch: Stopwatch) -> None:
+        """Drafts one more level. Arguments as `grow`."""
+        logits = self.draft.expand(tree)
+        tree.states = self.draft.beam_states
+        tree.expand(logits, self.draft.d2t)
+        watch.lap("draft")

@@ -1,0 +1,1 @@
+"""EAGLE-3 heads: the network, its files, the published layouts, and the draft that runs them."""

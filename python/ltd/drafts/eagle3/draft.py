@@ -1,0 +1,185 @@
+"""The EAGLE-3 draft: one decoder layer that reads the target's hidden states.
+
+Slot i of its cache holds feature i and the embedding of token i+1, at rotary position i, and predicts token i+2
+(reference section 1). Accepted tokens always enter with the target's true features; inside a tree the head feeds on its
+own output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ltd import ops
+from ltd.drafts.eagle3.engine import HeadEngine
+from ltd.drafts.eagle3.head import Eagle3Head
+from ltd.engine.kv_cache import KVCache
+from ltd.engine.packed_layers import PackedEmbedding
+from ltd.errors import InputError
+from ltd.tree import DraftTree
+
+READ_CHUNK = 512
+DEFAULT_WIDTH = 10
+
+
+class Eagle3Draft:
+    """Drafts with an EAGLE-3 head.
+
+    Args:
+        head: the trained head.
+        embedding: the target's token embedding, used unless the head brings its own.
+        width: beam width W.
+        engine: runs the steps in place of the head's own layer, whose weights it has taken over.
+
+    Raises:
+        InputError: the head does not fit the target's embedding.
+
+    Attributes:
+        folder: where the head came from, if it was loaded.
+        root_states: (B, 1, H), the head's output at the roots.
+        beam_states: (B, W, H), its output at the beam that was last expanded.
+    """
+
+    def __init__(
+        self,
+        head: Eagle3Head,
+        embedding: nn.Embedding | PackedEmbedding,
+        width: int = DEFAULT_WIDTH,
+        engine: HeadEngine | None = None,
+    ) -> None:
+        config = head.config
+        if config.vocab_size != embedding.num_embeddings:
+            raise InputError(
+                f"the head was made for a vocabulary of {config.vocab_size}, the target has "
+                f"{embedding.num_embeddings}; use a head trained for this target"
+            )
+        if config.target_hidden_size != embedding.embedding_dim:
+            raise InputError(
+                f"the head reads hidden states of width {config.target_hidden_size}, the target's are "
+                f"{embedding.embedding_dim} wide; use a head trained for this target"
+            )
+        if config.draft_vocab_size < width:
+            raise InputError(
+                f"beam width {width} needs a draft vocabulary at least as large, not {config.draft_vocab_size}"
+            )
+        self.head, self.width, self.engine = head, width, engine
+        self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
+        self.folder: Path | None = None
+        self.cache: KVCache | None = None
+        self.root_states: torch.Tensor | None = None
+        self.beam_states: torch.Tensor | None = None
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """The hidden states it reads."""
+        return self.head.config.feature_layers
+
+    @property
+    def d2t(self) -> torch.Tensor | None:
+        """int64 (Vd,) offsets to the target's ids; None if the head's vocabulary is the target's."""
+        return self.head.d2t
+
+    def start(self, batch: int, capacity: int) -> None:
+        """Forgets all sequences and makes room for B new ones."""
+        if self.cache is None or not self.cache.fits(batch, capacity):
+            config, weight = self.head.config, self.head.norm.weight
+            self.cache = None  # let the old one go first
+            self.cache = KVCache(
+                1, batch, config.num_key_value_heads, capacity, config.head_dim, weight.dtype, weight.device
+            )
+        self.cache.clear()
+
+    def keep(self, rows: list[int]) -> None:
+        """Drops all sequences but these."""
+        assert self.cache is not None
+        self.cache.keep(rows)
+
+    def spread(self) -> None:
+        """Makes every sequence a copy of the first."""
+        assert self.cache is not None
+        self.cache.spread()
+
+    def rewind(self, lengths: list[int]) -> None:
+        """Goes back: sequence b forgets all but the first lengths[b] features that it has read."""
+        assert self.cache is not None
+        self.cache.rewind(lengths)
+
+    def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
+        """Reads features (1, n, F * Ht) and the n tokens after them into one sequence; n may be 0."""
+        assert self.cache is not None and features is not None
+        if len(tokens) == 0:
+            return
+        view = self.cache.row(row)
+        for chunk, following in zip(
+            features.split(READ_CHUNK, dim=1), tokens[None].split(READ_CHUNK, dim=1), strict=True
+        ):
+            self._read(view, chunk, following, kept=0)
+            view.advance([following.shape[1]])
+        self.cache.advance_row(row, len(tokens))
+
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """Reads the last cycle's gain with its true features; logits (B, 1, Vd) for the root's children."""
+        assert self.cache is not None and features is not None
+        # The logits of a sequence's last token; where sequences gained differently, those of all.
+        kept = 1 if min(counts) == tokens.shape[1] else tokens.shape[1]
+        states, logits = self._read(self.cache, features, tokens, kept)
+        self.cache.advance(counts)
+        if kept == 1:
+            self.root_states = states[:, -1:]
+            return logits
+        last = torch.tensor(counts, device=states.device)[:, None, None] - 1
+        self.root_states = states.gather(1, last.expand(-1, 1, states.shape[2]))
+        return logits.gather(1, last.expand(-1, 1, logits.shape[2]))
+
+    def expand(self, tree: DraftTree) -> torch.Tensor:
+        """Logits (B, W, Vd) for the children of the newest beam."""
+        assert self.cache is not None and self.root_states is not None
+        level, cache = tree.levels - 1, self.cache
+        if level == 0:
+            states = self.root_states.repeat(1, self.width, 1)
+        else:
+            assert self.beam_states is not None
+            states = self.beam_states.gather(1, tree.beam_rows[:, :, None].expand_as(self.beam_states))
+        # The root's own forward stood at position length - 1; every level stands one further.
+        positions = (cache.lengths.long() + level)[:, None].repeat(1, self.width)
+        masks, first_row = tree.beam_masks[:, level], level * self.width
+        self.beam_states, logits = self._step(cache, states, tree.beam_tokens, positions, masks, first_row, self.width)
+        return logits
+
+    def _read(
+        self, cache: KVCache, features: torch.Tensor, tokens: torch.Tensor, kept: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward over a chain behind each sequence's prefix; writes its rows, does not advance."""
+        states = self.head.fuse(features) if self.engine is None else self.engine.fuse(features)
+        positions = cache.lengths.long()[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        return self._step(cache, states, tokens, positions, None, 0, kept)
+
+    def _step(
+        self,
+        cache: KVCache,
+        states: torch.Tensor,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        masks: torch.Tensor | None,
+        first_row: int,
+        kept: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next states (B, N, H), and logits (B, kept, Vd) of the last rows; see `HeadEngine.step`.
+
+        The states given may be overwritten.
+        """
+        embeddings, count = self.embedding(tokens), tokens.shape[1]
+        if self.engine is not None:
+            return self.engine.step(embeddings, states, positions, cache, masks, first_row, kept)
+
+        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            cache.write(0, key, value, first_row=first_row)
+            scale, rows = float(query.shape[-1] ** -0.5), first_row + count
+            return ops.tree_attention(
+                query, cache.keys[0], cache.values[0], cache.lengths, rows, masks, positions, scale, 0
+            )
+
+        output: torch.Tensor = self.head(embeddings, states, positions, attend)
+        return output, self.head.logits(output[:, count - kept :])

@@ -1,0 +1,158 @@
+"""Reading and writing draft heads.
+
+Our own folder is `config.json` (an `Eagle3Config`) and `model.safetensors` with the canonical names. Published heads of
+other layouts are converted on load, see `ltd.drafts.eagle3.published`. Nothing in a checkpoint is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ltd.common.files import write_bytes, write_text
+from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
+from ltd.drafts.eagle3.published import convert
+from ltd.errors import InputError
+
+FORMAT = "ltd-eagle3"
+
+
+def load_head(
+    folder: str | Path,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    *,
+    target: PreTrainedModel | None = None,
+    feature_layers: tuple[int, ...] | None = None,
+    rope_theta: float | None = None,
+) -> Eagle3Head:
+    """Load an EAGLE-3 head, in evaluation mode, from our own or any published layout.
+
+    `target` is needed only by published heads that name no feature layers or bring no output layer. `feature_layers`
+    (hs[] indices) and `rope_theta` override what the checkpoint says, for the ones that say it wrongly.
+    Raises InputError for anything that is not a complete, consistent EAGLE-3 head.
+    """
+    folder = Path(folder)
+    values, tensors = _read_config(folder), _read_tensors(folder)
+    if values.get("format") == FORMAT:
+        config = Eagle3Config.from_dict(values)
+    else:
+        config, tensors = convert(values, tensors, target=target, feature_layers=feature_layers, where=str(folder))
+    if feature_layers is not None:
+        config = replace(config, feature_layers=feature_layers)
+    if rope_theta is not None:
+        config = replace(config, rope_theta=rope_theta)
+    head = build_head(config, tensors, str(folder))
+    return head.to(device=device, dtype=dtype).eval()
+
+
+def save_head(head: Eagle3Head, folder: str | Path, report: dict[str, Any] | None = None) -> None:
+    """Write a head in our own layout, weights in bfloat16; `report` becomes `training.json`.
+
+    Every file is written under a temporary name first, and the config after the weights, so that a folder with a config
+    is whole.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (tensor.bfloat16() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in head.state_dict().items()
+    }
+    write_bytes(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_text(folder / "config.json", json.dumps({"format": FORMAT, **head.config.to_dict()}, indent=1) + "\n")
+    if report is not None:
+        write_text(folder / "training.json", json.dumps(report, indent=1) + "\n")
+
+
+def build_head(config: Eagle3Config, tensors: dict[str, Tensor], where: str) -> Eagle3Head:
+    """A head from canonical tensors. Raises InputError naming every missing, unknown or misshapen one."""
+    head = Eagle3Head(config, own_embedding="embed_tokens.weight" in tensors)
+    expected = {name: tensor.shape for name, tensor in head.state_dict().items()}
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise InputError(f"the draft head in {where} lacks {', '.join(missing)}")
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        hint = " (quantised heads are not supported)" if any(name.endswith("_scale") for name in unknown) else ""
+        raise InputError(f"the draft head in {where} holds tensors that an EAGLE-3 head does not have{hint}: "
+                         f"{', '.join(unknown)}")  # fmt: skip
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise InputError(
+                f"the draft head in {where}: {name} has shape {tuple(tensors[name].shape)},"
+                f" but its config asks for {tuple(shape)}"
+            )
+    check_vocabulary(tensors["d2t"], tensors["t2d"], config, where)
+    head.load_state_dict(tensors)
+    return head
+
+
+def check_vocabulary(d2t: Tensor, t2d: Tensor, config: Eagle3Config, where: str) -> None:
+    """Raise InputError unless d2t (Vd,) and t2d (V,) describe one draft vocabulary."""
+    if d2t.is_floating_point() or d2t.dtype == torch.bool:
+        raise InputError(f"the draft head in {where}: d2t is {d2t.dtype}, but must hold whole numbers")
+    ids = d2t.long() + torch.arange(len(d2t))
+    if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
+        raise InputError(
+            f"the draft head in {where}: d2t leads to token {int(ids.min() if ids.min() < 0 else ids.max())},"
+            f" outside the target's {config.vocab_size}"
+        )
+    if len(ids.unique()) != len(ids):
+        raise InputError(f"the draft head in {where}: d2t maps several draft tokens to one target token")
+    members = torch.zeros(config.vocab_size, dtype=torch.bool).index_fill(0, ids, True)
+    if not torch.equal(members, t2d.bool()):
+        raise InputError(
+            f"the draft head in {where}: t2d marks {int(t2d.bool().sum())} tokens, but not just the {len(ids)} of d2t"
+        )
+
+
+def state_size(folder: str | Path) -> int:
+    """The size of a head's states, as far as its config says without its weights; 0 if it does not."""
+    size = _read_config(Path(folder)).get("hidden_size", 0)
+    return size if isinstance(size, int) else 0
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InputError(f"there is no draft head in {folder}: config.json is missing")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file} holds no JSON object")
+    return values
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder: safetensors (in one file or several), else a `.bin` without pickled code."""
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        if files:
+            return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"the draft head in {folder} cannot be read: {error}") from error
+    files = sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise InputError(f"there is no draft head in {folder}: model.safetensors is missing")
+    tensors: dict[str, Any] = {}
+    for file in files:
+        try:
+            tensors.update(torch.load(file, map_location="cpu", weights_only=True))
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"{file} holds pickled code or is damaged; only plain tensors are read, so convert it to safetensors"
+            ) from error
+        except (RuntimeError, EOFError, OSError, TypeError, ValueError) as error:
+            raise InputError(f"{file} cannot be read as tensors: {str(error).splitlines()[0]}") from error
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise InputError(f"the draft head in {folder} holds something that is not a tensor")
+    return tensors

@@ -1,0 +1,196 @@
+"""Compares decoding methods on questions: what each of them generates, and how fast.
+
+All methods run in one process on one loaded model, prompt by prompt in rotating order, so that a machine that gets
+slower or faster in between does so for all of them alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from ltd.common.files import write_text
+from ltd.common.journal import Journal, Record
+from ltd.decoding.acceptance import Sampling
+from ltd.decoding.decoder import Decoder
+from ltd.errors import InputError
+from ltd.evaluation.answerers import Answerer, Models, find_chain
+from ltd.evaluation.encoding import check_turns, encode_turn
+from ltd.evaluation.lossless import first_difference
+from ltd.evaluation.methods import BASELINE, Method, expand, split_label
+from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
+from ltd.evaluation.run_config import RunConfig, in_rotation, run_settings
+from ltd.evaluation.scores import all_scores
+from ltd.loading import load as load_decoder
+from ltd.loading import set_threads
+
+SampleKey = tuple[str, str, int, str]  # task, question, turn (from 0), method
+Samples = dict[SampleKey, Record]
+WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig(RunConfig):
+    """What to compare, on what; `out` is a folder.
+
+    Attributes:
+        methods: by name.
+            `none` is plain decoding, and what speedups are relative to.
+            Tree drafts: `eagle3` is the static tree (8, 60), `static:D:V` any other one, `grid` the best one that
+            `ltd tune` found here, `grid:FILE` the one in a JSON file with depth and size, `bundle:FOLDER` a policy
+            bundle, `tuned` the learned policy that `ltd.load` takes by default, `controller:FILE` a fitted controller;
+            `ddd`, `svip`, `gammatune`, `disco`, `specdecpp` and `c2t`, each with options behind colons, are described
+            in `ltd.policies.by_name`.
+            Chain drafts: `chain:K` is one of constant length; `chain:heuristic` and `chain:specdecpp`, with
+            options, decide it (`ltd.chains.by_name`).
+            `transformers` is its ordinary `generate`, `transformers:assisted` the same with the chain draft as
+            assistant, `transformers:lookup` with prompt lookup (of 10 tokens, or `transformers:lookup:tokens=N`).
+            `paper` stands for the rows of the paper's table. `LABEL=METHOD` gives a method another name in tables.
+        chain: the folder of the chain draft; None is the shipped one.
+        turns: only the first so many turns of every question; None for all.
+        temperature: 0 is greedy.
+        seed: where sampling starts; every question gets its own seed from it.
+    """
+
+    methods: tuple[str, ...] = (BASELINE, "eagle3")
+    chain: str | None = None
+    turns: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
+        object.__setattr__(self, "methods", expand(self.methods))
+        Sampling(self.temperature, seed=self.seed)  # raises if they are out of range
+        if self.turns is not None and self.turns < 1:
+            raise InputError(f"turns is {self.turns}; it counts the turns of a question, so it must be at least 1")
+        if not self.methods or len({split_label(name)[0] for name in self.methods}) != len(self.methods):
+            raise InputError(f"the methods are {', '.join(self.methods) or 'none at all'}; name each method once")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One answer to be generated: to a turn, by a method, with a seed."""
+
+    turn: Turn
+    method: Method
+    seed: int
+
+    @property
+    def key(self) -> SampleKey:
+        """What names its sample."""
+        return *self.turn.key, self.method.name
+
+
+def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) -> Record:
+    """Runs what is missing, writes `results.json` into the folder, and returns what it holds.
+
+    Args:
+        config: what to compare.
+        load: stands in for `ltd.load`.
+
+    Raises:
+        InputError: something in the config or the data is wrong, or the folder is another run's, before a model loads;
+            or a turn is too long, as early as that is known.
+    """
+    asked = load_questions(config.data_dir, config.tasks, config.limit)
+    questions = [dataclasses.replace(question, turns=question.turns[: config.turns]) for question in asked]
+    pieces = plan(questions, [Method.parse(name) for name in config.methods], config.seed)
+    set_threads(config.threads)  # a tuned policy may be made for a number of threads
+    settings = run_settings(config, questions)
+    with Journal(config.out / "samples.jsonl", settings) as journal:
+        samples = {(s["task"], s["question_id"], s["turn"], s["method"]): s for s in journal.records}
+        missing = [piece for piece in pieces if piece.key not in samples]
+        if missing:
+            generate_missing(config, missing, samples, journal, load)
+    results = {"settings": settings, "samples": published(pieces, samples, config.temperature)}
+    results["scores"] = all_scores(results)
+    write_text(config.out / "results.json", json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def plan(questions: Sequence[Question], methods: Sequence[Method], seed: int) -> list[Piece]:
+    """Every answer in the order of generation."""
+    seeds = {question: seed + number for number, question in enumerate(questions)}
+    return [Piece(turn, method, seeds[turn.question]) for turn, method in in_rotation(all_turns(questions), methods)]
+
+
+def generate_missing(
+    config: EvalConfig, missing: Sequence[Piece], samples: Samples, journal: Journal, load: Callable[..., Decoder]
+) -> None:
+    """Loads the model, warms every method up, and adds the missing samples to `samples` and to the journal."""
+    decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
+    check_turns(decoder, dict.fromkeys(piece.turn for piece in missing))
+    short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
+    models = Models(decoder, config.target, find_chain(config.chain))
+    methods = {piece.method.name: piece.method for piece in missing}
+    answerers = {name: method.open(models) for name, method in methods.items()}
+    first = Turn(missing[0].turn.question, 0)
+    for name, method in methods.items():
+        answer(decoder, answerers[name], Piece(first, method, config.seed), samples, short)
+    with tqdm(total=len(samples) + len(missing), initial=len(samples), unit="answer", desc="evaluating") as progress:
+        for piece in missing:
+            samples[piece.key] = answer(decoder, answerers[piece.method.name], piece, samples, config)
+            journal.append(samples[piece.key])
+            progress.set_postfix_str(f"{piece.turn.question.task} {piece.method.name}", refresh=False)
+            progress.update()
+
+
+def answer(decoder: Decoder, answerer: Answerer, piece: Piece, samples: Samples, config: EvalConfig) -> Record:
+    """Generates one answer, after the same method's own answers to the turns before, and returns its sample."""
+    keys: list[SampleKey] = [(*key, piece.method.name) for key in piece.turn.before]
+    before = [samples[key]["token_ids"] for key in keys]
+    prompt = encode_turn(decoder, piece.turn, before)
+    token_ids, statistics = answerer.answer(
+        prompt, max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=piece.seed
+    )
+    return {
+        **dict(zip(("task", "question_id", "turn", "method"), piece.key, strict=True)),
+        "prompt_hash": token_hash(prompt),
+        **statistics.to_dict(),
+        "token_ids": token_ids,
+    }
+
+
+def published(pieces: Sequence[Piece], samples: Samples, temperature: float) -> list[Record]:
+    """The samples as `results.json` holds them, each compared with plain decoding's answer to the same prompt.
+
+    `token_ids` become a hash. `identical_to_none` is null where there is nothing to compare, and `not_compared` says
+    why.
+    """
+    results = []
+    for piece in pieces:
+        sample = dict(samples[piece.key])
+        plain = samples.get((*piece.turn.key, BASELINE))
+        token_ids = sample.pop("token_ids")
+        sample["token_ids_sha256"] = token_hash(token_ids)
+        sample["identical_to_none"] = sample["first_divergence"] = None
+        sample["not_compared"] = reason_not_to_compare(piece.method, sample, plain, temperature)
+        if plain is not None and sample["not_compared"] is None:
+            sample["first_divergence"] = first_difference(token_ids, plain["token_ids"])
+            sample["identical_to_none"] = sample["first_divergence"] is None
+        results.append(sample)
+    return results
+
+
+def reason_not_to_compare(method: Method, sample: Record, plain: Record | None, temperature: float) -> str | None:
+    """Why a sample's text need not be that of plain decoding, for people; None if it must."""
+    if method.name == BASELINE:
+        return "this is plain decoding itself"
+    if plain is None:
+        return "plain decoding is not among the methods"
+    if temperature > 0 and not method.repeats_plain:
+        return "it draws its random numbers in another way: the distribution is the same, the text of a seed is not"
+    if plain["prompt_hash"] != sample["prompt_hash"]:
+        return "an earlier answer differs, so the prompt does"
+    return None
+
+
+def token_hash(token_ids: Sequence[int]) -> str:
+    """SHA-256 of the ids, written as decimal numbers with spaces between."""
+    return hashlib.sha256(" ".join(map(str, token_ids)).encode()).hexdigest()

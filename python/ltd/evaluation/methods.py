@@ -1,0 +1,243 @@
+"""The ways to decode that can be compared, by the names that a user types."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ltd.chains import Length, SpecDecPP
+from ltd.chains.acceptance_files import check_draft
+from ltd.chains.by_name import ACCEPTANCE, parse_length
+from ltd.chains.decoder import ChainDecoder
+from ltd.common.assets import shipped_baseline, shipped_chain
+from ltd.decoding.decoder import Decoder, PolicyChoice
+from ltd.errors import InputError
+from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
+from ltd.policies import Learned, Policy, Static
+from ltd.policies.baselines.files import NETWORKS
+from ltd.policies.by_name import NAMED, parse_policy
+from ltd.policies.controller import load_controller
+from ltd.policies.grid import load_grid
+from ltd.policies.learned.bundle import BEST_STATIC, FACTS, load_bundle
+from ltd.policies.learned.store import find_bundle
+from ltd.policy_choice import check_policy, setting_of
+
+BASELINE, TUNED, TUNED_GRID = "none", "tuned", "grid"
+FILES: dict[str, Callable[[Path], Policy]] = {
+    "bundle": lambda folder: load_bundle(folder).policy,
+    "controller": load_controller,
+    "grid": load_grid,
+}
+PAPER = "paper"
+PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "c2t", "disco", "specdecpp", TUNED_GRID, TUNED)
+CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
+LOOKUP_TOKENS = 10  # the usual number in prompt lookup
+NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
+NO_GRID = "nothing says which static tree is the best here; find it with ltd tune, or name the file: grid:FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Method(ABC):
+    """A way to decode.
+
+    Attributes:
+        name: as it was typed, `METHOD` or `LABEL=METHOD`.
+        repeats_plain: whether sampling gives plain decoding's text of the same seed. The distribution is the same for
+            all methods.
+        needs_chain: whether it uses the chain draft.
+    """
+
+    name: str
+    repeats_plain: ClassVar[bool] = False
+
+    @staticmethod
+    def parse(name: str) -> Method:
+        """Reads a name, and checks what can be checked before a model is loaded.
+
+        Raises:
+            InputError: there is no such method (the message names those there are), an option or number of it is
+                wrong, or a file that it names cannot be used.
+        """
+        kind = split_label(name)[1].partition(":")[0]
+        if kind == CHAIN:
+            return ChainMethod.named(name)
+        return TransformersMethod.named(name) if kind == TRANSFORMERS else TreeMethod.named(name)
+
+    @property
+    def needs_chain(self) -> bool:
+        return False
+
+    @property
+    def spec(self) -> str:
+        """The name without its label."""
+        return split_label(self.name)[1]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that its name stands for: what is in them decides the results."""
+        return option_files(self.spec)
+
+    @abstractmethod
+    def open(self, models: Models) -> Answerer:
+        """The method on loaded models; raises InputError if it does not fit them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeMethod(Method):
+    """A tree draft with a policy; "none" is plain decoding, and None is known only with the loaded decoder."""
+
+    policy: PolicyChoice
+    repeats_plain: ClassVar[bool] = True
+
+    @classmethod
+    def named(cls, name: str) -> TreeMethod:
+        """`Method.parse` of this kind."""
+        return cls(name, find_policy(split_label(name)[1]))
+
+    @property
+    def files(self) -> list[Path]:
+        kind, _, path = self.spec.partition(":")
+        if kind == "bundle":
+            return [Path(path).expanduser() / FACTS]
+        return [Path(path).expanduser()] if kind in FILES else option_files(self.spec)
+
+    def open(self, models: Models) -> TreeAnswerer:
+        decoder = models.decoder
+        check_tree(decoder, self)
+        return TreeAnswerer(decoder, best_static(decoder) if self.spec == TUNED_GRID else self.policy)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainMethod(Method):
+    """A chain draft with a rule for its length."""
+
+    length: Length
+
+    @classmethod
+    def named(cls, name: str) -> ChainMethod:
+        """`Method.parse` of this kind."""
+        return cls(name, parse_length(split_label(name)[1].partition(":")[2]))
+
+    @property
+    def needs_chain(self) -> bool:
+        return True
+
+    def open(self, models: Models) -> ChainAnswerer:
+        decoder = models.decoder
+        if isinstance(self.length, SpecDecPP) and self.length.folder is not None:
+            check_draft(self.length.folder, models.chain_folder)
+        return ChainAnswerer(
+            ChainDecoder(
+                decoder.target,
+                models.chain,
+                self.length,
+                tokenizer=decoder.tokenizer,
+                stop_ids=decoder.stop_ids,
+                max_length=decoder.max_length,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersMethod(Method):
+    """The ordinary `generate` of `transformers`: plain, assisted by the chain draft, or with prompt lookup.
+
+    Attributes:
+        lookup: how many tokens prompt lookup proposes at most; None is without.
+    """
+
+    lookup: int | None = None
+
+    @classmethod
+    def named(cls, name: str) -> TransformersMethod:
+        """`Method.parse` of this kind."""
+        spec = split_label(name)[1]
+        if spec in (TRANSFORMERS, ASSISTED):
+            return cls(name)
+        if spec == LOOKUP:
+            return cls(name, LOOKUP_TOKENS)
+        tokens = spec.removeprefix(f"{LOOKUP}:tokens=")
+        if not (tokens.isdecimal() and int(tokens) >= 1):
+            raise InputError(
+                f"unknown method {spec!r}; of transformers there are {TRANSFORMERS}, {ASSISTED} and "
+                f"{LOOKUP}:tokens=N with N at least 1"
+            )
+        return cls(name, int(tokens))
+
+    @property
+    def needs_chain(self) -> bool:
+        return self.spec == ASSISTED
+
+    def open(self, models: Models) -> TransformersAnswerer:
+        return TransformersAnswerer(models, models.assistant if self.needs_chain else None, self.lookup)
+
+
+def find_policy(name: str) -> PolicyChoice:
+    """The policy of a tree method; None if it depends on the decoder. Raises InputError as `Method.parse` does."""
+    kind, _, rest = name.partition(":")
+    if name == BASELINE:
+        return "none"
+    if name in (TUNED, TUNED_GRID):
+        return None
+    if kind in NAMED:
+        return parse_policy(name)
+    if kind in FILES:
+        return FILES[kind](Path(rest).expanduser())
+    depth, _, size = rest.partition(":")
+    if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
+        raise InputError(
+            f"unknown method {name!r}; use none, static:D:V (for example static:4:16), tuned, grid, "
+            f"bundle:FOLDER, controller:FILE, grid:FILE, {', '.join(NAMED)}, chain:K, chain:heuristic, "
+            f"chain:specdecpp, {TRANSFORMERS}, {ASSISTED} or {LOOKUP}"
+        )
+    return Static(int(depth), int(size))
+
+
+def option_files(name: str) -> list[Path]:
+    """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
+    kind, *options = name.removeprefix(f"{CHAIN}:").split(":")
+    folders = [Path(option.removeprefix("model=")).expanduser() for option in options if option.startswith("model=")]
+    if name.startswith(f"{CHAIN}:specdecpp") and not folders:
+        folders = [shipped_chain() / ACCEPTANCE]
+    elif kind in NETWORKS and not folders:
+        folders = [shipped_baseline(kind)]
+    return [file for folder in folders for file in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))]
+
+
+def check_tree(decoder: Decoder, method: TreeMethod) -> None:
+    """Checks that a decoder can decode this way.
+
+    Raises:
+        InputError: a policy that does not fit, or there is no draft or no learned policy where one is needed.
+    """
+    if method.spec == TUNED and not isinstance(decoder.policy, Learned):
+        raise InputError(NOT_TUNED)
+    check_policy(decoder, method.policy)
+    decoder.speculation(method.policy)
+
+
+def best_static(decoder: Decoder) -> Static:
+    """The best static tree of the search that `ltd tune` made for this target, draft and machine.
+
+    Raises:
+        InputError: there is none.
+    """
+    stored = find_bundle(setting_of(decoder), decoder.target.device)
+    best = None if stored is None else load_bundle(stored.folder).training.get(BEST_STATIC)
+    if best is None:
+        raise InputError(NO_GRID)
+    return Static(*best)
+
+
+def split_label(name: str) -> tuple[str, str]:
+    """The label that a method has in tables, and the method: of `LABEL=METHOD`, or both the same."""
+    label, equals, spec = name.partition("=")
+    return (label, spec) if equals and ":" not in label else (name, name)
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with "paper" replaced by the paper's rows."""
+    return tuple(name for given in names for name in (PAPER_METHODS if given == PAPER else (given,)))

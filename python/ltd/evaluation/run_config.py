@@ -1,0 +1,101 @@
+"""What `ltd eval` and `ltd check` share: what to ask, whom, and what the answers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ltd.chains.acceptance_files import draft_hash
+from ltd.common.files import file_hash
+from ltd.common.journal import Record
+from ltd.common.machine import machine_facts
+from ltd.drafts.opening import find_head, head_hash
+from ltd.errors import InputError
+from ltd.evaluation.answerers import find_chain
+from ltd.evaluation.methods import NOT_TUNED, TUNED, TUNED_GRID, Method
+from ltd.evaluation.questions import TASKS, Question, fingerprint
+from ltd.policies.learned.bundle import FACTS
+from ltd.policies.learned.store import find_bundle
+from ltd.policy_choice import expected_setting
+from ltd.target.device import resolve_device, resolve_dtype
+
+T = TypeVar("T")
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Which questions, which model, and where the results go.
+
+    Attributes:
+        data_dir: holds `{task}/question.jsonl`.
+        out: where the results go; a rerun to the same place goes on where the last one was.
+        tasks: task names.
+        limit: only the first so many questions of every task; None for all.
+        max_new_tokens: per turn.
+        target, draft, dtype, threads: as for `ltd.load`.
+    """
+
+    data_dir: Path
+    out: Path
+    tasks: tuple[str, ...] = TASKS
+    limit: int | None = None
+    max_new_tokens: int = 128
+    target: str | None = None
+    draft: str | None = None
+    dtype: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads is {self.threads}; it must be at least 1")
+
+
+def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
+    """Every turn with every method: turn by turn, each starting one method further on than the one before."""
+    return [
+        (turn, methods[(place + step) % len(methods)])
+        for place, turn in enumerate(turns)
+        for step in range(len(methods))
+    ]
+
+
+def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
+    """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
+    values = {**dataclasses.asdict(config), **machine_facts()}
+    head = find_head(config.draft)
+    values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
+    values["threads"] = config.threads or values["threads"]
+    values["draft_sha256"] = head_hash(head)
+    methods = [Method.parse(name) for name in [*values.get("methods", ()), values.get("method")] if name is not None]
+    if hashes := {method.name: found for method in methods if (found := hash_files(method, config))}:
+        values["policies_sha256"] = hashes
+    if any(method.needs_chain for method in methods):
+        values["chain_sha256"] = draft_hash(find_chain(values["chain"]))
+    values["questions"] = fingerprint(questions)
+    kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
+    settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back
+    return settings
+
+
+def hash_files(method: Method, config: RunConfig) -> str | list[str | None] | None:
+    """Hashes of the files that say what a method decides; None where its name does."""
+    files = [tuned_folder(config) / FACTS] if method.spec in (TUNED, TUNED_GRID) else method.files
+    hashes = [file_hash(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashes or None
+
+
+def tuned_folder(config: RunConfig) -> Path:
+    """The bundle that `ltd.load` takes by default, or InputError if it would take none."""
+    device = resolve_device(None)
+    setting = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
+    stored = None if setting is None else find_bundle(setting, device)
+    if stored is None:
+        raise InputError(NOT_TUNED)
+    return stored.folder

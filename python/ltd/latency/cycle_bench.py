@@ -1,0 +1,250 @@
+"""The decoder's own cycles, timed part by part, with trees of chosen sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, cycle
+
+import torch
+
+from ltd.decoding.acceptance import MAX_GAIN, accept_greedy
+from ltd.decoding.decoder import Decoder
+from ltd.decoding.gain import Accepted, Gain
+from ltd.decoding.request import Request
+from ltd.decoding.statistics import Statistics, Stopwatch
+from ltd.decoding.stopping import StopRule, take
+from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.errors import InputError
+from ltd.tree import MAX_DEPTH, MAX_SIZE, DraftTree, candidate_count
+
+LENGTHS = (64, 256, 512, 1024)
+SIZES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 200, 240)
+GAINS = (1, 2, 4, 8, MAX_GAIN)
+Key = tuple[str, int, int]  # part, size, length
+Samples = dict[Key, list[float]]
+Taken = Iterable[tuple[Key, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Args:
+        lengths: context lengths in tokens; None takes 64, 256, 512 and 1024, as far as the context goes.
+        sizes: candidates to verify, without the root; those that no tree of this draft can have are left out.
+        gains: tokens that the draft reads at the beginning of a cycle.
+        depth: how deep to draft, 1 … 12.
+        seconds: about how long to measure; every point is measured three times at least, however long that takes.
+        seed: of the prompt and of the order.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    lengths: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] = SIZES
+    gains: tuple[int, ...] = GAINS
+    depth: int = MAX_DEPTH
+    seconds: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise InputError(f"seconds {self.seconds} is out of range; it must be a positive number")
+        check_range("size", self.sizes, 0, MAX_SIZE)
+        check_range("gain", self.gains, 1, MAX_GAIN)
+        check_range("depth", (self.depth,), 1, MAX_DEPTH)
+
+    def lengths_for(self, max_length: int) -> list[int]:
+        """The lengths, in order, for a decoder whose prompts and answers have at most so many tokens together."""
+        least, most = max(self.gains), max_length - 1
+        if most < least:
+            raise InputError(f"max_length {max_length} is too short to measure at; it must be at least {least + 1}")
+        if self.lengths is None:
+            return sorted({max(least, min(length, most)) for length in LENGTHS})
+        check_range("length", self.lengths, least, most)
+        return sorted(set(self.lengths))
+
+    def sizes_for(self, width: int) -> list[int]:
+        """The sizes, in order, that a tree of this beam width can have at the full depth."""
+        most = candidate_count(width, self.depth)
+        check_range("smallest size", (min(self.sizes),), 0, most)
+        return sorted({size for size in self.sizes if size <= most})
+
+
+def check_range(name: str, values: tuple[int, ...], low: int, high: int) -> None:
+    """Raises InputError unless there are values and all of them are in the range."""
+    if not values:
+        raise InputError(f"there is no {name} to measure at; name at least one")
+    for value in values:
+        if not low <= value <= high:
+            raise InputError(f"{name} {value} is out of range; it must be {low} … {high}")
+
+
+@dataclass(slots=True)
+class OrderedSize:
+    """A policy that drafts to the full depth and has verified what it is told to.
+
+    The limits of its trees stay the same whatever the size, as with a policy that learns, so buffers are kept.
+    """
+
+    max_depth: int
+    max_size: int
+    size: int = 0
+
+    def start(self, batch: int) -> OrderedSize:
+        """Itself: the order holds for the next cycle of any call."""
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        """Nothing is kept of any sequence."""
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        """Always."""
+        return True
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        """Yes, up to the full depth."""
+        return True
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        """What was ordered."""
+        return self.size
+
+
+class LapLog(Stopwatch):
+    """A stopwatch that also keeps every lap: its part and its seconds. It starts when the device is idle."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(Statistics(), device)
+        self.laps: list[tuple[str, float]] = []
+        self.lap("other")  # what is still running on a GPU
+        self.laps.clear()
+
+    def lap(self, part: str) -> None:
+        """Ends a part, as in the decoder."""
+        begun = self.last
+        super().lap(part)
+        self.laps.append((part, self.last - begun))
+
+
+class CycleBench:
+    """Runs the decoder's cycles and prefills at chosen sizes and lengths, and says what their parts took.
+
+    Args:
+        decoder: whose target and draft are measured; its own settings do not count, only its max_length.
+        plan: what to measure.
+
+    Raises:
+        InputError: as for `calibrate`.
+
+    Attributes:
+        lengths: context lengths, in order.
+        grid: the sizes of every part, in order.
+    """
+
+    def __init__(self, decoder: Decoder, plan: Plan) -> None:
+        if not isinstance(decoder.draft, Eagle3Draft):
+            raise InputError("calibration measures drafting beside decoding, so it needs an EAGLE-3 head as draft")
+        self.target, self.draft, self.max_length = decoder.target, decoder.draft, decoder.max_length
+        self.lengths, sizes = plan.lengths_for(self.max_length), plan.sizes_for(self.draft.width)
+        self.grid = {
+            "begin": sorted(set(plan.gains)),
+            "expand": list(range(1, plan.depth + 1)),
+            "verify": sizes,
+            "other": sizes,
+            "plain": [0],
+            "prefill": [0],
+        }
+        self.policy = OrderedSize(plan.depth, max(sizes))
+        # Two decoders, because each keeps the buffers of one kind of tree.
+        self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length)
+        self.plain = Decoder(self.target, max_length=self.max_length)
+        self.gains = {length: cycle(self.grid["begin"]) for length in self.lengths}
+        generator = torch.Generator().manual_seed(plan.seed)
+        # One more than the longest context: the root.
+        self.text = torch.randint(self.target.vocab_size, (self.lengths[-1] + 1,), generator=generator)
+        self.capacity = self.request(self.drafting, self.lengths[-1]).capacity
+        self.features = self.read_features()
+
+    def points(self) -> list[partial[Taken]]:
+        """Everything to measure, as calls that give what the parts took."""
+        return [
+            *(
+                partial(self.time_cycle, size, length, gains)
+                for length, gains in self.gains.items()
+                for size in self.grid["verify"]
+            ),
+            *(partial(self.time_plain, length) for length in self.lengths),
+            *(partial(self.time_prefill, length) for length in self.lengths),
+        ]
+
+    def time_cycle(self, size: int, length: int, gains: Iterator[int]) -> Taken:
+        """A cycle that drafts to the full depth and verifies so many candidates, after the next of the gains."""
+        count, self.policy.size = next(gains), size
+        request = self.request(self.drafting, length)
+        with self.target.session(1, self.capacity):
+            assert request.speculation is not None
+            request.speculation.start(1, self.capacity)
+            assert self.target.cache is not None and self.draft.cache is not None
+            # Nothing is read again: the rows hold some text's keys and values, and time does not depend on which.
+            self.target.cache.advance([length])
+            self.draft.cache.advance([length - count])
+            laps = self.run_cycle(self.drafting, request, self.gain(length, count))
+        begin, *expansions = [seconds for part, seconds in laps if part == "draft"]
+        verify = sum(seconds for part, seconds in laps if part == "verify")
+        other = sum(seconds for part, seconds in laps if part not in ("draft", "verify"))
+        levels = ((("expand", level, length), seconds) for level, seconds in enumerate(expansions, 1))
+        rest = ((("verify", size, length), verify), (("other", size, length), other))
+        return chain([(("begin", count, length), begin)], levels, rest)
+
+    def time_plain(self, length: int) -> Taken:
+        """A cycle of plain decoding."""
+        with self.target.session(1, self.capacity, tap=False):
+            assert self.target.cache is not None
+            self.target.cache.advance([length])
+            laps = self.run_cycle(self.plain, self.request(self.plain, length), self.gain(length, 1))
+        return [(("plain", 0, length), sum(seconds for _, seconds in laps))]
+
+    def time_prefill(self, length: int) -> Taken:
+        """Reading a prompt, the draft's part included."""
+        request = self.request(self.drafting, length)
+        with self.target.session(1, self.capacity):
+            watch = LapLog(self.target.device)
+            self.drafting.prefill(request)
+            watch.lap("prefill")
+        return [(("prefill", 0, length), watch.laps[0][1])]
+
+    def run_cycle(self, decoder: Decoder, request: Request, gain: Gain) -> list[tuple[str, float]]:
+        """One cycle, from the last gain to the tokens that come out; its laps."""
+        watch = LapLog(self.target.device)
+        accepted = decoder.cycle(request, [0], gain, watch).accepted
+        take([0], accepted.token_lists, request.answers, request.stops)
+        watch.lap("other")
+        return watch.laps
+
+    def request(self, decoder: Decoder, length: int) -> Request:
+        """A greedy request with a prompt of so many tokens."""
+        prompts = [self.text[:length].tolist()]
+        stops = StopRule.usual(prompts, (), MAX_GAIN, self.max_length)
+        return Request(prompts, accept_greedy, stops, decoder.speculation())
+
+    def read_features(self) -> torch.Tensor:
+        """(1, n, F * Ht): the target's features of the longest context."""
+        with self.target.session(1, self.capacity):
+            features = self.target.prefill(0, self.text[:-1].to(self.target.device)).features
+        assert features is not None
+        return features
+
+    def gain(self, length: int, count: int) -> Gain:
+        """A last gain of so many tokens, the last of which is the root at position `length`."""
+        device = self.target.device
+        path = torch.zeros(1, MAX_GAIN, dtype=torch.int32, device=device)
+        tokens = torch.zeros(1, MAX_GAIN, dtype=torch.int64, device=device)
+        tokens[0, :count] = self.text[length - count + 1 : length + 1].to(device)
+        gained = torch.tensor([count], dtype=torch.int32, device=device)
+        accepted = Accepted(path, tokens, gained, [count], tokens[:, :count].tolist())
+        return Gain(accepted, self.features[:, length - count : length].contiguous())

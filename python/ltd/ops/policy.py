@@ -1,0 +1,112 @@
+"""A policy's observation and network in one call. Words and errors: see `ltd.ops`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ltd.ops.library import operator
+
+_depth_action = operator("depth_action")
+_size_action = operator("size_action")
+_summary_decision = operator("summary_decision")
+
+
+def depth_action(
+    scores: Tensor,
+    lengths: Tensor,
+    depth: int,
+    score_slots: int,
+    repeats: int,
+    weights: Sequence[Tensor],
+    uses_tanh: bool = False,
+) -> Tensor:
+    """The depth policy's action: its observation and its network in one go.
+
+    The observation is [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x
+    repeats] (paper: 100 slots, 14 repeats).
+
+    Args:
+        scores: float32 (B, n), n <= score_slots: of the newest level.
+        lengths: int32 (B,).
+        depth: levels drafted, as the policy was trained with.
+        weights: w0, b0, w1, b1, … float32, w (outputs, inputs) contiguous.
+        uses_tanh: what is between the layers is tanh, not ReLU.
+
+    Returns:
+        int32 (B,), index of the largest output, the smallest such.
+    """
+    action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh)
+    return action
+
+
+def size_action(
+    scores: Tensor,
+    lengths: Tensor,
+    depth: int,
+    score_slots: int,
+    repeats: int,
+    weights: Sequence[Tensor],
+    uses_tanh: bool = False,
+) -> Tensor:
+    """The size policy's action, as `depth_action`; the scores are those of all candidates so far.
+
+    The paper's observation has 1210 slots and 29 repeats.
+    """
+    action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh)
+    return action
+
+
+def summary_decision(
+    scores: Tensor,
+    count: int,
+    newest_from: int,
+    lengths: Tensor,
+    depth: int,
+    best: int,
+    newest: int,
+    recents: Tensor | None,
+    states: Tensor | None,
+    weights: Tensor,
+    depth_layers: Sequence[int],
+    size_layers: Sequence[int],
+    uses_tanh: bool,
+    actions: Tensor,
+) -> None:
+    """The actions of a depth and a size policy that read the same summary: observation and both networks in one go.
+
+    `ltd.policies.learned.observation.Summary` says what the observation is and builds the same one for training.
+
+    Args:
+        scores: float32 (B, C), of which the first `count` are the candidates so far.
+        count: 0 … C.
+        newest_from: where the newest level begins, 0 … count.
+        lengths: int32 (B,).
+        depth: expansions so far, 0 … 12.
+        best, newest: how many of the best scores of all and of the newest level it shows, 1 … 64.
+        recents: float32 (B, R). None: R = 0.
+        states: float32, float16 or bfloat16 (B, 1, H). None: H = 0.
+        weights: float32 (n,): every layer's weight (outputs, inputs) and then its bias, layer by layer, first the depth
+            network's, then the size network's.
+        depth_layers, size_layers: outputs of each layer, up to 8; empty without a network.
+        uses_tanh: what is between the layers of both is tanh, not ReLU.
+        actions: int32 (B, 2), written: the depth network's action and the size network's: the index of the largest
+            output, the smallest such; 0 without a network.
+    """
+    _summary_decision(
+        scores,
+        count,
+        newest_from,
+        lengths,
+        depth,
+        best,
+        newest,
+        recents,
+        states,
+        weights,
+        depth_layers,
+        size_layers,
+        uses_tanh,
+        actions,
+    )

@@ -1,0 +1,1 @@
+"""Other people's learned rules, and what they are made of."""

@@ -1,0 +1,63 @@
+"""Disco: draft deeper while a classifier expects the newest level's best candidate to be accepted.
+
+Mamou et al. 2024, "Dynamic Speculation Lookahead Accelerates Speculative Decoding of Large Language Models" (arXiv
+2405.04304), as Learning to Draft runs it on the trees of EAGLE-3: a network of one hidden layer, 128 wide, reads of
+the best-scored candidate of the newest level
+
+    its probability under the draft given its parent, the entropy of that distribution, and its level,
+
+and drafting stops when P(accepted) < threshold. The size is fixed. The threshold is 0.5, as the classes were balanced
+in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltd.policies.base import FixedSize
+from ltd.policies.baselines.classifier import Classifier, disco_features, on_device
+from ltd.policies.baselines.files import SHIPPED, find_baseline
+from ltd.policies.tree_signals import best_of_newest, check_threshold
+from ltd.tree import DraftTree, check_tree_limits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Disco(FixedSize):
+    """The policy; keeps nothing between cycles. A batch goes by the mean of its sequences' chances.
+
+    Args:
+        classifier: reads `disco_features`.
+        threshold: drafting stops below it, 0 … 1.
+        max_depth: the deepest tree.
+        size: candidates to verify.
+        head_sha256: hash of the draft head that it was trained for; None fits any.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    classifier: Classifier
+    threshold: float = 0.5
+    max_depth: int = 12
+    size: int = 60
+    head_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        check_tree_limits(1, self.max_depth, self.size)
+        check_threshold(self.threshold)
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        """Whether the best candidate of the newest level will probably be accepted."""
+        on_device(self.classifier, tree.scores)
+        chances = self.classifier.chance(disco_features(*best_of_newest(tree)))
+        return bool(chances.mean() >= self.threshold)
+
+    def __str__(self) -> str:
+        return f"Disco, threshold {self.threshold:g}, depth up to {self.max_depth}, size {self.size}"
+
+
+def disco(model: str = SHIPPED, threshold: float = 0.5, max_depth: int = 12, size: int = 60) -> Disco:
+    """The policy with the classifier in a folder of `ltd train-baseline disco`, or the one that comes with ltd."""
+    baseline = find_baseline("disco", model)
+    assert isinstance(baseline.network, Classifier)
+    return Disco(baseline.network, threshold, max_depth, size, baseline.head_sha256)

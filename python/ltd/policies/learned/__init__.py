@@ -1,0 +1,1 @@
+"""Learned policies: what they read, their networks, their files, and how they decide."""

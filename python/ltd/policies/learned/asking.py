@@ -1,0 +1,158 @@
+"""Asks a learned policy's networks what to do with a tree.
+
+Every question comes right after a forward that has driven nearly all else out of the processor's caches, so that each
+object on the way costs time: what does not change within a call is looked up once, when the asker is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ltd import ops
+from ltd._C import SummaryAsker
+from ltd.errors import InputError
+from ltd.policies.learned.network import Network
+from ltd.policies.learned.observation import Layout, Summary
+from ltd.tree import DraftTree
+
+# Tree, depth and recents → the depth network's action and the size network's, for a network that is not asked 0.
+Asker = Callable[[DraftTree, int, torch.Tensor], tuple[int, int]]
+
+
+def askers(depth: Network | None, size: Network | None, batch: int) -> tuple[Asker | None, Asker | None, bool]:
+    """What asks the depth network, and what asks the size network; None without.
+
+    Returns:
+        both, and whether the first one asks the size network as well: where the two read the same summary, this costs
+        next to nothing.
+    """
+    ask_size = None if size is None else _asker(None, size, batch)
+    if depth is None:
+        return None, ask_size, False
+    asks_both = size is not None and isinstance(size.layout, Summary) and _reads_as(size) == _reads_as(depth)
+    return _asker(depth, size if asks_both else None, batch), ask_size, asks_both
+
+
+def _reads_as(network: Network) -> tuple[Layout | Summary, bool]:
+    """What networks that are asked at once have in common."""
+    return network.layout, network.uses_tanh
+
+
+def _asker(depth: Network | None, size: Network | None, batch: int) -> Asker:
+    """Asks one network, or both about the same summary."""
+    network = depth or size
+    assert network is not None
+    layout = network.layout
+    if isinstance(layout, Summary):
+        return _summary_asker(layout, depth, size, network.uses_tanh, batch)
+    return _depth_asker(layout, network) if size is None else _size_asker(layout, network)
+
+
+def _summary_asker(layout: Summary, depth: Network | None, size: Network | None, uses_tanh: bool, batch: int) -> Asker:
+    networks = [() if network is None else network.weights for network in (depth, size)]
+    depth_layers, size_layers = ([len(bias) for bias in weights[1::2]] for weights in networks)
+    weights = torch.cat([weight.flatten() for weights in networks for weight in weights])
+    if weights.is_cpu:
+        return _direct_asker(layout, weights, depth_layers, size_layers, uses_tanh)
+    return _operator_asker(layout, weights, depth_layers, size_layers, uses_tanh, batch)
+
+
+def _direct_asker(
+    layout: Summary, weights: torch.Tensor, depth_layers: list[int], size_layers: list[int], uses_tanh: bool
+) -> Asker:
+    """On the CPU, where torch's dispatcher would take longer than the answer."""
+    numbers = layout.best, layout.newest, layout.recents, layout.states
+    ask_both, states = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh).ask, layout.states
+
+    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+        counts, levels = tree.counts, tree.levels
+        return ask_both(
+            tree.scores,
+            counts[levels],
+            counts[levels - 1] if levels else 0,
+            tree.lengths,
+            depth,
+            recents,
+            _root_states(tree, states) if states else None,
+        )
+
+    return ask
+
+
+def _operator_asker(
+    layout: Summary,
+    weights: torch.Tensor,
+    depth_layers: list[int],
+    size_layers: list[int],
+    uses_tanh: bool,
+    batch: int,
+) -> Asker:
+    """On other devices."""
+    actions = torch.zeros(batch, 2, dtype=torch.int32, device=weights.device)
+
+    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+        ops.summary_decision(
+            tree.scores,
+            tree.candidates,
+            tree.newest_from,
+            tree.lengths,
+            depth,
+            layout.best,
+            layout.newest,
+            recents.to(weights.device) if layout.recents else None,
+            _root_states(tree, layout.states) if layout.states else None,
+            weights,
+            depth_layers,
+            size_layers,
+            uses_tanh,
+            actions,
+        )
+        goes, step = map(upper_median, zip(*actions.tolist(), strict=True))
+        return goes, step
+
+    return ask
+
+
+def _depth_asker(layout: Layout, network: Network) -> Asker:
+    """In the paper's layout, of the newest level."""
+    slots, repeats, weights, uses_tanh = layout.slots, layout.repeats, network.weights, network.uses_tanh
+
+    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+        scores = tree.newest_scores
+        return upper_median(
+            ops.depth_action(scores, tree.lengths, depth, slots, repeats, weights, uses_tanh).tolist()
+        ), 0
+
+    return ask
+
+
+def _size_asker(layout: Layout, network: Network) -> Asker:
+    """In the paper's layout, of all candidates."""
+    slots, repeats, weights, uses_tanh = layout.slots, layout.repeats, network.weights, network.uses_tanh
+
+    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+        scores = tree.scores[:, : tree.candidates]
+        return 0, upper_median(
+            ops.size_action(scores, tree.lengths, depth, slots, repeats, weights, uses_tanh).tolist()
+        )
+
+    return ask
+
+
+def _root_states(tree: DraftTree, size: int) -> torch.Tensor:
+    """(B, 1, H): what the draft says at the roots. Raises InputError if the policy reads something else."""
+    states = tree.root_states
+    if states is None or states.shape[2] != size:
+        found = "has none" if states is None else f"has {states.shape[2]}"
+        raise InputError(
+            f"the policy reads {size} numbers of the draft's state, but this draft {found}; use a policy made for this "
+            "draft"
+        )
+    return states
+
+
+def upper_median(answers: Sequence[int]) -> int:
+    """One answer for a batch."""
+    return sorted(answers)[len(answers) // 2]

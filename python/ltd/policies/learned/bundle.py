@@ -1,0 +1,208 @@
+"""Policy bundles: a folder with learned policies and what they were made for.
+
+`policy.json` says what the policies decide about, what their networks read, what they were made for and how they were
+trained; `policy.safetensors` holds the networks' weights: `depth.w0`, `depth.b0`, … and `size.w0`, … Nothing in a
+bundle is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ltd.common.files import write_bytes, write_text
+from ltd.common.trained_folder import read_facts, read_weights
+from ltd.errors import InputError
+from ltd.policies.learned.allowance import Costs
+from ltd.policies.learned.network import ACTIVATIONS, Network
+from ltd.policies.learned.observation import DEPTH_UNIT, LEAST_RANKED, LENGTH_UNIT, RANKED_UNIT, Layout, Summary
+from ltd.policies.learned.policy import Learned
+from ltd.policies.learned.recency import RATES, START
+from ltd.policies.learned.setting import Setting
+
+FORMAT, SCHEMA = "ltd-policy", 1
+FACTS, WEIGHTS = "policy.json", "policy.safetensors"
+BEST_STATIC = "best_static"  # in the facts of the training: depth and size of the best static tree on its questions
+# What the operators compute for either observation; a network trained with anything else would be misread.
+FIXED: dict[str, dict[str, Any]] = {
+    "scores": {"length_unit": LENGTH_UNIT, "depth_unit": DEPTH_UNIT},
+    "summary": {
+        "length_unit": LENGTH_UNIT,
+        "ranked_unit": RANKED_UNIT,
+        "least_ranked": LEAST_RANKED,
+        "recent_rates": list(RATES),
+        "recent_start": START,
+    },
+}
+KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs", "objective"}
+KEYS |= {"training", "validation", "versions", "weights_sha256"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Learned policies with their history.
+
+    Attributes:
+        policy: what decides, and what it was made for.
+        objective: what training maximised, for example "renewal"; None is unknown.
+        training: settings of the training, as JSON values.
+        validation: numbers measured with these policies, as JSON values.
+        versions: of the programs that made it.
+    """
+
+    policy: Learned
+    objective: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(
+        default_factory=lambda: {"ltd": version("ltd"), "torch": str(torch.__version__)}
+    )
+
+
+def save_bundle(bundle: Bundle, folder: str | Path) -> None:
+    """Writes a bundle; every file under a temporary name first, and `policy.json`, which names the weights, last.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder, policy = Path(folder), bundle.policy
+    networks = {"depth": policy.depth_network, "size": policy.size_network}
+    tensors = {
+        f"{name}.{'wb'[place % 2]}{place // 2}": tensor.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for place, tensor in enumerate(network.weights if network is not None else ())
+    }
+    weights = save(tensors)
+    values = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "made_for": asdict(policy.made_for),
+        "depth_limit": policy.depth_limit,
+        "min_depth": policy.min_depth,
+        "sizes": list(policy.sizes),
+        **{f"{name}_network": None if net is None else _network_facts(net) for name, net in networks.items()},
+        "costs": None if policy.costs is None else asdict(policy.costs),
+        "objective": bundle.objective,
+        "training": dict(bundle.training),
+        "validation": dict(bundle.validation),
+        "versions": dict(bundle.versions),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / WEIGHTS, weights)
+        write_text(folder / FACTS, json.dumps(values, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write the policy bundle {folder}: {error}") from error
+
+
+def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
+    """Reads a bundle, its weights to a device.
+
+    Raises:
+        InputError: anything that is not a whole and consistent bundle; the message names the folder and says why.
+    """
+    folder = Path(folder)
+    try:
+        values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS)
+        tensors = read_weights(folder / WEIGHTS, _get(values, "weights_sha256", str), FACTS, device)
+        policy = Learned(
+            made_for=_setting(_get(values, "made_for", dict)),
+            depth_limit=_get(values, "depth_limit", int),
+            sizes=tuple(_whole_numbers(values, "sizes")),
+            depth_network=_network(values, "depth", tensors),
+            size_network=_network(values, "size", tensors),
+            min_depth=_get(values, "min_depth", int),
+            costs=None if values["costs"] is None else _costs(_get(values, "costs", dict)),
+        )
+        if tensors:
+            raise InputError(f"{WEIGHTS} holds tensors that no network has: {', '.join(sorted(tensors))}")
+        return Bundle(
+            policy,
+            None if values["objective"] is None else _get(values, "objective", str),
+            *(_get(values, name, dict) for name in ("training", "validation", "versions")),
+        )
+    except InputError as error:
+        raise InputError(f"the policy bundle {folder} cannot be used: {error}") from error
+
+
+def _network(values: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> Network | None:
+    """The network of that name, whose tensors it takes out of the dictionary; None if there is none."""
+    if values[f"{name}_network"] is None:
+        return None
+    facts = _get(values, f"{name}_network", dict)
+    layout = _layout(facts, name)
+    if (activation := facts.get("activation")) not in ACTIVATIONS:
+        raise InputError(
+            f"activation of its {name} network is {activation!r}, but must be one of {', '.join(ACTIVATIONS)}"
+        )
+    layers = range(sum(tensor.startswith(f"{name}.w") for tensor in tensors))
+    names = [f"{name}.{kind}{layer}" for layer in layers for kind in "wb"]
+    if missing := [tensor for tensor in names if tensor not in tensors]:
+        raise InputError(f"{WEIGHTS} lacks {', '.join(missing)}")
+    try:
+        return Network(layout, tuple(tensors.pop(tensor) for tensor in names), activation)
+    except InputError as error:
+        raise InputError(f"its {name} network: {error}") from error
+
+
+def _network_facts(network: Network) -> dict[str, Any]:
+    """What `policy.json` says of a network."""
+    kind = "summary" if isinstance(network.layout, Summary) else "scores"
+    return {"observation": kind, **asdict(network.layout), **FIXED[kind], "activation": network.activation}
+
+
+def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
+    """The layout of the network of that name."""
+    kind = facts.get("observation")
+    if not isinstance(kind, str) or kind not in FIXED:
+        raise InputError(f"observation of its {name} network is {kind!r}, but must be one of {', '.join(FIXED)}")
+    for key, wanted in FIXED[kind].items():
+        if facts.get(key) != wanted:
+            raise InputError(f"{key} of its {name} network is {facts.get(key)!r}, but must be {wanted!r}")
+    layout = Summary if kind == "summary" else Layout
+    return layout(**{field.name: _get(facts, field.name, int) for field in fields(layout)})
+
+
+def _costs(values: dict[str, Any]) -> Costs:
+    """The costs; JSON's whole numbers are numbers too."""
+
+    def number(value: Any) -> float:
+        is_whole = type(value) is int and abs(value) < 2**53  # a larger one may not fit into a float
+        return float(value) if is_whole else _get({"a cost": value}, "a cost", float)
+
+    verify = tuple(number(cost) for cost in _get(values, "verify", list))
+    return Costs(number(values.get("begin")), number(values.get("expand")), verify)
+
+
+def _setting(values: dict[str, Any]) -> Setting:
+    kinds: dict[str, type] = dict.fromkeys(("width", "vocab_size", "hidden_size", "layers", "threads"), int)
+    kinds |= dict.fromkeys(("target", "head_sha256", "hardware", "dtype"), str)
+    if unknown := values.keys() - kinds.keys():
+        raise InputError(f"made_for holds what this version of ltd does not know: {', '.join(sorted(unknown))}")
+    _get(values, "width", int)
+    known: dict[str, Any] = {name: _get(values, name, kinds[name]) for name in values if values[name] is not None}
+    return Setting(**known)
+
+
+def _whole_numbers(values: dict[str, Any], name: str) -> list[int]:
+    numbers = _get(values, name, list)
+    return [_get({name: number}, name, int) for number in numbers]
+
+
+def _get(values: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """A value of a kind. Raises InputError if it is missing or something else."""
+    value = values.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}, but must be of type {kind.__name__}")
+    return value

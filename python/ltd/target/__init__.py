@@ -1,0 +1,1 @@
+"""The model that is accelerated: found, loaded, and verified with."""

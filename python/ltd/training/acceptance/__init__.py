@@ -1,0 +1,1 @@
+"""Training an acceptance head for chains, `ltd train-acceptance`."""

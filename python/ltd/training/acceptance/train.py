@@ -1,0 +1,108 @@
+"""`train_acceptance`: from the conversations of a run to a finished acceptance head."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from ltd.chains.acceptance_files import FACTS, draft_hash, save_acceptance
+from ltd.chains.model_files import chain_for_transformers, read_chain
+from ltd.common.files import write_text
+from ltd.common.shards import shard_files
+from ltd.errors import InputError
+from ltd.policies.baselines.acceptance_head import AcceptanceHead
+from ltd.target.device import resolve_training_dtype
+from ltd.target.locate import DEFAULT_TARGET
+from ltd.target.model import load_model
+from ltd.training.acceptance.config import AcceptanceConfig
+from ltd.training.acceptance.loop import measure, train_head
+from ltd.training.acceptance.samples import Reader, answer_positions, cache_samples, load_samples
+from ltd.training.data.conversations import Conversation, load_conversations
+
+CHECKPOINT, CONFIG = "checkpoint.pt", "config.json"
+PARTS = ("training", "held_out")
+
+
+def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
+    """Trains an acceptance head for a chain draft, see `acceptance_data` and `acceptance_loop`.
+
+    Writes into `config.out`: `config.json`, `samples/` (a cache, may be deleted afterwards), `checkpoint.pt`, and the
+    head (`ltd.chains.acceptance_files`). Run again with the same settings, it goes on where it was stopped; a finished
+    run only returns.
+
+    Returns:
+        the held-out numbers of `measure`.
+
+    Raises:
+        InputError: the draft, the run or the target cannot be used, or `out` holds another training.
+    """
+    out, draft = Path(config.out), Path(config.draft)
+    conversations = choose_texts(config)
+    claim_folder(config, out)
+    if (out / FACTS).exists():
+        finished: dict[str, Any] = json.loads((out / FACTS).read_text())["held_out"]
+        return finished
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = torch.device("cpu")
+    target = load_model(config.target, resolve_training_dtype(config.dtype, device), device)
+    chain, files = chain_for_transformers(draft, target.model), read_chain(draft)
+    reader = Reader(target.model, chain, files.words, config.mixing)
+    for number, part in enumerate(PARTS):
+        cache_samples(reader, conversations[part], out / "samples" / part, 2 * config.seed + number)
+    training, held_out = (load_samples(out / "samples" / part) for part in PARTS)
+    if min(len(training.labels), len(held_out.labels)) == 0:
+        raise InputError(f"{config.run} gives no drafted tokens to train or to measure on; use more --tokens")
+    torch.manual_seed(config.seed)
+    head = AcceptanceHead(training.states.size(1), config.width)
+    losses = train_head(head, training, config, out / CHECKPOINT)
+    found = measure(head, held_out, config.weight)
+    report = {
+        "target": DEFAULT_TARGET if config.target is None else Path(config.target).name,
+        "choices": config.choices(),
+        "training": {"tokens": len(training.labels), "losses": [round(loss, 4) for loss in losses]},
+        "held_out": found,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    save_acceptance(head, out, draft_hash(draft), report)
+    return found
+
+
+def choose_texts(config: AcceptanceConfig) -> dict[str, list[Conversation]]:
+    """The first conversations of the run that together have `config.tokens` answer tokens, in two parts."""
+    data = Path(config.run) / "data"
+    if not shard_files(data):
+        raise InputError(f"{config.run} holds no conversations; give the folder of an ltd train-draft run")
+    parts: dict[str, list[Conversation]] = {part: [] for part in PARTS}
+    left = config.tokens
+    for conversation in load_conversations(data):
+        if left > 0 and len(answer_positions(conversation)) > 0:
+            parts[PARTS[conversation.is_held_out(config.held_out)]].append(conversation)
+            left -= len(answer_positions(conversation))
+    if not all(parts.values()):
+        raise InputError(
+            f"{config.tokens} tokens of {config.run} leave no conversation to train or to measure on; use more tokens"
+        )
+    return parts
+
+
+def claim_folder(config: AcceptanceConfig, out: Path) -> None:
+    """Make the folder this training's, or raise InputError if it is another's."""
+    file, mine = out / CONFIG, {**config.choices(), "draft_hash": draft_hash(config.draft)}
+    if file.exists():
+        stored = json.loads(file.read_text())
+        if different := [name for name, value in mine.items() if stored.get(name) != value]:
+            name = different[0]
+            raise InputError(
+                f"{out} was started with {name} = {stored.get(name)!r}, but this run says {mine[name]!r};"
+                " use the same value or another folder"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty and holds no training of an acceptance head; give a new or empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(mine, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""What drafts are trained on: conversations that the target writes, and its features."""

@@ -1,0 +1,81 @@
+"""From conversations to batches, in an order that depends on nothing but the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ltd.training.data.conversations import Conversation, learned_roles
+from ltd.training.data.features import FeatureReader
+
+# Matrix libraries make a kernel for every new shape, so there should be few.
+ROUND_TO = 64
+
+
+@dataclass(slots=True)
+class Batch:
+    """Conversations, one behind the other; n tokens in all.
+
+    tokens (n,) int64; learned (n,) bool, whether a token is to be predicted; features (n,F*Ht) and final (n,Ht)
+    bfloat16; best (n,) int64, the target's most likely token after each; sizes: tokens of every conversation.
+    """
+
+    tokens: Tensor
+    learned: Tensor
+    features: Tensor
+    final: Tensor
+    best: Tensor
+    sizes: list[int]
+
+    @property
+    def positions(self) -> Tensor:
+        """Every token's place in its conversation (n,) int64."""
+        return torch.cat([torch.arange(size, device=self.tokens.device) for size in self.sizes])
+
+    def conversations(self) -> list[Batch]:
+        """Each conversation as a batch of its own."""
+        tensors = (self.tokens, self.learned, self.features, self.final, self.best)
+        return [
+            Batch(tokens, learned, features, final, best, [len(tokens)])
+            for tokens, learned, features, final, best in zip(*(x.split(self.sizes) for x in tensors), strict=True)
+        ]
+
+    def ahead(self, x: Tensor, by: int) -> Tensor:
+        """x (n,) of the tokens `by` places further on; 0 (False) behind the end of a conversation."""
+        out = torch.zeros_like(x)
+        for part, moved in zip(x.split(self.sizes), out.split(self.sizes), strict=True):
+            moved[: max(0, len(part) - by)] = part[by:]
+        return out
+
+
+def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches of the indices 0 … count - 1, shuffled, for one epoch."""
+    indices = list(range(count))
+    random.Random(f"{seed} {epoch}").shuffle(indices)
+    return [indices[first : first + batch] for first in range(0, count, batch)]
+
+
+def load_batch(
+    conversations: Sequence[Conversation], reader: FeatureReader, *, user_turns: bool, device: torch.device
+) -> Batch:
+    """Read conversations from memory and their features from disk; each is filled up to a multiple of `ROUND_TO`."""
+    read = [reader.read(conversation) for conversation in conversations]
+    roles = learned_roles(user_turns)
+
+    def joined(parts: Iterable[Tensor]) -> Tensor:
+        filled = [functional.pad(part, (0, 0) * (part.dim() - 1) + (0, -len(part) % ROUND_TO)) for part in parts]
+        return torch.cat(filled).to(device)
+
+    return Batch(
+        tokens=joined(torch.tensor(each.tokens) for each in conversations),
+        learned=joined(torch.tensor([role in roles for role in each.roles]) for each in conversations),
+        features=joined(part["features"] for part in read),
+        final=joined(part["final"] for part in read),
+        best=joined(part["best"].long() for part in read),
+        sizes=[-(-len(each.tokens) // ROUND_TO) * ROUND_TO for each in conversations],
+    )

@@ -1,0 +1,74 @@
+"""What the head reads of the target, computed once and cached on disk, shard by shard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.training.data.conversations import Conversation, load_shard
+from ltd.training.data.lockstep import Forwards, States
+
+BYTES_PER_VALUE = 2  # bfloat16
+
+
+def gigabytes_of_features(width: int, layers: tuple[int, ...], tokens: int) -> float:
+    """What the features of so many tokens of a target of this hidden size take on disk."""
+    return tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 4) / 1e9
+
+
+def cache_features(forwards: Forwards, layers: tuple[int, ...], data: Path, folder: Path) -> None:
+    """Write one feature file per data shard; existing ones are kept.
+
+    Each holds, for the shard's n tokens: `features` (n, F*Ht) and `final` (n, Ht) bfloat16, the latter after the final
+    norm, and `best` (n,) int32, the target's most likely next token.
+    """
+    shards = [load_shard(file, number) for number, file in enumerate(shard_files(data))]
+    total = sum(len(conversation.tokens) for shard in shards for conversation in shard)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=total, unit="tok", desc="caching features", mininterval=1) as progress:
+        for number, shard in enumerate(shards):
+            file = shard_file(folder, number)
+            if not file.exists():
+                write_shard(_shard_features(forwards, layers, shard, progress), file)
+            else:
+                progress.update(sum(len(conversation.tokens) for conversation in shard))
+
+
+def features_cached(data: Path, folder: Path) -> bool:
+    """Whether every data shard has its file."""
+    return len(shard_files(data)) == len(shard_files(folder))
+
+
+def _shard_features(
+    forwards: Forwards, layers: tuple[int, ...], shard: list[Conversation], progress: tqdm[Any]
+) -> dict[str, Tensor]:
+    texts = [conversation.tokens for conversation in shard]
+    found: list[States | None] = [None] * len(texts)
+    for index, states in forwards.states(texts, layers):
+        found[index] = states
+        progress.update(len(texts[index]))
+    every = [states for states in found if states is not None]
+    return {
+        "features": torch.cat([states.features.to("cpu", torch.bfloat16) for states in every]),
+        "final": torch.cat([states.final.to("cpu", torch.bfloat16) for states in every]),
+        "best": torch.cat([states.best.cpu() for states in every]),
+    }
+
+
+class FeatureReader:
+    """Reads the features of single conversations from the cached files, which stay on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._shards = [safe_open(file, framework="pt") for file in shard_files(folder)]
+
+    def read(self, conversation: Conversation) -> dict[str, Tensor]:
+        """`features` (n, F*Ht), `final` (n, Ht) and `best` (n,) of one conversation."""
+        shard = self._shards[conversation.shard]
+        end = conversation.start + len(conversation.tokens)
+        return {name: shard.get_slice(name)[conversation.start : end] for name in ("features", "final", "best")}

@@ -1,0 +1,1 @@
+"""Training other people's methods, `ltd train-baseline`."""

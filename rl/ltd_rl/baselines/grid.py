@@ -1,0 +1,65 @@
+"""Grid search, the paper's row GS: the static depth and size with the highest throughput on the training questions.
+
+Recorded traces say what every setting would have gained, and measured latencies what it would have cost, so no setting
+has to be run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ltd.common.files import write_text
+from ltd.errors import InputError
+from ltd.latency.model import LatencyModel
+from ltd.policies.grid import FORMAT, GRID, SCHEMA
+from ltd_rl.traces.limits import EVERY_SIZE
+from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
+from ltd_rl.traces.sources import Source, obtain_generations, own_latency
+
+SIZES = EVERY_SIZE[1:]
+
+
+def search_grid(source: Source, out: Path) -> dict[str, Any]:
+    """Finds the best setting and writes `grid.json`.
+
+    Args:
+        source: traces and latencies, or what to make them from.
+        out: folder.
+
+    Returns:
+        what is written: "depth", "size", "tokens_per_second" by depth and size, "plain_tokens_per_second", "sizes".
+
+    Raises:
+        InputError: something is missing or does not fit, or the folder cannot be written.
+    """
+    if source.latency is not None:
+        LatencyModel.load(source.latency)  # raises before anything is recorded
+    generations = obtain_generations(source)
+    latency = own_latency(source) if source.latency is None else LatencyModel.load(source.latency)
+    outcomes = outcomes_of(generations, latency, SIZES)
+    table = [
+        [total(outcomes, depth, step).throughput for step in range(len(SIZES))] for depth in range(outcomes.depth + 1)
+    ]
+    _, depth, size = max(
+        (rate, -depth, -SIZES[step]) for depth, row in enumerate(table) for step, rate in enumerate(row)
+    )
+    values = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "depth": -depth,
+        "size": -size,
+        "made_for": dict(latency.setup),
+        "tasks": sorted({generation.task for generation in generations}),
+        "positions": outcomes.positions,
+        "plain_tokens_per_second": plain_total(outcomes).throughput,
+        "sizes": list(SIZES),
+        "tokens_per_second": table,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / GRID, json.dumps(values, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {out / GRID}: {error}") from error
+    return values

@@ -1,0 +1,209 @@
+"""`ltd train-baseline`: other people's learned methods, trained as the paper did, on HumanEval by default.
+
+Samples are recorded once into a work folder and reused, see `ltd_rl.baselines.samples`; a fifth of the questions is
+held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ltd.common.journal import Journal
+from ltd.common.shards import shard_files
+from ltd.decoding.decoder import Decoder
+from ltd.drafts.opening import find_head, head_hash
+from ltd.errors import InputError
+from ltd.evaluation.questions import load_questions
+from ltd.loading import load as load_decoder
+from ltd.policies.baselines.acceptance_head import BLOCKS
+from ltd.policies.baselines.classifier import c2t_features, disco_features
+from ltd.policies.baselines.files import (
+    C2T_HIDDEN,
+    DISCO_HIDDEN,
+    HEAD_WIDTH,
+    INPUTS,
+    Baseline,
+    network_of,
+    save_baseline,
+)
+from ltd.policies.learned.observation import normalised
+from ltd.target.locate import DEFAULT_TARGET
+from ltd_rl.baselines.classifier_fit import FitConfig, Labelled, Score, fit
+from ltd_rl.baselines.samples import SampleConfig, Samples, load_samples, record_samples
+from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
+from ltd_rl.traces.splits import held_out
+
+EPOCHS = {"disco": 50, "c2t": 50, "specdecpp": 5}
+WORK, SAMPLES, QUESTIONS, CHECKPOINT = "work", "samples", "questions", "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineConfig:
+    """What to train, and on what.
+
+    Attributes:
+        kind: disco, specdecpp or c2t.
+        out: folder of the baseline; its work/ holds what is made on the way, and a rerun goes on from there.
+        data_dir, tasks: the questions; None is HumanEval from the package human-eval.
+        limit: only the first so many questions of every task; None for all.
+        max_new_tokens: per recorded answer.
+        samples: folder of samples that another run has recorded, its out/work/samples; None records.
+        width: of specdecpp's head.
+        epochs: None is the paper's number.
+        seed: of samples, first weights and order.
+        target, draft, dtype, threads: as for `ltd.load`.
+
+    Raises:
+        InputError: a setting that cannot work.
+    """
+
+    kind: str
+    out: Path
+    data_dir: Path | None = None
+    tasks: tuple[str, ...] = (TASK,)
+    limit: int | None = None
+    max_new_tokens: int = 128
+    samples: Path | None = None
+    width: int = HEAD_WIDTH
+    epochs: int | None = None
+    seed: int = 0
+    target: str | None = None
+    draft: str | None = None
+    dtype: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in EPOCHS:
+            raise InputError(f"there is no baseline {self.kind!r} to train; use {', '.join(EPOCHS)} or grid")
+        if self.width < 1:
+            raise InputError(f"width is {self.width}; it must be at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed is {self.seed}; it must be 0 … 2^31 - 1")
+        self.fit_config()
+
+    def fit_config(self) -> FitConfig:
+        """How to train; raises InputError for numbers out of range."""
+        return FitConfig(EPOCHS[self.kind] if self.epochs is None else self.epochs, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out.
+
+    Attributes:
+        folder: the baseline's.
+        scores: of all epochs, on held-out questions.
+        best: the number of the epoch that was kept, from 0.
+        training, held_out: numbers of samples.
+    """
+
+    folder: Path
+    scores: list[Score]
+    best: int
+    training: int
+    held_out: int
+
+
+def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_decoder) -> Trained:
+    """Records what is missing, trains, and writes the folder.
+
+    Args:
+        config: what and how.
+        load: stands in for `ltd.load`.
+
+    Raises:
+        InputError: something in the config or the data is wrong; before any long work, as far as it is known then.
+    """
+    work = config.out / WORK
+    folder = obtain_samples(config, work, load) if config.samples is None else config.samples
+    training, validation = split_samples(config.kind, load_samples(shard_files(folder)))
+    settings = {
+        "kind": config.kind,
+        "samples": len(training.accepted),
+        "held_out_samples": len(validation.accepted),
+        **asdict(config.fit_config()),
+        **({"width": config.width} if config.kind == "specdecpp" else {}),
+    }
+    with Journal(work / "training.jsonl", settings):
+        torch.manual_seed(config.seed)
+        network = network_of(config.kind, sizes_of(config, training.features.shape[1]))
+        with tqdm(total=config.fit_config().epochs, unit="epoch", desc=f"training {config.kind}") as progress:
+
+            def told(score: Score) -> None:
+                progress.set_postfix_str(f"held-out loss {score.loss:.4f}, AUC {score.auc:.3f}", refresh=False)
+                progress.update()
+
+            scores = fit(network, training, validation, config.fit_config(), work / CHECKPOINT, told)
+    best = min(range(len(scores)), key=lambda epoch: scores[epoch].loss)
+    made_for = {
+        "target": Path(config.target or DEFAULT_TARGET).name,
+        "head_sha256": head_hash(find_head(config.draft)),
+    }
+    course = {**settings, "optimiser": "AdamW", "loss": "binary cross-entropy, balanced classes", "best_epoch": best}
+    course |= {"tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens}
+    validated = {**asdict(scores[best]), "losses": [score.loss for score in scores]}
+    save_baseline(Baseline(config.kind, network, made_for, course, validated), config.out)
+    return Trained(config.out, scores, best, len(training.accepted), len(validation.accepted))
+
+
+def sizes_of(config: BaselineConfig, inputs: int) -> dict[str, int]:
+    """The sizes of the network, which are the paper's but for what it reads."""
+    if config.kind == "specdecpp":
+        return {"inputs": inputs, "width": config.width, "blocks": BLOCKS}
+    return {"inputs": INPUTS[config.kind], "hidden": DISCO_HIDDEN if config.kind == "disco" else C2T_HIDDEN}
+
+
+def obtain_samples(config: BaselineConfig, work: Path, load: Callable[..., Decoder]) -> Path:
+    """Records the samples that are missing in the work folder: where they are."""
+    data_dir = questions_folder(config.data_dir, config.tasks, config.limit, work)
+    samples = SampleConfig(
+        data_dir=data_dir,
+        out=work / SAMPLES,
+        tasks=config.tasks,
+        limit=config.limit,
+        max_new_tokens=config.max_new_tokens,
+        target=config.target,
+        draft=config.draft,
+        dtype=config.dtype,
+        threads=config.threads,
+        seed=config.seed,
+    )
+    record_samples(samples, load)
+    return samples.out
+
+
+def questions_folder(data_dir: Path | None, tasks: tuple[str, ...], limit: int | None, work: Path) -> Path:
+    """The data folder; one with HumanEval's prompts is made in the work folder if none is named.
+
+    Raises:
+        InputError: there are no questions, or too few to hold one out.
+    """
+    if data_dir is None:
+        find_problems()
+        if tasks != (TASK,):
+            raise InputError(f"the tasks {', '.join(tasks)} are in no folder; give --data-dir, or no tasks")
+        data_dir = work / QUESTIONS
+        write_human_eval(data_dir)
+    if len(load_questions(data_dir, tasks, limit)) < 2:
+        raise InputError("there is one question to train on; a second one is needed to validate with")
+    return data_dir
+
+
+def split_samples(kind: str, samples: Samples) -> tuple[Labelled, Labelled]:
+    """What a kind of baseline reads, and the labels: of the training questions, and of a held-out fifth of them."""
+    prefix = "state_" if kind == "specdecpp" else ""
+    features: dict[str, Callable[[], torch.Tensor]] = {
+        "disco": lambda: disco_features(samples["probability"], samples["entropy"], samples["level"]),
+        "c2t": lambda: c2t_features(samples["joint"], samples["level"]),
+        "specdecpp": lambda: normalised(samples["states"]),
+    }
+    inputs, accepted, questions = features[kind](), samples[f"{prefix}accepted"], samples[f"{prefix}question"]
+    numbers = questions.unique()
+    _, chosen = held_out(len(numbers))
+    apart = torch.isin(questions, numbers[chosen])
+    return Labelled(inputs[~apart], accepted[~apart]), Labelled(inputs[apart], accepted[apart])

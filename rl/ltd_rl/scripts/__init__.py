@@ -1,0 +1,1 @@
+"""The paper's two training scripts: their options and what they run."""

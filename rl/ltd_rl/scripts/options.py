@@ -1,0 +1,105 @@
+"""The command line that `train_depth.py` and `train_size.py` share, with the official scripts' option names."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ltd.errors import InputError
+from ltd_rl.traces.observations import Role
+from ltd_rl.trainers.ppo_config import PAPER, PPOConfig
+
+PAPER_SIZES = ",".join(str(size) for size in range(20, 241, 20))
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of options that says what it is."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What both scripts ask; empty texts are not given, and None is the paper's setting."""
+
+    save_path: Path = field(metadata={"help": "Folder for the run; a rerun goes on where the last one was."})
+    base_model_path: str = option("", "Target: folder, GGUF file or hub name; empty is SmolLM2-135M-Instruct.")
+    ea_model_path: str = option("", "Folder with an EAGLE-3 head; empty is the shipped head.")
+    rl_checkpoint_path: str = option("", "SB3 zip whose weights a new run begins with; empty is random weights.")
+    data_dir: str = option("", "Folder that holds TASK/question.jsonl; needed without --traces.")
+    dataset_train: str = option("", "Task to train on, for example humaneval; needed without --traces.")
+    traces: str = option("", "Folder of ltd record; empty records into the run's folder first.")
+    latency: str = option("", "JSON file of ltd calibrate; empty calibrates into the run's folder first.")
+    live: bool = option(False, "Train on live cycles, timed one by one; traces then only validate.")
+    reward: str = option("ratio", "ratio (the paper's), renewal, length or time.")
+    observation: str = option("paper", "What the policy sees: paper, summary or summary+state.")
+    sizes: str = option(PAPER_SIZES, "Ladder of sizes, ascending; a partner's bundle brings its own.")
+    depth_limit: int = option(12, "Deepest tree, 1 to 12.")
+    total_timesteps: int | None = option(None, "Decisions to learn from.")
+    lr: float | None = option(None, "Highest learning rate.")
+    warmup_timesteps: int | None = option(None, "Steps until that learning rate; 1 % of all if not given.")
+    n_steps: int | None = option(None, "Decisions in the rollout buffer, of all environments together.")
+    batch_size: int | None = option(None, "Decisions in a minibatch.")
+    n_epochs: int | None = option(None, "Passes over the buffer.")
+    gamma: float | None = option(None, "Discount per decision.")
+    ent_coef: float | None = option(None, "Weight of the entropy.")
+    eval_freq: int | None = option(None, "Steps between validations.")
+    pi_arch: str = option("", "Hidden layers of the policy network, with commas or spaces between.")
+    vf_arch: str = option("", "Hidden layers of the value network, with commas or spaces between.")
+    count: int | None = option(None, "Replayed generations in parallel.")
+    seed: int = option(0, "Of everything random.")
+    limit: int | None = option(None, "Record the first so many questions only.")
+    max_new_tokens: int = option(128, "Most tokens of a recorded answer.")
+    calibration_seconds: float = option(60.0, "About how long to calibrate.")
+    dtype: str = option("auto", "auto (the fastest here), float32, bfloat16 or float16.")
+    threads: int | None = option(None, "CPU threads; torch's own choice if not given.")
+
+    @property
+    def partner(self) -> str:
+        """Bundle folder or SB3 zip of the other policy; empty is the paper's first partner."""
+        raise NotImplementedError
+
+    def config(self, role: Role) -> PPOConfig:
+        """The settings of PPO; raises InputError if they cannot be."""
+        names = {field.name for field in fields(PPOConfig)} - {"pi_arch", "vf_arch"}
+        given = {name: getattr(self, name) for name in names}
+        layers = {name: whole_numbers(getattr(self, name)) or None for name in ("pi_arch", "vf_arch")}
+        if self.live:
+            if self.count not in (None, 1):
+                raise InputError(f"count is {self.count}, but --live trains on one answer at a time; leave it out")
+            given["count"] = 1
+        return PPOConfig.paper(role, **given, **layers)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """The numbers in `1024,256`, `[1024, 256]` or `1024 256`.
+
+    Raises:
+        InputError: something else.
+    """
+    words = text.strip("[]() ").replace(",", " ").split()
+    if not all(word.isdecimal() for word in words):
+        raise InputError(f"{text!r} is no list of whole numbers; write them with commas between, for example 1024,256")
+    return tuple(int(word) for word in words)
+
+
+def parameter(role: Role, entry: Field[Any], kind: Any) -> inspect.Parameter:
+    """A field as typer reads a function's parameter."""
+    text = entry.metadata["help"]
+    if entry.name in PPO_DEFAULTS[role] and entry.default in (None, ""):
+        value = PPO_DEFAULTS[role][entry.name]
+        text = f"{text.rstrip('.')}; {','.join(map(str, value)) if isinstance(value, tuple) else value} if not given."
+    default = inspect.Parameter.empty if entry.default is MISSING else entry.default
+    annotation = Annotated[kind, typer.Option(f"--{entry.name}", help=text, show_default=default not in ("", None))]
+    return inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _defaults(role: Role) -> dict[str, Any]:
+    config = PPOConfig.paper(role)
+    return {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name != "warmup_timesteps"}
+
+
+PPO_DEFAULTS: dict[Role, dict[str, Any]] = {role: _defaults(role) for role in PAPER}

@@ -1,0 +1,124 @@
+"""What `train_depth.py` and `train_size.py` do with their options."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from ltd.errors import InputError
+from ltd.loading import load as load_decoder
+from ltd.policies import Policy
+from ltd.policies.learned.bundle import Bundle, load_bundle, save_bundle
+from ltd.policies.learned.policy import Learned
+from ltd.policies.learned.sb3_import import read_network
+from ltd.policies.learned.setting import Setting
+from ltd_rl.environments.live_env import LiveEnv
+from ltd_rl.environments.rewards import Reward
+from ltd_rl.scripts.options import Options, whole_numbers
+from ltd_rl.traces.observations import Role
+from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.traces.sources import Data, Source, obtain
+from ltd_rl.trainers.partners import RANDOM
+from ltd_rl.trainers.stage import Stage, check_observation, constant_policy, layout_named, reward_for, with_network
+
+RUN, BUNDLE = "ppo", "bundle"
+
+
+def run_script(role: Role, options: Options) -> None:
+    """Trains one policy and writes a bundle with it and its partner.
+
+    The folder gets `ppo`, see `ltd_rl.trainers.ppo`, and `bundle`.
+
+    Raises:
+        InputError: an option that cannot work.
+    """
+    config = options.config(role)
+    Reward.named(options.reward, 1.0)  # raises, like the next, before anything takes long
+    check_observation(options.observation)
+    if options.rl_checkpoint_path and not Path(options.rl_checkpoint_path).is_file():
+        raise InputError(f"there is no {options.rl_checkpoint_path} to begin with; name a zip of PPO.save")
+    frozen = load_partner(options.partner)
+    sizes = frozen.sizes if role == "depth" and frozen is not None else whole_numbers(options.sizes)
+    data = obtain(source_of(options), sizes)
+    layout = layout_named(options.observation, role, data.training)
+    policy = beside(role, options, data.training, frozen)
+    partner = policy if options.partner else sizes.index(policy.sizes[0]) if role == "depth" else RANDOM
+    stage = Stage(role, layout, options.reward, partner, data.training, data.validation)
+    start = Path(options.rl_checkpoint_path) if options.rl_checkpoint_path else None
+    env = live_environment(role, options, data, policy) if options.live else None
+    trained = stage.train(config, options.save_path / RUN, start, env)
+    policy = replace(with_network(policy, role, trained.network, data.training), made_for=data.made_for)
+    training = {"role": role, "observation": options.observation, **asdict(config)}
+    save_bundle(Bundle(policy, options.reward, training, trained.best), options.save_path / BUNDLE)
+    best = trained.best
+    print(
+        f"The best policy came after {best['timesteps']} steps: {best['throughput']:.2f} tokens/s on the held-out "
+        f"questions, {best['speedup']:.3f} times plain decoding; it is in {options.save_path / BUNDLE}.",
+        file=sys.stderr,
+    )
+
+
+def live_environment(role: Role, options: Options, data: Data, policy: Policy) -> VecEnv:
+    """Live cycles on the training prompts; where a run goes on, it begins with a new answer."""
+    random = role == "size" and not options.partner
+    source = source_of(options)
+    env = LiveEnv(
+        load_decoder(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads),
+        role,
+        data.prompts,
+        layout_named(options.observation, role, data.training),
+        reward_for(options.reward, data.training),
+        RANDOM if random else policy,
+        depth=options.depth_limit,
+        sizes=data.training.sizes,
+        max_new_tokens=options.max_new_tokens,
+    )
+    return DummyVecEnv([lambda: env])
+
+
+def source_of(options: Options) -> Source:
+    """Where the data comes from."""
+    return Source(
+        folder=options.save_path,
+        traces=Path(options.traces) if options.traces else None,
+        latency=Path(options.latency) if options.latency else None,
+        data_dir=Path(options.data_dir) if options.data_dir else None,
+        tasks=(options.dataset_train,) if options.dataset_train else (),
+        target=options.base_model_path or None,
+        draft=options.ea_model_path or None,
+        dtype=options.dtype,
+        threads=options.threads,
+        limit=options.limit,
+        max_new_tokens=options.max_new_tokens,
+        depth=options.depth_limit,
+        seconds=options.calibration_seconds,
+    )
+
+
+def load_partner(name: str) -> Learned | None:
+    """The policy of a bundle; None if there is no partner, or it is a zip, which says too little by itself."""
+    if not name or Path(name).is_file():
+        return None
+    return load_bundle(Path(name).expanduser()).policy
+
+
+def beside(role: Role, options: Options, outcomes: Outcomes, frozen: Learned | None) -> Learned:
+    """The policy that the one in training becomes a part of; without a partner, it is constant.
+
+    Raises:
+        InputError: a zip that does not hold such a network, or a bundle without the one that is needed.
+    """
+    other: Role = "size" if role == "depth" else "depth"
+    if frozen is not None:
+        if (frozen.size_network if other == "size" else frozen.depth_network) is None:
+            raise InputError(f"the bundle {options.partner} has no {other} network; name one that has")
+        return frozen
+    constant = constant_policy(outcomes, Setting(outcomes.width))
+    if not options.partner:
+        return constant
+    layout = layout_named(options.observation, other, outcomes)
+    network = read_network(Path(options.partner), layout)
+    return with_network(constant, other, network, outcomes)

@@ -1,0 +1,226 @@
+"""Traces: what every cycle that could have begun at any position of a greedy generation would have seen and gained.
+
+Greedy output is fixed, and a draft head reads true features for all accepted tokens. So the tree drafted at a position
+does not depend on what was decided before, and its first levels not on how much deeper it grows (design, section 6).
+
+Position p of an answer of m tokens, 0 <= p < m - 1, is the cycle whose root is token p of the answer: prompt and p
+tokens are committed, so that p plus the prompt's length is what policies see as `tree.lengths`. The candidates of depth
+D are those of levels 0 … D, and `select_tree` verifies the best V of them by (score descending, index ascending). A
+parent comes before its children in both. Hence the accepted path is made of those of its nodes that are among the best
+V, and with rank[p, D, j] = the number of candidates of depth D before the path's node of level j,
+
+    gain(p, D, V) = 1 + number of levels j <= D with rank[p, D, j] < V,
+
+exactly, cut at the end of the answer. That is why ranks are stored: no selection has to be repeated.
+
+A folder of traces holds `run.jsonl`, the settings of the recording, and shards `00000.safetensors`, …, with
+
+    scores  float32 (P, C)             cumulative log-probabilities, candidates as in `DraftTree`, C = W + D * W²
+    path    int16 (P, D + 1)           the candidate of each level on the target's continuation, -1 = none
+    ranks   uint16 (P, D + 1, D + 1)   [p, depth, level] as above, 65535 = none or level > depth
+    states  float16 (P, H)             the draft's state at the root, which all its candidates grow from
+    tokens  int32 (n,)                 prompt and answer of one generation after the other
+
+for the P positions of their generations, one after the other, and one entry `ltd_traces` of metadata: JSON with the
+format's number, W, D, and each generation's task, question_id, turn, prompt_length and length (of its tokens). At W 10
+and D 12 a position takes 4840 + 26 + 338 bytes, and 2 per number of its state: 6356 with the shipped head.
+
+Rounding the states to float16 changes a number by at most 1 part in 2048. It is all that a policy can tell from the
+decoder: one that reads states decides the same unless two of its actions are that close. All else is exact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from ltd.common.files import write_bytes
+from ltd.common.shards import shard_files
+from ltd.errors import InputError
+from ltd.tree import candidate_count
+
+FORMAT = 2
+METADATA = "ltd_traces"  # the only key: safetensors writes several in any order, and a shard's bytes shall be fixed
+NO_RANK = 65535
+TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """One answer and all cycles it could have had; P positions, W and D of the recording.
+
+    Attributes:
+        task, question_id, turn: which question it answers; turns count from 0.
+        width: W.
+        prompt_length: in tokens.
+        tokens: int32 (n,), prompt and answer.
+        scores: float32 (P, C). path: int16 (P, D + 1). ranks: uint16 (P, D + 1, D + 1). states: float16 (P, H). All as
+            in this file's head.
+    """
+
+    task: str
+    question_id: str
+    turn: int
+    width: int
+    prompt_length: int
+    tokens: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    path: NDArray[np.int16]
+    ranks: NDArray[np.uint16]
+    states: NDArray[np.float16]
+
+    @property
+    def positions(self) -> int:
+        """P: the tokens of the answer but the last, after which there is no cycle."""
+        return len(self.tokens) - self.prompt_length - 1
+
+    @property
+    def depth(self) -> int:
+        """D, the deepest tree that was recorded."""
+        return int(self.ranks.shape[1]) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """All generations of a folder, in the order of the questions.
+
+    Attributes:
+        width, depth: W and D of the recording.
+        generations: their arrays are read from the files when they are used.
+    """
+
+    width: int
+    depth: int
+    generations: list[Generation]
+
+    @property
+    def positions(self) -> int:
+        """Of all generations together."""
+        return sum(generation.positions for generation in self.generations)
+
+
+def bytes_per_position(width: int, depth: int, state_size: int) -> int:
+    """What a position takes on disk, without its token."""
+    levels = depth + 1
+    return 4 * candidate_count(width, depth) + 2 * levels + 2 * levels * levels + 2 * state_size
+
+
+def level_starts(width: int, depth: int) -> list[int]:
+    """The first candidate of each level 0 … depth."""
+    return [0, *(candidate_count(width, level) for level in range(depth))]
+
+
+def path_ranks(scores: NDArray[np.float32], path: NDArray[np.int16], width: int) -> NDArray[np.uint16]:
+    """The ranks of the path's nodes among the candidates of every depth, as this file's head defines them.
+
+    Args:
+        scores: float32 (P, C). path: int16 (P, D + 1), -1 = none.
+        width: W.
+
+    Returns:
+        uint16 (P, D + 1, D + 1), [position, depth, level].
+    """
+    positions, levels = path.shape
+    starts, indices = level_starts(width, levels - 1), np.arange(scores.shape[1])
+    ranks = np.full((positions, levels, levels), NO_RANK, dtype=np.uint16)
+    for level in range(levels):
+        there = path[:, level] >= 0
+        if not there.any():
+            break
+        seen, node = scores[there], path[there, level, None].astype(np.int64)
+        score = np.take_along_axis(seen, node, axis=1)
+        before = (seen > score) | ((seen == score) & (indices < node))
+        counts = np.add.reduceat(before, starts, axis=1, dtype=np.int64).cumsum(axis=1)
+        ranks[there, level:, level] = counts[:, level:]
+    return ranks
+
+
+def save_shard(file: Path, generations: Sequence[Generation], width: int, depth: int) -> None:
+    """Writes the generations, at least one, under a temporary name, then renames."""
+    entries = [
+        {
+            "task": generation.task,
+            "question_id": generation.question_id,
+            "turn": generation.turn,
+            "prompt_length": generation.prompt_length,
+            "length": len(generation.tokens),
+        }
+        for generation in generations
+    ]
+    header = {"format": FORMAT, "width": width, "depth": depth, "generations": entries}
+    arrays = {
+        name: np.concatenate([getattr(generation, name) for generation in generations])
+        for name in ("scores", "path", "ranks", "states", "tokens")
+    }
+    write_bytes(file, save(arrays, metadata={METADATA: json.dumps(header)}))
+
+
+def load_traces(folder: Path) -> Traces:
+    """Opens every finished shard of a folder; the arrays stay on disk, mapped into memory.
+
+    Raises:
+        InputError: there are no traces, or a shard is damaged or does not fit the others.
+    """
+    files = shard_files(folder)
+    if not files:
+        raise InputError(f"there are no traces in {folder}; record some with ltd record")
+    shards = [load_shard(file) for file in files]
+    for file, shard in zip(files, shards, strict=True):
+        if (shard.width, shard.depth) != (shards[0].width, shards[0].depth):
+            raise InputError(f"{file} was recorded with another width or depth than {files[0]}; keep them apart")
+    generations = [generation for shard in shards for generation in shard.generations]
+    return Traces(shards[0].width, shards[0].depth, generations)
+
+
+def load_shard(file: Path) -> Traces:
+    """The generations of one shard.
+
+    Raises:
+        InputError: it is damaged, or of another format.
+    """
+    try:
+        header, arrays = _map_arrays(file)
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
+        return _split(header, arrays)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} cannot be read as traces ({error}); delete it and record it again") from error
+
+
+def _map_arrays(file: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The header, and views of the mapped file. (The safetensors package would copy the arrays into memory.)"""
+    content = np.memmap(file, np.uint8, mode="r")
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    entries = json.loads(content[8:start].tobytes())
+    header: dict[str, Any] = json.loads(entries.pop("__metadata__")[METADATA])
+    arrays = {}
+    for name, entry in entries.items():
+        first, end = entry["data_offsets"]
+        arrays[name] = content[start + first : start + end].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return header, arrays
+
+
+def _split(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Traces:
+    """Each generation's part of the arrays; ValueError if they do not add up."""
+    width, depth, generations = header["width"], header["depth"], []
+    token = position = 0
+    for entry in header["generations"]:
+        after = token + entry.pop("length")
+        until = position + after - token - entry["prompt_length"] - 1
+        rows: dict[str, Any] = {name: arrays[name][position:until] for name in ("scores", "path", "ranks", "states")}
+        generations.append(Generation(**entry, width=width, tokens=arrays["tokens"][token:after], **rows))
+        token, position = after, until
+    levels = depth + 1
+    shapes = {"scores": (candidate_count(width, depth),), "path": (levels,), "ranks": (levels, levels)}
+    fits = all(arrays[name].shape == (position, *shape) for name, shape in shapes.items())
+    fits = fits and arrays["states"].ndim == 2 and len(arrays["states"]) == position
+    if not fits or len(arrays["tokens"]) != token:
+        raise ValueError("the arrays do not fit the header")
+    return Traces(width, depth, generations)

@@ -1,0 +1,59 @@
+"""Which sizes and depths are worth having among the choices on a machine, from what its optimum uses there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ltd.latency.model import LatencyModel
+from ltd.policies.learned.allowance import Costs
+from ltd.policies.learned.observation import Summary
+from ltd_rl.traces.format import Generation
+from ltd_rl.traces.optimum import PLAIN, optimum
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
+
+# Fine where a small machine's costs begin to rise, coarse where a forward costs much anyway; to the paper's 240.
+EVERY_SIZE = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, *range(80, 241, 20))
+COVERED = 0.99  # of the optimum's cycles
+TYPICAL_GAIN = 2  # whose reading at a cycle's beginning counts in `relative_costs`
+LARGE_TREE = 32  # from here on more scores are shown
+SMALL_SUMMARY, LARGE_SUMMARY = Summary(12, 6), Summary(64, 32)
+
+
+def worthwhile(generations: Sequence[Generation], latency: LatencyModel) -> tuple[tuple[int, ...], int]:
+    """The ladder of sizes and the depth limit that leave the optimum at least 99 % of its cycles as they are.
+
+    A policy that cannot see the future needs no larger trees than the optimum, which can. A smaller choice is learned
+    faster and costs less to evaluate.
+
+    Returns:
+        sizes, ascending from 0; and the depth limit, at least 1.
+    """
+    outcomes = outcomes_of(generations, latency, EVERY_SIZE)
+    best = optimum(outcomes)
+    drafted = best.depths != PLAIN
+    depth, size = 1, 1
+    if drafted.any():
+        depth = max(depth, int(np.quantile(best.depths[drafted], COVERED, method="higher")))
+        size = max(size, EVERY_SIZE[int(np.quantile(best.steps[drafted], COVERED, method="higher"))])
+    return tuple(step for step in EVERY_SIZE if step <= size), depth
+
+
+def summary_for(sizes: Sequence[int]) -> Summary:
+    """What policies with this ladder see."""
+    return SMALL_SUMMARY if sizes[-1] <= LARGE_TREE else LARGE_SUMMARY
+
+
+def relative_costs(outcomes: Outcomes, latency: LatencyModel) -> Costs:
+    """What cycles with a draft cost in plain tokens, at the median context length."""
+    length = float(np.median(outcomes.lengths))
+    plain = float(latency.plain(length))
+    deepest = latency.parts["expand"].sizes[-1]
+    expansions = float(latency.draft(deepest, length, TYPICAL_GAIN) - latency.begin(TYPICAL_GAIN, length))
+    sizes = np.array(outcomes.sizes)
+    return Costs(
+        begin=float(latency.begin(TYPICAL_GAIN, length)) / plain,
+        expand=expansions / float(deepest) / plain,
+        verify=tuple(float(cost) / plain for cost in latency.verify(sizes, length) + latency.other(sizes, length)),
+    )

@@ -1,0 +1,241 @@
+"""Records traces: greedy answers to questions, and the full-depth draft tree at every position of them.
+
+Nothing here is random, and a shard depends on the settings and its own questions only, so a recording that was stopped
+goes on as if it had not been. Exact where the forwards are row-exact, which is the CPU engine; elsewhere up to the
+rounding of the type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ltd.common.journal import Journal, Record
+from ltd.common.shards import check_space, shard_file
+from ltd.decoding.decoder import Decoder
+from ltd.drafts.eagle3.draft import DEFAULT_WIDTH, Eagle3Draft
+from ltd.drafts.eagle3.files import state_size
+from ltd.drafts.opening import find_head
+from ltd.errors import InputError
+from ltd.evaluation.encoding import check_turns, encode_turn
+from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
+from ltd.evaluation.run_config import RunConfig, run_settings
+from ltd.loading import load as load_decoder
+from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
+from ltd_rl.traces.format import FORMAT, Generation, bytes_per_position, level_starts, path_ranks, save_shard
+
+LARGEST_STATE = float(np.finfo(np.float16).max)
+NOT_IN_SETTINGS = ("threads", "cores", "rows", "gigabytes")  # nothing that is recorded depends on these
+
+
+@dataclass(frozen=True, slots=True)
+class RecordConfig(RunConfig):
+    """What to record; `out` is a folder.
+
+    Attributes:
+        depth: of the recorded trees, 0 … 12.
+        rows: positions drafted at the same time.
+        shard_questions: questions per file; what a kill loses at most.
+        gigabytes: the most disk space that the traces may take.
+    """
+
+    depth: int = MAX_DEPTH
+    rows: int = 32
+    shard_questions: int = 8
+    gigabytes: float = 4.0
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
+        check_tree_limits(DEFAULT_WIDTH, self.depth, 0)
+        if self.rows < 1 or self.shard_questions < 1:
+            raise InputError(f"rows is {self.rows} and shard_questions {self.shard_questions}; both must be at least 1")
+        if find_head(self.draft) is None:
+            raise InputError("traces are of a draft, so there must be one; name a head, or leave the shipped one")
+
+
+def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) -> None:
+    """Records what is missing in the folder.
+
+    Args:
+        config: what to record.
+        load: stands in for `ltd.load`.
+
+    Raises:
+        InputError: something in the config or the data is wrong, the traces could take too much space, or the folder is
+            another run's, before a model loads; or a turn is too long, as early as that is known.
+    """
+    questions = load_questions(config.data_dir, config.tasks, config.limit)
+    check_record_space(config, len(all_turns(questions)))
+    starts = range(0, len(questions), config.shard_questions)
+    shards = [questions[start : start + config.shard_questions] for start in starts]
+    with Journal(config.out / "run.jsonl", record_settings(config, questions)):
+        missing = [number for number in range(len(shards)) if not shard_file(config.out, number).exists()]
+        if missing:
+            record_missing(config, shards, missing, load)
+
+
+def record_settings(config: RecordConfig, questions: Sequence[Question]) -> Record:
+    """Everything that the traces depend on."""
+    settings = {**run_settings(config, questions), "width": DEFAULT_WIDTH, "format": FORMAT}
+    return {name: value for name, value in settings.items() if name not in NOT_IN_SETTINGS}
+
+
+def check_record_space(config: RecordConfig, answers: int) -> None:
+    """Raises InputError if so many answers could take more space than there is, or than the config allows."""
+    head = find_head(config.draft)
+    assert head is not None
+    each = bytes_per_position(DEFAULT_WIDTH, config.depth, state_size(head))
+    needed = answers * config.max_new_tokens * each / 1e9
+    what = f"the traces of {answers} answers may need"
+    check_space(config.out, needed, what, ("gigabytes", config.gigabytes), "questions")
+
+
+def record_missing(
+    config: RecordConfig, shards: Sequence[Sequence[Question]], missing: Sequence[int], load: Callable[..., Decoder]
+) -> None:
+    """Loads the model and writes the missing shards."""
+    decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
+    draft = decoder.draft
+    if not isinstance(draft, Eagle3Draft) or draft.width != DEFAULT_WIDTH:
+        raise InputError(f"traces are recorded with an EAGLE-3 head of beam width {DEFAULT_WIDTH}; load one")
+    check_turns(decoder, [turn for number in missing for turn in all_turns(shards[number])])
+    turns = [len(all_turns(shard)) for shard in shards]
+    done = sum(turns) - sum(turns[number] for number in missing)
+    with tqdm(total=sum(turns), initial=done, unit="answer", desc="recording", mininterval=1) as progress:
+        for number in missing:
+            generations = [
+                generation
+                for question in shards[number]
+                for generation in record_question(decoder, draft, question, config, progress)
+            ]
+            save_shard(shard_file(config.out, number), generations, draft.width, config.depth)
+
+
+def record_question(
+    decoder: Decoder, draft: Eagle3Draft, question: Question, config: RecordConfig, progress: tqdm[Any]
+) -> Iterator[Generation]:
+    """The traces of every turn, each after the greedy answers to the turns before."""
+    answers: list[list[int]] = []
+    for turn in all_turns([question]):
+        prompt = encode_turn(decoder, turn, answers)
+        answer = decoder.generate(prompt, max_new_tokens=config.max_new_tokens, policy="none")
+        assert not isinstance(answer, list)
+        answers.append(answer.token_ids)
+        yield record_answer(decoder, draft, turn, prompt, answer.token_ids, config)
+        progress.set_postfix_str(f"{question.task}, {len(answer.token_ids)} tokens", refresh=False)
+        progress.update()
+
+
+@torch.inference_mode()
+def record_answer(
+    decoder: Decoder, draft: Eagle3Draft, turn: Turn, prompt: list[int], answer: list[int], config: RecordConfig
+) -> Generation:
+    """Drafts at every position of one answer."""
+    tokens, positions = np.array(prompt + answer), len(answer) - 1
+    starts = level_starts(draft.width, config.depth + 1)
+    scores = np.zeros((positions, starts[-1]), dtype=np.float32)
+    path = np.full((positions, config.depth + 1), -1, dtype=np.int16)
+    states = np.zeros((positions, draft.head.config.hidden_size), dtype=np.float16)
+    for first, tree in draft_everywhere(decoder, draft, prompt + answer, len(prompt), config):
+        block = slice(first, first + len(tree.roots))
+        scores[block] = tree.scores.cpu().numpy()
+        assert draft.root_states is not None
+        states[block] = draft.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
+        following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
+        path[block] = find_path(tree.tokens.cpu().numpy(), tree.parents.cpu().numpy(), following, starts)
+    return Generation(
+        *turn.key,
+        width=draft.width,
+        prompt_length=len(prompt),
+        tokens=tokens.astype(np.int32),
+        scores=scores,
+        path=path,
+        ranks=path_ranks(scores, path, draft.width),
+        states=states,
+    )
+
+
+def draft_everywhere(
+    decoder: Decoder, draft: Eagle3Draft, tokens: list[int], prompt_length: int, config: RecordConfig
+) -> Iterator[tuple[int, DraftTree]]:
+    """Trees of full depth at every position, some at a time: the first position of a batch, and its tree.
+
+    Every row of the batch holds the whole text, read once and copied. The text is walked from its end: a tree's rows
+    then only overwrite what no later batch reads, as each row goes back further every time.
+    """
+    end, device = len(tokens) - prompt_length - 1, decoder.target.device
+    if end == 0:
+        return
+    token_ids, batch = torch.tensor(tokens, device=device), min(config.rows, end)
+    with decoder.target.session(1, len(tokens)):
+        features = decoder.target.prefill(0, token_ids[:-2]).features
+    assert features is not None
+    draft.start(batch, len(tokens) + (config.depth + 1) * draft.width)
+    draft.read_prompt(0, features[:, :-1], token_ids[1:-2])
+    draft.spread()
+    tree = DraftTree(batch, draft.width, config.depth, 0, device)
+    while end > 0:
+        if end < batch:
+            batch = end
+            draft.keep(list(range(batch)))
+            tree = DraftTree(batch, draft.width, config.depth, 0, device)
+        roots = torch.arange(prompt_length + end - batch, prompt_length + end, device=device)
+        draft_full_tree(draft, tree, features[0], token_ids, roots, config.depth)
+        end -= batch
+        yield end, tree
+
+
+def draft_full_tree(
+    draft: Eagle3Draft, tree: DraftTree, features: torch.Tensor, tokens: torch.Tensor, roots: torch.Tensor, depth: int
+) -> None:
+    """Drafts from roots at places int64 (B,) of a text, as a cycle does after committing all before its root.
+
+    Args:
+        draft: has read the text in every row.
+        tree: filled.
+        features: (n, F * Ht), of the text. tokens: int64 (≥ n,).
+        depth: expansions.
+    """
+    draft.rewind([place - 1 for place in roots.tolist()])
+    logits = draft.begin(features[roots - 1][:, None], tokens[roots][:, None], [1] * len(roots))
+    tree.begin(tokens[roots], roots.to(torch.int32))
+    tree.expand(logits, draft.d2t)
+    for _ in range(depth):
+        tree.expand(draft.expand(tree), draft.d2t)
+
+
+def continuations(tokens: NDArray[np.int64], roots: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """int64 (B, count): the tokens after each of the places `roots` (B,) in a text; -1 beyond its end."""
+    padded = np.concatenate([tokens, np.full(count, -1)])
+    following: NDArray[np.int64] = padded[roots[:, None] + 1 + np.arange(count)]
+    return following
+
+
+def find_path(
+    tokens: NDArray[np.int64], parents: NDArray[np.int32], following: NDArray[np.int64], starts: Sequence[int]
+) -> NDArray[np.int16]:
+    """The candidates along the target's continuation.
+
+    Args:
+        tokens, parents: (B, C), as in `DraftTree`.
+        following: int64 (B, levels), the continuation; -1 where it is not known.
+        starts: the first candidate of every level, and C.
+
+    Returns:
+        int16 (B, levels); -1 from the first level on that lacks the token below the path.
+    """
+    path: NDArray[np.int16] = np.full(following.shape, -1, dtype=np.int16)
+    node = np.full(len(path), -1)  # the root, as the first level's candidates name it
+    for level in range(len(starts) - 1):
+        columns = slice(starts[level], starts[level + 1])
+        match = (tokens[:, columns] == following[:, level, None]) & (parents[:, columns] == node[:, None])
+        found = match.any(axis=1)
+        path[found, level] = starts[level] + match[found].argmax(axis=1)
+        node = np.where(found, path[:, level], -2)  # -2 is no candidate's parent
+    return path

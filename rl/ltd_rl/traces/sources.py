@@ -1,0 +1,157 @@
+"""Where training data comes from: folders that are given, or traces and latencies made here first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltd.decoding.decoder import Decoder
+from ltd.errors import InputError
+from ltd.latency.calibration import calibrate
+from ltd.latency.cycle_bench import Plan
+from ltd.latency.model import LatencyModel, setup_of
+from ltd.loading import load as load_decoder
+from ltd.policies.learned.setting import Setting
+from ltd_rl.traces.format import Generation, load_traces
+from ltd_rl.traces.outcomes import Outcomes, checked_ladder, outcomes_of
+from ltd_rl.traces.record import RecordConfig, record
+from ltd_rl.traces.splits import split_generations
+
+TRACES, LATENCY = "traces", "latency.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to read or to make.
+
+    Attributes:
+        folder: what is made is kept here, and reused.
+        traces: folder of `ltd record`; None records.
+        latency: file of `ltd calibrate`; None calibrates.
+        data_dir, tasks: the questions, needed to record.
+        target, draft, dtype, threads: as for `ltd.load`.
+        limit: only the first so many questions; None for all.
+        max_new_tokens: per answer.
+        depth: of the recorded trees.
+        seconds: about how long to calibrate.
+    """
+
+    folder: Path
+    traces: Path | None = None
+    latency: Path | None = None
+    data_dir: Path | None = None
+    tasks: tuple[str, ...] = ()
+    target: str | None = None
+    draft: str | None = None
+    dtype: str = "auto"
+    threads: int | None = None
+    limit: int | None = None
+    max_new_tokens: int = 128
+    depth: int = 12
+    seconds: float = 60.0
+
+    def record_config(self) -> RecordConfig:
+        """What to record; raises InputError if it is not known."""
+        if self.data_dir is None or not self.tasks:
+            raise InputError("there is nothing to record; give --traces, or --data_dir and --dataset_train")
+        return RecordConfig(
+            data_dir=self.data_dir,
+            out=self.folder / TRACES,
+            tasks=self.tasks,
+            limit=self.limit,
+            max_new_tokens=self.max_new_tokens,
+            target=self.target,
+            draft=self.draft,
+            dtype=self.dtype,
+            threads=self.threads,
+            depth=self.depth,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """What policies are trained on.
+
+    Attributes:
+        training, validation: outcomes of different questions, four fifths and one.
+        latency: of the machine.
+        prompts: token ids, of the training generations.
+    """
+
+    training: Outcomes
+    validation: Outcomes
+    latency: LatencyModel
+    prompts: list[list[int]]
+
+    @property
+    def made_for(self) -> Setting:
+        """What the latencies were measured with; the target's sizes are not among it."""
+        setup = self.latency.setup
+        return Setting(
+            self.training.width,
+            target=setup.get("target"),
+            head_sha256=setup.get("draft_sha256"),
+            hardware=setup.get("processor" if setup.get("device") == "cpu" else "gpu"),
+            dtype=setup.get("dtype"),
+            threads=setup.get("threads") if setup.get("device") == "cpu" else None,
+        )
+
+
+def obtain(source: Source, sizes: Sequence[int]) -> Data:
+    """Reads or makes traces and latencies, and works out what every decision comes to.
+
+    Args:
+        source: what to read or to make.
+        sizes: the ladder.
+
+    Raises:
+        InputError: something is missing or does not fit.
+    """
+    checked_ladder(sizes)
+    if source.depth < 1:
+        raise InputError(f"the depth limit is {source.depth}; it must be at least 1")
+    latency = None if source.latency is None else LatencyModel.load(source.latency)
+    training, validation = split_generations(obtain_generations(source))
+    latency = latency or own_latency(source)
+    return Data(
+        outcomes_of(training, latency, sizes, source.depth),
+        outcomes_of(validation, latency, sizes, source.depth),
+        latency,
+        [generation.tokens[: generation.prompt_length].tolist() for generation in training],
+    )
+
+
+def obtain_generations(source: Source, load: Callable[..., Decoder] = load_decoder) -> list[Generation]:
+    """The traces that are given, or those in the folder, after recording what is missing of them.
+
+    Args:
+        load: stands in for `ltd.load`.
+    """
+    if source.traces is not None:
+        return load_traces(source.traces).generations
+    config = source.record_config()
+    record(config, load)
+    return load_traces(config.out).generations
+
+
+def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> LatencyModel:
+    """The latencies in the folder, measured if there are none, or none of this setup; warns where they are noisy.
+
+    Args:
+        load: stands in for `ltd.load`.
+    """
+    file = source.folder / LATENCY
+    decoder = load(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads)
+    if file.exists():
+        known = LatencyModel.load(file)
+        if known.mismatch(setup_of(decoder, source.target, source.draft)) is None:
+            return known
+    plan = Plan(seconds=source.seconds, depth=source.depth)
+    latency = calibrate(decoder, plan, target=source.target, draft=source.draft)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    latency.save(file)
+    if warning := latency.warning():
+        print(f"warning: {warning}", file=sys.stderr)
+    return latency

@@ -1,0 +1,1 @@
+"""Trainers of policies: the exact one, and PPO as in the paper."""

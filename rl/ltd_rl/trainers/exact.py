@@ -1,0 +1,261 @@
+"""The exact trainer: the expected reward of both policies together, summed over all that they could decide.
+
+At a recorded position every decision's gain and cost are known. With c_l the probability that the depth policy goes on
+at level l, and s_d(V) that of size V after d expansions, a cycle there stops at depth d and verifies V with probability
+
+    P(d, V) = c_0 · … · c_(d-1) · (1 - c_d) · s_d(V),          with c_D = 0 at the limit,
+
+so the expected reward Σ P(d, V) · r(d, V) and its gradient need no sampling: there is no noise from actions, and both
+policies learn at once instead of in turns. The rewards are those of the paper and of ours (design, section 7):
+
+    ratio    r = gain / seconds
+    renewal  r = gain - λ · seconds, λ = the throughput of the policies themselves, found anew after every epoch
+
+Positions count alike, whether the present policies would begin a cycle there or not. Weighting them by the exact
+probability of a visit, and crediting a cycle with the value of the position it leads to, was tried and won nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ltd.errors import InputError
+from ltd.policies.learned.network import Network
+from ltd.policies.learned.observation import Layout, Summary
+from ltd.policies.learned.policy import Learned
+from ltd.policies.learned.setting import Setting
+from ltd_rl.traces.observations import Observer, decided, observers_of
+from ltd_rl.traces.optimum import best_static
+from ltd_rl.traces.outcomes import Outcomes
+
+OBJECTIVES = ("renewal", "ratio")
+WARM_UP_STEPS = 50
+SPREAD = 1e-3  # least standard deviation that an input is divided by: some never change
+
+
+@dataclass(frozen=True, slots=True)
+class ExactConfig:
+    """How to train.
+
+    Args:
+        objective: "renewal" or "ratio".
+        hidden: widths of the hidden layers of both networks.
+        epochs: times that every position is seen.
+        batch: positions per update.
+        learning_rate: the highest, after a short warm-up; it falls to 0 in a line.
+        weight_decay: of AdamW.
+        entropy: weight of the entropy of the decisions, which falls to 0 with the learning rate; without it, ratio can
+            get stuck in never drafting deeper.
+        seed: of weights and order.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    objective: Literal["renewal", "ratio"] = "renewal"
+    hidden: tuple[int, ...] = (48,)
+    epochs: int = 12
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    entropy: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"the exact trainer knows the objectives {' and '.join(OBJECTIVES)}, not {self.objective}")
+        if min((*self.hidden, self.epochs, self.batch)) < 1:
+            raise InputError("hidden widths, epochs and batch must be at least 1")
+        if self.learning_rate <= 0 or self.weight_decay < 0 or self.entropy < 0:
+            raise InputError("the learning rate must be above 0, weight decay and entropy not below")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As values for JSON."""
+        return {**asdict(self), "hidden": list(self.hidden)}
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What the policies come to after an epoch, deciding greedily: tokens per second."""
+
+    training: float
+    validation: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactResult:
+    """The policies of the best validation, and the course of training."""
+
+    policy: Learned
+    epochs: list[Epoch]
+
+
+def train_exact(
+    training: Outcomes,
+    validation: Outcomes,
+    layouts: tuple[Layout | Summary, Layout | Summary],
+    config: ExactConfig,
+    made_for: Setting,
+    progress: Callable[[Epoch], None] = lambda epoch: None,
+) -> ExactResult:
+    """Trains both policies; the ladder and the depth limit are those of the outcomes.
+
+    Args:
+        training, validation: of different questions, with the same ladder and depths.
+        layouts: what the depth and the size policy see.
+        config: how.
+        made_for: goes into the policy.
+        progress: told after every epoch.
+
+    Raises:
+        InputError: outcomes of different ladders or depths, or a layout with recents.
+    """
+    if (training.sizes, training.depth) != (validation.sizes, validation.depth):
+        raise InputError("training and validation need the same ladder of sizes and the same depth")
+    if any(isinstance(layout, Summary) and layout.recents for layout in layouts):
+        raise InputError("the exact trainer looks at positions by themselves, so it knows no recents; leave them out")
+    trainer, held_out = ExactTrainer(training, layouts, config), observers_of(validation, *layouts)
+    best: tuple[float, Learned] | None = None
+    epochs: list[Epoch] = []
+    for _ in range(config.epochs):
+        trainer.epoch()
+        policy = trainer.policy(made_for)
+        trainer.rate = decided(policy, training, trainer.observers).throughput
+        epochs.append(Epoch(trainer.rate, decided(policy, validation, held_out).throughput))
+        progress(epochs[-1])
+        if best is None or epochs[-1].validation > best[0]:
+            best = epochs[-1].validation, policy
+    assert best is not None
+    return ExactResult(best[1], epochs)
+
+
+class ExactTrainer:
+    """The networks in training.
+
+    Args:
+        outcomes: to train on. layouts, config: as for `train_exact`.
+
+    Attributes:
+        rate: λ, tokens per second; it begins at the best static setting's.
+    """
+
+    def __init__(
+        self, outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Summary], config: ExactConfig
+    ) -> None:
+        self.outcomes, self.config, self.layouts = outcomes, config, layouts
+        self.rate = best_static(outcomes)[2].throughput
+        self.order = np.random.default_rng(config.seed)
+        self.step, self.steps = 0, config.epochs * self.batches
+        self.observers = observers_of(outcomes, *layouts)
+        outputs = (2, len(outcomes.sizes))
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(config.seed)
+            self.networks = tuple(
+                Standardised(observer, count, config.hidden)
+                for observer, count in zip(self.observers, outputs, strict=True)
+            )
+        parameters = [parameter for network in self.networks for parameter in network.layers.parameters()]
+        self.optimiser = torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
+
+    @property
+    def batches(self) -> int:
+        """Updates per epoch."""
+        return max(1, self.outcomes.positions // self.config.batch)
+
+    def epoch(self) -> None:
+        """One pass over all positions."""
+        for rows in self._shuffled():
+            rest = 1 - self.step / self.steps
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.config.learning_rate * rest * min(1.0, (self.step + 1) / WARM_UP_STEPS)
+            log_chances = self.log_chances(rows)
+            chances = log_chances.exp()
+            reward = (chances * self.rewards(rows)).sum((1, 2)).mean()
+            entropy = -(chances * log_chances).sum((1, 2)).mean()
+            self.optimiser.zero_grad()
+            loss = -reward - self.config.entropy * rest * entropy
+            loss.backward()
+            self.optimiser.step()
+            self.step += 1
+
+    def _shuffled(self) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+        """The positions in batches of about the same size."""
+        return iter(np.array_split(self.order.permutation(self.outcomes.positions), self.batches))
+
+    def log_chances(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
+        """float32 (n, D + 1, S): log P(d, V) at positions (n,)."""
+        depth, size = self.networks
+        levels = range(self.outcomes.depth + 1)
+        going = torch.stack([depth(self.observers[0].at(rows, level)) for level in levels], dim=1)
+        stop, go = functional.log_softmax(going, dim=2).unbind(2)  # outputs STOP and CONTINUE, in this order
+        stop = torch.cat([stop[:, :-1], torch.zeros_like(stop[:, -1:])], dim=1)  # at the limit nobody is asked
+        before = functional.pad(go[:, :-1].cumsum(1), (1, 0))
+        sizes = torch.stack([size(self.observers[1].at(rows, level)) for level in levels], dim=1)
+        return (before + stop)[:, :, None] + functional.log_softmax(sizes, dim=2)
+
+    def rewards(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
+        """float32 (n, D + 1, S), in tokens: of every decision at positions (n,)."""
+        gains = torch.from_numpy(self.outcomes.gains[rows]).float()
+        seconds = torch.from_numpy(self.outcomes.seconds[rows])
+        # Both are in tokens, so that the weight of the entropy means the same; dividing by λ turns no decision.
+        return gains - self.rate * seconds if self.config.objective == "renewal" else gains / (self.rate * seconds)
+
+    def policy(self, made_for: Setting) -> Learned:
+        """The present networks as they run at inference."""
+        depth, size = (
+            Network(layout, network.weights()) for network, layout in zip(self.networks, self.layouts, strict=True)
+        )
+        outcomes = self.outcomes
+        return Learned(made_for, outcomes.depth, outcomes.sizes, depth_network=depth, size_network=size)
+
+
+class Standardised(nn.Module):
+    """An MLP with ReLU on inputs brought to mean 0 and deviation 1, as they are over all positions and depths.
+
+    Args:
+        observer: of its observations. outputs: how many. hidden: widths of the layers between.
+    """
+
+    def __init__(self, observer: Observer, outputs: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.mean, self.deviation = moments(observer)
+        widths = (observer.layout.width, *hidden, outputs)
+        layers: list[nn.Module] = []
+        for inputs, count in pairwise(widths):
+            layers += [nn.Linear(inputs, count), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """float32 (n, width) → (n, outputs)."""
+        result: Tensor = self.layers((observations - self.mean) / self.deviation)
+        return result
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """w0, b0, w1, b1, … of the same function on the observations as they are."""
+        tensors = [parameter.detach().clone() for parameter in self.layers.parameters()]
+        tensors[0] = tensors[0] / self.deviation
+        tensors[1] = tensors[1] - tensors[0] @ self.mean
+        return tuple(tensors)
+
+
+def moments(observer: Observer) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, float32 (width,), of the observations at all positions and depths."""
+    outcomes, width = observer.outcomes, observer.layout.width
+    sums, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+    for level in range(outcomes.depth + 1):
+        for rows in np.array_split(np.arange(outcomes.positions), 1 + outcomes.positions // 4096):
+            seen = observer.at(rows, level).double()
+            sums += seen.sum(0)
+            squares += seen.square().sum(0)
+    count = outcomes.positions * (outcomes.depth + 1)
+    mean = sums / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), (deviation + SPREAD).float()

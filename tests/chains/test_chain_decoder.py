@@ -1,0 +1,220 @@
+"""Chains of a second model: the greedy text is the target's own whatever is drafted, and what the statistics say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from chain_drafts import AtRandom, chain_decoder, save_draft, small_draft
+from small_models import FAMILIES, VOCABULARY
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ltd.chains import Length
+from ltd.chains.constant import Constant
+from ltd.chains.decoder import ChainDecoder
+from ltd.decoding.decoder import Decoder
+from ltd.decoding.statistics import PARTS
+from ltd.errors import InputError
+
+Folder = Callable[[str], Path]
+WORDS = torch.arange(0, VOCABULARY, 3)
+PROMPT = [1, 44, 20, 6, 71, 8, 33]
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def wanted(model: PreTrainedModel, new: int, stop: int | None = None) -> list[int]:
+    """Greedy text of `transformers` itself."""
+    settings = {"do_sample": False, "max_new_tokens": new, "eos_token_id": stop, "pad_token_id": 2}
+    return model.generate(torch.tensor([PROMPT]), **settings)[0, len(PROMPT) :].tolist()
+
+
+@pytest.fixture
+def decoder(tiny_target: Folder, tmp_path: Path) -> ChainDecoder:
+    """Agrees with its target now and then."""
+    model = load(tiny_target("llama"))
+    torch.manual_seed(0)
+    folder = save_draft(small_draft(model, tuple(range(8)), 0.1), None, tmp_path / "draft")
+    return chain_decoder(model, folder, Constant(3))
+
+
+@pytest.mark.parametrize(
+    "length",
+    [Constant(1), Constant(2), Constant(5), AtRandom(6, False), AtRandom(6, True)],
+    ids=["1", "2", "5", "random", "random with states"],
+)
+def test_the_greedy_text_is_the_targets(length: Length, decoder: ChainDecoder, tiny_target: Folder) -> None:
+    answer = decoder.generate(PROMPT, max_new_tokens=60, stop_token_ids=(), length=length)
+    assert answer.token_ids == wanted(load(tiny_target("llama")), 60)
+    statistics = answer.statistics
+    assert max(statistics.gains) > 1  # drafted tokens were accepted
+    assert min(gain - size for gain, size in zip(statistics.gains, statistics.sizes, strict=True)) < 1  # and rejected
+    assert max(statistics.sizes) == length.max_length
+
+
+@pytest.mark.parametrize("words", [None, WORDS], ids=["all words", "some words"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_families(family: str, words: torch.Tensor | None, tiny_target: Folder, tmp_path: Path) -> None:
+    model = load(tiny_target(family))
+    folder = save_draft(small_draft(model, tuple(range(8)), 0.05), words, tmp_path / "draft")
+    expected = wanted(model, 40)
+    answer = chain_decoder(model, folder, Constant(4)).generate(torch.tensor([PROMPT]), max_new_tokens=40)
+    assert answer.token_ids == expected
+    assert answer.statistics.acceptance_length > 1
+
+
+def test_bfloat16_gives_plain_decodings_text(tiny_target: Folder, tmp_path: Path) -> None:
+    model = load(tiny_target("llama"), torch.bfloat16)
+    folder = save_draft(small_draft(model, tuple(range(8)), 0.1), None, tmp_path / "draft")
+    decoder = chain_decoder(model, folder, Constant(4))
+    plain = Decoder(decoder.target).generate(PROMPT, max_new_tokens=60)
+    assert decoder.generate(PROMPT, max_new_tokens=60).token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_draft_that_is_the_target_is_always_right(temperature: float, tiny_target: Folder, tmp_path: Path) -> None:
+    model = load(tiny_target("llama"), torch.bfloat16)  # as the draft's files are
+    folder = save_draft(small_draft(model, tuple(range(8)), 0.0), None, tmp_path / "draft")
+    decoder = chain_decoder(model, folder, Constant(4))
+    answer = decoder.generate(PROMPT, max_new_tokens=51, temperature=temperature, top_p=0.9, seed=3)
+    assert answer.statistics.gains == [5] * 10
+    assert answer.statistics.sizes == [4] * 10
+
+
+def test_statistics_add_up(decoder: ChainDecoder) -> None:
+    rule = AtRandom(5, False)
+    news = list(decoder.stream(PROMPT, max_new_tokens=50, stop_token_ids=(), length=rule))
+    statistics = decoder.last_statistics
+    assert len(news[0]) == 1
+    assert [len(new) for new in news[1:]] == statistics.gains
+    assert statistics.new_tokens == sum(map(len, news)) == 50
+    assert statistics.prompt_tokens == len(PROMPT)
+    assert statistics.depths == [max(size - 1, 0) for size in statistics.sizes]
+    assert all(1 <= gain <= size + 1 for gain, size in zip(statistics.gains, statistics.sizes, strict=True))
+    drafting = [size for size in statistics.sizes if size > 0]
+    assert [drafted for drafted, _ in rule.told] == drafting
+    assert [kept + 1 for _, kept in rule.told] == statistics.gains[: len(rule.told)]
+    assert set(statistics.seconds) == set(PARTS)
+    for part in ("prefill", "draft", "policy", "verify", "accept", "commit", "other"):
+        assert statistics.seconds[part] > 0, part
+
+
+def test_what_rules_are_asked(decoder: ChainDecoder) -> None:
+    """After each token but the longest chain's last, with the chance and the state of this very token."""
+    rule = AtRandom(4, True)
+    answer = decoder.generate(PROMPT, max_new_tokens=30, stop_token_ids=(), length=rule)
+    asked = iter(rule.asked)
+    for size, left in zip(answer.statistics.sizes, remaining(answer.statistics.gains, 30), strict=True):
+        most = min(4, left - 1)
+        questions = [next(asked) for _ in range(min(size, most - 1) if size else 0)]
+        assert [drafted for drafted, _, _ in questions] == list(range(1, len(questions) + 1))
+        assert all(0 < chance <= 1 for _, chance, _ in questions)
+    assert next(asked, None) is None
+    first = rule.asked[0]
+    draft = decoder.draft
+    with torch.inference_mode():
+        draft.start(20)
+        step = draft.step([*PROMPT, answer.token_ids[0]])
+        chance, token = step.logits.softmax(-1).max(0)
+        assert first[1] == pytest.approx(float(chance), rel=1e-5)
+        assert first[2] is not None
+        assert torch.equal(first[2], draft.step([int(token)]).state)
+
+
+def remaining(gains: list[int], new: int) -> list[int]:
+    """Before each cycle, how many tokens the answer may still get."""
+    return [new - 1 - sum(gains[:cycle]) for cycle in range(len(gains))]
+
+
+def test_nothing_is_drafted_beyond_the_end(decoder: ChainDecoder, tiny_target: Folder) -> None:
+    expected = wanted(load(tiny_target("llama")), 12)
+    for new in range(1, 12):
+        answer = decoder.generate(PROMPT, max_new_tokens=new, stop_token_ids=())
+        assert answer.token_ids == expected[:new]
+        left = remaining(answer.statistics.gains, new)
+        assert all(size == min(3, most - 1) for size, most in zip(answer.statistics.sizes, left, strict=True))
+
+
+def test_the_context_ends_an_answer(decoder: ChainDecoder, tiny_target: Folder) -> None:
+    prompt = torch.randint(VOCABULARY, (250,)).tolist()
+    assert len(decoder.generate(prompt, stop_token_ids=()).token_ids) == 6
+    short = ChainDecoder(decoder.target, decoder.draft, Constant(8), max_length=len(PROMPT) + 5)
+    assert short.generate(PROMPT, stop_token_ids=()).token_ids == wanted(load(tiny_target("llama")), 5)
+
+
+def test_stop_tokens_end_an_answer(decoder: ChainDecoder, tiny_target: Folder) -> None:
+    stop = wanted(load(tiny_target("llama")), 20)[9]
+    expected = wanted(load(tiny_target("llama")), 40, stop)
+    for length in range(1, 9):
+        answer = decoder.generate(PROMPT, max_new_tokens=40, stop_token_ids=[stop], length=Constant(length))
+        assert answer.token_ids == expected
+    decoder.stop_ids = (stop,)
+    assert decoder.generate(PROMPT, max_new_tokens=40).token_ids == expected
+
+
+def test_a_seed_gives_one_text(decoder: ChainDecoder) -> None:
+    texts = [
+        decoder.generate(PROMPT, max_new_tokens=30, temperature=1.0, seed=seed, stop_token_ids=()).token_ids
+        for seed in (7, 8, 7)
+    ]
+    assert texts[0] == texts[2] != texts[1]
+    free = [decoder.generate(PROMPT, max_new_tokens=30, temperature=1.0, stop_token_ids=()).token_ids for _ in range(2)]
+    assert free[0] != free[1]
+
+
+def test_a_broken_draft_costs_nothing_but_speed(decoder: ChainDecoder, tiny_target: Folder) -> None:
+    decoder.draft.engine.weights.final_norm.fill_(float("nan"))
+    answer = decoder.generate(PROMPT, max_new_tokens=20, stop_token_ids=())
+    assert answer.token_ids == wanted(load(tiny_target("llama")), 20)
+    assert set(answer.statistics.sizes) == {0}
+    sampled = decoder.generate(PROMPT, max_new_tokens=20, stop_token_ids=(), temperature=1.0, seed=1)
+    assert len(sampled.token_ids) == 20
+
+
+def test_a_broken_target_is_named(decoder: ChainDecoder) -> None:
+    assert decoder.target.engine is not None
+    decoder.target.engine.weights.final_norm.fill_(float("nan"))
+    for temperature in (0.0, 1.0):
+        with pytest.raises(InputError, match="the target's logits are not finite"):
+            decoder.generate(PROMPT, temperature=temperature)
+
+
+def test_a_decoder_beside_another(decoder: ChainDecoder, tiny_target: Folder) -> None:
+    plain = Decoder(decoder.target, stop_ids=(5,), max_length=99)
+    folder = decoder.draft.folder
+    assert folder is not None
+    beside = ChainDecoder.beside(plain, folder, Constant(2))
+    assert (beside.target, beside.stop_ids, beside.max_length) == (plain.target, (5,), 99)
+    assert beside.generate(PROMPT, max_new_tokens=9, stop_token_ids=()).token_ids == wanted(
+        load(tiny_target("llama")), 9
+    )
+
+
+class TooLong(AtRandom):
+    def __init__(self) -> None:
+        super().__init__(33, False)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "message"),
+    [
+        ([[1, 2], [3, 4]], {}, "one prompt at a time, not 2"),
+        ([], {}, "prompt is empty"),
+        ([VOCABULARY], {}, "not in the target's vocabulary"),
+        ([1] * 256, {}, "shorten it"),
+        ([1], {"max_new_tokens": 0}, "max_new_tokens 0"),
+        ([1], {"temperature": -1.0}, "temperature -1.0"),
+        ([1], {"length": TooLong()}, "chains of 33 tokens are out of range"),
+    ],
+)
+def test_bad_input_is_named_at_once(
+    prompt: list[int], settings: dict[str, object], message: str, decoder: ChainDecoder
+) -> None:
+    with pytest.raises(InputError, match=message):
+        decoder.stream(prompt, **settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_length 300"):
+        ChainDecoder(decoder.target, decoder.draft, Constant(1), max_length=300)

@@ -1,0 +1,115 @@
+"""The sampled text of chains has the target's distribution: against exact enumeration of all short sequences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from chain_drafts import chain_decoder, save_draft, small_draft
+from chain_numbers import ACCEPTANCE, number
+from exact_sequences import NEW, PROMPT, enumerated, small_model
+from scipy.stats import chisquare
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from ltd import ops
+from ltd.chains.length import LengthCall
+
+SAMPLES = 1500
+MORE = 2  # tokens drafted and drawn behind those that are looked at
+TRIMMED = torch.tensor([5, 0, 3, 2])
+
+
+class Picky:
+    """Goes on only behind unlikely tokens, and drafts less after a rejection: lengths that depend on what was drawn."""
+
+    max_length, reads_states = 3, False
+
+    def __init__(self) -> None:
+        self.limit = 3
+
+    def start(self) -> LengthCall:
+        return Picky()
+
+    def more(self, drafted: int, chance: float, state: Tensor | None) -> bool:
+        return drafted < self.limit and chance < 0.5
+
+    def verified(self, drafted: int, accepted: int) -> None:
+        self.limit = 3 if accepted == drafted else 1
+
+
+def p_value(folder: Path, words: Tensor | None, temperature: float, top_k: int, top_p: float) -> float:
+    """How likely so large a distance from the target's distribution is, for one text per seed."""
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        warpers.append(TopPLogitsWarper(top_p))
+    model = small_model()
+    expected = enumerated(model, warpers)
+    torch.manual_seed(1)
+    draft = small_draft(model, (0, 1), 1.0)
+    decoder = chain_decoder(model, save_draft(draft, words, folder), Picky())
+    counts: Counter[tuple[int, ...]] = Counter()
+    accepted = drafted = 0
+    for seed in range(SAMPLES):
+        answer = decoder.generate(
+            PROMPT, max_new_tokens=NEW + MORE, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        counts[tuple(answer.token_ids[:NEW])] += 1
+        accepted += sum(gain - 1 for gain in answer.statistics.gains)
+        drafted += sum(answer.statistics.sizes)
+    assert 0.2 < accepted / drafted < 0.95  # both must be common for the test to be about both
+    assert all(expected[sequence] > 0 for sequence in counts)
+    likely = [sequence for sequence, p in expected.items() if p * SAMPLES >= 5]
+    observed = [counts[sequence] for sequence in likely] + [SAMPLES - sum(counts[s] for s in likely)]
+    wanted = [expected[sequence] * SAMPLES for sequence in likely]
+    wanted.append(SAMPLES - sum(wanted))
+    if wanted[-1] < 1:  # no rest to speak of
+        observed, wanted = observed[:-1], wanted[:-1]
+        wanted = [w * sum(observed) / sum(wanted) for w in wanted]
+    return float(chisquare(observed, wanted).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("words", "temperature", "top_k", "top_p"),
+    [(None, 1.0, 0, 1.0), (None, 0.7, 4, 0.9), (TRIMMED, 1.0, 0, 1.0), (TRIMMED, 1.2, 5, 0.9)],
+)
+def test_sequences_have_the_targets_distribution(
+    words: Tensor | None, temperature: float, top_k: int, top_p: float, tmp_path: Path
+) -> None:
+    # The seeds are fixed, so this is one draw, not a flaky test.
+    assert p_value(tmp_path, words, temperature, top_k, top_p) > 1e-3
+
+
+def test_a_residual_that_forgets_the_draft_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rejected tokens replaced by tokens of p, not of max(p - q, 0): the same test says no."""
+    accept, nothing = ops.accept_chain, torch.zeros(0, dtype=torch.int64)
+
+    def faulty(logits: Tensor, draft: Tensor | None, words: Tensor | None, drafted: Tensor, *settings: float) -> Tensor:
+        kept, token = accept(logits, draft, words, drafted, *settings).tolist()
+        if kept < len(drafted):
+            row = logits[kept : kept + 1]
+            token = int(accept(row, None, words, nothing, *settings[:-1], settings[-1] + kept)[1])
+        return torch.tensor([kept, token])
+
+    monkeypatch.setattr(ops, "accept_chain", faulty)
+    assert p_value(tmp_path, None, 1.0, 0, 1.0) < 1e-6
+
+
+def test_a_coin_that_is_the_drafts_number_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft's tokens drawn with numbers that acceptance uses as well: the same test says no."""
+    draw = ops.draft_token
+
+    def dependent(logits: Tensor, temperature: float, top_k: int, top_p: float, *place: int) -> tuple[Tensor, Tensor]:
+        _, chance = draw(logits, temperature, top_k, top_p, *place)
+        probabilities = (logits[0] / temperature).softmax(-1).double()
+        seed, cycle, position = place
+        coin = number(seed, cycle, position, ACCEPTANCE)
+        choice = torch.searchsorted(probabilities.cumsum(0), coin, right=True).clamp(max=len(probabilities) - 1)
+        return choice, chance
+
+    monkeypatch.setattr(ops, "draft_token", dependent)
+    assert p_value(tmp_path, None, 1.0, 0, 1.0) < 1e-6

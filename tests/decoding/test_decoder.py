@@ -1,0 +1,248 @@
+"""The cycle against `transformers`' own greedy decoding, and what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle_draft import OracleDraft
+from small_models import FAMILIES, VOCABULARY
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import ltd
+from ltd.decoding.decoder import Decoder
+from ltd.loading import load
+from ltd.policies import Static
+from ltd.target.target import Target
+
+Folder = Callable[[str], Path]
+
+
+def plain_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def reference(model: PreTrainedModel, prompt: list[int], new: int, stop: int = 2) -> list[int]:
+    """`transformers`' greedy answer."""
+    with torch.no_grad():
+        ids = torch.tensor([prompt])
+        mask = torch.ones_like(ids)
+        output = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=new, eos_token_id=stop)
+    return output[0, len(prompt) :].tolist()
+
+
+def random_prompts(seed: int, lengths: list[int]) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**31),
+    length=st.integers(1, 60),
+    depth=st.integers(0, 6),
+    size=st.integers(0, 40),
+    noise=st.sampled_from([0.0, 1.0, 3.0, 30.0]),
+)
+def test_greedy_equals_transformers(
+    tiny_target: Folder, family: str, seed: int, length: int, depth: int, size: int, noise: float
+) -> None:
+    model = plain_model(tiny_target(family))
+    prompts = random_prompts(seed, [length])
+    draft = OracleDraft(model, prompts, noise)
+    decoder = Decoder(Target(plain_model(tiny_target(family))), draft, Static(depth, size), stop_ids=[2])
+    answer = decoder.generate(prompts[0], max_new_tokens=30)
+    assert answer.token_ids == reference(model, prompts[0], 30)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loaded_head_and_packed_target_equal_transformers(tiny_target: Folder, tiny_head: Folder, family: str) -> None:
+    decoder = load(tiny_target(family), tiny_head(family), policy=Static(3, 12), dtype="float32", device="cpu")
+    model = plain_model(tiny_target(family))
+    prompts = random_prompts(7, [1, 5, 90])
+    together = decoder.generate(prompts, max_new_tokens=40)
+    for prompt, answer in zip(prompts, together, strict=True):
+        expected = reference(model, prompt, 40)
+        assert answer.token_ids == expected
+        assert decoder.generate(prompt, max_new_tokens=40).token_ids == expected
+        assert decoder.generate(prompt, max_new_tokens=40, policy="none").token_ids == expected
+
+
+def test_a_prompt_longer_than_a_chunk(tiny_target: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain_model(tiny_target("mistral"))
+    prompts = random_prompts(3, [75])
+    monkeypatch.setattr("ltd.target.target.PREFILL_CHUNK", 16)
+    decoder = Decoder(Target(plain_model(tiny_target("mistral"))), OracleDraft(model, prompts, 1.0), Static(2, 8))
+    assert decoder.generate(prompts[0], max_new_tokens=20).token_ids == reference(model, prompts[0], 20, stop=-1)
+
+
+def test_a_perfect_draft_is_accepted_to_its_full_depth(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("llama"))
+    prompts = random_prompts(1, [9])
+    draft = OracleDraft(plain_model(tiny_target("llama")), prompts, 0.0, sharpness=1000.0)
+    decoder = Decoder(Target(model), draft, Static(3, 60))
+    statistics = decoder.generate(prompts[0], max_new_tokens=26).statistics
+    assert statistics.gains == [5] * 5  # depth 3 is four levels, and the target's own token
+    assert statistics.acceptance_length == 5.0
+    assert statistics.depths == [3] * 5 and statistics.sizes == [4 + 3 * 16] * 5  # no more candidates than there are
+
+
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_a_batch_equals_its_prompts_alone(tiny_target: Folder, noise: float) -> None:
+    model = plain_model(tiny_target("qwen3"))
+    prompts = random_prompts(5, [3, 40, 1, 17])
+    alone = [reference(model, prompt, 25, stop=7) for prompt in prompts]
+    decoder = Decoder(
+        Target(plain_model(tiny_target("qwen3"))), OracleDraft(model, prompts, noise), Static(2, 9), stop_ids=[7]
+    )
+    together = decoder.generate(prompts, max_new_tokens=25)
+    assert [answer.token_ids for answer in together] == alone
+    plain = decoder.generate(prompts, max_new_tokens=25, policy="none")
+    assert [answer.token_ids for answer in plain] == alone
+
+
+def test_rows_of_a_batch_may_end_at_different_times(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("llama"))
+    prompts = random_prompts(11, [4, 4, 4])
+    full = [reference(model, prompt, 20, stop=-1) for prompt in prompts]
+    stop = full[1][4]  # ends the second answer early, and the others wherever they have it
+    cut = [answer[: answer.index(stop) + 1] if stop in answer else answer for answer in full]
+    assert len({len(answer) for answer in cut}) > 1
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, prompts, 1.0), Static(2, 9))
+    answers = decoder.generate(prompts, max_new_tokens=20, stop_token_ids=[stop])
+    assert [answer.token_ids for answer in answers] == cut
+
+
+@pytest.mark.parametrize("new", [1, 2, 3, 7])
+def test_max_new_tokens_is_exact(tiny_target: Folder, new: int) -> None:
+    model = plain_model(tiny_target("llama"))
+    prompts = random_prompts(2, [6])
+    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), prompts, 0.0), Static(4, 30))
+    assert decoder.generate(prompts[0], max_new_tokens=new).token_ids == reference(model, prompts[0], new, stop=-1)
+
+
+def test_the_context_limit_ends_an_answer(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("llama"))
+    prompts = random_prompts(2, [250])
+    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), prompts, 0.0), Static(4, 30))
+    answer = decoder.generate(prompts[0], max_new_tokens=100)
+    assert answer.token_ids == reference(model, prompts[0], 6, stop=-1)
+
+
+def test_stream_yields_what_generate_returns(tiny_target: Folder, tiny_head: Folder) -> None:
+    decoder = load(tiny_target("llama"), tiny_head("llama"), dtype="float32", device="cpu")
+    (prompt,) = random_prompts(4, [8])
+    whole = decoder.generate(prompt, max_new_tokens=15)
+    pieces = list(decoder.stream(prompt, max_new_tokens=15))
+    assert list(chain.from_iterable(pieces)) == whole.token_ids
+    assert all(pieces) and len(pieces) == decoder.last_statistics.cycles + 1
+
+
+def test_statistics_add_up(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("llama"))
+    prompts = random_prompts(6, [5])
+    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), prompts, 2.0), Static(2, 10))
+    answer = decoder.generate(prompts[0], max_new_tokens=30)
+    statistics = answer.statistics
+    assert statistics.new_tokens == len(answer.token_ids) == 1 + sum(statistics.gains)
+    assert statistics.prompt_tokens == 5 and statistics.cycles == len(statistics.depths) == len(statistics.sizes)
+    assert all(seconds >= 0 for seconds in statistics.seconds.values())
+    assert statistics.decode_seconds == pytest.approx(
+        sum(seconds for part, seconds in statistics.seconds.items() if part != "prefill")
+    )
+    assert statistics.tokens_per_second == pytest.approx(sum(statistics.gains) / statistics.decode_seconds)
+    assert statistics.to_dict()["cycles"] == statistics.cycles
+
+
+def test_other_uses_of_the_model_are_left_as_they_were(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("llama"))
+    (prompt,) = random_prompts(8, [5])
+    before = reference(model, prompt, 10)
+    attention = model.config._attn_implementation
+    Decoder(Target(model, feature_layers=(1, 8))).generate(prompt, max_new_tokens=5)
+    assert model.config._attn_implementation == attention
+    assert reference(model, prompt, 10) == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_taps_are_the_hidden_states_of_transformers(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("qwen2"))
+    (prompt,) = random_prompts(9, [20])
+    with torch.no_grad():
+        hidden = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states
+    target = Target(model, feature_layers=(0, 3, 7))
+    with torch.inference_mode(), target.session(1, 64):
+        features = target.prefill(0, torch.tensor(prompt)).features
+    assert features is not None
+    # Rounding grows through the layers; another layer's states would differ by about 1.
+    torch.testing.assert_close(features, torch.cat([hidden[0], hidden[3], hidden[7]], dim=-1), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([], {}, "empty"),
+        ([[]], {}, "empty"),
+        ([5] * 256, {}, "256 tokens"),
+        ([5, 96], {}, "token id 96"),
+        ([-1], {}, "token id -1"),
+        (torch.tensor([0.5]), {}, "whole numbers"),
+        (torch.zeros(1, 1, 1, dtype=torch.long), {}, "shape"),
+        ([5], {"max_new_tokens": 0}, "max_new_tokens 0"),
+        ([5], {"temperature": -1.0}, "temperature"),
+        ([5], {"temperature": float("nan")}, "temperature"),
+        ([5], {"top_p": 0.0}, "top_p"),
+        ([5], {"top_k": -1}, "top_k"),
+        ([5], {"seed": -1}, "seed"),
+        ([5], {"policy": Static(1, 4)}, "draft"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(tiny_target: Folder, prompt: object, options: dict, message: str) -> None:
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))))
+    with pytest.raises(ltd.InputError, match=message):
+        decoder.generate(prompt, **options)
+
+
+@pytest.mark.parametrize(("depth", "size"), [(-1, 5), (13, 5), (3, -1), (3, 513)])
+def test_depth_and_size_out_of_range(depth: int, size: int) -> None:
+    with pytest.raises(ltd.InputError, match="out of range"):
+        Static(depth, size)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_logits_are_an_error(tiny_target: Folder, value: float) -> None:
+    model = plain_model(tiny_target("llama"))
+    with torch.no_grad():
+        model.lm_head.weight[11] = value
+    with pytest.raises(ltd.InputError, match="not finite"):
+        Decoder(Target(model)).generate([5, 6], max_new_tokens=3)
+
+
+def test_sampling_needs_no_more_than_a_seed(tiny_target: Folder) -> None:
+    """One seed is one text: with and without drafting, alone; another seed is another text."""
+    model = plain_model(tiny_target("llama"))
+    prompts = random_prompts(12, [7])
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, prompts, 1.0), Static(3, 20))
+    options = {"max_new_tokens": 40, "temperature": 1.5, "top_k": 50, "top_p": 0.95}
+    texts = [
+        decoder.generate(prompts[0], seed=3, **options).token_ids,
+        decoder.generate(prompts[0], seed=3, policy=Static(0, 2), **options).token_ids,
+        decoder.generate(prompts[0], seed=3, policy="none", **options).token_ids,
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    assert decoder.generate(prompts[0], seed=4, **options).token_ids != texts[0]
+
+
+def test_without_a_seed_torch_decides(tiny_target: Folder) -> None:
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))))
+    torch.manual_seed(5)
+    first = decoder.generate([5], temperature=1.0).token_ids
+    second = decoder.generate([5], temperature=1.0).token_ids
+    torch.manual_seed(5)
+    assert decoder.generate([5], temperature=1.0).token_ids == first != second

@@ -1,0 +1,234 @@
+"""The CPU engine against `transformers`' own layers, and against itself: trees must give the bits of single steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from engine_models import DTYPES, family_engine, family_model, new_cache, random_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_models import FAMILIES, VOCABULARY, small_config
+from torch import nn
+from transformers import LlamaConfig
+
+from ltd.engine.cpu import Engine
+from ltd.engine.forward import TreeBlock, Verified
+from ltd.engine.kv_cache import KVCache
+from ltd.engine.packed_layers import PackedEmbedding
+from ltd.loading import load
+from ltd.policies import Static
+from ltd.target.target import Target
+
+Folder = Callable[[str], Path]
+TAPS = (0, 3, 8)
+
+
+def chain(
+    engine: Engine, cache: KVCache, tokens: torch.Tensor, kept: int = 0, taps: tuple[int, ...] = TAPS
+) -> Verified:
+    """Forward of tokens (B, n) behind the prefix."""
+    positions = cache.lengths.long()[:, None] + torch.arange(tokens.shape[1])
+    return engine.forward(tokens, TreeBlock(cache.lengths, positions, None), cache, kept, taps)
+
+
+def random_tree(generator: torch.Generator, nodes: int) -> tuple[list[int], torch.Tensor]:
+    """Parents (the root's is -1) and bit masks (nodes, words)."""
+    parents = [-1] + [int(torch.randint(max(0, n - 6), n, (), generator=generator)) for n in range(1, nodes)]
+    masks = torch.zeros(nodes, (nodes + 63) // 64, dtype=torch.int64)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            masks[node] = masks[parent]
+        bit = 1 << (node % 64)
+        masks[node, node // 64] |= bit - (1 << 64) if bit == 1 << 63 else bit
+    return parents, masks
+
+
+def depths(parents: list[int]) -> torch.Tensor:
+    result: list[int] = []
+    for parent in parents:
+        result.append(0 if parent < 0 else result[parent] + 1)
+    return torch.tensor(result)
+
+
+def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((result.float() - expected.float()).norm() / expected.float().norm())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_equals_transformers(family: str, dtype: torch.dtype, isa: str) -> None:
+    exact, plain = family_model(family, torch.float32), family_model(family, dtype)
+    if dtype == torch.bfloat16:  # the same weights, computed in float32
+        exact = copy.deepcopy(plain).float()
+    tokens = torch.randint(3, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(1))
+    expected = exact(tokens, output_hidden_states=True)
+    result = chain(family_engine(family, dtype), new_cache(plain, 1), tokens, taps=(0, 3, 7))
+    hidden = torch.cat([expected.hidden_states[k] for k in (0, 3, 7)], dim=-1)
+    assert result.features is not None
+    if dtype == torch.float32:
+        assert relative_error(result.logits, expected.logits) < 1e-4
+        assert relative_error(result.features, hidden) < 1e-4
+    else:  # as near to the truth as `transformers` in the same type
+        usual = relative_error(plain(tokens).logits, expected.logits)
+        assert relative_error(result.logits, expected.logits) < 1.5 * usual + 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=6, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), nodes=st.integers(1, 80), lengths=st.lists(st.integers(1, 90), min_size=1, max_size=3)
+)
+@torch.inference_mode()
+def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, nodes: int, lengths: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    model = family_model(family, torch.float32)
+    targets = Target(copy.deepcopy(model), TAPS), Target(model, TAPS, family_engine(family, torch.float32))
+    prompts = [torch.randint(3, VOCABULARY, (length,), generator=generator) for length in lengths]
+    trees = [random_tree(generator, nodes) for _ in lengths]
+    tokens = torch.randint(3, VOCABULARY, (len(lengths), nodes), generator=generator)
+    results = []
+    for target in targets:
+        with target.session(len(lengths), 256):
+            for row, prompt in enumerate(prompts):
+                target.prefill(row, prompt)
+            assert target.cache is not None
+            positions = target.lengths.long()[:, None] + torch.stack([depths(parents) for parents, _ in trees])
+            block = TreeBlock(target.lengths, positions, torch.stack([masks for _, masks in trees]))
+            verified = target._forward(target.cache, tokens, block, logits_to_keep=0)
+            results.append((verified.logits, verified.features, target.cache.keys, target.cache.values))
+    for expected, result in zip(*results, strict=True):  # these wild weights make rounding grow from layer to layer
+        assert relative_error(result, expected) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**31), nodes=st.integers(2, 70), length=st.integers(1, 70))
+@torch.inference_mode()
+def test_a_tree_gives_the_bits_of_single_steps(
+    family: str, dtype: torch.dtype, isa: str, threads: int, seed: int, nodes: int, length: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    engine, cache = family_engine(family, dtype), new_cache(family_model(family, dtype), 1)
+    chain(engine, cache, torch.randint(3, VOCABULARY, (1, length), generator=generator))
+    cache.advance([length])
+    parents, masks = random_tree(generator, nodes)
+    tokens = torch.randint(3, VOCABULARY, (1, nodes), generator=generator)
+    tree = engine.forward(tokens, TreeBlock(cache.lengths, length + depths(parents)[None], masks[None]), cache, 0, TAPS)
+    assert tree.features is not None
+    keys, values = (rows[:, 0, :, length : length + nodes].clone() for rows in (cache.keys, cache.values))
+    for leaf in set(range(nodes)) - set(parents):
+        path = [leaf]
+        while path[0] > 0:
+            path.insert(0, parents[path[0]])
+        cache.clear()
+        cache.advance([length])
+        for step, node in enumerate(path):
+            single = chain(engine, cache, tokens[:, node : node + 1])
+            assert single.features is not None
+            cache.advance([1])
+            assert torch.equal(single.logits[0, 0], tree.logits[0, node])
+            assert torch.equal(single.features[0, 0], tree.features[0, node])
+            assert torch.equal(cache.keys[:, 0, :, length + step], keys[:, :, node])
+            assert torch.equal(cache.values[:, 0, :, length + step], values[:, :, node])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_chunks_and_batches_change_no_bit(family: str, dtype: torch.dtype, isa: str) -> None:
+    engine, model = family_engine(family, dtype), family_model(family, dtype)
+    tokens = torch.randint(3, VOCABULARY, (3, 90), generator=torch.Generator().manual_seed(5))
+    whole = new_cache(model, 3)
+    expected = chain(engine, whole, tokens)
+    for sizes in ([90], [1] * 90, [13, 64, 1, 12]):
+        cache, row, start = new_cache(model, 1), 2 - len(sizes) % 3, 0
+        for size in sizes:
+            part = chain(engine, cache, tokens[row : row + 1, start : start + size])
+            assert part.features is not None and expected.features is not None
+            assert torch.equal(part.logits[0], expected.logits[row, start : start + size])
+            assert torch.equal(part.features[0], expected.features[row, start : start + size])
+            cache.advance([size])
+            start += size
+        assert torch.equal(cache.keys[:, 0], whole.keys[:, row])
+        assert torch.equal(cache.values[:, 0], whole.values[:, row])
+
+
+ODD_SIZES = {
+    "tails": {"hidden_size": 40, "intermediate_size": 51, "head_dim": 10, "num_key_value_heads": 1, "vocab_size": 97},
+    "biases": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "long sums": {"intermediate_size": 4100, "num_hidden_layers": 1},
+    "wide heads": {"head_dim": 128, "num_key_value_heads": 4, "num_hidden_layers": 2},
+    "yarn": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "rope_theta": 1e4,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "dynamic": {
+        "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+        "max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("name", ODD_SIZES)
+@torch.inference_mode()
+def test_other_sizes_and_options(name: str, isa: str) -> None:
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.2}
+    model = random_model(LlamaConfig(**{**sizes, **heads, "max_position_embeddings": 512, **ODD_SIZES[name]}))
+    tokens = torch.randint(3, VOCABULARY, (1, 300), generator=torch.Generator().manual_seed(2))
+    for dtype in DTYPES:
+        plain = copy.deepcopy(model).to(dtype)
+        expected = copy.deepcopy(plain).float()(tokens).logits
+        cache = new_cache(plain, 1, 512)
+        engine = Engine(copy.deepcopy(plain))
+        logits = chain(engine, cache, tokens, taps=()).logits
+        tolerance = 1e-4 if dtype == torch.float32 else 1.5 * relative_error(plain(tokens).logits, expected) + 1e-3
+        assert relative_error(logits, expected) < tolerance
+        if name != "dynamic":  # there the frequencies depend on the longest position in the forward
+            cache.advance([299])
+            assert torch.equal(chain(engine, cache, tokens[:, -1:], taps=()).logits[0, 0], logits[0, -1])
+
+
+def test_no_second_copy_of_the_weights_is_kept() -> None:
+    config = small_config("llama")
+    config.tie_word_embeddings = True
+    model = random_model(config)
+    embedding = model.get_input_embeddings().weight.detach().clone()
+    engine = Engine(model)
+    assert all(module.weight.numel() == 0 for module in model.modules() if isinstance(module, nn.Linear))
+    shared = model.get_input_embeddings()
+    assert isinstance(shared, PackedEmbedding) and shared is engine.embedding
+    assert shared.weight.data_ptr() == engine.weights.lm_head.data_ptr()
+    assert (shared.num_embeddings, shared.embedding_dim, shared.weight.dtype) == (VOCABULARY, 32, torch.float32)
+    ids = torch.tensor([[3, 95], [0, 7]])
+    assert torch.equal(shared(ids), embedding[ids])
+
+
+@pytest.mark.parametrize(("dtype", "uses_engine"), [("float32", True), ("bfloat16", True), ("float16", False)])
+def test_load_takes_the_engine_where_it_can(tiny_target: Folder, dtype: str, uses_engine: bool) -> None:
+    decoder = load(tiny_target("llama"), "none", dtype=dtype, device="cpu")
+    assert (decoder.target.engine is not None) == uses_engine
+    assert len(decoder.generate([5, 6, 7], max_new_tokens=4).token_ids) >= 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_text_does_not_depend_on_the_tree(tiny_target: Folder, tiny_head: Folder, family: str) -> None:
+    decoder = load(tiny_target(family), tiny_head(family), dtype="bfloat16", device="cpu")
+    generator = torch.Generator().manual_seed(4)
+    prompts = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in (1, 30, 77)]
+    for prompt in prompts:
+        plain = decoder.generate(prompt, max_new_tokens=60, policy="none").token_ids
+        for policy in (Static(0, 4), Static(3, 30), Static(6, 100)):
+            assert decoder.generate(prompt, max_new_tokens=60, policy=policy).token_ids == plain
+    batch = decoder.generate(prompts, max_new_tokens=60, policy=Static(2, 20))
+    assert batch[2].token_ids == plain

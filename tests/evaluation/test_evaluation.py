@@ -1,0 +1,380 @@
+"""The interleaved run of several methods, its resumption, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from small_models import VOCABULARY, small_config
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ltd.chains.acceptance_files import draft_hash, save_acceptance
+from ltd.chains.model_files import ChainFacts, save_chain
+from ltd.decoding.decoder import Decoder
+from ltd.errors import InputError
+from ltd.evaluation.compare import EvalConfig, evaluate, plan, published, token_hash
+from ltd.evaluation.lossless import first_difference
+from ltd.evaluation.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
+from ltd.evaluation.questions import Question
+from ltd.evaluation.report import write_report
+from ltd.loading import load as load_decoder
+from ltd.policies import Static
+from ltd.policies.baselines.acceptance_head import AcceptanceHead
+from ltd.target.model import tokenizer_fingerprint
+
+QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"]]}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with two tasks, one of them with two turns."""
+    for task, conversations in QUESTIONS.items():
+        folder = tmp_path / "data" / task
+        folder.mkdir(parents=True)
+        lines = [json.dumps({"question_id": 7 + number, "turns": turns}) for number, turns in enumerate(conversations)]
+        (folder / "question.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path, tiny_target: Callable[..., Path], tiny_head: Callable[..., Path]) -> EvalConfig:
+    """Three methods on a tiny random model."""
+    return EvalConfig(
+        data_dir=data,
+        out=tmp_path / "out",
+        tasks=("first", "second"),
+        methods=("none", "eagle3", "static:2:4"),
+        max_new_tokens=12,
+        target=str(tiny_target("llama")),
+        draft=str(tiny_head("llama")),
+        dtype="float32",
+    )
+
+
+def must_not_load(*args: Any, **kwargs: Any) -> Any:
+    """Stands in for `ltd.load` where nothing may be loaded."""
+    raise AssertionError("a model was loaded")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"data_dir": Path("nowhere")}, "no data folder nowhere"),
+        ({"tasks": ("first", "third")}, "holds these tasks: first, second"),
+        ({"tasks": ()}, "name each task once"),
+        ({"tasks": ("first", "first")}, "name each task once"),
+        ({"limit": 0}, "limit is 0"),
+        ({"methods": ("none", "magic")}, "unknown method 'magic'"),
+        ({"methods": ("static:2",)}, "unknown method 'static:2'"),
+        ({"methods": ("static:99:4",)}, "depth 99"),
+        ({"methods": ("none", "paper")}, "name each method once"),
+        ({"methods": ("ddd:speed=9",)}, "no option 'speed'"),
+        ({"methods": ("ddd:size=many",)}, "size is 'many'; it must be a whole number"),
+        ({"methods": ("disco:model=nowhere",)}, "the baseline nowhere cannot be used"),
+        ({"methods": ("grid:nowhere.json",)}, "nowhere.json"),
+        ({"methods": ("transformers:magic",)}, "unknown method 'transformers:magic'"),
+        ({"methods": ("transformers:lookup:tokens=0",)}, "with N at least 1"),
+        ({"methods": ("transformers:assisted",), "chain": "nowhere"}, "no chain draft in nowhere"),
+        ({"turns": 0}, "turns is 0"),
+        ({"methods": ("none", "none")}, "name each method once"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+    ],
+)
+def test_bad_input_is_told_before_a_model_loads(config: EvalConfig, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        evaluate(replace(config, **changes), load=must_not_load)
+    assert not (config.out / "results.json").exists()
+
+
+def test_an_out_folder_that_is_a_file_is_told_before_a_model_loads(config: EvalConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        evaluate(replace(config, out=tmp_path / "file"), load=must_not_load)
+
+
+def test_methods_take_turns_in_rotating_order() -> None:
+    questions = [Question("t", "1", ("a", "b")), Question("t", "2", ("c",)), Question("t", "3", ("d",))]
+    pieces = plan(questions, [Method.parse(name) for name in ("none", "eagle3", "static:2:4")], seed=5)
+    by_prompt = [[piece.method.name for piece in pieces[start : start + 3]] for start in range(0, 12, 3)]
+    assert by_prompt == [
+        ["none", "eagle3", "static:2:4"],
+        ["eagle3", "static:2:4", "none"],
+        ["static:2:4", "none", "eagle3"],
+        ["none", "eagle3", "static:2:4"],
+    ]
+    assert [piece.seed for piece in pieces[::3]] == [5, 5, 6, 7]
+    assert len({piece.key for piece in pieces}) == len(pieces)
+
+
+def test_every_answer_is_recorded_and_identical_to_plain_decoding(config: EvalConfig) -> None:
+    results = evaluate(config)
+    samples = results["samples"]
+    assert len(samples) == 4 * 3
+    assert json.loads((config.out / "results.json").read_text()) == results
+    for sample in samples:
+        drafted = sample["method"] != "none"
+        assert sample["identical_to_none"] is (True if drafted else None)
+        assert sample["first_divergence"] is None
+        assert sample["new_tokens"] == 1 + sum(sample["gains"]) <= config.max_new_tokens
+        assert set(sample["seconds"]) >= {"prefill", "draft", "select", "verify", "accept", "commit", "policy"}
+        assert drafted or set(sample["gains"]) <= {1}
+    assert results["settings"]["dtype"] == "float32"
+    assert {"processor", "cores", "threads", "torch"} <= results["settings"].keys()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_turn_follows_the_same_methods_answers(config: EvalConfig, temperature: float) -> None:
+    config = replace(config, tasks=("second",), methods=("eagle3",), temperature=temperature)
+    evaluate(config)
+    records = [json.loads(line) for line in (config.out / "samples.jsonl").read_text().splitlines()[1:]]
+    decoder = load_decoder(config.target, config.draft, dtype="float32")
+    answer = decoder.tokenizer.decode(records[0]["token_ids"], skip_special_tokens=True)
+    prompt = decoder.encode(
+        [
+            {"role": "user", "content": "Say a"},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": "and b"},
+        ]
+    )
+    assert records[1]["prompt_hash"] == token_hash(prompt)
+    again = decoder.generate(prompt, max_new_tokens=12, temperature=temperature, seed=0, policy=Static(8, 60))
+    assert records[1]["token_ids"] == again.token_ids
+
+
+def test_a_tokenizer_without_chat_template_gets_plain_text(config: EvalConfig) -> None:
+    def load(*args: Any, **kwargs: Any) -> Decoder:
+        decoder = load_decoder(*args, **kwargs)
+        decoder.tokenizer.chat_template = None
+        return decoder
+
+    config = replace(config, tasks=("second",), methods=("none",))
+    evaluate(config, load)
+    records = [json.loads(line) for line in (config.out / "samples.jsonl").read_text().splitlines()[1:]]
+    decoder = load(config.target, config.draft, dtype="float32")
+    answer = decoder.tokenizer.decode(records[0]["token_ids"], skip_special_tokens=True)
+    assert records[1]["prompt_hash"] == token_hash(decoder.encode(f"Say a\n\n{answer}\n\nand b", chat=False))
+
+
+def test_a_turn_that_is_too_long_is_named_before_anything_is_generated(config: EvalConfig) -> None:
+    def load(*args: Any, **kwargs: Any) -> Any:
+        return CountingDecoder(load_decoder(*args, **kwargs), kill_at=1)
+
+    file = config.data_dir / "first" / "question.jsonl"
+    for turns in (["x" * 400], ["short", "x" * 400]):
+        lines = [{"question_id": 7, "turns": ["short"]}, {"question_id": 8, "turns": turns}]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        complaint = rf"first, question 8, turn {len(turns)}: the prompt has \d+ tokens"
+        with pytest.raises(InputError, match=complaint):
+            evaluate(replace(config, out=config.out / str(len(turns))), load)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+class CountingDecoder:
+    """A decoder that counts its answers, and is killed in the middle of one."""
+
+    def __init__(self, decoder: Decoder, kill_at: int | None = None) -> None:
+        self.decoder, self.kill_at, self.started = decoder, kill_at, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.decoder, name)
+
+    def stream(self, prompt: list[int], **settings: Any) -> Iterator[list[int]]:
+        self.started += 1
+        for news in self.decoder.stream(prompt, **settings):
+            if self.started == self.kill_at:
+                raise Killed
+            yield news
+
+
+def test_a_killed_run_goes_on_without_repeating_work(config: EvalConfig, tmp_path: Path) -> None:
+    warm_ups = len(config.methods)
+    first: list[CountingDecoder] = []
+
+    def load(*args: Any, kill_at: int | None = None, **kwargs: Any) -> Any:
+        first.append(CountingDecoder(load_decoder(*args, **kwargs), kill_at))
+        return first[-1]
+
+    with pytest.raises(Killed):
+        evaluate(config, lambda *args, **kwargs: load(*args, kill_at=warm_ups + 6, **kwargs))
+    assert not (config.out / "results.json").exists()
+    resumed = evaluate(config, load)
+    assert first[1].started == warm_ups + 12 - 5
+    whole = evaluate(replace(config, out=tmp_path / "whole"))
+    assert [without_times(sample) for sample in resumed["samples"]] == [without_times(s) for s in whole["samples"]]
+    assert evaluate(config, must_not_load) == resumed
+
+
+def without_times(sample: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in two runs."""
+    return {name: value for name, value in sample.items() if "second" not in name}
+
+
+def test_other_settings_do_not_mix(config: EvalConfig) -> None:
+    evaluate(config)
+    before = (config.out / "samples.jsonl").read_bytes()
+    with pytest.raises(InputError, match="max_new_tokens 12, and this one has 13"):
+        evaluate(replace(config, max_new_tokens=13), must_not_load)
+    questions = config.data_dir / "first" / "question.jsonl"
+    questions.write_text(questions.read_text().replace("Hi there", "Hello"))
+    with pytest.raises(InputError, match="questions"):
+        evaluate(config, must_not_load)
+    assert (config.out / "samples.jsonl").read_bytes() == before
+
+
+def test_divergence_from_plain_decoding_is_recorded() -> None:
+    questions = [Question("t", "1", ("a", "b"))]
+    pieces = plan(questions, [Method.parse("none"), Method.parse("eagle3")], seed=0)
+    tokens = {(0, "none"): [5, 6, 7], (0, "eagle3"): [5, 9], (1, "none"): [1], (1, "eagle3"): [1]}
+    prompts = {(0, "none"): "p", (0, "eagle3"): "p", (1, "none"): "q", (1, "eagle3"): "r"}
+    samples = {
+        ("t", "1", turn, name): {"token_ids": tokens[turn, name], "prompt_hash": prompts[turn, name]}
+        for turn, name in tokens
+    }
+    verdicts = {piece.key[2:]: sample for piece, sample in zip(pieces, published(pieces, samples, 0.0), strict=True)}
+    found = {key: (sample["identical_to_none"], sample["first_divergence"]) for key, sample in verdicts.items()}
+    assert found == {(0, "none"): (None, None), (0, "eagle3"): (False, 1), (1, "none"): (None, None),
+                     (1, "eagle3"): (None, None)}  # fmt: skip
+    assert all("token_ids" not in sample for sample in verdicts.values())
+
+
+def test_names_stand_for_methods(tmp_path: Path) -> None:
+    (tmp_path / "grid.json").write_text(json.dumps({"format": "ltd-grid", "schema": 1, "depth": 3, "size": 9}))
+    policies = {"none": "none", "tuned": None, "grid": None, "eagle3": Static(8, 60), "static:2:4": Static(2, 4),
+                f"grid:{tmp_path / 'grid.json'}": Static(3, 9)}  # fmt: skip
+    for name, policy in policies.items():
+        method = TreeMethod.named(name)
+        assert (method.name, method.policy) == (name, policy)
+    assert type(TreeMethod.named("svip").policy).__name__ == "SVIP"
+    lookups = {"transformers": None, "transformers:lookup": 10, "transformers:lookup:tokens=3": 3}
+    for name, lookup in lookups.items():
+        assert Method.parse(name) == TransformersMethod(name, lookup)
+
+
+def test_paper_stands_for_the_papers_rows(config: EvalConfig) -> None:
+    assert replace(config, methods=("paper", "chain:2")).methods == (*PAPER_METHODS, "chain:2")
+
+
+def test_only_the_first_turns(config: EvalConfig) -> None:
+    results = evaluate(replace(config, methods=("none",), turns=1))
+    assert [sample["turn"] for sample in results["samples"]] == [0, 0, 0]
+
+
+def test_transformers_gives_the_same_greedy_text_and_comparable_numbers(config: EvalConfig) -> None:
+    methods = ("none", "transformers", "transformers:lookup:tokens=3")
+    samples = evaluate(replace(config, methods=methods))["samples"]
+    for sample in samples:
+        if sample["method"] != "none":
+            assert sample["identical_to_none"] is True
+            assert sample["depths"] == sample["sizes"] == []
+        if sample["method"] == "transformers":
+            assert set(sample["gains"]) <= {1} and sample["new_tokens"] == 1 + len(sample["gains"])
+        assert sum(sample["gains"]) < sample["new_tokens"] and sample["seconds"]["prefill"] > 0
+        assert (sample["decode_seconds"] > 0) == (len(sample["gains"]) > 0) or sample["method"] == "none"
+    assert max(sample["new_tokens"] for sample in samples) == config.max_new_tokens
+
+
+def test_sampling_of_transformers_is_not_compared_but_repeats_itself(config: EvalConfig, tmp_path: Path) -> None:
+    config = replace(config, tasks=("first",), methods=("none", "eagle3", "transformers"), temperature=1.0)
+    samples = evaluate(config)["samples"]
+    verdicts = {sample["method"]: (sample["identical_to_none"], sample["not_compared"]) for sample in samples}
+    assert verdicts["eagle3"] == (True, None)
+    assert verdicts["none"] == (None, "this is plain decoding itself")
+    assert verdicts["transformers"][0] is None and "the distribution is the same" in verdicts["transformers"][1]
+    again = evaluate(replace(config, out=tmp_path / "again"))["samples"]
+    assert [s["token_ids_sha256"] for s in again] == [s["token_ids_sha256"] for s in samples]
+
+
+@pytest.fixture
+def chain(config: EvalConfig, tmp_path: Path) -> str:
+    """The folder of a random chain draft for the tiny model."""
+    torch.manual_seed(3)
+    sizes = small_config("llama")
+    sizes.num_hidden_layers = 2
+    fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(config.target), VOCABULARY)
+    facts = ChainFacts("tiny", fingerprint, (0, 1), None)
+    folder = tmp_path / "chain"
+    folder.mkdir()
+    save_chain(AutoModelForCausalLM.from_config(sizes), None, folder, facts, {})
+    return str(folder)
+
+
+def test_chains_and_assisted_generation_give_the_same_greedy_text(config: EvalConfig, chain: str) -> None:
+    methods = ("none", "chain:2", "chain:heuristic", "transformers:assisted")
+    results = evaluate(replace(config, methods=methods, chain=chain))
+    assert "chain_sha256" in results["settings"]
+    for sample in results["samples"]:
+        if sample["method"] != "none":
+            assert sample["identical_to_none"] is True
+        if sample["method"] == "chain:2":
+            assert set(sample["sizes"]) <= {0, 1, 2} and len(sample["sizes"]) == sample["cycles"]
+    assert results["scores"]["chain:2"]["drafted"]["size"] > 1
+
+
+def test_a_head_for_another_chain_draft_is_refused(config: EvalConfig, chain: str, tmp_path: Path) -> None:
+    head = AcceptanceHead(32)
+    save_acceptance(head, tmp_path / "head", "another", {})
+    method = f"chain:specdecpp:model={tmp_path / 'head'}"
+    with pytest.raises(InputError, match="another draft"):
+        evaluate(replace(config, methods=("none", method), chain=chain))
+    save_acceptance(head, tmp_path / "head", draft_hash(chain), {})
+    evaluate(replace(config, methods=("none", method), chain=chain, out=tmp_path / "fits", tasks=("first",)))
+
+
+def test_a_label_is_the_methods_name_in_tables(config: EvalConfig, tmp_path: Path) -> None:
+    named = ("none", "small=static:1:3", "large=eagle3:depth=2:size=6")
+    results = evaluate(replace(config, methods=named, tasks=("first",)))
+    write_report(results, config.out, Console(quiet=True))
+    table = (config.out / "table.md").read_text()
+    assert "| small |" in table and "| large |" in table and "static" not in table
+    plain = evaluate(replace(config, methods=("none", "static:1:3"), tasks=("first",), out=tmp_path / "plain"))
+    sizes = [[s["sizes"] for s in run["samples"] if s["method"].endswith("static:1:3")] for run in (results, plain)]
+    assert sizes[0] == sizes[1]
+    with pytest.raises(InputError, match="each method once"):
+        replace(config, methods=("none", "a=static:1:3", "a=static:1:4"))
+
+
+def test_sampled_chains_are_not_compared(config: EvalConfig, chain: str) -> None:
+    config = replace(config, tasks=("first",), methods=("none", "chain:2"), chain=chain, temperature=1.0)
+    for sample in evaluate(config)["samples"]:
+        assert sample["identical_to_none"] is sample["first_divergence"] is None
+        assert ("the distribution is the same" in sample["not_compared"]) == (sample["method"] == "chain:2")
+
+
+def test_a_check_of_chains(config: EvalConfig, chain: str, tmp_path: Path) -> None:
+    from ltd.evaluation.check import CheckConfig, check, is_lossless
+
+    model = {"target": config.target, "draft": config.draft, "chain": chain}
+    results = check(
+        CheckConfig(config.data_dir, tmp_path / "check.json", config.tasks, max_new_tokens=8, method="chain:3", **model)
+    )
+    assert is_lossless(results) and len(results["prompts"]) == 4
+
+
+def test_adding_a_method_to_a_run_is_refused(config: EvalConfig) -> None:
+    evaluate(replace(config, methods=("none",)))
+    with pytest.raises(InputError, match=r"holds a run with methods \['none'\]"):
+        evaluate(replace(config, methods=("none", "eagle3")), must_not_load)
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
+def test_first_difference(one: list[int], other: list[int]) -> None:
+    index = first_difference(one, other)
+    if index is None:
+        assert one == other
+    else:
+        assert one[:index] == other[:index]
+        assert one[index : index + 1] != other[index : index + 1]

@@ -1,0 +1,387 @@
+"""summary_decision against the observation that training builds, and that one against a plain reference."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_cases import DTYPES, every_kernel, strided
+from operator_reference import network, summary
+
+from ltd import ops
+from ltd._C import SummaryAsker
+from ltd.errors import InputError
+from ltd.policies.learned.observation import Summary
+from random_weights import random_weights
+
+
+@st.composite
+def cases(draw):
+    """Layout, scores, newest_from, lengths, depth, recents, states."""
+    recents, states = draw(st.integers(0, 3)), draw(st.sampled_from([0, 1, 5, 16, 37]))
+    layout = Summary(draw(st.integers(1, 64)), draw(st.integers(1, 64)), recents, states)
+    batch, count = draw(st.integers(1, 3)), draw(st.integers(0, 150))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    scores = -25 * torch.rand(batch, count, generator=generator)
+    if draw(st.booleans()):
+        scores = scores.round()  # ties
+    for value in (-math.inf, math.nan, -1e9):
+        scores[torch.rand(batch, count, generator=generator) < 0.05] = value
+    lengths = torch.randint(0, 4000, (batch,), generator=generator).int()
+    recent_values = torch.rand(batch, layout.recents, generator=generator)
+    state_values = (5 * torch.randn(batch, 1, layout.states, generator=generator)).to(draw(st.sampled_from(DTYPES)))
+    if draw(st.booleans()):
+        scores, recent_values, state_values = strided(scores), strided(recent_values), strided(state_values)
+    newest_from, depth = draw(st.integers(0, count)), draw(st.integers(0, 12))
+    return layout, scores, newest_from, lengths, depth, recent_values, state_values
+
+
+def decision(case, depth_weights=(), size_weights=(), uses_tanh=False):
+    """int32 (B, 2), from a buffer that has room for more scores, full of the best."""
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    buffer = torch.cat([scores, torch.zeros(len(scores), 5)], dim=1)
+    actions = strided(torch.full((len(scores), 2), -7, dtype=torch.int32))
+    ops.summary_decision(
+        buffer,
+        scores.shape[1],
+        newest_from,
+        lengths,
+        depth,
+        layout.best,
+        layout.newest,
+        recents if layout.recents else None,
+        states if layout.states else None,
+        flat([*depth_weights, *size_weights]),
+        outputs_of(depth_weights),
+        outputs_of(size_weights),
+        uses_tanh,
+        actions,
+    )
+    return actions
+
+
+def flat(weights):
+    """All in one tensor."""
+    return torch.cat([torch.zeros(0), *(weight.flatten() for weight in weights)])
+
+
+def outputs_of(weights):
+    """How many outputs every layer has."""
+    return [len(bias) for bias in weights[1::2]]
+
+
+def action(case, weights, uses_tanh=False):
+    """int32 (B,): a network's actions, whichever of the two it is."""
+    as_depth, as_size = decision(case, weights, (), uses_tanh), decision(case, (), weights, uses_tanh)
+    assert torch.equal(as_depth, as_size.flip(1)) and not as_depth[:, 1].any()
+    return as_depth[:, 0]
+
+
+def check(case, weights, uses_tanh=False):
+    """The action has the largest output for the builder's observation, up to float32 rounding."""
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    built = layout.build(scores, newest_from, lengths, depth, recents, states[:, 0])
+    for _ in every_kernel():
+        actions = action(case, weights, uses_tanh)
+        assert actions.dtype == torch.int32
+        for b, chosen in enumerate(actions.tolist()):
+            outputs = network(built[b].double(), weights, uses_tanh)
+            assert outputs[chosen] >= outputs.max() - 1e-4 * (1 + outputs.abs().max())
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_the_builder_is_the_reference(case):
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    built = layout.build(scores, newest_from, lengths, depth, recents, states[:, 0]).double()
+    for b, length in enumerate(lengths.tolist()):
+        rest = recents[b].tolist()
+        expected = summary(scores[b].tolist(), newest_from, layout.best, layout.newest, length, depth, rest)
+        state = states[b, 0].double()
+        normal = state / (state.square().mean() + 1e-6).sqrt()
+        torch.testing.assert_close(built[b], torch.cat([expected, normal]), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(), data=st.data())
+def test_the_operator_sees_the_builders_numbers(case, data):
+    """A network that asks whether number i is above a threshold: one a bit below it is, one a bit above is not.
+
+    What takes no sum and no exponential is the same to the last bit.
+    """
+    layout, scores, newest_from, lengths, depth, recents, states = case
+    built = layout.build(scores, newest_from, lengths, depth, recents, states[:, 0])
+    place, row = data.draw(st.integers(0, layout.width - 1)), data.draw(st.integers(0, len(scores) - 1))
+    value, exact_until, exact_from = built[row, place], layout.ranked, 2 * layout.ranked + 2
+    exact = place < exact_until or exact_from <= place < layout.width - layout.states
+    above, below = torch.nextafter(value, torch.tensor(math.inf)), torch.nextafter(value, torch.tensor(-math.inf))
+    if not exact:
+        above, below = value + 1e-5 * (value.abs() + 1e-3), value - 1e-5 * (value.abs() + 1e-3)
+    weight = torch.zeros(2, layout.width)
+    weight[1, place] = 1.0
+    for threshold, wanted in ((above, 0), (below, 1)):
+        for _ in every_kernel():
+            assert action(case, [weight, torch.stack([threshold, torch.tensor(0.0)])])[row] == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=cases(),
+    hidden=st.lists(st.integers(1, 70), max_size=3),
+    actions=st.integers(1, 24),
+    uses_tanh=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_action_is_the_networks_largest_output(case, hidden, actions, uses_tanh, seed):
+    weights = random_weights([case[0].width, *hidden, actions], torch.Generator().manual_seed(seed))
+    check(case, weights, uses_tanh)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    case=cases(),
+    hidden=st.lists(st.lists(st.integers(1, 70), max_size=3), min_size=2, max_size=2),
+    uses_tanh=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_both_at_once_are_each_alone(case, hidden, uses_tanh, seed):
+    """With networks of different sizes and numbers of layers."""
+    generator = torch.Generator().manual_seed(seed)
+    depth, size = (
+        random_weights([case[0].width, *layers, outputs], generator)
+        for layers, outputs in zip(hidden, (2, 12), strict=True)
+    )
+    for _ in every_kernel():
+        both = decision(case, depth, size, uses_tanh)
+        assert torch.equal(both[:, 0], action(case, depth, uses_tanh))
+        assert torch.equal(both[:, 1], action(case, size, uses_tanh))
+
+
+def test_without_networks_the_actions_are_0():
+    case = (Summary(2, 1), torch.zeros(2, 2), 0, torch.zeros(2, dtype=torch.int32), 0, None, None)
+    assert decision(case).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("order", ["random", "ascending", "descending", "equal"])
+@pytest.mark.parametrize("count", [0, 1, 10, 1210, 2048])
+def test_as_many_scores_as_there_can_be(count, order):
+    """With a network as large as the default's, and the longest rankings."""
+    generator = torch.Generator().manual_seed(count)
+    scores = -12 * torch.rand(1, count, generator=generator)
+    if order == "equal":
+        scores = torch.full((1, count), -3.0)
+    elif order != "random":
+        scores = scores.sort(descending=order == "descending").values
+    lengths, recents = torch.tensor([700], dtype=torch.int32), torch.rand(1, 2, generator=generator)
+    states = torch.randn(1, 1, 576, generator=generator).bfloat16()
+    for layout in (Summary(24, 8, 2, 576), Summary(64, 64, 2, 576)):
+        weights = random_weights([layout.width, 64, 64, 24], generator)
+        check((layout, scores, max(count - 256, 0), lengths, 7, recents, states), weights)
+
+
+def test_a_network_large_enough_for_two_threads():
+    generator, layout = torch.Generator().manual_seed(0), Summary(24, 8, 0, 576)
+    weights = random_weights([layout.width, 512, 3], generator)
+    lengths = torch.tensor([700, 3], dtype=torch.int32)
+    scores, states = -12 * torch.rand(2, 110, generator=generator), torch.randn(2, 1, 576, generator=generator)
+    check((layout, scores, 10, lengths, 1, torch.zeros(2, 0), states), weights, uses_tanh=True)
+
+
+def test_ties_go_to_the_smallest_action():
+    layout = Summary(2, 1)
+    weights = [torch.zeros(5, layout.width), torch.tensor([0.0, 2.0, 1.0, 2.0, 2.0])]
+    case = (layout, torch.zeros(1, 2), 0, torch.zeros(1, dtype=torch.int32), 0, None, None)
+    assert action(case, weights).tolist() == [1]
+
+
+def bad_call(**changes):
+    arguments = {
+        "scores": torch.zeros(1, 5),
+        "count": 3,
+        "newest_from": 1,
+        "lengths": torch.zeros(1, dtype=torch.int32),
+        "depth": 2,
+        "best": 2,
+        "newest": 1,
+        "recents": torch.zeros(1, 2),
+        "states": torch.zeros(1, 1, 4).half(),
+        "weights": torch.zeros(29 * 2 + 29 * 6 + 7 * 3),  # an observation of 28 numbers
+        "depth_layers": [2],
+        "size_layers": [6, 3],
+        "uses_tanh": False,
+        "actions": torch.zeros(1, 2, dtype=torch.int32),
+    }
+    ops.summary_decision(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 13}, "depth must be 0 to 12, but is 13"),
+        ({"depth": -1}, "depth must be 0 to 12, but is -1"),
+        ({"count": 6}, "count must be 0 to 5, but is 6"),
+        ({"count": -1}, "count must be 0 to 5, but is -1"),
+        ({"newest_from": 4}, "newest_from must be 0 to 3, but is 4"),
+        ({"best": 0}, "best must be 1 to 64, but is 0"),
+        ({"newest": 65}, "newest must be 1 to 64, but is 65"),
+        ({"best": 3}, r"weights must hold all layers, but end before those of size_layers = \[6, 3\]"),
+        ({"recents": torch.zeros(2, 2)}, "recents must have size 1 in dimension 0"),
+        ({"recents": torch.zeros(1, 2).half()}, "recents must be of type Float, but is Half"),
+        ({"recents": None}, "weights must be those of all layers, but 16 of 253 are left"),
+        ({"states": torch.zeros(1, 4)}, "states must have 3 dimensions"),
+        ({"states": torch.zeros(1, 2, 4)}, "states must have size 1 in dimension 1"),
+        ({"states": torch.zeros(1, 1, 4).double()}, "states must be of type Float, Half or BFloat16, but is Double"),
+        ({"states": torch.zeros(1, 1, 8)[:, :, ::2]}, "states must be contiguous in its last dimension"),
+        ({"weights": torch.zeros(0)}, r"weights must hold all layers, but end before those of depth_layers = \[2\]"),
+        ({"weights": torch.zeros(253).double()}, "weights must be of type Float, but is Double"),
+        ({"weights": torch.zeros(1, 253)}, "weights must have 1 dimensions"),
+        ({"weights": torch.zeros(506)[::2]}, "weights must be contiguous in its last dimension"),
+        ({"depth_layers": [0]}, r"depth_layers must be 1 to 1048576, but are \[0\]"),
+        ({"size_layers": [6, 2**62]}, "size_layers must be 1 to 1048576"),
+        ({"size_layers": [1] * 9}, "size_layers must be at most 8 numbers"),
+        ({"actions": torch.zeros(1, 3, dtype=torch.int32)}, "actions must have size 2 in dimension 1"),
+        ({"actions": torch.zeros(1, 2)}, "actions must be of type Int, but is Float"),
+        ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
+        ({"scores": torch.zeros(3)}, "scores must have 2 dimensions"),
+        ({"scores": torch.zeros(1, 5).half()}, "scores must be of type Float, but is Half"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    bad_call()
+    with pytest.raises(InputError, match=message):
+        bad_call(**changes)
+
+
+def upper_medians(actions):
+    """Of each column."""
+    return tuple(sorted(column)[len(column) // 2] for column in zip(*actions.tolist(), strict=True))
+
+
+def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
+    numbers = layout.best, layout.newest, layout.recents, layout.states
+    weights = flat([*depth_weights, *size_weights])
+    return SummaryAsker(weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    questions=st.lists(cases(), min_size=1, max_size=3),
+    hidden=st.lists(st.none() | st.lists(st.integers(1, 70), max_size=3), min_size=2, max_size=2),
+    uses_tanh=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_the_asker_says_what_the_operator_says(questions, hidden, uses_tanh, seed):
+    """With either network, with both and with none; asked again, too, for another batch and a tree of another size."""
+    layout, generator = questions[0][0], torch.Generator().manual_seed(seed)
+    depth, size = (
+        () if layers is None else random_weights([layout.width, *layers, outputs], generator)
+        for layers, outputs in zip(hidden, (2, 12), strict=True)
+    )
+    for _ in every_kernel():
+        asks = asker(layout, depth, size, uses_tanh)
+        for _, scores, newest_from, lengths, at, recents, states in questions:
+            recents = recents.new_tensor([[0.5, 2.0, 7.0]]).repeat(len(scores), 1)[:, : layout.recents]
+            states = torch.linspace(-1, 2, layout.states, dtype=states.dtype).repeat(len(scores), 1, 1)
+            case = (layout, scores, newest_from, lengths, at, recents, states)
+            given = recents if layout.recents else None, states if layout.states else None
+            answer = asks.ask(scores, scores.shape[1], newest_from, lengths, at, *given)
+            assert answer == upper_medians(decision(case, depth, size, uses_tanh))
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=cases(), seed=st.integers(0, 2**31))
+def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
+    layout, scores, newest_from, lengths, at, recents, states = case
+    weights = random_weights([layout.width, 9, 5], torch.Generator().manual_seed(seed))
+    expected = upper_medians(decision(case, (), weights))
+    given = flat(weights)
+    asks = SummaryAsker(
+        given, [], outputs_of(weights), layout.best, layout.newest, layout.recents, layout.states, False
+    )
+    given.zero_()
+    question = (
+        torch.cat([scores, torch.zeros(len(scores), 5)], dim=1),
+        scores.shape[1],
+        newest_from,
+        lengths,
+        at,
+        recents,
+        states,
+    )
+    assert asks.ask(*question) == expected == asks.ask(*question)
+
+
+LAYOUT = Summary(2, 1, 2, 4)  # an observation of 28 numbers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"best": 0}, "best must be 1 to 64, but is 0"),
+        ({"newest": 65}, "newest must be 1 to 64, but is 65"),
+        ({"recents": -1}, "recents and states must be 0 or more, but are -1 and 4"),
+        ({"states": 3}, "weights must be those of all layers, but 8 of 253 are left"),
+        ({"weights": torch.zeros(253).half()}, "weights must be of type Float, but is Half"),
+        ({"weights": [0.0] * 253}, "weights must be a tensor"),
+        (
+            {"weights": torch.zeros(252)},
+            r"weights must hold all layers, but end before those of size_layers = \[6, 3\]",
+        ),
+        ({"depth_layers": [0]}, r"depth_layers must be 1 to 1048576, but are \[0\]"),
+    ],
+)
+def test_no_asker_of_what_does_not_go_together(changes, message):
+    arguments = {
+        "weights": torch.zeros(29 * 2 + 29 * 6 + 7 * 3),
+        "depth_layers": [2],
+        "size_layers": [6, 3],
+        "best": 2,
+        "newest": 1,
+        "recents": 2,
+        "states": 4,
+        "uses_tanh": False,
+    }
+    SummaryAsker(**arguments)
+    with pytest.raises(InputError, match="summary_decision: " + message):
+        SummaryAsker(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 13}, "depth must be 0 to 12, but is 13"),
+        ({"count": 6}, "count must be 0 to 5, but is 6"),
+        ({"newest_from": 4}, "newest_from must be 0 to 3, but is 4"),
+        ({"recents": None}, "recents must be a tensor"),
+        ({"recents": torch.zeros(1, 3)}, "recents must have size 2 in dimension 1"),
+        ({"states": torch.zeros(1, 1, 5)}, "states must have size 4 in dimension 2"),
+        ({"states": torch.zeros(1, 1, 4).double()}, "states must be of type Float, Half or BFloat16, but is Double"),
+        ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
+        ({"lengths": [5]}, "lengths must be a tensor"),
+        ({"scores": torch.zeros(1, 5, device="meta")}, "scores must be on the CPU"),
+        ({"scores": torch.zeros(1, 10)[:, ::2]}, "scores must be contiguous in its last dimension"),
+        (
+            {"scores": torch.zeros(0, 5), "lengths": torch.zeros(0).int(), "recents": torch.zeros(0, 2)}
+            | {"states": torch.zeros(0, 1, 4)},
+            "scores must be of at least one sequence",
+        ),
+    ],
+)
+def test_a_bad_question_is_named_and_the_next_is_answered(changes, message):
+    weights = [torch.zeros(3, 28), torch.tensor([0.0, 2.0, 1.0])]
+    asks = asker(LAYOUT, (), weights)
+    question = {
+        "scores": torch.zeros(1, 5),
+        "count": 3,
+        "newest_from": 1,
+        "lengths": torch.zeros(1, dtype=torch.int32),
+        "depth": 2,
+        "recents": torch.zeros(1, 2),
+        "states": torch.zeros(1, 1, 4).half(),
+    }
+    with pytest.raises(InputError, match="summary_decision: " + message):
+        asks.ask(**{**question, **changes})
+    assert asks.ask(**question) == (0, 1)

@@ -1,0 +1,265 @@
+"""What a learned policy remembers within a call, and what it reads of the draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ltd
+from ltd._C import SummaryAsker
+from ltd.loading import load
+from ltd.policies.learned import asking
+from ltd.policies.learned.allowance import Costs
+from ltd.policies.learned.network import Network
+from ltd.policies.learned.observation import Summary, size_layout
+from ltd.policies.learned.policy import Learned, LearnedCall
+from ltd.policies.learned.recency import START, update
+from ltd.policies.learned.setting import Setting
+from ltd.tree import DraftTree
+
+Folder = Callable[[str], Path]
+WIDTH, STATES = 3, 4
+LAYOUT = Summary(best=5, newest=2, recents=2, states=STATES)
+
+
+def random_network(layout: Summary, outputs: int, seed: int) -> Network:
+    generator = torch.Generator().manual_seed(seed)
+    return Network(layout, (torch.randn(outputs, layout.width, generator=generator), torch.zeros(outputs)))
+
+
+def tree(depth: int, batch: int = 2, states: int | None = STATES) -> DraftTree:
+    """A random tree after so many expansions."""
+    grown = DraftTree(batch, WIDTH, 4, 30, torch.device("cpu"))
+    grown.begin(torch.zeros(batch, dtype=torch.int64), torch.arange(100, 100 + batch, dtype=torch.int32))
+    grown.levels = depth + 1
+    grown.scores[:] = -6 * torch.rand(grown.scores.shape)
+    grown.root_states = None if states is None else torch.randn(batch, 1, states)
+    return grown
+
+
+def expected_actions(network: Network, grown: DraftTree, depth: int, recents: torch.Tensor) -> list[int]:
+    assert isinstance(network.layout, Summary) and grown.root_states is not None
+    scores, states = grown.scores[:, : grown.candidates], grown.root_states[:, 0]
+    built = network.layout.build(scores, grown.newest_from, grown.lengths, depth, recents, states)
+    return torch.addmm(network.weights[1], built, network.weights[0].T).argmax(1).tolist()
+
+
+def learned(**changes: Any) -> Learned:
+    parts: dict[str, Any] = {
+        "made_for": Setting(WIDTH),
+        "depth_limit": 4,
+        "sizes": (2, 4, 8),
+        "depth_network": random_network(LAYOUT, 2, 0),
+        "size_network": random_network(LAYOUT, 3, 1),
+    }
+    return Learned(**{**parts, **changes})
+
+
+def test_summaries_show_scores_states_and_recents() -> None:
+    torch.manual_seed(0)
+    policy = learned()
+    call, recents = policy.start(2), torch.full((2, 2), START)
+    assert policy.depth_network is not None and policy.size_network is not None
+    assert call.speculate(torch.tensor([5, 6]), [1, 1])
+    seen: set[tuple[Any, ...]] = set()
+    for cycle in range(60):
+        depth = cycle % 5
+        grown = tree(depth)
+        goes = sorted(expected_actions(policy.depth_network, grown, depth, recents))[1] == 1
+        step = sorted(expected_actions(policy.size_network, grown, depth, recents))[1]
+        assert call.continue_drafting(grown, depth) == goes
+        assert call.choose_size(grown, depth) == policy.sizes[step]
+        seen.add((goes, step))
+        gained = [1 + cycle % 3, 1 + cycle % 4]
+        recents = update(recents, torch.tensor(gained).float() - 1)
+        call.speculate(torch.tensor([5, 6]), gained)
+        assert torch.equal(call.recents, recents)
+    assert len(seen) > 3
+
+
+def test_the_prefill_and_plain_cycles_say_nothing_of_the_draft() -> None:
+    call = learned(costs=Costs(100.0, 0.0, (1.0, 1.0, 1.0))).start(1)
+    assert call.speculate(torch.tensor([5]), [1]) and (call.recents == START).all()
+    call.choose_size(tree(0, batch=1), 0)
+    assert not call.speculate(torch.tensor([5]), [3])  # it cost 101
+    after = call.recents.clone()
+    assert (after > START).all()
+    for _ in range(5):
+        assert not call.speculate(torch.tensor([5]), [1])
+    assert torch.equal(call.recents, after)
+
+
+def test_the_cost_is_that_of_what_was_decided_and_the_gain_the_mean() -> None:
+    policy = learned(costs=Costs(0.5, 0.25, (1.0, 2.0, 3.0)))
+    call = policy.start(2)
+    for depth, gained in ((0, [1, 2]), (3, [4, 1])):
+        call.speculate(torch.tensor([5, 6]), [1, 1])
+        step = policy.sizes.index(call.choose_size(tree(depth), depth))
+        call.allowance.balance = 0.0
+        call.speculate(torch.tensor([5, 6]), gained)
+        assert call.allowance.balance == pytest.approx(1.01 * sum(gained) / 2 - 0.5 - 0.25 * depth - 1.0 - step)
+
+
+def test_what_drafting_lost_counts_in_later_calls_too() -> None:
+    policy = learned(costs=Costs(5.0, 0.0, (1.0, 1.0, 1.0)))
+    cycles = 0
+    while (call := policy.start(1)).speculate(torch.tensor([5]), [1]):
+        call.choose_size(tree(0, 1), 0)
+        call.speculate(torch.tensor([6]), [1])
+        cycles += 1
+    assert cycles == 1  # it cost more than the credit
+    assert replace(policy).start(1).speculate(torch.tensor([5]), [1])
+
+
+def test_every_call_begins_anew_and_keeps_the_rows_that_stay() -> None:
+    policy = learned()
+    call = policy.start(3)
+    call.speculate(torch.tensor([5, 6, 7]), [1, 1, 1])
+    call.choose_size(tree(0, batch=3), 0)
+    call.keep([0, 2])
+    call.speculate(torch.tensor([5, 7]), [2, 5])
+    assert call.recents.shape == (2, 2) and call.recents[0, 0] == START and call.recents[1, 0] == 0.5 * START + 2.0
+    call.choose_size(tree(0), 0)
+    assert (policy.start(1).recents == START).all() and policy.start(1) is not policy.start(1)
+
+
+def test_no_recents_and_no_states() -> None:
+    bare = random_network(Summary(best=5, newest=2), 3, 2)
+    call = learned(size_network=bare, depth_network=None).start(2)
+    assert call.choose_size(tree(1, states=None), 1) in (2, 4, 8)
+
+
+def count_questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Depths at which policies that start from now on ask."""
+    depths: list[int] = []
+
+    class Counting:
+        def __init__(self, *arguments: Any) -> None:
+            self.asker = SummaryAsker(*arguments)
+
+        def ask(self, *question: Any) -> tuple[int, int]:
+            depths.append(question[4])
+            return self.asker.ask(*question)
+
+    monkeypatch.setattr(asking, "SummaryAsker", Counting)
+    return depths
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_the_operator_answers_as_the_asker_does(batch: int) -> None:
+    """For devices that have no asker."""
+    torch.manual_seed(batch)
+    networks = random_network(LAYOUT, 2, 0), random_network(LAYOUT, 3, 1)
+    weights = torch.cat([tensor.flatten() for network in networks for tensor in network.weights])
+    direct = asking._direct_asker(LAYOUT, weights, [2], [3], False)
+    operator = asking._operator_asker(LAYOUT, weights, [2], [3], False, batch)
+    answers = set()
+    for cycle in range(40):
+        grown, recents = tree(cycle % 5, batch), 3 * torch.rand(batch, 2)
+        assert direct(grown, cycle % 5, recents) == operator(grown, cycle % 5, recents)
+        answers.add(direct(grown, cycle % 5, recents))
+    assert len(answers) > 2
+
+
+def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the network stops drafting, it has said the size; at the limit it is asked for it, and after any doubt."""
+    stop_at = torch.zeros(2, LAYOUT.width)
+    stop_at[0, 2 * LAYOUT.ranked + 3 + 2] = 1.0  # the place of depth 2
+    policy = learned(depth_network=Network(LAYOUT, (stop_at, torch.tensor([0.0, 0.5]))))
+    assert policy.size_network is not None
+    depths = count_questions(monkeypatch)
+    call, trees = policy.start(1), [tree(depth, batch=1) for depth in range(5)]
+    sizes = [
+        policy.sizes[expected_actions(policy.size_network, trees[depth], depth, call.recents)[0]] for depth in (2, 4)
+    ]
+    call.speculate(torch.tensor([5]), [1])
+    assert [call.continue_drafting(trees[depth], depth) for depth in range(3)] == [True, True, False]
+    assert call.choose_size(trees[2], 2) == sizes[0] and depths == [0, 1, 2]
+    assert call.choose_size(trees[2], 2) == sizes[0] and depths == [0, 1, 2, 2]  # it does not take old answers
+    call.continue_drafting(trees[2], 2)
+    assert call.choose_size(trees[4], 4) == sizes[1] and depths == [0, 1, 2, 2, 2, 4]
+    call.continue_drafting(trees[2], 2)
+    call.speculate(torch.tensor([5]), [1])
+    step = expected_actions(policy.size_network, trees[2], 2, call.recents)[0]  # the recents have changed
+    assert call.choose_size(trees[2], 2) == policy.sizes[step] and depths[-2:] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        random_network(replace(LAYOUT, newest=3), 3, 1),
+        Network(LAYOUT, random_network(LAYOUT, 3, 1).weights, "tanh"),
+        Network(size_layout(WIDTH, 4), (torch.randn(3, size_layout(WIDTH, 4).width), torch.zeros(3))),
+    ],
+)
+def test_networks_that_read_otherwise_are_asked_apart(size: Network) -> None:
+    """As by two policies that have but one network each."""
+    torch.manual_seed(1)
+    both, alone = learned(size_network=size).start(2), learned(depth_network=None, size_network=size).start(2)
+    depth_alone = learned(size_network=None, sizes=(2,)).start(2)
+    seen = set()
+    for cycle in range(60):
+        depth = cycle % 5
+        grown = tree(depth)
+        for call in (both, alone, depth_alone):
+            call.speculate(torch.tensor([5, 6]), [1, 2])
+        goes, chosen = both.continue_drafting(grown, depth), both.choose_size(grown, depth)
+        assert goes == depth_alone.continue_drafting(grown, depth) and alone.continue_drafting(grown, depth)
+        assert chosen == alone.choose_size(grown, depth) and depth_alone.choose_size(grown, depth) == 2
+        seen.add((goes, chosen))
+    assert len(seen) > 1
+
+
+def test_recents_that_nobody_reads_stay() -> None:
+    bare = replace(LAYOUT, recents=0)
+    for depth, size, kept_up in ((0, 0, False), (0, 2, True), (2, 0, True)):
+        networks = (random_network(replace(bare, recents=n), outputs, 0) for n, outputs in ((depth, 2), (size, 3)))
+        call = learned(**dict(zip(("depth_network", "size_network"), networks, strict=True))).start(2)
+        call.speculate(torch.tensor([5, 6]), [1, 1])
+        call.choose_size(tree(1), 1)
+        call.speculate(torch.tensor([5, 6]), [4, 3])
+        assert bool((call.recents != START).all()) == kept_up
+
+
+@pytest.mark.parametrize(("states", "message"), [(STATES + 1, "has 5"), (None, "has none")])
+def test_other_states_than_the_policy_reads(states: int | None, message: str) -> None:
+    with pytest.raises(ltd.InputError, match=f"reads 4 numbers of the draft's state, but this draft {message}"):
+        learned().start(2).choose_size(tree(1, states=states), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth_network": random_network(replace(LAYOUT, recents=3), 2, 0)}, "depth network reads 3 recents"),
+        ({"costs": Costs(1.0, 1.0, (1.0, 1.0))}, "costs of 2 sizes, but the size ladder holds 3"),
+    ],
+)
+def test_parts_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ltd.InputError, match=message):
+        learned(**changes)
+
+
+@pytest.mark.parametrize("costs", [None, Costs(0.3, 0.1, (1.0, 1.2, 1.5))])
+def test_any_summary_leaves_the_text_as_it_is(tiny_target: Folder, tiny_head: Folder, costs: Costs | None) -> None:
+    """Batches that shrink, too."""
+    decoder = load(tiny_target("llama"), tiny_head("llama"), dtype="float32", device="cpu")
+    prompts, layout = [[5, 9, 33, 60], [7, 8, 9], [4]], Summary(best=24, newest=8, recents=2, states=32)
+    options: dict[str, Any] = {"max_new_tokens": 30, "stop_token_ids": [11, 12, 13, 14]}
+    plain = [answer.token_ids for answer in decoder.generate(prompts, policy="none", **options)]
+    for seed in range(4):
+        depth, size = random_network(layout, 2, seed), random_network(layout, 3, seed + 10)
+        policy = Learned(Setting(10), 5, (0, 7, 30), depth, size, costs=costs)
+        answers = decoder.generate(prompts, policy=policy, **options)
+        assert [answer.token_ids for answer in answers] == plain
+    states = decoder.draft.root_states
+    assert states is not None and states.shape[1:] == (1, 32)
+
+
+def test_a_static_policy_keeps_nothing() -> None:
+    policy = ltd.Static(2, 8)
+    assert policy.start(3) is policy and policy.keep([1]) is None and isinstance(learned().start(1), LearnedCall)

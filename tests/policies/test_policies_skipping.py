@@ -1,0 +1,175 @@
+"""Cycles without a draft: the same text, and the same draft scores when drafting goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle_draft import OracleDraft
+from small_models import VOCABULARY
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ltd.decoding.decoder import Decoder
+from ltd.decoding.gain import Accepted, Gain, joined
+from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.files import load_head
+from ltd.loading import load
+from ltd.target.target import Target
+from ltd.tree import DraftTree
+
+Folder = Callable[[str], Path]
+Seen = dict[tuple[int, ...], torch.Tensor]
+NEW = 24
+
+
+class Skipping:
+    """Drafts in the cycles that a pattern says, over and over; keeps the scores of every tree by context lengths."""
+
+    max_depth = 2
+
+    def __init__(self, pattern: list[bool], size: int) -> None:
+        self.pattern, self.max_size, self.asked = pattern, size, 0
+        self.seen: Seen = {}
+
+    def start(self, batch: int) -> Skipping:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        self.asked += 1
+        return self.pattern[(self.asked - 1) % len(self.pattern)]
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        return True
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        self.seen[tuple(tree.lengths.tolist())] = tree.scores[:, : tree.candidates].clone()
+        return self.max_size
+
+
+def random_prompts(seed: int, lengths: list[int]) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def engine_decoder(tiny_target: Folder, tiny_head: Folder) -> Decoder:
+    decoder = load(tiny_target("llama"), tiny_head("llama"), dtype="float32", device="cpu")
+    assert decoder.target.engine is not None and decoder.draft.engine is not None
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def layers_decoder(tiny_target: Folder, tiny_head: Folder) -> Decoder:
+    """On the layers of `transformers` and of the head."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_target("llama"), dtype=torch.float32).eval()
+    head = load_head(tiny_head("llama"), torch.float32, "cpu")
+    target = Target(model, head.config.feature_layers)
+    return Decoder(target, Eagle3Draft(head, target.embedding), stop_ids=[2])
+
+
+def answers(decoder: Decoder, prompts: list[list[int]], policy: Skipping | str, **options: Any) -> list[list[int]]:
+    options = {"max_new_tokens": NEW, **options}
+    return [answer.token_ids for answer in decoder.generate(prompts, policy=policy, **options)]
+
+
+def check_scores(decoder: Decoder, prompts: list[list[int]], pattern: list[bool], rtol: float, atol: float) -> None:
+    """With size 0 every cycle gains one token, so that trees grow at every context length there is."""
+    every, skipping = Skipping([True], 0), Skipping(pattern, 0)
+    texts = answers(decoder, prompts, every, stop_token_ids=[])
+    assert answers(decoder, prompts, skipping, stop_token_ids=[]) == texts
+    assert skipping.seen.keys() <= every.seen.keys() and len(skipping.seen) < len(every.seen) == NEW - 1
+    for lengths, scores in skipping.seen.items():
+        torch.testing.assert_close(scores, every.seen[lengths], rtol=rtol, atol=atol)
+
+
+patterns = st.lists(st.booleans(), min_size=1, max_size=6).map(lambda pattern: [False, *pattern])
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**31), lengths=st.lists(st.integers(1, 40), min_size=1, max_size=3), pattern=patterns)
+def test_scores_on_the_engine_are_the_same_to_the_last_bit(
+    engine_decoder: Decoder, seed: int, lengths: list[int], pattern: list[bool]
+) -> None:
+    check_scores(engine_decoder, random_prompts(seed, lengths), pattern, rtol=0, atol=0)
+
+
+def test_scores_on_plain_layers_are_the_same(layers_decoder: Decoder) -> None:
+    check_scores(layers_decoder, random_prompts(1, [9, 3]), [False, False, True], rtol=1e-4, atol=1e-4)
+
+
+def test_a_draft_catches_up_with_many_tokens_at_once(engine_decoder: Decoder) -> None:
+    draft = engine_decoder.draft
+    features = torch.randn(1, 700, len(draft.feature_layers) * 32, generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(700)[None] % VOCABULARY
+    with torch.inference_mode():
+        draft.start(1, 800)
+        late = draft.begin(features, tokens, [700])
+        draft.start(1, 800)
+        draft.read_prompt(0, features[:, :699], tokens[0, :699])
+        assert torch.equal(draft.begin(features[:, 699:], tokens[:, 699:], [1]), late)
+
+
+def test_gains_of_several_cycles_are_joined_sequence_by_sequence() -> None:
+    def gain(counts: list[int], first: int) -> Gain:
+        tokens = torch.arange(first, first + 6).reshape(2, 3)
+        accepted = Accepted(tokens.int(), tokens, torch.tensor(counts, dtype=torch.int32), counts, [])
+        return Gain(accepted, tokens[:, : max(counts), None].float())
+
+    features, tokens, counts = joined([gain([1, 3], 0), gain([2, 1], 10)])
+    assert counts == [3, 4]
+    assert [row[:count].tolist() for row, count in zip(tokens, counts, strict=True)] == [[0, 10, 11], [3, 4, 5, 13]]
+    assert features is not None and torch.equal(features[..., 0].long(), tokens)
+
+
+@pytest.fixture(scope="module")
+def two_models(tiny_target: Folder) -> list[PreTrainedModel]:
+    """The target twice: once to decode with, once for the oracle."""
+    folder = tiny_target("llama")
+    return [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**31),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    pattern=patterns,
+    size=st.integers(0, 20),
+    noise=st.sampled_from([0.0, 1.0, 30.0]),
+)
+def test_any_pattern_gives_the_same_text(
+    two_models: list[PreTrainedModel], seed: int, lengths: list[int], pattern: list[bool], size: int, noise: float
+) -> None:
+    model, copy = two_models
+    prompts = random_prompts(seed, lengths)
+    decoder = Decoder(Target(model), OracleDraft(copy, prompts, noise), stop_ids=[2])
+    assert answers(decoder, prompts, Skipping(pattern, size)) == answers(decoder, prompts, "none")
+
+
+def test_a_cycle_without_a_draft_gains_one_token_and_never_calls_the_draft(
+    engine_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_decoder.draft, "begin", lambda *arguments: pytest.fail("the draft was used"))
+    (prompt,) = random_prompts(3, [7])
+    answer = engine_decoder.generate(prompt, max_new_tokens=NEW, policy=Skipping([False], 20))
+    assert set(answer.statistics.sizes) == set(answer.statistics.depths) == {0}
+    assert set(answer.statistics.gains) == {1}
+
+
+def test_what_an_abandoned_call_left_unread_is_forgotten(engine_decoder: Decoder) -> None:
+    prompts = random_prompts(4, [6, 11])
+    wanted = Skipping([True], 0)
+    texts = answers(engine_decoder, prompts[1:], wanted)
+    for _ in zip(range(3), engine_decoder.stream(prompts[0], policy=Skipping([False], 0)), strict=False):
+        pass
+    again = Skipping([False, True], 0)
+    assert answers(engine_decoder, prompts[1:], again) == texts
+    for lengths, scores in again.seen.items():
+        assert torch.equal(scores, wanted.seen[lengths])

@@ -1,0 +1,208 @@
+"""Policies that are taken by themselves: which one is found for a setting, and which is left alone."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import ltd
+from ltd.evaluation.compare import EvalConfig, evaluate
+from ltd.loading import load
+from ltd.policies.learned import store
+from ltd.policies.learned.bundle import Bundle, save_bundle
+from ltd.policies.learned.policy import Learned
+from ltd.policies.learned.setting import Setting
+from ltd.policies.learned.store import bundle_folder, find_bundle
+from ltd.policy_choice import default_policy, expected_setting, setting_of
+from ltd.target.device import resolve_device
+
+Folder = Callable[[str], Path]
+CPU = torch.device("cpu")
+HERE = Setting(10, None, 96, 32, 8, "abc", "A Processor (R) 9", "float32")
+CHANGES = [
+    {"head_sha256": "other"},
+    {"hardware": "another"},
+    {"dtype": "bfloat16"},
+    {"width": 4},
+    {"vocab_size": 95},
+    {"layers": 9},
+]
+
+
+def save(made_for: Setting, folder: Path, size: int = 5) -> Path:
+    """A bundle without networks, told by its size."""
+    save_bundle(Bundle(Learned(made_for, 2, (size,))), folder)
+    return folder
+
+
+def found_size(setting: Setting, device: torch.device = CPU) -> int | None:
+    stored = find_bundle(setting, device)
+    return None if stored is None else stored.policy.max_size
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ltd" / "policies"
+
+
+@pytest.fixture(autouse=True)
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(store, "shipped_policies", lambda: tmp_path / "shipped")
+    return tmp_path / "shipped"
+
+
+def test_every_setting_has_its_folder(cache: Path) -> None:
+    folders = {bundle_folder(replace(HERE, **change)) for change in ({}, *CHANGES)}
+    assert len(folders) == 1 + len(CHANGES)
+    assert bundle_folder(HERE).parent == cache
+    assert bundle_folder(HERE).name.startswith("a-processor-r-9-float32-")
+    assert bundle_folder(replace(HERE, target="a name")) == bundle_folder(HERE)
+
+
+def test_a_tuned_bundle_is_for_its_setting_only() -> None:
+    folder = save(replace(HERE, target="a name"), bundle_folder(HERE))
+    stored = find_bundle(HERE, CPU)
+    assert stored is not None and (stored.folder, stored.tuned, stored.policy.sizes) == (folder, True, (5,))
+    assert [found_size(replace(HERE, **change)) for change in CHANGES] == [None] * len(CHANGES)
+
+
+def test_a_bundle_in_the_wrong_place_is_left_alone() -> None:
+    save(replace(HERE, layers=9), bundle_folder(HERE))
+    assert find_bundle(HERE, CPU) is None
+
+
+def test_nothing_is_found_for_an_unknown_head() -> None:
+    unknown = replace(HERE, head_sha256=None)
+    save(unknown, bundle_folder(unknown))
+    assert find_bundle(unknown, CPU) is None
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_a_damaged_bundle_is_told_and_left_out(shipped: Path, name: str) -> None:
+    folder = save(HERE, bundle_folder(HERE))
+    save(HERE, shipped / "one", size=7)
+    (folder / name).write_bytes(b"{")
+    with pytest.warns(UserWarning, match="cannot be used.*left out") as caught:
+        assert found_size(HERE) == 7
+    assert len(caught) == 1 and "\n" not in str(caught[0].message) and str(folder) in str(caught[0].message)
+
+
+def test_an_unfinished_bundle_is_none_yet() -> None:
+    (save(HERE, bundle_folder(HERE)) / "policy.json").unlink()
+    assert find_bundle(HERE, CPU) is None
+
+
+def test_a_shipped_bundle_may_be_from_another_processor_only(shipped: Path) -> None:
+    save(HERE, shipped / "one")
+    elsewhere = replace(HERE, hardware="another")
+    stored = find_bundle(elsewhere, CPU)
+    assert stored is not None and (stored.folder, stored.tuned) == (shipped / "one", False)
+    assert find_bundle(elsewhere, torch.device("cuda")) is None
+    for change in CHANGES:
+        assert (found_size(replace(HERE, **change)) is None) == (change != {"hardware": "another"})
+
+
+def test_the_most_similar_shipped_bundle_counts_and_a_tuned_one_before_all(shipped: Path) -> None:
+    for name, hardware, size in (("a", "another", 1), ("b", HERE.hardware, 2), ("c", "a third", 3)):
+        save(replace(HERE, hardware=hardware), shipped / name, size)
+    assert (found_size(HERE), found_size(replace(HERE, hardware="unknown"))) == (2, 1)
+    save(HERE, bundle_folder(HERE), 4)
+    assert found_size(HERE) == 4
+
+
+def test_threads_count_for_tuned_bundles_and_not_for_shipped_ones(shipped: Path) -> None:
+    if "threads" not in {field.name for field in fields(Setting)}:
+        pytest.skip("settings hold no threads")
+    changes: list[dict[str, Any]] = [{"threads": 1}, {"threads": 2}]
+    one, two = (replace(HERE, **change) for change in changes)
+    save(one, bundle_folder(one), 1)
+    assert (found_size(one), found_size(two)) == (1, None)
+    save(one, shipped / "one", 3)
+    assert found_size(two) == 3
+
+
+# --- where it is used ---
+
+
+@pytest.fixture
+def model(tiny_target: Folder, tiny_head: Folder) -> dict[str, Any]:
+    return {"target": str(tiny_target("llama")), "draft": str(tiny_head("llama")), "dtype": "float32"}
+
+
+def test_the_setting_is_known_before_the_model_is_loaded(model: dict[str, Any]) -> None:
+    expected = expected_setting(model["target"], model["draft"], torch.float32, CPU)
+    assert expected == setting_of(load(**model, device="cpu"))
+    assert expected_setting(model["target"], "none", torch.float32, CPU) is None
+
+
+def test_load_takes_the_tuned_policy_unless_told_otherwise(model: dict[str, Any]) -> None:
+    plain = load(**model, device="cpu")
+    assert plain.policy == default_policy(CPU)
+    save(setting_of(plain), bundle_folder(setting_of(plain)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tuned = load(**model, device="cpu")
+    assert isinstance(tuned.policy, Learned) and tuned.policy.sizes == (5,)
+    options: dict[str, Any] = {"max_new_tokens": 12}
+    assert tuned.generate([5, 6], **options).token_ids == plain.generate([5, 6], policy="none", **options).token_ids
+    assert load(**model, device="cpu", policy="static").policy == default_policy(CPU)
+    assert load(**model, device="cpu", policy="none").policy is None
+    assert load(**model, device="cpu", policy=ltd.Static(1, 2)).policy == ltd.Static(1, 2)
+    assert load(**{**model, "draft": "none"}, device="cpu").policy is None
+    assert load(**{**model, "dtype": "bfloat16"}, device="cpu").policy == default_policy(CPU)
+
+
+def test_load_takes_a_shipped_policy_of_another_processor_without_a_warning(
+    model: dict[str, Any], shipped: Path
+) -> None:
+    setting = setting_of(load(**model, device="cpu"))
+    save(replace(setting, hardware="another"), shipped / "one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(load(**model, device="cpu").policy, Learned)
+
+
+def test_load_goes_on_without_a_damaged_policy(model: dict[str, Any]) -> None:
+    setting = setting_of(load(**model, device="cpu"))
+    (save(setting, bundle_folder(setting)) / "policy.json").write_text("[]")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert load(**model, device="cpu").policy == default_policy(CPU)
+
+
+def test_custom_generate_takes_it_too(model: dict[str, Any]) -> None:
+    setting = setting_of(load(**model, device="cpu"))
+    save(setting, bundle_folder(setting))
+    custom = ltd.CustomGenerate(model["draft"], policy=ltd.Static(1, 3))
+    transformer = AutoModelForCausalLM.from_pretrained(model["target"], dtype=torch.float32)
+    choices: list[tuple[Any, int]] = [(custom.policy, 3), (None, 5), ("static", 4), ("none", 0)]
+    for custom.policy, size in choices:
+        transformer.generate(torch.tensor([[5, 6, 7]]), custom_generate=custom, max_new_tokens=8, do_sample=False)
+        assert set(custom.last_statistics.sizes) == {size}
+
+
+def test_an_evaluation_of_the_tuned_policy(model: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data" / "t").mkdir(parents=True)
+    (tmp_path / "data" / "t" / "question.jsonl").write_text(json.dumps({"turns": ["Hello"]}) + "\n")
+    config = EvalConfig(
+        tmp_path / "data", tmp_path / "out", ("t",), max_new_tokens=8, methods=("none", "tuned"), **model
+    )
+    with pytest.raises(ltd.InputError, match="make one with ltd tune"):
+        evaluate(config)
+    assert not (tmp_path / "out").exists()
+    setting = expected_setting(model["target"], model["draft"], torch.float32, resolve_device(None))
+    assert setting is not None
+    save(setting, bundle_folder(setting))
+    plain, tuned = evaluate(config)["samples"]
+    assert set(plain["sizes"]) == {0} and set(tuned["sizes"]) == {5} and tuned["identical_to_none"]
+    save(setting, bundle_folder(setting), 6)
+    with pytest.raises(ltd.InputError, match="policies_sha256"):
+        evaluate(config)

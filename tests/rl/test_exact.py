@@ -1,0 +1,146 @@
+"""The exact trainer against sums over all decisions, one by one, and where the best decision is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_traces import made_generations, made_latency
+from toy_outcomes import DEPTH, SIZES, WIDTH, toy
+
+from ltd.errors import InputError
+from ltd.policies.learned.observation import Layout, Summary, depth_layout, size_layout
+from ltd.policies.learned.setting import Setting
+from ltd_rl.traces.observations import Observer, decided, outputs
+from ltd_rl.traces.optimum import best_static
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of, total
+from ltd_rl.trainers.exact import ExactConfig, ExactTrainer, train_exact
+
+SUMMARY = Summary(4, 2)
+SMALL = ExactConfig(hidden=(8,), epochs=3, batch=16)
+
+
+def paper_layouts(outcomes: Outcomes) -> tuple[Layout, Layout]:
+    return depth_layout(outcomes.width), size_layout(outcomes.width, outcomes.depth)
+
+
+@pytest.fixture
+def outcomes() -> Outcomes:
+    return outcomes_of(made_generations(7, [30, 21]), made_latency(), (0, 1, 3, 8))
+
+
+def chances_by_hand(trainer: ExactTrainer, row: int) -> np.ndarray[Any, Any]:
+    """P(d, V) from the networks as they would run at inference, in float64."""
+    policy, outcomes = trainer.policy(Setting(trainer.outcomes.width)), trainer.outcomes
+    assert policy.depth_network is not None and policy.size_network is not None
+    table, reached = np.zeros((outcomes.depth + 1, len(outcomes.sizes))), 1.0
+    for depth in range(outcomes.depth + 1):
+        rows = np.array([row])
+        seen = [Observer(outcomes, layout, role).at(rows, depth)
+                for layout, role in zip(trainer.layouts, ("depth", "size"), strict=True)]  # fmt: skip
+        going, size = (
+            torch.softmax(outputs(network, observation).double()[0], 0).numpy()
+            for network, observation in zip((policy.depth_network, policy.size_network), seen, strict=True)
+        )
+        stop = 1.0 if depth == outcomes.depth else going[0]
+        table[depth] = reached * stop * size
+        reached *= going[1]
+    return table
+
+
+@pytest.mark.parametrize("kind", ["summary", "paper"])
+def test_chances_are_products_along_the_levels(outcomes: Outcomes, kind: str) -> None:
+    layouts = (SUMMARY, SUMMARY) if kind == "summary" else paper_layouts(outcomes)
+    trainer = ExactTrainer(outcomes, layouts, SMALL)
+    trainer.epoch()
+    rows = np.array([0, 17, 50])
+    found = trainer.log_chances(rows).exp().detach().numpy()
+    np.testing.assert_allclose(found.sum((1, 2)), 1.0, rtol=1e-5)
+    for place, row in enumerate(rows):
+        np.testing.assert_allclose(found[place], chances_by_hand(trainer, int(row)), atol=2e-5)
+
+
+def test_an_update_follows_the_gradient_of_the_sum_over_all_decisions(outcomes: Outcomes) -> None:
+    """The score-function form of the same gradient, Σ P · r · ∇ log P, is what a sampling trainer estimates."""
+    trainer = ExactTrainer(outcomes, (SUMMARY, SUMMARY), SMALL)
+    rows = np.arange(outcomes.positions)
+    parameters = [p for network in trainer.networks for p in network.layers.parameters()]
+    log_chances, rewards = trainer.log_chances(rows), trainer.rewards(rows)
+    exact = torch.autograd.grad((log_chances.exp() * rewards).sum(), parameters, retain_graph=True)
+    sampled = torch.autograd.grad((log_chances.exp().detach() * rewards * log_chances).sum(), parameters)
+    for one, other in zip(exact, sampled, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["renewal", "ratio"])
+def test_rewards_are_the_objectives(outcomes: Outcomes, objective: Any) -> None:
+    trainer = ExactTrainer(outcomes, (SUMMARY, SUMMARY), replace(SMALL, objective=objective))
+    rate = best_static(outcomes)[2].throughput
+    assert trainer.rate == rate
+    found = trainer.rewards(np.array([5]))[0].numpy()
+    gains, seconds = outcomes.gains[5], outcomes.seconds[5].astype(np.float64)
+    np.testing.assert_allclose(
+        found, gains - rate * seconds if objective == "renewal" else gains / seconds / rate, 1e-4
+    )
+
+
+@pytest.mark.parametrize("objective", ["renewal", "ratio"])
+@pytest.mark.parametrize("kind", ["summary", "paper"])
+def test_it_finds_the_best_decisions_where_the_scores_tell_them(kind: str, objective: Any) -> None:
+    training, validation = toy(1), toy(2)
+    layouts = (SUMMARY, SUMMARY) if kind == "summary" else paper_layouts(training)
+    config = ExactConfig(objective=objective, hidden=(16,), epochs=20, batch=32, learning_rate=5e-3)
+    result = train_exact(training, validation, layouts, config, Setting(WIDTH))
+    easy = validation.scores[:, 0] > -4
+    best = total(validation, np.where(easy, DEPTH, 0), np.where(easy, len(SIZES) - 1, 0)).throughput
+    assert best > 1.1 * best_static(validation)[2].throughput
+    assert decided(result.policy, validation).throughput > 0.98 * best
+
+
+def test_the_policy_is_that_of_the_best_validation(outcomes: Outcomes) -> None:
+    validation = outcomes_of(made_generations(70, [40]), made_latency(), outcomes.sizes)
+    told = []
+    result = train_exact(outcomes, validation, (SUMMARY, SUMMARY), SMALL, Setting(3), told.append)
+    assert told == result.epochs and len(told) == SMALL.epochs
+    assert decided(result.policy, validation).throughput == max(epoch.validation for epoch in told)
+
+
+def test_a_seed_gives_the_same_policy_and_touches_no_global_generator(outcomes: Outcomes) -> None:
+    state = torch.random.get_rng_state()
+    one, two, other = (
+        train_exact(outcomes, outcomes, (SUMMARY, SUMMARY), replace(SMALL, seed=seed), Setting(3)).epochs
+        for seed in (0, 0, 1)
+    )
+    assert one == two
+    assert one != other
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"objective": "length"}, "knows the objectives renewal and ratio, not length"),
+        ({"hidden": (0,)}, "at least 1"),
+        ({"epochs": 0}, "at least 1"),
+        ({"batch": 0}, "at least 1"),
+        ({"learning_rate": 0.0}, "learning rate must be above 0"),
+        ({"entropy": -1.0}, "learning rate must be above 0"),
+    ],
+)
+def test_bad_settings(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        ExactConfig(**changes)
+
+
+def test_validation_must_have_the_same_choices(outcomes: Outcomes) -> None:
+    other = outcomes_of(made_generations(1, [10]), made_latency(), (1, 2))
+    with pytest.raises(InputError, match="the same ladder"):
+        train_exact(outcomes, other, (SUMMARY, SUMMARY), SMALL, Setting(3))
+
+
+def test_recents_are_refused(outcomes: Outcomes) -> None:
+    with pytest.raises(InputError, match="no recents"):
+        train_exact(outcomes, outcomes, (SUMMARY, Summary(4, 2, recents=2)), SMALL, Setting(3))

