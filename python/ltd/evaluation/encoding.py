@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.prompts import check_prompts
 from ltd.errors import InputError
+from ltd.evaluation.questions import Turn
 
 
 def check_turns(decoder: Decoder, turns: Iterable[Turn]) -> None:
