@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ltd
-from ltd.target import model as models
+from ltd.target import locate as models
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import locate
 from ltd.target.model import load_model, stop_token_ids, tokenizer_fingerprint

@@ -13,7 +13,7 @@ from ltd.training import memory
 # A large block is allocated, written, and freed again and again; the process says how many pages it was given for it.
 PROGRAM = """
 import ctypes, resource, sys
-from ltd.memory import keep_freed_memory
+from ltd.training.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 c = ctypes.CDLL(None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ltd.training.config import TrainDraftConfig
 
 if TYPE_CHECKING:
-    from ltd.training.train_draft import train_draft as train_draft
+    from ltd.training.train import train_draft as train_draft
 
 __all__ = ["TrainDraftConfig", "train_draft"]
 
@@ -16,6 +16,6 @@ def __getattr__(name: str) -> Any:
     if name != "train_draft":
         raise AttributeError(f"module 'ltd.training' has no attribute {name!r}")
     # Imported on first use: the command line needs only the config to show its help.
-    from ltd.training.train_draft import train_draft
+    from ltd.training.train import train_draft
 
     return train_draft
