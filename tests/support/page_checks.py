@@ -60,7 +60,8 @@ def wrong_numbers(page: Path, text: str) -> list[str]:
     for place, marker in enumerate(map(MARKER.fullmatch, lines)):
         if marker is None:
             continue
-        rows = VIEWS[marker["view"]](json.loads((page.parent / marker["file"]).read_text(encoding="utf-8")), marker["choice"])
+        data = json.loads((page.parent / marker["file"]).read_text(encoding="utf-8"))
+        rows = VIEWS[marker["view"]](data, marker["choice"])
         header, *body = table_at(lines, place + 1) or [[]]
         if not body:
             problems.append(f"no table follows {marker[0]}")
