@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CXX_SOURCES := $(shell find csrc bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
 BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(filter csrc/%,$(CXX_SOURCES))
 
-.PHONY: help demo test lint format bench kernel-bench kernel-bench-build cuda-check gpu-check install clean
+.PHONY: help demo test lint format bench kernel-bench kernel-bench-build cuda-check gpu-check docs install clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -59,6 +59,9 @@ bench: install ## time operators, forwards, kernels and, with DATA=FOLDER, peers
 	$(if $(DATA),$(BIN)/python bench/peers.py --data-dir $(DATA) --limit 1 --out out/bench/peers)
 	$(MAKE) kernel-bench
 
+docs: $(VENV)/.stamp-docs ## make the site of README and docs, with a reference, in build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict
+
 install: $(VENV)/.stamp-ltd ## set up .venv and build
 
 clean: ## remove what was built and cached; .venv stays
@@ -91,6 +94,12 @@ $(VENV)/.stamp-packages: requirements.txt $(VENV)/.stamp-torch
 
 $(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-torch
 	$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements-dev.txt
+	@touch $@
+
+# An environment of its own: the site needs neither torch nor a build.
+$(VENV)/.stamp-docs: requirements-docs.txt $(VENV)/.stamp-venv
+	$(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements-docs.txt
 	@touch $@
 
 # cmake and ninja come from .venv, which need not be active.

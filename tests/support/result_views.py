@@ -1,0 +1,113 @@
+"""The numbers of a results file as the cells of a table: each view is one kind of file or of table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Rows = dict[str, dict[str, str]]
+
+
+def scores(data: dict[str, Any], choice: str) -> Rows:
+    """A comparison at one temperature: speedup and τ of every task, and what stands beside their mean."""
+    rows = {}
+    for name, score in data[choice]["scores"].items():
+        tasks = score["tasks"]
+        cells = {task: f"{found['speedup']:.2f}x / {found['acceptance_length']:.2f}" for task, found in tasks.items()}
+        low, high = tasks["mean"]["interval"]
+        sampled = data["temperature 1"]["scores"].get(name)
+        rows[label(name)] = {
+            **cells,
+            "95 %": f"{low:.2f} … {high:.2f}",
+            "tokens/s": f"{tasks['mean']['tokens_per_second']:.1f}",
+            "speedup": f"{tasks['mean']['speedup']:.2f}x",
+            "τ": f"{tasks['mean']['acceptance_length']:.2f}",
+            "speedup at temperature 1": "-" if sampled is None else f"{sampled['tasks']['mean']['speedup']:.2f}x",
+        }
+    return rows
+
+
+def drafted(data: dict[str, Any], choice: str) -> Rows:
+    """A comparison at one temperature: what was drafted and where the time went, over all tasks."""
+    rows = {}
+    for name, score in data[choice]["scores"].items():
+        counts, shares = score["drafted"], score["time"]["shares"]
+        if counts["depth"] is not None:
+            rows[label(name)] = {
+                "mean D": f"{counts['depth']:.2f}",
+                "mean V": f"{counts['size']:.2f}",
+                **waste(counts),
+                **{part: f"{shares[part] * 100:.1f} %" for part in ("draft", "verify", "policy")},
+            }
+    return rows
+
+
+def chains(data: dict[str, Any], choice: str | None) -> Rows:
+    """Rules for the length of chains: what was drafted, speedups, time by part."""
+    rows = {}
+    for name, score in data["scores"].items():
+        tasks, parts = score["tasks"], score["time"]["milliseconds"]
+        low, high = tasks["mean"]["interval"]
+        rows[label(name)] = {
+            "mean K": f"{score['drafted']['size']:.2f}",
+            **waste(score["drafted"]),
+            **{task: f"{found['speedup']:.2f}x" for task, found in tasks.items()},
+            "95 %": f"{low:.2f} … {high:.2f}",
+            "ms per token: draft, verify, rule": f"{parts['draft']:.2f}, {parts['verify']:.2f}, {parts['policy']:.2f}",
+        }
+    return rows
+
+
+def forwards(data: dict[str, Any], choice: str | None) -> Rows:
+    """Forwards of so many tokens, in milliseconds."""
+    return {
+        f"{found['tokens']}": {
+            "engine, ms": f"{found['engine']['median'] / 1000:.1f}",
+            "floor, ms": f"{found['floor'] / 1000:.1f}",
+            "`transformers` with packed linear layers, ms": f"{found['transformers']['median'] / 1000:.1f}",
+        }
+        for found in data["forwards"]
+    }
+
+
+def recipes(data: dict[str, Any], choice: str | None) -> Rows:
+    """Ways to train: throughput as a ratio to the best static tree's, and what training took."""
+    rows = {}
+    for row in data["rows"]:
+        held_out, training = row["figures"]["held out"], row["training"]
+        rows[row["name"]] = {
+            "held out": f"{held_out['to_static']:.3f}",
+            "95 %": f"{held_out['low']:.3f} … {held_out['high']:.3f}",
+            "chat": f"{row['figures']['chat']['to_static']:.3f}",
+            "steps": training.get("steps", "-"),
+            "CPU seconds": f"{training['cpu_seconds']:.0f}" if training else "-",
+        }
+    return rows
+
+
+def environments(data: dict[str, Any], choice: str | None) -> Rows:
+    """Replay environments: numbers in an observation, and cycles a second."""
+    return {
+        name: {"numbers observed": f"{found['width']}", "cycles per second": f"{round(found['cycles'], -3):,.0f}"}
+        for name, found in data["rates"].items()
+    }
+
+
+VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
+    view.__name__: view for view in (scores, drafted, chains, forwards, recipes, environments)
+}
+
+
+def label(name: str) -> str:
+    """The label that a method has in tables, of `LABEL=METHOD` as `ltd eval` takes it."""
+    start, equals, _ = name.partition("=")
+    return start if equals and ":" not in start else name
+
+
+def waste(counts: dict[str, Any]) -> dict[str, str]:
+    """What the drafted tokens came to."""
+    discarded = counts["discarded"]
+    return {
+        "discarded per accepted": "-" if discarded is None else f"{discarded:.2f}",
+        "target calls per 100 tokens": f"{counts['target_calls']:.1f}",
+    }
