@@ -10,6 +10,7 @@ from page_checks import (
     MARKER,
     ROOT,
     broken_links,
+    missing_paths,
     split_page,
     unmarked_numbers,
     wrapped_lines,
@@ -52,6 +53,11 @@ def test_imports_are_there(page):
 @each_page
 def test_links_lead_somewhere(page):
     assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+@each_page
+def test_files_and_folders_are_there(page):
+    assert missing_paths(page.read_text(encoding="utf-8")) == []
 
 
 @each_page
@@ -135,6 +141,8 @@ def test_mistakes_are_found(tmp_path):
         broken_links(page, "[a](page.md#a-page-of-tea) ![b](results.json) [c](https://c.de) [d](#a-page-of-tea)") == []
     )
     assert broken_links(page, "[a](page.md#no) ![b](tea.png) [c](#no)") == ["page.md#no", "tea.png", "#no"]
+
+    assert missing_paths("`tests/`, `tests/NAME.py`, `docs/tea.md`\n```text\n`docs/no.md`\n```\n") == ["docs/tea.md"]
 
     assert wrapped_lines("# a\n\na line\n\n- one\n- two\n\n| a |\n| b |\n") == []
     assert wrapped_lines("a line that\ngoes on\n\n- one that\n  goes on\n") == ["goes on", "  goes on"]

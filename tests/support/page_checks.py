@@ -153,6 +153,12 @@ def leads_somewhere(page: Path, path: str, anchor: str) -> bool:
     return anchor in [re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings]
 
 
+def missing_paths(text: str) -> list[str]:
+    """The files and folders of the repository that a page names in its prose and that are not there."""
+    named = re.findall(r"`((?:bench|csrc|docs|examples|python|rl|tests)/[a-z0-9_./-]*)`", split_page(text)[0])
+    return [path for path in named if not (ROOT / path).exists()]
+
+
 def wrapped_lines(text: str) -> list[str]:
     """Lines that go on with the paragraph of the line before: a paragraph is one line."""
     lines = split_page(text)[0].splitlines()
