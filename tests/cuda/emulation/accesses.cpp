@@ -60,11 +60,10 @@ Interval find_stack() {
   return stack;
 }
 
-bool is_of_the_host(uintptr_t address) {
-  static const Interval library = find_library();
-  static thread_local const Interval stack = find_stack();
-  return library.holds(address) || stack.holds(address);
-}
+Interval host_library;
+Interval host_stack;
+
+bool is_of_the_host(uintptr_t address) { return host_stack.holds(address) || host_library.holds(address); }
 
 bool in_atomic = false;
 
@@ -91,6 +90,13 @@ void check(uintptr_t address, size_t bytes, bool writes) {
 }  // namespace
 
 void set_in_atomic(bool value) { in_atomic = value; }
+
+void note_host() {
+  static const Interval library = find_library();
+  static thread_local const Interval stack = find_stack();
+  host_library = library;
+  host_stack = stack;
+}
 
 }  // namespace ltd::emulation
 

@@ -124,6 +124,7 @@ class Block {
   void check_barrier();
   std::string waiting(int thread) const;
   std::string why_stuck() const;
+  std::string describe_race(const Races::Race& race, bool writes) const;
   void clear_shared(int64_t dynamic_bytes);
   void check_guards();
   std::byte rubbish(size_t byte) const;
@@ -138,7 +139,8 @@ class Block {
 
   char* const stacks_ = new_stacks(kMaxThreads);
   std::vector<std::unique_ptr<Thread>> threads_;
-  std::vector<int> ready_;  // from first_ready_ on
+  uint32_t in_warp_[kMaxThreads / kLanes] = {};  // the lanes of each warp that wait for others of it
+  std::vector<int> ready_;                       // from first_ready_ on
   size_t first_ready_ = 0;
   Order order_ = Order::kAny;
 
@@ -153,10 +155,9 @@ class Block {
   uint64_t rubbish_seed_ = 0;
 };
 
-Block& block() {
-  static Block one;
-  return one;
-}
+Block the_block;  // not a local variable, whose guard every access would ask
+
+Block& block() { return the_block; }
 
 std::string text(const uint3& index) {
   return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
@@ -177,6 +178,7 @@ void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_byte
   count_ = threads;
   done_ = in_barrier_ = votes_ = 0;
   error_.clear();
+  std::fill(std::begin(in_warp_), std::end(in_warp_), 0u);
   ready_.clear();
   first_ready_ = 0;
   order_ = static_cast<Order>(std::max<size_t>(random_below(4), 1) - 1);
@@ -198,6 +200,7 @@ void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_byte
     make_ready(thread);
   }
 
+  note_host();
   running_ = true;
   while (done_ < count_ && error_.empty()) {
     if (first_ready_ == ready_.size()) {
@@ -238,6 +241,7 @@ void Block::give_up(const std::string& what) {
 
 void Block::make_ready(int thread) {
   threads_[static_cast<size_t>(thread)]->state = State::kReady;
+  in_warp_[thread / kLanes] &= ~(1u << thread % kLanes);
   ready_.push_back(thread);
 }
 
@@ -304,6 +308,7 @@ int Block::meet_all(const char* operation, bool vote, const Location& where) {
 
 void Block::meet_lanes(const char* operation, uint32_t mask, void* data, Meeting meet, const Location& where) {
   const int lane = static_cast<int>(now.thread.x % kLanes);
+  const int warp = static_cast<int>(now.thread.x / kLanes);
   if ((mask >> lane & 1) == 0) fail(std::string(operation) + " by a lane that is not in its mask", where);
   Thread& thread = current();
   thread.state = State::kInWarp;
@@ -312,21 +317,22 @@ void Block::meet_lanes(const char* operation, uint32_t mask, void* data, Meeting
   thread.mask = mask;
   thread.data = data;
 
-  const int first = static_cast<int>(now.thread.x) - lane;
+  in_warp_[warp] |= 1u << lane;
+
+  // The lanes that wait do not wait for the same, perhaps.
+  const int first = warp * kLanes;
   void* lanes[kLanes] = {};
-  bool complete = true;
+  bool complete = (in_warp_[warp] & mask) == mask;
   for (uint32_t rest = mask; rest != 0 && complete; rest &= rest - 1) {
     const int other = std::countr_zero(rest);
-    complete = first + other < count_;
-    if (!complete) break;
     const Thread& one = *threads_[static_cast<size_t>(first + other)];
-    complete = one.state == State::kInWarp && one.mask == mask && is_same(one.where, where);
+    complete = one.mask == mask && is_same(one.where, where);
     lanes[other] = one.data;
   }
   if (complete) {
     // Shuffles and votes exchange values, but do not order what the lanes do in memory.
     if (meet == nullptr) {
-      races_.meet_warp(first / kLanes);
+      races_.meet_warp(warp);
     } else {
       meet(lanes, mask);
     }
@@ -423,16 +429,17 @@ bool Block::is_in_shared_memory(uintptr_t address) const {
 
 std::string Block::note_shared(uintptr_t address, size_t bytes, bool writes, bool is_atomic) {
   const size_t begin = address - reinterpret_cast<uintptr_t>(shared_);
-  for (size_t byte = begin; byte < begin + bytes; ++byte) {
-    const int other = races_.note(byte, static_cast<int>(now.thread.x), writes, is_atomic);
-    if (other < 0) continue;
-    size_t variable = 0;
-    while (byte >= variables_[variable].end) ++variable;
-    return std::string(writes ? "writes" : "reads") + " byte " + std::to_string(byte - variables_[variable].begin) +
-           (variable == 0 ? " of the dynamic shared memory" : " of shared variable " + std::to_string(variable)) +
-           ", which no barrier separates from what thread " + std::to_string(other) + " does there";
-  }
-  return "";
+  const auto race = races_.note(begin, bytes, static_cast<int>(now.thread.x), writes, is_atomic);
+  return race ? describe_race(*race, writes) : "";
+}
+
+std::string Block::describe_race(const Races::Race& race, bool writes) const {
+  const auto [byte, other] = race;
+  size_t variable = 0;
+  while (byte >= variables_[variable].end) ++variable;
+  return std::string(writes ? "writes" : "reads") + " byte " + std::to_string(byte - variables_[variable].begin) +
+         (variable == 0 ? " of the dynamic shared memory" : " of shared variable " + std::to_string(variable)) +
+         ", which no barrier separates from what thread " + std::to_string(other) + " does there";
 }
 
 bool Block::is_shared(uintptr_t address, size_t bytes) const {

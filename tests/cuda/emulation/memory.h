@@ -18,6 +18,9 @@ void throw_delayed();
 // Between kernels nothing may be reached.
 void forget_last_ranges();
 
+// Finds where the host's own variables are, before a kernel is run: its parameters are there, and constants.
+void note_host();
+
 // The stacks of all threads of a block.
 extern uintptr_t stacks_begin;
 extern size_t stacks_bytes;

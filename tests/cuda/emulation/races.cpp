@@ -1,9 +1,34 @@
 #include "emulation/races.h"
 
+#include <algorithm>
+
 namespace ltd::emulation {
 
-int Races::note(size_t byte, int thread, bool writes, bool is_atomic) {
-  Cell& cell = cells_[byte];
+void Races::forget() {
+  std::fill(cells_.begin(), cells_.end(), Cell{});
+  std::fill(std::begin(warp_synced_), std::end(warp_synced_), 0u);
+  time_ = block_synced_ = 0;
+}
+
+std::optional<Races::Race> Races::note(size_t begin, size_t bytes, int thread, bool writes, bool is_atomic) {
+  // The bytes of a number have the same past nearly always, so one look at it does for all.
+  Cell before, after;
+  for (size_t byte = begin; byte < begin + bytes; ++byte) {
+    Cell& cell = cells_[byte];
+    if (byte > begin && cell == before) {
+      cell = after;
+      continue;
+    }
+    before = cell;
+    const int other = note(cell, thread, writes, is_atomic);
+    if (other != kNobody) return Race{byte, other};
+    after = cell;
+  }
+  return std::nullopt;
+}
+
+// The thread that touched the byte at the same time, or kNobody.
+int Races::note(Cell& cell, int thread, bool writes, bool is_atomic) const {
   const int warp = thread / kWarpSize;
   if (cell.writer != kNobody && cell.writer != thread && !(is_atomic && cell.by_atomic) &&
       !is_over(cell.written, warp, cell.writer / kWarpSize == warp)) {
@@ -16,9 +41,9 @@ int Races::note(size_t byte, int thread, bool writes, bool is_atomic) {
     cell.written = time_;
     cell.writer = static_cast<int16_t>(thread);
     cell.by_atomic = is_atomic;
-    return -1;
+    return kNobody;
   }
-  if (is_atomic) return -1;  // only half of what an atomic does; it writes as well
+  if (is_atomic) return kNobody;  // only half of what an atomic does; it writes as well
   if (reads_are_over) {
     cell.more_readers = cell.more_warps = false;
   } else if (cell.reader != thread) {
@@ -27,7 +52,7 @@ int Races::note(size_t byte, int thread, bool writes, bool is_atomic) {
   }
   cell.read = time_;
   cell.reader = static_cast<int16_t>(thread);
-  return -1;
+  return kNobody;
 }
 
 }  // namespace ltd::emulation
