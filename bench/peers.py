@@ -35,7 +35,7 @@ from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import WARM_UP_TOKENS, token_hash
 from ltd.evaluation.encoding import encode_turn
-from ltd.evaluation.methods import BASELINE, TreeMethod, check_tree
+from ltd.evaluation.methods import BASELINE, TreeMethod
 from ltd.evaluation.questions import TASKS, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, in_rotation, run_settings
 from ltd.ops.library import build_info
@@ -205,7 +205,7 @@ def load_peers(config: PeersConfig, rows: Sequence[Row], decoder: Decoder, gguf:
     peers: dict[str, Peer] = {}
     for row in rows:
         if row.method is not None:
-            check_tree(decoder, row.method)
+            decoder.speculation(row.method.policy)  # raises if its trees are too large
             peers[row.name] = LtdPeer(decoder, row.method.policy)
         elif row.engine == "transformers":
             peers[row.name] = TransformersPeer(model, decoder.stop_ids, row.lookup)

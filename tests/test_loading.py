@@ -16,10 +16,14 @@ from transformers import AutoTokenizer
 import ltd
 from ltd.common.assets import shipped_head
 from ltd.common.files import cache_folder
-from ltd.policy_choice import default_policy
+from ltd.policy_choice import choose_policy
 from ltd.target.model import tokenizer_fingerprint
 
 Folder = Callable[[str], Path]
+
+
+def static_tree() -> object:
+    return choose_policy("static", lambda: None, torch.device("cpu")).policy
 
 
 def head_with_fingerprint(tiny_head: Folder, out: Path, fingerprint: str) -> Path:
@@ -31,7 +35,7 @@ def head_with_fingerprint(tiny_head: Folder, out: Path, fingerprint: str) -> Pat
 
 def test_the_usual_case(tiny_target: Folder, tiny_head: Folder) -> None:
     decoder = ltd.load(tiny_target("qwen2"), tiny_head("qwen2"), dtype="bfloat16", device="cpu")
-    assert decoder.policy == default_policy(torch.device("cpu"))
+    assert decoder.policy == static_tree()
     assert decoder.stop_ids == (2,)
     assert decoder.target.dtype == torch.bfloat16
     assert decoder.max_length == 256
@@ -47,7 +51,7 @@ def test_plain_decoding(tiny_target: Folder, tiny_head: Folder, options: dict[st
 
 def test_the_static_policy_by_name(tiny_target: Folder, tiny_head: Folder) -> None:
     decoder = ltd.load(tiny_target("llama"), tiny_head("llama"), policy="static", device="cpu")
-    assert decoder.policy == default_policy(torch.device("cpu"))
+    assert decoder.policy == static_tree()
 
 
 def test_a_wrong_policy_is_refused_before_the_model_is_loaded(tiny_head: Folder, tmp_path: Path) -> None:

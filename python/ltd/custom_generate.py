@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +24,13 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from ltd.common.assets import shipped_head
 from ltd.decoding.acceptance import MAX_GAIN, Acceptor, Sampling, collect
-from ltd.decoding.decoder import Decoder, PolicyChoice
+from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Accepted
 from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics
 from ltd.errors import InputError
 from ltd.loading import prepare
-from ltd.policy_choice import check_policy, default_policy, find_policy, set_policy
+from ltd.policy_choice import NONE, STATIC, PolicyRequest, choose_policy, read_bundle, setting_of
 from ltd.target.model import LoadedModel
 from ltd.tree import TreeNodes, root_only
 
@@ -49,15 +50,17 @@ class CustomGenerate:
             yourself.
 
     Attributes:
+        policy: as it was asked for, or as it was read from a bundle; another one counts from the next call on.
         last_statistics: of the last call.
     """
 
-    def __init__(
-        self, draft: str | Path | None = None, *, policy: PolicyChoice | str | Path = None, streamer: Any = None
-    ) -> None:
+    def __init__(self, draft: str | Path | None = None, *, policy: PolicyRequest = None, streamer: Any = None) -> None:
         self.head_folder = shipped_head() if draft is None else Path(draft)
-        self.policy, self.streamer = find_policy(policy), streamer
+        self.policy, self.streamer = policy, streamer
+        if isinstance(policy, str | Path) and policy not in (NONE, STATIC):
+            self.policy = read_bundle(policy).policy  # now, as there may be none
         self.decoder: Decoder | None = None
+        self._chosen_for: tuple[PolicyRequest] | None = None  # what the decoder's policy was asked for by
 
     @property
     def last_statistics(self) -> Statistics:
@@ -89,8 +92,7 @@ class CustomGenerate:
             criteria, padded, [decoder.max_length - len(prompt) for prompt in prompts], input_ids.device
         )
         receiver = streamer if streamer is not None else self.streamer
-        policy = default_policy(model.device) if self.policy == "static" else self.policy
-        request = Request(prompts, accept, stops, decoder.speculation(policy))
+        request = Request(prompts, accept, stops, decoder.speculation())
         for news in decoder.cycles(request):
             for token in news.get(0, ()) if receiver is not None else ():
                 receiver.put(torch.tensor([token]))
@@ -107,10 +109,10 @@ class CustomGenerate:
         if self.decoder is None or self.decoder.target.model is not model:
             loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
             target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
-            decoder = Decoder(target, draft)
-            set_policy(decoder, None)
-            check_policy(decoder, self.policy)
-            self.decoder = decoder
+            self.decoder, self._chosen_for = Decoder(target, draft), None
+        if self._chosen_for is None or self._chosen_for[0] is not self.policy:
+            chosen = choose_policy(self.policy, partial(setting_of, self.decoder), model.device)
+            self.decoder.policy, self._chosen_for = chosen.policy, (self.policy,)
         return self.decoder
 
 

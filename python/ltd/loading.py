@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,8 +16,7 @@ from ltd.engine.cpu import Engine
 from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
 from ltd.ops.library import build_info
-from ltd.policies import Policy
-from ltd.policy_choice import find_policy, set_policy
+from ltd.policy_choice import PolicyRequest, choose_policy, expected_setting
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids, tokenizer_fingerprint
 from ltd.target.target import Target
@@ -26,7 +26,7 @@ def load(
     target: str | Path | None = None,
     draft: str | Path | None = None,
     *,
-    policy: Policy | str | Path | None = None,
+    policy: PolicyRequest = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     threads: int | None = None,
@@ -59,18 +59,17 @@ def load(
     if place.type != "cpu":
         check_kernels(place)
     set_threads(threads)
-    chosen = find_policy(policy, place)
+    chosen = choose_policy(policy, partial(expected_setting, target, draft, kind, place), place)
     loaded = load_model(target, kind, place)
     model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
-    decoder = Decoder(
+    return Decoder(
         model,
         head,
+        None if head is None else chosen.policy,
         tokenizer=loaded.tokenizer,
         stop_ids=stop_token_ids(loaded.model, loaded.tokenizer),
         max_length=max_length,
     )
-    set_policy(decoder, chosen)
-    return decoder
 
 
 def set_threads(threads: int | None) -> None:

@@ -1,7 +1,13 @@
-"""Which policy a decoder gets: a given one, one that was tuned here, a shipped one, or a static tree."""
+"""Which policy a decoder gets: a given one, one that was tuned here, a shipped one, or a static tree.
+
+`choose_policy` is the one place where this is decided, for everything that decodes and for everything that only says
+what would.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,73 +20,140 @@ from ltd.drafts.eagle3.draft import DEFAULT_WIDTH, Eagle3Draft
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import Learned, Policy, Static
-from ltd.policies.baselines.c2t import C2T
-from ltd.policies.baselines.disco import Disco
-from ltd.policies.baselines.specdecpp import SpecDecPP
-from ltd.policies.learned.bundle import load_bundle
+from ltd.policies.base import MadeForHead
+from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
-from ltd.policies.learned.store import find_bundle
+from ltd.policies.learned.store import shipped_bundle, tuned_bundle
 from ltd.target.locate import locate
 from ltd.target.model import read_config
 
-KnownPolicy = Policy | Literal["none", "static"] | None
+NONE, STATIC = "none", "static"  # what a policy may be called beside its bundle's folder
+PolicyRequest = Policy | str | Path | None
+FindSetting = Callable[[], Setting | None]
 # Small on a CPU, where verifying costs more with every node: the optimum measured with the default model is flat around
 # this one (see the README). On a GPU, EAGLE-3's own.
 DEFAULT_CPU_POLICY = Static(depth=1, size=4)
 DEFAULT_GPU_POLICY = Static(depth=8, size=60)
+ADVICE = "ltd tune makes one for this machine"
 
 
-def find_policy(choice: Policy | str | Path | None, device: str | torch.device = "cpu") -> KnownPolicy:
-    """A policy where a bundle's folder may stand for one; everything else as it is.
+@dataclass(frozen=True, slots=True, eq=False)
+class ChosenPolicy:
+    """A policy, and why it is this one. As text it is a sentence for people.
+
+    Attributes:
+        policy: ready to use; None is plain decoding.
+        origin: "given", as it was asked for; or, by default, "tuned", which `ltd tune` made for exactly this setting,
+            "shipped", which may be made for another processor, or "static", as no learned one fits; "none" is plain
+            decoding, asked for or for want of a draft.
+        bundle: that it was read with, if it was.
+    """
+
+    policy: Policy | None
+    origin: Literal["given", "tuned", "shipped", "static", "none"]
+    bundle: Bundle | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """What says how it decides, where that is not its name: facts that name all else by hash."""
+        return [] if self.bundle is None or self.bundle.folder is None else [self.bundle.folder / FACTS]
+
+    def __str__(self) -> str:
+        if self.origin == "none":
+            return "plain decoding"
+        if self.origin == "static":
+            return f"{self.policy}, as no learned one fits; {ADVICE}"
+        if self.bundle is None:
+            return f"{self.policy}, as asked for"
+        if self.origin == "shipped":
+            made = self.bundle.policy.made_for.hardware or "an unknown processor"
+            return f"{self.policy}, shipped with ltd and tuned on {made}; {ADVICE}"
+        return f"{self.policy}, {'tuned for this machine, ' * (self.origin == 'tuned')}in {self.bundle.folder}"
+
+
+def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.device) -> ChosenPolicy:
+    """The policy that was asked for, or the best that is known here.
+
+    Args:
+        asked: a policy, the folder of a bundle, "static" for the static tree of this kind of device, or "none"; None is
+            the bundle that `ltd tune` made for this setting, or else a shipped one that fits, or else "static".
+        setting: says what a policy meets here; None where there is no draft to decide about, whatever is asked for.
+            It is called only where the answer depends on it, as it reads the whole draft head for its hash.
+        device: where the decoder is.
 
     Raises:
-        InputError: there is no whole bundle in the folder.
+        InputError: there is no such policy, no whole bundle in the folder, or it was made for another target or head.
+
+    Warns:
+        TunedElsewhereWarning: the policy was asked for, and tuned for other hardware, another dtype or number of
+            threads.
+        UserWarning: a damaged bundle was left out of the choice.
     """
-    if choice == "none":
-        return "none"
-    if choice == "static":
-        return "static"
-    return load_bundle(Path(choice).expanduser(), device).policy if isinstance(choice, str | Path) else choice
-
-
-def set_policy(decoder: Decoder, choice: KnownPolicy) -> None:
-    """Gives a new decoder its policy: as chosen, or the best that is known here; none at all without a draft.
-
-    Raises:
-        InputError: a policy that does not fit target or draft.
-    """
-    if choice == "none" or decoder.draft is None:
-        return
-    device = decoder.target.device
-    if choice is None:
-        stored = find_bundle(setting_of(decoder), device)
-        decoder.policy = default_policy(device) if stored is None else stored.policy
-    elif choice == "static":
-        decoder.policy = default_policy(device)
+    if asked is None:
+        return _best_known(setting(), device)
+    if asked == NONE:
+        return ChosenPolicy(None, "none")
+    if asked == STATIC:
+        return ChosenPolicy(_static_tree(device), "given")
+    if isinstance(asked, str | Path):
+        bundle = read_bundle(asked, device)
+        chosen = ChosenPolicy(bundle.policy, "given", bundle)
     else:
-        decoder.policy = choice
-        check_policy(decoder, choice)
-    decoder.speculation()  # raises if its trees are too large
+        chosen = ChosenPolicy(asked, "given")
+    _check_made_for(chosen.policy, setting)
+    return chosen
 
 
-def check_policy(decoder: Decoder, policy: KnownPolicy) -> None:
-    """Checks that a trained policy is for a decoder's draft; for learned ones see `check_fits`.
+def read_bundle(name: str | Path, device: str | torch.device = "cpu") -> Bundle:
+    """The bundle in the folder that a policy was asked for by.
 
     Raises:
-        InputError: it is for another.
+        InputError: there is no such folder, or no whole bundle in it.
     """
-    if decoder.draft is None:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"unknown policy {str(name)!r}; use static, none or the folder of a policy bundle")
+    return load_bundle(folder, device)
+
+
+def _best_known(setting: Setting | None, device: torch.device) -> ChosenPolicy:
+    """What is taken by itself; for a head whose hash is unknown there is no bundle."""
+    if setting is None:
+        return ChosenPolicy(None, "none")
+    if setting.head_sha256 is not None:
+        if (bundle := tuned_bundle(setting, device)) is not None:
+            return ChosenPolicy(bundle.policy, "tuned", bundle)
+        if (bundle := shipped_bundle(setting, device)) is not None:
+            return ChosenPolicy(bundle.policy, "shipped", bundle)
+    return ChosenPolicy(_static_tree(device), "static")
+
+
+def _static_tree(device: torch.device) -> Static:
+    """The static policy for a kind of device."""
+    return DEFAULT_CPU_POLICY if device.type == "cpu" else DEFAULT_GPU_POLICY
+
+
+def _check_made_for(policy: Policy | None, setting: FindSetting) -> None:
+    """Checks that a trained policy is for what it meets; for learned ones see `check_fits`.
+
+    Raises:
+        InputError: it is for another head or target.
+    """
+    if not isinstance(policy, Learned | MadeForHead):
+        return
+    here = setting()
+    if here is None:
         return
     if isinstance(policy, Learned):
-        check_fits(policy.made_for, setting_of(decoder))
-    elif isinstance(policy, C2T | Disco | SpecDecPP) and policy.head_sha256 not in (
-        None,
-        setting_of(decoder).head_sha256,
-    ):
+        check_fits(policy.made_for, here)
+    elif policy.head_sha256 not in (None, here.head_sha256):
         raise InputError(
             f"{policy} was trained for another draft head; train one for this head with ltd train-baseline, and name "
             "it with the option model=FOLDER"
         )
+
+
+# --- what a policy meets ---
 
 
 def setting_of(decoder: Decoder) -> Setting:
@@ -94,7 +167,7 @@ def setting_of(decoder: Decoder) -> Setting:
 def expected_setting(
     target: str | Path | None, draft: str | Path | None, dtype: torch.dtype, device: torch.device
 ) -> Setting | None:
-    """`setting_of` what `load` would make of these names, found without loading weights; None for plain decoding.
+    """`setting_of` what `load` makes of these names, found without loading weights; None for plain decoding.
 
     Raises:
         InputError: there is no such target.
@@ -122,8 +195,3 @@ def make_setting(
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
-
-
-def default_policy(device: torch.device) -> Static:
-    """The static policy for a kind of device."""
-    return DEFAULT_CPU_POLICY if device.type == "cpu" else DEFAULT_GPU_POLICY

@@ -31,7 +31,8 @@ from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, save_bundle
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder
-from ltd.policy_choice import default_policy, setting_of
+from ltd.policies.static import Static
+from ltd.policy_choice import setting_of
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.traces.format import Generation
 from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
@@ -127,6 +128,12 @@ class Work:
     def folder(self) -> Path:
         """For the results."""
         return self.source.folder
+
+    @property
+    def default_static(self) -> Static:
+        """The static tree that would be used here without learned policies: the decoder was loaded with it."""
+        assert isinstance(self.decoder.policy, Static)
+        return self.decoder.policy
 
     def load(self, *_: Any, **__: Any) -> Decoder:
         """Stands in for `ltd.load` in all stages, which share one decoder."""
@@ -262,7 +269,7 @@ def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> 
     """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
     names = {
         "plain decoding": BASELINE,
-        "default static": "static:{0.depth}:{0.size}".format(default_policy(work.decoder.target.device)),
+        "default static": f"static:{work.default_static.depth}:{work.default_static.size}",
         "EAGLE-3's static (8, 60)": "eagle3",
         f"best static ({static[0]}, {static[1]})": f"static:{static[0]}:{static[1]}",
         "learned": f"bundle:{work.folder / BUNDLE}",
@@ -305,7 +312,7 @@ def write_held_out(work: Work, held_out: list[Generation], data_dir: Path) -> in
 def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, names: dict[str, str]) -> Tuned:
     """Writes the fastest into the cache: the learned policies or, if one is faster, a static setting."""
     found = {method: row["mean"] for method, row in scores(results).items()}
-    fixed = default_policy(work.decoder.target.device)
+    fixed = work.default_static
     rivals = {f"static:{depth}:{size}": (depth, size) for depth, size in (static, (fixed.depth, fixed.size))}
     fastest = max([names["learned"], *rivals], key=lambda method: found[method].tokens_per_second)
     if fastest in rivals:

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from ltd.cli import main
-from ltd.cli.generate import choose_policy
+from ltd.cli.generate import asked_policy
 from ltd.cli.train_draft import train_draft
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
@@ -28,7 +28,7 @@ from ltd.loading import load
 from ltd.policies import Learned, Static
 from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.store import bundle_folder
-from ltd.policy_choice import default_policy, expected_setting, setting_of
+from ltd.policy_choice import choose_policy, expected_setting, setting_of
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.training.config import TrainDraftConfig
 from ltd_rl.traces.format import load_traces
@@ -126,15 +126,15 @@ def test_a_prompt_comes_from_a_file_or_standard_input(
     assert run("generate", "-", *options)[1] == wanted
 
 
-def test_choose_policy() -> None:
-    assert choose_policy(None, None, None) is None
-    assert choose_policy("none", None, None) == "none"
-    assert choose_policy("static", None, None) == Static(8, 60)
-    assert choose_policy(None, 0, None) == Static(0, 60)
-    assert choose_policy("static", None, 0) == Static(8, 0)
+def test_options_ask_for_a_policy() -> None:
+    assert asked_policy(None, None, None) is None
+    assert asked_policy("none", None, None) == "none"
+    assert asked_policy("static", None, None) == Static(8, 60)
+    assert asked_policy(None, 0, None) == Static(0, 60)
+    assert asked_policy("static", None, 0) == Static(8, 0)
     for name, depth, size in (("none", 1, None), ("none", None, 0), ("other", None, None), (None, 13, None)):
         with pytest.raises(InputError):
-            choose_policy(name, depth, size)
+            asked_policy(name, depth, size)
 
 
 # --- mistakes ---
@@ -280,7 +280,8 @@ def test_info_names_the_default_policy(
         save_bundle(Bundle(Learned(replace(setting, hardware=hardware), 2, (5,))), tmp_path / "shipped" / "one")
         wanted = "depth 2, size 5, shipped with ltd and tuned on another; ltd tune makes one for this machine"
     else:
-        wanted = f"{default_policy(device)}, as no learned one fits; ltd tune makes one for this machine"
+        static = choose_policy("static", lambda: setting, device).policy
+        wanted = f"{static}, as no learned one fits; ltd tune makes one for this machine"
     code, out, err = run("info")
     assert (code, err) == (0, "")
     assert wanted in out

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import ltd
-from ltd.cli.generate import choose_policy
+from ltd.cli.generate import asked_policy
 from ltd.common.files import file_hash
-from ltd.evaluation.methods import TreeMethod
+from ltd.evaluation.methods import Method, TreeMethod
 from ltd.evaluation.run_config import RunConfig, run_settings
 from ltd.loading import load
 from ltd.policies.learned.allowance import Costs
@@ -239,9 +239,9 @@ def test_a_folder_is_a_policy_wherever_one_is_chosen(tiny_target: Folder, tiny_h
 
 
 def test_names_on_the_command_line(folder: Path) -> None:
-    assert choose_policy(str(folder), None, None) == str(folder)
+    assert asked_policy(str(folder), None, None) == str(folder)
     with pytest.raises(ltd.InputError, match="neither --depth nor --size"):
-        choose_policy(str(folder), 3, None)
+        asked_policy(str(folder), 3, None)
     method = TreeMethod.named(f"bundle:{folder}")
     assert isinstance(method.policy, Learned) and method.name == f"bundle:{folder}"
     with pytest.raises(ltd.InputError, match=r"policy\.json is missing"):
@@ -252,9 +252,10 @@ def test_results_depend_on_the_bundles_content(folder: Path, tmp_path: Path) -> 
     from ltd.evaluation.compare import EvalConfig
 
     config = EvalConfig(tmp_path, tmp_path / "out", methods=("none", f"bundle:{folder}"))
-    before = run_settings(config, [])
+    methods = [Method.parse(name) for name in config.methods]
+    before = run_settings(config, [], methods)
     edit(folder, lambda v: v.update(validation={"speedup": 2.0}))
-    assert run_settings(config, []) != before
+    assert run_settings(config, [], methods) != before
     assert "policies_sha256" not in run_settings(RunConfig(tmp_path, tmp_path / "out"), [])
 
 

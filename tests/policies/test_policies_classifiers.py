@@ -22,7 +22,7 @@ from ltd.policies.baselines.specdecpp import SpecDecPP
 from ltd.policies.by_name import parse_policy
 from ltd.policies.grid import load_grid
 from ltd.policies.learned.observation import DEPTH_UNIT
-from ltd.policy_choice import check_policy, setting_of
+from ltd.policy_choice import choose_policy, setting_of
 from ltd.tree import DraftTree
 
 WIDTH, WORDS, STATE, LEVELS = 3, 40, 6, 4
@@ -284,7 +284,7 @@ def test_networks_trained_for_another_head_are_refused(
         save_baseline(Baseline(kind, network_of(kind, sizes), {"head_sha256": head}), tmp_path / head)
         policy = parse_policy(f"{kind}:model={tmp_path / head}")
         if fits:
-            check_policy(decoder, policy)
+            assert choose_policy(policy, lambda: setting_of(decoder), decoder.target.device).policy is policy
         else:
             with pytest.raises(InputError, match="another draft head"):
-                check_policy(decoder, policy)
+                choose_policy(policy, lambda: setting_of(decoder), decoder.target.device)

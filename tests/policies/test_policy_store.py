@@ -20,8 +20,8 @@ from ltd.policies.learned import store
 from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
-from ltd.policies.learned.store import bundle_folder, find_bundle
-from ltd.policy_choice import default_policy, expected_setting, setting_of
+from ltd.policies.learned.store import bundle_folder
+from ltd.policy_choice import ChosenPolicy, choose_policy, expected_setting, setting_of
 from ltd.target.device import resolve_device
 
 Folder = Callable[[str], Path]
@@ -43,9 +43,27 @@ def save(made_for: Setting, folder: Path, size: int = 5) -> Path:
     return folder
 
 
+def found(setting: Setting, device: torch.device = CPU) -> ChosenPolicy:
+    return choose_policy(None, lambda: setting, device)
+
+
+def found_folder(setting: Setting, device: torch.device = CPU) -> Path | None:
+    bundle = found(setting, device).bundle
+    return None if bundle is None else bundle.folder
+
+
 def found_size(setting: Setting, device: torch.device = CPU) -> int | None:
-    stored = find_bundle(setting, device)
-    return None if stored is None else stored.policy.max_size
+    chosen = found(setting, device)
+    assert (chosen.bundle is None) == (chosen.origin == "static")
+    return None if chosen.bundle is None else chosen.policy.max_size
+
+
+def static_tree(device: torch.device = CPU) -> Any:
+    return choose_policy("static", must_not_be_asked, device).policy
+
+
+def must_not_be_asked() -> Setting:
+    raise AssertionError("the answer does not depend on the setting")
 
 
 @pytest.fixture(autouse=True)
@@ -70,20 +88,21 @@ def test_every_setting_has_its_folder(cache: Path) -> None:
 
 def test_a_tuned_bundle_is_for_its_setting_only() -> None:
     folder = save(replace(HERE, target="a name"), bundle_folder(HERE))
-    stored = find_bundle(HERE, CPU)
-    assert stored is not None and (stored.folder, stored.tuned, stored.policy.sizes) == (folder, True, (5,))
+    chosen = found(HERE)
+    assert (found_folder(HERE), chosen.origin, chosen.policy.sizes) == (folder, "tuned", (5,))
+    assert chosen.files == [folder / "policy.json"]
     assert [found_size(replace(HERE, **change)) for change in CHANGES] == [None] * len(CHANGES)
 
 
 def test_a_bundle_in_the_wrong_place_is_left_alone() -> None:
     save(replace(HERE, layers=9), bundle_folder(HERE))
-    assert find_bundle(HERE, CPU) is None
+    assert found_folder(HERE) is None
 
 
 def test_nothing_is_found_for_an_unknown_head() -> None:
     unknown = replace(HERE, head_sha256=None)
     save(unknown, bundle_folder(unknown))
-    assert find_bundle(unknown, CPU) is None
+    assert found_folder(unknown) is None
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
@@ -98,15 +117,14 @@ def test_a_damaged_bundle_is_told_and_left_out(shipped: Path, name: str) -> None
 
 def test_an_unfinished_bundle_is_none_yet() -> None:
     (save(HERE, bundle_folder(HERE)) / "policy.json").unlink()
-    assert find_bundle(HERE, CPU) is None
+    assert found_folder(HERE) is None
 
 
 def test_a_shipped_bundle_may_be_from_another_processor_only(shipped: Path) -> None:
     save(HERE, shipped / "one")
     elsewhere = replace(HERE, hardware="another")
-    stored = find_bundle(elsewhere, CPU)
-    assert stored is not None and (stored.folder, stored.tuned) == (shipped / "one", False)
-    assert find_bundle(elsewhere, torch.device("cuda")) is None
+    assert (found_folder(elsewhere), found(elsewhere).origin) == (shipped / "one", "shipped")
+    assert found_folder(elsewhere, torch.device("cuda")) is None
     for change in CHANGES:
         assert (found_size(replace(HERE, **change)) is None) == (change != {"hardware": "another"})
 
@@ -146,7 +164,7 @@ def test_the_setting_is_known_before_the_model_is_loaded(model: dict[str, Any]) 
 
 def test_load_takes_the_tuned_policy_unless_told_otherwise(model: dict[str, Any]) -> None:
     plain = load(**model, device="cpu")
-    assert plain.policy == default_policy(CPU)
+    assert plain.policy == static_tree()
     save(setting_of(plain), bundle_folder(setting_of(plain)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -154,11 +172,11 @@ def test_load_takes_the_tuned_policy_unless_told_otherwise(model: dict[str, Any]
     assert isinstance(tuned.policy, Learned) and tuned.policy.sizes == (5,)
     options: dict[str, Any] = {"max_new_tokens": 12}
     assert tuned.generate([5, 6], **options).token_ids == plain.generate([5, 6], policy="none", **options).token_ids
-    assert load(**model, device="cpu", policy="static").policy == default_policy(CPU)
+    assert load(**model, device="cpu", policy="static").policy == static_tree()
     assert load(**model, device="cpu", policy="none").policy is None
     assert load(**model, device="cpu", policy=ltd.Static(1, 2)).policy == ltd.Static(1, 2)
     assert load(**{**model, "draft": "none"}, device="cpu").policy is None
-    assert load(**{**model, "dtype": "bfloat16"}, device="cpu").policy == default_policy(CPU)
+    assert load(**{**model, "dtype": "bfloat16"}, device="cpu").policy == static_tree()
 
 
 def test_load_takes_a_shipped_policy_of_another_processor_without_a_warning(
@@ -175,7 +193,7 @@ def test_load_goes_on_without_a_damaged_policy(model: dict[str, Any]) -> None:
     setting = setting_of(load(**model, device="cpu"))
     (save(setting, bundle_folder(setting)) / "policy.json").write_text("[]")
     with pytest.warns(UserWarning, match="cannot be used"):
-        assert load(**model, device="cpu").policy == default_policy(CPU)
+        assert load(**model, device="cpu").policy == static_tree()
 
 
 def test_custom_generate_takes_it_too(model: dict[str, Any]) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from ltd.cli import main
+from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
-from ltd.evaluation.methods import best_static
+from ltd.evaluation.methods import TreeMethod
 from ltd.loading import load
 from ltd.policies import Learned, Static
 from ltd.policies.learned.bundle import load_bundle
+from ltd.policy_choice import setting_of
 
 pytest.importorskip("stable_baselines3")
 
@@ -59,6 +61,11 @@ def config(
     )
 
 
+def grid(decoder: Decoder) -> Any:
+    """What the method `grid` decides with beside a decoder."""
+    return TreeMethod.named("grid").choose(lambda: setting_of(decoder), decoder.target.device).chosen.policy
+
+
 def must_not_run(*_: Any, **__: Any) -> Any:
     raise AssertionError("this stage was finished before")
 
@@ -73,7 +80,7 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     before = load(config.target, config.draft, dtype="float32")
     assert isinstance(before.policy, Static)
     with pytest.raises(InputError, match="find it with ltd tune"):
-        best_static(before)
+        grid(before)
     tuned = tune(config)
     decoder = load(config.target, config.draft, dtype="float32")
     assert isinstance(decoder.policy, Learned)
@@ -87,7 +94,7 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
         assert bundle.validation[name]["tokens_per_second"] == tuned.scores[method].tokens_per_second
     best = next(name for name in tuned.names if name.startswith("best static"))
     assert f"best static ({', '.join(map(str, bundle.training['best_static']))})" == best
-    assert best_static(decoder) == Static(*bundle.training["best_static"])
+    assert grid(decoder) == Static(*bundle.training["best_static"])
     monkeypatch.setattr(sources, "calibrate", must_not_run)
     again = tune(config)
     assert again.folder == tuned.folder

@@ -50,15 +50,15 @@ def generate(
 ) -> None:
     """Generate text from a prompt: the text as it comes, then one line of statistics."""
     text = read_prompt(prompt, prompt_file)
-    chosen = choose_policy(policy, depth, size)
+    asked = asked_policy(policy, depth, size)
     from ltd.decoding.acceptance import Sampling
     from ltd.loading import load
 
     sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
-    if chosen == "none" and draft is None:
+    if asked == "none" and draft is None:
         draft = "none"  # plain decoding works for every target, the shipped head for one
-    decoder = load(target, draft, policy=chosen, dtype=dtype, threads=threads)
+    decoder = load(target, draft, policy=asked, dtype=dtype, threads=threads)
     token_ids, shown = stream_text(
         decoder, decoder.encode(text, chat=chat), quiet=as_json, max_new_tokens=max_new_tokens, **sampling
     )
@@ -83,10 +83,11 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
         raise InputError(f"cannot read the prompt as UTF-8 text from {source}: {error}") from error
 
 
-def choose_policy(name: str | None, depth: int | None, size: int | None) -> Policy | str | None:
-    """The policy for `ltd.load`; None leaves the choice to it. A depth or size alone means a static tree.
+def asked_policy(name: str | None, depth: int | None, size: int | None) -> Policy | str | None:
+    """What to ask `ltd.load` for; None leaves the choice to it. A depth or size alone means a static tree.
 
-    A name that has a folder is that folder's bundle.
+    Raises:
+        InputError: options that do not go together, a tree out of range, or no such policy.
     """
     tree_given = depth is not None or size is not None
     if name is None and not tree_given:
@@ -96,8 +97,9 @@ def choose_policy(name: str | None, depth: int | None, size: int | None) -> Poli
             raise InputError("--policy none drafts no tree, so it takes neither --depth nor --size")
         return "none"
     if name not in (None, "static"):
-        if not Path(name).expanduser().is_dir():
-            raise InputError(f"unknown policy {name!r}; use static, none or the folder of a policy bundle")
+        from ltd.policy_choice import read_bundle
+
+        read_bundle(name)  # raises before anything else is loaded
         if tree_given:
             raise InputError("a policy bundle decides by itself, so it takes neither --depth nor --size")
         return name

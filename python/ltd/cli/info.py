@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -48,24 +49,13 @@ def facts() -> dict[str, str]:
 
 def default_policy(dtype: torch.dtype, device: torch.device) -> str:
     """The policy that `ltd.load()` would take here and where it comes from; asks no network."""
-    from ltd.policies.learned.store import find_bundle
-    from ltd.policy_choice import default_policy as static_policy
-    from ltd.policy_choice import expected_setting
+    from ltd.policy_choice import ADVICE, choose_policy, expected_setting
     from ltd.target.locate import local_default
 
-    advice = "ltd tune makes one for this machine"
     target = local_default()
     if target is None:
-        return f"chosen at the first use, as the default target is not on this machine yet; {advice}"
-    setting = expected_setting(target, None, dtype, device)
-    assert setting is not None  # there is a default draft
-    stored = find_bundle(setting, device)
-    if stored is None:
-        return f"{static_policy(device)}, as no learned one fits; {advice}"
-    if stored.tuned:
-        return f"{stored.policy}, tuned for this machine, in {stored.folder}"
-    made = stored.policy.made_for.hardware
-    return f"{stored.policy}, shipped with ltd and tuned on {made or 'an unknown processor'}; {advice}"
+        return f"chosen at the first use, as the default target is not on this machine yet; {ADVICE}"
+    return str(choose_policy(None, partial(expected_setting, target, None, dtype, device), device))
 
 
 def default_target() -> str:

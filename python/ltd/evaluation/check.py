@@ -18,7 +18,7 @@ from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import check_greedy
 from ltd.evaluation.methods import Method
 from ltd.evaluation.questions import Turn, TurnKey, all_turns, load_questions
-from ltd.evaluation.run_config import RunConfig, run_settings
+from ltd.evaluation.run_config import RunConfig, choose_methods, run_settings
 from ltd.loading import load as load_decoder
 from ltd.loading import set_threads
 
@@ -59,26 +59,32 @@ def check(config: CheckConfig, load: Callable[..., Decoder] = load_decoder) -> R
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
-    settings = run_settings(config, questions)
+    (method,) = choose_methods(config, [config.method])
+    settings = run_settings(config, questions, [method])
     turns = all_turns(questions)
     with Journal(config.out.with_suffix(".jsonl"), settings) as journal:
         done = {(r["task"], r["question_id"], r["turn"]): r for r in journal.records}
         missing = [turn for turn in turns if turn.key not in done]
         if missing:
-            check_missing(config, missing, done, journal, load)
+            check_missing(config, method, missing, done, journal, load)
     results = {"settings": settings, "prompts": [done[turn.key] for turn in turns]}
     write_text(config.out, json.dumps(results, indent=1) + "\n")
     return results
 
 
 def check_missing(
-    config: CheckConfig, missing: Sequence[Turn], done: Done, journal: Journal, load: Callable[..., Decoder]
+    config: CheckConfig,
+    method: Method,
+    missing: Sequence[Turn],
+    done: Done,
+    journal: Journal,
+    load: Callable[..., Decoder],
 ) -> None:
     """Loads decoder and reference, and adds the missing comparisons to `done` and to the journal."""
     decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
     check_turns(decoder, missing)
     models = Models(decoder, config.target, find_chain(config.chain))
-    answerer = Method.parse(config.method).open(models)
+    answerer = method.open(models)
     with tqdm(total=len(done) + len(missing), initial=len(done), unit="prompt", desc="checking") as progress:
         for group in groups(missing):
             prompts = [

@@ -24,7 +24,7 @@ from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import first_difference
 from ltd.evaluation.methods import BASELINE, Method, expand, split_label
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
-from ltd.evaluation.run_config import RunConfig, in_rotation, run_settings
+from ltd.evaluation.run_config import RunConfig, choose_methods, in_rotation, run_settings
 from ltd.evaluation.scores import all_scores
 from ltd.loading import load as load_decoder
 from ltd.loading import set_threads
@@ -100,9 +100,10 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
     """
     asked = load_questions(config.data_dir, config.tasks, config.limit)
     questions = [dataclasses.replace(question, turns=question.turns[: config.turns]) for question in asked]
-    pieces = plan(questions, [Method.parse(name) for name in config.methods], config.seed)
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
-    settings = run_settings(config, questions)
+    methods = choose_methods(config, config.methods)
+    pieces = plan(questions, methods, config.seed)
+    settings = run_settings(config, questions, methods)
     with Journal(config.out / "samples.jsonl", settings) as journal:
         samples = {(s["task"], s["question_id"], s["turn"], s["method"]): s for s in journal.records}
         missing = [piece for piece in pieces if piece.key not in samples]

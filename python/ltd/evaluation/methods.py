@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
+
+import torch
 
 from ltd.chains import Length, SpecDecPP
 from ltd.chains.acceptance_files import check_draft
 from ltd.chains.by_name import ACCEPTANCE, parse_length
 from ltd.chains.decoder import ChainDecoder
 from ltd.common.assets import shipped_baseline, shipped_chain
-from ltd.decoding.decoder import Decoder, PolicyChoice
+from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
-from ltd.policies import Learned, Policy, Static
+from ltd.policies import Policy, Static
 from ltd.policies.baselines.files import NETWORKS
 from ltd.policies.by_name import NAMED, parse_policy
 from ltd.policies.controller import load_controller
 from ltd.policies.grid import load_grid
-from ltd.policies.learned.bundle import BEST_STATIC, FACTS, load_bundle
-from ltd.policies.learned.store import find_bundle
-from ltd.policy_choice import check_policy, setting_of
+from ltd.policies.learned.bundle import FACTS, load_bundle
+from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
 
 BASELINE, TUNED, TUNED_GRID = "none", "tuned", "grid"
 FILES: dict[str, Callable[[Path], Policy]] = {
@@ -66,6 +67,17 @@ class Method(ABC):
             return ChainMethod.named(name)
         return TransformersMethod.named(name) if kind == TRANSFORMERS else TreeMethod.named(name)
 
+    def choose(self, setting: FindSetting, device: torch.device) -> Method:
+        """The method with all that can be known of it without its models; comes before `open`.
+
+        Args:
+            setting, device: as for `ltd.policy_choice.choose_policy`.
+
+        Raises:
+            InputError: there is no policy for it here, or its own is for another target or head.
+        """
+        return self
+
     @property
     def needs_chain(self) -> bool:
         return False
@@ -87,9 +99,15 @@ class Method(ABC):
 
 @dataclass(frozen=True, slots=True)
 class TreeMethod(Method):
-    """A tree draft with a policy; "none" is plain decoding, and None is known only with the loaded decoder."""
+    """A tree draft with a policy.
+
+    Attributes:
+        policy: as the name says: "none" is plain decoding, and None is what is known here.
+        chosen: what it comes to here; None until `choose`.
+    """
 
     policy: PolicyChoice
+    chosen: ChosenPolicy | None = None
     repeats_plain: ClassVar[bool] = True
 
     @classmethod
@@ -102,12 +120,26 @@ class TreeMethod(Method):
         kind, _, path = self.spec.partition(":")
         if kind == "bundle":
             return [Path(path).expanduser() / FACTS]
-        return [Path(path).expanduser()] if kind in FILES else option_files(self.spec)
+        if path and kind in FILES:
+            return [Path(path).expanduser()]
+        return option_files(self.spec) if self.chosen is None else [*option_files(self.spec), *self.chosen.files]
+
+    def choose(self, setting: FindSetting, device: torch.device) -> TreeMethod:
+        chosen = choose_policy(self.policy, setting, device)
+        if self.spec == TUNED and chosen.bundle is None:
+            raise InputError(NOT_TUNED)
+        if self.spec == TUNED_GRID:
+            best = None if chosen.bundle is None else chosen.bundle.best_static
+            if best is None:
+                raise InputError(NO_GRID)
+            chosen = replace(chosen, policy=best)
+        return replace(self, chosen=chosen)
 
     def open(self, models: Models) -> TreeAnswerer:
-        decoder = models.decoder
-        check_tree(decoder, self)
-        return TreeAnswerer(decoder, best_static(decoder) if self.spec == TUNED_GRID else self.policy)
+        assert self.chosen is not None, "a method is chosen before it is opened"
+        policy: PolicyChoice = "none" if self.chosen.policy is None else self.chosen.policy
+        models.decoder.speculation(policy)  # raises if there is no draft, or its trees are too large
+        return TreeAnswerer(models.decoder, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,31 +237,6 @@ def option_files(name: str) -> list[Path]:
     elif kind in NETWORKS and not folders:
         folders = [shipped_baseline(kind)]
     return [file for folder in folders for file in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))]
-
-
-def check_tree(decoder: Decoder, method: TreeMethod) -> None:
-    """Checks that a decoder can decode this way.
-
-    Raises:
-        InputError: a policy that does not fit, or there is no draft or no learned policy where one is needed.
-    """
-    if method.spec == TUNED and not isinstance(decoder.policy, Learned):
-        raise InputError(NOT_TUNED)
-    check_policy(decoder, method.policy)
-    decoder.speculation(method.policy)
-
-
-def best_static(decoder: Decoder) -> Static:
-    """The best static tree of the search that `ltd tune` made for this target, draft and machine.
-
-    Raises:
-        InputError: there is none.
-    """
-    stored = find_bundle(setting_of(decoder), decoder.target.device)
-    best = None if stored is None else load_bundle(stored.folder).training.get(BEST_STATIC)
-    if best is None:
-        raise InputError(NO_GRID)
-    return Static(*best)
 
 
 def split_label(name: str) -> tuple[str, str]:

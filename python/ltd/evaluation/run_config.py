@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,10 +17,8 @@ from ltd.common.machine import machine_facts
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
-from ltd.evaluation.methods import NOT_TUNED, TUNED, TUNED_GRID, Method
+from ltd.evaluation.methods import Method
 from ltd.evaluation.questions import TASKS, Question, fingerprint
-from ltd.policies.learned.bundle import FACTS
-from ltd.policies.learned.store import find_bundle
 from ltd.policy_choice import expected_setting
 from ltd.target.device import resolve_device, resolve_dtype
 
@@ -66,15 +65,26 @@ def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
     ]
 
 
-def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
+def choose_methods(config: RunConfig, names: Sequence[str]) -> list[Method]:
+    """The methods by name, with the policies that they come to here.
+
+    Raises:
+        InputError: as `Method.parse` and `Method.choose` do.
+    """
+    device = resolve_device(None)
+    dtype = resolve_dtype(config.dtype, device)
+    setting = cache(partial(expected_setting, config.target, config.draft, dtype, device))  # it reads the whole head
+    return [Method.parse(name).choose(setting, device) for name in names]
+
+
+def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequence[Method] = ()) -> Record:
     """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
     values = {**dataclasses.asdict(config), **machine_facts()}
     head = find_head(config.draft)
     values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)
-    methods = [Method.parse(name) for name in [*values.get("methods", ()), values.get("method")] if name is not None]
-    if hashes := {method.name: found for method in methods if (found := hash_files(method, config))}:
+    if hashes := {method.name: found for method in methods if (found := hash_files(method))}:
         values["policies_sha256"] = hashes
     if any(method.needs_chain for method in methods):
         values["chain_sha256"] = draft_hash(find_chain(values["chain"]))
@@ -84,18 +94,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question]) -> Record:
     return settings
 
 
-def hash_files(method: Method, config: RunConfig) -> str | list[str | None] | None:
+def hash_files(method: Method) -> str | list[str | None] | None:
     """Hashes of the files that say what a method decides; None where its name does."""
-    files = [tuned_folder(config) / FACTS] if method.spec in (TUNED, TUNED_GRID) else method.files
-    hashes = [file_hash(file) for file in files]
+    hashes = [file_hash(file) for file in method.files]
     return hashes[0] if len(hashes) == 1 else hashes or None
-
-
-def tuned_folder(config: RunConfig) -> Path:
-    """The bundle that `ltd.load` takes by default, or InputError if it would take none."""
-    device = resolve_device(None)
-    setting = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
-    stored = None if setting is None else find_bundle(setting, device)
-    if stored is None:
-        raise InputError(NOT_TUNED)
-    return stored.folder

@@ -73,6 +73,18 @@ class Policy(Protocol):
         ...
 
 
+class MadeForHead:
+    """A policy that reads what one draft head says, and was trained for it.
+
+    Attributes:
+        head_sha256: hash of the head's `model.safetensors`; None fits any.
+    """
+
+    __slots__ = ()
+
+    head_sha256: str | None
+
+
 Kind = TypeVar("Kind", bound="FixedSize")
 
 

@@ -47,9 +47,7 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
         InputError: the model cannot be found or read, or is not of a supported family.
     """
     place = locate(name)
-    config = read_config(place)
-    if config.model_type not in FAMILIES:
-        raise InputError(f"{place!r} is a {config.model_type!r} model; ltd supports the families {', '.join(FAMILIES)}")
+    read_config(place)  # raises before the weights are read
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
@@ -61,11 +59,17 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
 
 
 def read_config(place: str) -> PretrainedConfig:
-    """The config of a model in a folder or of a hub name, or InputError."""
+    """The config of a model in a folder or of a hub name.
+
+    Raises:
+        InputError: it cannot be read, or is not of a supported family.
+    """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read a model from {place!r}: {first_line(error)}") from error
+    if config.model_type not in FAMILIES:
+        raise InputError(f"{place!r} is a {config.model_type!r} model; ltd supports the families {', '.join(FAMILIES)}")
     return config
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltd.policies.base import FixedSize
+from ltd.policies.base import FixedSize, MadeForHead
 from ltd.policies.baselines.classifier import Classifier, c2t_features, on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
 from ltd.policies.tree_signals import check_threshold, levels_of
@@ -22,7 +22,7 @@ from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class C2T(FixedSize):
+class C2T(FixedSize, MadeForHead):
     """The policy; keeps nothing between cycles. A batch gets the mean of its sequences' sizes, rounded.
 
     Args:

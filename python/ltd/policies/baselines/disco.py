@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltd.policies.base import FixedSize
+from ltd.policies.base import FixedSize, MadeForHead
 from ltd.policies.baselines.classifier import Classifier, disco_features, on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
 from ltd.policies.tree_signals import best_of_newest, check_threshold
@@ -22,7 +22,7 @@ from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Disco(FixedSize):
+class Disco(FixedSize, MadeForHead):
     """The policy; keeps nothing between cycles. A batch goes by the mean of its sequences' chances.
 
     Args:

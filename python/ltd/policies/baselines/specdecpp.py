@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ltd.errors import InputError
+from ltd.policies.base import MadeForHead
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.classifier import on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
@@ -26,7 +27,7 @@ from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SpecDecPP:
+class SpecDecPP(MadeForHead):
     """The policy. A batch goes by the mean of its sequences' chances of a rejection.
 
     Args:

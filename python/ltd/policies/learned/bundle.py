@@ -28,6 +28,7 @@ from ltd.policies.learned.observation import DEPTH_UNIT, LEAST_RANKED, LENGTH_UN
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.recency import RATES, START
 from ltd.policies.learned.setting import Setting
+from ltd.policies.static import Static
 
 FORMAT, SCHEMA = "ltd-policy", 1
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"
@@ -58,6 +59,7 @@ class Bundle:
         training: settings of the training, as JSON values.
         validation: numbers measured with these policies, as JSON values.
         versions: of the programs that made it.
+        folder: where it was read from, if it was.
     """
 
     policy: Learned
@@ -67,6 +69,25 @@ class Bundle:
     versions: Mapping[str, str] = field(
         default_factory=lambda: {"ltd": version("ltd"), "torch": str(torch.__version__)}
     )
+    folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def best_static(self) -> Static | None:
+        """The best static tree on the questions of the training; None if it was not looked for.
+
+        Raises:
+            InputError: what the bundle says of it is no static tree.
+        """
+        if (found := self.training.get(BEST_STATIC)) is None:
+            return None
+        try:
+            depth, size = (_get({BEST_STATIC: number}, BEST_STATIC, int) for number in found)
+            return Static(depth, size)
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the policy bundle {self.folder} cannot be used: {BEST_STATIC} is {found!r}, but must be a tree's "
+                "depth and size"
+            ) from error
 
 
 def save_bundle(bundle: Bundle, folder: str | Path) -> None:
@@ -130,7 +151,10 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
         return Bundle(
             policy,
             None if values["objective"] is None else _get(values, "objective", str),
-            *(_get(values, name, dict) for name in ("training", "validation", "versions")),
+            training=_get(values, "training", dict),
+            validation=_get(values, "validation", dict),
+            versions=_get(values, "versions", dict),
+            folder=folder,
         )
     except InputError as error:
         raise InputError(f"the policy bundle {folder} cannot be used: {error}") from error

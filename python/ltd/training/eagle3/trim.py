@@ -20,7 +20,7 @@ from ltd.decoding.statistics import Statistics
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.drafts.opening import make_draft
 from ltd.evaluation.run_config import in_rotation
-from ltd.policy_choice import default_policy
+from ltd.policy_choice import choose_policy
 from ltd.target.target import Target
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of the trained vocabulary
@@ -73,7 +73,7 @@ def try_sizes(
 
     head: on the target's device and in its type; tokens (n,) int64: what the words are counted in.
     """
-    policy = default_policy(target.device)
+    policy = choose_policy("static", lambda: None, target.device).policy
     decoders = [
         Decoder(target, make_draft(keep_words(head, frequent_words(head, tokens, size)), target.embedding), policy)
         for size in sizes
