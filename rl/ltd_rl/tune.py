@@ -33,6 +33,7 @@ from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder
 from ltd.policy_choice import default_policy, setting_of
 from ltd.target.locate import DEFAULT_TARGET
+from ltd_rl.environments.rewards import TRAINERS, check_reward
 from ltd_rl.traces.format import Generation
 from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
@@ -44,7 +45,6 @@ from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.trainers.iterate import Schedule, iterate
 from ltd_rl.trainers.ppo_config import PPOConfig
 
-TRAINERS = ("exact", "ppo")
 STAGES = 5
 BUNDLE, TRAINING, QUESTIONS, HELD_OUT = "bundle", "training.json", "questions", "held-out"
 
@@ -59,7 +59,7 @@ class TuneConfig:
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per recorded answer.
         trainer: exact or ppo.
-        objective: renewal or ratio; with ppo also length and time.
+        reward: by name, one that the trainer knows, see `ltd_rl.environments.rewards`.
         seconds: about how long to measure costs.
         questions: at most so many held-out ones are decoded to compare.
         target, draft, dtype, threads: as for `ltd.load`.
@@ -74,7 +74,7 @@ class TuneConfig:
     limit: int | None = None
     max_new_tokens: int = 128
     trainer: str = "exact"
-    objective: str = "renewal"
+    reward: str = "renewal"
     seconds: float = 60.0
     questions: int = 24
     target: str | None = None
@@ -85,8 +85,7 @@ class TuneConfig:
     def __post_init__(self) -> None:
         if self.trainer not in TRAINERS:
             raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
-        if self.trainer == "exact":
-            ExactConfig(objective=self.objective)  # type: ignore[arg-type]  # raises if it is unknown
+        check_reward(self.reward, self.trainer)
         if self.draft == "none":
             raise InputError("policies steer a draft, so there must be one; name a head, or leave the shipped one")
         for name in ("questions", "max_new_tokens"):
@@ -216,7 +215,7 @@ def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Out
     config = work.config
     announce(
         3,
-        f"training by {config.trainer} for {config.objective}: sizes up to {training.sizes[-1]}, depths up to "
+        f"training by {config.trainer} for the reward {config.reward}: sizes up to {training.sizes[-1]}, depths up to "
         f"{training.depth}, {training.positions} positions, {validation.positions} held out",
     )
     trainer = train_by_ppo if config.trainer == "ppo" else train_exactly
@@ -225,13 +224,13 @@ def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Out
     settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
                 "positions": training.positions, BEST_STATIC: best_setting(training), **course}  # fmt: skip
     write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
-    save_bundle(Bundle(policy, config.objective, settings), work.folder / BUNDLE)
+    save_bundle(Bundle(policy, config.reward, settings), work.folder / BUNDLE)
     return policy
 
 
 def train_exactly(work: Work, training: Outcomes, validation: Outcomes) -> tuple[Learned, Record]:
     """By the exact trainer; and its settings and course."""
-    config = ExactConfig(objective=work.config.objective)  # type: ignore[arg-type]  # checked by TuneConfig
+    config = ExactConfig(reward=work.config.reward)
     summary = summary_for(training.sizes)
     with tqdm(total=config.epochs, unit="epoch", desc="training") as progress:
 
@@ -247,7 +246,7 @@ def train_by_ppo(work: Work, training: Outcomes, validation: Outcomes) -> tuple[
     """By PPO in the paper's schedule, on our own observation; and its settings."""
     depth, size = PPOConfig.paper("depth"), PPOConfig.paper("size")
     schedule = Schedule(
-        training, validation, work.setting, depth, size, observation="summary", reward=work.config.objective
+        training, validation, work.setting, depth, size, observation="summary", reward=work.config.reward
     )
     return iterate(schedule, work.folder / "ppo"), {"depth": asdict(depth), "size": asdict(size)}
 
@@ -314,7 +313,7 @@ def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, 
     settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
     folder = bundle_folder(work.setting)
     announce(5, f"writing {'a static setting' if fastest in rivals else 'the learned policies'} to {folder}")
-    save_bundle(Bundle(policy, work.config.objective, settings, validation), folder)
+    save_bundle(Bundle(policy, work.config.reward, settings, validation), folder)
     return Tuned(policy, folder, names, found, fastest not in rivals)
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ltd.common.table import Table
     from ltd_rl.tune import Tuned
 
+# The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
+REWARD_HELP = "What training maximises: ratio or renewal; with ppo also length or time."
+
 
 def tune(
     data_dir: Annotated[
@@ -24,7 +27,7 @@ def tune(
     limit: Limit = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     trainer: Annotated[str, typer.Option(help="exact, or ppo: the paper's method, which takes hours.")] = "exact",
-    objective: Annotated[str, typer.Option(help="renewal or ratio; with ppo also length and time.")] = "renewal",
+    reward: Annotated[str, typer.Option(help=REWARD_HELP)] = "renewal",
     seconds: Annotated[float, typer.Option(help="About how long to measure costs.")] = 60.0,
     questions: Annotated[int, typer.Option(min=1, help="Held-out questions to compare on.")] = 24,
     out: Annotated[Path | None, typer.Option(help="Work folder; one in the user's cache if not given.")] = None,
@@ -44,7 +47,7 @@ def tune(
         limit=limit,
         max_new_tokens=max_new_tokens,
         trainer=trainer,
-        objective=objective,
+        reward=reward,
         seconds=seconds,
         questions=questions,
         target=target,
