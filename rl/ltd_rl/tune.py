@@ -34,7 +34,7 @@ from ltd.policies.learned.store import bundle_folder
 from ltd.policy_choice import default_policy, setting_of
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.environments.rewards import TRAINERS, check_reward
-from ltd_rl.traces.format import Generation
+from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.traces.optimum import best_static
@@ -204,7 +204,7 @@ def measure_costs(work: Work) -> LatencyModel:
     return own_latency(work.source, work.load)
 
 
-def record_traces(work: Work) -> tuple[list[Generation], list[Generation]]:
+def record_traces(work: Work) -> tuple[list[RecordedGeneration], list[RecordedGeneration]]:
     """Traces of the training questions and of the held-out ones."""
     announce(2, "traces of the training questions, as far as they are missing")
     return split_generations(obtain_generations(work.source, work.load))
@@ -257,7 +257,7 @@ def best_setting(outcomes: Outcomes) -> tuple[int, int]:
     return depth, outcomes.sizes[step]
 
 
-def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> tuple[Record, dict[str, str]]:
+def compare(work: Work, held_out: list[RecordedGeneration], static: tuple[int, int]) -> tuple[Record, dict[str, str]]:
     """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
     names = {
         "plain decoding": BASELINE,
@@ -285,7 +285,7 @@ def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> 
     return evaluate(config, work.load), names
 
 
-def write_held_out(work: Work, held_out: list[Generation], data_dir: Path) -> int:
+def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Path) -> int:
     """Writes the questions of held-out generations as a data folder of their own; how many there are."""
     chosen = {(generation.task, generation.question_id) for generation in held_out}
     assert work.source.data_dir is not None

@@ -13,7 +13,7 @@ from ltd.latency.interpolation import pool
 from ltd.latency.model import LatencyModel
 from ltd.policies.controller import BINS, BINS_PER_NAT, FEATURES, ExpectedGain, bins_of, features, ranked
 from ltd.tree import candidate_count
-from ltd_rl.traces.format import Generation, level_starts
+from ltd_rl.traces.format import RecordedGeneration, level_starts
 from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Integers, Outcomes, Total, plain_total, total, verified_sizes
 
@@ -40,7 +40,9 @@ class Beliefs:
     tops: Array
 
 
-def fit(generations: Sequence[Generation], outcomes: Outcomes, latency: LatencyModel) -> tuple[ExpectedGain, Total]:
+def fit(
+    generations: Sequence[RecordedGeneration], outcomes: Outcomes, latency: LatencyModel
+) -> tuple[ExpectedGain, Total]:
     """The controller for traces and a machine, and what it comes to on them.
 
     Of the two ways to weigh gain and cost, the one with the higher throughput on these traces.
