@@ -16,7 +16,7 @@ from ltd.errors import InputError
 from ltd.policies import Learned, Policy, Static
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.disco import Disco
-from ltd.policies.baselines.specdecpp import SpecDecPP
+from ltd.policies.baselines.specdecpp import TreeSpecDecPP
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
 from ltd.policies.learned.store import find_bundle
@@ -73,7 +73,7 @@ def check_policy(decoder: Decoder, policy: KnownPolicy) -> None:
         return
     if isinstance(policy, Learned):
         check_fits(policy.made_for, setting_of(decoder))
-    elif isinstance(policy, C2T | Disco | SpecDecPP) and policy.head_sha256 not in (
+    elif isinstance(policy, C2T | Disco | TreeSpecDecPP) and policy.head_sha256 not in (
         None,
         setting_of(decoder).head_sha256,
     ):
