@@ -20,7 +20,7 @@ from ltd_rl.baselines.controller_fit import decide_everywhere, fit
 from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.observations import chosen_steps, stops
-from ltd_rl.traces.optimum import PLAIN, Schedule, best_static, hindsight, optimum
+from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
 from ltd_rl.traces.outcomes import Integers, Outcomes, outcomes_of
 from ltd_rl.traces.replay import Cycles, replay
 
@@ -230,7 +230,7 @@ def asked(policy: Policy) -> Decide:
     return lambda generations, _: (replay(generation, policy) for generation in generations)
 
 
-def by_schedule(find: Callable[[Outcomes], Schedule]) -> Decide:
+def by_schedule(find: Callable[[Outcomes], DraftSchedule]) -> Decide:
     """As a schedule for the whole ladder says."""
 
     def decide(generations: Sequence[RecordedGeneration], outcomes: Outcomes) -> Iterable[Cycles]:
