@@ -34,7 +34,7 @@ from ltd.policies.baselines.files import (
 from ltd.policies.learned.observation import normalised
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.baselines.classifier_fit import FitConfig, Labelled, Score, fit
-from ltd_rl.baselines.samples import SampleConfig, Samples, load_samples, record_samples
+from ltd_rl.baselines.samples import CycleSamples, SampleConfig, load_samples, record_samples
 from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
 from ltd_rl.traces.splits import held_out
 
@@ -194,7 +194,7 @@ def questions_folder(data_dir: Path | None, tasks: tuple[str, ...], limit: int |
     return data_dir
 
 
-def split_samples(kind: str, samples: Samples) -> tuple[Labelled, Labelled]:
+def split_samples(kind: str, samples: CycleSamples) -> tuple[Labelled, Labelled]:
     """What a kind of baseline reads, and the labels: of the training questions, and of a held-out fifth of them."""
     prefix = "state_" if kind == "specdecpp" else ""
     features: dict[str, Callable[[], torch.Tensor]] = {
