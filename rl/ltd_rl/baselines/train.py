@@ -33,7 +33,7 @@ from ltd.policies.baselines.files import (
 )
 from ltd.policies.learned.observation import normalised
 from ltd.target.locate import DEFAULT_TARGET
-from ltd_rl.baselines.classifier_fit import FitConfig, Labelled, Score, fit
+from ltd_rl.baselines.classifier_fit import ClassifierScore, FitConfig, Labelled, fit
 from ltd_rl.baselines.samples import CycleSamples, SampleConfig, load_samples, record_samples
 from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
 from ltd_rl.traces.splits import held_out
@@ -103,7 +103,7 @@ class Trained:
     """
 
     folder: Path
-    scores: list[Score]
+    scores: list[ClassifierScore]
     best: int
     training: int
     held_out: int
@@ -134,7 +134,7 @@ def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_d
         network = network_of(config.kind, sizes_of(config, training.features.shape[1]))
         with tqdm(total=config.fit_config().epochs, unit="epoch", desc=f"training {config.kind}") as progress:
 
-            def told(score: Score) -> None:
+            def told(score: ClassifierScore) -> None:
                 progress.set_postfix_str(f"held-out loss {score.loss:.4f}, AUC {score.auc:.3f}", refresh=False)
                 progress.update()
 
