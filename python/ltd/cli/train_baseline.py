@@ -15,7 +15,7 @@ from ltd.errors import InputError
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
-    from ltd_rl.baselines.train import Trained
+    from ltd_rl.baselines.train import TrainedBaseline
 
 GRID = "grid"
 
@@ -92,7 +92,7 @@ def search(out: Path, traces: Path | None, latency: Path | None, seconds: float,
     print(f"depth {found['depth']}, size {found['size']}; ltd eval knows it as grid:{out}/grid.json", file=sys.stderr)
 
 
-def course(trained: Trained) -> Table:
+def course(trained: TrainedBaseline) -> Table:
     """How the training went on held-out questions: the first, the kept and the last epoch."""
     from ltd.common.table import Table
 

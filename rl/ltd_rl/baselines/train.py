@@ -92,7 +92,7 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedBaseline:
     """What came out.
 
     Attributes:
@@ -109,7 +109,7 @@ class Trained:
     held_out: int
 
 
-def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_decoder) -> Trained:
+def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_decoder) -> TrainedBaseline:
     """Records what is missing, trains, and writes the folder.
 
     Args:
@@ -148,7 +148,7 @@ def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_d
     course |= {"tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens}
     validated = {**asdict(scores[best]), "losses": [score.loss for score in scores]}
     save_baseline(Baseline(config.kind, network, made_for, course, validated), config.out)
-    return Trained(config.out, scores, best, len(training.accepted), len(validation.accepted))
+    return TrainedBaseline(config.out, scores, best, len(training.accepted), len(validation.accepted))
 
 
 def sizes_of(config: BaselineConfig, inputs: int) -> dict[str, int]:
