@@ -61,7 +61,7 @@ class AnalysisConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class ReplayedTotal:
     """What one way to decide came to on one task. A cycle that verifies nothing is plain.
 
     Attributes:
@@ -97,7 +97,7 @@ class Spent:
         return sum(size * count for size, count in self.sizes.items()) / self.cycles
 
 
-Analysis = dict[str, dict[str, Spent]]
+Analysis = dict[str, dict[str, ReplayedTotal]]
 """By task, then by the name of the way to decide, all in the same order."""
 
 
@@ -270,7 +270,7 @@ def compare(traces: Traces, latency: LatencyModel, ways: dict[str, Decide]) -> A
     return results
 
 
-def spend(generations: Sequence[RecordedGeneration], cycles: Iterable[Cycles], latency: LatencyModel) -> Spent:
+def spend(generations: Sequence[RecordedGeneration], cycles: Iterable[Cycles], latency: LatencyModel) -> ReplayedTotal:
     """Adds up the cycles of generations."""
     rows = [
         (generation.prompt_length + found.positions, found.depths, found.sizes, found.gains)
@@ -288,7 +288,7 @@ def spend(generations: Sequence[RecordedGeneration], cycles: Iterable[Cycles], l
         "plain": plain,
     }
     seconds = {name: float(value) for name, value in parts.items()}
-    return Spent(int(gains.sum()), len(gains), seconds, counted(depth), counted(size))
+    return ReplayedTotal(int(gains.sum()), len(gains), seconds, counted(depth), counted(size))
 
 
 def counted(values: Integers) -> dict[int, int]:
