@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 GRID = "grid"
 
 
-class Kind(str, Enum):
+class BaselineKind(str, Enum):
     """What can be made."""
 
     DISCO = "disco"
@@ -30,7 +30,7 @@ class Kind(str, Enum):
 
 
 def train_baseline(
-    kind: Annotated[Kind, typer.Argument(help="disco, specdecpp, c2t, or grid: the best static setting.")],
+    kind: Annotated[BaselineKind, typer.Argument(help="disco, specdecpp, c2t, or grid: the best static setting.")],
     out: Annotated[Path, typer.Option(help="Folder of the result, and of its work; a rerun goes on.")],
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
@@ -63,7 +63,7 @@ def train_baseline(
         "dtype": dtype,
         "threads": threads,
     }
-    if kind is Kind.GRID:
+    if kind is BaselineKind.GRID:
         if samples is not None:
             raise InputError("a grid search reads no samples; give --traces, or neither")
         search(out, traces, latency, seconds, shared)
