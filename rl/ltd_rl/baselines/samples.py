@@ -65,7 +65,7 @@ class SampleConfig(RunConfig):
 
 
 def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_decoder) -> None:
-    """Records what is missing in the folder: shards of `CycleSamples`, see `cycle_samples`, with the questions' numbers.
+    """Records what is missing in the folder: shards of `CycleSamples`, see `cycle_samples`, and the questions' numbers.
 
     Args:
         config: what to record.
