@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ltd.cli.options import Draft, Dtype, Limit, Target, Threads, names
+from ltd.cli.options import DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def train_baseline(
         Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
     ] = None,
     tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
-    limit: Limit = None,
+    limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     samples: Annotated[
         Path | None, typer.Option(help="Samples of another run, its OUT/work/samples, instead of recording.")
@@ -47,10 +47,10 @@ def train_baseline(
     traces: Annotated[Path | None, typer.Option(help="For grid: folder of ltd record, instead of recording.")] = None,
     latency: Annotated[Path | None, typer.Option(help="For grid: file of ltd calibrate, instead of measuring.")] = None,
     seconds: Annotated[float, typer.Option(help="For grid: about how long to measure costs.")] = 60.0,
-    target: Target = None,
-    draft: Draft = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Train a baseline of the comparison: disco, specdecpp or c2t, or search the best static setting (grid)."""
     shared: dict[str, Any] = {

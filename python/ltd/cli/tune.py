@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import Draft, Dtype, Limit, Target, Threads, names
+from ltd.cli.options import DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
@@ -24,17 +24,17 @@ def tune(
         Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
     ] = None,
     tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
-    limit: Limit = None,
+    limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     trainer: Annotated[str, typer.Option(help="exact, or ppo: the paper's method, which takes hours.")] = "exact",
     reward: Annotated[str, typer.Option(help=REWARD_HELP)] = "renewal",
     seconds: Annotated[float, typer.Option(help="About how long to measure costs.")] = 60.0,
     questions: Annotated[int, typer.Option(min=1, help="Held-out questions to compare on.")] = 24,
     out: Annotated[Path | None, typer.Option(help="Work folder; one in the user's cache if not given.")] = None,
-    target: Target = None,
-    draft: Draft = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Make policies for this machine, and use them from then on: measure, record, train, compare, keep."""
     from ltd_rl.tune import TuneConfig
