@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.policies import Learned, Policy
@@ -21,7 +22,7 @@ from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.observations import chosen_steps, stops
 from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import Integers, Outcomes, outcomes_of
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 from ltd_rl.traces.replay import Cycles, replay
 
 SIZES = EVERY_SIZE[1:]  # the ladder of all that choose freely

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
-from ltd_rl.traces.outcomes import Floats, Integers
 
 WINDOW = 5000.0  # cycles that `Renewal` averages over: longer than a rollout, much shorter than a training
 PRIOR = 50.0  # cycles of plain decoding that it has seen before the first

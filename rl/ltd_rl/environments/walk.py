@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
 from ltd.policies.learned.recency import RATES, START, update
 from ltd_rl.environments.rewards import Reward
 from ltd_rl.traces.observations import Observer, Role, check_layout
-from ltd_rl.traces.outcomes import Floats, Integers, Outcomes
+from ltd_rl.traces.outcomes import Outcomes
 
 PartnerDecisions = Integers | Literal["random"]
 # What is known of an episode: SB3's names for its reward and its steps, then what its throughput needs.

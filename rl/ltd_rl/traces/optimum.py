@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltd_rl.traces.outcomes import Integers, Outcomes, Total, total, visited
+from ltd.common.arrays import Integers
+from ltd_rl.traces.outcomes import Outcomes, Total, total, visited
 
 PLAIN = -1  # the depth of a plain cycle
 Seconds = NDArray[np.float64]

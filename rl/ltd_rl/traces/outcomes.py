@@ -16,14 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.tree import MAX_SIZE, candidate_count
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.replay import gains
-
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

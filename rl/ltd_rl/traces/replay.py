@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.policies import Policy, PolicyCall
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count
 from ltd_rl.traces.format import RecordedGeneration
 
-Integers = NDArray[np.int64]
 Decisions = tuple[int | Integers, int | Integers] | Policy
 """Depths and sizes, each one number or one for every position (int64 (P,)); or a policy."""
 
