@@ -31,7 +31,7 @@ from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.policies.learned.bundle import load_bundle
 from ltd_rl.baselines.controller_fit import fit
-from ltd_rl.traces.format import Generation, load_traces
+from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.limits import worthwhile
 from ltd_rl.traces.optimum import PLAIN, best_static, optimum
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of
@@ -96,7 +96,7 @@ Tests = dict[str, Test]
 class Known:
     """The part of the traces that is not held out: its generations, and their tables in one piece."""
 
-    generations: list[Generation]
+    generations: list[RecordedGeneration]
     outcomes: Outcomes
 
 
@@ -163,7 +163,7 @@ def folders(options: argparse.Namespace) -> dict[str, Path]:
     return named
 
 
-def test_of(generations: Sequence[Generation], latency: LatencyModel, ground: Ground) -> Test:
+def test_of(generations: Sequence[RecordedGeneration], latency: LatencyModel, ground: Ground) -> Test:
     """Generations, with the choices that the recipes have."""
     outcomes = outcomes_of(generations, latency, ground.training.sizes, ground.training.depth)
     depth, size = EAGLE3

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Integers
 from ltd.common.table import Table
 from ltd.policies.controller import ExpectedGain
 from ltd.policies.learned.policy import Learned
 from ltd_rl.baselines.controller_fit import decide_everywhere
 from ltd_rl.traces.observations import chosen_steps, stops
 from ltd_rl.traces.optimum import PLAIN
-from ltd_rl.traces.outcomes import Integers, Outcomes, verified_sizes, visited
+from ltd_rl.traces.outcomes import Outcomes, verified_sizes, visited
 
 DRAWS = 2000  # of questions, for intervals
 QUARTER = 0.025  # on either side of them

@@ -78,12 +78,12 @@ class Recipe:
 
     Attributes:
         rows: names of the policies, in the order of the products.
-        objective: for the bundles.
+        reward: for the bundles.
         make: the products; takes the ground and the folder of all stages.
     """
 
     rows: tuple[str, ...]
-    objective: str
+    reward: str
     make: Callable[[Ground, Path], Iterator[Product]]
 
     def train(self, ground: Ground, out: Path) -> None:
@@ -93,7 +93,7 @@ class Recipe:
             return
         for folder, made in zip(folders, self.make(ground, out / "stages"), strict=True):
             training = {"steps": made.steps, **clocked(made.stages)}
-            save_bundle(Bundle(made.policy, self.objective, training), folder)
+            save_bundle(Bundle(made.policy, self.reward, training), folder)
 
 
 def bundle_folder(out: Path, row: str) -> Path:
@@ -133,13 +133,11 @@ def clocked(folders: Sequence[Path]) -> dict[str, float]:
 # --- exact ---
 
 
-def exactly(
-    name: str, observation: str = "summary", objective: Literal["renewal", "ratio"] = "renewal", fixed: Fixed = ""
-) -> Recipe:
+def exactly(name: str, observation: str = "summary", reward: str = "renewal", fixed: Fixed = "") -> Recipe:
     """The exact trainer, maybe with one of the decisions as in the best static setting."""
 
     def make(ground: Ground, stages: Path) -> Iterator[Product]:
-        config, folder = ExactConfig(objective=objective), stages / bundle_folder(stages, name).name
+        config, folder = ExactConfig(reward=reward), stages / bundle_folder(stages, name).name
         tables = [limited(outcomes, ground.static, fixed) for outcomes in (ground.training, ground.validation)]
         layouts = layout_named(observation, "depth", tables[0]), layout_named(observation, "size", tables[0])
         with on_the_clock(folder), tqdm(total=config.epochs, unit="epoch", desc=name) as progress:
@@ -150,7 +148,7 @@ def exactly(
             policy = train_exact(tables[0], tables[1], layouts, config, ground.made_for, told).policy
         yield Product(without(policy, fixed), f"{config.epochs} epochs", [folder])
 
-    return Recipe((name,), objective, make)
+    return Recipe((name,), reward, make)
 
 
 def limited(outcomes: Outcomes, static: tuple[int, int], fixed: Fixed) -> Outcomes:
@@ -254,7 +252,7 @@ def alone(name: str, role: Role, reward: str = "ratio", size: int | None = None,
 
 RECIPES = (
     exactly("exact, summary, renewal"),
-    exactly("exact, summary, ratio", objective="ratio"),
+    exactly("exact, summary, ratio", reward="ratio"),
     exactly("exact, summary, renewal, -size", fixed="size"),
     exactly("exact, summary, renewal, -depth", fixed="depth"),
     exactly("exact, summary+state, renewal", "summary+state"),

@@ -21,7 +21,7 @@ from ltd.common.table import Table
 from ltd.errors import InputError
 from ltd.policies import Static
 from ltd.tree import candidate_count
-from ltd_rl.traces.format import NO_RANK, Generation, load_traces
+from ltd_rl.traces.format import NO_RANK, RecordedGeneration, load_traces
 from ltd_rl.traces.replay import Decisions, replay
 from timing import Timing, circumstances, rounds_for, time_in_turns, write_json
 
@@ -51,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def kinds(generations: Sequence[Generation]) -> dict[str, list[Decisions]]:
+def kinds(generations: Sequence[RecordedGeneration]) -> dict[str, list[Decisions]]:
     """Decisions for every generation, by what they are."""
     generator, depth = np.random.default_rng(0), min(generation.depth for generation in generations)
 
-    def at_every_position(generation: Generation) -> Decisions:
+    def at_every_position(generation: RecordedGeneration) -> Decisions:
         count = generation.positions
         return generator.integers(0, depth + 1, count), generator.integers(0, 241, count)
 
@@ -67,7 +67,9 @@ def kinds(generations: Sequence[Generation]) -> dict[str, list[Decisions]]:
     }
 
 
-def measure(generations: Sequence[Generation], decisions: Sequence[Decisions], seconds: float) -> tuple[int, Timing]:
+def measure(
+    generations: Sequence[RecordedGeneration], decisions: Sequence[Decisions], seconds: float
+) -> tuple[int, Timing]:
     """The cycles of one pass over all generations, and how long a pass takes."""
 
     def once() -> int:
@@ -78,7 +80,7 @@ def measure(generations: Sequence[Generation], decisions: Sequence[Decisions], s
     return cycles, Timing.of(times)
 
 
-def make_up(count: int, positions: int) -> list[Generation]:
+def make_up(count: int, positions: int) -> list[RecordedGeneration]:
     """Generations whose paths are about as long as a fair head's."""
     generator, levels = np.random.default_rng(0), DEPTH + 1
     level = np.arange(levels)
@@ -87,7 +89,7 @@ def make_up(count: int, positions: int) -> list[Generation]:
         ranks = generator.geometric(0.1, (positions, 1, levels)).cumsum(axis=2) - 1
         there = (level < generator.geometric(0.5, (positions, 1, 1)) - 1) & (level <= level[:, None])
         generations.append(
-            Generation(
+            RecordedGeneration(
                 task=MADE_UP,
                 question_id=str(number),
                 turn=0,

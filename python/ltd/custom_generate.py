@@ -93,7 +93,7 @@ class CustomGenerate:
         )
         receiver = streamer if streamer is not None else self.streamer
         request = Request(prompts, accept, stops, decoder.speculation())
-        for news in decoder.cycles(request):
+        for news in decoder.run(request):
             for token in news.get(0, ()) if receiver is not None else ():
                 receiver.put(torch.tensor([token]))
         if receiver is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.policies import Learned, Policy
@@ -17,11 +18,11 @@ from ltd.policies.controller import ExpectedGain, load_controller, save_controll
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.learned.observation import Summary
 from ltd_rl.baselines.controller_fit import decide_everywhere, fit
-from ltd_rl.traces.format import Generation, Traces, load_traces
+from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.observations import chosen_steps, stops
-from ltd_rl.traces.optimum import PLAIN, Schedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import Integers, Outcomes, outcomes_of
+from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 from ltd_rl.traces.replay import Cycles, replay
 
 SIZES = EVERY_SIZE[1:]  # the ladder of all that choose freely
@@ -30,7 +31,7 @@ PARTS = ("begin", "expand", "verify", "rest", "plain")
 STATIC, OPTIMUM = "best static", "optimum"
 CONTROLLER_FILE = "controller.json"
 
-Decide = Callable[[Sequence[Generation], Outcomes], Iterable[Cycles]]
+Decide = Callable[[Sequence[RecordedGeneration], Outcomes], Iterable[Cycles]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class AnalysisConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class ReplayedTotal:
     """What one way to decide came to on one task. A cycle that verifies nothing is plain.
 
     Attributes:
@@ -97,7 +98,7 @@ class Spent:
         return sum(size * count for size, count in self.sizes.items()) / self.cycles
 
 
-Analysis = dict[str, dict[str, Spent]]
+Analysis = dict[str, dict[str, ReplayedTotal]]
 """By task, then by the name of the way to decide, all in the same order."""
 
 
@@ -203,7 +204,7 @@ def controlled(controller: ExpectedGain) -> Decide:
     if not controller.drafts:
         return fixed(PLAIN, 0)
 
-    def decide(generations: Sequence[Generation], outcomes: Outcomes) -> Iterable[Cycles]:
+    def decide(generations: Sequence[RecordedGeneration], outcomes: Outcomes) -> Iterable[Cycles]:
         depths, steps = decide_everywhere(controller, outcomes)
         return scheduled(generations, outcomes, depths, np.array(controller.sizes)[steps])
 
@@ -217,7 +218,7 @@ def learned(policy: Learned) -> Decide:
     if any(isinstance(layout, Summary) and layout.recents for layout in layouts):
         return asked(policy)
 
-    def decide(generations: Sequence[Generation], outcomes: Outcomes) -> Iterable[Cycles]:
+    def decide(generations: Sequence[RecordedGeneration], outcomes: Outcomes) -> Iterable[Cycles]:
         depths = stops(policy, outcomes)
         sizes = np.array(policy.sizes)[chosen_steps(policy, outcomes, depths)]
         return scheduled(generations, outcomes, depths, sizes)
@@ -230,10 +231,10 @@ def asked(policy: Policy) -> Decide:
     return lambda generations, _: (replay(generation, policy) for generation in generations)
 
 
-def by_schedule(find: Callable[[Outcomes], Schedule]) -> Decide:
+def by_schedule(find: Callable[[Outcomes], DraftSchedule]) -> Decide:
     """As a schedule for the whole ladder says."""
 
-    def decide(generations: Sequence[Generation], outcomes: Outcomes) -> Iterable[Cycles]:
+    def decide(generations: Sequence[RecordedGeneration], outcomes: Outcomes) -> Iterable[Cycles]:
         schedule = find(outcomes)
         return scheduled(generations, outcomes, schedule.depths, np.array(outcomes.sizes)[schedule.steps])
 
@@ -241,7 +242,7 @@ def by_schedule(find: Callable[[Outcomes], Schedule]) -> Decide:
 
 
 def scheduled(
-    generations: Sequence[Generation], outcomes: Outcomes, depths: Integers, sizes: Integers
+    generations: Sequence[RecordedGeneration], outcomes: Outcomes, depths: Integers, sizes: Integers
 ) -> Iterable[Cycles]:
     """The cycles of all generations, if positions decide on depths and sizes (P,); depth `PLAIN` drafts nothing."""
     plain = depths == PLAIN
@@ -255,7 +256,7 @@ def scheduled(
 
 def compare(traces: Traces, latency: LatencyModel, ways: dict[str, Decide]) -> Analysis:
     """Every way on every task."""
-    by_task: dict[str, list[Generation]] = {}
+    by_task: dict[str, list[RecordedGeneration]] = {}
     for generation in traces.generations:
         if generation.positions:
             by_task.setdefault(generation.task, []).append(generation)
@@ -270,7 +271,7 @@ def compare(traces: Traces, latency: LatencyModel, ways: dict[str, Decide]) -> A
     return results
 
 
-def spend(generations: Sequence[Generation], cycles: Iterable[Cycles], latency: LatencyModel) -> Spent:
+def spend(generations: Sequence[RecordedGeneration], cycles: Iterable[Cycles], latency: LatencyModel) -> ReplayedTotal:
     """Adds up the cycles of generations."""
     rows = [
         (generation.prompt_length + found.positions, found.depths, found.sizes, found.gains)
@@ -288,7 +289,7 @@ def spend(generations: Sequence[Generation], cycles: Iterable[Cycles], latency: 
         "plain": plain,
     }
     seconds = {name: float(value) for name, value in parts.items()}
-    return Spent(int(gains.sum()), len(gains), seconds, counted(depth), counted(size))
+    return ReplayedTotal(int(gains.sum()), len(gains), seconds, counted(depth), counted(size))
 
 
 def counted(values: Integers) -> dict[int, int]:

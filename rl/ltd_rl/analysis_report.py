@@ -17,7 +17,7 @@ from ltd.common.files import write_bytes, write_text
 from ltd.common.table import Table, png
 from ltd.evaluation.choice_plots import depth_shares, draw_depths, draw_sizes, draw_time, size_shares
 from ltd.evaluation.scores import MEAN
-from ltd_rl.analysis import OPTIMUM, PARTS, STATIC, Analysis, Spent
+from ltd_rl.analysis import OPTIMUM, PARTS, STATIC, Analysis, ReplayedTotal
 
 NUMBERS = ("tokens_per_second", "acceptance_length", "mean_depth", "mean_size")
 RATIOS = ("to_plain", "to_static", "share_of_gap")
@@ -114,7 +114,7 @@ def plot(results: Analysis) -> bytes:
     return png(figure)
 
 
-def milliseconds(row: Sequence[Spent]) -> Row:
+def milliseconds(row: Sequence[ReplayedTotal]) -> Row:
     """The mean over the tasks of the milliseconds per token, by part."""
     return {part: 1e3 * fmean(spent.seconds[part] / spent.tokens for spent in row) for part in PARTS}
 

@@ -34,7 +34,8 @@ from ltd.policies.learned.store import bundle_folder
 from ltd.policies.static import Static
 from ltd.policy_choice import setting_of
 from ltd.target.locate import DEFAULT_TARGET
-from ltd_rl.traces.format import Generation
+from ltd_rl.environments.rewards import TRAINERS, check_reward
+from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.traces.optimum import best_static
@@ -45,7 +46,6 @@ from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.trainers.iterate import Schedule, iterate
 from ltd_rl.trainers.ppo_config import PPOConfig
 
-TRAINERS = ("exact", "ppo")
 STAGES = 5
 BUNDLE, TRAINING, QUESTIONS, HELD_OUT = "bundle", "training.json", "questions", "held-out"
 
@@ -60,7 +60,7 @@ class TuneConfig:
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per recorded answer.
         trainer: exact or ppo.
-        objective: renewal or ratio; with ppo also length and time.
+        reward: by name, one that the trainer knows, see `ltd_rl.environments.rewards`.
         seconds: about how long to measure costs.
         questions: at most so many held-out ones are decoded to compare.
         target, draft, dtype, threads: as for `ltd.load`.
@@ -75,7 +75,7 @@ class TuneConfig:
     limit: int | None = None
     max_new_tokens: int = 128
     trainer: str = "exact"
-    objective: str = "renewal"
+    reward: str = "renewal"
     seconds: float = 60.0
     questions: int = 24
     target: str | None = None
@@ -86,8 +86,7 @@ class TuneConfig:
     def __post_init__(self) -> None:
         if self.trainer not in TRAINERS:
             raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
-        if self.trainer == "exact":
-            ExactConfig(objective=self.objective)  # type: ignore[arg-type]  # raises if it is unknown
+        check_reward(self.reward, self.trainer)
         if self.draft == "none":
             raise InputError("policies steer a draft, so there must be one; name a head, or leave the shipped one")
         for name in ("questions", "max_new_tokens"):
@@ -212,7 +211,7 @@ def measure_costs(work: Work) -> LatencyModel:
     return own_latency(work.source, work.load)
 
 
-def record_traces(work: Work) -> tuple[list[Generation], list[Generation]]:
+def record_traces(work: Work) -> tuple[list[RecordedGeneration], list[RecordedGeneration]]:
     """Traces of the training questions and of the held-out ones."""
     announce(2, "traces of the training questions, as far as they are missing")
     return split_generations(obtain_generations(work.source, work.load))
@@ -223,7 +222,7 @@ def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Out
     config = work.config
     announce(
         3,
-        f"training by {config.trainer} for {config.objective}: sizes up to {training.sizes[-1]}, depths up to "
+        f"training by {config.trainer} for the reward {config.reward}: sizes up to {training.sizes[-1]}, depths up to "
         f"{training.depth}, {training.positions} positions, {validation.positions} held out",
     )
     trainer = train_by_ppo if config.trainer == "ppo" else train_exactly
@@ -232,13 +231,13 @@ def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Out
     settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
                 "positions": training.positions, BEST_STATIC: best_setting(training), **course}  # fmt: skip
     write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
-    save_bundle(Bundle(policy, config.objective, settings), work.folder / BUNDLE)
+    save_bundle(Bundle(policy, config.reward, settings), work.folder / BUNDLE)
     return policy
 
 
 def train_exactly(work: Work, training: Outcomes, validation: Outcomes) -> tuple[Learned, Record]:
     """By the exact trainer; and its settings and course."""
-    config = ExactConfig(objective=work.config.objective)  # type: ignore[arg-type]  # checked by TuneConfig
+    config = ExactConfig(reward=work.config.reward)
     summary = summary_for(training.sizes)
     with tqdm(total=config.epochs, unit="epoch", desc="training") as progress:
 
@@ -254,7 +253,7 @@ def train_by_ppo(work: Work, training: Outcomes, validation: Outcomes) -> tuple[
     """By PPO in the paper's schedule, on our own observation; and its settings."""
     depth, size = PPOConfig.paper("depth"), PPOConfig.paper("size")
     schedule = Schedule(
-        training, validation, work.setting, depth, size, observation="summary", reward=work.config.objective
+        training, validation, work.setting, depth, size, observation="summary", reward=work.config.reward
     )
     return iterate(schedule, work.folder / "ppo"), {"depth": asdict(depth), "size": asdict(size)}
 
@@ -265,7 +264,7 @@ def best_setting(outcomes: Outcomes) -> tuple[int, int]:
     return depth, outcomes.sizes[step]
 
 
-def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> tuple[Record, dict[str, str]]:
+def compare(work: Work, held_out: list[RecordedGeneration], static: tuple[int, int]) -> tuple[Record, dict[str, str]]:
     """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
     names = {
         "plain decoding": BASELINE,
@@ -293,7 +292,7 @@ def compare(work: Work, held_out: list[Generation], static: tuple[int, int]) -> 
     return evaluate(config, work.load), names
 
 
-def write_held_out(work: Work, held_out: list[Generation], data_dir: Path) -> int:
+def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Path) -> int:
     """Writes the questions of held-out generations as a data folder of their own; how many there are."""
     chosen = {(generation.task, generation.question_id) for generation in held_out}
     assert work.source.data_dir is not None
@@ -321,7 +320,7 @@ def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, 
     settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
     folder = bundle_folder(work.setting)
     announce(5, f"writing {'a static setting' if fastest in rivals else 'the learned policies'} to {folder}")
-    save_bundle(Bundle(policy, work.config.objective, settings, validation), folder)
+    save_bundle(Bundle(policy, work.config.reward, settings, validation), folder)
     return Tuned(policy, folder, names, found, fastest not in rivals)
 
 

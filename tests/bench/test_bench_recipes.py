@@ -56,7 +56,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return PPOConfig.paper(role, **{**TINY, "total_timesteps": 256})
 
     monkeypatch.setattr(Ground, "ppo", ppo)
-    monkeypatch.setattr("recipes_training.ExactConfig", lambda objective: ExactConfig(objective, epochs=2))
+    monkeypatch.setattr("recipes_training.ExactConfig", lambda reward: ExactConfig(reward, epochs=2))
 
 
 def arguments(folder: Path) -> list[str]:

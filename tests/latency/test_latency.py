@@ -25,7 +25,7 @@ from ltd.decoding.decoder import Decoder
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.errors import InputError
 from ltd.latency.calibration import calibrate, run_rounds
-from ltd.latency.cycle_bench import CycleBench, Plan, Samples
+from ltd.latency.cycle_bench import CycleBench, Plan, Timings
 from ltd.latency.interpolation import Interpolant, isotonic
 from ltd.latency.model import PARTS, LatencyModel, Measurements, setup_of
 from ltd.latency.report import describe, latency_table, plot
@@ -352,7 +352,7 @@ def test_every_part_is_measured_at_every_point(decoder: Decoder) -> None:
 
 
 def test_rounds_fill_the_time_and_visit_every_point_alike(decoder: Decoder, clock: Clock) -> None:
-    samples: Samples = defaultdict(list)
+    samples: Timings = defaultdict(list)
     bench = CycleBench(decoder, PLAN)
     begun = clock.now
     rounds = run_rounds(bench, replace(PLAN, seconds=30_000.0), samples)

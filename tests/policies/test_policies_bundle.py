@@ -65,7 +65,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         "policy.json",
         "policy.safetensors",
     ]
-    assert (read.objective, read.training, read.validation) == ("renewal", {"steps": 1000}, {"speedup": 1.5})
+    assert (read.reward, read.training, read.validation) == ("renewal", {"steps": 1000}, {"speedup": 1.5})
     assert read.versions == written.versions and set(read.versions) == {"ltd", "torch"}
     assert read.policy.made_for == setting and str(read.policy) == str(written.policy)
     assert (read.policy.depth_limit, read.policy.min_depth, read.policy.sizes) == (3, 1, (0, 8, 20))
@@ -74,6 +74,13 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "deep" / "policy" / "policy.safetensors")
     assert sorted(weights) == sorted(["depth.w0", "depth.b0", "depth.w1", "depth.b1",
                                       *(f"size.{kind}{layer}" for kind in "wb" for layer in range(3))])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["renewal", None])
+def test_bundles_of_before_call_their_reward_objective(folder: Path, name: str | None) -> None:
+    edit(folder, lambda v: (v.pop("reward"), v.update(objective=name, training={"objective": name})))
+    read = load_bundle(folder)
+    assert (read.reward, read.training) == (name, {"objective": name})
 
 
 def test_summaries_costs_and_activations_are_kept(tmp_path: Path) -> None:
@@ -119,7 +126,9 @@ def edit(folder: Path, change: Change) -> None:
         (lambda v: v.update(depth_limit="3"), "depth_limit is '3'"),
         (lambda v: v.update(depth_limit=True), "depth_limit is True"),
         (lambda v: v.update(depth_limit=12), "up to 1210"),
-        (lambda v: v.update(objective=3), "objective is 3"),
+        (lambda v: v.update(reward=3), "reward is 3"),
+        (lambda v: v.pop("reward"), "policy.json lacks reward"),
+        (lambda v: (v.pop("reward"), v.update(objective=3)), "objective is 3"),
         (lambda v: v.update(training=[]), "training is"),
         (lambda v: v.update(size_network=None, sizes=[60]), "tensors that no network has: size.b0"),
         (lambda v: v["made_for"].pop("width"), "width is None"),

@@ -18,7 +18,7 @@ from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.classifier import ENTROPY_UNIT, Classifier
 from ltd.policies.baselines.disco import Disco
 from ltd.policies.baselines.files import INPUTS, Baseline, load_baseline, network_of, save_baseline
-from ltd.policies.baselines.specdecpp import SpecDecPP
+from ltd.policies.baselines.specdecpp import TreeSpecDecPP
 from ltd.policies.by_name import parse_policy
 from ltd.policies.grid import load_grid
 from ltd.policies.learned.observation import DEPTH_UNIT
@@ -121,7 +121,7 @@ def test_specdecpp_multiplies_along_the_best_path(batch: int) -> None:
     answers = set()
     for seed in range(12):
         made = network("specdecpp", seed, 0.3).requires_grad_(False)
-        policy = SpecDecPP(made, 0.3, LEVELS, 20)
+        policy = TreeSpecDecPP(made, 0.3, LEVELS, 20)
         call, growing = policy.start(batch), Growing(seed, batch)
         assert call.continue_drafting(growing.tree, 0)
         for depth in range(1, LEVELS):
@@ -146,7 +146,7 @@ def test_specdecpp_multiplies_along_the_best_path(batch: int) -> None:
 
 
 def test_specdecpp_needs_the_states_it_was_trained_on() -> None:
-    growing, call = Growing(0, 1), SpecDecPP(AcceptanceHead(STATE + 1, 4)).start(1)
+    growing, call = Growing(0, 1), TreeSpecDecPP(AcceptanceHead(STATE + 1, 4)).start(1)
     growing.grow()
     with pytest.raises(InputError, match="of size 7, but this draft has 6"):
         call.continue_drafting(growing.tree, 1)
@@ -266,7 +266,7 @@ def test_the_text_stays_the_same(tiny_target: Folder, tiny_head: Folder) -> None
     torch.manual_seed(0)
     policies = [
         Disco(network("disco", 1), 0.5, 5),
-        SpecDecPP(AcceptanceHead(32, 16), 0.8, 5),
+        TreeSpecDecPP(AcceptanceHead(32, 16), 0.8, 5),
         C2T(network("c2t", 3), 0.5, 3),
     ]
     for policy in policies:

@@ -20,7 +20,7 @@ from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout
 from ltd.policies.learned.setting import Setting
-from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, Spent, analyse, asked, fixed, learned, spend
+from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, ReplayedTotal, analyse, asked, fixed, learned, spend
 from ltd_rl.analysis_report import plot, summarise
 from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.optimum import PLAIN, hindsight, optimum
@@ -120,8 +120,8 @@ def test_optimum_and_hindsight_are_those_of_the_tables(folders: dict[str, Path],
 
 
 def test_ratios_and_shares() -> None:
-    def spent(seconds: float) -> Spent:
-        return Spent(100, 50, {**dict.fromkeys(PARTS, 0.0), "plain": seconds}, {}, {})
+    def spent(seconds: float) -> ReplayedTotal:
+        return ReplayedTotal(100, 50, {**dict.fromkeys(PARTS, 0.0), "plain": seconds}, {}, {})
 
     row = {"plain": spent(10), "best static": spent(5), "optimum": spent(2.5), "other": spent(4)}
     slow = {name: spent(2 * found.seconds["plain"]) for name, found in row.items()}

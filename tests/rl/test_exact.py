@@ -75,24 +75,22 @@ def test_an_update_follows_the_gradient_of_the_sum_over_all_decisions(outcomes: 
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["renewal", "ratio"])
-def test_rewards_are_the_objectives(outcomes: Outcomes, objective: Any) -> None:
-    trainer = ExactTrainer(outcomes, (SUMMARY, SUMMARY), replace(SMALL, objective=objective))
+@pytest.mark.parametrize("reward", ["renewal", "ratio"])
+def test_rewards_are_those_of_the_table(outcomes: Outcomes, reward: str) -> None:
+    trainer = ExactTrainer(outcomes, (SUMMARY, SUMMARY), replace(SMALL, reward=reward))
     rate = best_static(outcomes)[2].throughput
     assert trainer.rate == rate
     found = trainer.rewards(np.array([5]))[0].numpy()
     gains, seconds = outcomes.gains[5], outcomes.seconds[5].astype(np.float64)
-    np.testing.assert_allclose(
-        found, gains - rate * seconds if objective == "renewal" else gains / seconds / rate, 1e-4
-    )
+    np.testing.assert_allclose(found, gains - rate * seconds if reward == "renewal" else gains / seconds / rate, 1e-4)
 
 
-@pytest.mark.parametrize("objective", ["renewal", "ratio"])
+@pytest.mark.parametrize("reward", ["renewal", "ratio"])
 @pytest.mark.parametrize("kind", ["summary", "paper"])
-def test_it_finds_the_best_decisions_where_the_scores_tell_them(kind: str, objective: Any) -> None:
+def test_it_finds_the_best_decisions_where_the_scores_tell_them(kind: str, reward: str) -> None:
     training, validation = toy(1), toy(2)
     layouts = (SUMMARY, SUMMARY) if kind == "summary" else paper_layouts(training)
-    config = ExactConfig(objective=objective, hidden=(16,), epochs=20, batch=32, learning_rate=5e-3)
+    config = ExactConfig(reward=reward, hidden=(16,), epochs=20, batch=32, learning_rate=5e-3)
     result = train_exact(training, validation, layouts, config, Setting(WIDTH))
     easy = validation.scores[:, 0] > -4
     best = total(validation, np.where(easy, DEPTH, 0), np.where(easy, len(SIZES) - 1, 0)).throughput
@@ -122,7 +120,7 @@ def test_a_seed_gives_the_same_policy_and_touches_no_global_generator(outcomes: 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"objective": "length"}, "knows the objectives renewal and ratio, not length"),
+        ({"reward": "length"}, "knows the rewards ratio and renewal, not length"),
         ({"hidden": (0,)}, "at least 1"),
         ({"epochs": 0}, "at least 1"),
         ({"batch": 0}, "at least 1"),

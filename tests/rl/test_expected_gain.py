@@ -28,13 +28,13 @@ from ltd.policies.controller import (
 )
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl.baselines.controller_fit import believe, calibrate, choose, decide_everywhere, fit, fit_ahead, ridge
-from ltd_rl.traces.format import Generation
+from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.optimum import best_static, optimum
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total, split, total
 from ltd_rl.traces.replay import replay
 
 SIZES = (1, 2, 4, 8, 16)
-Fitted = tuple[ExpectedGain, list[Generation], Outcomes]
+Fitted = tuple[ExpectedGain, list[RecordedGeneration], Outcomes]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import made_generations, made_latency
 
-from ltd_rl.traces.optimum import PLAIN, Schedule, best_static, hindsight, optimum
+from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total, total
 
 SIZES = (1, 3, 8)
@@ -41,7 +41,7 @@ def options(outcomes: Outcomes, position: int) -> list[tuple[int, float]]:
     return [(1, float(outcomes.plain_seconds[position])), *drafts]
 
 
-def walk(outcomes: Outcomes, schedule: Schedule) -> tuple[float, int]:
+def walk(outcomes: Outcomes, schedule: DraftSchedule) -> tuple[float, int]:
     """Seconds and cycles of a schedule, cycle by cycle."""
     seconds, cycles = 0.0, 0
     for first, end in zip(outcomes.starts[:-1].tolist(), outcomes.starts[1:].tolist(), strict=True):

@@ -26,7 +26,7 @@ from ltd_rl.traces.observations import Role
 from ltd_rl.traces.outcomes import Outcomes, Total, total
 from ltd_rl.trainers import checkpoints, ppo
 from ltd_rl.trainers.partners import random_depths
-from ltd_rl.trainers.ppo import Trained, make_model
+from ltd_rl.trainers.ppo import PPOResult, make_model
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.trainers.validation import Judge
 
@@ -174,7 +174,7 @@ def test_a_killed_run_ends_the_same(
     assert lesson.train(config, tmp_path / "killed").evaluations == whole.evaluations
 
 
-def assert_same_run(whole: Trained, killed: Trained, folder: Path) -> None:
+def assert_same_run(whole: PPOResult, killed: PPOResult, folder: Path) -> None:
     assert killed.evaluations == whole.evaluations and len(whole.evaluations) == 4
     for one, other in zip(whole.network.weights, killed.network.weights, strict=True):
         assert torch.equal(one, other)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from ltd.cli.tune import REWARD_HELP
 from ltd.errors import InputError
-from ltd_rl.environments.rewards import PRIOR, Reward
+from ltd_rl.environments.rewards import (
+    PRIOR,
+    REWARDS,
+    TRAINERS,
+    Reward,
+    check_reward,
+    describe_rewards,
+    rewards_of,
+)
 
 
 def test_rewards_count_in_plain_tokens() -> None:
@@ -15,6 +25,32 @@ def test_rewards_count_in_plain_tokens() -> None:
     for name, values in expected.items():
         rewards = Reward.named(name, 0.5)(tokens, seconds)
         assert rewards.dtype == np.float32 and rewards.tolist() == values
+
+
+def test_both_trainers_have_the_same_formulas() -> None:
+    """In arrays for PPO and in tensors for the exact trainer; here λ is 1 and a plain token takes a second."""
+    tokens, seconds = np.array([1, 3, 7]), np.array([0.5, 4.0, 2.0], dtype=np.float32)
+    for name, entry in REWARDS.items():
+        in_ppo = Reward.named(name, 1.0)(tokens, seconds)
+        in_exact = entry.kind.formula(torch.from_numpy(tokens).float(), torch.from_numpy(seconds))
+        assert in_exact.tolist() == in_ppo.tolist()
+
+
+def test_the_table_says_who_knows_which_reward() -> None:
+    assert rewards_of("exact") == ["ratio", "renewal"]
+    assert rewards_of("ppo") == list(REWARDS) == ["ratio", "renewal", "length", "time"]
+    assert {trainer for entry in REWARDS.values() for trainer in entry.trainers} == set(TRAINERS)
+    with pytest.raises(InputError, match="the exact trainer knows the rewards ratio and renewal, not time"):
+        check_reward("time", "exact")
+
+
+def test_help_texts_say_what_the_table_says() -> None:
+    """`ltd tune` has the names in a text of its own, because importing the table takes seconds."""
+    shared, others = rewards_of("exact"), [name for name in rewards_of("ppo") if name not in rewards_of("exact")]
+    wanted = f"What training maximises: {' or '.join(shared)}; with ppo also {' or '.join(others)}."
+    assert wanted == REWARD_HELP
+    for name, entry in REWARDS.items():
+        assert f"{name} ({entry.description})" in describe_rewards("ppo")
 
 
 def test_renewal_follows_the_throughput() -> None:

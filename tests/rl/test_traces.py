@@ -28,14 +28,14 @@ from ltd.policies.learned.policy import LearnedCall
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl.traces import record as recording
-from ltd_rl.traces.format import NO_RANK, Generation, bytes_per_position, load_traces, path_ranks, save_shard
+from ltd_rl.traces.format import NO_RANK, RecordedGeneration, bytes_per_position, load_traces, path_ranks, save_shard
 from ltd_rl.traces.record import record
 from ltd_rl.traces.replay import Cycles, follow, gains, replay
 
 Folder = Callable[[str], Path]
 
 
-def decode(decoder: Decoder, generation: Generation, policy: Policy) -> Cycles:
+def decode(decoder: Decoder, generation: RecordedGeneration, policy: Policy) -> Cycles:
     """What the real decoder does with the generation's prompt."""
     prompt = generation.tokens[: generation.prompt_length].tolist()
     answer = decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy=policy)
@@ -81,7 +81,7 @@ def test_paths_are_long_enough_to_mean_something(recorded: Callable[[str], Recor
 class Schedule:
     """Decisions by position, for the decoder."""
 
-    generation: Generation
+    generation: RecordedGeneration
     depths: list[int]
     sizes: list[int]
     max_depth: int = DEPTH
@@ -322,7 +322,7 @@ def test_a_killed_recording_goes_on(
     config = replace(run.config, out=tmp_path)
     usual = recording.record_answer
 
-    def killed(*arguments: Any) -> Generation:
+    def killed(*arguments: Any) -> RecordedGeneration:
         nonlocal calls
         calls += 1
         if calls > killed_at:

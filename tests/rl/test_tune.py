@@ -88,7 +88,7 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     prompt = decoder.encode("Say 7")
     assert decoder.generate(prompt).token_ids == before.generate(prompt, policy="none").token_ids
     bundle = load_bundle(tuned.folder)
-    assert bundle.objective == "renewal" and bundle.training["trainer"] == "exact"
+    assert bundle.reward == "renewal" and bundle.training["trainer"] == "exact"
     assert set(bundle.validation) == set(tuned.names)
     for name, method in tuned.names.items():
         assert bundle.validation[name]["tokens_per_second"] == tuned.scores[method].tokens_per_second
@@ -123,7 +123,7 @@ def test_the_fastest_is_kept(config: TuneConfig, monkeypatch: pytest.MonkeyPatch
 
 def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PPOConfig, "paper", classmethod(lambda cls, role, **changes: SHORT))
-    tuned = tune(replace(config, trainer="ppo", objective="ratio"))
+    tuned = tune(replace(config, trainer="ppo", reward="ratio"))
     assert config.out is not None
     iterations = json.loads((config.out / "ppo" / "iterations.json").read_text())
     assert [entry["iteration"] for entry in iterations] == [0, 1, 2, 3]
@@ -135,7 +135,8 @@ def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pyte
     ("changes", "complaint"),
     [
         ({"trainer": "sgd"}, "no trainer 'sgd'"),
-        ({"objective": "length"}, "renewal and ratio, not length"),
+        ({"reward": "length"}, "ratio and renewal, not length"),
+        ({"reward": "fame", "trainer": "ppo"}, "no reward 'fame'"),
         ({"draft": "none"}, "there must be one"),
         ({"questions": 0}, "questions is 0"),
         ({"seconds": 0.0}, "seconds 0.0 is out of range"),

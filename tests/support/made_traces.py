@@ -8,7 +8,7 @@ import numpy as np
 
 from ltd.latency.model import LatencyModel, Measurements
 from ltd.tree import candidate_count
-from ltd_rl.traces.format import Generation, level_starts, path_ranks
+from ltd_rl.traces.format import RecordedGeneration, level_starts, path_ranks
 
 SIZES_MEASURED = {"begin": (1, 2, 8), "expand": (1, 2, 3), "verify": (0, 8, 64), "other": (0, 64),
                   "plain": (0,), "prefill": (0,)}  # fmt: skip
@@ -26,7 +26,9 @@ def made_latency(verify_slope: float = 0.12) -> LatencyModel:
     return LatencyModel({"width": 3}, parts, 1, 1.0)
 
 
-def made_generation(seed: int, positions: int, width: int = 3, depth: int = 3, task: str = "made") -> Generation:
+def made_generation(
+    seed: int, positions: int, width: int = 3, depth: int = 3, task: str = "made"
+) -> RecordedGeneration:
     """Scores as a draft's might be, with ties; the path takes a node as often as its score says, more or less."""
     generator = np.random.default_rng(seed)
     starts, capacity = level_starts(width, depth), candidate_count(width, depth)
@@ -49,7 +51,7 @@ def made_generation(seed: int, positions: int, width: int = 3, depth: int = 3, t
             alive = path[position, level] >= 0
             beam = np.argsort(-found, kind="stable")[:width]
             above, parents = found[beam].astype(np.float64), start + beam
-    return Generation(
+    return RecordedGeneration(
         task=task,
         question_id=str(seed),
         turn=0,
@@ -63,7 +65,7 @@ def made_generation(seed: int, positions: int, width: int = 3, depth: int = 3, t
     )
 
 
-def made_generations(seed: int, lengths: list[int], task: str = "made") -> list[Generation]:
+def made_generations(seed: int, lengths: list[int], task: str = "made") -> list[RecordedGeneration]:
     """Several, with tokens that fit."""
     found = [made_generation(seed + number, count, task=task) for number, count in enumerate(lengths)]
     return [replace(g, tokens=np.ones(g.prompt_length + len(g.scores) + 1, dtype=np.int32)) for g in found]

@@ -23,7 +23,7 @@ from ltd.target.model import tokenizer_fingerprint
 from ltd.training.acceptance import loop as acceptance_loop
 from ltd.training.acceptance.config import AcceptanceConfig
 from ltd.training.acceptance.loop import calibration, soft_auc, train_head, weighted_loss
-from ltd.training.acceptance.samples import Reader, Samples
+from ltd.training.acceptance.samples import AcceptanceSamples, Reader
 from ltd.training.acceptance.train import train_acceptance
 from ltd.training.data.conversations import ANSWER, TEMPLATE, USER, Conversation, _save_shard
 from ltd.training.loop import rate_share
@@ -155,10 +155,12 @@ def test_rate_warms_up_and_falls_to_zero() -> None:
 def test_a_toy_problem_is_learned(tmp_path: Path, chain: Path, run: Path) -> None:
     torch.manual_seed(0)
     states = torch.randn(3000, 8)
-    samples = Samples(states.bfloat16(), (2 * states[:, 0] - states[:, 1]).sigmoid())
+    samples = AcceptanceSamples(states.bfloat16(), (2 * states[:, 0] - states[:, 1]).sigmoid())
     settings = AcceptanceConfig(draft=chain, run=run, out=tmp_path, epochs=6, batch=64, weight=1.0, lr=1e-2)
     head = AcceptanceHead(8)
-    train_head(head, Samples(samples.states[:2500], samples.labels[:2500]), settings, tmp_path / "checkpoint.pt")
+    train_head(
+        head, AcceptanceSamples(samples.states[:2500], samples.labels[:2500]), settings, tmp_path / "checkpoint.pt"
+    )
     error = (head.chance(samples.states[2500:]) - samples.labels[2500:]).abs().mean()
     assert error < 0.05 < samples.labels.std()
 

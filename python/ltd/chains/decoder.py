@@ -155,12 +155,12 @@ class ChainDecoder:
         stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
         stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
         rule = self.length if length is None else check_length(length)
-        return self._cycles(
+        return self._run(
             ChainRequest(prompts[0], ChainSampling(sampling, sampling.drawn_seed()), stops, rule, rule.start())
         )
 
     @torch.inference_mode()
-    def _cycles(self, request: ChainRequest) -> Iterator[list[int]]:
+    def _run(self, request: ChainRequest) -> Iterator[list[int]]:
         self.last_statistics = statistics = Statistics(len(request.prompt), sequences=1)
         watch = Stopwatch(statistics, self.target.device)
         capacity = len(request.prompt) + request.stops.limit(0) + MAX_LENGTH + 1

@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import Draft, Dtype, Target, Threads
+from ltd.cli.options import DraftOption, DtypeOption, TargetOption, ThreadsOption
 from ltd.errors import InputError
 
 
 def calibrate(
     out: Annotated[Path, typer.Option(help="JSON file for the latencies; a plot comes beside it.")],
     seconds: Annotated[float, typer.Option(help="About how long to measure; noise shrinks with time.")] = 60.0,
-    target: Target = None,
-    draft: Draft = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Measure what drafting, verification and plain decoding cost here: a table, a JSON file and a plot."""
     check_out(out)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ltd.cli.generate import describe, stream_text
-from ltd.cli.options import Draft, Dtype, MaxNewTokens, Target, Threads
+from ltd.cli.options import DraftOption, DtypeOption, MaxNewTokensOption, TargetOption, ThreadsOption
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ class Outcome:
 
 def demo(
     runs: Annotated[int, typer.Option(min=1, help="How often each prompt is decoded each way; the median counts.")] = 3,
-    target: Target = None,
-    draft: Draft = None,
-    max_new_tokens: MaxNewTokens = 128,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    max_new_tokens: MaxNewTokensOption = 128,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Show what drafting does: generate with and without it, and compare speed and text.
 
@@ -60,7 +60,7 @@ def demo(
 
 def compare(decoder: Decoder, prompt: str, runs: int, max_new_tokens: int) -> list[Outcome]:
     """Decodes a prompt in every way, in turns; the text of the first is shown as it comes."""
-    outcomes = []
+    outcomes: list[Outcome] = []
     ids = decoder.encode(prompt)
     print(f"\n>>> {prompt}", flush=True)
     for name, policy in METHODS.items():

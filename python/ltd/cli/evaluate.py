@@ -9,16 +9,16 @@ import typer
 from rich.console import Console
 
 from ltd.cli.options import (
-    Chain,
-    DataDir,
-    Draft,
-    Dtype,
-    Limit,
-    MaxNewTokens,
-    Target,
-    Tasks,
-    Temperature,
-    Threads,
+    ChainOption,
+    DataDirOption,
+    DraftOption,
+    DtypeOption,
+    LimitOption,
+    MaxNewTokensOption,
+    TargetOption,
+    TasksOption,
+    TemperatureOption,
+    ThreadsOption,
     names,
 )
 from ltd.evaluation.questions import TASKS
@@ -28,9 +28,9 @@ LOSSY = 1  # exit code of `ltd check`
 
 
 def evaluate(
-    data_dir: DataDir,
+    data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="Folder for the results; a rerun goes on where the last one was.")],
-    tasks: Tasks = ALL_TASKS,
+    tasks: TasksOption = ALL_TASKS,
     methods: Annotated[
         str,
         typer.Option(
@@ -40,18 +40,18 @@ def evaluate(
             "paper, the rows of the paper's table. LABEL=METHOD gives it another name in tables."
         ),
     ] = "none,eagle3",
-    limit: Limit = None,
+    limit: LimitOption = None,
     turns: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many turns of every question; all if not given.")
     ] = None,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
+    max_new_tokens: MaxNewTokensOption = 128,
+    temperature: TemperatureOption = 0.0,
     seed: Annotated[int, typer.Option(help="Where sampling starts.")] = 0,
-    target: Target = None,
-    draft: Draft = None,
-    chain: Chain = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    chain: ChainOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Measure speedup and acceptance length on questions: tables (also in table.md), results.json and plots.
 
@@ -87,17 +87,17 @@ def evaluate(
 
 
 def check(
-    data_dir: DataDir,
+    data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="JSON file for the results; a rerun goes on where the last one was.")],
-    tasks: Tasks = ALL_TASKS,
+    tasks: TasksOption = ALL_TASKS,
     method: Annotated[str, typer.Option(help="What to check, named as for ltd eval.")] = "eagle3",
-    limit: Limit = None,
-    max_new_tokens: MaxNewTokens = 128,
-    target: Target = None,
-    draft: Draft = None,
-    chain: Chain = None,
-    dtype: Dtype = "float32",
-    threads: Threads = None,
+    limit: LimitOption = None,
+    max_new_tokens: MaxNewTokensOption = 128,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    chain: ChainOption = None,
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
 ) -> None:
     """Compare the greedy text with that of transformers, token by token; exit code 1 if anything is wrong."""
     from ltd.evaluation.check import CheckConfig, is_lossless, verdict_table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltd.cli.options import Draft, Dtype, MaxNewTokens, Target, Temperature, Threads
+from ltd.cli.options import DraftOption, DtypeOption, MaxNewTokensOption, TargetOption, TemperatureOption, ThreadsOption
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def generate(
         bool | None,
         typer.Option("--chat/--raw", help="Whether to use the chat template; by default if there is one."),
     ] = None,
-    target: Target = None,
-    draft: Draft = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -39,13 +39,13 @@ def generate(
     size: Annotated[
         int | None, typer.Option(help="Candidates to verify, 0 to 512; 60 if only the depth is given.")
     ] = None,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
+    max_new_tokens: MaxNewTokensOption = 128,
+    temperature: TemperatureOption = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the best tokens that hold this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from so many best tokens; 0 is all.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Generate text from a prompt: the text as it comes, then one line of statistics."""

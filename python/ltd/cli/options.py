@@ -7,20 +7,20 @@ from typing import Annotated
 
 import typer
 
-Target = Annotated[
+TargetOption = Annotated[
     str | None, typer.Option(help="Local folder, GGUF file or hub name; SmolLM2-135M-Instruct if not given.")
 ]
-Draft = Annotated[
+DraftOption = Annotated[
     str | None, typer.Option(help='Folder with an EAGLE-3 head, or "none"; the shipped head if not given.')
 ]
-Chain = Annotated[str | None, typer.Option(help="Folder with a chain draft; the shipped one if not given.")]
-Dtype = Annotated[str, typer.Option(help="auto (the fastest here), float32, bfloat16 or float16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice if not given.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most new tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-DataDir = Annotated[Path, typer.Option(help="Folder that holds TASK/question.jsonl for every task.")]
-Tasks = Annotated[str, typer.Option(help="Names of tasks, with commas between.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of every task.")]
+ChainOption = Annotated[str | None, typer.Option(help="Folder with a chain draft; the shipped one if not given.")]
+DtypeOption = Annotated[str, typer.Option(help="auto (the fastest here), float32, bfloat16 or float16.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice if not given.")]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most new tokens.")]
+TemperatureOption = Annotated[float, typer.Option(help="0 is greedy.")]
+DataDirOption = Annotated[Path, typer.Option(help="Folder that holds TASK/question.jsonl for every task.")]
+TasksOption = Annotated[str, typer.Option(help="Names of tasks, with commas between.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of every task.")]
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -8,22 +8,32 @@ from typing import Annotated
 
 import typer
 
-from ltd.cli.options import DataDir, Draft, Dtype, Limit, MaxNewTokens, Target, Tasks, Threads, names
+from ltd.cli.options import (
+    DataDirOption,
+    DraftOption,
+    DtypeOption,
+    LimitOption,
+    MaxNewTokensOption,
+    TargetOption,
+    TasksOption,
+    ThreadsOption,
+    names,
+)
 
 
 def record(
-    data_dir: DataDir,
+    data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="Folder for the traces; a rerun goes on where the last one was.")],
-    tasks: Tasks,
-    limit: Limit = None,
-    max_new_tokens: MaxNewTokens = 128,
+    tasks: TasksOption,
+    limit: LimitOption = None,
+    max_new_tokens: MaxNewTokensOption = 128,
     depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12.")] = 12,
     rows: Annotated[int, typer.Option(help="Positions drafted at the same time.")] = 32,
     gigabytes: Annotated[float, typer.Option(help="Most disk space for the traces.")] = 4.0,
-    target: Target = None,
-    draft: Draft = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Record greedy answers with the full draft tree at every position, to train policies on."""
     from ltd_rl.traces.record import RecordConfig

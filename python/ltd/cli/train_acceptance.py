@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import Dtype, Target, Threads
+from ltd.cli.options import DtypeOption, TargetOption, ThreadsOption
 from ltd.common.assets import shipped_chain
 from ltd.training.acceptance.config import AcceptanceConfig
 
@@ -19,7 +19,7 @@ def train_acceptance(
     out: Annotated[Path, typer.Option(help="Folder of the finished head. A rerun goes on.")],
     run: Annotated[Path, typer.Option(help="Folder of an ltd train-draft run, whose conversations it reads.")],
     draft: Annotated[Path | None, typer.Option(help="Folder of the chain draft; the shipped one if not given.")] = None,
-    target: Target = None,
+    target: TargetOption = None,
     tokens: Annotated[int, typer.Option(help="Answer tokens to read.")] = DEFAULT.tokens,
     mixing: Annotated[
         float, typer.Option(help="Share of an answer's positions that carry the draft's token in one sequence.")
@@ -32,8 +32,8 @@ def train_acceptance(
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = DEFAULT.lr,
     batch: Annotated[int, typer.Option(help="Drafted tokens per update.")] = DEFAULT.batch,
     seed: Annotated[int, typer.Option(help="Of the drafted tokens, the first weights and the order.")] = DEFAULT.seed,
-    dtype: Dtype = DEFAULT.dtype,
-    threads: Threads = DEFAULT.threads,
+    dtype: DtypeOption = DEFAULT.dtype,
+    threads: ThreadsOption = DEFAULT.threads,
 ) -> None:
     """Train SpecDec++'s acceptance head for a chain draft: will the target accept a drafted token?"""
     values = {**locals(), "draft": draft or str(shipped_chain())}

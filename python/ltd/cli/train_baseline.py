@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ltd.cli.options import Draft, Dtype, Limit, Target, Threads, names
+from ltd.cli.options import DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
-    from ltd_rl.baselines.train import Trained
+    from ltd_rl.baselines.train import TrainedBaseline
 
 GRID = "grid"
 
 
-class Kind(str, Enum):
+class BaselineKind(str, Enum):
     """What can be made."""
 
     DISCO = "disco"
@@ -30,13 +30,13 @@ class Kind(str, Enum):
 
 
 def train_baseline(
-    kind: Annotated[Kind, typer.Argument(help="disco, specdecpp, c2t, or grid: the best static setting.")],
+    kind: Annotated[BaselineKind, typer.Argument(help="disco, specdecpp, c2t, or grid: the best static setting.")],
     out: Annotated[Path, typer.Option(help="Folder of the result, and of its work; a rerun goes on.")],
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
     ] = None,
     tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
-    limit: Limit = None,
+    limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     samples: Annotated[
         Path | None, typer.Option(help="Samples of another run, its OUT/work/samples, instead of recording.")
@@ -47,10 +47,10 @@ def train_baseline(
     traces: Annotated[Path | None, typer.Option(help="For grid: folder of ltd record, instead of recording.")] = None,
     latency: Annotated[Path | None, typer.Option(help="For grid: file of ltd calibrate, instead of measuring.")] = None,
     seconds: Annotated[float, typer.Option(help="For grid: about how long to measure costs.")] = 60.0,
-    target: Target = None,
-    draft: Draft = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Train a baseline of the comparison: disco, specdecpp or c2t, or search the best static setting (grid)."""
     shared: dict[str, Any] = {
@@ -63,7 +63,7 @@ def train_baseline(
         "dtype": dtype,
         "threads": threads,
     }
-    if kind is Kind.GRID:
+    if kind is BaselineKind.GRID:
         if samples is not None:
             raise InputError("a grid search reads no samples; give --traces, or neither")
         search(out, traces, latency, seconds, shared)
@@ -92,7 +92,7 @@ def search(out: Path, traces: Path | None, latency: Path | None, seconds: float,
     print(f"depth {found['depth']}, size {found['size']}; ltd eval knows it as grid:{out}/grid.json", file=sys.stderr)
 
 
-def course(trained: Trained) -> Table:
+def course(trained: TrainedBaseline) -> Table:
     """How the training went on held-out questions: the first, the kept and the last epoch."""
     from ltd.common.table import Table
 

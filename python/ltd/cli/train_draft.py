@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ltd.cli.options import Dtype, Target, Threads
+from ltd.cli.options import DtypeOption, TargetOption, ThreadsOption
 from ltd.errors import InputError
 from ltd.training.config import TrainDraftConfig
 
@@ -29,7 +29,7 @@ def train_draft(
     kind: Annotated[
         str, typer.Option(help="eagle3: a head that reads the target's states; chain: a few of the target's layers.")
     ] = DEFAULT.kind,
-    target: Target = None,
+    target: TargetOption = None,
     tokens: Annotated[int, typer.Option(help="Size of the self-made data, in tokens.")] = DEFAULT.tokens,
     length: Annotated[int, typer.Option(help="Longest conversation, in tokens.")] = DEFAULT.length,
     user_length: Annotated[int, typer.Option(help="Longest user turn, in tokens.")] = DEFAULT.user_length,
@@ -82,8 +82,8 @@ def train_draft(
     ] = DEFAULT.start_from_target,
     seed: Annotated[int, typer.Option(help="Of the data, the first weights and the order.")] = DEFAULT.seed,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = DEFAULT.device,
-    dtype: Dtype = DEFAULT.dtype,
-    threads: Threads = DEFAULT.threads,
+    dtype: DtypeOption = DEFAULT.dtype,
+    threads: ThreadsOption = DEFAULT.threads,
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = DEFAULT.checkpoint_seconds,
     cache_gigabytes: Annotated[
         float, typer.Option(help="Most disk space for cached features.")

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import Draft, Dtype, Limit, Target, Threads, names
+from ltd.cli.options import DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
     from ltd_rl.tune import Tuned
+
+# The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
+REWARD_HELP = "What training maximises: ratio or renewal; with ppo also length or time."
 
 
 def tune(
@@ -21,17 +24,17 @@ def tune(
         Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
     ] = None,
     tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
-    limit: Limit = None,
+    limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     trainer: Annotated[str, typer.Option(help="exact, or ppo: the paper's method, which takes hours.")] = "exact",
-    objective: Annotated[str, typer.Option(help="renewal or ratio; with ppo also length and time.")] = "renewal",
+    reward: Annotated[str, typer.Option(help=REWARD_HELP)] = "renewal",
     seconds: Annotated[float, typer.Option(help="About how long to measure costs.")] = 60.0,
     questions: Annotated[int, typer.Option(min=1, help="Held-out questions to compare on.")] = 24,
     out: Annotated[Path | None, typer.Option(help="Work folder; one in the user's cache if not given.")] = None,
-    target: Target = None,
-    draft: Draft = None,
-    dtype: Dtype = "auto",
-    threads: Threads = None,
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Make policies for this machine, and use them from then on: measure, record, train, compare, keep."""
     from ltd_rl.tune import TuneConfig
@@ -44,7 +47,7 @@ def tune(
         limit=limit,
         max_new_tokens=max_new_tokens,
         trainer=trainer,
-        objective=objective,
+        reward=reward,
         seconds=seconds,
         questions=questions,
         target=target,

@@ -104,7 +104,7 @@ class Decoder:
         prompts, is_batch = normalise(input_ids)
         sampling = Sampling(temperature, top_k, top_p, seed)
         request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
-        for _ in self.cycles(request):
+        for _ in self.run(request):
             pass
         generations = [Generation(answer, self.last_statistics) for answer in request.answers]
         return generations if is_batch else generations[0]
@@ -127,7 +127,7 @@ class Decoder:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
         sampling = Sampling(temperature, top_k, top_p, seed)
         request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
-        return (news[0] for news in self.cycles(request))
+        return (news[0] for news in self.run(request))
 
     def _request(
         self,
@@ -155,7 +155,7 @@ class Decoder:
             raise InputError("a policy needs a draft to decide about; load one, or use the policy none")
         return Speculation(self.draft, chosen)
 
-    def cycles(self, request: Request) -> Iterator[dict[int, list[int]]]:
+    def run(self, request: Request) -> Iterator[dict[int, list[int]]]:
         """Runs all prompts to their ends, in lockstep.
 
         Yields, after the prefill and after every cycle, {prompt: its new tokens}; they are then also in the answers.
@@ -164,10 +164,10 @@ class Decoder:
             InputError: a prompt that cannot be answered; at once.
         """
         check_prompts(request.prompts, self.target.vocab_size, self.max_length)
-        return self._cycles(request)
+        return self._run(request)
 
     @torch.inference_mode()
-    def _cycles(self, request: Request) -> Iterator[dict[int, list[int]]]:
+    def _run(self, request: Request) -> Iterator[dict[int, list[int]]]:
         prompts = request.prompts
         rows = list(range(len(prompts)))
         self.last_statistics = statistics = Statistics(sum(map(len, prompts)), sequences=len(prompts))

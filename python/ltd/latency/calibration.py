@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ltd.decoding.decoder import Decoder
-from ltd.latency.cycle_bench import CycleBench, Plan, Samples
+from ltd.latency.cycle_bench import CycleBench, Plan, Timings
 from ltd.latency.model import LatencyModel, Measurements, setup_of
 
 LEAST_ROUNDS = 3
@@ -45,13 +45,13 @@ def calibrate(
     plan = Plan() if plan is None else plan
     begun = time.perf_counter()
     bench = CycleBench(decoder, plan)
-    samples: Samples = defaultdict(list)
+    samples: Timings = defaultdict(list)
     rounds = run_rounds(bench, plan, samples)
     parts = {part: summarise(samples, part, sizes, bench.lengths) for part, sizes in bench.grid.items()}
     return LatencyModel(setup_of(decoder, target, draft), parts, rounds, time.perf_counter() - begun)
 
 
-def run_rounds(bench: CycleBench, plan: Plan, samples: Samples) -> int:
+def run_rounds(bench: CycleBench, plan: Plan, samples: Timings) -> int:
     """Runs all points again and again until the time is over, and adds what they took; returns the rounds."""
     points, order = bench.points(), random.Random(plan.seed)
     # Every cycle has one gain, so few sizes need more rounds to meet each gain.
@@ -75,7 +75,7 @@ def run_rounds(bench: CycleBench, plan: Plan, samples: Samples) -> int:
     return rounds
 
 
-def summarise(samples: Samples, part: str, sizes: list[int], lengths: list[int]) -> Measurements:
+def summarise(samples: Timings, part: str, sizes: list[int], lengths: list[int]) -> Measurements:
     """Medians, quartiles and drift of one part at all its points."""
     cells = [samples[part, size, length] for size in sizes for length in lengths]
     shape = (len(sizes), len(lengths))

@@ -24,7 +24,7 @@ LENGTHS = (64, 256, 512, 1024)
 SIZES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 200, 240)
 GAINS = (1, 2, 4, 8, MAX_GAIN)
 Key = tuple[str, int, int]  # part, size, length
-Samples = dict[Key, list[float]]
+Timings = dict[Key, list[float]]
 Taken = Iterable[tuple[Key, float]]
 
 

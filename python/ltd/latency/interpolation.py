@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from ltd.common.arrays import Doubles
 
 
-def isotonic(values: Array, axis: int) -> Array:
+def isotonic(values: Doubles, axis: int) -> Doubles:
     """The nearest non-decreasing values along an axis, in least squares; what is non-decreasing already stays."""
-    fitted: Array = np.apply_along_axis(pool, axis, values, np.ones(values.shape[axis]))
+    fitted: Doubles = np.apply_along_axis(pool, axis, values, np.ones(values.shape[axis]))
     return fitted
 
 
-def pool(values: Array, weights: Array) -> Array:
+def pool(values: Doubles, weights: Doubles) -> Doubles:
     """(n,), positive weights (n,) → (n,): neighbours in the wrong order become their mean, until none are.
 
     (Pool adjacent violators: the nearest non-decreasing values in weighted least squares.)
@@ -41,7 +41,7 @@ class Interpolant:
         values: float64 (S, T), made isotonic along both axes.
     """
 
-    def __init__(self, sizes: Array, lengths: Array, values: Array) -> None:
+    def __init__(self, sizes: Doubles, lengths: Doubles, values: Doubles) -> None:
         self.sizes, self.lengths = sizes, lengths
         # Isotonic regression keeps the order of what it is given, so the second pass does not undo the first.
         self.values = isotonic(isotonic(values, axis=0), axis=1)
@@ -49,7 +49,7 @@ class Interpolant:
         self.size_slopes = np.maximum.accumulate(_last_slope(sizes, self.values))
         self.length_slopes = np.maximum.accumulate(_last_slope(lengths, self.values.T))
 
-    def __call__(self, size: ArrayLike, length: ArrayLike) -> Array:
+    def __call__(self, size: ArrayLike, length: ArrayLike) -> Doubles:
         """Seconds, float64 of the shape to which size and length broadcast."""
         sizes, lengths = np.asarray(size, dtype=np.float64), np.asarray(length, dtype=np.float64)
         row, next_row, up = _place(self.sizes, sizes)
@@ -59,19 +59,19 @@ class Interpolant:
         upper = values[next_row, column] * (1 - right) + values[next_row, next_column] * right
         above_size = np.maximum(sizes - self.sizes[-1], 0) * np.interp(lengths, self.lengths, self.size_slopes)
         above_length = np.maximum(lengths - self.lengths[-1], 0) * np.interp(sizes, self.sizes, self.length_slopes)
-        seconds: Array = lower * (1 - up) + upper * up + above_size + above_length
+        seconds: Doubles = lower * (1 - up) + upper * up + above_size + above_length
         return seconds
 
 
-def _last_slope(knots: Array, values: Array) -> Array:
+def _last_slope(knots: Doubles, values: Doubles) -> Doubles:
     """(n,), (n, m) → (m,): the slope between the last two knots; 0 if there is one."""
     if len(knots) == 1:
         return np.zeros(values.shape[1])
-    slope: Array = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
+    slope: Doubles = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
     return slope
 
 
-def _place(knots: Array, values: Array) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+def _place(knots: Doubles, values: Doubles) -> tuple[NDArray[np.intp], NDArray[np.intp], Doubles]:
     """The knots around each value, and how far it is from the first to the second, 0 … 1; outside, at the edge."""
     inside = np.clip(values, knots[0], knots[-1])
     before = np.clip(np.searchsorted(knots, inside, side="right") - 1, 0, max(len(knots) - 2, 0))

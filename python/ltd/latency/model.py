@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ltd.common.arrays import Doubles
 from ltd.common.files import write_text
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
-from ltd.latency.interpolation import Array, Interpolant
+from ltd.latency.interpolation import Interpolant
 from ltd.ops.library import build_info
 from ltd.target.locate import DEFAULT_TARGET
 
@@ -48,15 +49,15 @@ class Measurements:
             half, relative to it.
     """
 
-    sizes: Array
-    lengths: Array
-    median: Array
-    low: Array
-    high: Array
-    drift: Array
+    sizes: Doubles
+    lengths: Doubles
+    median: Doubles
+    low: Doubles
+    high: Doubles
+    drift: Doubles
 
     @property
-    def noise(self) -> Array:
+    def noise(self) -> Doubles:
         """float64 (S, T): the distance of the quartiles relative to the median; 0 where that is 0."""
         spread = self.high - self.low
         return np.divide(spread, self.median, out=np.zeros_like(spread), where=self.median > 0)
@@ -91,7 +92,7 @@ class Measurements:
         return cls(**arrays)
 
 
-def _read_array(values: dict[str, Any], name: str) -> Array:
+def _read_array(values: dict[str, Any], name: str) -> Doubles:
     """A table of finite numbers from JSON."""
     if name not in values:
         raise ValueError(f"it lacks {name}")
@@ -127,35 +128,35 @@ class LatencyModel:
 
     # --- asking ---
 
-    def begin(self, gain: ArrayLike, length: ArrayLike) -> Array:
+    def begin(self, gain: ArrayLike, length: ArrayLike) -> Doubles:
         """The draft reads the last cycle's `gain` tokens, and its forward at the root grows the first level."""
         return self.parts["begin"].fitted(gain, length)
 
-    def expand(self, level: ArrayLike, length: ArrayLike) -> Array:
+    def expand(self, level: ArrayLike, length: ArrayLike) -> Doubles:
         """One expansion: the `level`-th after the root's own, from 1."""
         return self.parts["expand"].fitted(level, length)
 
-    def draft(self, depth: ArrayLike, length: ArrayLike, gain: ArrayLike = 1) -> Array:
+    def draft(self, depth: ArrayLike, length: ArrayLike, gain: ArrayLike = 1) -> Doubles:
         """All drafting of a cycle that expands `depth` times, 0 … 12, after a gain of so many tokens."""
         return self.begin(gain, length) + self._expansions(depth, length)
 
-    def verify(self, size: ArrayLike, length: ArrayLike) -> Array:
+    def verify(self, size: ArrayLike, length: ArrayLike) -> Doubles:
         """The target's forward over `size` candidates and the root."""
         return self.parts["verify"].fitted(size, length)
 
-    def other(self, size: ArrayLike, length: ArrayLike) -> Array:
+    def other(self, size: ArrayLike, length: ArrayLike) -> Doubles:
         """Selection, acceptance, commit and bookkeeping of such a cycle; a policy that thinks is not in it."""
         return self.parts["other"].fitted(size, length)
 
-    def cycle(self, depth: ArrayLike, size: ArrayLike, length: ArrayLike, gain: ArrayLike = 1) -> Array:
+    def cycle(self, depth: ArrayLike, size: ArrayLike, length: ArrayLike, gain: ArrayLike = 1) -> Doubles:
         """A whole cycle of draft trees, after a gain of so many tokens."""
         return self.draft(depth, length, gain) + self.verify(size, length) + self.other(size, length)
 
-    def plain(self, length: ArrayLike) -> Array:
+    def plain(self, length: ArrayLike) -> Doubles:
         """A whole cycle of plain decoding: one token."""
         return self.parts["plain"].fitted(0, length)
 
-    def prefill(self, length: ArrayLike) -> Array:
+    def prefill(self, length: ArrayLike) -> Doubles:
         """Reading a prompt of `length` tokens, the draft's part included, up to the first new token."""
         return self.parts["prefill"].fitted(0, length)
 

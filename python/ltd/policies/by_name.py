@@ -8,7 +8,7 @@ from ltd.common.named_options import describe, make_named
 from ltd.policies.base import Policy
 from ltd.policies.baselines.c2t import c2t
 from ltd.policies.baselines.disco import disco
-from ltd.policies.baselines.specdecpp import specdecpp
+from ltd.policies.baselines.specdecpp import tree_specdecpp
 from ltd.policies.ddd import DDD
 from ltd.policies.gammatune import GammaTune
 from ltd.policies.static import Static
@@ -20,7 +20,7 @@ NAMED: dict[str, Callable[..., Policy]] = {
     "svip": SVIP,
     "gammatune": GammaTune,
     "disco": disco,
-    "specdecpp": specdecpp,
+    "specdecpp": tree_specdecpp,
     "c2t": c2t,
 }
 

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.common.files import write_text
 from ltd.errors import InputError
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
@@ -35,8 +36,6 @@ from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
 FORMAT, SCHEMA = "ltd-controller", 1
 BINS, BINS_PER_NAT = 512, 32
 FEATURES = 6
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +62,14 @@ class ExpectedGain:
 
     width: int
     sizes: tuple[int, ...]
-    chances: Array
-    trust: Array
-    lengths: Array
-    costs: Array
-    ahead: Array
+    chances: Doubles
+    trust: Doubles
+    lengths: Doubles
+    costs: Doubles
+    ahead: Doubles
     rate: float | None
     drafts: bool = True
-    looked: list[tuple[tuple[int, bytes, bytes], tuple[Array, Array]]] = field(
+    looked: list[tuple[tuple[int, bytes, bytes], tuple[Doubles, Doubles]]] = field(
         default_factory=list, init=False, repr=False
     )
 
@@ -127,7 +126,7 @@ class ExpectedGain:
         worth, _ = self._look(tree, depth)
         return self.sizes[int(worth.mean(axis=0).argmax())]
 
-    def _look(self, tree: DraftTree, depth: int) -> tuple[Array, Array]:
+    def _look(self, tree: DraftTree, depth: int) -> tuple[Doubles, Doubles]:
         """`judge` of what a tree holds."""
         if tree.width != self.width:
             raise InputError(
@@ -145,7 +144,7 @@ class ExpectedGain:
 
     # --- the same for any number of cycles at once, n, of the same depth ---
 
-    def judge(self, best: Array, newest: Array, lengths: NDArray[Any], depth: int) -> tuple[Array, Array]:
+    def judge(self, best: Doubles, newest: Doubles, lengths: NDArray[Any], depth: int) -> tuple[Doubles, Doubles]:
         """What every size is worth, and what predicts the worth of going on.
 
         Args:
@@ -159,14 +158,14 @@ class ExpectedGain:
         worth = self.worth(self.expected(best, depth), self.cost(lengths, depth))
         return worth, features(worth.max(axis=1), newest.sum(axis=1), newest.max(axis=1))
 
-    def expected(self, best: Array, depth: int) -> Array:
+    def expected(self, best: Doubles, depth: int) -> Doubles:
         """float64 (n, S): the expected gain of every size, from the chances (n, m) of the best candidates."""
         places = np.minimum(self.sizes, best.shape[1]) - 1
         add, times = self.trust[:, depth]
-        gains: Array = np.minimum(np.maximum(add + times * best.cumsum(axis=1)[:, places], 1.0), depth + 2.0)
+        gains: Doubles = np.minimum(np.maximum(add + times * best.cumsum(axis=1)[:, places], 1.0), depth + 2.0)
         return gains
 
-    def cost(self, lengths: NDArray[Any], depth: int) -> Array:
+    def cost(self, lengths: NDArray[Any], depth: int) -> Doubles:
         """float64 (n, S): seconds of cycles of every size at context lengths (n,)."""
         knots, costs = self.lengths, self.costs[depth].T
         if len(knots) == 1:
@@ -174,17 +173,17 @@ class ExpectedGain:
         inside = np.minimum(np.maximum(lengths, knots[0]), knots[-1])  # np.clip takes longer for so few
         before = np.minimum(np.searchsorted(knots, inside, side="right") - 1, len(knots) - 2)
         part = ((inside - knots[before]) / (knots[before + 1] - knots[before]))[:, None]
-        seconds: Array = costs[before] * (1 - part) + costs[before + 1] * part
+        seconds: Doubles = costs[before] * (1 - part) + costs[before + 1] * part
         return seconds
 
-    def worth(self, gain: NDArray[Any], seconds: NDArray[Any]) -> Array:
+    def worth(self, gain: NDArray[Any], seconds: NDArray[Any]) -> Doubles:
         """What cycles are worth: see this file's head."""
-        found: Array = gain / seconds if self.rate is None else gain - self.rate * seconds
+        found: Doubles = gain / seconds if self.rate is None else gain - self.rate * seconds
         return found
 
-    def going_on(self, features: Array, depth: int) -> Array:
+    def going_on(self, features: Doubles, depth: int) -> Doubles:
         """float64 (n,): the predicted worth of expanding once more, after `depth` expansions, and then the best."""
-        predicted: Array = (features * self.ahead[depth]).sum(axis=1)
+        predicted: Doubles = (features * self.ahead[depth]).sum(axis=1)
         return predicted
 
     def __str__(self) -> str:
@@ -192,24 +191,24 @@ class ExpectedGain:
         return f"controller, depth up to {self.max_depth}, size up to {self.max_size}, maximising {how}"
 
 
-def features(worth: Array, mass: Array, top: Array) -> Array:
+def features(worth: Doubles, mass: Doubles, top: Doubles) -> Doubles:
     """float64 (n, FEATURES) of (n,) each: the present worth, and the sum and best of the newest level's chances."""
     return np.stack([np.ones_like(worth), worth, mass, mass * mass, top, top * top], axis=1)
 
 
-def bins_of(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+def bins_of(scores: Floats) -> Integers:
     """The bin of every score: 0 holds the best, down to BINS - 1 for all below -BINS / BINS_PER_NAT, and NaN."""
     known = np.fmax(np.fmin(-scores * np.float32(BINS_PER_NAT), np.float32(BINS - 1)), np.float32(0))
-    bins: NDArray[np.int64] = known.astype(np.int64)
+    bins: Integers = known.astype(np.int64)
     return bins
 
 
-def level_of_candidates(width: int, depth: int) -> NDArray[np.int64]:
+def level_of_candidates(width: int, depth: int) -> Integers:
     """int64 (C,): the levels of the candidates of a tree of that depth."""
     return np.repeat(np.arange(depth + 1), [width, *[width * width] * depth])
 
 
-def ranked(scores: NDArray[np.float32], chances: Array, most: int) -> tuple[NDArray[np.float32], Array]:
+def ranked(scores: Floats, chances: Doubles, most: int) -> tuple[Floats, Doubles]:
     """Scores (n, c) and chances (n, c) of the `most` best, by (score descending, index ascending) as the tree selects.
 
     It is enough to give the best of the levels before, in their order, and then the newest level.

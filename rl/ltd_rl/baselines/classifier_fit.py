@@ -66,7 +66,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class ClassifierScore:
     """How well a network does on held-out samples after an epoch.
 
     Attributes:
@@ -86,8 +86,8 @@ def fit(
     held_out: Labelled,
     config: FitConfig,
     checkpoint: Path,
-    told: Callable[[Score], None] = lambda score: None,
-) -> list[Score]:
+    told: Callable[[ClassifierScore], None] = lambda score: None,
+) -> list[ClassifierScore]:
     """Trains a network, which ends with the weights of the epoch with the least held-out loss.
 
     Args:
@@ -102,7 +102,7 @@ def fit(
         InputError: the checkpoint is damaged or another network's.
     """
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
-    scores: list[Score] = []
+    scores: list[ClassifierScore] = []
     best = copy.deepcopy(network.state_dict())
     if checkpoint.exists():
         scores, best = resume(checkpoint, network, optimiser, config)
@@ -127,13 +127,17 @@ def fit(
 
 def resume(
     checkpoint: Path, network: nn.Module, optimiser: torch.optim.Optimizer, config: FitConfig
-) -> tuple[list[Score], dict[str, Any]]:
+) -> tuple[list[ClassifierScore], dict[str, Any]]:
     """Puts network and optimiser into a saved state: the scores so far, and the best weights."""
     try:
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        settings, scores, best = state["settings"], [Score(**score) for score in state["scores"]], state["best"]
+        settings, scores, best = (
+            state["settings"],
+            [ClassifierScore(**score) for score in state["scores"]],
+            state["best"],
+        )
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{checkpoint} is damaged or of another network; delete it and train again") from error
     if settings != asdict(config):
@@ -157,13 +161,13 @@ def loss_of(network: nn.Module, features: Tensor, accepted: Tensor, weight: Tens
 
 
 @torch.no_grad()
-def measure(network: nn.Module, samples: Labelled) -> Score:
+def measure(network: nn.Module, samples: Labelled) -> ClassifierScore:
     """How well a network does."""
     logits, accepted = logits_of(network, samples.features), samples.accepted
     right = (logits > 0) == accepted
     accuracy = (right[accepted].float().mean() + right[~accepted].float().mean()) / 2
     loss = loss_of(network, samples.features, accepted, samples.weight)
-    return Score(float(loss), float(accuracy), area_under_curve(logits, accepted))
+    return ClassifierScore(float(loss), float(accuracy), area_under_curve(logits, accepted))
 
 
 def area_under_curve(logits: Tensor, accepted: Tensor) -> float:

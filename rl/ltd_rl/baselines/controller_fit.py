@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
 from ltd.latency.interpolation import pool
 from ltd.latency.model import LatencyModel
 from ltd.policies.controller import BINS, BINS_PER_NAT, FEATURES, ExpectedGain, bins_of, features, ranked
 from ltd.tree import candidate_count
-from ltd_rl.traces.format import Generation, level_starts
+from ltd_rl.traces.format import RecordedGeneration, level_starts
 from ltd_rl.traces.optimum import best_static
-from ltd_rl.traces.outcomes import Integers, Outcomes, Total, plain_total, total, verified_sizes
+from ltd_rl.traces.outcomes import Outcomes, Total, plain_total, total, verified_sizes
 
-Array = NDArray[np.float64]
 PRIOR = 10.0  # so many candidates of every bin are as likely as the draft says, besides those that are seen
 ROUNDS = 4  # of Dinkelbach's method; the rate settles in two or three
 RIDGE = 1e-3  # relative to the number of positions: keeps the prediction tame where features hardly differ
@@ -34,13 +34,15 @@ class Beliefs:
         masses, tops: float64 (P, D + 1), sum and best of the newest level's chances.
     """
 
-    expected: Array
-    costs: Array
-    masses: Array
-    tops: Array
+    expected: Doubles
+    costs: Doubles
+    masses: Doubles
+    tops: Doubles
 
 
-def fit(generations: Sequence[Generation], outcomes: Outcomes, latency: LatencyModel) -> tuple[ExpectedGain, Total]:
+def fit(
+    generations: Sequence[RecordedGeneration], outcomes: Outcomes, latency: LatencyModel
+) -> tuple[ExpectedGain, Total]:
     """The controller for traces and a machine, and what it comes to on them.
 
     Of the two ways to weigh gain and cost, the one with the higher throughput on these traces.
@@ -61,7 +63,7 @@ def fit(generations: Sequence[Generation], outcomes: Outcomes, latency: LatencyM
     return best, found
 
 
-def calibrate(scores: NDArray[np.float32], path: NDArray[np.int16], width: int) -> Array:
+def calibrate(scores: Floats, path: NDArray[np.int16], width: int) -> Doubles:
     """float64 (D + 1, BINS): how often candidates of a level and a bin were on the path, never less for a better score.
 
     Args:
@@ -79,7 +81,7 @@ def calibrate(scores: NDArray[np.float32], path: NDArray[np.int16], width: int) 
     return np.stack(tables)
 
 
-def untrained(outcomes: Outcomes, chances: Array, latency: LatencyModel) -> ExpectedGain:
+def untrained(outcomes: Outcomes, chances: Doubles, latency: LatencyModel) -> ExpectedGain:
     """A controller with its costs, for the rate of the best fixed decision; it never goes on."""
     parts = ("begin", "expand", "verify", "other")
     knots = np.unique(np.concatenate([latency.parts[name].lengths for name in parts]))
@@ -111,7 +113,7 @@ def believe(controller: ExpectedGain, outcomes: Outcomes) -> Beliefs:
     return Beliefs(*(np.stack(parts, axis=1) for parts in (expected, costs, masses, tops)))
 
 
-def fit_trust(beliefs: Beliefs, outcomes: Outcomes) -> Array:
+def fit_trust(beliefs: Beliefs, outcomes: Outcomes) -> Doubles:
     """float64 (2, D + 1, S): the line from the sums of the chances, which are expected - 1, to the gains."""
     sums, gains = beliefs.expected - 1.0, outcomes.gains
     centred = sums - sums.mean(axis=0)
@@ -150,7 +152,7 @@ def fit_ahead(controller: ExpectedGain, beliefs: Beliefs, outcomes: Outcomes) ->
     return replace(controller, ahead=ahead)
 
 
-def ridge(inputs: Array, wanted: Array) -> Array:
+def ridge(inputs: Doubles, wanted: Doubles) -> Doubles:
     """(n, f), (n,) → (f,): least squares, with a small weight on small coefficients of the standardised inputs.
 
     The first input is constant and carries none.
@@ -162,7 +164,7 @@ def ridge(inputs: Array, wanted: Array) -> Array:
     return np.concatenate([[wanted.mean() - mean @ slopes], slopes])
 
 
-def judge(controller: ExpectedGain, beliefs: Beliefs, depth: int) -> tuple[Array, Array]:
+def judge(controller: ExpectedGain, beliefs: Beliefs, depth: int) -> tuple[Doubles, Doubles]:
     """`ExpectedGain.judge` at all positions, from the beliefs."""
     worth = controller.worth(beliefs.expected[:, depth], beliefs.costs[:, depth])
     return worth, features(worth.max(axis=1), beliefs.masses[:, depth], beliefs.tops[:, depth])

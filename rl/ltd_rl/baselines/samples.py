@@ -41,7 +41,7 @@ from ltd_rl.traces.record import LARGEST_STATE
 TREE = Static(depth=8, size=60)  # EAGLE-3's default
 NOT_IN_SETTINGS = ("threads", "cores")
 FORMAT = 1
-Samples = dict[str, Tensor]
+CycleSamples = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class SampleConfig(RunConfig):
 
 
 def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_decoder) -> None:
-    """Records what is missing in the folder: shards of `Samples`, see `cycle_samples`, with the questions' numbers.
+    """Records what is missing in the folder: shards of `CycleSamples`, see `cycle_samples`, and the questions' numbers.
 
     Args:
         config: what to record.
@@ -88,14 +88,14 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
         with tqdm(total=len(questions), initial=done * config.shard_questions, unit="question", desc="sampling") as bar:
             for number in missing:
                 first = starts[number]
-                parts: list[Samples] = []
+                parts: list[CycleSamples] = []
                 for place, question in enumerate(questions[first : first + config.shard_questions], first):
                     parts += question_samples(decoder, question, place, config)
                     bar.update()
                 write_shard(joined_samples(parts), shard_file(config.out, number))
 
 
-def question_samples(decoder: Decoder, question: Question, place: int, config: SampleConfig) -> Iterator[Samples]:
+def question_samples(decoder: Decoder, question: Question, place: int, config: SampleConfig) -> Iterator[CycleSamples]:
     """The samples of a question, cycle by cycle; the draw depends on the seed and the question's place alone."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + place)
     answers: list[list[int]] = []
@@ -113,7 +113,7 @@ def question_samples(decoder: Decoder, question: Question, place: int, config: S
 @torch.inference_mode()
 def answer_samples(
     decoder: Decoder, prompt: list[int], max_new_tokens: int, generator: torch.Generator, answer: list[int]
-) -> Iterator[Samples]:
+) -> Iterator[CycleSamples]:
     """Answers a prompt greedily, and labels the candidates of every cycle.
 
     Args:
@@ -179,7 +179,7 @@ def labelled(tree: DraftTree, gain: Gain) -> tuple[Tensor, Tensor]:
 
 def cycle_samples(
     tree: DraftTree, seen: Seen, verified: Tensor, accepted: Tensor, generator: torch.Generator
-) -> Samples:
+) -> CycleSamples:
     """The samples of one cycle.
 
     Args:
@@ -222,7 +222,7 @@ def balanced(accepted: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([true, drawn]).sort().values
 
 
-def joined_samples(parts: Sequence[Samples]) -> Samples:
+def joined_samples(parts: Sequence[CycleSamples]) -> CycleSamples:
     """The samples of some cycles as one; of none, none.
 
     Raises:
@@ -233,7 +233,7 @@ def joined_samples(parts: Sequence[Samples]) -> Samples:
     return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
 
 
-def load_samples(files: Sequence[Path]) -> Samples:
+def load_samples(files: Sequence[Path]) -> CycleSamples:
     """What shards hold together.
 
     Raises:

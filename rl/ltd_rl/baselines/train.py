@@ -33,8 +33,8 @@ from ltd.policies.baselines.files import (
 )
 from ltd.policies.learned.observation import normalised
 from ltd.target.locate import DEFAULT_TARGET
-from ltd_rl.baselines.classifier_fit import FitConfig, Labelled, Score, fit
-from ltd_rl.baselines.samples import SampleConfig, Samples, load_samples, record_samples
+from ltd_rl.baselines.classifier_fit import ClassifierScore, FitConfig, Labelled, fit
+from ltd_rl.baselines.samples import CycleSamples, SampleConfig, load_samples, record_samples
 from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
 from ltd_rl.traces.splits import held_out
 
@@ -92,7 +92,7 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedBaseline:
     """What came out.
 
     Attributes:
@@ -103,13 +103,13 @@ class Trained:
     """
 
     folder: Path
-    scores: list[Score]
+    scores: list[ClassifierScore]
     best: int
     training: int
     held_out: int
 
 
-def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_decoder) -> Trained:
+def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_decoder) -> TrainedBaseline:
     """Records what is missing, trains, and writes the folder.
 
     Args:
@@ -134,7 +134,7 @@ def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_d
         network = network_of(config.kind, sizes_of(config, training.features.shape[1]))
         with tqdm(total=config.fit_config().epochs, unit="epoch", desc=f"training {config.kind}") as progress:
 
-            def told(score: Score) -> None:
+            def told(score: ClassifierScore) -> None:
                 progress.set_postfix_str(f"held-out loss {score.loss:.4f}, AUC {score.auc:.3f}", refresh=False)
                 progress.update()
 
@@ -148,7 +148,7 @@ def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_d
     course |= {"tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens}
     validated = {**asdict(scores[best]), "losses": [score.loss for score in scores]}
     save_baseline(Baseline(config.kind, network, made_for, course, validated), config.out)
-    return Trained(config.out, scores, best, len(training.accepted), len(validation.accepted))
+    return TrainedBaseline(config.out, scores, best, len(training.accepted), len(validation.accepted))
 
 
 def sizes_of(config: BaselineConfig, inputs: int) -> dict[str, int]:
@@ -194,7 +194,7 @@ def questions_folder(data_dir: Path | None, tasks: tuple[str, ...], limit: int |
     return data_dir
 
 
-def split_samples(kind: str, samples: Samples) -> tuple[Labelled, Labelled]:
+def split_samples(kind: str, samples: CycleSamples) -> tuple[Labelled, Labelled]:
     """What a kind of baseline reads, and the labels: of the training questions, and of a held-out fifth of them."""
     prefix = "state_" if kind == "specdecpp" else ""
     features: dict[str, Callable[[], torch.Tensor]] = {

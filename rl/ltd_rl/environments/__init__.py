@@ -4,6 +4,10 @@ import ltd_rl.environments
 gymnasium.make("ltd/DepthReplay-v0", outcomes=…, layout=…, reward=…, partner=…)
 """
 
-from ltd_rl.environments.registration import register
+from importlib.util import find_spec
 
-register()
+# The exact trainer reads its rewards here, and needs no environments.
+if find_spec("gymnasium") is not None:
+    from ltd_rl.environments.registration import register
+
+    register()

@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from ltd.common.arrays import Floats
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
@@ -35,7 +36,7 @@ from ltd_rl.environments.registration import action_space, observation_space
 from ltd_rl.environments.rewards import Reward
 from ltd_rl.environments.walk import EPISODE
 from ltd_rl.traces.observations import Role, check_layout
-from ltd_rl.traces.outcomes import Floats, checked_ladder
+from ltd_rl.traces.outcomes import checked_ladder
 
 PAPER_SIZES = tuple(range(20, 241, 20))
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from ltd.common.arrays import Floats
 from ltd.policies.learned.observation import Layout, Summary
 from ltd_rl.environments.registration import action_space, observation_space
 from ltd_rl.environments.rewards import Reward
-from ltd_rl.environments.walk import Partner, Walk
+from ltd_rl.environments.walk import PartnerDecisions, Walk
 from ltd_rl.traces.observations import Role
-from ltd_rl.traces.outcomes import Floats, Outcomes
+from ltd_rl.traces.outcomes import Outcomes
 
 
 class ReplayEnv(gymnasium.Env[Floats, np.int64]):
@@ -41,7 +42,7 @@ class ReplayEnv(gymnasium.Env[Floats, np.int64]):
         role: Role,
         layout: Layout | Summary,
         reward: Reward,
-        partner: Partner,
+        partner: PartnerDecisions,
     ) -> None:
         self.walk = Walk(outcomes, role, layout, reward, partner, 1, self.np_random)
         self.observation_space = observation_space(layout)
@@ -86,7 +87,7 @@ class ReplayVecEnv(VecEnv):
         role: Role,
         layout: Layout | Summary,
         reward: Reward,
-        partner: Partner,
+        partner: PartnerDecisions,
         count: int,
         seed: int,
     ) -> None:

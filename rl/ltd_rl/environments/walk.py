@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
 from ltd.policies.learned.recency import RATES, START, update
 from ltd_rl.environments.rewards import Reward
 from ltd_rl.traces.observations import Observer, Role, check_layout
-from ltd_rl.traces.outcomes import Floats, Integers, Outcomes
+from ltd_rl.traces.outcomes import Outcomes
 
-Partner = Integers | Literal["random"]
+PartnerDecisions = Integers | Literal["random"]
 # What is known of an episode: SB3's names for its reward and its steps, then what its throughput needs.
 EPISODE = ("r", "l", "tokens", "seconds", "cycles")
 
@@ -67,7 +68,7 @@ class Walk:
         role: Role,
         layout: Layout | Summary,
         reward: Reward,
-        partner: Partner,
+        partner: PartnerDecisions,
         count: int,
         generator: np.random.Generator,
     ) -> None:
@@ -170,7 +171,7 @@ class Walk:
 ARRAYS = ("queue", "at", "limits", "depths", "recents", "episodes")
 
 
-def check_walk(outcomes: Outcomes, role: Role, partner: Partner, count: int) -> None:
+def check_walk(outcomes: Outcomes, role: Role, partner: PartnerDecisions, count: int) -> None:
     """Raises InputError if there is nothing to walk or to decide, or the partner does not fit."""
     if outcomes.positions == 0:
         raise InputError("there is no cycle in these outcomes; record longer answers")

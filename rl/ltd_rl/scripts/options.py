@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ltd.errors import InputError
+from ltd_rl.environments.rewards import describe_rewards
 from ltd_rl.traces.observations import Role
 from ltd_rl.trainers.ppo_config import PAPER, PPOConfig
 
@@ -34,7 +35,7 @@ class Options:
     traces: str = option("", "Folder of ltd record; empty records into the run's folder first.")
     latency: str = option("", "JSON file of ltd calibrate; empty calibrates into the run's folder first.")
     live: bool = option(False, "Train on live cycles, timed one by one; traces then only validate.")
-    reward: str = option("ratio", "ratio (the paper's), renewal, length or time.")
+    reward: str = option("ratio", f"What a cycle is worth: {describe_rewards('ppo')}.")
     observation: str = option("paper", "What the policy sees: paper, summary or summary+state.")
     sizes: str = option(PAPER_SIZES, "Ladder of sizes, ascending; a partner's bundle brings its own.")
     depth_limit: int = option(12, "Deepest tree, 1 to 12.")

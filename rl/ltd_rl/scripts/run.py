@@ -16,7 +16,7 @@ from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.sb3_import import read_network
 from ltd.policies.learned.setting import Setting
 from ltd_rl.environments.live_env import LiveEnv
-from ltd_rl.environments.rewards import Reward
+from ltd_rl.environments.rewards import check_reward
 from ltd_rl.scripts.options import Options, whole_numbers
 from ltd_rl.traces.observations import Role
 from ltd_rl.traces.outcomes import Outcomes
@@ -36,7 +36,7 @@ def run_script(role: Role, options: Options) -> None:
         InputError: an option that cannot work.
     """
     config = options.config(role)
-    Reward.named(options.reward, 1.0)  # raises, like the next, before anything takes long
+    check_reward(options.reward)  # raises, like the next, before anything takes long
     check_observation(options.observation)
     if options.rl_checkpoint_path and not Path(options.rl_checkpoint_path).is_file():
         raise InputError(f"there is no {options.rl_checkpoint_path} to begin with; name a zip of PPO.save")

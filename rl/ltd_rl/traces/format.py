@@ -53,7 +53,7 @@ TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Generation:
+class RecordedGeneration:
     """One answer and all cycles it could have had; P positions, W and D of the recording.
 
     Attributes:
@@ -98,7 +98,7 @@ class Traces:
 
     width: int
     depth: int
-    generations: list[Generation]
+    generations: list[RecordedGeneration]
 
     @property
     def positions(self) -> int:
@@ -142,7 +142,7 @@ def path_ranks(scores: NDArray[np.float32], path: NDArray[np.int16], width: int)
     return ranks
 
 
-def save_shard(file: Path, generations: Sequence[Generation], width: int, depth: int) -> None:
+def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int, depth: int) -> None:
     """Writes the generations, at least one, under a temporary name, then renames."""
     entries = [
         {
@@ -215,7 +215,7 @@ def _split(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Traces:
         after = token + entry.pop("length")
         until = position + after - token - entry["prompt_length"] - 1
         rows: dict[str, Any] = {name: arrays[name][position:until] for name in ("scores", "path", "ranks", "states")}
-        generations.append(Generation(**entry, width=width, tokens=arrays["tokens"][token:after], **rows))
+        generations.append(RecordedGeneration(**entry, width=width, tokens=arrays["tokens"][token:after], **rows))
         token, position = after, until
     levels = depth + 1
     shapes = {"scores": (candidate_count(width, depth),), "path": (levels,), "ranks": (levels, levels)}

@@ -9,7 +9,7 @@ import numpy as np
 from ltd.latency.model import LatencyModel
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.observation import Summary
-from ltd_rl.traces.format import Generation
+from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.optimum import PLAIN, optimum
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 
@@ -21,7 +21,7 @@ LARGE_TREE = 32  # from here on more scores are shown
 SMALL_SUMMARY, LARGE_SUMMARY = Summary(12, 6), Summary(64, 32)
 
 
-def worthwhile(generations: Sequence[Generation], latency: LatencyModel) -> tuple[tuple[int, ...], int]:
+def worthwhile(generations: Sequence[RecordedGeneration], latency: LatencyModel) -> tuple[tuple[int, ...], int]:
     """The ladder of sizes and the depth limit that leave the optimum at least 99 % of its cycles as they are.
 
     A policy that cannot see the future needs no larger trees than the optimum, which can. A smaller choice is learned

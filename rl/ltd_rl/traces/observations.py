@@ -12,13 +12,14 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary, normalised
 from ltd.policies.learned.policy import CONTINUE, Learned
 from ltd.policies.learned.recency import RATES
 from ltd.tree import candidate_count
-from ltd_rl.traces.outcomes import Floats, Integers, Outcomes, Total, total
+from ltd_rl.traces.outcomes import Outcomes, Total, total
 
 Role = Literal["depth", "size"]
 BLOCK = 4096  # positions at once

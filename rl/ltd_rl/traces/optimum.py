@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltd_rl.traces.outcomes import Integers, Outcomes, Total, total, visited
+from ltd.common.arrays import Integers
+from ltd_rl.traces.outcomes import Outcomes, Total, total, visited
 
 PLAIN = -1  # the depth of a plain cycle
 Seconds = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Schedule:
+class DraftSchedule:
     """A decision for every position, and what they come to.
 
     Attributes:
@@ -47,7 +48,7 @@ def best_static(outcomes: Outcomes) -> tuple[int, int, Total]:
     return max(grid, key=lambda entry: entry[2].throughput)
 
 
-def hindsight(outcomes: Outcomes, rate: float | None = None) -> Schedule:
+def hindsight(outcomes: Outcomes, rate: float | None = None) -> DraftSchedule:
     """Every cycle decides best for itself, knowing what it will gain; of equals, the smallest draft.
 
     Args:
@@ -64,7 +65,7 @@ def hindsight(outcomes: Outcomes, rate: float | None = None) -> Schedule:
     return schedule_of(outcomes, choices)
 
 
-def optimum(outcomes: Outcomes) -> Schedule:
+def optimum(outcomes: Outcomes) -> DraftSchedule:
     """The schedule of the highest throughput that there is; exact, see this file's head."""
     cheapest, choices = cheapest_by_gain(outcomes)
     gained = least_time(cheapest, outcomes.starts)
@@ -106,7 +107,7 @@ def least_time(cheapest: Seconds, starts: Integers) -> Integers:
     return wanted
 
 
-def schedule_of(outcomes: Outcomes, choices: Integers) -> Schedule:
+def schedule_of(outcomes: Outcomes, choices: Integers) -> DraftSchedule:
     """The schedule of choices (P,): 0 is plain, 1 + depth * S + step a draft."""
     rows, plain = np.arange(outcomes.positions), choices == 0
     depths, steps = np.divmod(np.maximum(choices - 1, 0), len(outcomes.sizes))
@@ -114,4 +115,4 @@ def schedule_of(outcomes: Outcomes, choices: Integers) -> Schedule:
     seconds = np.where(plain, outcomes.plain_seconds, outcomes.seconds[rows, depths, steps])
     seen = visited(gains, outcomes.starts)
     found = Total(outcomes.tokens, float(seconds[seen].sum(dtype=np.float64)), int(seen.sum()))
-    return Schedule(np.where(plain, PLAIN, depths), steps, found)
+    return DraftSchedule(np.where(plain, PLAIN, depths), steps, found)

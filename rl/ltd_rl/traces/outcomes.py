@@ -16,14 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.tree import MAX_SIZE, candidate_count
-from ltd_rl.traces.format import Generation
+from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.replay import gains
-
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +72,7 @@ class Outcomes:
 
 
 def outcomes_of(
-    generations: Sequence[Generation], latency: LatencyModel, sizes: Sequence[int], depth: int | None = None
+    generations: Sequence[RecordedGeneration], latency: LatencyModel, sizes: Sequence[int], depth: int | None = None
 ) -> Outcomes:
     """The tables of some generations on the machine of a latency model.
 
@@ -123,7 +121,7 @@ def checked_ladder(sizes: Sequence[int]) -> Integers:
     return ladder
 
 
-def every_gain(generations: Sequence[Generation], depth: int, sizes: Integers) -> Integers:
+def every_gain(generations: Sequence[RecordedGeneration], depth: int, sizes: Integers) -> Integers:
     """int64 (P, S): what cycles of one depth would gain."""
     rows = [np.stack([gains(generation, depth, int(size)) for size in sizes], axis=1) for generation in generations]
     return np.concatenate(rows)

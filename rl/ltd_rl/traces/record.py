@@ -28,7 +28,7 @@ from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, run_settings
 from ltd.loading import load as load_decoder
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
-from ltd_rl.traces.format import FORMAT, Generation, bytes_per_position, level_starts, path_ranks, save_shard
+from ltd_rl.traces.format import FORMAT, RecordedGeneration, bytes_per_position, level_starts, path_ranks, save_shard
 
 LARGEST_STATE = float(np.finfo(np.float16).max)
 NOT_IN_SETTINGS = ("threads", "cores", "rows", "gigabytes")  # nothing that is recorded depends on these
@@ -119,7 +119,7 @@ def record_missing(
 
 def record_question(
     decoder: Decoder, draft: Eagle3Draft, question: Question, config: RecordConfig, progress: tqdm[Any]
-) -> Iterator[Generation]:
+) -> Iterator[RecordedGeneration]:
     """The traces of every turn, each after the greedy answers to the turns before."""
     answers: list[list[int]] = []
     for turn in all_turns([question]):
@@ -135,7 +135,7 @@ def record_question(
 @torch.inference_mode()
 def record_answer(
     decoder: Decoder, draft: Eagle3Draft, turn: Turn, prompt: list[int], answer: list[int], config: RecordConfig
-) -> Generation:
+) -> RecordedGeneration:
     """Drafts at every position of one answer."""
     tokens, positions = np.array(prompt + answer), len(answer) - 1
     starts = level_starts(draft.width, config.depth + 1)
@@ -149,7 +149,7 @@ def record_answer(
         states[block] = draft.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
         following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
         path[block] = find_path(tree.tokens.cpu().numpy(), tree.parents.cpu().numpy(), following, starts)
-    return Generation(
+    return RecordedGeneration(
         *turn.key,
         width=draft.width,
         prompt_length=len(prompt),

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.policies import Policy, PolicyCall
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count
-from ltd_rl.traces.format import Generation
+from ltd_rl.traces.format import RecordedGeneration
 
-Integers = NDArray[np.int64]
 Decisions = tuple[int | Integers, int | Integers] | Policy
 """Depths and sizes, each one number or one for every position (int64 (P,)); or a policy."""
 
@@ -34,7 +33,7 @@ class Cycles:
     gains: Integers
 
 
-def replay(generation: Generation, decisions: Decisions, start: int = 0) -> Cycles:
+def replay(generation: RecordedGeneration, decisions: Decisions, start: int = 0) -> Cycles:
     """The cycles from a position to the end of the answer.
 
     Args:
@@ -56,7 +55,7 @@ def replay(generation: Generation, decisions: Decisions, start: int = 0) -> Cycl
     return Cycles(visited, depths[visited], _verified(generation, depths, sizes)[visited], every_gain[visited])
 
 
-def gains(generation: Generation, depths: int | Integers, sizes: int | Integers) -> Integers:
+def gains(generation: RecordedGeneration, depths: int | Integers, sizes: int | Integers) -> Integers:
     """What a cycle at every position would gain: int64 (P,).
 
     Args:
@@ -86,7 +85,7 @@ def follow(every_gain: Integers, start: int = 0) -> Integers:
 
 
 def _for_every_position(
-    generation: Generation, depths: int | Integers, sizes: int | Integers
+    generation: RecordedGeneration, depths: int | Integers, sizes: int | Integers
 ) -> tuple[Integers, Integers]:
     count = generation.positions
     for name, values, most in (("depth", depths, generation.depth), ("size", sizes, MAX_SIZE)):
@@ -99,14 +98,14 @@ def _for_every_position(
     return np.broadcast_to(depths, count), np.broadcast_to(sizes, count)
 
 
-def _verified(generation: Generation, depths: Integers, sizes: Integers) -> Integers:
+def _verified(generation: RecordedGeneration, depths: Integers, sizes: Integers) -> Integers:
     """Sizes, where they are not more than the candidates of the depth."""
     candidates = np.array([candidate_count(generation.width, depth) for depth in range(generation.depth + 1)])
     verified: Integers = np.minimum(sizes, candidates[depths])
     return verified
 
 
-def _ask(generation: Generation, policy: Policy, start: int) -> Cycles:
+def _ask(generation: RecordedGeneration, policy: Policy, start: int) -> Cycles:
     """`replay` with a policy."""
     if policy.max_depth > generation.depth:
         raise InputError(f"the policy drafts to depth {policy.max_depth}; these traces know 0 … {generation.depth}")
@@ -122,7 +121,9 @@ def _ask(generation: Generation, policy: Policy, start: int) -> Cycles:
     return Cycles(*columns)
 
 
-def decide(tree: DraftTree, generation: Generation, position: int, call: PolicyCall, gained: int) -> tuple[int, int]:
+def decide(
+    tree: DraftTree, generation: RecordedGeneration, position: int, call: PolicyCall, gained: int
+) -> tuple[int, int]:
     """Depth and size that a policy chooses at a position, asked as `Speculation.grow` asks it; 0 and 0 without a draft.
 
     Args:

@@ -14,7 +14,7 @@ from ltd.latency.cycle_bench import Plan
 from ltd.latency.model import LatencyModel, setup_of
 from ltd.loading import load as load_decoder
 from ltd.policies.learned.setting import Setting
-from ltd_rl.traces.format import Generation, load_traces
+from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.outcomes import Outcomes, checked_ladder, outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
 from ltd_rl.traces.splits import split_generations
@@ -123,7 +123,7 @@ def obtain(source: Source, sizes: Sequence[int]) -> Data:
     )
 
 
-def obtain_generations(source: Source, load: Callable[..., Decoder] = load_decoder) -> list[Generation]:
+def obtain_generations(source: Source, load: Callable[..., Decoder] = load_decoder) -> list[RecordedGeneration]:
     """The traces that are given, or those in the folder, after recording what is missing of them.
 
     Args:

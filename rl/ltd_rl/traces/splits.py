@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 from ltd.errors import InputError
-from ltd_rl.traces.format import Generation
+from ltd_rl.traces.format import RecordedGeneration
 
 
 def held_out(count: int, share: float = 0.2, seed: int = 0) -> tuple[list[int], list[int]]:
@@ -32,8 +32,8 @@ def held_out(count: int, share: float = 0.2, seed: int = 0) -> tuple[list[int], 
 
 
 def split_generations(
-    generations: Sequence[Generation], share: float = 0.2, seed: int = 0
-) -> tuple[list[Generation], list[Generation]]:
+    generations: Sequence[RecordedGeneration], share: float = 0.2, seed: int = 0
+) -> tuple[list[RecordedGeneration], list[RecordedGeneration]]:
     """Generations for training and for validation; all turns of a question go to the same side.
 
     Raises:
@@ -42,7 +42,7 @@ def split_generations(
     questions = list(dict.fromkeys((generation.task, generation.question_id) for generation in generations))
     _, validation = held_out(len(questions), share, seed)
     chosen = {questions[number] for number in validation}
-    sides: tuple[list[Generation], list[Generation]] = ([], [])
+    sides: tuple[list[RecordedGeneration], list[RecordedGeneration]] = ([], [])
     for generation in generations:
         sides[(generation.task, generation.question_id) in chosen].append(generation)
     return sides

@@ -6,10 +6,12 @@ at level l, and s_d(V) that of size V after d expansions, a cycle there stops at
     P(d, V) = c_0 · … · c_(d-1) · (1 - c_d) · s_d(V),          with c_D = 0 at the limit,
 
 so the expected reward Σ P(d, V) · r(d, V) and its gradient need no sampling: there is no noise from actions, and both
-policies learn at once instead of in turns. The rewards are those of the paper and of ours (design, section 7):
+policies learn at once instead of in turns. The rewards are those of `ltd_rl.environments.rewards`:
 
-    ratio    r = gain / seconds
-    renewal  r = gain - λ · seconds, λ = the throughput of the policies themselves, found anew after every epoch
+    ratio    r = gain / (λ · seconds)
+    renewal  r = gain - λ · seconds
+
+with λ the throughput of the policies themselves, found anew after every epoch.
 
 Positions count alike, whether the present policies would begin a cycle there or not. Weighting them by the exact
 probability of a visit, and crediting a cycle with the value of the position it leads to, was tried and won nothing.
@@ -20,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +34,11 @@ from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
+from ltd_rl.environments.rewards import REWARDS, check_reward
 from ltd_rl.traces.observations import Observer, decided, observers_of
 from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Outcomes
 
-OBJECTIVES = ("renewal", "ratio")
 WARM_UP_STEPS = 50
 SPREAD = 1e-3  # least standard deviation that an input is divided by: some never change
 
@@ -46,7 +48,7 @@ class ExactConfig:
     """How to train.
 
     Args:
-        objective: "renewal" or "ratio".
+        reward: by name, one that the exact trainer knows, see `ltd_rl.environments.rewards`.
         hidden: widths of the hidden layers of both networks.
         epochs: times that every position is seen.
         batch: positions per update.
@@ -57,10 +59,10 @@ class ExactConfig:
         seed: of weights and order.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or another reward.
     """
 
-    objective: Literal["renewal", "ratio"] = "renewal"
+    reward: str = "renewal"
     hidden: tuple[int, ...] = (48,)
     epochs: int = 12
     batch: int = 256
@@ -70,8 +72,7 @@ class ExactConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"the exact trainer knows the objectives {' and '.join(OBJECTIVES)}, not {self.objective}")
+        check_reward(self.reward, "exact")
         if min((*self.hidden, self.epochs, self.batch)) < 1:
             raise InputError("hidden widths, epochs and batch must be at least 1")
         if self.learning_rate <= 0 or self.weight_decay < 0 or self.entropy < 0:
@@ -205,8 +206,8 @@ class ExactTrainer:
         """float32 (n, D + 1, S), in tokens: of every decision at positions (n,)."""
         gains = torch.from_numpy(self.outcomes.gains[rows]).float()
         seconds = torch.from_numpy(self.outcomes.seconds[rows])
-        # Both are in tokens, so that the weight of the entropy means the same; dividing by λ turns no decision.
-        return gains - self.rate * seconds if self.config.objective == "renewal" else gains / (self.rate * seconds)
+        # Times in tokens, so that the weight of the entropy means the same; in a ratio, λ turns no decision.
+        return REWARDS[self.config.reward].kind.formula(gains, self.rate * seconds)
 
     def policy(self, made_for: Setting) -> Learned:
         """The present networks as they run at inference."""

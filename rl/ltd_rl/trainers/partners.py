@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.policies.learned.policy import Learned
 from ltd_rl.traces.observations import Observer, chosen_steps, stops
 from ltd_rl.traces.optimum import best_static
-from ltd_rl.traces.outcomes import Integers, Outcomes
+from ltd_rl.traces.outcomes import Outcomes
 
 CONSTANT_DEPTH, CONSTANT_SIZE = 8, 60  # EAGLE-3's default
 RANDOM: Literal["random"] = "random"

@@ -33,7 +33,7 @@ RUN, CHECKPOINT, BEST, LOGS = "run.jsonl", "checkpoint.pt", "best.zip", "tensorb
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trained:
+class PPOResult:
     """What a run found.
 
     Attributes:
@@ -52,7 +52,7 @@ class Trained:
 
 def train(
     config: PPOConfig, env: VecEnv, judge: Judge, folder: Path, settings: Record, start: Path | None = None
-) -> Trained:
+) -> PPOResult:
     """Trains in a folder, or goes on there, or only reads what is finished.
 
     Args:
@@ -78,7 +78,7 @@ def train(
         left = config.total_timesteps - model.num_timesteps
         if left > 0:
             run(model, left, Watch(config, judge, folder, evaluations))
-        return Trained(read_network(folder / BEST, judge.layout), evaluations)
+        return PPOResult(read_network(folder / BEST, judge.layout), evaluations)
 
 
 def make_model(config: PPOConfig, env: VecEnv) -> PPO:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from ltd.common.arrays import Integers
 from ltd.common.journal import Record
 from ltd.errors import InputError
 from ltd.policies.learned.network import Network
@@ -21,9 +22,9 @@ from ltd_rl.environments.rewards import Reward
 from ltd_rl.traces.limits import summary_for
 from ltd_rl.traces.observations import Role
 from ltd_rl.traces.optimum import best_static
-from ltd_rl.traces.outcomes import Integers, Outcomes, plain_total
+from ltd_rl.traces.outcomes import Outcomes, plain_total
 from ltd_rl.trainers.partners import RANDOM, constants, depth_table, random_depths, size_table
-from ltd_rl.trainers.ppo import Trained, train
+from ltd_rl.trainers.ppo import PPOResult, train
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.trainers.validation import Judge, fingerprint
 
@@ -58,7 +59,7 @@ class Stage:
         if self.role == "depth" and isinstance(self.partner, str):
             raise InputError("a depth policy needs a constant size or a size policy beside it, not a random one")
 
-    def train(self, config: PPOConfig, folder: Path, start: Path | None = None, env: VecEnv | None = None) -> Trained:
+    def train(self, config: PPOConfig, folder: Path, start: Path | None = None, env: VecEnv | None = None) -> PPOResult:
         """Trains in a folder, see `ltd_rl.trainers.ppo.train`.
 
         Args:

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltd.common.arrays import Integers
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.sb3_import import action_tensors
 from ltd.policies.learned.setting import Setting
 from ltd_rl.traces.observations import Observer, Role, chosen_steps, stops
-from ltd_rl.traces.outcomes import Integers, Outcomes, Total, plain_total, total
+from ltd_rl.traces.outcomes import Outcomes, Total, plain_total, total
 
 Figures = dict[str, float]
 

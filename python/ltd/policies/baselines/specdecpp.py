@@ -27,7 +27,7 @@ from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SpecDecPP(MadeForHead):
+class TreeSpecDecPP(MadeForHead):
     """The policy. A batch goes by the mean of its sequences' chances of a rejection.
 
     Args:
@@ -56,16 +56,16 @@ class SpecDecPP(MadeForHead):
         """The size."""
         return self.size
 
-    def start(self, batch: int) -> SpecDecPPCall:
+    def start(self, batch: int) -> TreeSpecDecPPCall:
         """Begins a call."""
-        return SpecDecPPCall(self)
+        return TreeSpecDecPPCall(self)
 
     def __str__(self) -> str:
         return f"SpecDec++, threshold {self.threshold:g}, depth up to {self.max_depth}, size {self.size}"
 
 
 @dataclass(slots=True, eq=False)
-class SpecDecPPCall:
+class TreeSpecDecPPCall:
     """The policy in a call.
 
     Attributes:
@@ -73,7 +73,7 @@ class SpecDecPPCall:
             and all before it on its path are accepted.
     """
 
-    policy: SpecDecPP
+    policy: TreeSpecDecPP
     chances: torch.Tensor = field(default_factory=lambda: torch.ones(0, 1), init=False)
 
     @property
@@ -122,8 +122,8 @@ class SpecDecPPCall:
         return self.policy.size
 
 
-def specdecpp(model: str = SHIPPED, threshold: float = 0.3, max_depth: int = 12, size: int = 60) -> SpecDecPP:
+def tree_specdecpp(model: str = SHIPPED, threshold: float = 0.3, max_depth: int = 12, size: int = 60) -> TreeSpecDecPP:
     """The policy with the head in a folder of `ltd train-baseline specdecpp`, or the one that comes with ltd."""
     baseline = find_baseline("specdecpp", model)
     assert isinstance(baseline.network, AcceptanceHead)
-    return SpecDecPP(baseline.network, threshold, max_depth, size, baseline.head_sha256)
+    return TreeSpecDecPP(baseline.network, threshold, max_depth, size, baseline.head_sha256)

@@ -44,7 +44,8 @@ FIXED: dict[str, dict[str, Any]] = {
         "recent_start": START,
     },
 }
-KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs", "objective"}
+FORMER_REWARD = "objective"  # how bundles that were written earlier call their reward
+KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs"}
 KEYS |= {"training", "validation", "versions", "weights_sha256"}
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Bundle:
 
     Attributes:
         policy: what decides, and what it was made for.
-        objective: what training maximised, for example "renewal"; None is unknown.
+        reward: what training maximised, for example "renewal"; None is unknown.
         training: settings of the training, as JSON values.
         validation: numbers measured with these policies, as JSON values.
         versions: of the programs that made it.
@@ -63,7 +64,7 @@ class Bundle:
     """
 
     policy: Learned
-    objective: str | None = None
+    reward: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(
@@ -113,7 +114,7 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
         "sizes": list(policy.sizes),
         **{f"{name}_network": None if net is None else _network_facts(net) for name, net in networks.items()},
         "costs": None if policy.costs is None else asdict(policy.costs),
-        "objective": bundle.objective,
+        "reward": bundle.reward,
         "training": dict(bundle.training),
         "validation": dict(bundle.validation),
         "versions": dict(bundle.versions),
@@ -150,7 +151,7 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
             raise InputError(f"{WEIGHTS} holds tensors that no network has: {', '.join(sorted(tensors))}")
         return Bundle(
             policy,
-            None if values["objective"] is None else _get(values, "objective", str),
+            _reward(values),
             training=_get(values, "training", dict),
             validation=_get(values, "validation", dict),
             versions=_get(values, "versions", dict),
@@ -158,6 +159,14 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
         )
     except InputError as error:
         raise InputError(f"the policy bundle {folder} cannot be used: {error}") from error
+
+
+def _reward(values: dict[str, Any]) -> str | None:
+    """The reward's name, under the present key or the former one; None if it is unknown."""
+    name = FORMER_REWARD if FORMER_REWARD in values else "reward"
+    if name not in values:
+        raise InputError(f"{FACTS} lacks reward")
+    return None if values[name] is None else _get(values, name, str)
 
 
 def _network(values: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> Network | None:

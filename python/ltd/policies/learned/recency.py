@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 RATES = (0.5, 0.85)  # about the last 2 and the last 7 drafts
 START = 1.0  # accepted tokens; between a draft that is useless and one that is good
 
-Floats = TypeVar("Floats", NDArray[np.float32], torch.Tensor)
+ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray[np.float32], torch.Tensor)
 _NUMPY_RATES = np.array(RATES, dtype=np.float32)
 _TORCH_RATES = torch.tensor(RATES)
 
 
-def update(recents: Floats, accepted: Floats) -> Floats:
+def update(recents: ArrayOrTensor, accepted: ArrayOrTensor) -> ArrayOrTensor:
     """The recents after one more cycle with a draft; a cycle without one leaves them as they are.
 
     Each is an average of the tokens accepted from drafts in which every draft counts `rate` times what the next does.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ltd.policies.baselines.acceptance_head import ACCEPTED, REJECTED, AcceptanceHead
 from ltd.training.acceptance.config import AcceptanceConfig
-from ltd.training.acceptance.samples import Samples
+from ltd.training.acceptance.samples import AcceptanceSamples
 from ltd.training.loop import rate_share, save_state
 
 BINS = 10
@@ -36,7 +36,9 @@ def weighted_loss(logits: Tensor, labels: Tensor, weight: float) -> Tensor:
     return -(rejected * logs[:, REJECTED] + labels * logs[:, ACCEPTED]).sum() / (rejected + labels).sum()
 
 
-def train_head(head: AcceptanceHead, samples: Samples, config: AcceptanceConfig, checkpoint: Path) -> list[float]:
+def train_head(
+    head: AcceptanceHead, samples: AcceptanceSamples, config: AcceptanceConfig, checkpoint: Path
+) -> list[float]:
     """Trains the head to the end, from the last finished epoch in `checkpoint` if there is one.
 
     Returns:
@@ -76,7 +78,7 @@ def _batches(count: int, config: AcceptanceConfig, epoch: int) -> Iterator[Tenso
 
 
 @torch.no_grad()
-def measure(head: AcceptanceHead, samples: Samples, weight: float) -> dict[str, Any]:
+def measure(head: AcceptanceHead, samples: AcceptanceSamples, weight: float) -> dict[str, Any]:
     """Held-out numbers, ready for JSON.
 
     Returns:

@@ -27,7 +27,7 @@ SHARD_TOKENS = 4096  # answer tokens of a shard
 ROWS = 128  # of logits at a time
 
 
-class Samples(NamedTuple):
+class AcceptanceSamples(NamedTuple):
     """Drafted tokens: states (n,H) bfloat16 and labels (n,) float32, their chance of acceptance."""
 
     states: Tensor
@@ -97,7 +97,7 @@ class Reader:
         rows = _output_rows(draft)
         self._draft_rows = rows if words is None else rows[words.long().to(rows.device)]
 
-    def read(self, conversation: Conversation, generator: torch.Generator) -> Samples:
+    def read(self, conversation: Conversation, generator: torch.Generator) -> AcceptanceSamples:
         """The samples of one conversation."""
         tokens, at = torch.tensor(conversation.tokens), answer_positions(conversation)
         drafted, log_q = draw(final_states(self.draft, tokens)[at - 1], self._draft_rows, self.words, generator)
@@ -108,7 +108,7 @@ class Reader:
             places = at[chosen]
             mixed = tokens.index_put((places,), drafted[chosen])
             states[chosen] = final_states(self.draft, mixed)[places].cpu().bfloat16()
-        return Samples(states, (log_p - log_q).clamp_max(0).exp())
+        return AcceptanceSamples(states, (log_p - log_q).clamp_max(0).exp())
 
 
 def _output_rows(model: PreTrainedModel) -> Tensor:
@@ -148,7 +148,9 @@ def cache_samples(reader: Reader, conversations: Sequence[Conversation], folder:
                 write_shard({"states": states, "labels": labels}, file)
 
 
-def load_samples(folder: Path) -> Samples:
+def load_samples(folder: Path) -> AcceptanceSamples:
     """All samples of a folder."""
     shards = [load_file(file) for file in shard_files(folder)]
-    return Samples(torch.cat([shard["states"] for shard in shards]), torch.cat([shard["labels"] for shard in shards]))
+    return AcceptanceSamples(
+        torch.cat([shard["states"] for shard in shards]), torch.cat([shard["labels"] for shard in shards])
+    )
