@@ -158,7 +158,7 @@ def measure_draft(decoder: Decoder, prefix: int, repeats: int) -> DraftResult | 
         features = target.prefill(0, prompt).features
         assert features is not None
         draft.start(1, capacity)
-        draft.read_prompt(0, features[:, :-1], prompt[1:])
+        draft.read_prompt(0, features, prompt)
 
         def begin() -> None:
             tree.begin(prompt[-1:], target.lengths)

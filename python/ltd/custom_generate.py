@@ -22,12 +22,12 @@ from transformers.generation.logits_process import UnbatchedClassifierFreeGuidan
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from ltd.common.assets import shipped_head
 from ltd.decoding.acceptance import MAX_GAIN, Acceptor, Sampling, collect
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Accepted
 from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics
+from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.loading import prepare
 from ltd.policy_choice import NONE, STATIC, PolicyRequest, choose_policy, read_bundle, setting_of
@@ -43,7 +43,8 @@ class CustomGenerate:
     torch's global generator.
 
     Args:
-        draft: a folder with an EAGLE-3 head for the model; None is the shipped head (for SmolLM2-135M-Instruct).
+        draft: a folder with an EAGLE-3 head for the model; None is the shipped head (for SmolLM2-135M-Instruct);
+            "none" leaves plain decoding only.
         policy: see `ltd.load`.
         streamer: receives every token. Give it here: `transformers` (5.23) passes neither `streamer` nor the
             `tokenizer` that `stop_strings` needs on to custom generation; for the latter pass a `StopStringCriteria`
@@ -55,7 +56,7 @@ class CustomGenerate:
     """
 
     def __init__(self, draft: str | Path | None = None, *, policy: PolicyRequest = None, streamer: Any = None) -> None:
-        self.head_folder = shipped_head() if draft is None else Path(draft)
+        self.head_folder = find_head(draft)
         self.policy, self.streamer = policy, streamer
         if isinstance(policy, str | Path) and policy not in (NONE, STATIC):
             self.policy = read_bundle(policy).policy  # now, as there may be none

@@ -9,9 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ltd.decoding.decoder import Decoder
-from ltd.drafts.eagle3.draft import Eagle3Draft
-from ltd.drafts.eagle3.files import load_head
-from ltd.drafts.opening import find_head, make_draft
+from ltd.drafts import Draft
+from ltd.drafts.opening import find_head, read_draft
 from ltd.engine.cpu import Engine
 from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
@@ -87,25 +86,19 @@ def prepare(
     device: torch.device,
     *,
     takes_weights: bool = False,
-) -> tuple[Target, Eagle3Draft | None]:
+) -> tuple[Target, Draft | None]:
     """A target and its draft, if there is one, checked against each other.
 
     With `takes_weights` the model's weights may be packed away for speed; it can then no longer run by itself.
     """
     if head_folder is None:
         return make_target(loaded.model, (), takes_weights), None
-    head = load_head(head_folder, dtype, device, target=loaded.model)
-    target = make_target(loaded.model, head.config.feature_layers, takes_weights)
     # Without a tokenizer or a fingerprint only the sizes of the vocabularies are compared, by the draft.
-    known = head.config.tokenizer_fingerprint if loaded.tokenizer is not None else None
-    if known is not None and known != tokenizer_fingerprint(loaded.tokenizer, target.vocab_size):
-        raise InputError(
-            f"the head in {head_folder} was trained for another tokenizer than the target's; "
-            "use a head trained for this target"
-        )
-    draft = make_draft(head, target.embedding)
-    draft.folder = head_folder
-    return target, draft
+    tokenizer, words = loaded.tokenizer, int(loaded.model.config.vocab_size)
+    fingerprint = None if tokenizer is None else tokenizer_fingerprint(tokenizer, words)
+    stored = read_draft(head_folder, dtype, device, model=loaded.model, fingerprint=fingerprint)
+    target = make_target(loaded.model, stored.feature_layers, takes_weights)
+    return target, stored.at_work(target.embedding)
 
 
 def make_target(model: PreTrainedModel, feature_layers: tuple[int, ...], takes_weights: bool) -> Target:

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
-from ltd.drafts.eagle3.draft import DEFAULT_WIDTH, Eagle3Draft
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import Learned, Policy, Static
@@ -160,7 +160,7 @@ def setting_of(decoder: Decoder) -> Setting:
     """What a policy for this decoder, which has a draft, is made for; the target's name is left out."""
     target, draft = decoder.target, decoder.draft
     assert draft is not None
-    folder = draft.folder if isinstance(draft, Eagle3Draft) else None
+    folder = None if draft.origin is None else draft.origin.folder
     return make_setting(target.config, folder, target.dtype, target.device, draft.width)
 
 

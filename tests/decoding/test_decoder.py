@@ -55,7 +55,7 @@ def test_greedy_equals_transformers(
 ) -> None:
     model = plain_model(tiny_target(family))
     prompts = random_prompts(seed, [length])
-    draft = OracleDraft(model, prompts, noise)
+    draft = OracleDraft(model, noise=noise)
     decoder = Decoder(Target(plain_model(tiny_target(family))), draft, Static(depth, size), stop_ids=[2])
     answer = decoder.generate(prompts[0], max_new_tokens=30)
     assert answer.token_ids == reference(model, prompts[0], 30)
@@ -78,14 +78,14 @@ def test_a_prompt_longer_than_a_chunk(tiny_target: Folder, monkeypatch: pytest.M
     model = plain_model(tiny_target("mistral"))
     prompts = random_prompts(3, [75])
     monkeypatch.setattr("ltd.target.target.PREFILL_CHUNK", 16)
-    decoder = Decoder(Target(plain_model(tiny_target("mistral"))), OracleDraft(model, prompts, 1.0), Static(2, 8))
+    decoder = Decoder(Target(plain_model(tiny_target("mistral"))), OracleDraft(model, noise=1.0), Static(2, 8))
     assert decoder.generate(prompts[0], max_new_tokens=20).token_ids == reference(model, prompts[0], 20, stop=-1)
 
 
 def test_a_perfect_draft_is_accepted_to_its_full_depth(tiny_target: Folder) -> None:
     model = plain_model(tiny_target("llama"))
     prompts = random_prompts(1, [9])
-    draft = OracleDraft(plain_model(tiny_target("llama")), prompts, 0.0, sharpness=1000.0)
+    draft = OracleDraft(plain_model(tiny_target("llama")), noise=0.0, sharpness=1000.0)
     decoder = Decoder(Target(model), draft, Static(3, 60))
     statistics = decoder.generate(prompts[0], max_new_tokens=26).statistics
     assert statistics.gains == [5] * 5  # depth 3 is four levels, and the target's own token
@@ -99,7 +99,7 @@ def test_a_batch_equals_its_prompts_alone(tiny_target: Folder, noise: float) -> 
     prompts = random_prompts(5, [3, 40, 1, 17])
     alone = [reference(model, prompt, 25, stop=7) for prompt in prompts]
     decoder = Decoder(
-        Target(plain_model(tiny_target("qwen3"))), OracleDraft(model, prompts, noise), Static(2, 9), stop_ids=[7]
+        Target(plain_model(tiny_target("qwen3"))), OracleDraft(model, noise=noise), Static(2, 9), stop_ids=[7]
     )
     together = decoder.generate(prompts, max_new_tokens=25)
     assert [answer.token_ids for answer in together] == alone
@@ -114,7 +114,7 @@ def test_rows_of_a_batch_may_end_at_different_times(tiny_target: Folder) -> None
     stop = full[1][4]  # ends the second answer early, and the others wherever they have it
     cut = [answer[: answer.index(stop) + 1] if stop in answer else answer for answer in full]
     assert len({len(answer) for answer in cut}) > 1
-    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, prompts, 1.0), Static(2, 9))
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, noise=1.0), Static(2, 9))
     answers = decoder.generate(prompts, max_new_tokens=20, stop_token_ids=[stop])
     assert [answer.token_ids for answer in answers] == cut
 
@@ -123,14 +123,14 @@ def test_rows_of_a_batch_may_end_at_different_times(tiny_target: Folder) -> None
 def test_max_new_tokens_is_exact(tiny_target: Folder, new: int) -> None:
     model = plain_model(tiny_target("llama"))
     prompts = random_prompts(2, [6])
-    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), prompts, 0.0), Static(4, 30))
+    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), noise=0.0), Static(4, 30))
     assert decoder.generate(prompts[0], max_new_tokens=new).token_ids == reference(model, prompts[0], new, stop=-1)
 
 
 def test_the_context_limit_ends_an_answer(tiny_target: Folder) -> None:
     model = plain_model(tiny_target("llama"))
     prompts = random_prompts(2, [250])
-    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), prompts, 0.0), Static(4, 30))
+    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), noise=0.0), Static(4, 30))
     answer = decoder.generate(prompts[0], max_new_tokens=100)
     assert answer.token_ids == reference(model, prompts[0], 6, stop=-1)
 
@@ -147,7 +147,7 @@ def test_stream_yields_what_generate_returns(tiny_target: Folder, tiny_head: Fol
 def test_statistics_add_up(tiny_target: Folder) -> None:
     model = plain_model(tiny_target("llama"))
     prompts = random_prompts(6, [5])
-    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), prompts, 2.0), Static(2, 10))
+    decoder = Decoder(Target(model), OracleDraft(plain_model(tiny_target("llama")), noise=2.0), Static(2, 10))
     answer = decoder.generate(prompts[0], max_new_tokens=30)
     statistics = answer.statistics
     assert statistics.new_tokens == len(answer.token_ids) == 1 + sum(statistics.gains)
@@ -228,7 +228,7 @@ def test_sampling_needs_no_more_than_a_seed(tiny_target: Folder) -> None:
     """One seed is one text: with and without drafting, alone; another seed is another text."""
     model = plain_model(tiny_target("llama"))
     prompts = random_prompts(12, [7])
-    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, prompts, 1.0), Static(3, 20))
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, noise=1.0), Static(3, 20))
     options = {"max_new_tokens": 40, "temperature": 1.5, "top_k": 50, "top_p": 0.95}
     texts = [
         decoder.generate(prompts[0], seed=3, **options).token_ids,

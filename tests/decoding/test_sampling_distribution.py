@@ -35,9 +35,7 @@ def test_sequences_have_the_targets_distribution(temperature: float, top_k: int,
     assert sum(expected.values()) == pytest.approx(1.0, abs=1e-4)
 
     prompts = [PROMPT] * batch
-    decoder = Decoder(
-        Target(model), OracleDraft(copy.deepcopy(model), prompts, noise=1.0, width=3), Static(depth=1, size=6)
-    )
+    decoder = Decoder(Target(model), OracleDraft(copy.deepcopy(model), noise=1.0, width=3), Static(depth=1, size=6))
     counts: Counter[tuple[int, ...]] = Counter()
     accepted = 0
     for seed in range(samples // batch):

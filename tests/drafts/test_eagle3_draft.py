@@ -70,6 +70,13 @@ def draft_of(head: Eagle3Head, embedding: nn.Embedding, has_engine: bool) -> Eag
     return Eagle3Draft(head, embedding, width=WIDTH, engine=engine)
 
 
+def read_prompt(draft: Eagle3Draft, row: int, features: torch.Tensor, following: torch.Tensor) -> None:
+    """Features (n, F * H) with the tokens (n,) after them; the first token and the last feature do not count."""
+    left_out = torch.full_like(features[:1], torch.nan)
+    tokens = torch.cat([torch.zeros(1, dtype=torch.int64), following])
+    draft.read_prompt(row, torch.cat([features, left_out])[None], tokens)
+
+
 @pytest.mark.parametrize("options", [{}, {"norm_before_residual": True, "attention_bias": True}])
 @pytest.mark.parametrize("has_engine", [False, True])
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -90,7 +97,7 @@ def test_every_cycle_equals_one_forward_over_true_features(
     draft = draft_of(head, embedding, has_engine)
     with torch.inference_mode():
         draft.start(1, 128)
-        draft.read_prompt(0, features[None, :prompt_length], following[:prompt_length])
+        read_prompt(draft, 0, features[:prompt_length], following[:prompt_length])
         seen = prompt_length
         for gain in gains:
             new = slice(seen, seen + gain)
@@ -115,7 +122,7 @@ def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, has_engine: boo
     embedding = nn.Embedding(config.vocab_size, config.target_hidden_size)
     width = len(config.feature_layers) * config.target_hidden_size
     features, following = torch.randn(2, 4, width), torch.randint(0, config.vocab_size, (2, 4))
-    prompts = [torch.randn(1, 9, width), torch.randn(1, 2, width)]
+    prompts = [torch.randn(9, width), torch.randn(2, width)]
     tokens = [torch.randint(0, config.vocab_size, (9,)), torch.randint(0, config.vocab_size, (2,))]
     counts = [1, 4]
 
@@ -123,7 +130,7 @@ def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, has_engine: boo
         draft = draft_of(head, embedding, has_engine)
         draft.start(len(rows), 64)
         for index, row in enumerate(rows):
-            draft.read_prompt(index, prompts[row], tokens[row])
+            read_prompt(draft, index, prompts[row], tokens[row])
         tree = DraftTree(len(rows), WIDTH, 2, 8, torch.device("cpu"))
         chosen = [counts[row] for row in rows]
         tree.begin(following[rows, 0], draft.cache.lengths)

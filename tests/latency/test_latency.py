@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_draft import OracleDraft
 from scipy.optimize import isotonic_regression
 
 from ltd.cli import main
@@ -419,6 +420,32 @@ def test_models_that_run_in_transformers_are_measured_too(
     assert loaded.model.config._attn_implementation != "ltd_tree"
 
 
+class Watched(OracleDraft):
+    """Says what it had read when cycles began, and what they then gained."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seen: set[tuple[int, int]] = set()
+
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        self.seen.add((len(self.sequences[0]), counts[0]))
+        return super().begin(features, tokens, counts)
+
+
+def test_a_draft_of_another_kind_is_measured_too(tiny_target: Callable[..., Path]) -> None:
+    decoder = load(tiny_target("llama"), "none", dtype="float32")
+    model = load_model(tiny_target("llama"), torch.float32, torch.device("cpu")).model
+    draft = Watched(model, 0.0)
+    decoder.draft = draft
+    measured = calibrate(decoder, PLAN)
+    # A context of 16 or 40 tokens, the root not among them, less the last gain, which brings the root.
+    assert draft.seen == {(length + 1 - gain, gain) for length in (16, 40) for gain in (1, 4)}
+    assert measured.parts["verify"].sizes.tolist() == [0, 3, 20]
+    assert all(np.all(part.median > 0) for part in measured.parts.values())
+    assert measured.setup["width"] == 4 and measured.setup["draft_sha256"] is None
+    assert decoder.generate([5, 9, 14], max_new_tokens=20, policy=Static(2, 12)).statistics.acceptance_length > 1
+
+
 def test_lengths_and_sizes_fit_the_context_and_the_draft() -> None:
     assert Plan().lengths_for(8192) == [64, 256, 512, 1024]
     assert Plan().lengths_for(300) == [64, 256, 299]
@@ -452,12 +479,12 @@ def test_a_plan_that_cannot_be_is_told(changes: dict[str, Any], complaint: str) 
 
 
 def test_calibration_needs_a_draft(tiny_target: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match="needs an EAGLE-3 head"):
+    with pytest.raises(InputError, match="needs a draft; load one"):
         calibrate(load(tiny_target("llama"), "none", dtype="float32"), PLAN)
 
 
 def test_the_setup_names_machine_build_and_models(decoder: Decoder, tiny_head: Callable[..., Path]) -> None:
-    setup = setup_of(decoder, "somewhere/tiny", tiny_head("llama"))
+    setup = setup_of(decoder, "somewhere/tiny")
     assert setup["target"] == "tiny"
     assert setup["draft_sha256"] == file_hash(tiny_head("llama") / "model.safetensors") is not None
     assert {"processor", "cores", "threads", "torch", "ltd", "kernels", "device", "dtype", "width"} <= setup.keys()

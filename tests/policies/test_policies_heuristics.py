@@ -222,7 +222,7 @@ def test_a_tree_without_levels_has_no_entropy():
 def test_greedy_text_is_that_without_a_draft(tiny_target: Callable[[str], Path], policy: Policy) -> None:
     target, known = (AutoModelForCausalLM.from_pretrained(tiny_target("llama"), dtype=torch.float32) for _ in range(2))
     prompts = [[5, 9, 33], [70, 4, 8, 15, 16]]
-    decoder = Decoder(Target(target.eval()), OracleDraft(known.eval(), prompts, noise=1.0), policy)
+    decoder = Decoder(Target(target.eval()), OracleDraft(known.eval(), noise=1.0), policy)
     plain = decoder.generate(prompts, max_new_tokens=24, policy="none")
     answers = decoder.generate(prompts, max_new_tokens=24)
     assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in plain]

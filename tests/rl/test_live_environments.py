@@ -222,5 +222,5 @@ def test_a_live_environment_needs_a_head_and_a_second_token(recorded: Callable[[
     with pytest.raises(InputError, match="second token"):
         live(found, "depth", max_new_tokens=1).reset()
     bare = type(found.decoder)(found.decoder.target)
-    with pytest.raises(InputError, match="EAGLE-3 head"):
+    with pytest.raises(InputError, match="needs a decoder with a draft; load one"):
         live(replace(found, decoder=bare), "depth")

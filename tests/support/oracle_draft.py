@@ -12,31 +12,40 @@ class OracleDraft:
     """Proposes the target's own logits plus noise, by plain forwards of `transformers` over the whole sequence.
 
     Args:
-        model: a second copy of the target.
-        prompts: the prompts that will be decoded, in the order of the batch.
-        noise: standard deviation added to the logits; 0 makes every greedy proposal right.
+        model: a second copy of the target, or another model of the same tokens.
+        prompts: what it must be given to read, row by row; None is anything.
+        noise: standard deviation added to the logits, drawn anew at every call; 0 makes every greedy proposal of the
+            target's copy right, and what is proposed at a place the same every time.
         sharpness: factor on the logits; a large one keeps the target's own choice at the head of the beam.
     """
 
     feature_layers: tuple[int, ...] = ()
-    d2t = None
-    root_states = beam_states = None
+    state_size = 0
+    d2t = root_states = beam_states = origin = None
 
     def __init__(
-        self, model: PreTrainedModel, prompts: list[list[int]], noise: float, width: int = 4, sharpness: float = 1.0
+        self,
+        model: PreTrainedModel,
+        prompts: list[list[int]] | None = None,
+        noise: float = 0.0,
+        width: int = 4,
+        sharpness: float = 1.0,
     ) -> None:
-        self.model, self.prompts, self.noise, self.width, self.sharpness = model, prompts, noise, width, sharpness
+        self.model, self.prompts, self.noise = model, prompts, noise
+        self.width, self.sharpness = width, sharpness
         self.generator = torch.Generator().manual_seed(0)
         self.sequences: list[list[int]] = []
 
     def start(self, batch: int, capacity: int) -> None:
-        assert batch == len(self.prompts)
-        self.sequences = [list(prompt) for prompt in self.prompts]
+        self.sequences = [[] for _ in range(batch)]
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
-        raise AssertionError("a draft without features is not given any")
+        assert features is None and not self.sequences[row]
+        self.sequences[row] = tokens.tolist()
+        assert self.prompts is None or self.sequences[row] == self.prompts[row]
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        assert features is None
         for sequence, row, count in zip(self.sequences, tokens.tolist(), counts, strict=True):
             sequence.extend(row[:count])
         return self.logits([[sequence] for sequence in self.sequences])
@@ -52,6 +61,17 @@ class OracleDraft:
 
     def keep(self, rows: list[int]) -> None:
         self.sequences = [self.sequences[row] for row in rows]
+
+    def spread(self) -> None:
+        self.sequences = [list(self.sequences[0]) for _ in self.sequences]
+
+    def rewind(self, lengths: list[int]) -> None:
+        for sequence, length in zip(self.sequences, lengths, strict=True):
+            assert 1 <= length <= len(sequence)
+            del sequence[length:]
+
+    def pretend_read(self, lengths: list[int]) -> None:
+        self.sequences = [[0] * length for length in lengths]
 
     def logits(self, rows: list[list[list[int]]]) -> torch.Tensor:
         """(B, n, vocabulary) logits after each of a row's n sequences, which have one length within the row.

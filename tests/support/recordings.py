@@ -8,8 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from oracle_draft import OracleDraft
+from transformers import AutoModelForCausalLM
 
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.loading import load as load_decoder
 from ltd.tree import DraftTree
@@ -53,6 +56,21 @@ def load_bigrams(*arguments: Any, **options: Any) -> Decoder:
     draft.__class__ = BigramDraft
     draft.bonus = bigrams(decoder, seed=1)
     decoder.draft = draft
+    return decoder
+
+
+def load_oracle(target: str, draft: object, *, dtype: str, **options: Any) -> Decoder:
+    """`ltd.load`, with a draft of a kind that `ltd` does not know: another model, which often agrees with the target.
+
+    It has neither features nor states nor an origin; at one place it always proposes the same.
+    """
+    decoder = load_decoder(target, "none", dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.015 * torch.randn(weight.shape, generator=generator)
+    decoder.draft = OracleDraft(model, noise=0.0, width=DEFAULT_WIDTH)
     return decoder
 
 

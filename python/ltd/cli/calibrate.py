@@ -34,7 +34,7 @@ def calibrate(
 
     plan = Plan(seconds=seconds)  # raises if it is out of range, before a model is loaded
     decoder = load(target, draft, dtype=dtype, threads=threads)
-    model = run(decoder, plan, target=target, draft=draft)
+    model = run(decoder, plan, target=target)
     picture = out.with_suffix(".png")
     model.save(out)
     write_bytes(picture, plot(model))

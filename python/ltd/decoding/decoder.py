@@ -197,10 +197,11 @@ class Decoder:
             token_ids = torch.tensor(prompt, device=device)
             verified = self.target.prefill(row, token_ids)
             logits.append(verified.logits)
-            if speculation is not None and verified.features is not None:
-                # The last feature goes with the first new token, which the first cycle knows.
-                speculation.draft.read_prompt(row, verified.features[:, :-1], token_ids[1:])
-                features.append(verified.features[:, -1:])
+            if speculation is not None:
+                speculation.draft.read_prompt(row, verified.features, token_ids)
+                if verified.features is not None:
+                    # The last feature goes with the first new token, which the first cycle knows.
+                    features.append(verified.features[:, -1:])
         last_tokens = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
         nodes, rows = root_only(last_tokens, positions), list(range(len(prompts)))

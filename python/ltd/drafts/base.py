@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from ltd.common.files import file_hash
 from ltd.tree import DraftTree
+
+DEFAULT_WIDTH = 10  # beam width W; that of all recorded traces
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a draft's weights came from.
+
+    Args:
+        folder: of the draft.
+    """
+
+    folder: Path
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """SHA-256 of its `model.safetensors`, read when it is first asked for; None without such a file."""
+        return file_hash(self.folder / "model.safetensors")
 
 
 class Draft(Protocol):
     """Proposes the candidates of a tree, level by level.
 
+    What it proposes at a place depends on the text before that place alone, not on the cycles that led there. So it can
+    go back (`rewind`), and many places of one text can be drafted from at once (`spread`), which is how traces are
+    recorded. A text is known to it as all its tokens in order and, where it reads features, those of all but the last
+    token, whose feature comes with the token after it.
+
     Attributes:
         width: the beam width W it drafts with.
-        feature_layers: the target's hidden states it reads, as indices k of hs[k] = the input of layer k.
+        feature_layers: the target's hidden states it reads, as indices k of hs[k] = the input of layer k; empty of a
+            draft that reads tokens alone, which is given None wherever others get features.
         d2t: int64 (Vd,) offsets from its ids to the target's, or None if they are the same.
+        state_size: H, the size of its states; 0 of a draft without any.
         root_states: floating type (B, 1, H), after `begin` until the next one: its states at the roots, which all
-            candidates grow from, for policies to read; None of a draft without any.
-        beam_states: floating type (B, W, H), after `expand`: its states at the beam that it expanded; None of a draft
-            without any.
+            candidates grow from, for policies to read; None if H is 0.
+        beam_states: floating type (B, W, H), after `expand`: its states at the beam that it expanded; None if H is 0.
+        origin: where its weights came from; None if that is not known. Policies made for a draft know it by this.
     """
 
     @property
@@ -32,17 +61,30 @@ class Draft(Protocol):
     def d2t(self) -> torch.Tensor | None: ...
 
     @property
+    def state_size(self) -> int: ...
+
+    @property
     def root_states(self) -> torch.Tensor | None: ...
 
     @property
     def beam_states(self) -> torch.Tensor | None: ...
+
+    @property
+    def origin(self) -> Origin | None: ...
 
     def start(self, batch: int, capacity: int) -> None:
         """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""
         ...
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
-        """Reads a prompt into one sequence: features (1, n, F * Ht) and the n tokens that follow them."""
+        """Reads a prompt into one new sequence.
+
+        Args:
+            row: which sequence.
+            features: (1, n, F * Ht), the target's features of the tokens. The last is left out: `begin` brings it
+                again, with the token after it.
+            tokens: int64 (n,), the whole prompt, n >= 1.
+        """
         ...
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
@@ -63,5 +105,21 @@ class Draft(Protocol):
         ...
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but these."""
+        """Drops all sequences but these, in ascending order."""
+        ...
+
+    def spread(self) -> None:
+        """Makes every sequence a copy of the first."""
+        ...
+
+    def rewind(self, lengths: list[int]) -> None:
+        """Goes back: sequence b forgets all but its first lengths[b] tokens, 1 … as many as it has read."""
+        ...
+
+    def pretend_read(self, lengths: list[int]) -> None:
+        """For timing alone: sequence b, which is new, goes on as if it had read a text of lengths[b] >= 1 tokens.
+
+        Which tokens they are does not matter, so a draft need not spend time on any; what it proposes from then on
+        means nothing, but takes as long as after a real text.
+        """
         ...

@@ -2,26 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ltd.common.assets import shipped_head
-from ltd.common.files import file_hash
+from ltd.drafts.base import Draft, Origin
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
+from ltd.drafts.eagle3.files import load_head, read_config
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.packed_linear import pack_linears
+from ltd.errors import InputError
 
 
-def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding) -> Eagle3Draft:
+@dataclass(frozen=True, slots=True)
+class StoredDraft:
+    """A draft's weights, read from its folder and checked; it drafts once it has the target's embedding.
+
+    Two steps, because a target must know which hidden states to tap when it is made, and one that packs its weights has
+    its embedding only then.
+
+    Attributes:
+        head: the weights.
+        origin: where they came from.
+    """
+
+    head: Eagle3Head
+    origin: Origin
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """The target's hidden states it reads, see `Draft`."""
+        return self.head.config.feature_layers
+
+    def at_work(self, embedding: nn.Embedding | PackedEmbedding) -> Draft:
+        """The draft; see `make_draft`."""
+        return make_draft(self.head, embedding, self.origin)
+
+
+def read_draft(
+    folder: Path, dtype: torch.dtype, device: torch.device, *, model: PreTrainedModel, fingerprint: str | None
+) -> StoredDraft:
+    """Reads the draft in a folder, whatever its kind.
+
+    Args:
+        folder: an EAGLE-3 head, in our own or a published layout.
+        dtype, device: of its weights.
+        model: the target, with its weights; some published heads leave parts to it.
+        fingerprint: of the target's tokenizer; None does not compare it with the one that the draft was made for.
+
+    Raises:
+        InputError: there is no draft in the folder, it is not whole, or it was made for another tokenizer.
+    """
+    head = load_head(folder, dtype, device, target=model)
+    if fingerprint is not None and head.config.tokenizer_fingerprint not in (None, fingerprint):
+        raise InputError(
+            f"the head in {folder} was trained for another tokenizer than the target's; "
+            "use a head trained for this target"
+        )
+    return StoredDraft(head, Origin(folder))
+
+
+def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, origin: Origin | None = None) -> Draft:
     """A draft on the fastest path that there is for a head, whose weights it takes over on the CPU.
 
     Args:
         embedding: the target's; head and embedding are on one device.
+        origin: where the head came from.
+
+    Raises:
+        InputError: the head does not fit the target's vocabulary or hidden states.
     """
-    draft = Eagle3Draft(head, embedding)
+    draft = Eagle3Draft(head, embedding, origin=origin)
     if embedding.weight.device.type == "cpu":
         if HeadEngine.supports(head):
             draft.engine = HeadEngine(head)
@@ -38,4 +95,14 @@ def find_head(draft: str | Path | None) -> Path | None:
 
 def head_hash(folder: Path | None) -> str | None:
     """SHA-256 of the weights of a head in our own layout; None without one."""
-    return None if folder is None else file_hash(folder / "model.safetensors")
+    return None if folder is None else Origin(folder).sha256
+
+
+def state_size(folder: Path) -> int:
+    """The size of the states of the draft in a folder, as far as its config says without its weights; 0 if it does not.
+
+    Raises:
+        InputError: there is no draft in the folder.
+    """
+    size = read_config(folder).get("hidden_size", 0)
+    return size if isinstance(size, int) else 0

@@ -30,17 +30,16 @@ def calibrate(
     plan: Plan | None = None,
     *,
     target: str | Path | None = None,
-    draft: str | Path | None = None,
 ) -> LatencyModel:
     """Measures on this machine; shows a progress bar.
 
     Args:
         decoder: with a draft; unused meanwhile.
         plan: what to measure; None is the default.
-        target, draft: what the decoder was loaded from, as for `ltd.load`; they name it in the result.
+        target: what the decoder's was loaded from, as for `ltd.load`; it names it in the result.
 
     Raises:
-        InputError: a decoder without an EAGLE-3 head, or a length that does not fit its context.
+        InputError: a decoder without a draft, or a length that does not fit its context.
     """
     plan = Plan() if plan is None else plan
     begun = time.perf_counter()
@@ -48,7 +47,7 @@ def calibrate(
     samples: Timings = defaultdict(list)
     rounds = run_rounds(bench, plan, samples)
     parts = {part: summarise(samples, part, sizes, bench.lengths) for part, sizes in bench.grid.items()}
-    return LatencyModel(setup_of(decoder, target, draft), parts, rounds, time.perf_counter() - begun)
+    return LatencyModel(setup_of(decoder, target), parts, rounds, time.perf_counter() - begun)
 
 
 def run_rounds(bench: CycleBench, plan: Plan, samples: Timings) -> int:

@@ -16,7 +16,6 @@ from ltd.decoding.gain import Accepted, Gain
 from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
-from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.errors import InputError
 from ltd.tree import MAX_DEPTH, MAX_SIZE, DraftTree, candidate_count
 
@@ -147,8 +146,8 @@ class CycleBench:
     """
 
     def __init__(self, decoder: Decoder, plan: Plan) -> None:
-        if not isinstance(decoder.draft, Eagle3Draft):
-            raise InputError("calibration measures drafting beside decoding, so it needs an EAGLE-3 head as draft")
+        if decoder.draft is None:
+            raise InputError("calibration measures drafting beside decoding, so it needs a draft; load one")
         self.target, self.draft, self.max_length = decoder.target, decoder.draft, decoder.max_length
         self.lengths, sizes = plan.lengths_for(self.max_length), plan.sizes_for(self.draft.width)
         self.grid = {
@@ -189,10 +188,10 @@ class CycleBench:
         with self.target.session(1, self.capacity):
             assert request.speculation is not None
             request.speculation.start(1, self.capacity)
-            assert self.target.cache is not None and self.draft.cache is not None
+            assert self.target.cache is not None
             # Nothing is read again: the rows hold some text's keys and values, and time does not depend on which.
             self.target.cache.advance([length])
-            self.draft.cache.advance([length - count])
+            self.draft.pretend_read([length - count + 1])  # all that is committed, but for the last gain
             laps = self.run_cycle(self.drafting, request, self.gain(length, count))
         begin, *expansions = [seconds for part, seconds in laps if part == "draft"]
         verify = sum(seconds for part, seconds in laps if part == "verify")
@@ -232,12 +231,10 @@ class CycleBench:
         stops = StopRule.usual(prompts, (), MAX_GAIN, self.max_length)
         return Request(prompts, accept_greedy, stops, decoder.speculation())
 
-    def read_features(self) -> torch.Tensor:
-        """(1, n, F * Ht): the target's features of the longest context."""
+    def read_features(self) -> torch.Tensor | None:
+        """(1, n, F * Ht): the target's features of the longest context; None if the draft reads none."""
         with self.target.session(1, self.capacity):
-            features = self.target.prefill(0, self.text[:-1].to(self.target.device)).features
-        assert features is not None
-        return features
+            return self.target.prefill(0, self.text[:-1].to(self.target.device)).features
 
     def gain(self, length: int, count: int) -> Gain:
         """A last gain of so many tokens, the last of which is the root at position `length`."""
@@ -247,4 +244,5 @@ class CycleBench:
         tokens[0, :count] = self.text[length - count + 1 : length + 1].to(device)
         gained = torch.tensor([count], dtype=torch.int32, device=device)
         accepted = Accepted(path, tokens, gained, [count], tokens[:, :count].tolist())
-        return Gain(accepted, self.features[:, length - count : length].contiguous())
+        features = None if self.features is None else self.features[:, length - count : length].contiguous()
+        return Gain(accepted, features)

@@ -15,7 +15,6 @@ from ltd.common.arrays import Doubles
 from ltd.common.files import write_text
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
-from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.latency.interpolation import Interpolant
 from ltd.ops.library import build_info
@@ -266,14 +265,14 @@ def _read_part(parts: dict[str, Any], name: str) -> Measurements:
     return part
 
 
-def setup_of(decoder: Decoder, target: str | Path | None = None, draft: str | Path | None = None) -> dict[str, Any]:
+def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, Any]:
     """What the costs of a cycle depend on: the machine, the build, and the models.
 
     Args:
         decoder: the models, loaded.
-        target, draft: what they were loaded from, as for `ltd.load`; the head counts by its weights.
+        target: what the target was loaded from, as for `ltd.load`. The draft counts by its weights.
     """
-    build = build_info()
+    build, draft = build_info(), decoder.draft
     return {
         **machine_facts(),
         "ltd": build["version"],
@@ -281,6 +280,6 @@ def setup_of(decoder: Decoder, target: str | Path | None = None, draft: str | Pa
         "device": str(decoder.target.device),
         "dtype": str(decoder.target.dtype).removeprefix("torch."),
         "target": Path(target or DEFAULT_TARGET).expanduser().resolve().name,
-        "draft_sha256": head_hash(find_head(draft)),
-        "width": decoder.draft.width if decoder.draft is not None else None,
+        "draft_sha256": None if draft is None or draft.origin is None else draft.origin.sha256,
+        "width": None if draft is None else draft.width,
     }

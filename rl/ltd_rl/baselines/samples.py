@@ -26,7 +26,6 @@ from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
-from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.evaluation.encoding import check_turns, encode_turn
@@ -117,16 +116,16 @@ def answer_samples(
     """Answers a prompt greedily, and labels the candidates of every cycle.
 
     Args:
-        decoder: with an EAGLE-3 head.
+        decoder: with a draft.
         generator: draws the rejected candidates.
         answer: the new tokens are appended.
 
     Raises:
-        InputError: a decoder without such a head.
+        InputError: a decoder without a draft.
     """
     draft, target = decoder.draft, decoder.target
-    if not isinstance(draft, Eagle3Draft):
-        raise InputError("samples are recorded with an EAGLE-3 head; load one")
+    if draft is None:
+        raise InputError("samples are recorded with a draft; load one")
     speculation = Speculation(draft, TREE)
     stops = StopRule.usual([prompt], decoder.stop_ids, max_new_tokens, decoder.max_length)
     request = Request([prompt], Sampling().acceptor(), stops, speculation)
@@ -151,7 +150,7 @@ class Seen:
 
     Attributes:
         entropies: float32 (W,) or (1,) per level, of the distributions that the level was drafted from.
-        states: float16 (W, H) per level but the first, the draft's states at its parents.
+        states: float16 (W, H) per level but the first, the draft's states at its parents; (W, 0) if it has none.
     """
 
     def __init__(self, tree: DraftTree) -> None:
@@ -161,11 +160,11 @@ class Seen:
 
     def look(self, tree: DraftTree) -> None:
         """Keeps what the newest level shows; buffers may be reused for the next."""
-        assert tree.logits is not None and tree.states is not None
+        assert tree.logits is not None
         self.entropies.append(ops.row_entropy(tree.logits)[0].cpu())
         if tree.levels > 1:
-            state = tree.states[0].float().clamp(-LARGEST_STATE, LARGEST_STATE)
-            self.states.append(state.to(torch.float16).cpu())
+            state = torch.zeros(tree.width, 0) if tree.states is None else tree.states[0].float()
+            self.states.append(state.clamp(-LARGEST_STATE, LARGEST_STATE).to(torch.float16).cpu())
 
 
 def labelled(tree: DraftTree, gain: Gain) -> tuple[Tensor, Tensor]:

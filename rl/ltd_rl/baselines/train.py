@@ -195,7 +195,13 @@ def questions_folder(data_dir: Path | None, tasks: tuple[str, ...], limit: int |
 
 
 def split_samples(kind: str, samples: CycleSamples) -> tuple[Labelled, Labelled]:
-    """What a kind of baseline reads, and the labels: of the training questions, and of a held-out fifth of them."""
+    """What a kind of baseline reads, and the labels: of the training questions, and of a held-out fifth of them.
+
+    Raises:
+        InputError: the samples lack what it reads, or one of the two classes.
+    """
+    if kind == "specdecpp" and not samples["states"].shape[1]:
+        raise InputError("specdecpp reads the draft's states, but these samples are of a draft without any")
     prefix = "state_" if kind == "specdecpp" else ""
     features: dict[str, Callable[[], torch.Tensor]] = {
         "disco": lambda: disco_features(samples["probability"], samples["entropy"], samples["level"]),

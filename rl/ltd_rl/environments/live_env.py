@@ -24,7 +24,6 @@ from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
-from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.learned.observation import Layout, Summary
@@ -49,7 +48,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
     for anything else before the answer has ended or `close`.
 
     Args:
-        decoder: with an EAGLE-3 head.
+        decoder: with a draft.
         role: which of the two policies decides.
         prompts: token ids; all are answered, greedily, before any again.
         layout: of the observation.
@@ -60,7 +59,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         max_new_tokens: of an answer.
 
     Raises:
-        InputError: a decoder without such a head, a prompt that cannot be answered, a layout or a partner that does not
+        InputError: a decoder without a draft, a prompt that cannot be answered, a layout or a partner that does not
             fit, or a number out of range.
     """
 
@@ -79,15 +78,15 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         max_new_tokens: int = 128,
     ) -> None:
         draft = decoder.draft
-        if not isinstance(draft, Eagle3Draft):
-            raise InputError("a live environment needs a decoder with an EAGLE-3 head; load one")
+        if draft is None:
+            raise InputError("a live environment needs a decoder with a draft; load one")
         check_prompts(list(prompts), decoder.target.vocab_size, decoder.max_length)
         self.decoder, self.role, self.prompts = decoder, role, list(prompts)
         self.layout, self.reward, self.depth = layout, reward, depth
         self.sizes, self.max_new_tokens = checked_ladder(sizes), max_new_tokens
         self.speculation = Speculation(draft, self._steered(partner))
         deepest = depth - 1 if role == "depth" else depth
-        check_layout(layout, role, draft.width, deepest, draft.head.config.hidden_size)
+        check_layout(layout, role, draft.width, deepest, draft.state_size)
         self.observation_space = observation_space(layout)
         self.action_space = action_space(role, len(self.sizes))
         self.queue: list[int] = []
@@ -207,8 +206,10 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
             observation = layout.build(shown, tree.lengths, self.expansions)
         else:
             recents = self.recents[:, : layout.recents].to(scores.device)
-            assert tree.root_states is not None  # an EAGLE-3 head has them
-            states = tree.root_states[:, 0, : layout.states]
+            states = scores[:, :0]
+            if layout.states:
+                assert tree.root_states is not None  # the layout was checked against the draft
+                states = tree.root_states[:, 0]
             observation = layout.build(scores, tree.newest_from, tree.lengths, self.expansions, recents, states)
         values: Floats = observation[0].cpu().numpy()
         return values

@@ -18,7 +18,7 @@ A folder of traces holds `run.jsonl`, the settings of the recording, and shards 
     scores  float32 (P, C)             cumulative log-probabilities, candidates as in `DraftTree`, C = W + D * W²
     path    int16 (P, D + 1)           the candidate of each level on the target's continuation, -1 = none
     ranks   uint16 (P, D + 1, D + 1)   [p, depth, level] as above, 65535 = none or level > depth
-    states  float16 (P, H)             the draft's state at the root, which all its candidates grow from
+    states  float16 (P, H)             the draft's state at the root, which all its candidates grow from; H may be 0
     tokens  int32 (n,)                 prompt and answer of one generation after the other
 
 for the P positions of their generations, one after the other, and one entry `ltd_traces` of metadata: JSON with the

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from ltd.common.journal import Journal, Record
 from ltd.common.shards import check_space, shard_file
 from ltd.decoding.decoder import Decoder
-from ltd.drafts.eagle3.draft import DEFAULT_WIDTH, Eagle3Draft
-from ltd.drafts.eagle3.files import state_size
-from ltd.drafts.opening import find_head
+from ltd.drafts import Draft
+from ltd.drafts.base import DEFAULT_WIDTH
+from ltd.drafts.opening import find_head, state_size
 from ltd.errors import InputError
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
@@ -102,8 +102,9 @@ def record_missing(
     """Loads the model and writes the missing shards."""
     decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
     draft = decoder.draft
-    if not isinstance(draft, Eagle3Draft) or draft.width != DEFAULT_WIDTH:
-        raise InputError(f"traces are recorded with an EAGLE-3 head of beam width {DEFAULT_WIDTH}; load one")
+    if draft is None or draft.width != DEFAULT_WIDTH:
+        found = "there is none" if draft is None else f"this one's is {draft.width}"
+        raise InputError(f"traces are recorded with a draft of beam width {DEFAULT_WIDTH}, but {found}; load another")
     check_turns(decoder, [turn for number in missing for turn in all_turns(shards[number])])
     turns = [len(all_turns(shard)) for shard in shards]
     done = sum(turns) - sum(turns[number] for number in missing)
@@ -118,7 +119,7 @@ def record_missing(
 
 
 def record_question(
-    decoder: Decoder, draft: Eagle3Draft, question: Question, config: RecordConfig, progress: tqdm[Any]
+    decoder: Decoder, draft: Draft, question: Question, config: RecordConfig, progress: tqdm[Any]
 ) -> Iterator[RecordedGeneration]:
     """The traces of every turn, each after the greedy answers to the turns before."""
     answers: list[list[int]] = []
@@ -134,19 +135,19 @@ def record_question(
 
 @torch.inference_mode()
 def record_answer(
-    decoder: Decoder, draft: Eagle3Draft, turn: Turn, prompt: list[int], answer: list[int], config: RecordConfig
+    decoder: Decoder, draft: Draft, turn: Turn, prompt: list[int], answer: list[int], config: RecordConfig
 ) -> RecordedGeneration:
     """Drafts at every position of one answer."""
     tokens, positions = np.array(prompt + answer), len(answer) - 1
     starts = level_starts(draft.width, config.depth + 1)
     scores = np.zeros((positions, starts[-1]), dtype=np.float32)
     path = np.full((positions, config.depth + 1), -1, dtype=np.int16)
-    states = np.zeros((positions, draft.head.config.hidden_size), dtype=np.float16)
+    states = np.zeros((positions, draft.state_size), dtype=np.float16)
     for first, tree in draft_everywhere(decoder, draft, prompt + answer, len(prompt), config):
         block = slice(first, first + len(tree.roots))
         scores[block] = tree.scores.cpu().numpy()
-        assert draft.root_states is not None
-        states[block] = draft.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
+        if draft.root_states is not None:
+            states[block] = draft.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
         following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
         path[block] = find_path(tree.tokens.cpu().numpy(), tree.parents.cpu().numpy(), following, starts)
     return RecordedGeneration(
@@ -162,7 +163,7 @@ def record_answer(
 
 
 def draft_everywhere(
-    decoder: Decoder, draft: Eagle3Draft, tokens: list[int], prompt_length: int, config: RecordConfig
+    decoder: Decoder, draft: Draft, tokens: list[int], prompt_length: int, config: RecordConfig
 ) -> Iterator[tuple[int, DraftTree]]:
     """Trees of full depth at every position, some at a time: the first position of a batch, and its tree.
 
@@ -175,9 +176,8 @@ def draft_everywhere(
     token_ids, batch = torch.tensor(tokens, device=device), min(config.rows, end)
     with decoder.target.session(1, len(tokens)):
         features = decoder.target.prefill(0, token_ids[:-2]).features
-    assert features is not None
     draft.start(batch, len(tokens) + (config.depth + 1) * draft.width)
-    draft.read_prompt(0, features[:, :-1], token_ids[1:-2])
+    draft.read_prompt(0, features, token_ids[:-2])
     draft.spread()
     tree = DraftTree(batch, draft.width, config.depth, 0, device)
     while end > 0:
@@ -186,24 +186,30 @@ def draft_everywhere(
             draft.keep(list(range(batch)))
             tree = DraftTree(batch, draft.width, config.depth, 0, device)
         roots = torch.arange(prompt_length + end - batch, prompt_length + end, device=device)
-        draft_full_tree(draft, tree, features[0], token_ids, roots, config.depth)
+        draft_full_tree(draft, tree, features, token_ids, roots, config.depth)
         end -= batch
         yield end, tree
 
 
 def draft_full_tree(
-    draft: Eagle3Draft, tree: DraftTree, features: torch.Tensor, tokens: torch.Tensor, roots: torch.Tensor, depth: int
+    draft: Draft,
+    tree: DraftTree,
+    features: torch.Tensor | None,
+    tokens: torch.Tensor,
+    roots: torch.Tensor,
+    depth: int,
 ) -> None:
     """Drafts from roots at places int64 (B,) of a text, as a cycle does after committing all before its root.
 
     Args:
         draft: has read the text in every row.
         tree: filled.
-        features: (n, F * Ht), of the text. tokens: int64 (≥ n,).
+        features: (1, n, F * Ht), of the text, if the draft reads them. tokens: int64 (≥ n,).
         depth: expansions.
     """
-    draft.rewind([place - 1 for place in roots.tolist()])
-    logits = draft.begin(features[roots - 1][:, None], tokens[roots][:, None], [1] * len(roots))
+    draft.rewind(roots.tolist())
+    newest = None if features is None else features[0, roots - 1][:, None]
+    logits = draft.begin(newest, tokens[roots][:, None], [1] * len(roots))
     tree.begin(tokens[roots], roots.to(torch.int32))
     tree.expand(logits, draft.d2t)
     for _ in range(depth):

@@ -140,7 +140,8 @@ def decide(
     if not call.speculate(tree.lengths, [gained]):
         return 0, 0
     tree.scores[0] = torch.from_numpy(np.array(generation.scores[position]))  # a copy: the mapped file is read-only
-    tree.root_states = torch.from_numpy(np.array(generation.states[position]))[None, None]
+    states = torch.from_numpy(np.array(generation.states[position]))[None, None]
+    tree.root_states = states if states.numel() else None
     tree.levels, depth = 1, 0
     while depth < call.max_depth and call.continue_drafting(tree, depth):
         tree.levels, depth = tree.levels + 1, depth + 1

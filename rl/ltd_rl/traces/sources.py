@@ -146,10 +146,10 @@ def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> 
     decoder = load(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads)
     if file.exists():
         known = LatencyModel.load(file)
-        if known.mismatch(setup_of(decoder, source.target, source.draft)) is None:
+        if known.mismatch(setup_of(decoder, source.target)) is None:
             return known
     plan = Plan(seconds=source.seconds, depth=source.depth)
-    latency = calibrate(decoder, plan, target=source.target, draft=source.draft)
+    latency = calibrate(decoder, plan, target=source.target)
     file.parent.mkdir(parents=True, exist_ok=True)
     latency.save(file)
     if warning := latency.warning():

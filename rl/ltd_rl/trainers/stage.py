@@ -122,9 +122,11 @@ def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
     """The observation of a role: the `paper`'s, our `summary`, or that with the draft's state, `summary+state`.
 
     Raises:
-        InputError: another name.
+        InputError: another name, or the draft's state where it has none.
     """
     check_observation(name)
+    if name == "summary+state" and not outcomes.states.shape[1]:
+        raise InputError("the observation summary+state shows the draft's state, but this draft has none; use summary")
     if name != "paper":
         states = outcomes.states.shape[1] if name == "summary+state" else 0
         return replace(summary_for(outcomes.sizes), states=states)

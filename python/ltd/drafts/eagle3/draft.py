@@ -7,12 +7,11 @@ own output.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from ltd import ops
+from ltd.drafts.base import DEFAULT_WIDTH, Origin
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.kv_cache import KVCache
@@ -21,7 +20,6 @@ from ltd.errors import InputError
 from ltd.tree import DraftTree
 
 READ_CHUNK = 512
-DEFAULT_WIDTH = 10
 
 
 class Eagle3Draft:
@@ -32,12 +30,12 @@ class Eagle3Draft:
         embedding: the target's token embedding, used unless the head brings its own.
         width: beam width W.
         engine: runs the steps in place of the head's own layer, whose weights it has taken over.
+        origin: where the head came from, if that is known.
 
     Raises:
         InputError: the head does not fit the target's embedding.
 
     Attributes:
-        folder: where the head came from, if it was loaded.
         root_states: (B, 1, H), the head's output at the roots.
         beam_states: (B, W, H), its output at the beam that was last expanded.
     """
@@ -48,6 +46,7 @@ class Eagle3Draft:
         embedding: nn.Embedding | PackedEmbedding,
         width: int = DEFAULT_WIDTH,
         engine: HeadEngine | None = None,
+        origin: Origin | None = None,
     ) -> None:
         config = head.config
         if config.vocab_size != embedding.num_embeddings:
@@ -64,9 +63,8 @@ class Eagle3Draft:
             raise InputError(
                 f"beam width {width} needs a draft vocabulary at least as large, not {config.draft_vocab_size}"
             )
-        self.head, self.width, self.engine = head, width, engine
+        self.head, self.width, self.engine, self.origin = head, width, engine, origin
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
-        self.folder: Path | None = None
         self.cache: KVCache | None = None
         self.root_states: torch.Tensor | None = None
         self.beam_states: torch.Tensor | None = None
@@ -80,6 +78,11 @@ class Eagle3Draft:
     def d2t(self) -> torch.Tensor | None:
         """int64 (Vd,) offsets to the target's ids; None if the head's vocabulary is the target's."""
         return self.head.d2t
+
+    @property
+    def state_size(self) -> int:
+        """The head's width H."""
+        return self.head.config.hidden_size
 
     def start(self, batch: int, capacity: int) -> None:
         """Forgets all sequences and makes room for B new ones."""
@@ -102,22 +105,27 @@ class Eagle3Draft:
         self.cache.spread()
 
     def rewind(self, lengths: list[int]) -> None:
-        """Goes back: sequence b forgets all but the first lengths[b] features that it has read."""
+        """Goes back: sequence b forgets all but its first lengths[b] tokens."""
         assert self.cache is not None
-        self.cache.rewind(lengths)
+        self.cache.rewind(slots(lengths))
+
+    def pretend_read(self, lengths: list[int]) -> None:
+        """For timing alone: the cache's rows hold some text's keys and values, and time does not depend on which."""
+        assert self.cache is not None
+        self.cache.set_lengths(slots(lengths))
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
-        """Reads features (1, n, F * Ht) and the n tokens after them into one sequence; n may be 0."""
+        """Reads all tokens (n,) but the first into one sequence, each with the feature (1, n, F * Ht) before it."""
         assert self.cache is not None and features is not None
-        if len(tokens) == 0:
+        if len(tokens) == 1:
             return
         view = self.cache.row(row)
         for chunk, following in zip(
-            features.split(READ_CHUNK, dim=1), tokens[None].split(READ_CHUNK, dim=1), strict=True
+            features[:, :-1].split(READ_CHUNK, dim=1), tokens[None, 1:].split(READ_CHUNK, dim=1), strict=True
         ):
             self._read(view, chunk, following, kept=0)
             view.advance([following.shape[1]])
-        self.cache.advance_row(row, len(tokens))
+        self.cache.advance_row(row, len(tokens) - 1)
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """Reads the last cycle's gain with its true features; logits (B, 1, Vd) for the root's children."""
@@ -183,3 +191,8 @@ class Eagle3Draft:
 
         output: torch.Tensor = self.head(embeddings, states, positions, attend)
         return output, self.head.logits(output[:, count - kept :])
+
+
+def slots(lengths: list[int]) -> list[int]:
+    """How many slots hold texts of so many tokens: every token but the first has one, with the feature before it."""
+    return [length - 1 for length in lengths]

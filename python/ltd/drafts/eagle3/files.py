@@ -42,7 +42,7 @@ def load_head(
     Raises InputError for anything that is not a complete, consistent EAGLE-3 head.
     """
     folder = Path(folder)
-    values, tensors = _read_config(folder), _read_tensors(folder)
+    values, tensors = read_config(folder), _read_tensors(folder)
     if values.get("format") == FORMAT:
         config = Eagle3Config.from_dict(values)
     else:
@@ -113,13 +113,8 @@ def check_vocabulary(d2t: Tensor, t2d: Tensor, config: Eagle3Config, where: str)
         )
 
 
-def state_size(folder: str | Path) -> int:
-    """The size of a head's states, as far as its config says without its weights; 0 if it does not."""
-    size = _read_config(Path(folder)).get("hidden_size", 0)
-    return size if isinstance(size, int) else 0
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a head's `config.json` says, unchecked. Raises InputError if there is none, or none that can be read."""
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"there is no draft head in {folder}: config.json is missing")
