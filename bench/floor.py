@@ -8,7 +8,6 @@ import torch
 
 from ltd.engine.cpu import Engine
 from ltd.engine.kv_cache import key_value_sizes
-from ltd.target.target import Target
 from timing import time_in_turns
 
 PRODUCT_SIDES = (1024, 2048, 3072)  # of the square matrices whose product shows how fast this machine multiplies
@@ -29,9 +28,9 @@ class Work:
     attention_count: int
 
     @classmethod
-    def of(cls, engine: Engine, target: Target) -> Work:
+    def of(cls, engine: Engine) -> Work:
         """The work of an engine's forwards; the embedding, of which only some rows are read, does not count."""
-        weights, config = engine.weights, target.config
+        weights, config = engine.weights, engine.config
         parts = (weights.qkv, weights.output, weights.gate_up, weights.down, weights.lm_head)
         _, head_dim = key_value_sizes(config)
         return cls(

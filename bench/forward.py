@@ -26,6 +26,7 @@ from floor import Floor, Work
 from ltd.common.files import write_bytes
 from ltd.common.table import Table, png
 from ltd.decoding.decoder import Decoder
+from ltd.engine.cpu import Engine
 from ltd.engine.forward import TreeBlock
 from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
@@ -106,7 +107,7 @@ def load_both(options: argparse.Namespace) -> tuple[Decoder, float, Target]:
     start = time.perf_counter()
     decoder = ltd.load(options.target, options.draft, dtype=options.dtype, device="cpu", threads=options.threads)
     seconds = time.perf_counter() - start
-    if decoder.target.engine is None:
+    if not isinstance(decoder.target.forward, Engine):
         raise InputError(f"the engine does not run this model in {options.dtype}; use float32 or bfloat16")
     model = load_model(options.target, decoder.target.dtype, CPU).model
     pack_linears(model)
@@ -121,10 +122,10 @@ def some_prompt(target: Target, prefix: int) -> torch.Tensor:
 def forward_of(target: Target, count: int, prefix: int) -> Callable[[], object]:
     """A forward of `count` tokens in a chain behind the prefix; the cache does not grow."""
     tokens = torch.randint(3, target.vocab_size, (1, count), generator=torch.Generator().manual_seed(count))
-    block = TreeBlock(target.lengths, prefix + torch.arange(count)[None], None)
+    block = TreeBlock.chain(target.lengths, count)
     cache = target.cache
     assert cache is not None
-    return lambda: target._forward(cache, tokens, block, logits_to_keep=0)
+    return lambda: target.forward(tokens, block, cache, taps=target.taps)
 
 
 def warm_and_time(calls: Sequence[Callable[[], object]], repeats: int) -> list[Timing]:
@@ -176,8 +177,8 @@ def measure(options: argparse.Namespace) -> Results:
     """Everything, with the numbers of threads and repeats that were asked for."""
     decoder, load_seconds, before = load_both(options)
     target = decoder.target
-    assert target.engine is not None
-    floor = Floor.measure(Work.of(target.engine, target), target.dtype, options.repeats)
+    assert isinstance(target.forward, Engine)
+    floor = Floor.measure(Work.of(target.forward), target.dtype, options.repeats)
     return Results(
         target=options.target or DEFAULT_TARGET,
         dtype=str(target.dtype).removeprefix("torch."),

@@ -11,13 +11,12 @@ from transformers import PreTrainedModel
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft
 from ltd.drafts.opening import find_head, read_draft
-from ltd.engine.cpu import Engine
-from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
 from ltd.ops.library import build_info
 from ltd.policy_choice import PolicyRequest, choose_policy, expected_setting
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids, tokenizer_fingerprint
+from ltd.target.opening import open_forward
 from ltd.target.target import Target
 
 
@@ -103,13 +102,7 @@ def prepare(
 
 def make_target(model: PreTrainedModel, feature_layers: tuple[int, ...], takes_weights: bool) -> Target:
     """A target on the fastest path that there is for the model."""
-    engine = None
-    if takes_weights and model.device.type == "cpu":
-        if Engine.supports(model):
-            engine = Engine(model)
-        else:
-            pack_linears(model)
-    return Target(model, feature_layers, engine)
+    return Target(model, feature_layers, open_forward(model, takes_weights=takes_weights))
 
 
 def check_kernels(device: torch.device) -> None:

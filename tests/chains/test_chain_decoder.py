@@ -16,6 +16,7 @@ from ltd.chains.constant import Constant
 from ltd.chains.decoder import ChainDecoder
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.statistics import PARTS
+from ltd.engine.cpu import Engine
 from ltd.errors import InputError
 
 Folder = Callable[[str], Path]
@@ -167,7 +168,7 @@ def test_a_seed_gives_one_text(decoder: ChainDecoder) -> None:
 
 
 def test_a_broken_draft_costs_nothing_but_speed(decoder: ChainDecoder, tiny_target: Folder) -> None:
-    decoder.draft.engine.weights.final_norm.fill_(float("nan"))
+    decoder.draft.forward.weights.final_norm.fill_(float("nan"))
     answer = decoder.generate(PROMPT, max_new_tokens=20, stop_token_ids=())
     assert answer.token_ids == wanted(load(tiny_target("llama")), 20)
     assert set(answer.statistics.sizes) == {0}
@@ -176,8 +177,8 @@ def test_a_broken_draft_costs_nothing_but_speed(decoder: ChainDecoder, tiny_targ
 
 
 def test_a_broken_target_is_named(decoder: ChainDecoder) -> None:
-    assert decoder.target.engine is not None
-    decoder.target.engine.weights.final_norm.fill_(float("nan"))
+    assert isinstance(decoder.target.forward, Engine)
+    decoder.target.forward.weights.final_norm.fill_(float("nan"))
     for temperature in (0.0, 1.0):
         with pytest.raises(InputError, match="the target's logits are not finite"):
             decoder.generate(PROMPT, temperature=temperature)

@@ -66,8 +66,8 @@ def expected_levels(
 
 def draft_of(head: Eagle3Head, embedding: nn.Embedding, has_engine: bool) -> Eagle3Draft:
     """A draft on the head's own layer, or on the engine with a copy of it."""
-    engine = HeadEngine(copy.deepcopy(head)) if has_engine else None
-    return Eagle3Draft(head, embedding, width=WIDTH, engine=engine)
+    forward = HeadEngine(copy.deepcopy(head)) if has_engine else None
+    return Eagle3Draft(head, embedding, width=WIDTH, forward=forward)
 
 
 def read_prompt(draft: Eagle3Draft, row: int, features: torch.Tensor, following: torch.Tensor) -> None:

@@ -32,7 +32,7 @@ def chain(
 ) -> Verified:
     """Forward of tokens (B, n) behind the prefix."""
     positions = cache.lengths.long()[:, None] + torch.arange(tokens.shape[1])
-    return engine.forward(tokens, TreeBlock(cache.lengths, positions, None), cache, kept, taps)
+    return engine(tokens, TreeBlock(cache.lengths, positions, None), cache, kept, taps)
 
 
 def random_tree(generator: torch.Generator, nodes: int) -> tuple[list[int], torch.Tensor]:
@@ -99,7 +99,7 @@ def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, no
             assert target.cache is not None
             positions = target.lengths.long()[:, None] + torch.stack([depths(parents) for parents, _ in trees])
             block = TreeBlock(target.lengths, positions, torch.stack([masks for _, masks in trees]))
-            verified = target._forward(target.cache, tokens, block, logits_to_keep=0)
+            verified = target.forward(tokens, block, target.cache, taps=target.taps)
             results.append((verified.logits, verified.features, target.cache.keys, target.cache.values))
     for expected, result in zip(*results, strict=True):  # these wild weights make rounding grow from layer to layer
         assert relative_error(result, expected) < 1e-3
@@ -119,7 +119,7 @@ def test_a_tree_gives_the_bits_of_single_steps(
     cache.advance([length])
     parents, masks = random_tree(generator, nodes)
     tokens = torch.randint(3, VOCABULARY, (1, nodes), generator=generator)
-    tree = engine.forward(tokens, TreeBlock(cache.lengths, length + depths(parents)[None], masks[None]), cache, 0, TAPS)
+    tree = engine(tokens, TreeBlock(cache.lengths, length + depths(parents)[None], masks[None]), cache, 0, TAPS)
     assert tree.features is not None
     keys, values = (rows[:, 0, :, length : length + nodes].clone() for rows in (cache.keys, cache.values))
     for leaf in set(range(nodes)) - set(parents):
@@ -217,7 +217,7 @@ def test_no_second_copy_of_the_weights_is_kept() -> None:
 @pytest.mark.parametrize(("dtype", "uses_engine"), [("float32", True), ("bfloat16", True), ("float16", False)])
 def test_load_takes_the_engine_where_it_can(tiny_target: Folder, dtype: str, uses_engine: bool) -> None:
     decoder = load(tiny_target("llama"), "none", dtype=dtype, device="cpu")
-    assert (decoder.target.engine is not None) == uses_engine
+    assert isinstance(decoder.target.forward, Engine) == uses_engine
     assert len(decoder.generate([5, 6, 7], max_new_tokens=4).token_ids) >= 1
 
 

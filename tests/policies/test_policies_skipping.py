@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Accepted, Gain, joined
 from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.files import load_head
+from ltd.engine.cpu import Engine
 from ltd.loading import load
 from ltd.target.target import Target
 from ltd.tree import DraftTree
@@ -62,7 +64,7 @@ def random_prompts(seed: int, lengths: list[int]) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def engine_decoder(tiny_target: Folder, tiny_head: Folder) -> Decoder:
     decoder = load(tiny_target("llama"), tiny_head("llama"), dtype="float32", device="cpu")
-    assert decoder.target.engine is not None and decoder.draft.engine is not None
+    assert isinstance(decoder.target.forward, Engine) and isinstance(decoder.draft.forward, HeadEngine)
     return decoder
 
 

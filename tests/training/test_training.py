@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ltd.drafts.eagle3.files import load_head
 from ltd.drafts.eagle3.head import Eagle3Config
+from ltd.engine.attention import attend_in_lockstep
+from ltd.engine.cpu import Engine
+from ltd.engine.forward import Forward
 from ltd.errors import InputError
+from ltd.target.transformers_layers import TransformersLayers, tapped
 from ltd.training import TrainDraftConfig, train_draft
 from ltd.training import loop as training_loop
 from ltd.training.data.batches import epoch_order
@@ -35,7 +40,7 @@ from ltd.training.data.conversations import (
     sample,
 )
 from ltd.training.data.features import FeatureReader
-from ltd.training.data.lockstep import EngineForwards, ModelForwards, tapped
+from ltd.training.data.lockstep import Lockstep, read_states
 from ltd.training.data.openings import OPENINGS
 from ltd.training.eagle3.trim import Trial, frequent_words, keep_words, largest_fast
 from ltd.training.vocabulary import choose_vocabulary
@@ -367,16 +372,18 @@ def test_held_out_split_is_fixed_and_monotone(tokens: list[int], share: float) -
     assert not (conversation.is_held_out(share / 2) and not conversation.is_held_out(share))
 
 
-@pytest.mark.parametrize("forwards", [EngineForwards, ModelForwards])
+@pytest.mark.parametrize("run", [Engine, partial(TransformersLayers, attention=attend_in_lockstep), TransformersLayers])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_lockstep_equals_plain_forward(family: str, forwards: type, tiny_target: Target) -> None:
+def test_lockstep_equals_plain_forward(
+    family: str, run: Callable[[PreTrainedModel], Forward], tiny_target: Target
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_target(family)).eval()
     torch.manual_seed(0)
     tokens = torch.randint(96, (4, 20))  # within the window of the families that have one
     output = model(tokens, use_cache=False, output_hidden_states=True)
     expected = output.logits.detach()
-    lockstep = forwards(model)
-    lockstep.begin(4, 20)
+    forward = run(model)
+    lockstep = Lockstep(forward, 4, 20)
 
     def check(position: int, rows: list[int], count: int = 1) -> None:
         logits = lockstep.append(tokens[rows, position : position + count])
@@ -391,7 +398,8 @@ def test_lockstep_equals_plain_forward(family: str, forwards: type, tiny_target:
     lockstep.keep([1, 2])
     for position in range(13, 20):
         check(position, [3, 2])
-    for index, states in list(lockstep.states([row[: 20 - 3 * i].tolist() for i, row in enumerate(tokens)], (1, 8))):
+    texts = [row[: 20 - 3 * i].tolist() for i, row in enumerate(tokens)]
+    for index, states in list(read_states(forward, texts, (1, 8))):
         size = 20 - 3 * index
         hidden = [output.hidden_states[1][index, :size], output.hidden_states[-1][index, :size]]
         torch.testing.assert_close(states.features[:, :32], hidden[0], rtol=1e-3, atol=1e-3)

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ltd import ops
 from ltd.chains.model_files import ChainFiles, check_chain, load_layers, read_chain
 from ltd.engine.cpu import Engine
-from ltd.engine.forward import TreeBlock
+from ltd.engine.forward import Forward, TreeBlock
 from ltd.engine.kv_cache import KVCache
 from ltd.errors import InputError
 from ltd.target.locate import quiet_transformers
@@ -45,20 +44,15 @@ class ChainDraft:
     """Drafts one sequence, token by token.
 
     Args:
-        engine: the small model's layers and output rows.
-        embedding: the target's.
-        config: of the small model.
-        norm: its final norm.
+        forward: the small model's, with the target's embedding and output rows.
         words: int64 (Vd,), the token ids behind the logits; None if they are all.
         folder: where it came from.
     """
 
-    def __init__(
-        self, engine: Engine, config: Any, norm: nn.Module, words: torch.Tensor | None, folder: Path | None = None
-    ) -> None:
-        self.engine, self.config, self.norm, self.words, self.folder = engine, config, norm, words, folder
+    def __init__(self, forward: Forward, words: torch.Tensor | None, folder: Path | None = None) -> None:
+        self.forward, self.words, self.folder = forward, words, folder
         self.cache: KVCache | None = None
-        self.taps = (int(config.num_hidden_layers),)
+        self.taps = (int(forward.config.num_hidden_layers),)
 
     @classmethod
     def load(cls, folder: str | Path, target: Target, tokenizer: Any = None) -> ChainDraft:
@@ -75,18 +69,15 @@ class ChainDraft:
         files = read_chain(folder)
         fingerprint = None if tokenizer is None else tokenizer_fingerprint(tokenizer, target.vocab_size)
         check_chain(files, target.config, fingerprint)
-        if target.engine is None:
+        if not isinstance(target.forward, Engine):
             raise InputError("chains are drafted on the CPU engine; use a target in float32 or bfloat16 on the CPU")
-        small = small_model(files, output_rows(target, files.words))
-        norm = small.model.norm
-        engine = Engine(small)
-        engine.embedding = target.engine.embedding
-        return cls(engine, files.config, norm, files.words, files.folder)
+        small = small_model(files, target.forward.output_rows(files.words))
+        return cls(Engine(small, target.embedding), files.words, files.folder)
 
     @property
     def hidden_size(self) -> int:
         """Of its states."""
-        return int(self.config.hidden_size)
+        return int(self.forward.config.hidden_size)
 
     @property
     def length(self) -> int:
@@ -98,8 +89,7 @@ class ChainDraft:
         """Forgets everything and makes room for so many tokens."""
         if self.cache is None or not self.cache.fits(1, capacity):
             self.cache = None  # let the old one go first
-            dtype = self.engine.weights.final_norm.dtype
-            self.cache = KVCache.for_model(self.config, 1, capacity, dtype, torch.device("cpu"))
+            self.cache = self.forward.open(1, capacity)
         self.cache.clear()
 
     def rewind(self, length: int) -> None:
@@ -116,25 +106,16 @@ class ChainDraft:
         """Reads tokens, at least one, and says what comes after the last."""
         self.read(tokens[:-READ_CHUNK])
         logits, states = self._forward(tokens[-READ_CHUNK:])
-        return ChainStep(logits[0, -1], self.norm(states[0, -1]))
+        return ChainStep(logits[0, -1], self.forward.norm(states[0, -1]))
 
     def _forward(self, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         cache = self.cache
         assert cache is not None
-        positions = cache.lengths.long()[:, None] + torch.arange(len(tokens))
-        block = TreeBlock(cache.lengths, positions, None)
-        read = self.engine.forward(torch.tensor([tokens]), block, cache, logits_to_keep=1, taps=self.taps)
+        block = TreeBlock.chain(cache.lengths, len(tokens))
+        read = self.forward(torch.tensor([tokens]), block, cache, logits_to_keep=1, taps=self.taps)
         cache.advance([len(tokens)])
         assert read.features is not None
         return read.logits, read.features
-
-
-def output_rows(target: Target, words: torch.Tensor | None) -> torch.Tensor:
-    """(Vd, H): a target's output rows of these words, or all, out of its engine's packed weights."""
-    assert target.engine is not None
-    packed = target.engine.weights
-    ids = torch.arange(packed.vocabulary) if words is None else words
-    return ops.unpack_rows(packed.lm_head, packed.vocabulary, int(target.config.hidden_size), ids)
 
 
 def small_model(files: ChainFiles, rows: torch.Tensor) -> PreTrainedModel:

@@ -81,7 +81,7 @@ def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, orig
     draft = Eagle3Draft(head, embedding, origin=origin)
     if embedding.weight.device.type == "cpu":
         if HeadEngine.supports(head):
-            draft.engine = HeadEngine(head)
+            draft.forward = HeadEngine(head)
         pack_linears(head)
     return draft
 

@@ -1,4 +1,4 @@
-"""The target's forward on the CPU: one operator call for all layers, over weights that are packed once.
+"""`Engine`, the forward on the CPU: one operator call for all layers, over weights that are packed once.
 
 `transformers` gives the configuration, the weights and the rotary positions; the arithmetic is
 `ops.forward_stack`, which rounds where the model's own modules round and is row-exact: verifying a tree gives
@@ -26,26 +26,30 @@ TABULAR_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 class Engine:
-    """Takes a model's weights over and runs its forward.
+    """`Forward` of a model whose weights it takes over.
 
     The model keeps its configuration, norms, rotary embedding and an untied token embedding; its linear layers are left
     empty, so it can no longer run by itself.
 
     Args:
         model: of a supported family, on the CPU, in float32 or bfloat16 and evaluation mode.
+        embedding: another model's to read tokens with, of the same size; None is the model's own.
 
     Raises:
         InputError: a model that the engine cannot run; `supports` says so beforehand.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, embedding: nn.Embedding | PackedEmbedding | None = None) -> None:
         if not self.supports(model):
             raise InputError(
                 f"the CPU engine cannot run this {model.config.model_type} model ({model.dtype} on {model.device}, "
                 f"activation {model.config.hidden_act}); it needs float32 or bfloat16 on the CPU and silu"
             )
-        self.weights, self.embedding = take_weights(model)
-        rotary: Any = model.model.rotary_emb
+        body: Any = model.model
+        self.config, self.device, self.norm = model.config, model.device, body.norm
+        self.weights, own = take_weights(model)
+        self.embedding = own if embedding is None else embedding
+        rotary: Any = body.rotary_emb
         self.rotary = partial(rotary, self.weights.final_norm)  # which only tells the type wanted
         self.table = RotaryTable(self.rotary) if rotary.rope_type in TABULAR_ROPE else None
 
@@ -55,18 +59,20 @@ class Engine:
         config = model.config
         return model.device.type == "cpu" and model.dtype in DTYPES and config.hidden_act == "silu"
 
-    def forward(
+    def open(self, batch: int, capacity: int) -> KVCache:
+        """See `Forward`."""
+        return KVCache.for_model(self.config, batch, capacity, self.weights.final_norm.dtype, self.device)
+
+    def output_rows(self, ids: Tensor | None) -> Tensor:
+        """(n, hidden): the output layer's rows of these n tokens; None means all."""
+        weights = self.weights
+        chosen = torch.arange(weights.vocabulary) if ids is None else ids
+        return ops.unpack_rows(weights.lm_head, weights.vocabulary, int(self.config.hidden_size), chosen)
+
+    def __call__(
         self, tokens: Tensor, block: TreeBlock, cache: KVCache, logits_to_keep: int = 0, taps: tuple[int, ...] = ()
     ) -> Verified:
-        """One forward over a tree or a chain behind each sequence's prefix; writes its rows, does not advance.
-
-        Args:
-            tokens: int64 (B, N).
-            block: their places.
-            cache: read and written.
-            logits_to_keep: only the last so many tokens get logits; 0 = all.
-            taps: hidden states wanted, as indices k of hs[k].
-        """
+        """See `Forward`."""
         cosines, sines, rows = self._rotary(block.positions, cache.capacity)
         logits, features = ops.forward_stack(
             self.weights,
@@ -81,6 +87,7 @@ class Engine:
             block.positions,
             taps,
             min(logits_to_keep or tokens.shape[1], tokens.shape[1]),
+            first_row=block.first_row,
         )
         return Verified(logits, features if taps else None)
 

@@ -1,35 +1,93 @@
-"""What goes into a forward of the target besides tokens, and what comes out."""
+"""What runs a model's layers: the protocol, what goes into a forward besides tokens, and what comes out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from torch import nn
+
+from ltd.engine.kv_cache import KVCache
+from ltd.engine.packed_layers import PackedEmbedding
 
 
 @dataclass(frozen=True, slots=True)
 class TreeBlock:
-    """What tree attention must know about the tokens of one forward.
+    """The places of the tokens of one forward, behind each sequence's prefix.
 
     Attributes:
         lengths: int32 (B,), prefix rows in the cache.
         positions: int64 (B, N), of the tokens.
         masks: int64 (B, N, words) bit-packed ancestors, or None for a chain (each token sees those before it).
+        first_row: tree rows that are in the cache already, which `masks` speaks of too; these tokens come after them.
     """
 
     lengths: torch.Tensor
     positions: torch.Tensor
     masks: torch.Tensor | None
+    first_row: int = 0
+
+    @classmethod
+    def chain(cls, lengths: torch.Tensor, count: int) -> TreeBlock:
+        """The next `count` tokens of every sequence, one after the other."""
+        return cls(lengths, lengths.long()[:, None] + torch.arange(count, device=lengths.device), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What one target forward says.
+    """What one forward says.
 
     Attributes:
-        logits: (B, N, vocabulary) in the model's type.
-        features: (B, N, F * hidden), the tapped hidden states side by side, low layer first; None if none is tapped.
+        logits: (B, kept, vocabulary) in the model's type.
+        features: (B, N, F * hidden), the tapped hidden states side by side, in the order asked for; None if none is.
     """
 
     logits: torch.Tensor
     features: torch.Tensor | None
+
+
+class Forward(Protocol):
+    """Runs the layers of a causal LM over keys and values of ours.
+
+    A session is the `KVCache` that it opens. It belongs to whoever opened it. A forward keeps nothing between calls:
+    any number of sessions may take turns, and a model that is not ours is as it was after every call.
+    """
+
+    @property
+    def config(self) -> Any:
+        """The model's `transformers` configuration."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens and blocks must be."""
+
+    @property
+    def embedding(self) -> nn.Embedding | PackedEmbedding:
+        """The token embedding, int64 (…) → (…, hidden), whose weight has the activations' type."""
+
+    @property
+    def norm(self) -> nn.Module:
+        """The final norm, from hs[layers] to what the output layer reads."""
+
+    def open(self, batch: int, capacity: int) -> KVCache:
+        """A session: an empty cache for so many sequences of so many rows, the largest tree included."""
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,
+        block: TreeBlock,
+        cache: KVCache,
+        logits_to_keep: int = 0,
+        taps: tuple[int, ...] = (),
+    ) -> Verified:
+        """One forward over a tree or a chain behind each sequence's prefix; writes its rows, does not advance.
+
+        Args:
+            tokens: int64 (B, N).
+            block: their places.
+            cache: a session of this forward, or rows of one; read and written.
+            logits_to_keep: only the last so many tokens get logits; 0 = all.
+            taps: hidden states wanted, as indices k of hs[k] = the input of layer k (hs[layers] = the last layer's
+                output before the final norm).
+        """

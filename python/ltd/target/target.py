@@ -1,54 +1,46 @@
 """The model being accelerated: a `transformers` causal LM that checks a whole tree in one forward.
 
-On the CPU an `Engine` runs the layers. Elsewhere, and for models whose weights must stay as they are, `transformers`
-does; then this file gives it a cache that is allocated once (`KVCache`), attention under the tree's mask through the
-attention interface (`ops.tree_attention`), and hooks that tap the hidden states the draft reads.
+A `Forward` runs its layers; here is what stands around them: a session for all sequences of a batch, prompts read chunk
+by chunk, and what becomes of a tree once it is known which of its nodes are accepted.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ltd.engine.forward import TreeBlock, Verified
+from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
+from ltd.engine.packed_layers import PackedEmbedding
 from ltd.errors import InputError
 from ltd.target.model import FAMILIES
-from ltd.target.transformers_layers import ATTENTION, CacheForTransformers, attend_tree
+from ltd.target.transformers_layers import TransformersLayers
 from ltd.tree import TreeNodes
-
-if TYPE_CHECKING:
-    from ltd.engine.cpu import Engine
-    from ltd.engine.packed_layers import PackedEmbedding
 
 PREFILL_CHUNK = 512
 
 
-AttentionInterface.register(ATTENTION, attend_tree)
-
-
 class Target:
-    """A causal LM with its own cache, ready to check trees.
+    """A causal LM with a session of its own, ready to check trees.
 
     Args:
         model: a model of a supported family, in evaluation mode.
         feature_layers: which hidden states to tap, as indices k of hs[k] = the input of layer k (hs[layers] = the last
             layer's output before the final norm), low to high.
-        engine: the model's weights, packed; it then runs the layers instead of `transformers`.
+        forward: runs the model; None is the layers of `transformers`, which leave it as it is.
 
     Raises:
         InputError: an unsupported family, or a layer index out of range.
     """
 
     def __init__(
-        self, model: PreTrainedModel, feature_layers: tuple[int, ...] = (), engine: Engine | None = None
+        self, model: PreTrainedModel, feature_layers: tuple[int, ...] = (), forward: Forward | None = None
     ) -> None:
-        self.model, self.config, self.engine = model, model.config, engine
+        self.model, self.config = model, model.config
         if self.config.model_type not in FAMILIES:
             raise InputError(
                 f"a {self.config.model_type!r} model cannot be a target; use one of the families {', '.join(FAMILIES)}"
@@ -59,15 +51,14 @@ class Target:
                 f"the draft reads hidden states {feature_layers}, but this target has only 0 … {layers}; "
                 "use a head trained for this target"
             )
-        self.feature_layers = feature_layers
+        self.forward = TransformersLayers(model) if forward is None else forward
+        self.feature_layers = self.taps = feature_layers
         self.cache: KVCache | None = None
-        self.is_tapping = False
-        self.taps: dict[int, torch.Tensor] = {}
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        return self.forward.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,8 +68,7 @@ class Target:
     @property
     def embedding(self) -> nn.Embedding | PackedEmbedding:
         """The token embedding, which drafts may share."""
-        embedding: Any = self.model.get_input_embeddings()
-        return embedding  # type: ignore[no-any-return]
+        return self.forward.embedding
 
     @property
     def vocab_size(self) -> int:
@@ -92,7 +82,7 @@ class Target:
 
     @contextlib.contextmanager
     def session(self, batch: int, capacity: int, tap: bool = True) -> Iterator[None]:
-        """Gives the model an empty cache, tree attention and the taps; takes the latter two away again at the end.
+        """Begins anew with empty sequences; the memory of the last session is used again if it is large enough.
 
         Args:
             batch: sequences B.
@@ -101,31 +91,10 @@ class Target:
         """
         if self.cache is None or not self.cache.fits(batch, capacity):
             self.cache = None  # let the old one go first
-            self.cache = KVCache.for_model(self.config, batch, capacity, self.dtype, self.device)
+            self.cache = self.forward.open(batch, capacity)
         self.cache.clear()
-        self.is_tapping = tap
-        if self.engine is not None:
-            yield
-            return
-        usual_attention = self.config._attn_implementation
-        self.config._attn_implementation = ATTENTION
-        hooks = [self._tap(index) for index in self.feature_layers] if tap else []
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.taps.clear()
-            self.config._attn_implementation = usual_attention
-
-    def _tap(self, index: int) -> torch.utils.hooks.RemovableHandle:
-        body: Any = self.model.model
-        layer: nn.Module = body.norm if index == self.config.num_hidden_layers else body.layers[index]
-
-        def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.taps[index] = args[0] if args else kwargs["hidden_states"]
-
-        return layer.register_forward_pre_hook(keep_input, with_kwargs=True)
+        self.taps = self.feature_layers if tap else ()
+        yield
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -147,8 +116,8 @@ class Target:
         cache, features = self.cache.row(row), []
         for chunk in token_ids[None].split(PREFILL_CHUNK, dim=1):
             count = chunk.shape[1]
-            positions = cache.lengths.long()[:, None] + torch.arange(count, device=chunk.device)
-            verified = self._forward(cache, chunk, TreeBlock(cache.lengths, positions, None), logits_to_keep=1)
+            block = TreeBlock.chain(cache.lengths, count)
+            verified = self.forward(chunk, block, cache, logits_to_keep=1, taps=self.taps)
             cache.advance([count])
             if verified.features is not None:
                 features.append(verified.features)
@@ -159,7 +128,7 @@ class Target:
         """One forward over a tree (root first), behind each sequence's prefix."""
         assert self.cache is not None
         block = TreeBlock(self.cache.lengths, nodes.positions, nodes.masks)
-        return self._forward(self.cache, nodes.tokens, block, logits_to_keep=0)
+        return self.forward(nodes.tokens, block, self.cache, taps=self.taps)
 
     def commit(
         self, path: torch.Tensor, gained: torch.Tensor, counts: list[int], verified: Verified
@@ -185,19 +154,3 @@ class Target:
         """Drops all sequences but these."""
         assert self.cache is not None
         self.cache.keep(rows)
-
-    def _forward(self, cache: KVCache, tokens: torch.Tensor, block: TreeBlock, logits_to_keep: int) -> Verified:
-        if self.engine is not None:
-            return self.engine.forward(
-                tokens, block, cache, logits_to_keep, self.feature_layers if self.is_tapping else ()
-            )
-        output = self.model(
-            input_ids=tokens,
-            position_ids=block.positions,
-            past_key_values=CacheForTransformers(cache),
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-            tree_block=block,
-        )
-        taps = [self.taps[index] for index in self.feature_layers] if self.taps else []
-        return Verified(output.logits, torch.cat(taps, dim=-1) if taps else None)

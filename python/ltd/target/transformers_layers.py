@@ -1,61 +1,123 @@
-"""The layers of `transformers` over our cache and our tree attention."""
+"""The layers of `transformers` over our cache: `TransformersLayers`, the forward of models that must stay as they are.
+
+`transformers` hands the arguments that it does not know on to its attention, and so every call brings its own. Which
+attention a model calls is said in its configuration, though, for all that run it: it is ours for the time of a call.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
-from transformers.cache_utils import Cache
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
 
-from ltd import ops
-from ltd.engine.forward import TreeBlock
+from ltd.engine.attention import Attention, attend_tree
+from ltd.engine.forward import TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
+from ltd.engine.packed_layers import PackedEmbedding
 
-if TYPE_CHECKING:
-    pass
-
-ATTENTION = "ltd_tree"
+ATTENTION = "ltd"
 
 
-class CacheForTransformers(Cache):
-    """Lets the model's attention layers write into a `KVCache` and read all of it."""
+class TransformersLayers:
+    """`Forward` of a `transformers` model, in its own type and on its own device.
 
-    def __init__(self, cache: KVCache) -> None:
-        super().__init__(layers=[])
-        self.cache = cache
+    Args:
+        model: of a supported family, in evaluation mode.
+        attention: of its layers.
+    """
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes one layer's new rows as tree rows; returns that layer's whole buffers (B, Hkv, capacity, head_dim)."""
-        self.cache.write(layer_idx, key_states, value_states)
-        return self.cache.keys[layer_idx], self.cache.values[layer_idx]
+    def __init__(self, model: PreTrainedModel, attention: Attention = attend_tree) -> None:
+        self.model, self.config, self.attention = model, model.config, attention
+
+    @property
+    def device(self) -> torch.device:
+        """See `Forward`."""
+        return self.model.device
+
+    @property
+    def embedding(self) -> nn.Embedding | PackedEmbedding:
+        """See `Forward`."""
+        embedding: Any = self.model.get_input_embeddings()
+        return embedding  # type: ignore[no-any-return]
+
+    @property
+    def norm(self) -> nn.Module:
+        """See `Forward`."""
+        body: Any = self.model.model
+        norm: nn.Module = body.norm
+        return norm
+
+    def open(self, batch: int, capacity: int) -> KVCache:
+        """See `Forward`."""
+        return KVCache.for_model(self.config, batch, capacity, self.embedding.weight.dtype, self.device)
+
+    def __call__(
+        self, tokens: Tensor, block: TreeBlock, cache: KVCache, logits_to_keep: int = 0, taps: tuple[int, ...] = ()
+    ) -> Verified:
+        """See `Forward`."""
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float, window: int) -> Tensor:
+            return self.attention(query, key, value, layer, cache, block, scale, window)
+
+        with our_attention(self.config), tapped(self.model, taps) as features:
+            output = self.model(
+                input_ids=tokens,
+                position_ids=block.positions,
+                use_cache=False,
+                logits_to_keep=logits_to_keep,
+                ltd_attend=attend,
+            )
+        return Verified(output.logits, features() if taps else None)
 
 
-def attend_tree(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    *,
-    tree_block: TreeBlock,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """`transformers` attention function: (B, Hq, N, d) queries → (B, N, Hq, d), over prefix and tree rows."""
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    output = ops.tree_attention(
-        query,
-        key,
-        value,
-        tree_block.lengths,
-        query.shape[2],
-        tree_block.masks,
-        tree_block.positions,
-        scale,
-        sliding_window or 0,
-    )
-    return output, None
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+    scaling: float, ltd_attend: Callable[..., Tensor], sliding_window: int | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """`transformers`' attention interface: (B, Hq, N, d) queries → (B, N, Hq, d), by what the call brought."""
+    return ltd_attend(query, key, value, module.layer_idx, scaling, sliding_window or 0), None
+
+
+AttentionInterface.register(ATTENTION, _attend)
+
+# Two calls at a time would each restore what the other one had set.
+_one_call = threading.RLock()
+
+
+@contextmanager
+def our_attention(config: Any) -> Iterator[None]:
+    """While open, the models of this configuration call our attention, and no other thread gets in here."""
+    with _one_call:
+        usual = config._attn_implementation
+        config._attn_implementation = ATTENTION
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
+
+
+@contextmanager
+def tapped(model: PreTrainedModel, layers: tuple[int, ...]) -> Iterator[Callable[[], Tensor]]:
+    """While open, every forward's hs[k] of the given layers is kept; the yielded function concatenates them.
+
+    hs[k] is the input of layer k, hs[layers] the input of the final norm, so only what is asked for is held.
+    """
+    body: Any = model.model
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept[layer] = args[0] if args else kwargs["hidden_states"]
+
+    points = [*body.layers, body.norm]
+    handles = [points[layer].register_forward_pre_hook(partial(keep, layer), with_kwargs=True) for layer in set(layers)]
+    try:
+        yield lambda: torch.cat([kept[layer] for layer in layers], dim=-1)
+    finally:
+        for handle in handles:
+            handle.remove()

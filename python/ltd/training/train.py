@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ltd.common.files import write_text
 from ltd.common.shards import check_space
+from ltd.engine.attention import attend_in_lockstep
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids
+from ltd.target.opening import open_forward
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, load_batch
 from ltd.training.data.chat_format import read_chat_format
@@ -26,7 +28,6 @@ from ltd.training.data.conversations import (
     tokens_written,
 )
 from ltd.training.data.features import FeatureReader, cache_features, features_cached, gigabytes_of_features
-from ltd.training.data.lockstep import open_forwards
 from ltd.training.kinds import FOLDERS, Maker, open_maker, target_name
 from ltd.training.loop import Training, run_training
 from ltd.training.memory import keep_freed_memory
@@ -106,10 +107,10 @@ def write_data(
     if device.type == "cpu":
         # A copy, because packed weights cannot be read back.
         model = load_model(config.target, dtype, device).model
-    forwards = open_forwards(model)
+    forward = open_forward(model, takes_weights=True, attention=attend_in_lockstep)
     chat = read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
-    make_conversations(forwards, chat, config, data)
-    cache_features(forwards, layers, data, features)
+    make_conversations(forward, chat, config, data)
+    cache_features(forward, layers, data, features)
 
 
 def learned_tokens(conversations: list[Conversation], user_turns: bool) -> Tensor:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ltd import ops
 from ltd.drafts.base import DEFAULT_WIDTH, Origin
-from ltd.drafts.eagle3.engine import HeadEngine
+from ltd.drafts.eagle3.forward import HeadForward, HeadLayers
 from ltd.drafts.eagle3.head import Eagle3Head
+from ltd.engine.forward import TreeBlock
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.errors import InputError
@@ -29,7 +29,7 @@ class Eagle3Draft:
         head: the trained head.
         embedding: the target's token embedding, used unless the head brings its own.
         width: beam width W.
-        engine: runs the steps in place of the head's own layer, whose weights it has taken over.
+        forward: runs the head; None is its own layer.
         origin: where the head came from, if that is known.
 
     Raises:
@@ -45,7 +45,7 @@ class Eagle3Draft:
         head: Eagle3Head,
         embedding: nn.Embedding | PackedEmbedding,
         width: int = DEFAULT_WIDTH,
-        engine: HeadEngine | None = None,
+        forward: HeadForward | None = None,
         origin: Origin | None = None,
     ) -> None:
         config = head.config
@@ -63,7 +63,8 @@ class Eagle3Draft:
             raise InputError(
                 f"beam width {width} needs a draft vocabulary at least as large, not {config.draft_vocab_size}"
             )
-        self.head, self.width, self.engine, self.origin = head, width, engine, origin
+        self.head, self.width, self.origin = head, width, origin
+        self.forward: HeadForward = HeadLayers(head) if forward is None else forward
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
         self.cache: KVCache | None = None
         self.root_states: torch.Tensor | None = None
@@ -152,45 +153,17 @@ class Eagle3Draft:
             states = self.beam_states.gather(1, tree.beam_rows[:, :, None].expand_as(self.beam_states))
         # The root's own forward stood at position length - 1; every level stands one further.
         positions = (cache.lengths.long() + level)[:, None].repeat(1, self.width)
-        masks, first_row = tree.beam_masks[:, level], level * self.width
-        self.beam_states, logits = self._step(cache, states, tree.beam_tokens, positions, masks, first_row, self.width)
+        block = TreeBlock(cache.lengths, positions, tree.beam_masks[:, level], first_row=level * self.width)
+        embeddings = self.embedding(tree.beam_tokens)
+        self.beam_states, logits = self.forward.step(embeddings, states, block, cache, self.width)
         return logits
 
     def _read(
         self, cache: KVCache, features: torch.Tensor, tokens: torch.Tensor, kept: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward over a chain behind each sequence's prefix; writes its rows, does not advance."""
-        states = self.head.fuse(features) if self.engine is None else self.engine.fuse(features)
-        positions = cache.lengths.long()[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        return self._step(cache, states, tokens, positions, None, 0, kept)
-
-    def _step(
-        self,
-        cache: KVCache,
-        states: torch.Tensor,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        masks: torch.Tensor | None,
-        first_row: int,
-        kept: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next states (B, N, H), and logits (B, kept, Vd) of the last rows; see `HeadEngine.step`.
-
-        The states given may be overwritten.
-        """
-        embeddings, count = self.embedding(tokens), tokens.shape[1]
-        if self.engine is not None:
-            return self.engine.step(embeddings, states, positions, cache, masks, first_row, kept)
-
-        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            cache.write(0, key, value, first_row=first_row)
-            scale, rows = float(query.shape[-1] ** -0.5), first_row + count
-            return ops.tree_attention(
-                query, cache.keys[0], cache.values[0], cache.lengths, rows, masks, positions, scale, 0
-            )
-
-        output: torch.Tensor = self.head(embeddings, states, positions, attend)
-        return output, self.head.logits(output[:, count - kept :])
+        block = TreeBlock.chain(cache.lengths, tokens.shape[1])
+        return self.forward.step(self.embedding(tokens), self.forward.fuse(features), block, cache, kept)
 
 
 def slots(lengths: list[int]) -> list[int]:

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from ltd import ops
 from ltd.drafts.eagle3.head import Eagle3Head
+from ltd.engine.forward import TreeBlock
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import DTYPES, RotaryTable, pack_layers, take_stack
 
 
 class HeadEngine:
-    """Takes over the weights of a head's linear layers.
+    """`HeadForward` of a head whose linear layers' weights it takes over.
 
     Args:
         head: on the CPU, in float32 or bfloat16, not `norm_output`; see `supports`.
@@ -40,48 +41,28 @@ class HeadEngine:
         return weight.device.type == "cpu" and weight.dtype in DTYPES and not head.config.norm_output
 
     def fuse(self, features: Tensor) -> Tensor:
-        """The target's features (B, N, F * Ht) → states (B, N, H)."""
+        """See `HeadForward`."""
         return ops.linear(self.norm_features(features), self.fc, self.hidden_size)
 
     def step(
-        self,
-        embeddings: Tensor,
-        states: Tensor,
-        positions: Tensor,
-        cache: KVCache,
-        masks: Tensor | None,
-        first_row: int,
-        kept: int,
+        self, embeddings: Tensor, states: Tensor, block: TreeBlock, cache: KVCache, kept: int
     ) -> tuple[Tensor, Tensor]:
-        """One draft step, behind each sequence's prefix and `first_row` tree rows; writes its rows, does not advance.
-
-        Args:
-            embeddings: (B, N, H) of the token after each state's.
-            states: (B, N, H), contiguous; overwritten with the next ones.
-            positions: int64 (B, N), of the states.
-            cache: of one layer.
-            masks: int64 (B, N, words), over all tree rows, or None for a chain.
-            first_row: tree rows in the cache already.
-            kept: how many of the last rows get logits.
-
-        Returns:
-            the next states (B, N, H), the same tensor, and logits (B, kept, Vd).
-        """
+        """See `HeadForward`; the next states are written over those given."""
         logits, _ = ops.forward_stack(
             self.weights,
             states,
             *self.table.for_capacity(cache.capacity),
-            positions,
+            block.positions,
             cache.keys,
             cache.values,
-            cache.lengths,
-            masks,
-            positions,
+            block.lengths,
+            block.masks,
+            block.positions,
             (),
             kept,
             embeddings=embeddings,
             embedding_norm=self.embedding_norm,
             residual_is_normed=self.residual_is_normed,
-            first_row=first_row,
+            first_row=block.first_row,
         )
         return states, logits

@@ -19,9 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.engine.forward import Forward
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.chat_format import ChatFormat
-from ltd.training.data.lockstep import Forwards
+from ltd.training.data.lockstep import Lockstep
 
 TEMPLATE, USER, ANSWER = 0, 1, 2
 LEAST_ROOM_FOR_A_TURN = 64  # tokens; a second turn that could hold less is not begun
@@ -136,17 +137,17 @@ def new_writers(chat: ChatFormat, config: TrainDraftConfig, generator: torch.Gen
 
 
 def write_batch(
-    forwards: Forwards, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any]
+    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any]
 ) -> list[Conversation]:
     """Let the target write `config.rows` conversations; empty ones are left out."""
     writers = everyone = new_writers(chat, config, generator)
-    forwards.begin(config.rows, config.length + len(chat.to_answer) + len(chat.to_user))
-    logits = forwards.append(torch.tensor([list(chat.prefix)] * config.rows, device=forwards.device))
+    texts = Lockstep(forward, config.rows, config.length + len(chat.to_answer) + len(chat.to_user))
+    logits = texts.append(torch.tensor([list(chat.prefix)] * config.rows, device=texts.device))
     while True:
         drawn = sample(logits, torch.tensor([writer.temperature for writer in writers]), generator).tolist()
         for writer, token in zip(writers, drawn, strict=True):
             # Otherwise an opening's or the template's own text comes next, or nothing.
-            if not writer.done and len(writer.tokens) == forwards.length:
+            if not writer.done and len(writer.tokens) == texts.length:
                 writer.accept(token)
         progress.update(sum(not writer.done for writer in writers))
         alive = [row for row, writer in enumerate(writers) if not writer.done]
@@ -155,9 +156,9 @@ def write_batch(
         if len(alive) <= 0.9 * len(writers):  # rows are moved, so this waits for a tenth to finish
             rows = close_ranks(alive)
             writers = [writers[row] for row in rows]
-            forwards.keep(rows)
-        tokens = [0 if writer.done else writer.tokens[forwards.length] for writer in writers]
-        logits = forwards.append(torch.tensor(tokens, device=forwards.device)[:, None])
+            texts.keep(rows)
+        tokens = [0 if writer.done else writer.tokens[texts.length] for writer in writers]
+        logits = texts.append(torch.tensor(tokens, device=texts.device)[:, None])
 
 
 def close_ranks(rows: list[int]) -> list[int]:
@@ -184,7 +185,7 @@ def sample(logits: Tensor, temperatures: Tensor, generator: torch.Generator) -> 
     return tokens
 
 
-def make_conversations(forwards: Forwards, chat: ChatFormat, config: TrainDraftConfig, folder: Path) -> None:
+def make_conversations(forward: Forward, chat: ChatFormat, config: TrainDraftConfig, folder: Path) -> None:
     """Write shards of conversations until they hold `config.tokens` tokens; existing shards are kept.
 
     A shard depends only on the config and its own number, so a run that was stopped goes on as if it had not been.
@@ -195,7 +196,7 @@ def make_conversations(forwards: Forwards, chat: ChatFormat, config: TrainDraftC
         while total < config.tokens:
             number = len(shard_files(folder))
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-            conversations = write_batch(forwards, chat, config, generator, progress)
+            conversations = write_batch(forward, chat, config, generator, progress)
             total += sum(len(conversation.tokens) for conversation in conversations)
             progress.n = total
             _save_shard(conversations, shard_file(folder, number))

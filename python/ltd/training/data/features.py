@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.engine.forward import Forward
 from ltd.training.data.conversations import Conversation, load_shard
-from ltd.training.data.lockstep import Forwards, States
+from ltd.training.data.lockstep import States, read_states
 
 BYTES_PER_VALUE = 2  # bfloat16
 
@@ -22,7 +23,7 @@ def gigabytes_of_features(width: int, layers: tuple[int, ...], tokens: int) -> f
     return tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 4) / 1e9
 
 
-def cache_features(forwards: Forwards, layers: tuple[int, ...], data: Path, folder: Path) -> None:
+def cache_features(forward: Forward, layers: tuple[int, ...], data: Path, folder: Path) -> None:
     """Write one feature file per data shard; existing ones are kept.
 
     Each holds, for the shard's n tokens: `features` (n, F*Ht) and `final` (n, Ht) bfloat16, the latter after the final
@@ -35,7 +36,7 @@ def cache_features(forwards: Forwards, layers: tuple[int, ...], data: Path, fold
         for number, shard in enumerate(shards):
             file = shard_file(folder, number)
             if not file.exists():
-                write_shard(_shard_features(forwards, layers, shard, progress), file)
+                write_shard(_shard_features(forward, layers, shard, progress), file)
             else:
                 progress.update(sum(len(conversation.tokens) for conversation in shard))
 
@@ -46,11 +47,11 @@ def features_cached(data: Path, folder: Path) -> bool:
 
 
 def _shard_features(
-    forwards: Forwards, layers: tuple[int, ...], shard: list[Conversation], progress: tqdm[Any]
+    forward: Forward, layers: tuple[int, ...], shard: list[Conversation], progress: tqdm[Any]
 ) -> dict[str, Tensor]:
     texts = [conversation.tokens for conversation in shard]
     found: list[States | None] = [None] * len(texts)
-    for index, states in forwards.states(texts, layers):
+    for index, states in read_states(forward, texts, layers):
         found[index] = states
         progress.update(len(texts[index]))
     every = [states for states in found if states is not None]

@@ -1,0 +1,26 @@
+"""From a model to its forward: the one place that knows which kinds there are."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from ltd.engine.attention import Attention, attend_tree
+from ltd.engine.cpu import Engine
+from ltd.engine.forward import Forward
+from ltd.engine.packed_linear import pack_linears
+from ltd.target.transformers_layers import TransformersLayers
+
+
+def open_forward(model: PreTrainedModel, *, takes_weights: bool, attention: Attention = attend_tree) -> Forward:
+    """The fastest forward that there is for a model.
+
+    Args:
+        model: of a supported family, in evaluation mode.
+        takes_weights: whether the weights may be packed away for speed; the model can then no longer run by itself.
+        attention: of the layers of `transformers`, where they run it.
+    """
+    if takes_weights and model.device.type == "cpu":
+        if Engine.supports(model):
+            return Engine(model)
+        pack_linears(model)
+    return TransformersLayers(model, attention)
