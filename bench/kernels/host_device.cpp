@@ -15,7 +15,7 @@
 #include <cstring>
 #include <new>
 
-#include "common/cpu_kernels.h"
+#include "dispatch/cpu_kernels.h"
 #include "device.h"
 #include "memory.h"
 

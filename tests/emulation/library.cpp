@@ -1,7 +1,7 @@
 // What the tests load: the table of emulated kernels, and what they decide about the emulation.
 #include <string>
 
-#include "common/cpu_kernels.h"
+#include "dispatch/cpu_kernels.h"
 #include "emulation/control.h"
 
 #define LTD_EXPORT extern "C" __attribute__((visibility("default")))

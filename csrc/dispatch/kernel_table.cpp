@@ -1,6 +1,6 @@
 // The kernels of one instruction set, LTD_ISA: the build compiles this file and the kernels once for each.
 #include "commit/commit_path.h"
-#include "common/cpu_kernels.h"
+#include "dispatch/cpu_kernels.h"
 #include "select/select_tree.h"
 
 #define LTD_STRING(name) #name

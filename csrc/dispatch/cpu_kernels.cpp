@@ -1,4 +1,4 @@
-#include "common/cpu_kernels.h"
+#include "dispatch/cpu_kernels.h"
 
 #ifdef LTD_X86_KERNELS
 #include <cpuid.h>
