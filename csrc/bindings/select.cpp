@@ -39,11 +39,9 @@ void run_select_tree(const Tensor& tokens, const Tensor& scores, const Tensor& p
   a.first_child = tensors.rows<int32_t>({"first_child", first_child}, a.batch, a.nodes);
   a.next_sibling = tensors.rows<int32_t>({"next_sibling", next_sibling}, a.batch, a.nodes);
   a.node_candidates = tensors.rows<int32_t>({"node_candidates", node_candidates}, a.batch, a.nodes);
-  if (!tensors.are_on_cpu()) {
-    run_on_device<SelectTree>(tensors.device(), LTD_DEVICE_KERNELS(select_tree), a, a.launch);
-    return;
-  }
-  const int64_t orphan = cpu_kernels().select_tree(a);
+  int64_t orphan = -1;
+  if (tensors.are_on_cpu()) a.orphan = &orphan;
+  run<SelectTree>(tensors.device(), LTD_KERNELS(select_tree), a, a.launch);
   LTD_CHECK(orphan < 0, "candidate ", orphan,
             " was selected without its parent: a parent must have a smaller index than ",
             "its children, or -1 for the root, and scores must not rise from parent to child");

@@ -1,43 +1,19 @@
 // The CPU kernels, compiled once per instruction set, and the choice among them at run time.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "common/operators.h"
+
 namespace ltd {
 
-struct AcceptChain;
-struct AcceptGreedy;
-struct AcceptSample;
-struct CommitPath;
-struct DraftToken;
-struct ExpandBeam;
-struct ForwardStack;
-struct Linear;
-struct PolicyAction;
-struct RowEntropy;
-struct SelectTree;
-struct SummaryDecision;
-struct TreeAttention;
-
-// Kernels of all operators under one name. Those of select_tree and commit_path, which gain nothing from wide vectors,
-// are the same for all instruction sets.
+// Kernels of all operators under one name.
 struct CpuKernels {
   const char* isa;
-  void (*expand_beam)(const ExpandBeam&);
-  void (*row_entropy)(const RowEntropy&);
-  int64_t (*select_tree)(const SelectTree&);
-  void (*tree_attention)(const TreeAttention&);
-  void (*accept_greedy)(const AcceptGreedy&);
-  void (*accept_sample)(const AcceptSample&);
-  void (*draft_token)(const DraftToken&);
-  void (*accept_chain)(const AcceptChain&);
-  void (*commit_path)(const CommitPath&);
-  void (*policy_action)(const PolicyAction&);
-  void (*summary_decision)(const SummaryDecision&);
-  void (*forward_stack)(const ForwardStack&);
-  void (*linear)(const Linear&);
+#define LTD_KERNEL(name, Arguments) void (*name)(const Arguments&);
+  LTD_OPERATORS(LTD_KERNEL)
+#undef LTD_KERNEL
 };
 
 // The kernels in use: the widest that the processor and its operating system support, unless the environment variable

@@ -1,28 +1,23 @@
 // The kernels of one instruction set, LTD_ISA: the build compiles this file and the kernels once for each.
-#include "commit/commit_path.h"
+#include "common/operators.h"
 #include "dispatch/cpu_kernels.h"
-#include "select/select_tree.h"
 
 #define LTD_STRING(name) #name
 #define LTD_NAME(name) LTD_STRING(name)
+#define LTD_DECLARE(name, Arguments) void name(const Arguments&);
+#define LTD_KERNEL(name, Arguments) .name = name,
 
-namespace ltd::LTD_ISA {
+namespace ltd {
 
-void expand_beam(const ExpandBeam&);
-void row_entropy(const RowEntropy&);
-void tree_attention(const TreeAttention&);
-void accept_greedy(const AcceptGreedy&);
-void accept_sample(const AcceptSample&);
-void draft_token(const DraftToken&);
-void accept_chain(const AcceptChain&);
-void policy_action(const PolicyAction&);
-void summary_decision(const SummaryDecision&);
-void forward_stack(const ForwardStack&);
-void linear(const Linear&);
+LTD_SCALAR_OPERATORS(LTD_DECLARE)
+
+namespace LTD_ISA {
+
+LTD_VECTOR_OPERATORS(LTD_DECLARE)
+LTD_ENGINE_OPERATORS(LTD_DECLARE)
 
 extern const CpuKernels kernels;
-const CpuKernels kernels{LTD_NAME(LTD_ISA), expand_beam,      row_entropy,   select_tree,  tree_attention,
-                         accept_greedy,     accept_sample,    draft_token,   accept_chain, commit_path,
-                         policy_action,     summary_decision, forward_stack, linear};
+const CpuKernels kernels{.isa = LTD_NAME(LTD_ISA), LTD_OPERATORS(LTD_KERNEL)};
 
-}  // namespace ltd::LTD_ISA
+}  // namespace LTD_ISA
+}  // namespace ltd
