@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/results.cuh"
+#include "common/warp.cuh"
 
 namespace ltd::cuda {
 namespace {
@@ -28,8 +29,7 @@ __global__ __launch_bounds__(kThreads) void merge(TreeAttention a, Plan plan) {
   const int64_t first = Partials::row(a, plan, batch, kv_head, 0, row);
   const float own_peak = thread < plan.splits ? partials.peaks[first + int64_t{thread} * plan.rows] : -kInfinity;
   sums[thread] = thread < plan.splits ? partials.sums[first + int64_t{thread} * plan.rows] : 0.0f;
-  float peak = own_peak;
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) peak = fmaxf(peak, __shfl_xor_sync(kAllLanes, peak, lanes));
+  float peak = warp_max(own_peak);
   if (lane == 0) warp_peaks[warp] = peak;
   __syncthreads();
   for (int w = 0; w < kWarps; ++w) peak = fmaxf(peak, warp_peaks[w]);

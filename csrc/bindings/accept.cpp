@@ -46,7 +46,7 @@ void run_accept_greedy(const Tensor& logits, const Tensor& tokens, const Tensor&
   run<AcceptGreedy>(tensors.device(), LTD_KERNELS(accept_greedy), a, a.walk.launch);
 }
 
-Warp checked_warp(double temperature, int64_t top_k, double top_p) {
+SamplingParameters sampling_parameters(double temperature, int64_t top_k, double top_p) {
   LTD_CHECK(temperature >= 0 && temperature < INFINITY,
             "temperature must be 0 (greedy) or positive and finite, but is ", temperature);
   LTD_CHECK(top_k >= 0, "top_k must be 0 (off) or more, but is ", top_k);
@@ -61,7 +61,7 @@ void run_accept_sample(const Tensor& logits, const Tensor& tokens, const Tensor&
   const Tensors tensors(logits.device());
   LTD_CHECK(temperature > 0 && temperature < INFINITY, "temperature must be positive and finite, but is ", temperature);
   AcceptSample a{};
-  a.warp = checked_warp(temperature, top_k, top_p);
+  a.sampling = sampling_parameters(temperature, top_k, top_p);
   a.walk = tree_walk(tensors, logits, tokens, first_child, next_sibling, path, gained_tokens, gained);
   a.positions = tensors.rows<const int64_t>({"positions", positions}, a.walk.batch, a.walk.nodes);
   a.rows = tensors.per_row<const int64_t>({"rows", rows_of_call}, a.walk.batch);
@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor> run_draft_token(const Tensor& logits, double temperat
   a.logits = tensors.float_rows({"logits", logits}, 1, -1);
   a.vocabulary = logits.size(1);
   LTD_CHECK(a.vocabulary >= 1, "logits must have at least one column, but its shape is ", logits.sizes());
-  a.warp = checked_warp(temperature, top_k, top_p);
+  a.sampling = sampling_parameters(temperature, top_k, top_p);
   a.draws = {static_cast<uint64_t>(seed), cycle, position};
   a.threads = at::get_num_threads();
   Tensor token = at::empty({}, logits.options().dtype(at::kLong));
@@ -112,7 +112,7 @@ Tensor run_accept_chain(const Tensor& logits, const std::optional<Tensor>& draft
   a.logits = tensors.float_rows({"logits", logits}, a.count + 1, -1);
   a.vocabulary = logits.size(1);
   LTD_CHECK(a.vocabulary >= 1, "logits must have at least one column, but its shape is ", logits.sizes());
-  a.warp = checked_warp(temperature, top_k, top_p);
+  a.sampling = sampling_parameters(temperature, top_k, top_p);
   a.draft_vocabulary = words.has_value() ? words->numel() : a.vocabulary;
   if (words.has_value()) {
     a.words = tensors.checked<const int64_t>({"words", *words}, {-1});
