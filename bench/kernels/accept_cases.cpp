@@ -12,12 +12,12 @@ constexpr int64_t kPathCapacity = kDepth + 2;
 constexpr int64_t kChain = 4;
 constexpr float kSure = 30.0f;
 
-struct NamedWarp {
+struct NamedSampling {
   const char* label;
-  Warp warp;
+  SamplingParameters sampling;
 };
 
-constexpr NamedWarp kWarps[] = {
+constexpr NamedSampling kSamplings[] = {
     {"plain", {1.1f, 0, 1.0}}, {"top-k:50", {1.1f, 50, 1.0}}, {"top-p:0.9", {1.1f, 0, 0.9}}};
 
 // The target agrees with the first child of the first kVisited - 1 nodes that the walk comes to, and with none of the
@@ -61,13 +61,13 @@ Call prepare_greedy(Memory& memory, int64_t vocabulary) {
   return call_of(LTD_OPERATOR(AcceptGreedy, accept_greedy), a, launch_of_walk, memory);
 }
 
-Call prepare_sample(Memory& memory, int64_t vocabulary, const Warp& warp) {
+Call prepare_sample(Memory& memory, int64_t vocabulary, const SamplingParameters& sampling) {
   const Nodes nodes = select_nodes(kUsualSize, 0);
   AcceptSample a{};
   a.walk = make_walk(memory, nodes, vocabulary);
   a.positions = {memory.copy(nodes.positions), nodes.count};
   a.rows = memory.zeros<int64_t>(1);
-  a.warp = warp;
+  a.sampling = sampling;
   a.seed = 7;
   return call_of(LTD_OPERATOR(AcceptSample, accept_sample), a, launch_of_walk, memory);
 }
@@ -80,7 +80,7 @@ Call prepare_token(Memory& memory, int64_t vocabulary) {
   DraftToken a{};
   a.logits = chain_logits(memory, 1, vocabulary);
   a.vocabulary = vocabulary;
-  a.warp = {1.0f, 0, 1.0};
+  a.sampling = {1.0f, 0, 1.0};
   a.draws = {7, 0, 0};
   a.threads = thread_count();
   a.token = memory.zeros<int64_t>(1);
@@ -97,7 +97,7 @@ Call prepare_chain(Memory& memory, int64_t vocabulary) {
   a.count = kChain;
   a.vocabulary = vocabulary;
   a.draft_vocabulary = vocabulary;
-  a.warp = {1.0f, 0, 1.0};
+  a.sampling = {1.0f, 0, 1.0};
   a.draws = {7, 0, 0};
   a.threads = thread_count();
   a.result = memory.zeros<int64_t>(2);
@@ -120,15 +120,15 @@ void add_accept_cases(std::vector<Case>& cases) {
                      .gpu_bytes = row_bytes(kUsualSize + 1, vocabulary),
                      .prepare = [vocabulary](Memory& m) { return prepare_greedy(m, vocabulary); }});
   }
-  for (const auto& [warp_label, warp] : kWarps) {
+  for (const auto& [sampling_label, sampling] : kSamplings) {
     for (const auto& [label, size] : kVocabularies) {
       const int64_t vocabulary = size;
       if (vocabulary == kVocabularies[0].value) continue;
-      cases.push_back({.name = std::string("accept_sample/V:60/") + warp_label + "/vocabulary:" + label,
+      cases.push_back({.name = std::string("accept_sample/V:60/") + sampling_label + "/vocabulary:" + label,
                        .usual = true,
                        .bytes = row_bytes(kVisited, vocabulary),
                        .gpu_bytes = row_bytes(kUsualSize + 1, vocabulary),
-                       .prepare = [vocabulary, w = warp](Memory& m) { return prepare_sample(m, vocabulary, w); }});
+                       .prepare = [vocabulary, s = sampling](Memory& m) { return prepare_sample(m, vocabulary, s); }});
     }
   }
   for (const auto& [label, size] : kVocabularies) {

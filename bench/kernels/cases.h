@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "common/cpu_kernels.h"
 #include "common/cuda_kernels.h"
+#include "dispatch/cpu_kernels.h"
 #include "memory.h"
 
 namespace ltd::bench {

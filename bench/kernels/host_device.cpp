@@ -15,8 +15,8 @@
 #include <cstring>
 #include <new>
 
-#include "common/cpu_kernels.h"
 #include "device.h"
+#include "dispatch/cpu_kernels.h"
 #include "memory.h"
 
 namespace ltd::bench {

@@ -1,7 +1,7 @@
 #include "accept/accept.h"
 
+#include "accept/distribution.h"
 #include "accept/philox.h"
-#include "accept/warped.h"
 
 namespace ltd::LTD_ISA {
 namespace {
@@ -50,7 +50,7 @@ void accept_sample(const AcceptSample& a) {
     using T = decltype(type);
     for (int64_t b = 0; b < a.walk.batch; ++b) {
       walk_row<T>(a.walk, b, walk_buffers, [&](const Row<T>& row, int32_t node) {
-        const Weights weights = warped(row, a.warp, walk_buffers);
+        const Weights weights = weights_of(row, a.sampling, walk_buffers);
         return draw(row, weights, sampling_uniform(a.seed, a.positions[b][node], a.rows[b], kTargetStream));
       });
     }

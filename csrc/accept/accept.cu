@@ -1,6 +1,6 @@
 #include "accept/accept.h"
 #include "accept/argmax.cuh"
-#include "accept/warped.cuh"
+#include "accept/distribution.cuh"
 #include "common/cuda_kernels.h"
 
 namespace ltd::cuda {
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, in
   const int64_t b = blockIdx.x / static_cast<uint32_t>(a.walk.nodes);
   const int64_t node = blockIdx.x % static_cast<uint32_t>(a.walk.nodes);
   const LogitRow<T> row(a.walk.logits.at<T>(b, node), a.walk.vocabulary);
-  const Distribution d = warped(row, a.warp, shared);
+  const Distribution d = distribution_of(row, a.sampling, shared);
   int64_t token = -1;
   if (d.valid) {
     token = draw(row, d, sampling_uniform(a.seed, a.positions[b][node], global(a.rows)[b], kTargetStream), shared).id;

@@ -30,21 +30,22 @@ struct AcceptGreedy {
   TreeWalk walk;
 };
 
-// softmax(logits / temperature) after top-k (all logits >= the k-th largest stay), then top-p (a token stays if the
-// mass of the strictly better ones, ties broken by smaller id, is < top_p).
-struct Warp {
+// What makes logits the distribution that tokens are drawn from: softmax(logits / temperature) after top-k (all logits
+// >= the k-th largest stay), then top-p (a token stays if the mass of the strictly better ones, ties broken by smaller
+// id, is < top_p).
+struct SamplingParameters {
   float temperature;  // > 0
   int64_t top_k;      // 0 = off
   double top_p;       // 1 = off
 };
 
-// t is sampled from the warped logits. The draw inverts the cumulative distribution in vocabulary order with
+// t is drawn from that distribution. The draw inverts the cumulative distribution in vocabulary order with
 // sampling_uniform(seed, position, row): the tokens of a seed do not depend on the tree.
 struct AcceptSample {
   TreeWalk walk;
   Rows<const int64_t> positions;  // (B, N)
   const int64_t* rows;            // (B), the sequence's number in its call: part of the generator's counter
-  Warp warp;
+  SamplingParameters sampling;
   uint64_t seed;
 };
 

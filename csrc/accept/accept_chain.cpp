@@ -1,7 +1,7 @@
 #include "accept/accept_chain.h"
 
+#include "accept/distribution.h"
 #include "accept/philox.h"
-#include "accept/warped.h"
 
 namespace ltd::LTD_ISA {
 namespace {
@@ -35,13 +35,13 @@ void subtract(const AcceptChain& a, const Row<T>& row, Weights& p, const Row<T>&
 // What follows row i of the target's logits: the drafted token if it is kept, else another one.
 template <typename T>
 int64_t next_token(const AcceptChain& a, const Row<T>& row, int64_t i) {
-  if (a.warp.temperature == 0.0f) return first_peak(row);
-  Weights p = warped(row, a.warp, target_buffers);
+  if (a.sampling.temperature == 0.0f) return first_peak(row);
+  Weights p = weights_of(row, a.sampling, target_buffers);
   if (i == a.count) return draw(row, p, uniform(a.draws, i, kTargetStream));
   const Row<T> draft_row = read_row(a.draft_logits.at<T>(0, i), a.draft_vocabulary, a.threads, draft_buffers);
   // Nothing can have been drawn from such a row: the drafted token does not count.
   if (!draft_row.valid) return draw(row, p, uniform(a.draws, i, kTargetStream));
-  const Weights q = warped(draft_row, a.warp, draft_buffers);
+  const Weights q = weights_of(draft_row, a.sampling, draft_buffers);
   const int64_t drafted = target_id(a, a.drafted[i]);
   // u < p(x) / q(x), with both distributions' sums multiplied out.
   const double threshold = p.of(drafted) * q.total;
@@ -60,8 +60,8 @@ void draft_token(const DraftToken& a) {
     *a.token = -1;
     *a.chance = 0.0f;
     if (!row.valid) return;
-    const bool greedy = a.warp.temperature == 0.0f;
-    const Weights weights = warped(row, greedy ? Warp{1.0f, 0, 1.0} : a.warp, draft_buffers);
+    const bool greedy = a.sampling.temperature == 0.0f;
+    const Weights weights = weights_of(row, greedy ? SamplingParameters{1.0f, 0, 1.0} : a.sampling, draft_buffers);
     *a.token = greedy ? first_peak(row) : draw(row, weights, uniform(a.draws, 0, kDraftStream));
     *a.chance = static_cast<float>(weights.of(*a.token) / weights.total);
   });

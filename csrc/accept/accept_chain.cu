@@ -1,6 +1,6 @@
 #include "accept/accept_chain.h"
 #include "accept/argmax.cuh"
-#include "accept/warped.cuh"
+#include "accept/distribution.cuh"
 #include "common/cuda_kernels.h"
 
 namespace ltd::cuda {
@@ -17,7 +17,7 @@ template <typename T>
 __global__ void __launch_bounds__(kMostThreads) draw_draft_token(DraftToken a, bool greedy) {
   LTD_SHARED(Shared, shared);
   const LogitRow<T> row(a.logits.at<T>(0, 0), a.vocabulary);
-  const Distribution d = warped(row, a.warp, shared);
+  const Distribution d = distribution_of(row, a.sampling, shared);
   int64_t token = -1;
   float chance = 0.0f;
   if (d.valid) {
@@ -102,13 +102,13 @@ __global__ void __launch_bounds__(kMostThreads)
 
 // Block i finds the distribution of row i of the target's logits, blocks behind these the draft's.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads) warp_rows(AcceptChain a, ChainSpace space) {
+__global__ void __launch_bounds__(kMostThreads) find_distributions(AcceptChain a, ChainSpace space) {
   LTD_SHARED(Shared, shared);
   const int64_t i = blockIdx.x;
   const bool draft = i > a.count;
   const LogitRow<T> row(draft ? a.draft_logits.at<T>(0, i - a.count - 1) : a.logits.at<T>(0, i),
                         draft ? a.draft_vocabulary : a.vocabulary);
-  Distribution d = warped(row, a.warp, shared);
+  Distribution d = distribution_of(row, a.sampling, shared);
   if (d.valid) d.total = total_mass(row, d, shared);
   if (threadIdx.x == 0) global(space.targets)[i] = d;  // the draft's stand behind the target's
   if (a.words == nullptr) return;
@@ -202,7 +202,7 @@ void accept_sampled_chain(const AcceptChain& a) {
   const int threads = threads_of_row(a.vocabulary);
   with_type(a.logits.dtype, [&](auto type) {
     using T = decltype(type);
-    launch(warp_rows<T>, static_cast<unsigned>(2 * a.count + 1), threads, 0, a.launch.stream, a, space);
+    launch(find_distributions<T>, static_cast<unsigned>(2 * a.count + 1), threads, 0, a.launch.stream, a, space);
     if (a.words != nullptr && a.draft_vocabulary > 0) {
       const int64_t blocks = ceil_div(a.draft_vocabulary, kWordThreads);
       launch(list_words, static_cast<unsigned>(blocks), kWordThreads, 0, a.launch.stream, a, space);
@@ -216,21 +216,21 @@ void accept_sampled_chain(const AcceptChain& a) {
 int64_t draft_token_workspace(const DraftToken&) { return 0; }
 
 void draft_token(const DraftToken& a) {
-  const bool greedy = a.warp.temperature == 0.0f;
+  const bool greedy = a.sampling.temperature == 0.0f;
   DraftToken warm = a;
-  if (greedy) warm.warp = {1.0f, 0, 1.0};
+  if (greedy) warm.sampling = {1.0f, 0, 1.0};
   with_type(a.logits.dtype, [&](auto type) {
     launch(draw_draft_token<decltype(type)>, 1, threads_of_row(a.vocabulary), 0, a.launch.stream, warm, greedy);
   });
 }
 
 int64_t accept_chain_workspace(const AcceptChain& a) {
-  if (a.warp.temperature > 0.0f) return sampled_chain_bytes(a);
+  if (a.sampling.temperature > 0.0f) return sampled_chain_bytes(a);
   return (a.count + 1) * (1 + argmax_parts(a.logits, a.vocabulary)) * static_cast<int64_t>(sizeof(int64_t));
 }
 
 void accept_chain(const AcceptChain& a) {
-  if (a.warp.temperature > 0.0f) {
+  if (a.sampling.temperature > 0.0f) {
     accept_sampled_chain(a);
   } else {
     accept_greedy_chain(a);

@@ -16,11 +16,11 @@ struct ChainDraws {
   int64_t position;  // of the token before the one that is drawn
 };
 
-// A token of softmax(logits) after the warp; the first largest logit at temperature 0.
+// A token drawn from the distribution of the logits; the first largest logit at temperature 0.
 struct DraftToken {
   AnyMatrices logits;  // (1, 1, vocabulary)
   int64_t vocabulary;
-  Warp warp;  // temperature 0: greedy
+  SamplingParameters sampling;  // temperature 0: greedy
   ChainDraws draws;
   int threads;
   Launch launch;
@@ -28,9 +28,10 @@ struct DraftToken {
   float* chance;   // (1), the token's probability, at temperature 1 if greedy
 };
 
-// Keeps drafted token x with probability min(1, p(x) / q(x)), p and q being the warped target and draft; the first that
-// is not kept is replaced by a token of max(p - q, 0) / sum, and behind a whole chain stands one of p. So every token
-// has the distribution p. At temperature 0 tokens are kept as long as they are the target's first largest logit.
+// Keeps drafted token x with probability min(1, p(x) / q(x)), p and q being the target's and the draft's distributions;
+// the first that is not kept is replaced by a token of max(p - q, 0) / sum, and behind a whole chain stands one of p.
+// So every token has the distribution p. At temperature 0 tokens are kept as long as they are the target's first
+// largest logit.
 //
 // CUDA's drafted ids and words cannot be looked at before. Where a drafted id is not in the draft's vocabulary, or its
 // word not in the target's, the target's own token follows, as if the draft had offered nothing; other such words take
@@ -43,8 +44,8 @@ struct AcceptChain {
   int64_t count;             // K
   int64_t vocabulary;
   int64_t draft_vocabulary;
-  Warp warp;         // of both; temperature 0: greedy
-  ChainDraws draws;  // position: of the target's first row
+  SamplingParameters sampling;  // of both; temperature 0: greedy
+  ChainDraws draws;             // position: of the target's first row
   int threads;
   Launch launch;
   int64_t* result;  // (2): how many are kept and the token behind them, -1 if the target's logits there are not finite

@@ -2,7 +2,8 @@
 // together.
 #pragma once
 
-#include "accept/warped.cuh"
+#include "accept/distribution.cuh"
+#include "common/warp.cuh"
 
 namespace ltd::cuda {
 namespace {
@@ -88,11 +89,7 @@ inline void launch_argmax(const AnyMatrices& logits, int64_t count, int64_t rows
 __device__ inline int64_t token_of_parts(Pointer<const uint64_t> bests, int64_t parts) {
   uint64_t best = 0;
   for (int64_t part = lane_index(); part < parts; part += kWarp) best = bests[part] > best ? bests[part] : best;
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    const uint64_t other = __shfl_xor_sync(kAllLanes, best, distance);
-    best = other > best ? other : best;
-  }
-  return Best::token(best);
+  return Best::token(warp_reduce(best, [](uint64_t a, uint64_t b) { return b > a ? b : a; }));
 }
 
 }  // namespace

@@ -29,6 +29,4 @@ struct CommitPath {
   Launch launch;
 };
 
-void commit_path(const CommitPath& a);
-
 }  // namespace ltd

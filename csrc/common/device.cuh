@@ -225,17 +225,4 @@ inline constexpr int kWarp = 32;
 inline constexpr uint32_t kAllLanes = 0xffffffffu;
 inline constexpr float kInfinity = __builtin_inff();
 
-// Calls function(a value of the element type), so that kernels can be templates of the type.
-template <typename Function>
-void with_type(DType dtype, Function&& function) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return function(float{});
-    case DType::kFloat16:
-      return function(Float16{});
-    case DType::kBFloat16:
-      return function(BFloat16{});
-  }
-}
-
 }  // namespace ltd::cuda

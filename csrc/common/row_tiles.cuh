@@ -57,19 +57,4 @@ __device__ inline void load_tile(Pointer<const T> row, int64_t vocabulary, int64
   for (int i = 0; i < kThreadLogits; ++i) logits[i] = to_float(packs[i / kPack][i % kPack]);
 }
 
-// --- over the lanes of a warp, in an order that does not depend on anything; every lane gets the result ---
-
-__device__ inline float warp_max(float value) {
-#pragma unroll
-  for (int bits = kWarp / 2; bits > 0; bits /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, bits));
-  return value;
-}
-
-template <typename T>
-__device__ inline T warp_sum(T value) {
-#pragma unroll
-  for (int bits = kWarp / 2; bits > 0; bits /= 2) value += __shfl_xor_sync(kAllLanes, value, bits);
-  return value;
-}
-
 }  // namespace ltd::cuda

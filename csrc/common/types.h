@@ -42,6 +42,20 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// Calls function(a value of the element type), so that kernels can be templates of the type. Inlined for the reason
+// of LTD_INLINE, but for the host alone, which launches CUDA's kernels.
+template <typename Function>
+inline __attribute__((always_inline)) void with_type(DType dtype, Function&& function) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return function(float{});
+    case DType::kFloat16:
+      return function(Float16{});
+    case DType::kBFloat16:
+      return function(BFloat16{});
+  }
+}
+
 inline constexpr int kMaxBeamWidth = 16;
 inline constexpr int kMaxDepth = 12;
 inline constexpr int kMaxCandidates = 2048;

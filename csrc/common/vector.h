@@ -236,18 +236,5 @@ LTD_INLINE Floats exp2_nonpositive(Floats x) {
   return x < -126.0f ? Floats{} : result;
 }
 
-// Calls function(a value of the element type), so that kernels can be templates of the type.
-template <typename Function>
-LTD_INLINE void with_type(DType dtype, Function&& function) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return function(float{});
-    case DType::kFloat16:
-      return function(Float16{});
-    case DType::kBFloat16:
-      return function(BFloat16{});
-  }
-}
-
 }  // namespace
 }  // namespace ltd::LTD_ISA

@@ -3,6 +3,7 @@
 #include "common/cuda_kernels.h"
 #include "common/device.cuh"
 #include "common/row_tiles.cuh"
+#include "common/warp.cuh"
 #include "entropy/row_entropy.h"
 
 namespace ltd::cuda {

@@ -5,6 +5,7 @@
 #include "common/device.cuh"
 #include "common/rank_keys.cuh"
 #include "common/row_tiles.cuh"
+#include "common/warp.cuh"
 #include "expand/expand_beam.h"
 
 namespace ltd::cuda {

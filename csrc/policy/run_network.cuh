@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/device.cuh"
+#include "common/warp.cuh"
 #include "policy/network.h"
 
 namespace ltd::cuda {
@@ -21,12 +22,6 @@ LTD_INLINE int64_t widest_layer(const PolicyNetwork& network) {
   return widest;
 }
 
-// The same for all lanes, whatever the order of the warps.
-__device__ inline float sum_of_lanes(float value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
-  return value;
-}
-
 // The sum of weights[i] * input(i), of which a lane reads kWeights at once; for a whole warp.
 template <int kWeights, typename Input>
 __device__ float dot(Pointer<const float> weights, int inputs, Span used, const Input& input) {
@@ -43,7 +38,7 @@ __device__ float dot(Pointer<const float> weights, int inputs, Span used, const 
       if (first + j < used.head || first + j >= used.tail) sum = fmaf(values[j], input(first + j), sum);
     }
   }
-  return sum_of_lanes(sum);
+  return warp_sum(sum);
 }
 
 __device__ inline float activated(float value, bool uses_tanh) {

@@ -1,5 +1,6 @@
 // Each sequence has two blocks, one for each network; both observe for themselves.
 #include "common/cuda_kernels.h"
+#include "common/warp.cuh"
 #include "policy/run_network.cuh"
 #include "policy/summary_decision.h"
 
@@ -98,7 +99,7 @@ __device__ void write_ranked(Pointer<const float> scores, int64_t score_count, i
     exponentials[place] = exponential;
     mine += exponential;
   }
-  mine = sum_of_lanes(mine);
+  mine = warp_sum(mine);
   if (threadIdx.x % kWarp == 0) *sum = mine;
 }
 
@@ -119,7 +120,7 @@ __device__ float sum_of_squares(Pointer<const T> state, int64_t size, int first,
   float sum = 0.0f;
 #pragma unroll 4
   for (int64_t i = first; i < size; i += step) sum = fmaf(to_float(state[i]), to_float(state[i]), sum);
-  return sum_of_lanes(sum);
+  return warp_sum(sum);
 }
 
 template <typename T>

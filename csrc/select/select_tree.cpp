@@ -77,12 +77,10 @@ int64_t select_row(const SelectTree& a, int64_t b) {
 
 }  // namespace
 
-int64_t select_tree(const SelectTree& a) {
-  for (int64_t b = 0; b < a.batch; ++b) {
-    const int64_t orphan = select_row(a, b);
-    if (orphan >= 0) return orphan;
-  }
-  return -1;
+void select_tree(const SelectTree& a) {
+  int64_t orphan = -1;
+  for (int64_t b = 0; b < a.batch && orphan < 0; ++b) orphan = select_row(a, b);
+  if (a.orphan != nullptr) *a.orphan = orphan;
 }
 
 }  // namespace ltd

@@ -3,6 +3,7 @@
 #include "common/cuda_kernels.h"
 #include "common/device.cuh"
 #include "common/rank_keys.cuh"
+#include "common/warp.cuh"
 #include "select/select_tree.h"
 
 namespace ltd::cuda {
@@ -25,17 +26,6 @@ using ThreadKeys = uint64_t[kThreadCandidates];
 // The candidate that a thread has as its i-th.
 __device__ int candidate_of(int i) { return i * kThreads + static_cast<int>(threadIdx.x); }
 
-// The sum of the values of the lanes up to this one.
-__device__ int sum_to_lane(int value) {
-  const int lane = threadIdx.x % kWarp;
-#pragma unroll
-  for (int distance = 1; distance < kWarp; distance *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, value, distance);
-    if (lane >= distance) value += other;
-  }
-  return value;
-}
-
 // --- which candidates are selected ---
 
 // The digits that are known of the last selected key, from the highest on.
@@ -53,7 +43,7 @@ __device__ void take_digit(const Histogram& histogram, int shift, Cut& cut) {
   int counts[kLaneBins], own = 0;
 #pragma unroll
   for (int i = 0; i < kLaneBins; ++i) own += counts[i] = histogram[lane * kLaneBins + i];
-  int before = sum_to_lane(own) - own;
+  int before = warp_inclusive_sum(own) - own;
   const int wanted = cut.missing;
   __syncwarp();
 #pragma unroll
@@ -124,7 +114,7 @@ __device__ void select_best(const SelectTree& a, Selection& selection) {
   if (threadIdx.x < kWarp) {
     const int first = 2 * threadIdx.x;
     const int even = __popc(selection.bits[first]), odd = __popc(selection.bits[first + 1]);
-    const int before = sum_to_lane(even + odd) - (even + odd);
+    const int before = warp_inclusive_sum(even + odd) - (even + odd);
     selection.before[first] = before;
     selection.before[first + 1] = before + even;
   }

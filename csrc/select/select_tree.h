@@ -30,10 +30,8 @@ struct SelectTree {
   Rows<int32_t> first_child;      // (B, N), -1 = none
   Rows<int32_t> next_sibling;     // (B, N), -1 = none
   Rows<int32_t> node_candidates;  // (B, N), -1 for the root
+  int64_t* orphan;                // the first selected one without a selected parent, -1 = none; CPU only; may be null
   Launch launch;
 };
-
-// The first selected candidate whose parent is not selected, or -1 if all is well.
-int64_t select_tree(const SelectTree& a);
 
 }  // namespace ltd

@@ -1,44 +1,24 @@
 // What the tests load: the table of emulated kernels, and what they decide about the emulation.
 #include <string>
 
-#include "common/cpu_kernels.h"
+#include "common/operators.h"
+#include "dispatch/cpu_kernels.h"
 #include "emulation/control.h"
 
 #define LTD_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace ltd::emulation {
 
-void expand_beam(const ExpandBeam&);
-void row_entropy(const RowEntropy&);
-void select_tree(const SelectTree&);
-void tree_attention(const TreeAttention&);
-void accept_greedy(const AcceptGreedy&);
-void accept_sample(const AcceptSample&);
-void draft_token(const DraftToken&);
-void accept_chain(const AcceptChain&);
-void commit_path(const CommitPath&);
-void policy_action(const PolicyAction&);
-void summary_decision(const SummaryDecision&);
+#define LTD_DECLARE(name, Arguments) void name(const Arguments&);
+LTD_CUDA_OPERATORS(LTD_DECLARE)
+#undef LTD_DECLARE
 
 namespace {
 
-// The engine has no CUDA kernels. On the device select_tree finds no mistakes of its caller.
-const CpuKernels kernels{
-    .isa = "emulated cuda",
-    .expand_beam = expand_beam,
-    .row_entropy = row_entropy,
-    .select_tree = [](const SelectTree& a) -> int64_t { return select_tree(a), -1; },
-    .tree_attention = tree_attention,
-    .accept_greedy = accept_greedy,
-    .accept_sample = accept_sample,
-    .draft_token = draft_token,
-    .accept_chain = accept_chain,
-    .commit_path = commit_path,
-    .policy_action = policy_action,
-    .summary_decision = summary_decision,
-    .forward_stack = nullptr,
-    .linear = nullptr,
-};
+#define LTD_EMULATED_KERNEL(name, Arguments) .name = name,
+#define LTD_NO_KERNEL(name, Arguments) .name = nullptr,
+const CpuKernels kernels{.isa = "emulated cuda",
+                         LTD_CUDA_OPERATORS(LTD_EMULATED_KERNEL) LTD_ENGINE_OPERATORS(LTD_NO_KERNEL)};
 
 }  // namespace
 

@@ -8,7 +8,7 @@ namespace ltd::emulation {
 void accept_chain(const AcceptChain& a) {
   Memory memory;
   memory.may_read(a.logits, 1, a.count + 1, a.vocabulary);
-  if (a.warp.temperature > 0.0f) memory.may_read(a.draft_logits, 1, a.count, a.draft_vocabulary);
+  if (a.sampling.temperature > 0.0f) memory.may_read(a.draft_logits, 1, a.count, a.draft_vocabulary);
   memory.may_read(a.words, a.draft_vocabulary);
   memory.may_read(a.drafted, a.count);
   memory.may_write(a.result, 2);

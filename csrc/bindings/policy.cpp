@@ -1,12 +1,11 @@
-// The learned policies' part of the torch operator library `ltd`, and the class that asks them without torch's
+// Binds the learned policies: depth_action, size_action and summary_decision, and the class that asks without torch's
 // dispatcher.
-#include "bindings_policy.h"
+#include "bindings/policy.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <exception>
@@ -15,8 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "bindings_checks.h"
-#include "bindings_device.h"
+#include "bindings/checks.h"
+#include "bindings/device.h"
+#include "bindings/register.h"
 #include "policy/policy_action.h"
 #include "policy/summary_decision.h"
 
@@ -165,13 +165,6 @@ void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_fr
   run<SummaryDecision>(tensors.device(), LTD_KERNELS(summary_decision), a, a.launch);
 }
 
-// For every device.
-void implement(torch::Library& library) {
-  library.impl("depth_action", run_policy_action);
-  library.impl("size_action", run_policy_action);
-  library.impl("summary_decision", run_summary_decision);
-}
-
 // --- the same without torch's dispatcher, which takes longer than the kernel ---
 
 // A Python object that must be a tensor. The reference lives as long as the object.
@@ -256,25 +249,14 @@ void bind_policy(py::module_& module) {
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
   for (const char* name : {"depth_action", "size_action"}) {
-    const std::string schema =
-        "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
-        "bool uses_tanh=False) -> Tensor";
-    library.def((name + schema).c_str());
+    ltd::define(library, name,
+                "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
+                "bool uses_tanh=False) -> Tensor",
+                ltd::run_policy_action, ltd::policy_action_meta);
   }
-  library.def(
-      "summary_decision(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
-      "Tensor? recents, Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, bool uses_tanh, "
-      "Tensor(a!) actions) -> ()");
-}
-
-TORCH_LIBRARY_IMPL(ltd, CPU, library) { ltd::implement(library); }
-
-#ifdef LTD_WITH_CUDA
-TORCH_LIBRARY_IMPL(ltd, CUDA, library) { ltd::implement(library); }
-#endif
-
-TORCH_LIBRARY_IMPL(ltd, Meta, library) {
-  library.impl("depth_action", ltd::policy_action_meta);
-  library.impl("size_action", ltd::policy_action_meta);
-  library.impl("summary_decision", ltd::nothing_like(ltd::run_summary_decision));
+  ltd::define(library, "summary_decision",
+              "(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
+              "Tensor? recents, Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, "
+              "bool uses_tanh, Tensor(a!) actions) -> ()",
+              ltd::run_summary_decision, ltd::nothing_like(ltd::run_summary_decision));
 }

@@ -1,5 +1,4 @@
-// What the operators' bindings share: checks of tensor arguments, the structs that kernels take in their place, and
-// operators without a result where there are only shapes.
+// What the operators' bindings share: checks of tensor arguments, and the structs that kernels take in their place.
 //
 // Bad arguments raise ValueError with the tensor, what was wanted and what it is. In the sizes wanted, -1 is any.
 #pragma once
@@ -123,15 +122,5 @@ class Tensors {
  private:
   at::Device device_;
 };
-
-// Operators that only write into their arguments have nothing to do when there are only shapes.
-template <typename... Arguments>
-void no_operation(Arguments...) {}
-
-// A function that takes the same arguments and does nothing.
-template <typename... Arguments>
-constexpr auto nothing_like(void (*)(Arguments...)) {
-  return &no_operation<Arguments...>;
-}
 
 }  // namespace ltd

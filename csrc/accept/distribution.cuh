@@ -8,6 +8,7 @@
 #include "accept/accept.h"
 #include "accept/philox.h"
 #include "common/device.cuh"
+#include "common/warp.cuh"
 
 namespace ltd::cuda {
 namespace {
@@ -72,26 +73,6 @@ struct Shared {
   uint64_t before_found;
 };
 
-__device__ inline uint64_t inclusive_sum_of_warp(uint64_t value) {
-  for (int distance = 1; distance < kWarp; distance *= 2) {
-    const uint64_t other = __shfl_up_sync(kAllLanes, value, distance);
-    if (lane_index() >= distance) value += other;
-  }
-  return value;
-}
-
-__device__ inline uint64_t sum_of_warp(uint64_t value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
-  return value;
-}
-
-__device__ inline float peak_of_warp(float value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    value = larger_or_nan(value, __shfl_xor_sync(kAllLanes, value, distance));
-  }
-  return value;
-}
-
 // Of all warps' values, what this lane's warp has got: `nothing` behind the last warp.
 template <typename V>
 __device__ V of_warp(const Array<V, kWarp>& values, V nothing) {
@@ -99,29 +80,29 @@ __device__ V of_warp(const Array<V, kWarp>& values, V nothing) {
 }
 
 __device__ inline uint64_t sum_of_block(uint64_t value, Shared& shared) {
-  value = sum_of_warp(value);
+  value = warp_sum(value);
   if (lane_index() == 0) shared.sums[warp_index()] = value;
   __syncthreads();
-  const uint64_t sum = sum_of_warp(of_warp(shared.sums, uint64_t{0}));
+  const uint64_t sum = warp_sum(of_warp(shared.sums, uint64_t{0}));
   __syncthreads();
   return sum;
 }
 
 // The sum of the threads before this one.
 __device__ inline uint64_t sum_before(uint64_t value, Shared& shared) {
-  const uint64_t inclusive = inclusive_sum_of_warp(value);
+  const uint64_t inclusive = warp_inclusive_sum(value);
   if (lane_index() == kWarp - 1) shared.sums[warp_index()] = inclusive;
   __syncthreads();
   const uint64_t of_warps = of_warp(shared.sums, uint64_t{0});
-  const uint64_t before_warps = inclusive_sum_of_warp(of_warps) - of_warps;
+  const uint64_t before_warps = warp_inclusive_sum(of_warps) - of_warps;
   return __shfl_sync(kAllLanes, before_warps, warp_index()) + (inclusive - value);
 }
 
 __device__ inline float peak_of_block(float value, Shared& shared) {
-  value = peak_of_warp(value);
+  value = warp_max_or_nan(value);
   if (lane_index() == 0) shared.peaks[warp_index()] = value;
   __syncthreads();
-  return peak_of_warp(of_warp(shared.peaks, -kInfinity));
+  return warp_max_or_nan(of_warp(shared.peaks, -kInfinity));
 }
 
 // --- reading ---
@@ -200,12 +181,12 @@ __device__ Place locate(const LogitRow<T>& row, Measure measure, Target target_o
     const int from = min(begin + warp_index() * part, end);
     uint64_t sum = 0;
     row.visit(from, min(from + part, end), lane_index(), kWarp, [&](int id, T logit) { sum += measure(id, logit); });
-    sum = sum_of_warp(sum);
+    sum = warp_sum(sum);
     if (lane_index() == 0) shared.sums[warp_index()] = sum;
     __syncthreads();
     const uint64_t mine = of_warp(shared.sums, uint64_t{0});
     __syncthreads();
-    const uint64_t inclusive = inclusive_sum_of_warp(mine);
+    const uint64_t inclusive = warp_inclusive_sum(mine);
     if (total == 0) {
       total = __shfl_sync(kAllLanes, inclusive, kWarp - 1);
       if (total == 0) return {-1, 0};
@@ -372,20 +353,20 @@ __device__ void keep_nucleus(const LogitRow<T>& row, double top_p, Distribution&
 
 // The row's distribution, its weights not yet added up.
 template <typename T>
-__device__ Distribution warped(const LogitRow<T>& row, const Warp& warp, Shared& shared) {
+__device__ Distribution distribution_of(const LogitRow<T>& row, const SamplingParameters& sampling, Shared& shared) {
   float own_peak = -kInfinity;
   row.visit([&](int, T logit) { own_peak = larger_or_nan(own_peak, to_float(logit)); });
   Distribution d{};
   d.peak = peak_of_block(own_peak, shared);
-  d.rate = fminf(fmaxf(1.0f / warp.temperature, kLeastRate), kLargestRate);
+  d.rate = fminf(fmaxf(1.0f / sampling.temperature, kLeastRate), kLargestRate);
   d.scale = weight_scale(row.vocabulary);
   d.last_tie = -1;
   d.valid = d.peak > -kInfinity && d.peak < kInfinity;
   if (!d.valid) return d;
-  if (warp.top_k > 0 && warp.top_k < row.vocabulary) {
-    d.cut_key = kth_key(row, own_peak, d.peak, warp.top_k, shared) - 1;
+  if (sampling.top_k > 0 && sampling.top_k < row.vocabulary) {
+    d.cut_key = kth_key(row, own_peak, d.peak, sampling.top_k, shared) - 1;
   }
-  if (warp.top_p < 1.0) keep_nucleus(row, warp.top_p, d, shared);
+  if (sampling.top_p < 1.0) keep_nucleus(row, sampling.top_p, d, shared);
   return d;
 }
 

@@ -284,13 +284,13 @@ Row<T> read_row(const T* logits, int64_t vocabulary, int threads, Buffers& buffe
 
 // The distribution of a valid row; it lies in the buffers.
 template <typename T>
-Weights warped(const Row<T>& row, const Warp& warp, Buffers& buffers) {
+Weights weights_of(const Row<T>& row, const SamplingParameters& sampling, Buffers& buffers) {
   float* values = buffers.values.reserve<float>(row.chunks() * kChunk);
-  const bool limit_count = warp.top_k > 0 && warp.top_k < row.vocabulary;
-  const float bound = limit_count ? kth_logit(row, warp.top_k, values) : -kInfinity;
+  const bool limit_count = sampling.top_k > 0 && sampling.top_k < row.vocabulary;
+  const float bound = limit_count ? kth_logit(row, sampling.top_k, values) : -kInfinity;
   Weights weights{values, buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
-  weigh(row, warp.temperature, bound, weights);
-  if (warp.top_p < 1.0) keep_nucleus(row, warp.temperature, warp.top_p, buffers.candidates, weights);
+  weigh(row, sampling.temperature, bound, weights);
+  if (sampling.top_p < 1.0) keep_nucleus(row, sampling.temperature, sampling.top_p, buffers.candidates, weights);
   return weights;
 }
 

@@ -1,5 +1,5 @@
-// The Python module ltd._C. Importing it registers the operators of bindings.cpp; what it exposes itself is for `ltd
-// info`, for questions to policies, and for tests.
+// The Python module ltd._C. Importing it registers the operators, each of which its area's file here defines; what it
+// exposes itself is for `ltd info`, for questions to policies, and for tests.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,8 +8,8 @@
 #include <string>
 
 #include "accept/philox.h"
-#include "bindings_policy.h"
-#include "common/cpu_kernels.h"
+#include "bindings/policy.h"
+#include "dispatch/cpu_kernels.h"
 
 namespace py = pybind11;
 

@@ -1,14 +1,14 @@
-// The engine's part of the torch operator library `ltd`: packed weights and the forward of a whole stack of layers.
+// Binds the engine: packed weights and the forward of a whole stack of layers. It runs on the CPU.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <optional>
 #include <tuple>
 #include <vector>
 
-#include "bindings_checks.h"
-#include "common/cpu_kernels.h"
+#include "bindings/checks.h"
+#include "bindings/register.h"
+#include "dispatch/cpu_kernels.h"
 #include "engine/forward_stack.h"
 #include "engine/linear.h"
 
@@ -245,38 +245,23 @@ std::tuple<Tensor, Tensor> forward_stack_meta(
           at::empty_symint({states.sym_size(0), states.sym_size(1), feature_size}, states.options())};
 }
 
-void pack_linear_meta(const Tensor&, Tensor) {}
-
 }  // namespace
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  library.def("pack_linear(Tensor weight, Tensor(a!) packed) -> ()");
-  library.def("unpack_rows(Tensor packed, int outputs, int inputs, Tensor ids) -> Tensor");
-  library.def("linear(Tensor x, Tensor packed, int outputs) -> Tensor");
-  library.def(
-      "forward_stack(Tensor(a!) states, Tensor input_norm, Tensor qkv, Tensor? qkv_bias, Tensor? query_norm, Tensor? "
-      "key_norm, "
+  ltd::define_for_cpu(library, "pack_linear", "(Tensor weight, Tensor(a!) packed) -> ()", ltd::pack_linear_cpu,
+                      ltd::nothing_like(ltd::pack_linear_cpu));
+  ltd::define_for_cpu(library, "unpack_rows", "(Tensor packed, int outputs, int inputs, Tensor ids) -> Tensor",
+                      ltd::unpack_rows_cpu, ltd::unpack_rows_meta);
+  ltd::define_for_cpu(library, "linear", "(Tensor x, Tensor packed, int outputs) -> Tensor", ltd::linear_cpu,
+                      ltd::linear_meta);
+  ltd::define_for_cpu(
+      library, "forward_stack",
+      "(Tensor(a!) states, Tensor input_norm, Tensor qkv, Tensor? qkv_bias, Tensor? query_norm, Tensor? key_norm, "
       "Tensor output, Tensor? output_bias, Tensor post_norm, Tensor gate_up, Tensor? gate_up_bias, Tensor down, "
-      "Tensor? down_bias, "
-      "Tensor final_norm, Tensor lm_head, int query_heads, int intermediate, int vocabulary, float epsilon, float "
-      "scale, Tensor cosines, "
-      "Tensor sines, Tensor rotary_rows, Tensor(b!) keys, Tensor(c!) values, Tensor lengths, Tensor? masks, Tensor "
-      "positions, "
-      "int[] windows, int[] taps, int kept, Tensor? embeddings, Tensor? embedding_norm, bool residual_is_normed, int "
-      "first_row) -> (Tensor, Tensor)");
-}
-
-TORCH_LIBRARY_IMPL(ltd, CPU, library) {
-  library.impl("pack_linear", ltd::pack_linear_cpu);
-  library.impl("unpack_rows", ltd::unpack_rows_cpu);
-  library.impl("linear", ltd::linear_cpu);
-  library.impl("forward_stack", ltd::forward_stack_cpu);
-}
-
-TORCH_LIBRARY_IMPL(ltd, Meta, library) {
-  library.impl("pack_linear", ltd::pack_linear_meta);
-  library.impl("unpack_rows", ltd::unpack_rows_meta);
-  library.impl("linear", ltd::linear_meta);
-  library.impl("forward_stack", ltd::forward_stack_meta);
+      "Tensor? down_bias, Tensor final_norm, Tensor lm_head, int query_heads, int intermediate, int vocabulary, "
+      "float epsilon, float scale, Tensor cosines, Tensor sines, Tensor rotary_rows, Tensor(b!) keys, "
+      "Tensor(c!) values, Tensor lengths, Tensor? masks, Tensor positions, int[] windows, int[] taps, int kept, "
+      "Tensor? embeddings, Tensor? embedding_norm, bool residual_is_normed, int first_row) -> (Tensor, Tensor)",
+      ltd::forward_stack_cpu, ltd::forward_stack_meta);
 }

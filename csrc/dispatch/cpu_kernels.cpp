@@ -1,4 +1,4 @@
-#include "common/cpu_kernels.h"
+#include "dispatch/cpu_kernels.h"
 
 #ifdef LTD_X86_KERNELS
 #include <cpuid.h>
@@ -120,13 +120,10 @@ void use_cpu_isa(const std::string& isa) {
 void add_kernels(const CpuKernels* added) {
   const CpuKernels& widest = *supported_kernels().back();
   CpuKernels& kernels = added_kernels().emplace_back(*added);
-  const auto complete = [&](auto... members) {
-    ((kernels.*members = kernels.*members == nullptr ? widest.*members : kernels.*members), ...);
-  };
-  complete(&CpuKernels::expand_beam, &CpuKernels::row_entropy, &CpuKernels::select_tree, &CpuKernels::tree_attention,
-           &CpuKernels::accept_greedy, &CpuKernels::accept_sample, &CpuKernels::draft_token, &CpuKernels::accept_chain,
-           &CpuKernels::commit_path, &CpuKernels::policy_action, &CpuKernels::summary_decision,
-           &CpuKernels::forward_stack, &CpuKernels::linear);
+#define LTD_COMPLETE(name, Arguments) \
+  if (kernels.name == nullptr) kernels.name = widest.name;
+  LTD_OPERATORS(LTD_COMPLETE)
+#undef LTD_COMPLETE
 }
 
 }  // namespace ltd

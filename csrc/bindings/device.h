@@ -4,7 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
-#include "common/cpu_kernels.h"
+#include "dispatch/cpu_kernels.h"
 
 #ifdef LTD_WITH_CUDA
 #include <c10/core/DeviceGuard.h>

@@ -1,0 +1,68 @@
+// Binds expand_beam.
+#include <ATen/Parallel.h>
+
+#include <optional>
+
+#include "bindings/checks.h"
+#include "bindings/device.h"
+#include "bindings/register.h"
+#include "expand/expand_beam.h"
+
+namespace ltd {
+namespace {
+
+using at::Tensor;
+
+void run_expand_beam(const Tensor& logits, const std::optional<Tensor>& d2t, int64_t level, Tensor tokens,
+                     Tensor scores, Tensor parents, Tensor beam_nodes, Tensor beam_rows, Tensor beam_tokens,
+                     Tensor beam_masks) {
+  const Tensors tensors(logits.device());
+  LTD_CHECK(beam_tokens.dim() == 2, "beam_tokens must have 2 dimensions, but its shape is ", beam_tokens.sizes());
+  const int64_t batch = beam_tokens.size(0);
+  const int64_t width = beam_tokens.size(1);
+  LTD_CHECK(width >= 1 && width <= kMaxBeamWidth, "the beam width, beam_tokens.size(1), must be 1 to ", kMaxBeamWidth,
+            ", but is ", width);
+  LTD_CHECK(level >= 0 && level <= kMaxDepth, "level must be 0 to ", kMaxDepth, ", but is ", level);
+  const int64_t logit_rows = level == 0 ? 1 : width;
+  ExpandBeam a{};
+  a.logits = tensors.float_matrices({"logits", logits}, batch, logit_rows);
+  a.vocabulary = logits.size(2);
+  LTD_CHECK(a.vocabulary >= width, "logits must have at least as many columns as the beam is wide, ", width,
+            ", but its shape is ", logits.sizes());
+  if (d2t.has_value()) a.d2t = tensors.checked<const int64_t>({"d2t", *d2t}, {a.vocabulary});
+  a.batch = batch;
+  a.rows = logit_rows;
+  a.level = level;
+  a.width = width;
+  a.tokens = tensors.rows<int64_t>({"tokens", tokens}, batch, -1);
+  const int64_t candidates = tokens.size(1);
+  const int64_t needed = level_offset(level, width) + logit_rows * width;
+  LTD_CHECK(candidates >= needed && candidates <= kMaxCandidates, "tokens must have ", needed, " to ", kMaxCandidates,
+            " columns for level ", level, " of width ", width, ", but its shape is ", tokens.sizes());
+  a.scores = tensors.rows<float>({"scores", scores}, batch, candidates);
+  a.parents = tensors.rows<int32_t>({"parents", parents}, batch, candidates);
+  a.beam_nodes = tensors.matrices<int32_t>({"beam_nodes", beam_nodes}, batch, -1, width);
+  const int64_t levels = beam_nodes.size(1);
+  LTD_CHECK(levels > level, "beam_nodes must have more than ", level, " levels, but its shape is ", beam_nodes.sizes());
+  a.beam_rows = tensors.rows<int64_t>({"beam_rows", beam_rows}, batch, width);
+  a.beam_tokens = tensors.rows<int64_t>({"beam_tokens", beam_tokens}, batch, width);
+  int64_t* masks = tensors.checked<int64_t>({"beam_masks", beam_masks}, {batch, levels, width, -1});
+  a.words = beam_masks.size(3);
+  LTD_CHECK(a.words * 64 >= (level + 1) * width && (width == 1 || beam_masks.stride(2) == a.words),
+            "beam_masks must hold a bit for each of the ", (level + 1) * width,
+            " tree rows and be contiguous in its last two dimensions, but its shape is ", beam_masks.sizes(),
+            " and its strides are ", beam_masks.strides());
+  a.beam_masks = {masks, beam_masks.stride(0), beam_masks.stride(1)};
+  a.threads = at::get_num_threads();
+  run<ExpandBeam>(tensors.device(), LTD_KERNELS(expand_beam), a, a.launch);
+}
+
+}  // namespace
+}  // namespace ltd
+
+TORCH_LIBRARY_FRAGMENT(ltd, library) {
+  ltd::define(library, "expand_beam",
+              "(Tensor logits, Tensor? d2t, int level, Tensor(a!) tokens, Tensor(b!) scores, Tensor(c!) parents, "
+              "Tensor(d!) beam_nodes, Tensor(e!) beam_rows, Tensor(f!) beam_tokens, Tensor(g!) beam_masks) -> ()",
+              ltd::run_expand_beam, ltd::nothing_like(ltd::run_expand_beam));
+}
