@@ -60,7 +60,7 @@ def demo(
 
 def compare(decoder: Decoder, prompt: str, runs: int, max_new_tokens: int) -> list[Outcome]:
     """Decodes a prompt in every way, in turns; the text of the first is shown as it comes."""
-    outcomes = []
+    outcomes: list[Outcome] = []
     ids = decoder.encode(prompt)
     print(f"\n>>> {prompt}", flush=True)
     for name, policy in METHODS.items():
