@@ -35,7 +35,7 @@ demo: install ## generate with and without draft trees, and compare
 	@echo "  $(BIN)/ltd generate \"Why is the sky blue?\"   # a prompt of yours"
 	@echo "  $(BIN)/ltd tune                              # policies for this machine, used from then on"
 	@echo "  $(BIN)/ltd --help                            # what else there is; README.md tells more"
-	@echo "  make test                                  # the tests"
+	@echo "  make test                                       # the tests"
 
 test: install $(VENV)/.stamp-dev ## run the tests
 	$(BIN)/python -m pytest tests -n $(WORKERS) --maxprocesses 8 --dist worksteal --durations 20
