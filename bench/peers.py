@@ -35,7 +35,8 @@ from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import WARM_UP_TOKENS, token_hash
 from ltd.evaluation.encoding import encode_turn
-from ltd.evaluation.methods import BASELINE, TreeMethod
+from ltd.evaluation.method_table import BASELINE
+from ltd.evaluation.methods import TreeMethod
 from ltd.evaluation.questions import TASKS, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, in_rotation, run_settings
 from ltd.ops.library import build_info

@@ -21,7 +21,7 @@ from ltd.common.journal import Record
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
-from ltd.evaluation.methods import BASELINE
+from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.questions import load_questions
 from ltd.evaluation.scores import Score, scores
 from ltd.latency.cycle_bench import Plan

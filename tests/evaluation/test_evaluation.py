@@ -22,7 +22,8 @@ from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate, plan, published, token_hash
 from ltd.evaluation.lossless import first_difference
-from ltd.evaluation.methods import PAPER_METHODS, Method, TransformersMethod, TreeMethod
+from ltd.evaluation.method_table import PAPER_METHODS
+from ltd.evaluation.methods import Method, TransformersMethod, TreeMethod
 from ltd.evaluation.questions import Question
 from ltd.evaluation.report import write_report
 from ltd.loading import load as load_decoder

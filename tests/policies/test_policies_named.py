@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ltd.common.named_options import Named
 from ltd.errors import InputError
 from ltd.policies import DDD, SVIP, GammaTune, Static
-from ltd.policies.by_name import NAMED, describe_policies, parse_policy
+from ltd.policies.by_name import NAMED, parse_policy
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,8 @@ def test_options_without_a_default_paths_and_functions(monkeypatch: pytest.Monke
     def made(model: Path, depth: int = 3) -> Static:
         return Static(depth + len(model.parts))
 
-    monkeypatch.setitem(NAMED, "learner", Learner)
-    monkeypatch.setitem(NAMED, "made", made)
+    monkeypatch.setitem(NAMED, "learner", Named(Learner, "depth", "as it has learned"))
+    monkeypatch.setitem(NAMED, "made", Named(made, "nothing", "as it is made"))
     assert parse_policy("learner:model=a/b:title=c=d") == Learner(Path("a/b"), "c=d")
     assert parse_policy("made:model=a/b:depth=4") == Static(6)
     for text, message in (
@@ -76,12 +77,11 @@ def test_options_without_a_default_paths_and_functions(monkeypatch: pytest.Monke
     ):
         with pytest.raises(InputError, match=message):
             parse_policy(text)
-    assert "learner: model=…, title=x" in describe_policies()
-    assert "made: model=…, depth=3" in describe_policies()
+    assert NAMED["learner"].options == "model=…:title=x"
+    assert NAMED["made"].options == "model=…:depth=3"
 
 
 def test_what_is_described_can_be_typed() -> None:
-    for line in describe_policies():
-        name, _, options = line.partition(": ")
-        assert str(parse_policy(":".join([name, *options.split(", ")]))) == str(parse_policy(name))
-    assert "ddd: floor=-0.3, levels=5/7/9, max_depth=12, size=60" in describe_policies()
+    for name, named in NAMED.items():
+        assert str(parse_policy(f"{name}:{named.options}")) == str(parse_policy(name))
+    assert NAMED["ddd"].options == "floor=-0.3:levels=5/7/9:max_depth=12:size=60"

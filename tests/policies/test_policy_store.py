@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import ltd
 from ltd.evaluation.compare import EvalConfig, evaluate
+from ltd.evaluation.methods import TreeMethod
 from ltd.loading import load
 from ltd.policies.learned import store
 from ltd.policies.learned.bundle import Bundle, save_bundle
@@ -224,3 +225,121 @@ def test_an_evaluation_of_the_tuned_policy(model: dict[str, Any], tmp_path: Path
     save(setting, bundle_folder(setting), 6)
     with pytest.raises(ltd.InputError, match="policies_sha256"):
         evaluate(config)
+
+
+# --- what a choice says of itself ---
+
+
+def test_a_choice_is_a_sentence_and_names_its_files(shipped: Path) -> None:
+    static = f"{static_tree()}, as no learned one fits; ltd tune makes one for this machine"
+    assert (str(found(HERE)), found(HERE).files) == (static, [])
+    save(replace(HERE, hardware="another"), shipped / "one")
+    assert str(found(HERE)).startswith("depth 2, size 5, shipped with ltd and tuned on another; ltd tune")
+    assert found(HERE).files == [shipped / "one" / "policy.json"]
+    folder = save(HERE, bundle_folder(HERE))
+    assert str(found(HERE)) == f"depth 2, size 5, tuned for this machine, in {folder}"
+    given = choose_policy(str(folder), lambda: HERE, CPU)
+    assert (str(given), given.origin, given.files) == (f"depth 2, size 5, in {folder}", "given", found(HERE).files)
+
+
+def test_what_needs_no_setting_does_not_ask_for_it() -> None:
+    plain = choose_policy("none", must_not_be_asked, CPU)
+    assert (plain.policy, plain.origin, str(plain), plain.files) == (None, "none", "plain decoding", [])
+    given = choose_policy(ltd.Static(1, 2), must_not_be_asked, CPU)
+    assert (given.policy, given.origin, str(given)) == (
+        ltd.Static(1, 2),
+        "given",
+        "static, depth 1, size 2, as asked for",
+    )
+    assert static_tree(torch.device("cuda")) == ltd.Static(8, 60) != static_tree()
+
+
+def test_without_a_draft_there_is_nothing_to_choose() -> None:
+    assert choose_policy(None, lambda: None, CPU).origin == "none"
+    policy = Learned(replace(HERE, head_sha256="other"), 2, (5,))
+    assert choose_policy(policy, lambda: None, CPU).policy is policy
+
+
+def test_a_word_that_is_no_folder_is_refused(model: dict[str, Any]) -> None:
+    for asked in ("magic", Path("magic")):
+        with pytest.raises(ltd.InputError, match="unknown policy 'magic'; use static, none or the folder"):
+            choose_policy(asked, must_not_be_asked, CPU)
+        with pytest.raises(ltd.InputError, match="unknown policy 'magic'"):
+            load(**model, device="cpu", policy=asked)
+        with pytest.raises(ltd.InputError, match="unknown policy 'magic'"):
+            ltd.CustomGenerate(model["draft"], policy=asked)
+
+
+@pytest.mark.parametrize("origin", ["tuned", "shipped", "static"])
+def test_load_takes_what_is_told_before_it_loads(model: dict[str, Any], shipped: Path, origin: str) -> None:
+    setting = expected_setting(model["target"], model["draft"], torch.float32, CPU)
+    assert setting is not None
+    if origin != "static":
+        save(setting, bundle_folder(setting) if origin == "tuned" else shipped / "one")
+    told, taken = found(setting), load(**model, device="cpu").policy
+    assert told.origin == origin
+    assert (str(taken), type(taken)) == (str(told.policy), type(told.policy))
+
+
+def test_a_policy_for_another_head_is_refused_before_the_weights_are_read(
+    model: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = expected_setting(model["target"], model["draft"], torch.float32, CPU)
+    assert setting is not None
+    save(replace(setting, head_sha256="other"), tmp_path / "other")
+    monkeypatch.setattr("ltd.loading.load_model", must_not_be_asked)
+    with pytest.raises(ltd.InputError, match="hash of other"):
+        load(**model, device="cpu", policy=tmp_path / "other")
+
+
+def test_custom_generate_checks_every_policy_that_it_is_given(model: dict[str, Any]) -> None:
+    custom = ltd.CustomGenerate(model["draft"], policy="none")
+    transformer = AutoModelForCausalLM.from_pretrained(model["target"], dtype=torch.float32)
+    options: dict[str, Any] = {"custom_generate": custom, "max_new_tokens": 4, "do_sample": False}
+    transformer.generate(torch.tensor([[5, 6, 7]]), **options)
+    setting = setting_of(load(**model, device="cpu"))
+    custom.policy = Learned(replace(setting, head_sha256="other"), 2, (5,))
+    for _ in range(2):
+        with pytest.raises(ltd.InputError, match="hash of other"):
+            transformer.generate(torch.tensor([[5, 6, 7]]), **options)
+    custom.policy = Learned(setting, 2, (5,))
+    transformer.generate(torch.tensor([[5, 6, 7]]), **options)
+    assert set(custom.last_statistics.sizes) == {5}
+
+
+def test_a_model_of_another_family_is_refused_before_its_sizes_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))  # it has no vocab_size
+    with pytest.raises(ltd.InputError, match="'clip' model; ltd supports"):
+        expected_setting(tmp_path, None, torch.float32, CPU)
+
+
+# --- the best static tree of a bundle ---
+
+
+def grid(setting: Setting) -> ChosenPolicy | None:
+    return TreeMethod.named("grid").choose(lambda: setting, CPU).chosen
+
+
+def save_with_best(best: object) -> Path:
+    folder = bundle_folder(HERE)
+    save_bundle(Bundle(Learned(HERE, 2, (5,)), training={} if best is None else {"best_static": best}), folder)
+    return folder
+
+
+def test_the_method_grid_is_the_best_static_tree_of_the_bundle() -> None:
+    with pytest.raises(ltd.InputError, match="which static tree is the best here; find it with ltd tune"):
+        grid(HERE)
+    save_with_best(None)
+    with pytest.raises(ltd.InputError, match="which static tree is the best here; find it with ltd tune"):
+        grid(HERE)
+    folder = save_with_best((3, 9))
+    chosen = grid(HERE)
+    assert chosen is not None and (chosen.policy, chosen.files) == (ltd.Static(3, 9), [folder / "policy.json"])
+    assert TreeMethod.named("tuned").choose(lambda: HERE, CPU).files == [folder / "policy.json"]
+
+
+@pytest.mark.parametrize("best", [5, "3:9", [3], [3, 9, 1], [3.0, 9], [True, 9], [13, 9], [3, -1], {"depth": 3}])
+def test_a_bundle_whose_best_static_tree_is_none_is_refused(best: object) -> None:
+    save_with_best(best)
+    with pytest.raises(ltd.InputError, match=r"best_static is .*, but must be a tree's depth and size"):
+        grid(HERE)

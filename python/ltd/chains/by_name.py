@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ltd.chains.constant import Constant
@@ -10,19 +9,26 @@ from ltd.chains.heuristic import Heuristic
 from ltd.chains.length import Length
 from ltd.chains.specdecpp import SpecDecPP
 from ltd.common.assets import shipped_chain
-from ltd.common.named_options import make_named
+from ltd.common.named_options import Named, make_named
+from ltd.policies.baselines.files import SHIPPED
 
 ACCEPTANCE = "acceptance"  # the folder of the head that is shipped with a chain draft, inside the draft's
 
 
-def specdecpp(threshold: float = 0.3, least: int = 2, most: int = 20, model: str | None = None) -> SpecDecPP:
-    """SpecDec++ with the trained head in a folder; None is the head of the shipped chain draft."""
-    return SpecDecPP(
-        shipped_chain() / ACCEPTANCE if model is None else Path(model).expanduser(), threshold, least, most
-    )
+def specdecpp(model: str = SHIPPED, threshold: float = 0.3, least: int = 2, most: int = 20) -> SpecDecPP:
+    """SpecDec++ with the trained head in a folder, or the one that comes with the shipped chain draft."""
+    folder = shipped_chain() / ACCEPTANCE if model == SHIPPED else Path(model).expanduser()
+    return SpecDecPP(folder, threshold, least, most)
 
 
-NAMED: dict[str, Callable[..., Length]] = {"heuristic": Heuristic, "specdecpp": specdecpp}
+NAMED: dict[str, Named[Length]] = {
+    "heuristic": Named(Heuristic, "length", "two more after a wholly accepted chain, else one less"),
+    "specdecpp": Named(
+        specdecpp,
+        "length",
+        "SpecDec++ in its own setting: stop when an acceptance head finds P(some rejection) above the threshold",
+    ),
+}
 
 
 def parse_length(text: str) -> Length:

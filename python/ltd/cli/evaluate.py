@@ -34,10 +34,8 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="Commas between: none, eagle3, static:D:V, grid[:FILE], tuned, bundle:FOLDER, controller:FILE; ddd, "
-            "svip, gammatune, disco, specdecpp, c2t (options behind colons, as ddd:size=6); chain:K, chain:heuristic, "
-            "chain:specdecpp[:threshold=T]; transformers, transformers:assisted, transformers:lookup[:tokens=N]; or "
-            "paper, the rows of the paper's table. LABEL=METHOD gives it another name in tables."
+            help="Commas between; ltd methods lists them all. Options stand behind colons, as in ddd:size=6. paper "
+            "stands for the rows of the paper's table. LABEL=METHOD gives a method another name in tables."
         ),
     ] = "none,eagle3",
     limit: LimitOption = None,
@@ -55,11 +53,8 @@ def evaluate(
 ) -> None:
     """Measure speedup and acceptance length on questions: tables (also in table.md), results.json and plots.
 
-    A method is a tree draft (none is plain decoding; eagle3 the static tree 8, 60; static:D:V any other; grid the best
-    static one here, as ltd tune or a search in a FILE found it; tuned the learned policy used by default;
-    bundle:FOLDER learned policies; controller:FILE as ltd analyze fits it; ddd, svip and gammatune rules; disco,
-    specdecpp and c2t trained classifiers), a chain draft (of constant length K, or of a length decided token by token),
-    or the generate of transformers itself (plain, assisted by the chain draft, or with prompt lookup).
+    A method is a tree draft with a way to decide how deep to draft and how much to verify, a chain draft with one to
+    decide how long, or the generate of transformers itself: ltd methods lists them, with rules and options.
 
     Adding methods to a finished run needs another --out: all methods of a run take turns, which makes them comparable.
     """
@@ -90,7 +85,7 @@ def check(
     data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="JSON file for the results; a rerun goes on where the last one was.")],
     tasks: TasksOption = ALL_TASKS,
-    method: Annotated[str, typer.Option(help="What to check, named as for ltd eval.")] = "eagle3",
+    method: Annotated[str, typer.Option(help="What to check; ltd methods lists what there is.")] = "eagle3",
     limit: LimitOption = None,
     max_new_tokens: MaxNewTokensOption = 128,
     target: TargetOption = None,

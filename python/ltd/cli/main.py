@@ -16,6 +16,7 @@ from ltd.cli.evaluate import check, evaluate
 from ltd.cli.generate import generate
 from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
+from ltd.cli.methods import methods
 from ltd.cli.record import record
 from ltd.cli.train_acceptance import train_acceptance
 from ltd.cli.train_baseline import train_baseline
@@ -37,6 +38,7 @@ app.command()(demo)
 app.command()(info)
 app.command("eval")(evaluate)
 app.command()(check)
+app.command()(methods)
 app.command()(calibrate)
 app.command("train-draft")(train_draft)
 app.command("train-acceptance")(train_acceptance)

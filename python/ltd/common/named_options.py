@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ltd.errors import InputError
 
@@ -39,17 +40,36 @@ READERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     float: (read_float, "a number"),
     tuple[int, ...]: (read_integers, "whole numbers such as 5/7/9"),
     str: (read_text, "a text"),
-    str | None: (read_text, "a text"),
     Path: (lambda text: Path(read_text(text)), "a path"),
 }
 
 
-def make_named(text: str, makers: Mapping[str, Callable[..., T]], what: str) -> T:
+@dataclass(frozen=True, slots=True)
+class Named(Generic[T]):
+    """What a name stands for.
+
+    Attributes:
+        make: makes it; the parameters are the options, and have types that are among `READERS`.
+        decides: what it decides, for tables.
+        rule: how, in a line.
+    """
+
+    make: Callable[..., T]
+    decides: str
+    rule: str
+
+    @property
+    def options(self) -> str:
+        """The options with their defaults, as a user would type them."""
+        return ":".join(map(shown, options_of(self.make).values()))
+
+
+def make_named(text: str, table: Mapping[str, Named[T]], what: str) -> T:
     """What `NAME` or `NAME:OPTION=VALUE:OPTION=VALUE…` names; options left out keep their defaults.
 
     Args:
         text: as it was typed.
-        makers: by name; their parameters are the options, and have types that are among `READERS`.
+        table: by name.
         what: they make, for messages.
 
     Raises:
@@ -57,9 +77,9 @@ def make_named(text: str, makers: Mapping[str, Callable[..., T]], what: str) -> 
             malformed or out of range. The message says what there is.
     """
     name, *given = text.split(":")
-    if name not in makers:
-        raise InputError(f"there is no {what} {name!r}; there are {', '.join(makers)}")
-    parameters = options_of(makers[name])
+    if name not in table:
+        raise InputError(f"there is no {what} {name!r}; there are {', '.join(table)}")
+    parameters = options_of(table[name].make)
     values: dict[str, Any] = {}
     for part in given:
         option, equals, value = part.partition("=")
@@ -73,7 +93,7 @@ def make_named(text: str, makers: Mapping[str, Callable[..., T]], what: str) -> 
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in values:
             raise InputError(f"{name} needs its option {option}: {name}:{option}=VALUE")
-    return makers[name](**values)
+    return table[name].make(**values)
 
 
 def options_of(maker: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -88,11 +108,6 @@ def read_value(name: str, parameter: inspect.Parameter, text: str) -> Any:
         return read(text)
     except ValueError:
         raise InputError(f"{name}'s {parameter.name} is {text!r}; it must be {wanted}") from None
-
-
-def describe(makers: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """One line each, for help texts: its name, and its options with their defaults."""
-    return [f"{name}: {', '.join(map(shown, options_of(maker).values()))}" for name, maker in makers.items()]
 
 
 def shown(parameter: inspect.Parameter) -> str:

@@ -14,23 +14,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Words in rows and columns; the first column is left-aligned, the others are numbers."""
+    """Words in rows and columns; the first column is left-aligned.
+
+    Attributes:
+        title: above the table, if there is one.
+        numbers: whether all other columns hold numbers.
+    """
 
     title: str
     columns: list[str]
     rows: list[list[str]]
+    numbers: bool = True
 
     def markdown(self) -> str:
         """The table in Markdown, under its title."""
-        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        rule = ["---", *["---:" if self.numbers else "---"] * (len(self.columns) - 1)]
         lines = ["| " + " | ".join(cells) + " |" for cells in (self.columns, rule, *self.rows)]
-        return "\n".join([f"**{self.title}**", "", *lines, ""])
+        return "\n".join([*([f"**{self.title}**", ""] if self.title else []), *lines, ""])
 
     def rich(self) -> RichTable:
         """The table for the terminal."""
-        table = RichTable(title=self.title, title_justify="left")
+        table = RichTable(title=self.title or None, title_justify="left")
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(column, justify="right" if index and self.numbers else "left")
         for row in self.rows:
             table.add_row(*row)
         return table

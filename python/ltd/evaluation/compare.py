@@ -22,7 +22,8 @@ from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, Models, find_chain
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import first_difference
-from ltd.evaluation.methods import BASELINE, Method, expand, split_label
+from ltd.evaluation.method_table import BASELINE
+from ltd.evaluation.methods import Method, expand, split_label
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, choose_methods, in_rotation, run_settings
 from ltd.evaluation.scores import all_scores
@@ -39,18 +40,9 @@ class EvalConfig(RunConfig):
     """What to compare, on what; `out` is a folder.
 
     Attributes:
-        methods: by name.
-            `none` is plain decoding, and what speedups are relative to.
-            Tree drafts: `eagle3` is the static tree (8, 60), `static:D:V` any other one, `grid` the best one that
-            `ltd tune` found here, `grid:FILE` the one in a JSON file with depth and size, `bundle:FOLDER` a policy
-            bundle, `tuned` the learned policy that `ltd.load` takes by default, `controller:FILE` a fitted controller;
-            `ddd`, `svip`, `gammatune`, `disco`, `specdecpp` and `c2t`, each with options behind colons, are described
-            in `ltd.policies.by_name`.
-            Chain drafts: `chain:K` is one of constant length; `chain:heuristic` and `chain:specdecpp`, with
-            options, decide it (`ltd.chains.by_name`).
-            `transformers` is its ordinary `generate`, `transformers:assisted` the same with the chain draft as
-            assistant, `transformers:lookup` with prompt lookup (of 10 tokens, or `transformers:lookup:tokens=N`).
-            `paper` stands for the rows of the paper's table. `LABEL=METHOD` gives a method another name in tables.
+        methods: by name, each of them one of `ltd.evaluation.method_table.rows` (`ltd methods` prints them); speedups
+            are relative to `none`. Options stand behind colons. `paper` stands for the rows of the paper's table.
+            `LABEL=METHOD` gives a method another name in tables.
         chain: the folder of the chain draft; None is the shipped one.
         turns: only the first so many turns of every question; None for all.
         temperature: 0 is greedy.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,24 +18,27 @@ from ltd.common.assets import shipped_baseline, shipped_chain
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
-from ltd.policies import Policy, Static
-from ltd.policies.baselines.files import NETWORKS
+from ltd.evaluation.method_table import (
+    ASSISTED,
+    CHAIN,
+    FILES,
+    LOOKUP,
+    LOOKUP_TOKENS,
+    PAPER,
+    PAPER_METHODS,
+    STATIC,
+    TRANSFORMERS,
+    TUNED,
+    TUNED_GRID,
+    WORDS,
+    rows,
+)
+from ltd.policies import Static
+from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
-from ltd.policies.controller import load_controller
-from ltd.policies.grid import load_grid
-from ltd.policies.learned.bundle import FACTS, load_bundle
+from ltd.policies.learned.bundle import FACTS
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
 
-BASELINE, TUNED, TUNED_GRID = "none", "tuned", "grid"
-FILES: dict[str, Callable[[Path], Policy]] = {
-    "bundle": lambda folder: load_bundle(folder).policy,
-    "controller": load_controller,
-    "grid": load_grid,
-}
-PAPER = "paper"
-PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "c2t", "disco", "specdecpp", TUNED_GRID, TUNED)
-CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
-LOOKUP_TOKENS = 10  # the usual number in prompt lookup
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
 NO_GRID = "nothing says which static tree is the best here; find it with ltd tune, or name the file: grid:FILE"
 
@@ -210,20 +213,16 @@ class TransformersMethod(Method):
 def find_policy(name: str) -> PolicyChoice:
     """The policy of a tree method; None if it depends on the decoder. Raises InputError as `Method.parse` does."""
     kind, _, rest = name.partition(":")
-    if name == BASELINE:
-        return "none"
-    if name in (TUNED, TUNED_GRID):
-        return None
+    if name in WORDS:
+        return WORDS[name].make()
     if kind in NAMED:
         return parse_policy(name)
     if kind in FILES:
-        return FILES[kind](Path(rest).expanduser())
+        return FILES[kind].make(Path(rest).expanduser())
     depth, _, size = rest.partition(":")
-    if kind != "static" or not (depth.isdecimal() and size.isdecimal()):
+    if kind != STATIC or not (depth.isdecimal() and size.isdecimal()):
         raise InputError(
-            f"unknown method {name!r}; use none, static:D:V (for example static:4:16), tuned, grid, "
-            f"bundle:FOLDER, controller:FILE, grid:FILE, {', '.join(NAMED)}, chain:K, chain:heuristic, "
-            f"chain:specdecpp, {TRANSFORMERS}, {ASSISTED} or {LOOKUP}"
+            f"unknown method {name!r}; use one of {', '.join(row.method for row in rows())} (ltd methods explains them)"
         )
     return Static(int(depth), int(size))
 
@@ -231,7 +230,8 @@ def find_policy(name: str) -> PolicyChoice:
 def option_files(name: str) -> list[Path]:
     """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
     kind, *options = name.removeprefix(f"{CHAIN}:").split(":")
-    folders = [Path(option.removeprefix("model=")).expanduser() for option in options if option.startswith("model=")]
+    models = [option.removeprefix("model=") for option in options if option.startswith("model=")]
+    folders = [Path(model).expanduser() for model in models if model != SHIPPED]
     if name.startswith(f"{CHAIN}:specdecpp") and not folders:
         folders = [shipped_chain() / ACCEPTANCE]
     elif kind in NETWORKS and not folders:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltd.common.journal import Record
-from ltd.evaluation.methods import BASELINE
+from ltd.evaluation.method_table import BASELINE
 
 MEAN = "mean"
 RESAMPLES = 2000

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from ltd.common.named_options import describe, make_named
+from ltd.common.named_options import Named, make_named
 from ltd.policies.base import Policy
 from ltd.policies.baselines.c2t import c2t
 from ltd.policies.baselines.disco import disco
@@ -14,22 +12,31 @@ from ltd.policies.gammatune import GammaTune
 from ltd.policies.static import Static
 from ltd.policies.svip import SVIP
 
-NAMED: dict[str, Callable[..., Policy]] = {
-    "eagle3": Static,
-    "ddd": DDD,
-    "svip": SVIP,
-    "gammatune": GammaTune,
-    "disco": disco,
-    "specdecpp": tree_specdecpp,
-    "c2t": c2t,
+NAMED: dict[str, Named[Policy]] = {
+    "eagle3": Named(Static, "nothing", "EAGLE-3's own static tree"),
+    "ddd": Named(
+        DDD,
+        "depth",
+        "stop when the beam holds too little probability, looked at after these levels only (the root's children are "
+        "level 1)",
+    ),
+    "svip": Named(
+        SVIP,
+        "depth",
+        "stop when the draft's entropy H is high: 1 - sqrt(factor · H) below a bound (the bound is our choice: the "
+        "paper's text names none)",
+    ),
+    "gammatune": Named(GammaTune, "depth", "moving average of accepted lengths"),
+    "disco": Named(disco, "depth", "a small network on probability, entropy, depth of the best new candidate"),
+    "specdecpp": Named(
+        tree_specdecpp,
+        "depth",
+        "an acceptance head on the draft's states: stop when P(some rejection) on the best path is above the threshold",
+    ),
+    "c2t": Named(c2t, "size", "a small network on probability and depth of every candidate"),
 }
 
 
 def parse_policy(text: str) -> Policy:
     """The policy that a name stands for; see `ltd.common.named_options.make_named`."""
     return make_named(text, NAMED, "policy")
-
-
-def describe_policies() -> list[str]:
-    """One line per policy, for help texts: its name, and its options with their defaults."""
-    return describe(NAMED)

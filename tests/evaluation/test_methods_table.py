@@ -1,0 +1,109 @@
+"""The table of methods: it lists what can be typed, and the documentation shows it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltd.chains.by_name import NAMED as CHAINS
+from ltd.chains.by_name import parse_length
+from ltd.chains.specdecpp import SpecDecPP
+from ltd.cli import main
+from ltd.common.named_options import Named
+from ltd.errors import InputError
+from ltd.evaluation.method_table import FILES, LOOKUP, PAPER_METHODS, WORDS, Row, markdown, rows
+from ltd.evaluation.methods import Method, TransformersMethod
+from ltd.policies.by_name import NAMED as POLICIES
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
+NAMES = {row.method: row for row in rows()}
+
+
+def test_the_documentation_shows_the_table() -> None:
+    """`ltd methods --markdown` prints what belongs between the marks."""
+    shown = re.findall("<!-- methods -->(.*?)<!-- /methods -->", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert [table.strip() for table in shown] == [markdown().strip()]
+
+
+def test_all_that_is_understood_is_listed_once() -> None:
+    kinds = [row.method.removeprefix("chain:").partition(":")[0] for row in rows() if row.method.startswith("chain:")]
+    assert kinds == ["K", *CHAINS]
+    listed = [row.method for row in rows()]
+    assert len(set(listed)) == len(listed)
+    assert {*WORDS, *POLICIES, *PAPER_METHODS} <= set(listed)
+    assert {f"{kind}:{'FOLDER' if kind == 'bundle' else 'FILE'}" for kind in FILES} <= set(listed)
+    assert {row.decides for row in rows()} == {"nothing", "depth", "size", "both", "length"}
+    assert all(row.rule and not row.rule.endswith(".") for row in rows())
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in rows() if not re.search("[A-Z]", row.method)], ids=lambda row: row.method
+)
+def test_what_is_listed_can_be_typed_with_and_without_its_options(row: Row) -> None:
+    plain = Method.parse(row.method)
+    if row.options:
+        assert type(Method.parse(f"{row.method}:{row.options}")) is type(plain)
+    else:
+        with pytest.raises(InputError):
+            Method.parse(f"{row.method}:size=3:size=3")
+
+
+def test_what_is_to_be_filled_in_can_be_filled_in(tmp_path: Path) -> None:
+    assert Method.parse("static:4:16").name == "static:4:16"
+    assert Method.parse("chain:3").needs_chain
+    for kind in FILES:
+        with pytest.raises(InputError, match=re.escape(str(tmp_path / "nothing"))):
+            Method.parse(f"{kind}:{tmp_path / 'nothing'}")
+
+
+@pytest.mark.parametrize(("prefix", "table"), [("", POLICIES), ("chain:", CHAINS)], ids=["policies", "chains"])
+def test_defaults_are_those_of_the_signature(prefix: str, table: dict[str, Named[Any]]) -> None:
+    for name, named in table.items():
+        given = dict(option.split("=") for option in NAMES[prefix + name].options.split(":"))
+        parameters = inspect.signature(named.make).parameters
+        assert list(given) == list(parameters)
+        for option, text in given.items():
+            default = parameters[option].default
+            assert text == ("/".join(map(str, default)) if isinstance(default, tuple) else str(default))
+
+
+def test_the_options_of_a_chain_and_of_lookup_say_what_is_taken() -> None:
+    assert str(parse_length(f"heuristic:{NAMES['chain:heuristic'].options}")) == str(parse_length("heuristic"))
+    default, typed = parse_length("specdecpp"), parse_length(f"specdecpp:{NAMES['chain:specdecpp'].options}")
+    assert isinstance(default, SpecDecPP) and isinstance(typed, SpecDecPP)
+    assert (typed.folder, typed.threshold, typed.least) == (default.folder, default.threshold, default.least)
+    typed_lookup, lookup = Method.parse(f"{LOOKUP}:{NAMES[LOOKUP].options}"), Method.parse(LOOKUP)
+    assert isinstance(typed_lookup, TransformersMethod) and isinstance(lookup, TransformersMethod)
+    assert typed_lookup.lookup == lookup.lookup
+
+
+@pytest.mark.parametrize("name", ["disco", "c2t", "chain:specdecpp"])
+def test_the_shipped_network_is_the_same_files_when_it_is_named(name: str) -> None:
+    files = Method.parse(name).files
+    assert files and Method.parse(f"{name}:model=shipped").files == files
+
+
+def test_an_unknown_method_is_told_what_there_is() -> None:
+    with pytest.raises(InputError, match="unknown method 'magic'") as caught:
+        Method.parse("magic")
+    assert all(row.method in str(caught.value) for row in rows())
+
+
+def test_the_command_prints_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    for row in rows():
+        assert (f"{row.method}:{row.options}" if row.options else row.method) in printed.splitlines()
+        assert f"decides {row.decides}: {row.rule}" in printed
+    assert main(["methods", "--markdown"]) == 0
+    assert capsys.readouterr().out == markdown()
+
+
+@pytest.mark.parametrize("command", ["eval", "check"])
+def test_help_says_where_they_are_listed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "ltd methods" in " ".join(re.sub(r"[│\n]", " ", capsys.readouterr().out).split())
