@@ -15,7 +15,7 @@ from ltd.chains.specdecpp import SpecDecPP
 from ltd.cli import main
 from ltd.common.named_options import Named
 from ltd.errors import InputError
-from ltd.evaluation.method_table import FILES, LOOKUP, PAPER_METHODS, WORDS, Row, markdown, rows
+from ltd.evaluation.method_table import FILES, LOOKUP, PAPER_METHODS, WORDS, MethodRow, markdown, rows
 from ltd.evaluation.methods import Method, TransformersMethod
 from ltd.policies.by_name import NAMED as POLICIES
 
@@ -43,7 +43,7 @@ def test_all_that_is_understood_is_listed_once() -> None:
 @pytest.mark.parametrize(
     "row", [row for row in rows() if not re.search("[A-Z]", row.method)], ids=lambda row: row.method
 )
-def test_what_is_listed_can_be_typed_with_and_without_its_options(row: Row) -> None:
+def test_what_is_listed_can_be_typed_with_and_without_its_options(row: MethodRow) -> None:
     plain = Method.parse(row.method)
     if row.options:
         assert type(Method.parse(f"{row.method}:{row.options}")) is type(plain)

@@ -60,7 +60,7 @@ FILES: dict[str, Named[Policy]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MethodRow:
     """A method, for people.
 
     Attributes:
@@ -76,24 +76,26 @@ class Row:
     options: str = ""
 
 
-def rows() -> list[Row]:
+def rows() -> list[MethodRow]:
     """All methods, those that decide nothing first."""
-    words = {name: Row(name, named.decides, named.rule) for name, named in WORDS.items()}
-    files = {kind: Row(f"{kind}:{placeholder(named.make)}", named.decides, named.rule) for kind, named in FILES.items()}
+    words = {name: MethodRow(name, named.decides, named.rule) for name, named in WORDS.items()}
+    files = {
+        kind: MethodRow(f"{kind}:{placeholder(named.make)}", named.decides, named.rule) for kind, named in FILES.items()
+    }
     return [
         words[BASELINE],
-        Row(f"{STATIC}:D:V", "nothing", "the static tree of depth D and size V, for example static:4:16"),
+        MethodRow(f"{STATIC}:D:V", "nothing", "the static tree of depth D and size V, for example static:4:16"),
         words[TUNED_GRID],
         files["grid"],
-        *(Row(name, named.decides, named.rule, named.options) for name, named in POLICIES.items()),
+        *(MethodRow(name, named.decides, named.rule, named.options) for name, named in POLICIES.items()),
         files["controller"],
         words[TUNED],
         files["bundle"],
-        Row(f"{CHAIN}:K", "nothing", "a separate small model drafts chains, of K tokens"),
-        *(Row(f"{CHAIN}:{name}", named.decides, named.rule, named.options) for name, named in CHAINS.items()),
-        Row(TRANSFORMERS, "nothing", "generate of transformers itself"),
-        Row(ASSISTED, "length", "the same, with the chain draft as its assistant"),
-        Row(LOOKUP, "nothing", "the same, with prompt lookup", f"tokens={LOOKUP_TOKENS}"),
+        MethodRow(f"{CHAIN}:K", "nothing", "a separate small model drafts chains, of K tokens"),
+        *(MethodRow(f"{CHAIN}:{name}", named.decides, named.rule, named.options) for name, named in CHAINS.items()),
+        MethodRow(TRANSFORMERS, "nothing", "generate of transformers itself"),
+        MethodRow(ASSISTED, "length", "the same, with the chain draft as its assistant"),
+        MethodRow(LOOKUP, "nothing", "the same, with prompt lookup", f"tokens={LOOKUP_TOKENS}"),
     ]
 
 
