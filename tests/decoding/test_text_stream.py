@@ -59,6 +59,14 @@ def test_pieces_join_to_the_whole_for_long_answers(kind: str, seed: int) -> None
         assert "".join(pieces_of(tokenizer, token_ids, [1])) == tokenizer.decode(token_ids, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_join_to_the_whole_around_tokens_without_text(kind: str) -> None:
+    tokenizer = KINDS[kind]()
+    for token in range(len(tokenizer)):  # as the first one, which may be without a space, and as one that is not
+        token_ids = [token] + [tokenizer.eos_token_id] * (2 * WINDOW) + [token, token]
+        assert "".join(pieces_of(tokenizer, token_ids, [1])) == tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
 @given(st.text(), CUTS)
 def test_no_half_characters_are_shown(text: str, cuts: list[int]) -> None:
     pieces = pieces_of(TOKENIZER, TOKENIZER(text)["input_ids"], cuts)
