@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ltd.decoding.decoder import Decoder as Decoder
     from ltd.decoding.decoder import Generation as Generation
     from ltd.decoding.statistics import Statistics as Statistics
+    from ltd.decoding.text_stream import TextStream as TextStream
     from ltd.errors import InputError as InputError
     from ltd.loading import load as load
     from ltd.policies import Learned as Learned
@@ -35,6 +36,7 @@ _HOMES = {
     "Policy": "ltd.policies",
     "Static": "ltd.policies",
     "Statistics": "ltd.decoding.statistics",
+    "TextStream": "ltd.decoding.text_stream",
     "TunedElsewhereWarning": "ltd.policies.learned.setting",
     "load": "ltd.loading",
 }
@@ -47,6 +49,7 @@ __all__ = [
     "Policy",
     "Static",
     "Statistics",
+    "TextStream",
     "TunedElsewhereWarning",
     "load",
 ]

@@ -1,1 +1,1 @@
-"""The paper's two training scripts: their options and what they run."""
+"""The paper's two training scripts and its evaluation: their options and what they run."""

@@ -1,33 +1,37 @@
-"""The training scripts' command lines."""
+"""The command lines of the scripts beside this package."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import typer
 
 from ltd.errors import InputError
-from ltd_rl.scripts.options import Options, parameter
+from ltd_rl.scripts.options import PPO_DEFAULTS, Options, parameter
 from ltd_rl.traces.observations import Role
 
 INPUT_ERROR = 2  # exit code
+T = TypeVar("T")
 
 
-def make_app(role: Role, kind: type[Options]) -> typer.Typer:
-    """The command of one script: every field of its options, under its own name."""
+def make_app(kind: type[T], run: Callable[[T], None], about: str, defaults: Mapping[str, Any]) -> typer.Typer:
+    """The command of one script: every field of its options, a dataclass, under its own name.
+
+    Args:
+        kind: the options. run: takes them. about: for the help text.
+        defaults: what stands for options that are not given, for the help text.
+    """
 
     def command(**values: Any) -> None:
-        from ltd_rl.scripts.run import run_script
-
-        run_script(role, kind(**values))
+        run(kind(**values))
 
     hints = get_type_hints(kind)
-    parameters = [parameter(role, entry, hints[entry.name]) for entry in fields(kind)]
-    command.__doc__ = f"Train the {role} policy with PPO, beside a fixed or frozen partner."
+    parameters = [parameter(entry, hints[entry.name], defaults) for entry in fields(kind)]  # type: ignore[arg-type]
+    command.__doc__ = about
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -46,14 +50,26 @@ def joined(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def main(role: Role, kind: type[Options], arguments: list[str] | None = None) -> int:
+def run_app(app: typer.Typer, name: str, arguments: list[str]) -> int:
     """Runs a script and returns its exit code: 0, or 2 for wrong input, with one sentence."""
-    arguments = joined(sys.argv[1:] if arguments is None else arguments)
     try:
-        make_app(role, kind)(arguments, prog_name=f"train_{role}.py", standalone_mode=True)
+        app(arguments, prog_name=name, standalone_mode=True)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return INPUT_ERROR
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
+
+
+def main(role: Role, kind: type[Options], arguments: list[str] | None = None) -> int:
+    """Runs the training script of a role, see `run_app`; by default with the arguments of this process."""
+
+    def run(options: Options) -> None:
+        from ltd_rl.scripts.run import run_script
+
+        run_script(role, options)
+
+    about = f"Train the {role} policy with PPO, beside a fixed or frozen partner."
+    app = make_app(kind, run, about, PPO_DEFAULTS[role])
+    return run_app(app, f"train_{role}.py", joined(sys.argv[1:] if arguments is None else arguments))

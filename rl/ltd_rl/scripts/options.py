@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,11 +88,11 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def parameter(role: Role, entry: Field[Any], kind: Any) -> inspect.Parameter:
-    """A field as typer reads a function's parameter."""
+def parameter(entry: Field[Any], kind: Any, defaults: Mapping[str, Any]) -> inspect.Parameter:
+    """A field as typer reads a function's parameter; its help says which default stands for it where it is empty."""
     text = entry.metadata["help"]
-    if entry.name in PPO_DEFAULTS[role] and entry.default in (None, ""):
-        value = PPO_DEFAULTS[role][entry.name]
+    if entry.name in defaults and entry.default in (None, ""):
+        value = defaults[entry.name]
         text = f"{text.rstrip('.')}; {','.join(map(str, value)) if isinstance(value, tuple) else value} if not given."
     default = inspect.Parameter.empty if entry.default is MISSING else entry.default
     annotation = Annotated[kind, typer.Option(f"--{entry.name}", help=text, show_default=default not in ("", None))]

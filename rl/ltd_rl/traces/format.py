@@ -162,13 +162,13 @@ def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int
     write_bytes(file, save(arrays, metadata={METADATA: json.dumps(header)}))
 
 
-def load_traces(folder: Path) -> Traces:
+def load_traces(folder: str | Path) -> Traces:
     """Opens every finished shard of a folder; the arrays stay on disk, mapped into memory.
 
     Raises:
         InputError: there are no traces, or a shard is damaged or does not fit the others.
     """
-    files = shard_files(folder)
+    files = shard_files(Path(folder))
     if not files:
         raise InputError(f"there are no traces in {folder}; record some with ltd record")
     shards = [load_shard(file) for file in files]

@@ -1,0 +1,34 @@
+"""Trains the size policy for a reward of your own: `python examples/own_reward.py FOLDER [STEPS]`.
+
+FOLDER is of `ltd tune` or `rl/train_size.py`: it holds `traces` and `latency.json`. You see which sizes PPO learns to
+choose for the paper's reward, and for one to which time matters less: it verifies more candidates.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3 import PPO
+
+from ltd.latency import LatencyModel
+from ltd.policies.learned.observation import Summary
+from ltd_rl.environments.replay_env import ReplayVecEnv
+from ltd_rl.environments.rewards import Ratio, Reward
+from ltd_rl.traces import load_traces
+from ltd_rl.traces.outcomes import outcomes_of
+
+
+class Patient(Reward):
+    def worth(self, tokens, times):  # of n cycles; times are in plain tokens
+        return tokens - 0.1 * times
+
+
+folder, steps = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
+latency = LatencyModel.load(folder / "latency.json")
+outcomes = outcomes_of(load_traces(folder / "traces").generations, latency, sizes=(2, 4, 8, 16, 32, 60))
+for kind in (Ratio, Patient):
+    reward = kind(plain_seconds=float(outcomes.plain_seconds.mean()))
+    env = ReplayVecEnv(outcomes, "size", Summary(best=8, newest=8), reward, "random", count=8, seed=0)
+    model = PPO("MlpPolicy", env, n_steps=32, seed=0, device="cpu").learn(steps)
+    actions, _ = model.predict(np.concatenate([env.reset() for _ in range(25)]), deterministic=True)
+    print(f"{kind.__name__}: {np.array(outcomes.sizes)[actions].mean():.1f} candidates on average")

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Trains the depth policy with the paper's settings and the official script's option names:
+#
+#   sh examples/train_depth.sh [--OPTION VALUE …]
+#
+# You see the throughput on held-out questions rise; the policy is then in checkpoints/depth/bundle. The questions are in
+# data/humaneval/question.jsonl. What is given on the command line replaces what is set here. For iterative training set
+# rl_token_model_path to the bundle of train_size.sh.
+set -eu
+
+base_model_path=""     # empty: SmolLM2-135M-Instruct
+ea_model_path=""       # empty: the EAGLE-3 head that comes with it
+rl_token_model_path="" # empty: 60 candidates, or the best number where trees are smaller
+rl_checkpoint_path=""  # empty: from scratch
+
+"${PYTHON:-python}" "$(dirname "$0")/../rl/train_depth.py" \
+    --base_model_path "$base_model_path" \
+    --ea_model_path "$ea_model_path" \
+    --rl_token_model_path "$rl_token_model_path" \
+    --rl_checkpoint_path "$rl_checkpoint_path" \
+    --data_dir data \
+    --dataset_train humaneval \
+    --save_path checkpoints/depth \
+    --total_timesteps 1000000 \
+    --n_steps 2048 \
+    --batch_size 256 \
+    --lr 1e-3 \
+    --pi_arch 1024 \
+    --vf_arch 1024 256 \
+    "$@"
