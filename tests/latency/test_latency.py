@@ -314,7 +314,7 @@ def decoder(tiny_target: Callable[..., Path], tiny_head: Callable[..., Path]) ->
 def clock(monkeypatch: pytest.MonkeyPatch, decoder: Decoder) -> Clock:
     """The only clock there is for the decoder, whose parts have known costs."""
     clock, target, draft = Clock(), decoder.target, decoder.draft
-    for module in ("statistics", "calibration"):
+    for module in ("decoding.statistics", "latency.calibration"):
         monkeypatch.setattr(f"ltd.{module}.time", SimpleNamespace(perf_counter=clock.perf_counter))
     assert isinstance(draft, Eagle3Draft)
 
