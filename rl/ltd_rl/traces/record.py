@@ -146,7 +146,8 @@ def record_answer(
     for first, tree in draft_everywhere(decoder, draft, prompt + answer, len(prompt), config):
         block = slice(first, first + len(tree.roots))
         scores[block] = tree.scores.cpu().numpy()
-        if draft.root_states is not None:
+        if draft.state_size:
+            assert draft.root_states is not None
             states[block] = draft.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
         following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
         path[block] = find_path(tree.tokens.cpu().numpy(), tree.parents.cpu().numpy(), following, starts)
