@@ -341,5 +341,5 @@ def test_the_method_grid_is_the_best_static_tree_of_the_bundle() -> None:
 @pytest.mark.parametrize("best", [5, "3:9", [3], [3, 9, 1], [3.0, 9], [True, 9], [13, 9], [3, -1], {"depth": 3}])
 def test_a_bundle_whose_best_static_tree_is_none_is_refused(best: object) -> None:
     save_with_best(best)
-    with pytest.raises(ltd.InputError, match="best_static is .*, but must be a tree's depth and size"):
+    with pytest.raises(ltd.InputError, match=r"best_static is .*, but must be a tree's depth and size"):
         grid(HERE)
