@@ -35,6 +35,10 @@ class Target:
 
     Raises:
         InputError: an unsupported family, or a layer index out of range.
+
+    Attributes:
+        cache: of the session that was opened last.
+        taps: the hidden states that its forwards tap: the feature layers, or none.
     """
 
     def __init__(
