@@ -23,12 +23,12 @@ class Patient(Reward):
         return tokens - 0.1 * times
 
 
-folder, steps = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
+folder, steps = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
 latency = LatencyModel.load(folder / "latency.json")
 outcomes = outcomes_of(load_traces(folder / "traces").generations, latency, sizes=(2, 4, 8, 16, 32, 60))
 for kind in (Ratio, Patient):
     reward = kind(plain_seconds=float(outcomes.plain_seconds.mean()))
     env = ReplayVecEnv(outcomes, "size", Summary(best=8, newest=8), reward, "random", count=8, seed=0)
-    model = PPO("MlpPolicy", env, n_steps=32, seed=0, device="cpu").learn(steps)
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=256, learning_rate=3e-3, seed=0, device="cpu").learn(steps)
     actions, _ = model.predict(np.concatenate([env.reset() for _ in range(25)]), deterministic=True)
     print(f"{kind.__name__}: {np.array(outcomes.sizes)[actions].mean():.1f} candidates on average")

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_traces import made_latency
+from made_traces import made_generations, made_latency
 from recordings import DEPTH, Recorded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ltd
 from ltd.policies.learned.bundle import load_bundle
+from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.replay import replay
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -97,14 +98,14 @@ def test_replay(shown: Callable[..., str], recorded: Callable[[str], Recorded]) 
         assert line.startswith(f"depth {depth}, size {size}: {sum(gains)} tokens in {len(gains)} cycles, ")
 
 
-def test_own_reward(shown: Callable[..., str], recorded: Callable[[str], Recorded], tmp_path: Path) -> None:
+def test_own_reward(shown: Callable[..., str], tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
-    (tmp_path / "traces").symlink_to(recorded("llama").config.out)
-    made_latency(verify_slope=2.0).save(tmp_path / "latency.json")
-    paper, own = shown("own_reward.py", tmp_path, 4096).splitlines()
-    sizes = [float(re.fullmatch(rf"{name}: ([0-9.]+) candidates on average", line)[1])  # type: ignore[index]
-             for name, line in (("Ratio", paper), ("Patient", own))]  # fmt: skip
-    assert 2 <= sizes[0] < sizes[1] <= 60
+    (tmp_path / "traces").mkdir()
+    save_shard(tmp_path / "traces" / "00000.safetensors", made_generations(0, [60] * 4), width=3, depth=3)
+    made_latency().save(tmp_path / "latency.json")
+    lines = shown("own_reward.py", tmp_path, 4096)
+    sizes = dict(re.findall(r"^(\w+): ([0-9.]+) candidates on average$", lines, flags=re.MULTILINE))
+    assert 2 <= float(sizes["Ratio"]) < float(sizes["Patient"]) <= 60
 
 
 def run_script(name: str, *arguments: object) -> str:

@@ -8,8 +8,9 @@ compares plain decoding, the static tree of `--depth` and `--total_token`, and t
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -59,9 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     The official scripts write some names with `-` and some with `_`; either does for all.
     """
-    words = sys.argv[1:] if arguments is None else arguments
-    spelled = [f"--{word[2:].replace('-', '_')}" if word.startswith("--") else word for word in words]
-    return run_app(make_app(EvaluationOptions, run_evaluation, ABOUT, {}), "evaluate.py", spelled)
+    words = [spelled(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    return run_app(make_app(EvaluationOptions, run_evaluation, ABOUT, {}), "evaluate.py", words)
+
+
+def spelled(word: str) -> str:
+    """An option's name with `_`; its value, after `=`, and everything else as it is."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
 def run_evaluation(options: EvaluationOptions) -> None:
@@ -115,17 +121,21 @@ def policies_of(options: EvaluationOptions) -> Learned:
 
 
 def made_for(settings: list[Setting]) -> Setting:
-    """What policies were made for, all of them for the same; zips do not say.
+    """What policies were made for, all of them for the same; what one does not know, as a zip, another may.
 
     Raises:
         InputError: some are for something else than others.
     """
-    known = {setting for setting in settings if setting != Setting(setting.width)}
-    if len(known) > 1:
-        one, other = known
-        parts = ", ".join(f"{name} {a} and {b}" for name, (a, b) in one.differences(other).items())
-        raise InputError(f"the two policies were not made for the same ({parts}); use two that were trained together")
-    return known.pop() if known else settings[0]
+    known: dict[str, Any] = asdict(settings[0])
+    for setting in settings[1:]:
+        for name, value in asdict(setting).items():
+            if None not in (value, known[name]) and value != known[name]:
+                raise InputError(
+                    f"the two policies were not made for the same {name}: {known[name]} and {value}; use two that were "
+                    "trained together"
+                )
+            known[name] = value if known[name] is None else known[name]
+    return Setting(**known)
 
 
 def read_policy(role: Role, name: str) -> Learned:
