@@ -1,7 +1,7 @@
 """Generates one answer, and says how fast: `python examples/generate.py [TARGET HEAD]`.
 
-You see the answer of SmolLM2-135M-Instruct, or of the model in the folder TARGET with the EAGLE-3 head in HEAD, how many
-tokens it gained per cycle, and how fast it would come without drafting: the same text.
+You see the answer of SmolLM2-135M-Instruct, or of the model in the folder TARGET with the EAGLE-3 head in HEAD, how
+many tokens it gained per cycle, and how fast it would come without drafting: the same text.
 """
 
 import sys
