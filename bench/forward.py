@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
 from ltd.target.locate import DEFAULT_TARGET
 from ltd.target.model import load_model
-from ltd.target.target import Target
+from ltd.target.target import Target, TargetSession
 from ltd.tree import DraftTree
 from timing import Timing, circumstances, time_in_turns, write_json
 
@@ -119,13 +120,12 @@ def some_prompt(target: Target, prefix: int) -> torch.Tensor:
     return torch.randint(3, target.vocab_size, (prefix,), generator=torch.Generator().manual_seed(0))
 
 
-def forward_of(target: Target, count: int, prefix: int) -> Callable[[], object]:
+def forward_of(session: TargetSession, count: int) -> Callable[[], object]:
     """A forward of `count` tokens in a chain behind the prefix; the cache does not grow."""
+    target = session.target
     tokens = torch.randint(3, target.vocab_size, (1, count), generator=torch.Generator().manual_seed(count))
-    block = TreeBlock.chain(target.lengths, count)
-    cache = target.cache
-    assert cache is not None
-    return lambda: target.forward(tokens, block, cache, taps=target.taps)
+    block = TreeBlock.chain(session.lengths, count)
+    return lambda: target.forward(tokens, block, session.cache, taps=session.taps)
 
 
 def warm_and_time(calls: Sequence[Callable[[], object]], repeats: int) -> list[Timing]:
@@ -138,11 +138,11 @@ def measure_forwards(engine: Target, before: Target, floor: Floor, prefix: int, 
     """Both targets' forwards of all sizes, in turns."""
     capacity = prefix + max(SIZES)
     results = []
-    with engine.session(1, capacity, tap=False), before.session(1, capacity, tap=False):
-        for target in (engine, before):
-            target.prefill(0, some_prompt(target, prefix))
+    with engine.session(1, capacity, tap=False) as ours, before.session(1, capacity, tap=False) as theirs:
+        for session in (ours, theirs):
+            session.prefill(0, some_prompt(session.target, prefix))
         for count in SIZES:
-            timings = warm_and_time([forward_of(target, count, prefix) for target in (engine, before)], repeats)
+            timings = warm_and_time([forward_of(session, count) for session in (ours, theirs)], repeats)
             results.append(ForwardResult(count, *timings, floor=floor.seconds(count, prefix) * 1e6))
     return results
 
@@ -155,21 +155,20 @@ def measure_draft(decoder: Decoder, prefix: int, repeats: int) -> DraftResult | 
     tree = DraftTree(1, draft.width, 1, draft.width, CPU)
     capacity = prefix + repeats + 1 + draft.width  # every beginning adds a row to the draft's cache
     prompt = some_prompt(target, prefix)
-    with target.session(1, capacity):
-        features = target.prefill(0, prompt).features
+    with target.session(1, capacity) as session, closing(draft.start(1, capacity)) as drafting:
+        features = session.prefill(0, prompt).features
         assert features is not None
-        draft.start(1, capacity)
-        draft.read_prompt(0, features, prompt)
+        drafting.read_prompt(0, features, prompt)
 
         def begin() -> None:
-            tree.begin(prompt[-1:], target.lengths)
-            tree.expand(draft.begin(features[:, -1:], prompt[None, -1:], [1]), draft.d2t)
+            tree.begin(prompt[-1:], session.lengths)
+            tree.expand(drafting.begin(features[:, -1:], prompt[None, -1:], [1]), draft.d2t)
 
         def expand() -> None:
             tree.levels = 1
-            tree.expand(draft.expand(tree), draft.d2t)
+            tree.expand(drafting.expand(tree), draft.d2t)
 
-        return DraftResult(*warm_and_time([forward_of(target, 1, prefix), begin, expand], repeats))
+        return DraftResult(*warm_and_time([forward_of(session, 1), begin, expand], repeats))
 
 
 @torch.inference_mode()

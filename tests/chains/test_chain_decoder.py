@@ -116,9 +116,8 @@ def test_what_rules_are_asked(decoder: ChainDecoder) -> None:
         assert all(0 < chance <= 1 for _, chance, _ in questions)
     assert next(asked, None) is None
     first = rule.asked[0]
-    draft = decoder.draft
     with torch.inference_mode():
-        draft.start(20)
+        draft = decoder.draft.start(20)
         step = draft.step([*PROMPT, answer.token_ids[0]])
         chance, token = step.logits.softmax(-1).max(0)
         assert first[1] == pytest.approx(float(chance), rel=1e-5)

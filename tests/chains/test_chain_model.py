@@ -70,10 +70,10 @@ def test_both_ways_to_run_a_draft_agree(
     if words is not None:
         logits = logits[:, words]
     with torch.inference_mode():
-        draft.start(len(tokens))
-        draft.read(tokens[:30])
+        session = draft.start(len(tokens))
+        session.read(tokens[:30])
         for place in range(30, 40):
-            step = draft.step([tokens[place]])
+            step = session.step([tokens[place]])
             torch.testing.assert_close(step.logits, logits[place], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(step.state, states[place], atol=1e-4, rtol=1e-4)
 
@@ -85,14 +85,13 @@ def test_a_rewound_draft_is_as_if_it_had_never_read_on(
     model = load(tiny_target("llama"), dtype)
     draft = ChainDraft.load(draft_folder, Target(model, (), Engine(model)))
     with torch.inference_mode():
-        draft.start(20)
-        draft.read([5, 6, 7])
-        draft.read([9, 9, 9, 9])
-        draft.rewind(3)
-        assert draft.length == 3
-        again = draft.step([11, 12])
-        draft.start(20)
-        once = draft.step([5, 6, 7, 11, 12])
+        session = draft.start(20)
+        session.read([5, 6, 7])
+        session.read([9, 9, 9, 9])
+        session.rewind(3)
+        assert session.length == 3
+        again = session.step([11, 12])
+        once = draft.start(20).step([5, 6, 7, 11, 12])
     assert again.logits.dtype == dtype
     assert torch.equal(again.logits, once.logits)
     assert torch.equal(again.state, once.state)

@@ -177,8 +177,8 @@ def test_taps_are_the_hidden_states_of_transformers(tiny_target: Folder) -> None
     with torch.no_grad():
         hidden = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states
     target = Target(model, feature_layers=(0, 3, 7))
-    with torch.inference_mode(), target.session(1, 64):
-        features = target.prefill(0, torch.tensor(prompt)).features
+    with torch.inference_mode(), target.session(1, 64) as session:
+        features = session.prefill(0, torch.tensor(prompt)).features
     assert features is not None
     # Rounding grows through the layers; another layer's states would differ by about 1.
     torch.testing.assert_close(features, torch.cat([hidden[0], hidden[3], hidden[7]], dim=-1), rtol=1e-2, atol=1e-2)

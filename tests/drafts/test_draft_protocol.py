@@ -14,7 +14,7 @@ from small_models import VOCABULARY
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from ltd.drafts import Draft
+from ltd.drafts import Draft, DraftSession
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.files import load_head
 from ltd.drafts.opening import make_draft
@@ -44,17 +44,19 @@ def text(draft: Draft, seed: int) -> tuple[torch.Tensor | None, torch.Tensor]:
     return torch.randn(1, LONGEST + 1, width, generator=generator) if width else None, tokens
 
 
-def tree_at(draft: Draft, features: torch.Tensor | None, tokens: torch.Tensor, places: list[int]) -> DraftTree:
+def tree_at(
+    draft: Draft, session: DraftSession, features: torch.Tensor | None, tokens: torch.Tensor, places: list[int]
+) -> DraftTree:
     """Drafts from roots at these places of the text, which the sequences know up to there."""
     at = torch.tensor(places)
     tree = DraftTree(len(places), draft.width, DEPTH, 0, torch.device("cpu"))
     tree.begin(tokens[at], at.int())
     newest = None if features is None else features[0, at - 1][:, None]
-    tree.expand(draft.begin(newest, tokens[at][:, None], [1] * len(places)), draft.d2t)
-    assert (draft.root_states is None) == (draft.state_size == 0)
+    tree.expand(session.begin(newest, tokens[at][:, None], [1] * len(places)), draft.d2t)
+    assert (session.root_states is None) == (draft.state_size == 0)
     for _ in range(DEPTH):
-        tree.expand(draft.expand(tree), draft.d2t)
-        for states, rows in ((draft.root_states, 1), (draft.beam_states, draft.width)):
+        tree.expand(session.expand(tree), draft.d2t)
+        for states, rows in ((session.root_states, 1), (session.beam_states, draft.width)):
             assert states is None or states.shape == (len(places), rows, draft.state_size)
     return tree
 
@@ -69,15 +71,15 @@ def test_going_back_is_having_read_no_more(drafts: dict[str, Draft], kind: str, 
     features, tokens = text(draft, seed)
     alone = []
     for place in places:
-        draft.start(1, 64)
-        draft.read_prompt(0, None if features is None else features[:, :place], tokens[:place])
-        alone.append(tree_at(draft, features, tokens, [place]))
-    draft.start(len(places), 64)
-    draft.read_prompt(0, None if features is None else features[:, :-1], tokens[:-1])
-    draft.spread()
+        session = draft.start(1, 64)
+        session.read_prompt(0, None if features is None else features[:, :place], tokens[:place])
+        alone.append(tree_at(draft, session, features, tokens, [place]))
+    session = draft.start(len(places), 64)
+    session.read_prompt(0, None if features is None else features[:, :-1], tokens[:-1])
+    session.spread()
     for goal in ([LONGEST] * len(places), places):
-        draft.rewind(goal)
-        together = tree_at(draft, features, tokens, goal)
+        session.rewind(goal)
+        together = tree_at(draft, session, features, tokens, goal)
     for row, tree in enumerate(alone):
         torch.testing.assert_close(together.scores[row], tree.scores[0], rtol=1e-4, atol=1e-4)
         assert torch.equal(together.tokens[row, : draft.width], tree.tokens[0, : draft.width])
@@ -91,14 +93,17 @@ def test_what_was_not_read_is_drafted_from_all_the_same(drafts: dict[str, Draft]
     features, tokens = text(draft, 1)
 
     def real() -> torch.Tensor:
-        draft.start(1, 64)
-        draft.read_prompt(0, None if features is None else features[:, :7], tokens[:7])
-        return tree_at(draft, features, tokens, [7]).scores
+        session = draft.start(1, 64)
+        session.read_prompt(0, None if features is None else features[:, :7], tokens[:7])
+        scores = tree_at(draft, session, features, tokens, [7]).scores
+        session.close()
+        return scores
 
     before = real()
-    draft.start(1, 64)
-    draft.pretend_read([7])
-    pretended = tree_at(draft, features, tokens, [7])
+    session = draft.start(1, 64)
+    session.pretend_read([7])
+    pretended = tree_at(draft, session, features, tokens, [7])
     assert pretended.levels == DEPTH + 1 and bool(pretended.scores.isfinite().all())
-    draft.rewind([7])  # as much as it pretended to have read
+    session.rewind([7])  # as much as it pretended to have read
+    session.close()
     assert torch.equal(real(), before)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 import ltd
-from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.files import load_head
 from ltd.drafts.eagle3.head import Eagle3Head
@@ -70,11 +70,11 @@ def draft_of(head: Eagle3Head, embedding: nn.Embedding, has_engine: bool) -> Eag
     return Eagle3Draft(head, embedding, width=WIDTH, forward=forward)
 
 
-def read_prompt(draft: Eagle3Draft, row: int, features: torch.Tensor, following: torch.Tensor) -> None:
+def read_prompt(session: Eagle3Session, row: int, features: torch.Tensor, following: torch.Tensor) -> None:
     """Features (n, F * H) with the tokens (n,) after them; the first token and the last feature do not count."""
     left_out = torch.full_like(features[:1], torch.nan)
     tokens = torch.cat([torch.zeros(1, dtype=torch.int64), following])
-    draft.read_prompt(row, torch.cat([features, left_out])[None], tokens)
+    session.read_prompt(row, torch.cat([features, left_out])[None], tokens)
 
 
 @pytest.mark.parametrize("options", [{}, {"norm_before_residual": True, "attention_bias": True}])
@@ -96,18 +96,18 @@ def test_every_cycle_equals_one_forward_over_true_features(
     following = torch.randint(0, config.vocab_size, (total,))
     draft = draft_of(head, embedding, has_engine)
     with torch.inference_mode():
-        draft.start(1, 128)
-        read_prompt(draft, 0, features[:prompt_length], following[:prompt_length])
+        session = draft.start(1, 128)
+        read_prompt(session, 0, features[:prompt_length], following[:prompt_length])
         seen = prompt_length
         for gain in gains:
             new = slice(seen, seen + gain)
             seen += gain
             tree = DraftTree(1, WIDTH, depth, 8, torch.device("cpu"))
             tree.begin(following[seen - 1][None], torch.tensor([seen], dtype=torch.int32))
-            levels = [draft.begin(features[None, new], following[None, new], [gain])]
+            levels = [session.begin(features[None, new], following[None, new], [gain])]
             tree.expand(levels[0], draft.d2t)
             for _ in range(depth):
-                levels.append(draft.expand(tree))
+                levels.append(session.expand(tree))
                 tree.expand(levels[-1], draft.d2t)
             expected = expected_levels(head, embedding, features[:seen], following[:seen], tree)
             for level, logits in enumerate(levels):
@@ -128,16 +128,16 @@ def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, has_engine: boo
 
     def run(rows: list[int]) -> list[torch.Tensor]:
         draft = draft_of(head, embedding, has_engine)
-        draft.start(len(rows), 64)
+        session = draft.start(len(rows), 64)
         for index, row in enumerate(rows):
-            read_prompt(draft, index, prompts[row], tokens[row])
+            read_prompt(session, index, prompts[row], tokens[row])
         tree = DraftTree(len(rows), WIDTH, 2, 8, torch.device("cpu"))
         chosen = [counts[row] for row in rows]
-        tree.begin(following[rows, 0], draft.cache.lengths)
-        logits = [draft.begin(features[rows], following[rows], chosen)]
+        tree.begin(following[rows, 0], session.cache.lengths)
+        logits = [session.begin(features[rows], following[rows], chosen)]
         tree.expand(logits[-1], draft.d2t)
         for _ in range(2):
-            logits.append(draft.expand(tree))
+            logits.append(session.expand(tree))
             tree.expand(logits[-1], draft.d2t)
         return logits
 

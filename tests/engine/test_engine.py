@@ -93,14 +93,14 @@ def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, no
     tokens = torch.randint(3, VOCABULARY, (len(lengths), nodes), generator=generator)
     results = []
     for target in targets:
-        with target.session(len(lengths), 256):
+        with target.session(len(lengths), 256) as session:
             for row, prompt in enumerate(prompts):
-                target.prefill(row, prompt)
-            assert target.cache is not None
-            positions = target.lengths.long()[:, None] + torch.stack([depths(parents) for parents, _ in trees])
-            block = TreeBlock(target.lengths, positions, torch.stack([masks for _, masks in trees]))
-            verified = target.forward(tokens, block, target.cache, taps=target.taps)
-            results.append((verified.logits, verified.features, target.cache.keys, target.cache.values))
+                session.prefill(row, prompt)
+            cache = session.cache
+            positions = session.lengths.long()[:, None] + torch.stack([depths(parents) for parents, _ in trees])
+            block = TreeBlock(session.lengths, positions, torch.stack([masks for _, masks in trees]))
+            verified = target.forward(tokens, block, cache, taps=session.taps)
+            results.append((verified.logits, verified.features, cache.keys, cache.values))
     for expected, result in zip(*results, strict=True):  # these wild weights make rounding grow from layer to layer
         assert relative_error(result, expected) < 1e-3
 

@@ -23,7 +23,7 @@ from scipy.optimize import isotonic_regression
 from ltd.cli import main
 from ltd.common.files import file_hash
 from ltd.decoding.decoder import Decoder
-from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.engine.cpu import Engine
 from ltd.errors import InputError
 from ltd.latency.calibration import calibrate, run_rounds
@@ -34,6 +34,7 @@ from ltd.latency.report import describe, latency_table, plot
 from ltd.loading import load, prepare
 from ltd.policies import Static
 from ltd.target.model import load_model
+from ltd.target.target import TargetSession
 from ltd.target.transformers_layers import ATTENTION
 
 PNG = b"\x89PNG"
@@ -296,15 +297,15 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
-    def charge(self, holder: Any, name: str, cost: Callable[..., float]) -> None:
+    def charge(self, patch: pytest.MonkeyPatch, kind: type, name: str, cost: Callable[..., float]) -> None:
         """Makes a method cost time, besides what it does."""
-        method = getattr(holder, name)
+        method = getattr(kind, name)
 
         def slow(*arguments: Any) -> Any:
             self.now += cost(*arguments)
             return method(*arguments)
 
-        setattr(holder, name, slow)
+        patch.setattr(kind, name, slow)
 
 
 @pytest.fixture
@@ -315,21 +316,25 @@ def decoder(tiny_target: Callable[..., Path], tiny_head: Callable[..., Path]) ->
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, decoder: Decoder) -> Clock:
     """The only clock there is for the decoder, whose parts have known costs."""
-    clock, target, draft = Clock(), decoder.target, decoder.draft
+    clock = Clock()
     for module in ("decoding.statistics", "latency.calibration"):
         monkeypatch.setattr(f"ltd.{module}.time", SimpleNamespace(perf_counter=clock.perf_counter))
-    assert isinstance(draft, Eagle3Draft)
+    assert isinstance(decoder.draft, Eagle3Draft)
 
-    def before() -> int:
-        """Rows in the draft's cache, which has read all tokens but the last gain."""
-        assert draft.cache is not None
-        return draft.cache.host_lengths[0]
+    def begin(session: Eagle3Session, features: torch.Tensor, tokens: torch.Tensor, counts: list[int]) -> float:
+        """Grows with the rows in the draft's cache, which has read all tokens but the last gain."""
+        return 5 * counts[0] + session.cache.host_lengths[0] + features.shape[1]
 
-    clock.charge(draft, "begin", lambda features, tokens, counts: 5 * counts[0] + before() + features.shape[1])
-    clock.charge(draft, "expand", lambda tree: 2 * tree.levels + int(tree.lengths[0]))
-    clock.charge(target, "verify", lambda nodes: 3 * nodes.tokens.shape[1] + int(target.lengths[0]))
-    clock.charge(target, "commit", lambda *_: 7)
-    clock.charge(target, "prefill", lambda row, tokens: 11 * len(tokens))
+    clock.charge(monkeypatch, Eagle3Session, "begin", begin)
+    clock.charge(monkeypatch, Eagle3Session, "expand", lambda _, tree: 2 * tree.levels + int(tree.lengths[0]))
+    clock.charge(
+        monkeypatch,
+        TargetSession,
+        "verify",
+        lambda session, nodes: 3 * nodes.tokens.shape[1] + int(session.lengths[0]),
+    )
+    clock.charge(monkeypatch, TargetSession, "commit", lambda *_: 7)
+    clock.charge(monkeypatch, TargetSession, "prefill", lambda session, row, tokens: 11 * len(tokens))
     return clock
 
 

@@ -256,8 +256,7 @@ def test_any_summary_leaves_the_text_as_it_is(tiny_target: Folder, tiny_head: Fo
         policy = Learned(Setting(10), 5, (0, 7, 30), depth, size, costs=costs)
         answers = decoder.generate(prompts, policy=policy, **options)
         assert [answer.token_ids for answer in answers] == plain
-    states = decoder.draft.root_states
-    assert states is not None and states.shape[1:] == (1, 32)
+    assert decoder.draft.state_size == 32  # which the networks read
 
 
 def test_a_static_policy_keeps_nothing() -> None:

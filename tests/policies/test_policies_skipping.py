@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Accepted, Gain, joined
-from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.files import load_head
 from ltd.engine.cpu import Engine
@@ -112,12 +112,11 @@ def test_a_draft_catches_up_with_many_tokens_at_once(engine_decoder: Decoder) ->
     features = torch.randn(1, 700, len(draft.feature_layers) * 32, generator=torch.Generator().manual_seed(0))
     tokens = torch.arange(700)[None] % VOCABULARY
     with torch.inference_mode():
-        draft.start(1, 800)
-        late = draft.begin(features, tokens, [700])
-        draft.start(1, 800)
+        late = draft.start(1, 800).begin(features, tokens, [700])
+        session = draft.start(1, 800)
         # A prompt's first token has no feature before it, so the draft does not look at it.
-        draft.read_prompt(0, features, torch.cat([torch.zeros(1, dtype=torch.int64), tokens[0, :699]]))
-        assert torch.equal(draft.begin(features[:, 699:], tokens[:, 699:], [1]), late)
+        session.read_prompt(0, features, torch.cat([torch.zeros(1, dtype=torch.int64), tokens[0, :699]]))
+        assert torch.equal(session.begin(features[:, 699:], tokens[:, 699:], [1]), late)
 
 
 def test_gains_of_several_cycles_are_joined_sequence_by_sequence() -> None:
@@ -159,7 +158,7 @@ def test_any_pattern_gives_the_same_text(
 def test_a_cycle_without_a_draft_gains_one_token_and_never_calls_the_draft(
     engine_decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_decoder.draft, "begin", lambda *arguments: pytest.fail("the draft was used"))
+    monkeypatch.setattr(Eagle3Session, "begin", lambda *arguments: pytest.fail("the draft was used"))
     (prompt,) = random_prompts(3, [7])
     answer = engine_decoder.generate(prompt, max_new_tokens=NEW, policy=Skipping([False], 20))
     assert set(answer.statistics.sizes) == set(answer.statistics.depths) == {0}

@@ -60,11 +60,13 @@ def test_features_are_those_of_the_draft(recorded: Callable[[str], Recorded], mo
     decoder = recorded("llama").decoder
     monkeypatch.setattr(module, "balanced", lambda accepted, generator: torch.arange(len(accepted)))
     levels: list[tuple[torch.Tensor, torch.Tensor]] = []
+    trees: list[DraftTree] = []
     expand = DraftTree.expand
 
     def watched(tree: DraftTree, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
         if tree.levels == 0:
             levels.clear()
+        trees.append(tree)
         levels.append((logits[0].double().log_softmax(-1), torch.zeros(0) if tree.states is None else tree.states[0]))
         expand(tree, logits, d2t)
 
@@ -72,8 +74,8 @@ def test_features_are_those_of_the_draft(recorded: Callable[[str], Recorded], mo
     prompt = decoder.encode("What now?")
     cycles = answer_samples(decoder, prompt, NEW, torch.Generator().manual_seed(0), [])
     found = next(cycles)
-    tree = decoder.tree
-    assert tree is not None and len(found["level"]) == 60
+    tree = trees[-1]
+    assert len(found["level"]) == 60
     nodes = tree.nodes.candidates[0, 1:61].tolist()
     for place, node in enumerate(nodes):
         level = 0 if node < tree.width else 1 + (node - tree.width) // tree.width**2

@@ -21,7 +21,7 @@ class OracleDraft:
 
     feature_layers: tuple[int, ...] = ()
     state_size = 0
-    d2t = root_states = beam_states = origin = None
+    d2t = origin = None
 
     def __init__(
         self,
@@ -34,25 +34,49 @@ class OracleDraft:
         self.model, self.prompts, self.noise = model, prompts, noise
         self.width, self.sharpness = width, sharpness
         self.generator = torch.Generator().manual_seed(0)
-        self.sequences: list[list[int]] = []
 
-    def start(self, batch: int, capacity: int) -> None:
-        self.sequences = [[] for _ in range(batch)]
+    def start(self, batch: int, capacity: int) -> OracleSession:
+        return OracleSession(self, batch)
+
+    def logits(self, rows: list[list[list[int]]]) -> torch.Tensor:
+        """(B, n, vocabulary) logits after each of a row's n sequences, which have one length within the row.
+
+        All sequences of a length go through the model together.
+        """
+        by_length: dict[int, list[int]] = {}
+        for row, sequences in enumerate(rows):
+            by_length.setdefault(len(sequences[0]), []).append(row)
+        outputs = torch.empty(len(rows), len(rows[0]), self.model.config.vocab_size)
+        for same in by_length.values():
+            tokens = torch.tensor([sequence for row in same for sequence in rows[row]])
+            last = self.model(tokens, use_cache=False, logits_to_keep=1).logits[:, 0].float()
+            outputs[same] = last.view(len(same), len(rows[0]), -1)
+        return self.sharpness * outputs + self.noise * torch.randn(outputs.shape, generator=self.generator)
+
+
+class OracleSession:
+    """Sequences of tokens."""
+
+    root_states = beam_states = None
+
+    def __init__(self, draft: OracleDraft, batch: int) -> None:
+        self.draft = draft
+        self.sequences: list[list[int]] = [[] for _ in range(batch)]
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
         assert features is None and not self.sequences[row]
         self.sequences[row] = tokens.tolist()
-        assert self.prompts is None or self.sequences[row] == self.prompts[row]
+        assert self.draft.prompts is None or self.sequences[row] == self.draft.prompts[row]
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         assert features is None
         for sequence, row, count in zip(self.sequences, tokens.tolist(), counts, strict=True):
             sequence.extend(row[:count])
-        return self.logits([[sequence] for sequence in self.sequences])
+        return self.draft.logits([[sequence] for sequence in self.sequences])
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         level = tree.levels - 1
-        return self.logits(
+        return self.draft.logits(
             [
                 [sequence + path(tree, row, int(node)) for node in tree.beam_nodes[row, level]]
                 for row, sequence in enumerate(self.sequences)
@@ -73,20 +97,8 @@ class OracleDraft:
     def pretend_read(self, lengths: list[int]) -> None:
         self.sequences = [[0] * length for length in lengths]
 
-    def logits(self, rows: list[list[list[int]]]) -> torch.Tensor:
-        """(B, n, vocabulary) logits after each of a row's n sequences, which have one length within the row.
-
-        All sequences of a length go through the model together.
-        """
-        by_length: dict[int, list[int]] = {}
-        for row, sequences in enumerate(rows):
-            by_length.setdefault(len(sequences[0]), []).append(row)
-        outputs = torch.empty(len(rows), len(rows[0]), self.model.config.vocab_size)
-        for same in by_length.values():
-            tokens = torch.tensor([sequence for row in same for sequence in rows[row]])
-            last = self.model(tokens, use_cache=False, logits_to_keep=1).logits[:, 0].float()
-            outputs[same] = last.view(len(same), len(rows[0]), -1)
-        return self.sharpness * outputs + self.noise * torch.randn(outputs.shape, generator=self.generator)
+    def close(self) -> None:
+        self.sequences.clear()
 
 
 def path(tree: DraftTree, row: int, candidate: int) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ltd.chains.draft import ChainDraft
+from ltd.chains.draft import ChainDraft, ChainSession
 from ltd.chains.length import MAX_LENGTH, Length, LengthCall
 from ltd.chains.sampling import Chain, ChainSampling
 from ltd.decoding.acceptance import Sampling
@@ -25,7 +25,7 @@ from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
-from ltd.target.target import Target
+from ltd.target.target import Target, TargetSession
 from ltd.tree import TreeNodes
 
 
@@ -40,6 +40,8 @@ class ChainRequest:
         length, call: the rule for the chains' length.
         answer: the new tokens so far.
         cycles: finished ones.
+        statistics: of this call.
+        target, draft: its sequence in either, while it runs.
     """
 
     prompt: list[int]
@@ -49,6 +51,12 @@ class ChainRequest:
     call: LengthCall
     answer: list[int] = field(default_factory=list)
     cycles: int = 0
+    statistics: Statistics = field(init=False)
+    target: TargetSession = field(init=False, repr=False)
+    draft: ChainSession = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.statistics = Statistics(len(self.prompt), sequences=1)
 
     @property
     def position(self) -> int:
@@ -119,8 +127,10 @@ class ChainDecoder:
 
     def generate(self, input_ids: Tokens, **settings: Any) -> Generation:
         """Generates to the end; takes what `stream` takes, and raises what it raises."""
-        tokens = [token for news in self.stream(input_ids, **settings) for token in news]
-        return Generation(tokens, self.last_statistics)
+        request = self._request(input_ids, **settings)
+        for _ in self._run(request):
+            pass
+        return Generation(request.answer, request.statistics)
 
     def stream(
         self,
@@ -147,6 +157,31 @@ class ChainDecoder:
         Raises:
             InputError: more than one prompt, one that cannot be answered, or a number out of range; at once.
         """
+        request = self._request(
+            input_ids,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_token_ids=stop_token_ids,
+            length=length,
+        )
+        return self._run(request)
+
+    def _request(
+        self,
+        input_ids: Tokens,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        length: Length | None = None,
+    ) -> ChainRequest:
+        """A request from the arguments of `stream`."""
         prompts, _ = normalise(input_ids)
         if len(prompts) != 1:
             raise InputError(f"chain drafting takes one prompt at a time, not {len(prompts)}; call it for each of them")
@@ -155,60 +190,61 @@ class ChainDecoder:
         stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
         stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
         rule = self.length if length is None else check_length(length)
-        return self._run(
-            ChainRequest(prompts[0], ChainSampling(sampling, sampling.drawn_seed()), stops, rule, rule.start())
-        )
+        return ChainRequest(prompts[0], ChainSampling(sampling, sampling.drawn_seed()), stops, rule, rule.start())
 
     @torch.inference_mode()
     def _run(self, request: ChainRequest) -> Iterator[list[int]]:
-        self.last_statistics = statistics = Statistics(len(request.prompt), sequences=1)
-        watch = Stopwatch(statistics, self.target.device)
+        self.last_statistics = statistics = request.statistics
+        watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
         capacity = len(request.prompt) + request.stops.limit(0) + MAX_LENGTH + 1
-        with self.target.session(1, capacity, tap=False):
-            gained = self._prefill(request, capacity)
-            watch.lap("prefill")
+        with self.target.session(1, capacity, tap=False) as request.target, self.draft.start(capacity) as request.draft:
+            with turn:
+                watch.skip()
+                gained = self._prefill(request)
+                watch.lap("prefill")
             while True:
                 news, alive = take([0], [gained], [request.answer], request.stops)
                 statistics.add_news(news)
                 watch.lap("other")
                 yield news[0]
-                watch.skip()
                 if not alive:
                     return
-                gained = self._cycle(request, watch)
+                with turn:
+                    watch.skip()
+                    gained = self._cycle(request, watch)
 
-    def _prefill(self, request: ChainRequest, capacity: int) -> list[int]:
+    def _prefill(self, request: ChainRequest) -> list[int]:
         """Both models read the prompt; the target's first token."""
-        self.draft.start(capacity)
-        self.draft.read(request.prompt)
-        verified = self.target.prefill(0, torch.tensor(request.prompt))
+        request.draft.read(request.prompt)
+        verified = request.target.prefill(0, torch.tensor(request.prompt))
         nothing = Chain(request.cycles, request.position)
         return [request.sampling.accept(nothing, verified.logits[0], self.draft.words)[1]]
 
     def _cycle(self, request: ChainRequest, watch: Stopwatch) -> list[int]:
         """One cycle: what the answer gains."""
+        target, draft = request.target, request.draft
         request.cycles += 1
         chain = self._draft_chain(request, watch)
         nodes = chain_nodes([request.answer[-1], *chain.tokens], request.position)
         watch.lap("select")
-        verified = self.target.verify(nodes)
+        verified = target.verify(nodes)
         watch.lap("verify")
         kept, token = request.sampling.accept(chain, verified.logits[0], self.draft.words)
         watch.lap("accept")
         path, counts = torch.arange(kept + 1, dtype=torch.int32)[None], [kept + 1]
-        self.target.commit(path, torch.tensor(counts, dtype=torch.int32), counts, verified)
-        self.draft.rewind(min(self.draft.length, request.position + 1 + kept))
+        target.commit(path, torch.tensor(counts, dtype=torch.int32), counts, verified)
+        draft.rewind(min(draft.length, request.position + 1 + kept))
         watch.lap("commit")
         if len(chain) > 0:
             request.call.verified(len(chain), kept)
         watch.lap("policy")
-        self.last_statistics.depths.append(max(len(chain) - 1, 0))
-        self.last_statistics.sizes.append(len(chain))
+        request.statistics.depths.append(max(len(chain) - 1, 0))
+        request.statistics.sizes.append(len(chain))
         return [*chain.tokens[:kept], token]
 
     def _draft_chain(self, request: ChainRequest, watch: Stopwatch) -> Chain:
         """Drafts until the rule stops, or the answer cannot take more."""
-        draft, reads_states = self.draft, request.length.reads_states
+        draft, words, reads_states = request.draft, self.draft.words, request.length.reads_states
         chain, most = Chain(request.cycles, request.position), min(request.room, request.length.max_length)
         if most < 1:
             return chain
@@ -217,7 +253,7 @@ class ChainDecoder:
             choice, chance = request.sampling.draft(chain, step.logits)
             if choice < 0:  # nothing can be drawn from logits that are not finite
                 break
-            chain.add(choice, choice if draft.words is None else int(draft.words[choice]), step.logits)
+            chain.add(choice, choice if words is None else int(words[choice]), step.logits)
             if len(chain) == most:
                 break
             # The token is read before the rule is asked only if the rule looks at what the draft makes of it.

@@ -19,6 +19,7 @@ from ltd.chains.model_files import ChainFiles, check_chain, load_layers, read_ch
 from ltd.engine.cpu import Engine
 from ltd.engine.forward import Forward, TreeBlock
 from ltd.engine.kv_cache import KVCache
+from ltd.engine.pool import CachePool
 from ltd.errors import InputError
 from ltd.target.locate import quiet_transformers
 from ltd.target.model import tokenizer_fingerprint
@@ -41,7 +42,7 @@ class ChainStep:
 
 
 class ChainDraft:
-    """Drafts one sequence, token by token.
+    """A small model that drafts, in sessions of one sequence.
 
     Args:
         forward: the small model's, with the target's embedding and output rows.
@@ -51,8 +52,8 @@ class ChainDraft:
 
     def __init__(self, forward: Forward, words: torch.Tensor | None, folder: Path | None = None) -> None:
         self.forward, self.words, self.folder = forward, words, folder
-        self.cache: KVCache | None = None
         self.taps = (int(forward.config.num_hidden_layers),)
+        self.pool = CachePool(forward.open)
 
     @classmethod
     def load(cls, folder: str | Path, target: Target, tokenizer: Any = None) -> ChainDraft:
@@ -79,22 +80,30 @@ class ChainDraft:
         """Of its states."""
         return int(self.forward.config.hidden_size)
 
+    def start(self, capacity: int) -> ChainSession:
+        """A new sequence with room for so many tokens; to be used in a `with`."""
+        return ChainSession(self, self.pool.take(1, capacity))
+
+
+class ChainSession:
+    """One sequence that a chain draft reads and continues, token by token."""
+
+    def __init__(self, draft: ChainDraft, cache: KVCache) -> None:
+        self.draft, self.cache = draft, cache
+
+    def __enter__(self) -> ChainSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.draft.pool.give_back(self.cache)
+
     @property
     def length(self) -> int:
         """Tokens read."""
-        assert self.cache is not None
         return self.cache.host_lengths[0]
-
-    def start(self, capacity: int) -> None:
-        """Forgets everything and makes room for so many tokens."""
-        if self.cache is None or not self.cache.fits(1, capacity):
-            self.cache = None  # let the old one go first
-            self.cache = self.forward.open(1, capacity)
-        self.cache.clear()
 
     def rewind(self, length: int) -> None:
         """Keeps only the first `length` tokens."""
-        assert self.cache is not None
         self.cache.rewind([length])
 
     def read(self, tokens: list[int]) -> None:
@@ -106,13 +115,12 @@ class ChainDraft:
         """Reads tokens, at least one, and says what comes after the last."""
         self.read(tokens[:-READ_CHUNK])
         logits, states = self._forward(tokens[-READ_CHUNK:])
-        return ChainStep(logits[0, -1], self.forward.norm(states[0, -1]))
+        return ChainStep(logits[0, -1], self.draft.forward.norm(states[0, -1]))
 
     def _forward(self, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        cache = self.cache
-        assert cache is not None
+        draft, cache = self.draft, self.cache
         block = TreeBlock.chain(cache.lengths, len(tokens))
-        read = self.forward(torch.tensor([tokens]), block, cache, logits_to_keep=1, taps=self.taps)
+        read = draft.forward(torch.tensor([tokens]), block, cache, logits_to_keep=1, taps=draft.taps)
         cache.advance([len(tokens)])
         assert read.features is not None
         return read.logits, read.features

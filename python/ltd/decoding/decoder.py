@@ -67,7 +67,6 @@ class Decoder:
         self.target, self.draft, self.policy = target, draft, policy
         self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
         self.last_statistics = Statistics()
-        self.tree: DraftTree | None = None
         self.speculation()  # raises if they do not fit
 
     def encode(self, text: str | Messages, *, chat: bool | None = None) -> list[int]:
@@ -106,7 +105,7 @@ class Decoder:
         request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
         for _ in self.run(request):
             pass
-        generations = [Generation(answer, self.last_statistics) for answer in request.answers]
+        generations = [Generation(answer, request.statistics) for answer in request.answers]
         return generations if is_batch else generations[0]
 
     def stream(
@@ -168,37 +167,38 @@ class Decoder:
 
     @torch.inference_mode()
     def _run(self, request: Request) -> Iterator[dict[int, list[int]]]:
-        prompts = request.prompts
-        rows = list(range(len(prompts)))
-        self.last_statistics = statistics = Statistics(sum(map(len, prompts)), sequences=len(prompts))
-        watch = Stopwatch(statistics, self.target.device)
-        with self.target.session(len(prompts), request.capacity, tap=request.speculation is not None):
-            gain = self.prefill(request)
-            watch.lap("prefill")
+        rows = list(range(len(request.prompts)))
+        self.last_statistics = statistics = request.statistics
+        watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
+        with request.open(self.target):
+            with turn:
+                watch.skip()
+                gain = self.prefill(request)
+                watch.lap("prefill")
             while True:
                 news, alive = take(rows, gain.accepted.token_lists, request.answers, request.stops)
                 statistics.add_news(news)
                 watch.lap("other")
                 yield news
-                watch.skip()
                 if not alive:
                     return
-                if len(alive) < len(rows):
-                    rows, gain = [rows[index] for index in alive], self._keep(alive, gain, request.speculation)
-                gain = self.cycle(request, rows, gain, watch)
+                with turn:
+                    watch.skip()
+                    if len(alive) < len(rows):
+                        rows, gain = [rows[index] for index in alive], gain.keep(alive)
+                        request.keep(alive)
+                    gain = self.cycle(request, rows, gain, watch)
 
     def prefill(self, request: Request) -> Gain:
-        """Reads the prompts; gains each one's first token. For a session of the target that is just open."""
+        """Reads the prompts; gains each one's first token. For a request that has just been opened."""
         prompts, speculation, device = request.prompts, request.speculation, self.target.device
-        if speculation is not None:
-            speculation.start(len(prompts), request.capacity)
         logits, features = [], []
         for row, prompt in enumerate(prompts):
             token_ids = torch.tensor(prompt, device=device)
-            verified = self.target.prefill(row, token_ids)
+            verified = request.session.prefill(row, token_ids)
             logits.append(verified.logits)
             if speculation is not None:
-                speculation.draft.read_prompt(row, verified.features, token_ids)
+                speculation.session.read_prompt(row, verified.features, token_ids)
                 if verified.features is not None:
                     # The last feature goes with the first new token, which the first cycle knows.
                     features.append(verified.features[:, -1:])
@@ -209,7 +209,7 @@ class Decoder:
         return Gain(accepted, torch.cat(features) if features else None)
 
     def cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
-        """One cycle for the sequences of the prompts `rows`, from the last gain to the next; in the same session."""
+        """One cycle for the sequences of the prompts `rows`, from the last gain to the next."""
         speculation, tree = request.speculation, self.begin_tree(request, gain)
         watch.lap("other")
         depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)
@@ -217,36 +217,22 @@ class Decoder:
 
     def begin_tree(self, request: Request, gain: Gain) -> DraftTree:
         """A cycle's first part: a tree that begins at the roots of the last gain."""
-        tree = self._tree_for(len(gain.accepted.counts), request.tree_limits)
-        tree.begin(gain.roots, self.target.lengths)
-        return tree
+        request.tree.begin(gain.roots, request.session.lengths)
+        return request.tree
 
     def verify(
         self, request: Request, rows: list[int], tree: DraftTree, depth: int, size: int, watch: Stopwatch
     ) -> Gain:
         """A cycle's last part: verifies the `size` best candidates of a tree that was expanded `depth` times."""
-        target = self.target
+        session = request.session
         nodes = tree.select(size)
         watch.lap("select")
-        verified = target.verify(nodes)
+        verified = session.verify(nodes)
         watch.lap("verify")
         accepted = request.accept(verified.logits, nodes, rows, request.answers)
         watch.lap("accept")
-        features = target.commit(accepted.path, accepted.gained, accepted.counts, verified)
+        features = session.commit(accepted.path, accepted.gained, accepted.counts, verified)
         watch.lap("commit")
-        self.last_statistics.depths.append(depth)
-        self.last_statistics.sizes.append(nodes.tokens.shape[1] - 1)
+        request.statistics.depths.append(depth)
+        request.statistics.sizes.append(nodes.tokens.shape[1] - 1)
         return Gain(accepted, features)
-
-    def _keep(self, alive: list[int], gain: Gain, speculation: Speculation | None) -> Gain:
-        """Lets the finished sequences of the batch go."""
-        self.target.keep(alive)
-        if speculation is not None:
-            speculation.keep(alive)
-        return gain.keep(alive)
-
-    def _tree_for(self, batch: int, limits: tuple[int, int, int]) -> DraftTree:
-        """The tree's buffers, allocated anew only when its limits change."""
-        if self.tree is None or self.tree.limits != (batch, *limits):
-            self.tree = DraftTree(batch, *limits, self.target.device)
-        return self.tree

@@ -1,12 +1,17 @@
-"""What one call asks of the decoder."""
+"""What one call asks of the decoder, and all that is its own while it runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ltd.decoding.acceptance import MAX_GAIN, Acceptor
 from ltd.decoding.speculation import Speculation
+from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import Stops
+from ltd.target.target import Target, TargetSession
+from ltd.tree import DraftTree
 
 
 @dataclass(slots=True)
@@ -19,6 +24,9 @@ class Request:
         stops: says when an answer ends.
         speculation: what drafts; None is plain decoding.
         answers: the new tokens so far, per prompt.
+        statistics: of this call.
+        session: its sequences in the target, while it is open.
+        tree: the buffers of its trees, while it is open.
     """
 
     prompts: list[list[int]]
@@ -26,9 +34,13 @@ class Request:
     stops: Stops
     speculation: Speculation | None
     answers: list[list[int]] = field(init=False)
+    statistics: Statistics = field(init=False)
+    session: TargetSession = field(init=False, repr=False)
+    tree: DraftTree = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.answers = [[] for _ in self.prompts]
+        self.statistics = Statistics(sum(map(len, self.prompts)), sequences=len(self.prompts))
 
     @property
     def tree_limits(self) -> tuple[int, int, int]:
@@ -41,3 +53,30 @@ class Request:
         longest = max(len(prompt) + self.stops.limit(row) for row, prompt in enumerate(self.prompts))
         width, depth, size = self.tree_limits
         return longest + MAX_GAIN + max(size + 1, (depth + 1) * width)
+
+    @contextmanager
+    def open(self, target: Target, capacity: int | None = None) -> Iterator[None]:
+        """Gives the request sequences of its own in target and draft, and the buffers of its trees, for a while.
+
+        Args:
+            target: to decode with.
+            capacity: rows per sequence; None is what it needs.
+        """
+        batch, rows = len(self.prompts), self.capacity if capacity is None else capacity
+        with target.session(batch, rows, tap=self.speculation is not None) as self.session:
+            self.tree = DraftTree(batch, *self.tree_limits, target.device)
+            if self.speculation is None:
+                yield
+                return
+            self.speculation.start(batch, rows)
+            try:
+                yield
+            finally:
+                self.speculation.close()
+
+    def keep(self, rows: list[int]) -> None:
+        """Drops all sequences but these."""
+        self.session.keep(rows)
+        self.tree = DraftTree(len(rows), *self.tree_limits, self.tree.roots.device)
+        if self.speculation is not None:
+            self.speculation.keep(rows)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
-from ltd.drafts import Draft
+from ltd.drafts import Draft, DraftSession
 from ltd.policies import Policy, PolicyCall
 from ltd.tree import DraftTree, check_tree_limits
 
@@ -23,12 +23,13 @@ class Speculation:
         InputError: the policy asks for more than a tree can hold.
 
     Attributes:
-        call: the policy for the call that `start` began.
+        session, call: of the draft and of the policy, for the request that `start` began.
         unread: what the draft has not read yet: the gains since it was last used, oldest first.
     """
 
     draft: Draft
     policy: Policy
+    session: DraftSession = field(init=False, repr=False, compare=False)
     call: PolicyCall = field(init=False, repr=False, compare=False)
     unread: list[Gain] = field(default_factory=list, init=False)
 
@@ -41,15 +42,18 @@ class Speculation:
         return self.draft.width, self.policy.max_depth, self.policy.max_size
 
     def start(self, batch: int, capacity: int) -> None:
-        """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""
+        """Begins with B new sequences of so many rows, the largest tree included; `close` ends them."""
         self.unread.clear()
-        self.draft.start(batch, capacity)
-        self.call = self.policy.start(batch)
+        self.session, self.call = self.draft.start(batch, capacity), self.policy.start(batch)
+
+    def close(self) -> None:
+        """Ends what `start` began."""
+        self.session.close()
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
         self.unread[:] = [gain.keep(rows) for gain in self.unread]
-        self.draft.keep(rows)
+        self.session.keep(rows)
         self.call.keep(rows)
 
     def grow(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> tuple[int, int]:
@@ -80,8 +84,8 @@ class Speculation:
         speculates = self.call.speculate(tree.lengths, gain.accepted.counts)
         watch.lap("policy")
         if speculates:
-            logits = self.draft.begin(*joined(self.unread))
-            tree.root_states = tree.states = self.draft.root_states
+            logits = self.session.begin(*joined(self.unread))
+            tree.root_states = tree.states = self.session.root_states
             tree.expand(logits, self.draft.d2t)
             self.unread.clear()
             watch.lap("draft")
@@ -89,7 +93,7 @@ class Speculation:
 
     def deepen(self, tree: DraftTree, watch: Stopwatch) -> None:
         """Drafts one more level. Arguments as `grow`."""
-        logits = self.draft.expand(tree)
-        tree.states = self.draft.beam_states
+        logits = self.session.expand(tree)
+        tree.states = self.session.beam_states
         tree.expand(logits, self.draft.d2t)
         watch.lap("draft")

@@ -32,12 +32,12 @@ class Origin:
 
 
 class Draft(Protocol):
-    """Proposes the candidates of a tree, level by level.
+    """Proposes the candidates of trees, level by level, in sessions that each belong to one request.
 
-    What it proposes at a place depends on the text before that place alone, not on the cycles that led there. So it can
-    go back (`rewind`), and many places of one text can be drafted from at once (`spread`), which is how traces are
-    recorded. A text is known to it as all its tokens in order and, where it reads features, those of all but the last
-    token, whose feature comes with the token after it.
+    What it proposes at a place depends on the text before that place alone, not on the cycles that led there. So a
+    session can go back (`rewind`), and many places of one text can be drafted from at once (`spread`), which is how
+    traces are recorded. A text is known to it as all its tokens in order and, where it reads features, those of all but
+    the last token, whose feature comes with the token after it.
 
     Attributes:
         width: the beam width W it drafts with.
@@ -45,9 +45,6 @@ class Draft(Protocol):
             draft that reads tokens alone, which is given None wherever others get features.
         d2t: int64 (Vd,) offsets from its ids to the target's, or None if they are the same.
         state_size: H, the size of its states; 0 of a draft without any.
-        root_states: floating type (B, 1, H), after `begin` until the next one: its states at the roots, which all
-            candidates grow from, for policies to read; None if H is 0.
-        beam_states: floating type (B, W, H), after `expand`: its states at the beam that it expanded; None if H is 0.
         origin: where its weights came from; None if that is not known. Policies made for a draft know it by this.
     """
 
@@ -64,17 +61,27 @@ class Draft(Protocol):
     def state_size(self) -> int: ...
 
     @property
+    def origin(self) -> Origin | None: ...
+
+    def start(self, batch: int, capacity: int) -> DraftSession:
+        """B new sequences, with room for so many rows each, the largest tree included."""
+        ...
+
+
+class DraftSession(Protocol):
+    """The sequences of one request, as a draft knows them.
+
+    Attributes:
+        root_states: floating type (B, 1, H), after `begin` until the next one: the draft's states at the roots, which
+            all candidates grow from, for policies to read; None if H is 0.
+        beam_states: floating type (B, W, H), after `expand`: its states at the beam that it expanded; None if H is 0.
+    """
+
+    @property
     def root_states(self) -> torch.Tensor | None: ...
 
     @property
     def beam_states(self) -> torch.Tensor | None: ...
-
-    @property
-    def origin(self) -> Origin | None: ...
-
-    def start(self, batch: int, capacity: int) -> None:
-        """Forgets all sequences and makes room for B new ones of so many rows, the largest tree included."""
-        ...
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
         """Reads a prompt into one new sequence.
@@ -122,4 +129,8 @@ class Draft(Protocol):
         Which tokens they are does not matter, so a draft need not spend time on any; what it proposes from then on
         means nothing, but takes as long as after a real text.
         """
+        ...
+
+    def close(self) -> None:
+        """Ends the session; its memory may go to the next."""
         ...

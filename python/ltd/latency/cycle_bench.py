@@ -159,7 +159,6 @@ class CycleBench:
             "prefill": [0],
         }
         self.policy = OrderedSize(plan.depth, max(sizes))
-        # Two decoders, because each keeps the buffers of one kind of tree.
         self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length)
         self.plain = Decoder(self.target, max_length=self.max_length)
         self.gains = {length: cycle(self.grid["begin"]) for length in self.lengths}
@@ -185,13 +184,11 @@ class CycleBench:
         """A cycle that drafts to the full depth and verifies so many candidates, after the next of the gains."""
         count, self.policy.size = next(gains), size
         request = self.request(self.drafting, length)
-        with self.target.session(1, self.capacity):
+        with request.open(self.target, self.capacity):
             assert request.speculation is not None
-            request.speculation.start(1, self.capacity)
-            assert self.target.cache is not None
             # Nothing is read again: the rows hold some text's keys and values, and time does not depend on which.
-            self.target.cache.advance([length])
-            self.draft.pretend_read([length - count + 1])  # all that is committed, but for the last gain
+            request.session.cache.advance([length])
+            request.speculation.session.pretend_read([length - count + 1])  # all committed, but for the last gain
             laps = self.run_cycle(self.drafting, request, self.gain(length, count))
         begin, *expansions = [seconds for part, seconds in laps if part == "draft"]
         verify = sum(seconds for part, seconds in laps if part == "verify")
@@ -202,16 +199,16 @@ class CycleBench:
 
     def time_plain(self, length: int) -> Taken:
         """A cycle of plain decoding."""
-        with self.target.session(1, self.capacity, tap=False):
-            assert self.target.cache is not None
-            self.target.cache.advance([length])
-            laps = self.run_cycle(self.plain, self.request(self.plain, length), self.gain(length, 1))
+        request = self.request(self.plain, length)
+        with request.open(self.target, self.capacity):
+            request.session.cache.advance([length])
+            laps = self.run_cycle(self.plain, request, self.gain(length, 1))
         return [(("plain", 0, length), sum(seconds for _, seconds in laps))]
 
     def time_prefill(self, length: int) -> Taken:
         """Reading a prompt, the draft's part included."""
         request = self.request(self.drafting, length)
-        with self.target.session(1, self.capacity):
+        with request.open(self.target, self.capacity):
             watch = LapLog(self.target.device)
             self.drafting.prefill(request)
             watch.lap("prefill")
@@ -233,8 +230,8 @@ class CycleBench:
 
     def read_features(self) -> torch.Tensor | None:
         """(1, n, F * Ht): the target's features of the longest context; None if the draft reads none."""
-        with self.target.session(1, self.capacity):
-            return self.target.prefill(0, self.text[:-1].to(self.target.device)).features
+        with self.target.session(1, self.capacity) as session:
+            return session.prefill(0, self.text[:-1].to(self.target.device)).features
 
     def gain(self, length: int, count: int) -> Gain:
         """A last gain of so many tokens, the last of which is the root at position `length`."""

@@ -1,13 +1,12 @@
 """The model being accelerated: a `transformers` causal LM that checks a whole tree in one forward.
 
-A `Forward` runs its layers; here is what stands around them: a session for all sequences of a batch, prompts read chunk
-by chunk, and what becomes of a tree once it is known which of its nodes are accepted.
+A `Forward` runs its layers; here is what stands around them: sessions, each with the sequences of one request, prompts
+read chunk by chunk, and what becomes of a tree once it is known which of its nodes are accepted.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import threading
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
+from ltd.engine.pool import CachePool
 from ltd.errors import InputError
 from ltd.target.model import FAMILIES
 from ltd.target.transformers_layers import TransformersLayers
@@ -25,7 +25,7 @@ PREFILL_CHUNK = 512
 
 
 class Target:
-    """A causal LM with a session of its own, ready to check trees.
+    """A causal LM, ready to check trees in sessions.
 
     Args:
         model: a model of a supported family, in evaluation mode.
@@ -37,8 +37,8 @@ class Target:
         InputError: an unsupported family, or a layer index out of range.
 
     Attributes:
-        cache: of the session that was opened last.
-        taps: the hidden states that its forwards tap: the feature layers, or none.
+        turn: held during a forward and what belongs to it by those who share the target between threads: sessions then
+            take turns, instead of sharing the cores in the middle of each other's work.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class Target:
                 "use a head trained for this target"
             )
         self.forward = TransformersLayers(model) if forward is None else forward
-        self.feature_layers = self.taps = feature_layers
-        self.cache: KVCache | None = None
+        self.feature_layers = feature_layers
+        self.pool = CachePool(self.forward.open)
+        self.turn = threading.RLock()
 
     @property
     def device(self) -> torch.device:
@@ -84,26 +85,40 @@ class Target:
         """The longest sequence, prompt and answer together, that the model was made for."""
         return int(self.config.max_position_embeddings)
 
-    @contextlib.contextmanager
-    def session(self, batch: int, capacity: int, tap: bool = True) -> Iterator[None]:
-        """Begins anew with empty sequences; the memory of the last session is used again if it is large enough.
+    def session(self, batch: int, capacity: int, tap: bool = True) -> TargetSession:
+        """New, empty sequences; to be used in a `with`, at whose end their memory is lent to the next session.
 
         Args:
             batch: sequences B.
             capacity: rows per sequence, the largest tree included.
             tap: whether to tap the hidden states.
         """
-        if self.cache is None or not self.cache.fits(batch, capacity):
-            self.cache = None  # let the old one go first
-            self.cache = self.forward.open(batch, capacity)
-        self.cache.clear()
-        self.taps = self.feature_layers if tap else ()
-        yield
+        return TargetSession(self, self.pool.take(batch, capacity), self.feature_layers if tap else ())
+
+
+class TargetSession:
+    """The sequences of one request: their keys and values, and what is done with them.
+
+    Any number of sessions of one target may be open and take turns; who runs several threads has `Target.turn` for
+    that.
+
+    Attributes:
+        cache: the keys and values; its `lengths` are the committed tokens.
+        taps: the hidden states that its forwards keep.
+    """
+
+    def __init__(self, target: Target, cache: KVCache, taps: tuple[int, ...]) -> None:
+        self.target, self.cache, self.taps = target, cache, taps
+
+    def __enter__(self) -> TargetSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.target.pool.give_back(self.cache)
 
     @property
     def lengths(self) -> torch.Tensor:
         """int32 (B,): committed tokens per sequence."""
-        assert self.cache is not None
         return self.cache.lengths
 
     def prefill(self, row: int, token_ids: torch.Tensor) -> Verified:
@@ -116,12 +131,11 @@ class Target:
         Returns:
             logits (1, 1, vocabulary) after the last token, and features (1, n, F * hidden) of all of them.
         """
-        assert self.cache is not None
         cache, features = self.cache.row(row), []
         for chunk in token_ids[None].split(PREFILL_CHUNK, dim=1):
             count = chunk.shape[1]
             block = TreeBlock.chain(cache.lengths, count)
-            verified = self.forward(chunk, block, cache, logits_to_keep=1, taps=self.taps)
+            verified = self.target.forward(chunk, block, cache, logits_to_keep=1, taps=self.taps)
             cache.advance([count])
             if verified.features is not None:
                 features.append(verified.features)
@@ -130,9 +144,8 @@ class Target:
 
     def verify(self, nodes: TreeNodes) -> Verified:
         """One forward over a tree (root first), behind each sequence's prefix."""
-        assert self.cache is not None
         block = TreeBlock(self.cache.lengths, nodes.positions, nodes.masks)
-        return self.forward(nodes.tokens, block, self.cache, taps=self.taps)
+        return self.target.forward(nodes.tokens, block, self.cache, taps=self.taps)
 
     def commit(
         self, path: torch.Tensor, gained: torch.Tensor, counts: list[int], verified: Verified
@@ -147,7 +160,6 @@ class Target:
         Returns:
             their features (B, max(counts), F * hidden); None if nothing is tapped.
         """
-        assert self.cache is not None
         self.cache.commit(path, gained, counts)
         if verified.features is None:
             return None
@@ -156,5 +168,4 @@ class Target:
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
-        assert self.cache is not None
         self.cache.keep(rows)

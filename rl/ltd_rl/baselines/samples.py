@@ -24,7 +24,7 @@ from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
 from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
-from ltd.decoding.statistics import Statistics, Stopwatch
+from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.drafts.opening import find_head
 from ltd.errors import InputError
@@ -129,9 +129,8 @@ def answer_samples(
     speculation = Speculation(draft, TREE)
     stops = StopRule.usual([prompt], decoder.stop_ids, max_new_tokens, decoder.max_length)
     request = Request([prompt], Sampling().acceptor(), stops, speculation)
-    decoder.last_statistics = statistics = Statistics(len(prompt), sequences=1)
-    watch = Stopwatch(statistics, target.device)
-    with target.session(1, request.capacity):
+    watch = Stopwatch(request.statistics, target.device)
+    with request.open(target):
         gain = decoder.prefill(request)
         while take([0], gain.accepted.token_lists, request.answers, request.stops)[1]:
             tree = decoder.begin_tree(request, gain)

@@ -22,7 +22,7 @@ from ltd.decoding.gain import Gain
 from ltd.decoding.prompts import check_prompts
 from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
-from ltd.decoding.statistics import Statistics, Stopwatch
+from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
 from ltd.policies import Policy
@@ -44,8 +44,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
     """One environment; an episode is an answer. `ltd/DepthLive-v0` and `ltd/SizeLive-v0`.
 
     Spaces, the end and its info are those of `ltd_rl.environments.replay_env.ReplayEnv`. `reset(seed=…)` makes the
-    order of the prompts, random depths and everything but the measured times reproducible. The decoder must not be used
-    for anything else before the answer has ended or `close`.
+    order of the prompts, random depths and everything but the measured times reproducible.
 
     Args:
         decoder: with a draft.
@@ -126,11 +125,11 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         target = self.decoder.target
         stops = StopRule.usual([prompt], self.decoder.stop_ids, self.max_new_tokens, self.decoder.max_length)
         self.request = Request([prompt], Sampling().acceptor(), stops, self.speculation)
-        self.statistics = self.decoder.last_statistics = Statistics(len(prompt), sequences=1)
+        self.statistics = self.request.statistics
         self.watch = Stopwatch(self.statistics, target.device)
         self.recents = torch.full((1, len(RATES)), START)
         self.episode = dict.fromkeys(EPISODE, 0.0)
-        self.session.enter_context(target.session(1, self.request.capacity))
+        self.session.enter_context(self.request.open(target))
         gain = self.decoder.prefill(self.request)
         self.watch.lap("prefill")
         _, goes_on = self._take(gain)

@@ -8,6 +8,7 @@ rounding of the type.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ltd.common.journal import Journal, Record
 from ltd.common.shards import check_space, shard_file
 from ltd.decoding.decoder import Decoder
-from ltd.drafts import Draft
+from ltd.drafts import Draft, DraftSession
 from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import find_head, state_size
 from ltd.errors import InputError
@@ -147,8 +148,8 @@ def record_answer(
         block = slice(first, first + len(tree.roots))
         scores[block] = tree.scores.cpu().numpy()
         if draft.state_size:
-            assert draft.root_states is not None
-            states[block] = draft.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
+            assert tree.root_states is not None
+            states[block] = tree.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
         following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
         path[block] = find_path(tree.tokens.cpu().numpy(), tree.parents.cpu().numpy(), following, starts)
     return RecordedGeneration(
@@ -175,25 +176,26 @@ def draft_everywhere(
     if end == 0:
         return
     token_ids, batch = torch.tensor(tokens, device=device), min(config.rows, end)
-    with decoder.target.session(1, len(tokens)):
-        features = decoder.target.prefill(0, token_ids[:-2]).features
-    draft.start(batch, len(tokens) + (config.depth + 1) * draft.width)
-    draft.read_prompt(0, features, token_ids[:-2])
-    draft.spread()
-    tree = DraftTree(batch, draft.width, config.depth, 0, device)
-    while end > 0:
-        if end < batch:
-            batch = end
-            draft.keep(list(range(batch)))
-            tree = DraftTree(batch, draft.width, config.depth, 0, device)
-        roots = torch.arange(prompt_length + end - batch, prompt_length + end, device=device)
-        draft_full_tree(draft, tree, features, token_ids, roots, config.depth)
-        end -= batch
-        yield end, tree
+    with decoder.target.session(1, len(tokens)) as target:
+        features = target.prefill(0, token_ids[:-2]).features
+    with closing(draft.start(batch, len(tokens) + (config.depth + 1) * draft.width)) as session:
+        session.read_prompt(0, features, token_ids[:-2])
+        session.spread()
+        tree = DraftTree(batch, draft.width, config.depth, 0, device)
+        while end > 0:
+            if end < batch:
+                batch = end
+                session.keep(list(range(batch)))
+                tree = DraftTree(batch, draft.width, config.depth, 0, device)
+            roots = torch.arange(prompt_length + end - batch, prompt_length + end, device=device)
+            draft_full_tree(session, draft.d2t, tree, features, token_ids, roots, config.depth)
+            end -= batch
+            yield end, tree
 
 
 def draft_full_tree(
-    draft: Draft,
+    session: DraftSession,
+    d2t: torch.Tensor | None,
     tree: DraftTree,
     features: torch.Tensor | None,
     tokens: torch.Tensor,
@@ -203,18 +205,19 @@ def draft_full_tree(
     """Drafts from roots at places int64 (B,) of a text, as a cycle does after committing all before its root.
 
     Args:
-        draft: has read the text in every row.
+        session: has read the text in every row. d2t: the draft's.
         tree: filled.
         features: (1, n, F * Ht), of the text, if the draft reads them. tokens: int64 (≥ n,).
         depth: expansions.
     """
-    draft.rewind(roots.tolist())
+    session.rewind(roots.tolist())
     newest = None if features is None else features[0, roots - 1][:, None]
-    logits = draft.begin(newest, tokens[roots][:, None], [1] * len(roots))
+    logits = session.begin(newest, tokens[roots][:, None], [1] * len(roots))
     tree.begin(tokens[roots], roots.to(torch.int32))
-    tree.expand(logits, draft.d2t)
+    tree.root_states = session.root_states
+    tree.expand(logits, d2t)
     for _ in range(depth):
-        tree.expand(draft.expand(tree), draft.d2t)
+        tree.expand(session.expand(tree), d2t)
 
 
 def continuations(tokens: NDArray[np.int64], roots: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.forward import TreeBlock
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
+from ltd.engine.pool import CachePool
 from ltd.errors import InputError
 from ltd.tree import DraftTree
 
@@ -34,10 +35,6 @@ class Eagle3Draft:
 
     Raises:
         InputError: the head does not fit the target's embedding.
-
-    Attributes:
-        root_states: (B, 1, H), the head's output at the roots.
-        beam_states: (B, W, H), its output at the beam that was last expanded.
     """
 
     def __init__(
@@ -66,9 +63,7 @@ class Eagle3Draft:
         self.head, self.width, self.origin = head, width, origin
         self.forward: HeadForward = HeadLayers(head) if forward is None else forward
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
-        self.cache: KVCache | None = None
-        self.root_states: torch.Tensor | None = None
-        self.beam_states: torch.Tensor | None = None
+        self.pool = CachePool(self._open)
 
     @property
     def feature_layers(self) -> tuple[int, ...]:
@@ -85,39 +80,51 @@ class Eagle3Draft:
         """The head's width H."""
         return self.head.config.hidden_size
 
-    def start(self, batch: int, capacity: int) -> None:
-        """Forgets all sequences and makes room for B new ones."""
-        if self.cache is None or not self.cache.fits(batch, capacity):
-            config, weight = self.head.config, self.head.norm.weight
-            self.cache = None  # let the old one go first
-            self.cache = KVCache(
-                1, batch, config.num_key_value_heads, capacity, config.head_dim, weight.dtype, weight.device
-            )
-        self.cache.clear()
+    def start(self, batch: int, capacity: int) -> Eagle3Session:
+        """See `Draft`."""
+        return Eagle3Session(self, self.pool.take(batch, capacity))
+
+    def _open(self, batch: int, capacity: int) -> KVCache:
+        config, weight = self.head.config, self.head.norm.weight
+        return KVCache(1, batch, config.num_key_value_heads, capacity, config.head_dim, weight.dtype, weight.device)
+
+
+class Eagle3Session:
+    """Sequences that an EAGLE-3 head has read.
+
+    Attributes:
+        root_states: (B, 1, H), the head's output at the roots.
+        beam_states: (B, W, H), its output at the beam that was last expanded.
+    """
+
+    def __init__(self, draft: Eagle3Draft, cache: KVCache) -> None:
+        self.draft, self.cache = draft, cache
+        self.root_states: torch.Tensor | None = None
+        self.beam_states: torch.Tensor | None = None
+
+    def close(self) -> None:
+        """See `DraftSession`."""
+        self.draft.pool.give_back(self.cache)
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
-        assert self.cache is not None
         self.cache.keep(rows)
 
     def spread(self) -> None:
         """Makes every sequence a copy of the first."""
-        assert self.cache is not None
         self.cache.spread()
 
     def rewind(self, lengths: list[int]) -> None:
         """Goes back: sequence b forgets all but its first lengths[b] tokens."""
-        assert self.cache is not None
         self.cache.rewind(slots(lengths))
 
     def pretend_read(self, lengths: list[int]) -> None:
         """For timing alone: the cache's rows hold some text's keys and values, and time does not depend on which."""
-        assert self.cache is not None
         self.cache.set_lengths(slots(lengths))
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
         """Reads all tokens (n,) but the first into one sequence, each with the feature (1, n, F * Ht) before it."""
-        assert self.cache is not None and features is not None
+        assert features is not None
         if len(tokens) == 1:
             return
         view = self.cache.row(row)
@@ -130,7 +137,7 @@ class Eagle3Draft:
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """Reads the last cycle's gain with its true features; logits (B, 1, Vd) for the root's children."""
-        assert self.cache is not None and features is not None
+        assert features is not None
         # The logits of a sequence's last token; where sequences gained differently, those of all.
         kept = 1 if min(counts) == tokens.shape[1] else tokens.shape[1]
         states, logits = self._read(self.cache, features, tokens, kept)
@@ -144,18 +151,18 @@ class Eagle3Draft:
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         """Logits (B, W, Vd) for the children of the newest beam."""
-        assert self.cache is not None and self.root_states is not None
+        assert self.root_states is not None
         level, cache = tree.levels - 1, self.cache
         if level == 0:
-            states = self.root_states.repeat(1, self.width, 1)
+            states = self.root_states.repeat(1, self.draft.width, 1)
         else:
             assert self.beam_states is not None
             states = self.beam_states.gather(1, tree.beam_rows[:, :, None].expand_as(self.beam_states))
         # The root's own forward stood at position length - 1; every level stands one further.
-        positions = (cache.lengths.long() + level)[:, None].repeat(1, self.width)
-        block = TreeBlock(cache.lengths, positions, tree.beam_masks[:, level], first_row=level * self.width)
-        embeddings = self.embedding(tree.beam_tokens)
-        self.beam_states, logits = self.forward.step(embeddings, states, block, cache, self.width)
+        positions = (cache.lengths.long() + level)[:, None].repeat(1, self.draft.width)
+        block = TreeBlock(cache.lengths, positions, tree.beam_masks[:, level], first_row=level * self.draft.width)
+        embeddings = self.draft.embedding(tree.beam_tokens)
+        self.beam_states, logits = self.draft.forward.step(embeddings, states, block, cache, self.draft.width)
         return logits
 
     def _read(
@@ -163,7 +170,9 @@ class Eagle3Draft:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward over a chain behind each sequence's prefix; writes its rows, does not advance."""
         block = TreeBlock.chain(cache.lengths, tokens.shape[1])
-        return self.forward.step(self.embedding(tokens), self.forward.fuse(features), block, cache, kept)
+        return self.draft.forward.step(
+            self.draft.embedding(tokens), self.draft.forward.fuse(features), block, cache, kept
+        )
 
 
 def slots(lengths: list[int]) -> list[int]:
