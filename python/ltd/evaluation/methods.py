@@ -116,7 +116,7 @@ class TreeMethod(Method):
     @classmethod
     def named(cls, name: str) -> TreeMethod:
         """`Method.parse` of this kind."""
-        return cls(name, find_policy(split_label(name)[1]))
+        return cls(name, read_policy(split_label(name)[1]))
 
     @property
     def files(self) -> list[Path]:
@@ -210,7 +210,7 @@ class TransformersMethod(Method):
         return TransformersAnswerer(models, models.assistant if self.needs_chain else None, self.lookup)
 
 
-def find_policy(name: str) -> PolicyChoice:
+def read_policy(name: str) -> PolicyChoice:
     """The policy of a tree method; None if it depends on the decoder. Raises InputError as `Method.parse` does."""
     kind, _, rest = name.partition(":")
     if name in WORDS:
