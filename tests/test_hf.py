@@ -39,8 +39,9 @@ def prompts(count: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
 
 
-def test_without_a_draft_it_decodes_plainly(model: PreTrainedModel) -> None:
-    plain, ids = ltd.CustomGenerate("none"), prompts(2, 7)
+@pytest.mark.parametrize("policy", [None, "static", "none", ltd.Static(1, 2)])
+def test_without_a_draft_it_decodes_plainly(model: PreTrainedModel, policy: Any) -> None:
+    plain, ids = ltd.CustomGenerate("none", policy=policy), prompts(2, 7)
     options = {"do_sample": False, "attention_mask": torch.ones_like(ids), "max_new_tokens": 12}
     assert torch.equal(model.generate(ids, custom_generate=plain, **options), model.generate(ids, **options))
     assert set(plain.last_statistics.gains) == {1}

@@ -113,7 +113,8 @@ class CustomGenerate:
             self.decoder, self._chosen_for = Decoder(target, draft), None
         if self._chosen_for is None or self._chosen_for[0] is not self.policy:
             chosen = choose_policy(self.policy, partial(setting_of, self.decoder), model.device)
-            self.decoder.policy, self._chosen_for = chosen.policy, (self.policy,)
+            self.decoder.policy = None if self.decoder.draft is None else chosen.policy
+            self._chosen_for = (self.policy,)
         return self.decoder
 
 

@@ -156,10 +156,11 @@ def _check_made_for(policy: Policy | None, setting: FindSetting) -> None:
 # --- what a policy meets ---
 
 
-def setting_of(decoder: Decoder) -> Setting:
-    """What a policy for this decoder, which has a draft, is made for; the target's name is left out."""
+def setting_of(decoder: Decoder) -> Setting | None:
+    """What a policy for this decoder is made for, the target's name left out; None without a draft."""
     target, draft = decoder.target, decoder.draft
-    assert draft is not None
+    if draft is None:
+        return None
     folder = None if draft.origin is None else draft.origin.folder
     return make_setting(target.config, folder, target.dtype, target.device, draft.width)
 

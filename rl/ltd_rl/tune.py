@@ -177,7 +177,9 @@ def check_questions(config: TuneConfig) -> None:
 def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
     """Loads the models and finds the folders."""
     decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
-    setting = replace(setting_of(decoder), target=Path(config.target or DEFAULT_TARGET).name)
+    here = setting_of(decoder)
+    assert here is not None, "TuneConfig takes no draft none"
+    setting = replace(here, target=Path(config.target or DEFAULT_TARGET).name)
     if setting.head_sha256 is None:
         raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
     folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
