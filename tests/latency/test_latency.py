@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_draft import OracleDraft
+from oracle_draft import OracleDraft, OracleSession
 from scipy.optimize import isotonic_regression
 
 from ltd.cli import main
@@ -396,14 +396,14 @@ def test_the_order_is_the_seeds(decoder: Decoder, monkeypatch: pytest.MonkeyPatc
     assert len({tuple(one) for one in rounds}) > 1
 
 
-def test_a_slower_second_half_is_drift(decoder: Decoder, clock: Clock) -> None:
-    target, visits = decoder.target, [0]
+def test_a_slower_second_half_is_drift(decoder: Decoder, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    visits = [0]
 
     def tire(*_: Any) -> float:
         visits[0] += 1
         return 0.0 if visits[0] <= 24 else 1000.0  # after the warm-up and two of four rounds
 
-    clock.charge(target, "verify", tire)
+    clock.charge(monkeypatch, TargetSession, "verify", tire)
     verify = calibrate(decoder, replace(PLAN, gains=(1, 2, 3, 4))).parts["verify"]
     assert np.all(verify.drift > 5) and np.all(verify.noise > 0.5)
 
@@ -427,26 +427,25 @@ def test_models_that_run_in_transformers_are_measured_too(
     assert loaded.model.config._attn_implementation != ATTENTION
 
 
-class Watched(OracleDraft):
-    """Says what it had read when cycles began, and what they then gained."""
+def test_a_draft_of_another_kind_is_measured_too(
+    tiny_target: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[int, int]] = set()  # what it had read when cycles began, and what they then gained
+    begin = OracleSession.begin
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.seen: set[tuple[int, int]] = set()
+    def watched(
+        session: OracleSession, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]
+    ) -> torch.Tensor:
+        seen.add((len(session.sequences[0]), counts[0]))
+        return begin(session, features, tokens, counts)
 
-    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        self.seen.add((len(self.sequences[0]), counts[0]))
-        return super().begin(features, tokens, counts)
-
-
-def test_a_draft_of_another_kind_is_measured_too(tiny_target: Callable[..., Path]) -> None:
+    monkeypatch.setattr(OracleSession, "begin", watched)
     decoder = load(tiny_target("llama"), "none", dtype="float32")
     model = load_model(tiny_target("llama"), torch.float32, torch.device("cpu")).model
-    draft = Watched(model, 0.0)
-    decoder.draft = draft
+    decoder.draft = OracleDraft(model)
     measured = calibrate(decoder, PLAN)
     # A context of 16 or 40 tokens, the root not among them, less the last gain, which brings the root.
-    assert draft.seen == {(length + 1 - gain, gain) for length in (16, 40) for gain in (1, 4)}
+    assert seen == {(length + 1 - gain, gain) for length in (16, 40) for gain in (1, 4)}
     assert measured.parts["verify"].sizes.tolist() == [0, 3, 20]
     assert all(np.all(part.median > 0) for part in measured.parts.values())
     assert measured.setup["width"] == 4 and measured.setup["draft_sha256"] is None
