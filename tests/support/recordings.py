@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.base import DEFAULT_WIDTH
-from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.loading import load as load_decoder
 from ltd.tree import DraftTree
 from ltd_rl.traces.format import Traces
@@ -28,12 +28,17 @@ class BigramDraft(Eagle3Draft):
 
     bonus: torch.Tensor  # (vocabulary, Vd)
 
+    def start(self, batch: int, capacity: int) -> BigramSession:
+        return BigramSession(self, self.pool.take(batch, capacity))
+
+
+class BigramSession(Eagle3Session):
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
         roots = tokens.gather(1, torch.tensor(counts)[:, None] - 1)
-        return super().begin(features, tokens, counts) + self.bonus[roots]
+        return super().begin(features, tokens, counts) + self.draft.bonus[roots]
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
-        return super().expand(tree) + self.bonus[tree.beam_tokens]
+        return super().expand(tree) + self.draft.bonus[tree.beam_tokens]
 
 
 def bigrams(decoder: Decoder, seed: int) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from ltd.engine.kv_cache import KVCache
@@ -18,21 +17,23 @@ class CachePool:
     def __init__(self, make: Callable[[int, int], KVCache]) -> None:
         self._make = make
         self._free: list[KVCache] = []
-        self._lock = threading.Lock()
 
     def take(self, batch: int, capacity: int) -> KVCache:
         """An empty cache of B sequences of at least so many rows, which nobody else has until it is given back."""
-        with self._lock:
-            fitting = next((cache for cache in self._free if cache.fits(batch, capacity)), None)
-            if fitting is not None:
-                self._free.remove(fitting)
-            elif self._free:
-                self._free.pop(0)  # let an old one go before there is a new one
-        cache = self._make(batch, capacity) if fitting is None else fitting
+        cache = self._take_fitting(batch, capacity) or self._make(batch, capacity)
         cache.clear()
         return cache
 
     def give_back(self, cache: KVCache) -> None:
         """The next session may have it."""
-        with self._lock:
-            self._free.append(cache)
+        self._free.append(cache)
+
+    def _take_fitting(self, batch: int, capacity: int) -> KVCache | None:
+        """The free cache that fits; those that are met before and do not are let go, so that memory is not hoarded."""
+        while True:
+            try:
+                cache = self._free.pop()  # one step, so no two threads get the same
+            except IndexError:
+                return None
+            if cache.fits(batch, capacity):
+                return cache

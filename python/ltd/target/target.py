@@ -24,6 +24,22 @@ from ltd.tree import TreeNodes
 PREFILL_CHUNK = 512
 
 
+class Turn:
+    """A lock for a `with`, which one thread may enter again and again. The copy of a target has one of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Turn:
+        return Turn()
+
+
 class Target:
     """A causal LM, ready to check trees in sessions.
 
@@ -58,7 +74,7 @@ class Target:
         self.forward = TransformersLayers(model) if forward is None else forward
         self.feature_layers = feature_layers
         self.pool = CachePool(self.forward.open)
-        self.turn = threading.RLock()
+        self.turn = Turn()
 
     @property
     def device(self) -> torch.device:
