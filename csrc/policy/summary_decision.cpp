@@ -90,7 +90,6 @@ void observe(const SummaryDecision& a, int64_t b, float* observation) {
   *rest++ = write_ranked(newest, a.newest, observation + a.best, exponentials + a.best);
   *rest++ = static_cast<float>(a.lengths[b]) / kLengthUnit;
   for (int64_t depth = 0; depth <= kMaxDepth; ++depth) *rest++ = depth == a.depth ? 1.0f : 0.0f;
-  for (int64_t i = 0; i < a.recent_count; ++i) *rest++ = a.recents[b][i];
   with_type(a.states.dtype, [&](auto type) { write_state(a.states.at<decltype(type)>(b, 0), a.state_size, rest); });
 }
 

@@ -105,13 +105,8 @@ __device__ void write_ranked(Pointer<const float> scores, int64_t score_count, i
 
 // What is known besides scores and state. By these threads of the block, as many as `step`.
 __device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> facts, int first, int step) {
-  constexpr int kRecents = 1 + kMaxDepth + 1;
-  for (int i = first; i < kRecents + a.recent_count; i += step) {
-    if (i == 0) {
-      facts[i] = static_cast<float>(global(a.lengths)[b]) / kLengthUnit;
-    } else {
-      facts[i] = i < kRecents ? static_cast<float>(i - 1 == a.depth) : a.recents[b][i - kRecents];
-    }
+  for (int i = first; i < 1 + kMaxDepth + 1; i += step) {
+    facts[i] = i == 0 ? static_cast<float>(global(a.lengths)[b]) / kLengthUnit : static_cast<float>(i - 1 == a.depth);
   }
 }
 

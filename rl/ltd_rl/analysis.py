@@ -16,7 +16,6 @@ from ltd.latency.model import LatencyModel
 from ltd.policies import Learned, Policy
 from ltd.policies.controller import ExpectedGain, load_controller, save_controller
 from ltd.policies.learned.bundle import load_bundle
-from ltd.policies.learned.observation import Summary
 from ltd_rl.baselines.controller_fit import decide_everywhere, fit
 from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
@@ -212,11 +211,7 @@ def controlled(controller: ExpectedGain) -> Decide:
 
 
 def learned(policy: Learned) -> Decide:
-    """As learned policies decide: everywhere at once, unless what they see depends on the cycles before."""
-    networks = (policy.depth_network, policy.size_network)
-    layouts = [network.layout for network in networks if network is not None]
-    if any(isinstance(layout, Summary) and layout.recents for layout in layouts):
-        return asked(policy)
+    """As learned policies decide, everywhere at once: what they see does not depend on the cycles before."""
 
     def decide(generations: Sequence[RecordedGeneration], outcomes: Outcomes) -> Iterable[Cycles]:
         depths = stops(policy, outcomes)

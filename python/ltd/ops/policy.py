@@ -66,7 +66,6 @@ def summary_decision(
     depth: int,
     best: int,
     newest: int,
-    recents: Tensor | None,
     states: Tensor | None,
     weights: Tensor,
     depth_layers: Sequence[int],
@@ -85,7 +84,6 @@ def summary_decision(
         lengths: int32 (B,).
         depth: expansions so far, 0 … 12.
         best, newest: how many of the best scores of all and of the newest level it shows, 1 … 64.
-        recents: float32 (B, R). None: R = 0.
         states: float32, float16 or bfloat16 (B, 1, H). None: H = 0.
         weights: float32 (n,): every layer's weight (outputs, inputs) and then its bias, layer by layer, first the depth
             network's, then the size network's.
@@ -102,7 +100,6 @@ def summary_decision(
         depth,
         best,
         newest,
-        recents,
         states,
         weights,
         depth_layers,

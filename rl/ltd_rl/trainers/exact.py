@@ -117,12 +117,10 @@ def train_exact(
         progress: told after every epoch.
 
     Raises:
-        InputError: outcomes of different ladders or depths, or a layout with recents.
+        InputError: outcomes of different ladders or depths.
     """
     if (training.sizes, training.depth) != (validation.sizes, validation.depth):
         raise InputError("training and validation need the same ladder of sizes and the same depth")
-    if any(isinstance(layout, Summary) and layout.recents for layout in layouts):
-        raise InputError("the exact trainer looks at positions by themselves, so it knows no recents; leave them out")
     trainer, held_out = ExactTrainer(training, layouts, config), observers_of(validation, *layouts)
     best: tuple[float, Learned] | None = None
     epochs: list[Epoch] = []

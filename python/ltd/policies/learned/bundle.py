@@ -26,7 +26,6 @@ from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.network import ACTIVATIONS, Network
 from ltd.policies.learned.observation import DEPTH_UNIT, LEAST_RANKED, LENGTH_UNIT, RANKED_UNIT, Layout, Summary
 from ltd.policies.learned.policy import Learned
-from ltd.policies.learned.recency import RATES, START
 from ltd.policies.learned.setting import Setting
 from ltd.policies.static import Static
 
@@ -40,8 +39,6 @@ FIXED: dict[str, dict[str, Any]] = {
         "length_unit": LENGTH_UNIT,
         "ranked_unit": RANKED_UNIT,
         "least_ranked": LEAST_RANKED,
-        "recent_rates": list(RATES),
-        "recent_start": START,
     },
 }
 FORMER_REWARD = "objective"  # how bundles that were written earlier call their reward
@@ -203,6 +200,10 @@ def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
     for key, wanted in FIXED[kind].items():
         if facts.get(key) != wanted:
             raise InputError(f"{key} of its {name} network is {facts.get(key)!r}, but must be {wanted!r}")
+    if facts.get("recents", 0) != 0:
+        raise InputError(
+            f"its {name} network reads how much was accepted lately, which ltd no longer does; make one with ltd tune"
+        )
     layout = Summary if kind == "summary" else Layout
     return layout(**{field.name: _get(facts, field.name, int) for field in fields(layout)})
 

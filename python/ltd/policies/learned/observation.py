@@ -3,7 +3,7 @@
 The paper's observation (`Layout`) is scores, then the context length, then the depth. The latter two are repeated, so
 that they carry weight beside so many scores (its vectors: 100 + 14 + 14 for the depth policy, 1210 + 29 + 29 for the
 size policy). Ours (`Summary`) is the best scores in order, with their probabilities, what the draft's state at the root
-says, and how much was accepted lately. At inference the operators `depth_action`, `size_action` and `summary_decision`
+says. At inference the operators `depth_action`, `size_action` and `summary_decision`
 build the same numbers and run the network in one go.
 """
 
@@ -109,7 +109,6 @@ class Summary:
     Args:
         best: how many of the best scores of all candidates so far.
         newest: how many of the best scores of the newest level.
-        recents: numbers of recent acceptance, see `ltd.policies.learned.recency`.
         states: size of the draft's states; 0 leaves them out.
 
     Raises:
@@ -118,7 +117,6 @@ class Summary:
 
     best: int
     newest: int
-    recents: int = 0
     states: int = 0
 
     def __post_init__(self) -> None:
@@ -127,8 +125,8 @@ class Summary:
                 f"a summary of {self.best} best and {self.newest} newest scores cannot be; both must be "
                 f"1 … {MAX_RANKED}"
             )
-        if self.recents < 0 or self.states < 0:
-            raise InputError(f"a summary of {self.recents} recents and {self.states} states cannot be")
+        if self.states < 0:
+            raise InputError(f"a summary of {self.states} states cannot be")
 
     @property
     def ranked(self) -> int:
@@ -137,8 +135,8 @@ class Summary:
 
     @property
     def width(self) -> int:
-        """Numbers in an observation: scores, probabilities, their two sums, length, depth, recents, state."""
-        return 2 * self.ranked + 2 + 1 + (MAX_DEPTH + 1) + self.recents + self.states
+        """Numbers in an observation: scores, probabilities, their two sums, length, depth, state."""
+        return 2 * self.ranked + 2 + 1 + (MAX_DEPTH + 1) + self.states
 
     def build(
         self,
@@ -146,22 +144,21 @@ class Summary:
         newest_from: int,
         lengths: torch.Tensor | ArrayLike,
         depth: int,
-        recents: torch.Tensor,
         states: torch.Tensor,
     ) -> torch.Tensor:
         """Observations of any number of cycles of the same depth at once.
 
         In this order: the `best` largest scores, descending, and the `newest` largest of the newest level, both not
         below -20, missing ones -20, divided by 4; their exponentials; the sum of the exponentials of the best, and of
-        the newest; length / 1000; 1 at the place of the depth among 0 … 12; the recents; and the state divided by the
-        root of its mean square.
+        the newest; length / 1000; 1 at the place of the depth among 0 … 12; and the state divided by the root of
+        its mean square.
 
         Args:
             scores: float32 (B, n), of all candidates so far; NaN counts as -20.
             newest_from: where the newest level begins, 0 … n.
             lengths: whole numbers (B,) or one for all: context lengths, without the root.
             depth: 0 … 12.
-            recents: float32 (B, recents). states: (B, states), any floating type.
+            states: (B, states), any floating type.
 
         Returns:
             float32 (B, width), on the scores' device.
@@ -170,11 +167,8 @@ class Summary:
             InputError: another shape, or a depth or place out of range.
         """
         batch, count = scores.shape
-        if recents.shape != (batch, self.recents) or states.shape != (batch, self.states):
-            raise InputError(
-                f"recents {tuple(recents.shape)} and states {tuple(states.shape)} do not fit; they must be "
-                f"({batch}, {self.recents}) and ({batch}, {self.states})"
-            )
+        if states.shape != (batch, self.states):
+            raise InputError(f"states {tuple(states.shape)} do not fit; they must be ({batch}, {self.states})")
         if not 0 <= depth <= MAX_DEPTH or not 0 <= newest_from <= count:
             raise InputError(f"depth {depth} or newest level from {newest_from} of {count} is out of range")
         known = scores.float().nan_to_num(nan=LEAST_RANKED).clamp(min=LEAST_RANKED)
@@ -184,7 +178,7 @@ class Summary:
         length = (_column(lengths, scores.device) / LENGTH_UNIT).expand(batch, 1)
         place = torch.zeros(batch, MAX_DEPTH + 1, device=scores.device)
         place[:, depth] = 1.0
-        return torch.cat([ranked / RANKED_UNIT, likely, sums, length, place, recents, normalised(states)], dim=1)
+        return torch.cat([ranked / RANKED_UNIT, likely, sums, length, place, normalised(states)], dim=1)
 
 
 def normalised(states: torch.Tensor) -> torch.Tensor:
