@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
-from ltd.policies import Learned, Policy
+from ltd.policies import Learned
 from ltd.policies.controller import ExpectedGain, load_controller, save_controller
 from ltd.policies.learned.bundle import load_bundle
 from ltd_rl.baselines.controller_fit import decide_everywhere, fit
@@ -219,11 +219,6 @@ def learned(policy: Learned) -> Decide:
         return scheduled(generations, outcomes, depths, sizes)
 
     return decide
-
-
-def asked(policy: Policy) -> Decide:
-    """As any policy decides when it is asked cycle by cycle."""
-    return lambda generations, _: (replay(generation, policy) for generation in generations)
 
 
 def by_schedule(find: Callable[[Outcomes], DraftSchedule]) -> Decide:

@@ -84,7 +84,7 @@ def test_bundles_of_before_call_their_reward_objective(folder: Path, name: str |
 
 
 def test_summaries_costs_and_activations_are_kept(tmp_path: Path) -> None:
-    depth, size = (network(Summary(best=24, newest=8, recents=2, states=states), [4], 3) for states in (5, 0))
+    depth, size = (network(Summary(best=24, newest=8, states=states), [4], 3) for states in (5, 0))
     depth = Network(depth.layout, (*depth.weights[:2], torch.randn(2, 4), torch.randn(2)), "tanh")
     written = Learned(Setting(10, threads=2), 3, (0, 8, 20), depth, size, costs=Costs(0.5, 0.25, (1.0, 1.5, 2.5)))
     save_bundle(Bundle(written), tmp_path)
@@ -93,9 +93,26 @@ def test_summaries_costs_and_activations_are_kept(tmp_path: Path) -> None:
     assert read.depth_network is not None and read.size_network is not None
     assert (read.depth_network.layout, read.size_network.layout) == (depth.layout, size.layout)
     assert (read.depth_network.activation, read.size_network.activation) == ("tanh", "relu")
-    edit(tmp_path, lambda v: v["depth_network"].update(recent_rates=[0.5, 0.9]))
-    with pytest.raises(ltd.InputError, match="recent_rates of its depth network"):
+    edit(tmp_path, lambda v: v["depth_network"].update(ranked_unit=5.0))
+    with pytest.raises(ltd.InputError, match=r"ranked_unit of its depth network is 5\.0"):
         load_bundle(tmp_path)
+
+
+FORMER = {"recents": 0, "recent_rates": [0.5, 0.85], "recent_start": 1.0}
+
+
+def test_bundles_of_before_say_that_they_do_not_read_what_was_accepted_lately(tmp_path: Path) -> None:
+    networks = network(Summary(best=24, newest=8), [4], 2), network(size_layout(10, 1), [4], 3)
+    save_bundle(Bundle(Learned(Setting(10), 1, (0, 8, 20), networks[0], networks[1])), tmp_path)
+    edit(tmp_path, lambda v: v["depth_network"].update(FORMER))
+    read = load_bundle(tmp_path).policy
+    assert read.depth_network is not None and read.depth_network.layout == networks[0].layout
+    edit(tmp_path, lambda v: v["depth_network"].update(recents=2))
+    with pytest.raises(
+        ltd.InputError, match=r"depth network reads how much was accepted lately, .* ltd tune"
+    ) as caught:
+        load_bundle(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("missing", ["depth_network", "size_network"])

@@ -137,8 +137,3 @@ def test_validation_must_have_the_same_choices(outcomes: Outcomes) -> None:
     other = outcomes_of(made_generations(1, [10]), made_latency(), (1, 2))
     with pytest.raises(InputError, match="the same ladder"):
         train_exact(outcomes, other, (SUMMARY, SUMMARY), SMALL, Setting(3))
-
-
-def test_recents_are_refused(outcomes: Outcomes) -> None:
-    with pytest.raises(InputError, match="no recents"):
-        train_exact(outcomes, outcomes, (SUMMARY, Summary(4, 2, recents=2)), SMALL, Setting(3))

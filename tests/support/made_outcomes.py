@@ -45,9 +45,9 @@ def partner_of(outcomes: Outcomes, role: str, seed: int = 0) -> Any:
 
 
 def layouts_of(role: str, width: int, depth: int, states: int) -> list[Layout | Summary]:
-    """The paper's, and summaries with and without all extras."""
+    """The paper's, and summaries with and without the state."""
     paper = depth_layout(width) if role == "depth" else size_layout(width, depth)
-    return [paper, Summary(4, 2), Summary(3, 5, 2, states), Summary(3, 5, 2), Summary(2, 2, 0, states)]
+    return [paper, Summary(4, 2), Summary(3, 5, states), Summary(3, 5), Summary(2, 2, states)]
 
 
 def random_network(layout: Summary, outputs: int, seed: int) -> Network:

@@ -199,10 +199,8 @@ def observation(scores: Tensor, length: int, depth: int, slots: int, repeats: in
     return torch.cat([padded, *rest])
 
 
-def summary(
-    scores: list[float], newest_from: int, best: int, newest: int, length: int, depth: int, rest: list[float]
-) -> Tensor:
-    """float64 summary of one sequence, but for the state; `rest` are the recents."""
+def summary(scores: list[float], newest_from: int, best: int, newest: int, length: int, depth: int) -> Tensor:
+    """float64 summary of one sequence, but for the state."""
 
     def ranked(values: list[float], count: int) -> list[float]:
         known = sorted((max(value, -20.0) if value == value else -20.0 for value in values), reverse=True)
@@ -212,7 +210,7 @@ def summary(
     exponentials = [[math.exp(value) for value in part] for part in parts]
     place = [float(depth == d) for d in range(13)]
     shown = [value / 4 for part in parts for value in part] + [value for part in exponentials for value in part]
-    return torch.tensor([*shown, *map(sum, exponentials), length / 1000, *place, *rest], dtype=torch.float64)
+    return torch.tensor([*shown, *map(sum, exponentials), length / 1000, *place], dtype=torch.float64)
 
 
 def network(inputs: Tensor, weights: list[Tensor], uses_tanh: bool = False) -> Tensor:

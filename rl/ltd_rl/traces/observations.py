@@ -118,7 +118,7 @@ def check_layout(layout: Layout | Summary, role: Role, width: int, depth: int, s
                 f"the observation has {layout.slots} slots for scores, but the {role} policy sees up to {until - first}"
             )
     elif layout.states not in (0, states):
-        raise InputError(f"a summary of {layout.states} states does not fit; there are {states}, or 0 to leave them out")
+        raise InputError(f"a summary of {layout.states} states does not fit; they are {states}, or 0 to leave them out")
 
 
 def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 The paper's observation (`Layout`) is scores, then the context length, then the depth. The latter two are repeated, so
 that they carry weight beside so many scores (its vectors: 100 + 14 + 14 for the depth policy, 1210 + 29 + 29 for the
-size policy). Ours (`Summary`) is the best scores in order, with their probabilities, what the draft's state at the root
-says. At inference the operators `depth_action`, `size_action` and `summary_decision`
+size policy). Ours (`Summary`) is the best scores in order, with their probabilities, the length, the depth, and what
+the draft's state at the root says. At inference the operators `depth_action`, `size_action` and `summary_decision`
 build the same numbers and run the network in one go.
 """
 
