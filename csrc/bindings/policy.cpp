@@ -51,8 +51,18 @@ PolicyNetwork policy_network(const Tensors& tensors, int64_t inputs, at::TensorL
   return network;
 }
 
+void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
+}
+
+LengthRange length_range(int64_t shortest, int64_t longest) {
+  check_range("longest", longest, 0, INT32_MAX);
+  check_range("shortest", shortest, 0, longest);
+  return {static_cast<int32_t>(shortest), static_cast<int32_t>(longest)};
+}
+
 Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
-                         int64_t repeats, at::TensorList weights, bool uses_tanh) {
+                         int64_t repeats, at::TensorList weights, bool uses_tanh, int64_t shortest, int64_t longest) {
   const Tensors tensors(scores.device());
   PolicyAction a{};
   a.scores = tensors.rows<const float>({"scores", scores}, -1, -1);
@@ -62,6 +72,7 @@ Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t de
   LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
             " columns, but its shape is ", scores.sizes());
   a.lengths = tensors.per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.length_range = length_range(shortest, longest);
   a.score_slots = score_slots;
   a.repeats = repeats;
   a.depth = depth;
@@ -72,12 +83,9 @@ Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t de
   return actions;
 }
 
-Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList, bool) {
+Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList, bool, int64_t,
+                          int64_t) {
   return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
-}
-
-void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
 }
 
 // --- the arguments of a SummaryDecision, in the order in which they can be filled in ---
@@ -145,11 +153,12 @@ void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count
 
 void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
                           int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& states,
-                          const Tensor& weights, at::IntArrayRef depth_layers,
-                          at::IntArrayRef size_layers, bool uses_tanh, Tensor actions) {
+                          const Tensor& weights, at::IntArrayRef depth_layers, at::IntArrayRef size_layers,
+                          bool uses_tanh, Tensor actions, int64_t shortest, int64_t longest) {
   const Tensors tensors(scores.device());
   SummaryDecision a{};
   set_ranked(a, best, newest);
+  a.length_range = length_range(shortest, longest);
   set_tree(a, tensors, scores, count, newest_from, lengths, depth);
   if (states.has_value()) set_states(a, tensors, *states, -1);
   const float* data = tensors.checked<const float>({"weights", weights}, {-1});
@@ -169,10 +178,11 @@ const Tensor& tensor_of(const char* name, py::handle object) {
 class SummaryAsker {
  public:
   SummaryAsker(py::handle weights, const std::vector<int64_t>& depth_layers, const std::vector<int64_t>& size_layers,
-               int64_t best, int64_t newest, int64_t states, bool uses_tanh) {
+               int64_t best, int64_t newest, int64_t states, bool uses_tanh, int64_t shortest, int64_t longest) {
     LTD_CHECK(states >= 0, "states must be 0 or more, but is ", states);
     set_ranked(a_, best, newest);
     a_.state_size = states;
+    a_.length_range = length_range(shortest, longest);
     const Tensors tensors(at::kCPU);
     const Tensor& given = tensor_of("weights", weights);
     const float* data = tensors.checked<const float>({"weights", given}, {-1});
@@ -229,9 +239,9 @@ void bind_policy(py::module_& module) {
   py::register_local_exception_translator(&raise_input_error);
   py::class_<SummaryAsker>(module, "SummaryAsker", "Asks what summary_decision decides, without torch's dispatcher.")
       .def(py::init<py::handle, const std::vector<int64_t>&, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    bool>(),
+                    bool, int64_t, int64_t>(),
            py::arg("weights"), py::arg("depth_layers"), py::arg("size_layers"), py::arg("best"), py::arg("newest"),
-           py::arg("states"), py::arg("uses_tanh"))
+           py::arg("states"), py::arg("uses_tanh"), py::arg("shortest"), py::arg("longest"))
       .def("ask", &SummaryAsker::ask, py::arg("scores"), py::arg("count"), py::arg("newest_from"), py::arg("lengths"),
            py::arg("depth"), py::arg("states"));
 }
@@ -242,12 +252,12 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
   for (const char* name : {"depth_action", "size_action"}) {
     ltd::define(library, name,
                 "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
-                "bool uses_tanh=False) -> Tensor",
+                "bool uses_tanh=False, int shortest=0, int longest=2147483647) -> Tensor",
                 ltd::run_policy_action, ltd::policy_action_meta);
   }
   ltd::define(library, "summary_decision",
               "(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
               "Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, "
-              "bool uses_tanh, Tensor(a!) actions) -> ()",
+              "bool uses_tanh, Tensor(a!) actions, int shortest=0, int longest=2147483647) -> ()",
               ltd::run_summary_decision, ltd::nothing_like(ltd::run_summary_decision));
 }

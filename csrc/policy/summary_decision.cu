@@ -14,7 +14,6 @@ constexpr int kScoresAtOnce = 4;  // of a lane
 
 constexpr float kLeastRanked = -20.0f;
 constexpr float kRankedUnit = 4.0f;
-constexpr float kLengthUnit = 1000.0f;
 constexpr float kStateEpsilon = 1e-6f;
 
 using WarpSums = Array<float, kWarps>;
@@ -106,7 +105,7 @@ __device__ void write_ranked(Pointer<const float> scores, int64_t score_count, i
 // What is known besides scores and state. By these threads of the block, as many as `step`.
 __device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> facts, int first, int step) {
   for (int i = first; i < 1 + kMaxDepth + 1; i += step) {
-    facts[i] = i == 0 ? static_cast<float>(global(a.lengths)[b]) / kLengthUnit : static_cast<float>(i - 1 == a.depth);
+    facts[i] = i == 0 ? a.length_range.shown(global(a.lengths)[b]) : static_cast<float>(i - 1 == a.depth);
   }
 }
 

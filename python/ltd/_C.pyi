@@ -32,6 +32,8 @@ class SummaryAsker:
         newest: int,
         states: int,
         uses_tanh: bool,
+        shortest: int,
+        longest: int,
     ) -> None: ...
     def ask(
         self,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from length_ranges import length_ranges
 from op_cases import DTYPES, every_kernel, strided
-from operator_reference import network, summary
+from operator_reference import nearest, network, summary
 
 from ltd import ops
 from ltd._C import SummaryAsker
@@ -21,7 +22,8 @@ from random_weights import random_weights
 @st.composite
 def cases(draw):
     """Layout, scores, newest_from, lengths, depth, states."""
-    layout = Summary(draw(st.integers(1, 64)), draw(st.integers(1, 64)), draw(st.sampled_from([0, 1, 5, 16, 37])))
+    sizes = draw(st.integers(1, 64)), draw(st.integers(1, 64)), draw(st.sampled_from([0, 1, 5, 16, 37]))
+    layout = Summary(*sizes, draw(length_ranges))
     batch, count = draw(st.integers(1, 3)), draw(st.integers(0, 150))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     scores = -25 * torch.rand(batch, count, generator=generator)
@@ -56,6 +58,7 @@ def decision(case, depth_weights=(), size_weights=(), uses_tanh=False):
         outputs_of(size_weights),
         uses_tanh,
         actions,
+        *layout.length_range,
     )
     return actions
 
@@ -95,7 +98,8 @@ def test_the_builder_is_the_reference(case):
     layout, scores, newest_from, lengths, depth, states = case
     built = layout.build(scores, newest_from, lengths, depth, states[:, 0]).double()
     for b, length in enumerate(lengths.tolist()):
-        expected = summary(scores[b].tolist(), newest_from, layout.best, layout.newest, length, depth)
+        shown = nearest(length, layout.length_range)
+        expected = summary(scores[b].tolist(), newest_from, layout.best, layout.newest, shown, depth)
         state = states[b, 0].double()
         normal = state / (state.square().mean() + 1e-6).sqrt()
         torch.testing.assert_close(built[b], torch.cat([expected, normal]), rtol=1e-5, atol=1e-6)
@@ -240,6 +244,9 @@ def bad_call(**changes):
         ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
         ({"scores": torch.zeros(3)}, "scores must have 2 dimensions"),
         ({"scores": torch.zeros(1, 5).half()}, "scores must be of type Float, but is Half"),
+        ({"shortest": -1}, "shortest must be 0 to 2147483647, but is -1"),
+        ({"shortest": 9, "longest": 8}, "shortest must be 0 to 8, but is 9"),
+        ({"longest": 2**31}, "longest must be 0 to 2147483647, but is 2147483648"),
     ],
 )
 def test_bad_input_is_named(changes, message):
@@ -256,7 +263,9 @@ def upper_medians(actions):
 def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
     numbers = layout.best, layout.newest, layout.states
     weights = flat([*depth_weights, *size_weights])
-    return SummaryAsker(weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh)
+    return SummaryAsker(
+        weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh, *layout.length_range
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -290,7 +299,8 @@ def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
     weights = random_weights([layout.width, 9, 5], torch.Generator().manual_seed(seed))
     expected = upper_medians(decision(case, (), weights))
     given = flat(weights)
-    asks = SummaryAsker(given, [], outputs_of(weights), layout.best, layout.newest, layout.states, False)
+    sizes = layout.best, layout.newest, layout.states
+    asks = SummaryAsker(given, [], outputs_of(weights), *sizes, False, *layout.length_range)
     given.zero_()
     question = (
         torch.cat([scores, torch.zeros(len(scores), 5)], dim=1),
@@ -312,6 +322,8 @@ LAYOUT = Summary(2, 1, 4)  # an observation of 26 numbers
         ({"best": 0}, "best must be 1 to 64, but is 0"),
         ({"newest": 65}, "newest must be 1 to 64, but is 65"),
         ({"states": -1}, "states must be 0 or more, but is -1"),
+        ({"shortest": 601}, "shortest must be 0 to 600, but is 601"),
+        ({"longest": -1}, "longest must be 0 to 2147483647, but is -1"),
         ({"states": 3}, "weights must be those of all layers, but 8 of 237 are left"),
         ({"weights": torch.zeros(237).half()}, "weights must be of type Float, but is Half"),
         ({"weights": [0.0] * 237}, "weights must be a tensor"),
@@ -331,6 +343,8 @@ def test_no_asker_of_what_does_not_go_together(changes, message):
         "newest": 1,
         "states": 4,
         "uses_tanh": False,
+        "shortest": 5,
+        "longest": 600,
     }
     SummaryAsker(**arguments)
     with pytest.raises(InputError, match="summary_decision: " + message):

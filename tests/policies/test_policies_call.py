@@ -16,7 +16,7 @@ from ltd.loading import load
 from ltd.policies.learned import asking
 from ltd.policies.learned.allowance import CREDIT, SHARE, Costs
 from ltd.policies.learned.network import Network
-from ltd.policies.learned.observation import Summary, size_layout
+from ltd.policies.learned.observation import ANY_LENGTH, Layout, Summary, depth_layout, size_layout
 from ltd.policies.learned.policy import Learned, LearnedCall
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree
@@ -26,7 +26,7 @@ WIDTH, STATES = 3, 4
 LAYOUT = Summary(best=5, newest=2, states=STATES)
 
 
-def random_network(layout: Summary, outputs: int, seed: int) -> Network:
+def random_network(layout: Layout | Summary, outputs: int, seed: int) -> Network:
     generator = torch.Generator().manual_seed(seed)
     return Network(layout, (torch.randn(outputs, layout.width, generator=generator), torch.zeros(outputs)))
 
@@ -161,6 +161,41 @@ def test_the_operator_answers_as_the_asker_does(batch: int) -> None:
     assert len(answers) > 2
 
 
+def at_length(grown: DraftTree, length: int) -> DraftTree:
+    """The same tree behind contexts of this length."""
+    grown.lengths = torch.full_like(grown.lengths, length)
+    return grown
+
+
+@pytest.mark.parametrize("of_summaries", [True, False])
+def test_lengths_beyond_the_range_are_its_ends(of_summaries: bool) -> None:
+    """Policies and what asks for them on other devices; of networks that read little but the length."""
+    torch.manual_seed(0)
+    layouts = (LAYOUT, LAYOUT) if of_summaries else (depth_layout(WIDTH), size_layout(WIDTH, 4))
+
+    def decide(grown: DraftTree, depth: int, length_range: tuple[int, int]) -> list[tuple[Any, ...]]:
+        ranged = [replace(layout, length_range=length_range) for layout in layouts]
+        depth_network, size_network = (random_network(ranged[place], 2 + place, 5 + place) for place in (0, 1))
+        call = learned(depth_network=depth_network, size_network=size_network).start(2)
+        decided: list[tuple[Any, ...]] = [(call.continue_drafting(grown, depth), call.choose_size(grown, depth))]
+        if of_summaries:
+            weights = torch.cat([tensor.flatten() for net in (depth_network, size_network) for tensor in net.weights])
+            assert isinstance(ranged[0], Summary)
+            decided.append(asking._operator_asker(ranged[0], weights, [2], [3], False, 2)(grown, depth))
+        return decided
+
+    differs = False
+    for cycle in range(20):
+        depth = cycle % 5
+        grown = tree(depth)
+        for far, end in ((3, 100), (10**6, 5000)):
+            seen = decide(at_length(grown, far), depth, (100, 5000))
+            assert seen == decide(at_length(grown, end), depth, (100, 5000))
+            assert seen == decide(at_length(grown, end), depth, ANY_LENGTH)
+            differs |= seen != decide(at_length(grown, far), depth, ANY_LENGTH)
+    assert differs
+
+
 def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the network stops drafting, it has said the size; at the limit it is asked for it, and after any doubt."""
     stop_at = torch.zeros(2, LAYOUT.width)
@@ -185,6 +220,7 @@ def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     "size",
     [
         random_network(replace(LAYOUT, newest=3), 3, 1),
+        random_network(replace(LAYOUT, length_range=(0, 50)), 3, 1),
         Network(LAYOUT, random_network(LAYOUT, 3, 1).weights, "tanh"),
         Network(size_layout(WIDTH, 4), (torch.randn(3, size_layout(WIDTH, 4).width), torch.zeros(3))),
     ],

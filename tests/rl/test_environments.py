@@ -97,7 +97,7 @@ class Slow:
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     depth=st.integers(1, 3),
     role=st.sampled_from(ROLES),
-    layout=st.integers(0, 4),
+    layout=st.integers(0, 5),
     environments=st.integers(1, 4),
     reward=st.sampled_from(list(REWARDS)),
 )

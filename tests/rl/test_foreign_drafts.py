@@ -28,7 +28,7 @@ from ltd_rl.baselines.train import split_samples
 from ltd_rl.environments.live_env import LiveEnv
 from ltd_rl.environments.replay_env import ReplayEnv
 from ltd_rl.environments.rewards import Reward
-from ltd_rl.traces.format import Generation, load_traces
+from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.outcomes import outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
 from ltd_rl.traces.replay import replay
@@ -70,7 +70,7 @@ def foreign(
     return Recorded(load_oracle(str(config.target), None, dtype="float32"), load_traces(config.out), config)
 
 
-def cycles_of(decoder: Decoder, generation: Generation, policy: Policy) -> list[tuple[int, int, int]]:
+def cycles_of(decoder: Decoder, generation: RecordedGeneration, policy: Policy) -> list[tuple[int, int, int]]:
     """Depth, size and gain of every cycle of the real decoder, whose answer must be the recorded one."""
     prompt = generation.tokens[: generation.prompt_length].tolist()
     answer = decoder.generate(prompt, max_new_tokens=NEW, policy=policy)
@@ -131,7 +131,8 @@ def test_its_live_environment_is_its_replayed_one(foreign: Recorded, role: str) 
 
 def test_states_that_it_lacks_are_refused_by_name(foreign: Recorded) -> None:
     outcomes = outcomes_of(foreign.traces.generations, Abacus(), SIZES)  # type: ignore[arg-type]
-    assert layout_named("summary", "depth", outcomes).states == 0
+    layout = layout_named("summary", "depth", outcomes)
+    assert isinstance(layout, Summary) and layout.states == 0 and layout.length_range == outcomes.length_range
     with pytest.raises(InputError, match="this draft has none; use summary"):
         layout_named("summary+state", "depth", outcomes)
     with pytest.raises(InputError, match="a summary of 32 states does not fit"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from made_outcomes import ROLES, STATE, layouts_of, random_network
+from made_outcomes import KNOWN, ROLES, STATE, layouts_of, random_network
 from recordings import DEPTH, NEW_TOKENS, Recorded
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
@@ -62,7 +62,7 @@ def live(run: Recorded, role: str, **changes: Any) -> LiveEnv:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("layout", range(3))
+@pytest.mark.parametrize("layout", range(4))
 def test_live_and_replay_are_the_same(recorded: Callable[[str], Recorded], family: str, role: str, layout: int) -> None:
     found = recorded(family)
     generation = found.traces.generations[0]
@@ -123,7 +123,7 @@ class Spy:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("layout", [0, 3])
+@pytest.mark.parametrize("layout", [0, 3, 5])
 def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded], role: str, layout: int) -> None:
     found, chosen = recorded("llama"), layouts_of(role, 10, DEPTH, STATE)[layout]
     env, generator = live(found, role, layout=chosen), np.random.default_rng(3)
@@ -132,6 +132,11 @@ def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded], 
         actions.append(int(generator.integers(env.action_space.n)))
         observations.append(seen)
         seen, _, over, _, info = env.step(np.int64(actions[-1]))
+    shown = np.stack(observations)[:, chosen.length if isinstance(chosen, Layout) else 2 * chosen.ranked + 2]
+    if chosen.length_range == KNOWN:
+        assert 0.02 <= shown.min() < shown.max() == np.float32(0.04)
+    else:
+        assert shown.max() > 0.04
     spy = Spy(role, actions, chosen)
     answer = found.decoder.generate(env.prompts[0], max_new_tokens=NEW_TOKENS, policy=spy)
     np.testing.assert_allclose(spy.seen, observations, rtol=1e-6, atol=1e-6)

@@ -191,6 +191,11 @@ def walk(nodes: ListNodes, next_token) -> tuple[list[int], list[int]]:
 # --- policies ---
 
 
+def nearest(length: int, length_range: tuple[int, int]) -> int:
+    """What a policy sees of a context length: the middle one of it and the ends of the range."""
+    return sorted((length, *length_range))[1]
+
+
 def observation(scores: Tensor, length: int, depth: int, slots: int, repeats: int) -> Tensor:
     """float64 observation of one sequence."""
     padded = torch.zeros(slots, dtype=torch.float64)

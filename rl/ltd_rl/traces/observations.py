@@ -5,7 +5,7 @@ The same builders as at inference (`ltd.policies.learned.observation`), so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -74,7 +74,7 @@ class Observer:
     def summaries(self) -> torch.Tensor:
         """float32 (P, D + 1, width without the state)."""
         assert isinstance(self.layout, Summary)
-        bare = Summary(self.layout.best, self.layout.newest)
+        bare = replace(self.layout, states=0)
         outcomes, blocks = self.outcomes, []
         for first in range(0, outcomes.positions, BLOCK):
             rows = slice(first, first + BLOCK)

@@ -63,8 +63,8 @@ def _direct_asker(
     layout: Summary, weights: torch.Tensor, depth_layers: list[int], size_layers: list[int], uses_tanh: bool
 ) -> Asker:
     """On the CPU, where torch's dispatcher would take longer than the answer."""
-    numbers = layout.best, layout.newest, layout.states
-    ask_both, states = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh).ask, layout.states
+    numbers, states = (layout.best, layout.newest, layout.states), layout.states
+    ask_both = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh, *layout.length_range).ask
 
     def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         counts, levels = tree.counts, tree.levels
@@ -106,6 +106,7 @@ def _operator_asker(
             size_layers,
             uses_tanh,
             actions,
+            *layout.length_range,
         )
         goes, step = map(upper_median, zip(*actions.tolist(), strict=True))
         return goes, step
@@ -115,26 +116,21 @@ def _operator_asker(
 
 def _depth_asker(layout: Layout, network: Network) -> Asker:
     """In the paper's layout, of the newest level."""
-    slots, repeats, weights, uses_tanh = layout.slots, layout.repeats, network.weights, network.uses_tanh
+    fixed = layout.slots, layout.repeats, network.weights, network.uses_tanh, *layout.length_range
 
     def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
-        scores = tree.newest_scores
-        return upper_median(
-            ops.depth_action(scores, tree.lengths, depth, slots, repeats, weights, uses_tanh).tolist()
-        ), 0
+        return upper_median(ops.depth_action(tree.newest_scores, tree.lengths, depth, *fixed).tolist()), 0
 
     return ask
 
 
 def _size_asker(layout: Layout, network: Network) -> Asker:
     """In the paper's layout, of all candidates."""
-    slots, repeats, weights, uses_tanh = layout.slots, layout.repeats, network.weights, network.uses_tanh
+    fixed = layout.slots, layout.repeats, network.weights, network.uses_tanh, *layout.length_range
 
     def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         scores = tree.scores[:, : tree.candidates]
-        return 0, upper_median(
-            ops.size_action(scores, tree.lengths, depth, slots, repeats, weights, uses_tanh).tolist()
-        )
+        return 0, upper_median(ops.size_action(scores, tree.lengths, depth, *fixed).tolist())
 
     return ask
 
