@@ -184,7 +184,7 @@ def test_a_learned_policy_is_the_decoder(recorded: Callable[[str], Recorded], fa
     """With scores, states and, with costs, cycles without a draft."""
     run, layout = recorded(family), Summary(best=24, newest=8, states=32)
     depths, sizes, plain = set(), set(), 0
-    for seed in range(4):
+    for seed in range(6):
         depth, size = random_network(layout, 2, seed), random_network(layout, 4, seed + 100)
         policy = Learned(Setting(10), DEPTH, (2, 6, 20, 60), depth, size, costs=costs)
         again = replace(policy)  # with its own allowance, which goes on from answer to answer
