@@ -83,8 +83,8 @@ def environments(outcomes: Outcomes, count: int) -> dict[str, ReplayVecEnv]:
     width, states, plain = outcomes.width, outcomes.states.shape[1], float(outcomes.plain_seconds.mean())
     sizes = np.full((outcomes.positions, outcomes.depth + 1), 2)
     layouts = {
-        "summary": (Summary(16, 16, 2), Summary(16, 16, 2)),
-        "summary with state": (Summary(16, 16, 2, states), Summary(16, 16, 2, states)),
+        "summary": (Summary(16, 16), Summary(16, 16)),
+        "summary with state": (Summary(16, 16, states), Summary(16, 16, states)),
         "the paper's": (depth_layout(width), size_layout(width, outcomes.depth)),
     }
     made = {}

@@ -208,10 +208,10 @@ def policy_case(name: str, count: int, slots: int, repeats: int, sizes: list[int
 
 def summary_case() -> Case:
     """Two small networks that read our own observation, states of the default head included."""
-    layout = Summary(best=24, newest=8, recents=2, states=576)
+    layout = Summary(best=24, newest=8, states=576)
     count = WIDTH + DEPTH * WIDTH**2
     scores, newest_from, actions = -10 * torch.rand(1, count), count - WIDTH**2, torch.zeros(1, 2, dtype=torch.int32)
-    recents, states = torch.ones(1, 2), torch.randn(1, 1, layout.states)
+    states = torch.randn(1, 1, layout.states)
     networks = [random_weights([layout.width, 64, 64, outputs], torch.default_generator) for outputs in (2, 24)]
     flat = torch.cat([weight.flatten() for weights in networks for weight in weights])
 
@@ -224,7 +224,6 @@ def summary_case() -> Case:
             DEPTH,
             layout.best,
             layout.newest,
-            recents,
             states,
             flat,
             [64, 64, 2],
@@ -234,7 +233,7 @@ def summary_case() -> Case:
         )
 
     def composed() -> None:
-        observation = layout.build(scores, newest_from, LENGTHS, DEPTH, recents, states[:, 0])
+        observation = layout.build(scores, newest_from, LENGTHS, DEPTH, states[:, 0])
         for weights in networks:
             largest_output(observation, weights)
 

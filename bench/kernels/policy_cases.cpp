@@ -69,7 +69,6 @@ SummaryDecision summary_sizes() {
   a.best = 24;
   a.newest = 8;
   a.depth = kDepth;
-  a.recent_count = 2;
   a.state_size = kStates;
   return a;
 }
@@ -82,7 +81,6 @@ Call prepare_summary(Memory& memory) {
   SummaryDecision a = summary_sizes();
   a.scores = {memory.copy(made_scores(a.score_count)), a.score_count};
   a.lengths = memory.zeros<int32_t>(1);
-  a.recents = {memory.copy(float_noise(a.recent_count, 1.0f)), a.recent_count};
   a.states = {memory.copy(bfloat16_noise(a.state_size, 1.0f)), DType::kBFloat16, a.state_size, a.state_size};
   a.depth_network = make_network(memory, summary_layers(2));
   a.size_network = make_network(memory, summary_layers(24));

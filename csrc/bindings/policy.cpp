@@ -51,8 +51,18 @@ PolicyNetwork policy_network(const Tensors& tensors, int64_t inputs, at::TensorL
   return network;
 }
 
+void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
+}
+
+LengthRange length_range(int64_t shortest, int64_t longest) {
+  check_range("longest", longest, 0, INT32_MAX);
+  check_range("shortest", shortest, 0, longest);
+  return {static_cast<int32_t>(shortest), static_cast<int32_t>(longest)};
+}
+
 Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t depth, int64_t score_slots,
-                         int64_t repeats, at::TensorList weights, bool uses_tanh) {
+                         int64_t repeats, at::TensorList weights, bool uses_tanh, int64_t shortest, int64_t longest) {
   const Tensors tensors(scores.device());
   PolicyAction a{};
   a.scores = tensors.rows<const float>({"scores", scores}, -1, -1);
@@ -62,6 +72,7 @@ Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t de
   LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
             " columns, but its shape is ", scores.sizes());
   a.lengths = tensors.per_row<const int32_t>({"lengths", lengths}, a.batch);
+  a.length_range = length_range(shortest, longest);
   a.score_slots = score_slots;
   a.repeats = repeats;
   a.depth = depth;
@@ -72,12 +83,9 @@ Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t de
   return actions;
 }
 
-Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList, bool) {
+Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t, int64_t, at::TensorList, bool, int64_t,
+                          int64_t) {
   return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
-}
-
-void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
 }
 
 // --- the arguments of a SummaryDecision, in the order in which they can be filled in ---
@@ -100,12 +108,6 @@ void set_tree(SummaryDecision& a, const Tensors& tensors, const Tensor& scores, 
   a.score_count = count;
   a.newest_from = newest_from;
   a.depth = depth;
-}
-
-// So many for each sequence; -1 is any number.
-void set_recents(SummaryDecision& a, const Tensors& tensors, const Tensor& recents, int64_t count) {
-  a.recents = tensors.rows<const float>({"recents", recents}, a.batch, count);
-  a.recent_count = recents.size(1);
 }
 
 // Of this size; -1 is any.
@@ -150,14 +152,14 @@ void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count
 }
 
 void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
-                          int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& recents,
-                          const std::optional<Tensor>& states, const Tensor& weights, at::IntArrayRef depth_layers,
-                          at::IntArrayRef size_layers, bool uses_tanh, Tensor actions) {
+                          int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& states,
+                          const Tensor& weights, at::IntArrayRef depth_layers, at::IntArrayRef size_layers,
+                          bool uses_tanh, Tensor actions, int64_t shortest, int64_t longest) {
   const Tensors tensors(scores.device());
   SummaryDecision a{};
   set_ranked(a, best, newest);
+  a.length_range = length_range(shortest, longest);
   set_tree(a, tensors, scores, count, newest_from, lengths, depth);
-  if (recents.has_value()) set_recents(a, tensors, *recents, -1);
   if (states.has_value()) set_states(a, tensors, *states, -1);
   const float* data = tensors.checked<const float>({"weights", weights}, {-1});
   set_networks(a, data, weights.size(0), depth_layers, size_layers, uses_tanh);
@@ -176,11 +178,11 @@ const Tensor& tensor_of(const char* name, py::handle object) {
 class SummaryAsker {
  public:
   SummaryAsker(py::handle weights, const std::vector<int64_t>& depth_layers, const std::vector<int64_t>& size_layers,
-               int64_t best, int64_t newest, int64_t recents, int64_t states, bool uses_tanh) {
-    LTD_CHECK(recents >= 0 && states >= 0, "recents and states must be 0 or more, but are ", recents, " and ", states);
+               int64_t best, int64_t newest, int64_t states, bool uses_tanh, int64_t shortest, int64_t longest) {
+    LTD_CHECK(states >= 0, "states must be 0 or more, but is ", states);
     set_ranked(a_, best, newest);
-    a_.recent_count = recents;
     a_.state_size = states;
+    a_.length_range = length_range(shortest, longest);
     const Tensors tensors(at::kCPU);
     const Tensor& given = tensor_of("weights", weights);
     const float* data = tensors.checked<const float>({"weights", given}, {-1});
@@ -193,10 +195,9 @@ class SummaryAsker {
   SummaryAsker& operator=(const SummaryAsker&) = delete;
 
   std::pair<int32_t, int32_t> ask(py::handle scores, int64_t count, int64_t newest_from, py::handle lengths,
-                                  int64_t depth, py::handle recents, py::handle states) {
+                                  int64_t depth, py::handle states) {
     const Tensors tensors(at::kCPU);
     set_tree(a_, tensors, tensor_of("scores", scores), count, newest_from, tensor_of("lengths", lengths), depth);
-    if (a_.recent_count > 0) set_recents(a_, tensors, tensor_of("recents", recents), a_.recent_count);
     if (a_.state_size > 0) set_states(a_, tensors, tensor_of("states", states), a_.state_size);
     LTD_CHECK(a_.batch > 0, "scores must be of at least one sequence");
     actions_.resize(2 * a_.batch);
@@ -238,11 +239,11 @@ void bind_policy(py::module_& module) {
   py::register_local_exception_translator(&raise_input_error);
   py::class_<SummaryAsker>(module, "SummaryAsker", "Asks what summary_decision decides, without torch's dispatcher.")
       .def(py::init<py::handle, const std::vector<int64_t>&, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    int64_t, bool>(),
+                    bool, int64_t, int64_t>(),
            py::arg("weights"), py::arg("depth_layers"), py::arg("size_layers"), py::arg("best"), py::arg("newest"),
-           py::arg("recents"), py::arg("states"), py::arg("uses_tanh"))
+           py::arg("states"), py::arg("uses_tanh"), py::arg("shortest"), py::arg("longest"))
       .def("ask", &SummaryAsker::ask, py::arg("scores"), py::arg("count"), py::arg("newest_from"), py::arg("lengths"),
-           py::arg("depth"), py::arg("recents"), py::arg("states"));
+           py::arg("depth"), py::arg("states"));
 }
 
 }  // namespace ltd
@@ -251,12 +252,12 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
   for (const char* name : {"depth_action", "size_action"}) {
     ltd::define(library, name,
                 "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
-                "bool uses_tanh=False) -> Tensor",
+                "bool uses_tanh=False, int shortest=0, int longest=2147483647) -> Tensor",
                 ltd::run_policy_action, ltd::policy_action_meta);
   }
   ltd::define(library, "summary_decision",
               "(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
-              "Tensor? recents, Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, "
-              "bool uses_tanh, Tensor(a!) actions) -> ()",
+              "Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, "
+              "bool uses_tanh, Tensor(a!) actions, int shortest=0, int longest=2147483647) -> ()",
               ltd::run_summary_decision, ltd::nothing_like(ltd::run_summary_decision));
 }

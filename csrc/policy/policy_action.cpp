@@ -13,7 +13,7 @@ void observe(const PolicyAction& a, int64_t b, float* observation) {
   for (int64_t i = a.score_count; i < a.score_slots; ++i) observation[i] = 0.0f;
   float* rest = observation + a.score_slots;
   for (int64_t i = 0; i < a.repeats; ++i) {
-    rest[i] = static_cast<float>(a.lengths[b]) / 1000.0f;
+    rest[i] = a.length_range.shown(a.lengths[b]);
     rest[a.repeats + i] = static_cast<float>(a.depth) / 10.0f;
   }
 }

@@ -68,7 +68,7 @@ struct Observation {
         count(static_cast<int>(a.score_count)),
         slots(static_cast<int>(a.score_slots)),
         repeats(static_cast<int>(a.repeats)),
-        length(static_cast<float>(global(a.lengths)[b]) / 1000.0f),
+        length(a.length_range.shown(global(a.lengths)[b])),
         depth(static_cast<float>(a.depth) / 10.0f) {}
 
   __device__ Span used() const { return {count, slots}; }

@@ -1,7 +1,8 @@
 // depth_action and size_action: a policy's observation and its network in one go.
 //
-// observation = [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x repeats]
-// (the paper's vectors: 100 + 14 + 14 for the depth, 1210 + 29 + 29 for the size). NaN scores count as -100.
+// observation = [scores clamped to >= -100, zeros up to score_slots, length within its range / 1000 x repeats,
+// depth / 10 x repeats] (the paper's vectors: 100 + 14 + 14 for the depth, 1210 + 29 + 29 for the size). NaN scores
+// count as -100.
 #pragma once
 
 #include "policy/network.h"
@@ -11,6 +12,7 @@ namespace ltd {
 struct PolicyAction {
   Rows<const float> scores;  // (B, n)
   const int32_t* lengths;    // (B)
+  LengthRange length_range;  // of what is shown of them
   int64_t batch;             // B
   int64_t score_count;       // n <= score_slots
   int64_t score_slots;

@@ -7,7 +7,6 @@ namespace {
 
 constexpr float kLeastRanked = -20.0f;
 constexpr float kRankedUnit = 4.0f;
-constexpr float kLengthUnit = 1000.0f;
 constexpr float kStateEpsilon = 1e-6f;
 
 // The largest `count` values that it has been given, descending; -20 where there were fewer above -20.
@@ -88,9 +87,8 @@ void observe(const SummaryDecision& a, int64_t b, float* observation) {
   float* rest = exponentials + ranked;
   *rest++ = write_ranked(best, a.best, observation, exponentials);
   *rest++ = write_ranked(newest, a.newest, observation + a.best, exponentials + a.best);
-  *rest++ = static_cast<float>(a.lengths[b]) / kLengthUnit;
+  *rest++ = a.length_range.shown(a.lengths[b]);
   for (int64_t depth = 0; depth <= kMaxDepth; ++depth) *rest++ = depth == a.depth ? 1.0f : 0.0f;
-  for (int64_t i = 0; i < a.recent_count; ++i) *rest++ = a.recents[b][i];
   with_type(a.states.dtype, [&](auto type) { write_state(a.states.at<decltype(type)>(b, 0), a.state_size, rest); });
 }
 

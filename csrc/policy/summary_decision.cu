@@ -14,7 +14,6 @@ constexpr int kScoresAtOnce = 4;  // of a lane
 
 constexpr float kLeastRanked = -20.0f;
 constexpr float kRankedUnit = 4.0f;
-constexpr float kLengthUnit = 1000.0f;
 constexpr float kStateEpsilon = 1e-6f;
 
 using WarpSums = Array<float, kWarps>;
@@ -105,13 +104,8 @@ __device__ void write_ranked(Pointer<const float> scores, int64_t score_count, i
 
 // What is known besides scores and state. By these threads of the block, as many as `step`.
 __device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> facts, int first, int step) {
-  constexpr int kRecents = 1 + kMaxDepth + 1;
-  for (int i = first; i < kRecents + a.recent_count; i += step) {
-    if (i == 0) {
-      facts[i] = static_cast<float>(global(a.lengths)[b]) / kLengthUnit;
-    } else {
-      facts[i] = i < kRecents ? static_cast<float>(i - 1 == a.depth) : a.recents[b][i - kRecents];
-    }
+  for (int i = first; i < 1 + kMaxDepth + 1; i += step) {
+    facts[i] = i == 0 ? a.length_range.shown(global(a.lengths)[b]) : static_cast<float>(i - 1 == a.depth);
   }
 }
 

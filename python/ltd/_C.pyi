@@ -17,7 +17,6 @@ class SummaryAsker:
 
     Args:
         weights: float32 (n,); copied.
-        recents: R, how many of them are read.
         states: H, their size.
 
     Raises:
@@ -31,9 +30,10 @@ class SummaryAsker:
         size_layers: Sequence[int],
         best: int,
         newest: int,
-        recents: int,
         states: int,
         uses_tanh: bool,
+        shortest: int,
+        longest: int,
     ) -> None: ...
     def ask(
         self,
@@ -42,13 +42,12 @@ class SummaryAsker:
         newest_from: int,
         lengths: Tensor,
         depth: int,
-        recents: Tensor | None,
         states: Tensor | None,
     ) -> tuple[int, int]:
         """The depth network's action and the size network's: of each the upper median over the batch.
 
         Args:
-            recents, states: not looked at where R or H is 0.
+            states: not looked at where H is 0.
 
         Raises:
             InputError: a tensor of the wrong shape, type, device or layout, or a number out of range.

@@ -13,10 +13,9 @@ from tqdm import tqdm
 from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
-from ltd.policies import Learned, Policy
+from ltd.policies import Learned
 from ltd.policies.controller import ExpectedGain, load_controller, save_controller
 from ltd.policies.learned.bundle import load_bundle
-from ltd.policies.learned.observation import Summary
 from ltd_rl.baselines.controller_fit import decide_everywhere, fit
 from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
@@ -212,11 +211,7 @@ def controlled(controller: ExpectedGain) -> Decide:
 
 
 def learned(policy: Learned) -> Decide:
-    """As learned policies decide: everywhere at once, unless what they see depends on the cycles before."""
-    networks = (policy.depth_network, policy.size_network)
-    layouts = [network.layout for network in networks if network is not None]
-    if any(isinstance(layout, Summary) and layout.recents for layout in layouts):
-        return asked(policy)
+    """As learned policies decide, everywhere at once: what they see does not depend on the cycles before."""
 
     def decide(generations: Sequence[RecordedGeneration], outcomes: Outcomes) -> Iterable[Cycles]:
         depths = stops(policy, outcomes)
@@ -224,11 +219,6 @@ def learned(policy: Learned) -> Decide:
         return scheduled(generations, outcomes, depths, sizes)
 
     return decide
-
-
-def asked(policy: Policy) -> Decide:
-    """As any policy decides when it is asked cycle by cycle."""
-    return lambda generations, _: (replay(generation, policy) for generation in generations)
 
 
 def by_schedule(find: Callable[[Outcomes], DraftSchedule]) -> Decide:

@@ -125,11 +125,10 @@ def decided(hidden: list[int]) -> Case:
 
 
 def summarised(states: int, hidden: list[int]) -> Case:
-    given = 2 * (10 + 5) + 2 + 1 + 13 + 3 + states
+    given = 2 * (10 + 5) + 2 + 1 + 13 + states
     weights = [random_weights([given, *hidden, actions], generator(actions)) for actions in (2, 20)]
     flat = torch.cat([weight.flatten() for network in weights for weight in network])
     scores = -30 * torch.rand(2, 400, generator=generator(2))
-    recents = torch.rand(2, 3, generator=generator(3))
     hidden_states = torch.randn(2, 1, states, generator=generator(4)) if states else None
     lengths = torch.tensor([100, 4000], dtype=torch.int32)
 
@@ -143,7 +142,6 @@ def summarised(states: int, hidden: list[int]) -> Case:
             3,
             10,
             5,
-            recents,
             hidden_states,
             flat,
             [*hidden, 2],

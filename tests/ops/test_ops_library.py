@@ -28,8 +28,8 @@ def sample_arguments() -> dict[str, tuple]:
         torch.tensor([[-1, 0, 0]], dtype=torch.int32),
     )
     policy = (torch.randn(1, 3), lengths, 2, 4, 1, [torch.randn(2, 6), torch.randn(2)], True)
-    summary = (torch.randn(1, 9), 7, 5, lengths, 2, 3, 1, torch.randn(1, 2), torch.randn(1, 1, 4).bfloat16())
-    networks = (torch.randn(31 * 5 + 6 * 2 + 31 * 3), [5, 2], [3], True)
+    summary = (torch.randn(1, 9), 7, 5, lengths, 2, 3, 1, torch.randn(1, 1, 4).bfloat16())
+    networks = (torch.randn(29 * 5 + 6 * 2 + 29 * 3), [5, 2], [3], True)
     root = torch.zeros(1, dtype=torch.int64)
     return {
         "expand_beam": (torch.randn(1, 1, 9), torch.arange(9), 0, *BeamBuffers.new(1, 3, 2).arguments()),

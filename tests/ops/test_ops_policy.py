@@ -8,23 +8,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from length_ranges import length_ranges
 from op_cases import every_kernel, strided
-from operator_reference import network, observation
+from operator_reference import nearest, network, observation
 
 from ltd import ops
 from ltd.errors import InputError
+from ltd.policies.learned.observation import ANY_LENGTH
 from random_weights import random_weights
 
 OPERATORS = (ops.depth_action, ops.size_action)
 
 
-def check(operator, scores, lengths, depth, slots, repeats, weights, uses_tanh=False):
+def check(operator, scores, lengths, depth, slots, repeats, weights, uses_tanh=False, length_range=ANY_LENGTH):
     """The action has the largest exact output, up to float32 rounding."""
     for _ in every_kernel():
-        actions = operator(scores, lengths, depth, slots, repeats, weights, uses_tanh)
+        actions = operator(scores, lengths, depth, slots, repeats, weights, uses_tanh, *length_range)
         assert actions.dtype == torch.int32
         for b, action in enumerate(actions.tolist()):
-            outputs = network(observation(scores[b], int(lengths[b]), depth, slots, repeats), weights, uses_tanh)
+            shown = nearest(int(lengths[b]), length_range)
+            outputs = network(observation(scores[b], shown, depth, slots, repeats), weights, uses_tanh)
             assert outputs[action] >= outputs.max() - 1e-4 * (1 + outputs.abs().max())
 
 
@@ -39,10 +42,11 @@ def check(operator, scores, lengths, depth, slots, repeats, weights, uses_tanh=F
     depth=st.integers(0, 12),
     roomy=st.booleans(),
     uses_tanh=st.booleans(),
+    length_range=length_ranges,
     seed=st.integers(0, 2**31),
 )
 def test_action_is_the_networks_largest_output(
-    batch, count, empty_slots, repeats, hidden, actions, depth, roomy, uses_tanh, seed
+    batch, count, empty_slots, repeats, hidden, actions, depth, roomy, uses_tanh, length_range, seed
 ):
     generator = torch.Generator().manual_seed(seed)
     slots = count + empty_slots
@@ -52,7 +56,8 @@ def test_action_is_the_networks_largest_output(
         scores[torch.rand(batch, count, generator=generator) < 0.05] = value
     lengths = torch.randint(0, 4000, (batch,), generator=generator).int()
     for operator in OPERATORS:
-        check(operator, strided(scores) if roomy else scores, lengths, depth, slots, repeats, weights, uses_tanh)
+        given_scores = strided(scores) if roomy else scores
+        check(operator, given_scores, lengths, depth, slots, repeats, weights, uses_tanh, length_range)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +104,9 @@ def bad_call(**changes):
         ({"weights": [torch.zeros(5, 8).half(), torch.zeros(5)]}, r"weights\[0\] must be of type Float, but is Half"),
         ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
         ({"scores": torch.zeros(3)}, "scores must have 2 dimensions"),
+        ({"shortest": -1}, "shortest must be 0 to 2147483647, but is -1"),
+        ({"shortest": 9, "longest": 8}, "shortest must be 0 to 8, but is 9"),
+        ({"longest": 2**31}, "longest must be 0 to 2147483647, but is 2147483648"),
     ],
 )
 def test_bad_input_is_named(changes, message):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from length_ranges import length_ranges
 from op_cases import DTYPES, every_kernel, strided
-from operator_reference import network, summary
+from operator_reference import nearest, network, summary
 
 from ltd import ops
 from ltd._C import SummaryAsker
@@ -20,9 +21,9 @@ from random_weights import random_weights
 
 @st.composite
 def cases(draw):
-    """Layout, scores, newest_from, lengths, depth, recents, states."""
-    recents, states = draw(st.integers(0, 3)), draw(st.sampled_from([0, 1, 5, 16, 37]))
-    layout = Summary(draw(st.integers(1, 64)), draw(st.integers(1, 64)), recents, states)
+    """Layout, scores, newest_from, lengths, depth, states."""
+    sizes = draw(st.integers(1, 64)), draw(st.integers(1, 64)), draw(st.sampled_from([0, 1, 5, 16, 37]))
+    layout = Summary(*sizes, draw(length_ranges))
     batch, count = draw(st.integers(1, 3)), draw(st.integers(0, 150))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     scores = -25 * torch.rand(batch, count, generator=generator)
@@ -31,17 +32,16 @@ def cases(draw):
     for value in (-math.inf, math.nan, -1e9):
         scores[torch.rand(batch, count, generator=generator) < 0.05] = value
     lengths = torch.randint(0, 4000, (batch,), generator=generator).int()
-    recent_values = torch.rand(batch, layout.recents, generator=generator)
     state_values = (5 * torch.randn(batch, 1, layout.states, generator=generator)).to(draw(st.sampled_from(DTYPES)))
     if draw(st.booleans()):
-        scores, recent_values, state_values = strided(scores), strided(recent_values), strided(state_values)
+        scores, state_values = strided(scores), strided(state_values)
     newest_from, depth = draw(st.integers(0, count)), draw(st.integers(0, 12))
-    return layout, scores, newest_from, lengths, depth, recent_values, state_values
+    return layout, scores, newest_from, lengths, depth, state_values
 
 
 def decision(case, depth_weights=(), size_weights=(), uses_tanh=False):
     """int32 (B, 2), from a buffer that has room for more scores, full of the best."""
-    layout, scores, newest_from, lengths, depth, recents, states = case
+    layout, scores, newest_from, lengths, depth, states = case
     buffer = torch.cat([scores, torch.zeros(len(scores), 5)], dim=1)
     actions = strided(torch.full((len(scores), 2), -7, dtype=torch.int32))
     ops.summary_decision(
@@ -52,13 +52,13 @@ def decision(case, depth_weights=(), size_weights=(), uses_tanh=False):
         depth,
         layout.best,
         layout.newest,
-        recents if layout.recents else None,
         states if layout.states else None,
         flat([*depth_weights, *size_weights]),
         outputs_of(depth_weights),
         outputs_of(size_weights),
         uses_tanh,
         actions,
+        *layout.length_range,
     )
     return actions
 
@@ -82,8 +82,8 @@ def action(case, weights, uses_tanh=False):
 
 def check(case, weights, uses_tanh=False):
     """The action has the largest output for the builder's observation, up to float32 rounding."""
-    layout, scores, newest_from, lengths, depth, recents, states = case
-    built = layout.build(scores, newest_from, lengths, depth, recents, states[:, 0])
+    layout, scores, newest_from, lengths, depth, states = case
+    built = layout.build(scores, newest_from, lengths, depth, states[:, 0])
     for _ in every_kernel():
         actions = action(case, weights, uses_tanh)
         assert actions.dtype == torch.int32
@@ -95,11 +95,11 @@ def check(case, weights, uses_tanh=False):
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_the_builder_is_the_reference(case):
-    layout, scores, newest_from, lengths, depth, recents, states = case
-    built = layout.build(scores, newest_from, lengths, depth, recents, states[:, 0]).double()
+    layout, scores, newest_from, lengths, depth, states = case
+    built = layout.build(scores, newest_from, lengths, depth, states[:, 0]).double()
     for b, length in enumerate(lengths.tolist()):
-        rest = recents[b].tolist()
-        expected = summary(scores[b].tolist(), newest_from, layout.best, layout.newest, length, depth, rest)
+        shown = nearest(length, layout.length_range)
+        expected = summary(scores[b].tolist(), newest_from, layout.best, layout.newest, shown, depth)
         state = states[b, 0].double()
         normal = state / (state.square().mean() + 1e-6).sqrt()
         torch.testing.assert_close(built[b], torch.cat([expected, normal]), rtol=1e-5, atol=1e-6)
@@ -112,8 +112,8 @@ def test_the_operator_sees_the_builders_numbers(case, data):
 
     What takes no sum and no exponential is the same to the last bit.
     """
-    layout, scores, newest_from, lengths, depth, recents, states = case
-    built = layout.build(scores, newest_from, lengths, depth, recents, states[:, 0])
+    layout, scores, newest_from, lengths, depth, states = case
+    built = layout.build(scores, newest_from, lengths, depth, states[:, 0])
     place, row = data.draw(st.integers(0, layout.width - 1)), data.draw(st.integers(0, len(scores) - 1))
     value, exact_until, exact_from = built[row, place], layout.ranked, 2 * layout.ranked + 2
     exact = place < exact_until or exact_from <= place < layout.width - layout.states
@@ -161,7 +161,7 @@ def test_both_at_once_are_each_alone(case, hidden, uses_tanh, seed):
 
 
 def test_without_networks_the_actions_are_0():
-    case = (Summary(2, 1), torch.zeros(2, 2), 0, torch.zeros(2, dtype=torch.int32), 0, None, None)
+    case = (Summary(2, 1), torch.zeros(2, 2), 0, torch.zeros(2, dtype=torch.int32), 0, None)
     assert decision(case).tolist() == [[0, 0], [0, 0]]
 
 
@@ -175,25 +175,25 @@ def test_as_many_scores_as_there_can_be(count, order):
         scores = torch.full((1, count), -3.0)
     elif order != "random":
         scores = scores.sort(descending=order == "descending").values
-    lengths, recents = torch.tensor([700], dtype=torch.int32), torch.rand(1, 2, generator=generator)
+    lengths = torch.tensor([700], dtype=torch.int32)
     states = torch.randn(1, 1, 576, generator=generator).bfloat16()
-    for layout in (Summary(24, 8, 2, 576), Summary(64, 64, 2, 576)):
+    for layout in (Summary(24, 8, 576), Summary(64, 64, 576)):
         weights = random_weights([layout.width, 64, 64, 24], generator)
-        check((layout, scores, max(count - 256, 0), lengths, 7, recents, states), weights)
+        check((layout, scores, max(count - 256, 0), lengths, 7, states), weights)
 
 
 def test_a_network_large_enough_for_two_threads():
-    generator, layout = torch.Generator().manual_seed(0), Summary(24, 8, 0, 576)
+    generator, layout = torch.Generator().manual_seed(0), Summary(24, 8, 576)
     weights = random_weights([layout.width, 512, 3], generator)
     lengths = torch.tensor([700, 3], dtype=torch.int32)
     scores, states = -12 * torch.rand(2, 110, generator=generator), torch.randn(2, 1, 576, generator=generator)
-    check((layout, scores, 10, lengths, 1, torch.zeros(2, 0), states), weights, uses_tanh=True)
+    check((layout, scores, 10, lengths, 1, states), weights, uses_tanh=True)
 
 
 def test_ties_go_to_the_smallest_action():
     layout = Summary(2, 1)
     weights = [torch.zeros(5, layout.width), torch.tensor([0.0, 2.0, 1.0, 2.0, 2.0])]
-    case = (layout, torch.zeros(1, 2), 0, torch.zeros(1, dtype=torch.int32), 0, None, None)
+    case = (layout, torch.zeros(1, 2), 0, torch.zeros(1, dtype=torch.int32), 0, None)
     assert action(case, weights).tolist() == [1]
 
 
@@ -206,9 +206,8 @@ def bad_call(**changes):
         "depth": 2,
         "best": 2,
         "newest": 1,
-        "recents": torch.zeros(1, 2),
         "states": torch.zeros(1, 1, 4).half(),
-        "weights": torch.zeros(29 * 2 + 29 * 6 + 7 * 3),  # an observation of 28 numbers
+        "weights": torch.zeros(27 * 2 + 27 * 6 + 7 * 3),  # an observation of 26 numbers
         "depth_layers": [2],
         "size_layers": [6, 3],
         "uses_tanh": False,
@@ -228,17 +227,15 @@ def bad_call(**changes):
         ({"best": 0}, "best must be 1 to 64, but is 0"),
         ({"newest": 65}, "newest must be 1 to 64, but is 65"),
         ({"best": 3}, r"weights must hold all layers, but end before those of size_layers = \[6, 3\]"),
-        ({"recents": torch.zeros(2, 2)}, "recents must have size 1 in dimension 0"),
-        ({"recents": torch.zeros(1, 2).half()}, "recents must be of type Float, but is Half"),
-        ({"recents": None}, "weights must be those of all layers, but 16 of 253 are left"),
+        ({"states": None}, "weights must be those of all layers, but 32 of 237 are left"),
         ({"states": torch.zeros(1, 4)}, "states must have 3 dimensions"),
         ({"states": torch.zeros(1, 2, 4)}, "states must have size 1 in dimension 1"),
         ({"states": torch.zeros(1, 1, 4).double()}, "states must be of type Float, Half or BFloat16, but is Double"),
         ({"states": torch.zeros(1, 1, 8)[:, :, ::2]}, "states must be contiguous in its last dimension"),
         ({"weights": torch.zeros(0)}, r"weights must hold all layers, but end before those of depth_layers = \[2\]"),
-        ({"weights": torch.zeros(253).double()}, "weights must be of type Float, but is Double"),
-        ({"weights": torch.zeros(1, 253)}, "weights must have 1 dimensions"),
-        ({"weights": torch.zeros(506)[::2]}, "weights must be contiguous in its last dimension"),
+        ({"weights": torch.zeros(237).double()}, "weights must be of type Float, but is Double"),
+        ({"weights": torch.zeros(1, 237)}, "weights must have 1 dimensions"),
+        ({"weights": torch.zeros(474)[::2]}, "weights must be contiguous in its last dimension"),
         ({"depth_layers": [0]}, r"depth_layers must be 1 to 1048576, but are \[0\]"),
         ({"size_layers": [6, 2**62]}, "size_layers must be 1 to 1048576"),
         ({"size_layers": [1] * 9}, "size_layers must be at most 8 numbers"),
@@ -247,6 +244,9 @@ def bad_call(**changes):
         ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
         ({"scores": torch.zeros(3)}, "scores must have 2 dimensions"),
         ({"scores": torch.zeros(1, 5).half()}, "scores must be of type Float, but is Half"),
+        ({"shortest": -1}, "shortest must be 0 to 2147483647, but is -1"),
+        ({"shortest": 9, "longest": 8}, "shortest must be 0 to 8, but is 9"),
+        ({"longest": 2**31}, "longest must be 0 to 2147483647, but is 2147483648"),
     ],
 )
 def test_bad_input_is_named(changes, message):
@@ -261,9 +261,11 @@ def upper_medians(actions):
 
 
 def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
-    numbers = layout.best, layout.newest, layout.recents, layout.states
+    numbers = layout.best, layout.newest, layout.states
     weights = flat([*depth_weights, *size_weights])
-    return SummaryAsker(weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh)
+    return SummaryAsker(
+        weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh, *layout.length_range
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -282,25 +284,23 @@ def test_the_asker_says_what_the_operator_says(questions, hidden, uses_tanh, see
     )
     for _ in every_kernel():
         asks = asker(layout, depth, size, uses_tanh)
-        for _, scores, newest_from, lengths, at, recents, states in questions:
-            recents = recents.new_tensor([[0.5, 2.0, 7.0]]).repeat(len(scores), 1)[:, : layout.recents]
+        for _, scores, newest_from, lengths, at, states in questions:
             states = torch.linspace(-1, 2, layout.states, dtype=states.dtype).repeat(len(scores), 1, 1)
-            case = (layout, scores, newest_from, lengths, at, recents, states)
-            given = recents if layout.recents else None, states if layout.states else None
-            answer = asks.ask(scores, scores.shape[1], newest_from, lengths, at, *given)
+            case = (layout, scores, newest_from, lengths, at, states)
+            given = states if layout.states else None
+            answer = asks.ask(scores, scores.shape[1], newest_from, lengths, at, given)
             assert answer == upper_medians(decision(case, depth, size, uses_tanh))
 
 
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
-    layout, scores, newest_from, lengths, at, recents, states = case
+    layout, scores, newest_from, lengths, at, states = case
     weights = random_weights([layout.width, 9, 5], torch.Generator().manual_seed(seed))
     expected = upper_medians(decision(case, (), weights))
     given = flat(weights)
-    asks = SummaryAsker(
-        given, [], outputs_of(weights), layout.best, layout.newest, layout.recents, layout.states, False
-    )
+    sizes = layout.best, layout.newest, layout.states
+    asks = SummaryAsker(given, [], outputs_of(weights), *sizes, False, *layout.length_range)
     given.zero_()
     question = (
         torch.cat([scores, torch.zeros(len(scores), 5)], dim=1),
@@ -308,13 +308,12 @@ def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
         newest_from,
         lengths,
         at,
-        recents,
         states,
     )
     assert asks.ask(*question) == expected == asks.ask(*question)
 
 
-LAYOUT = Summary(2, 1, 2, 4)  # an observation of 28 numbers
+LAYOUT = Summary(2, 1, 4)  # an observation of 26 numbers
 
 
 @pytest.mark.parametrize(
@@ -322,12 +321,14 @@ LAYOUT = Summary(2, 1, 2, 4)  # an observation of 28 numbers
     [
         ({"best": 0}, "best must be 1 to 64, but is 0"),
         ({"newest": 65}, "newest must be 1 to 64, but is 65"),
-        ({"recents": -1}, "recents and states must be 0 or more, but are -1 and 4"),
-        ({"states": 3}, "weights must be those of all layers, but 8 of 253 are left"),
-        ({"weights": torch.zeros(253).half()}, "weights must be of type Float, but is Half"),
-        ({"weights": [0.0] * 253}, "weights must be a tensor"),
+        ({"states": -1}, "states must be 0 or more, but is -1"),
+        ({"shortest": 601}, "shortest must be 0 to 600, but is 601"),
+        ({"longest": -1}, "longest must be 0 to 2147483647, but is -1"),
+        ({"states": 3}, "weights must be those of all layers, but 8 of 237 are left"),
+        ({"weights": torch.zeros(237).half()}, "weights must be of type Float, but is Half"),
+        ({"weights": [0.0] * 237}, "weights must be a tensor"),
         (
-            {"weights": torch.zeros(252)},
+            {"weights": torch.zeros(236)},
             r"weights must hold all layers, but end before those of size_layers = \[6, 3\]",
         ),
         ({"depth_layers": [0]}, r"depth_layers must be 1 to 1048576, but are \[0\]"),
@@ -335,14 +336,15 @@ LAYOUT = Summary(2, 1, 2, 4)  # an observation of 28 numbers
 )
 def test_no_asker_of_what_does_not_go_together(changes, message):
     arguments = {
-        "weights": torch.zeros(29 * 2 + 29 * 6 + 7 * 3),
+        "weights": torch.zeros(27 * 2 + 27 * 6 + 7 * 3),
         "depth_layers": [2],
         "size_layers": [6, 3],
         "best": 2,
         "newest": 1,
-        "recents": 2,
         "states": 4,
         "uses_tanh": False,
+        "shortest": 5,
+        "longest": 600,
     }
     SummaryAsker(**arguments)
     with pytest.raises(InputError, match="summary_decision: " + message):
@@ -355,8 +357,7 @@ def test_no_asker_of_what_does_not_go_together(changes, message):
         ({"depth": 13}, "depth must be 0 to 12, but is 13"),
         ({"count": 6}, "count must be 0 to 5, but is 6"),
         ({"newest_from": 4}, "newest_from must be 0 to 3, but is 4"),
-        ({"recents": None}, "recents must be a tensor"),
-        ({"recents": torch.zeros(1, 3)}, "recents must have size 2 in dimension 1"),
+        ({"states": None}, "states must be a tensor"),
         ({"states": torch.zeros(1, 1, 5)}, "states must have size 4 in dimension 2"),
         ({"states": torch.zeros(1, 1, 4).double()}, "states must be of type Float, Half or BFloat16, but is Double"),
         ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),
@@ -364,14 +365,13 @@ def test_no_asker_of_what_does_not_go_together(changes, message):
         ({"scores": torch.zeros(1, 5, device="meta")}, "scores must be on the CPU"),
         ({"scores": torch.zeros(1, 10)[:, ::2]}, "scores must be contiguous in its last dimension"),
         (
-            {"scores": torch.zeros(0, 5), "lengths": torch.zeros(0).int(), "recents": torch.zeros(0, 2)}
-            | {"states": torch.zeros(0, 1, 4)},
+            {"scores": torch.zeros(0, 5), "lengths": torch.zeros(0).int(), "states": torch.zeros(0, 1, 4)},
             "scores must be of at least one sequence",
         ),
     ],
 )
 def test_a_bad_question_is_named_and_the_next_is_answered(changes, message):
-    weights = [torch.zeros(3, 28), torch.tensor([0.0, 2.0, 1.0])]
+    weights = [torch.zeros(3, 26), torch.tensor([0.0, 2.0, 1.0])]
     asks = asker(LAYOUT, (), weights)
     question = {
         "scores": torch.zeros(1, 5),
@@ -379,7 +379,6 @@ def test_a_bad_question_is_named_and_the_next_is_answered(changes, message):
         "newest_from": 1,
         "lengths": torch.zeros(1, dtype=torch.int32),
         "depth": 2,
-        "recents": torch.zeros(1, 2),
         "states": torch.zeros(1, 1, 4).half(),
     }
     with pytest.raises(InputError, match="summary_decision: " + message):

@@ -1,18 +1,15 @@
-"""The bound on what drafting may lose, against drafts that do their worst; and recents."""
+"""The bound on what drafting may lose, against drafts that do their worst."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ltd
 from ltd.policies.learned.allowance import CREDIT, SHARE, Allowance, Costs
-from ltd.policies.learned.recency import RATES, START, update
 
 numbers = st.floats(0, 5)
 costs_of_cycles = st.builds(Costs, numbers, numbers, st.lists(numbers, min_size=1, max_size=4).map(tuple))
@@ -79,23 +76,3 @@ def test_costs_that_cannot_be(wrong: float) -> None:
     for arguments in ((wrong, 0.0, (1.0,)), (0.0, wrong, (1.0,)), (0.0, 0.0, (1.0, wrong))):
         with pytest.raises(ltd.InputError, match="plain tokens cannot be"):
             Costs(*arguments)
-
-
-def test_recents_are_averages_that_forget() -> None:
-    recents = np.full((2, 2), START, dtype=np.float32)
-    for accepted in ([3, 0], [1, 2]):
-        recents = update(recents, np.array(accepted, dtype=np.float32))
-    for row, (first, second) in enumerate([(3, 1), (0, 2)]):
-        for column, rate in enumerate(RATES):
-            expected = rate * (rate * START + (1 - rate) * first) + (1 - rate) * second
-            assert recents[row, column] == pytest.approx(expected, rel=1e-6)
-
-
-@settings(deadline=None)
-@given(steps=st.lists(st.integers(0, 13), max_size=50))
-def test_numpy_and_torch_agree_to_the_last_bit(steps: list[int]) -> None:
-    array, tensor = np.full((1, 2), START, dtype=np.float32), torch.full((1, 2), START)
-    for accepted in steps:
-        array = update(array, np.array([accepted], dtype=np.float32))
-        tensor = update(tensor, torch.tensor([float(accepted)]))
-    assert array.dtype == np.float32 and np.array_equal(array, tensor.numpy())

@@ -22,7 +22,7 @@ from ltd.loading import load
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.bundle import Bundle, load_bundle, save_bundle
 from ltd.policies.learned.network import Network
-from ltd.policies.learned.observation import Summary, depth_layout, size_layout
+from ltd.policies.learned.observation import ANY_LENGTH, Summary, depth_layout, size_layout
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting, check_fits
 from ltd.policy_choice import setting_of
@@ -84,7 +84,8 @@ def test_bundles_of_before_call_their_reward_objective(folder: Path, name: str |
 
 
 def test_summaries_costs_and_activations_are_kept(tmp_path: Path) -> None:
-    depth, size = (network(Summary(best=24, newest=8, recents=2, states=states), [4], 3) for states in (5, 0))
+    known = {5: (81, 550), 0: ANY_LENGTH}
+    depth, size = (network(Summary(24, 8, states, length_range), [4], 3) for states, length_range in known.items())
     depth = Network(depth.layout, (*depth.weights[:2], torch.randn(2, 4), torch.randn(2)), "tanh")
     written = Learned(Setting(10, threads=2), 3, (0, 8, 20), depth, size, costs=Costs(0.5, 0.25, (1.0, 1.5, 2.5)))
     save_bundle(Bundle(written), tmp_path)
@@ -93,9 +94,45 @@ def test_summaries_costs_and_activations_are_kept(tmp_path: Path) -> None:
     assert read.depth_network is not None and read.size_network is not None
     assert (read.depth_network.layout, read.size_network.layout) == (depth.layout, size.layout)
     assert (read.depth_network.activation, read.size_network.activation) == ("tanh", "relu")
-    edit(tmp_path, lambda v: v["depth_network"].update(recent_rates=[0.5, 0.9]))
-    with pytest.raises(ltd.InputError, match="recent_rates of its depth network"):
+    edit(tmp_path, lambda v: v["depth_network"].update(ranked_unit=5.0))
+    with pytest.raises(ltd.InputError, match=r"ranked_unit of its depth network is 5\.0"):
         load_bundle(tmp_path)
+
+
+def test_the_range_of_lengths_is_kept_and_bundles_of_before_have_none(tmp_path: Path) -> None:
+    layouts = replace(depth_layout(10), length_range=(81, 550)), replace(size_layout(10, 1), length_range=(90, 700))
+    save_bundle(
+        Bundle(Learned(Setting(10), 1, (0, 8, 20), network(layouts[0], [], 2), network(layouts[1], [], 3))), tmp_path
+    )
+    written = json.loads((tmp_path / "policy.json").read_text())
+    assert [written[f"{name}_network"]["length_range"] for name in ("depth", "size")] == [[81, 550], [90, 700]]
+
+    def read() -> list[Any]:
+        policy = load_bundle(tmp_path).policy
+        assert policy.depth_network is not None and policy.size_network is not None
+        return [policy.depth_network.layout, policy.size_network.layout]
+
+    assert read() == list(layouts)
+    edit(tmp_path, lambda v: v["depth_network"].pop("length_range"))
+    edit(tmp_path, lambda v: v["size_network"].update(length_range=None))
+    assert read() == [depth_layout(10), size_layout(10, 1)] and read()[0].length_range == ANY_LENGTH
+
+
+FORMER = {"recents": 0, "recent_rates": [0.5, 0.85], "recent_start": 1.0}
+
+
+def test_bundles_of_before_say_that_they_do_not_read_what_was_accepted_lately(tmp_path: Path) -> None:
+    networks = network(Summary(best=24, newest=8), [4], 2), network(size_layout(10, 1), [4], 3)
+    save_bundle(Bundle(Learned(Setting(10), 1, (0, 8, 20), networks[0], networks[1])), tmp_path)
+    edit(tmp_path, lambda v: v["depth_network"].update(FORMER))
+    read = load_bundle(tmp_path).policy
+    assert read.depth_network is not None and read.depth_network.layout == networks[0].layout
+    edit(tmp_path, lambda v: v["depth_network"].update(recents=2))
+    with pytest.raises(
+        ltd.InputError, match=r"depth network reads how much was accepted lately, .* ltd tune"
+    ) as caught:
+        load_bundle(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("missing", ["depth_network", "size_network"])
@@ -141,6 +178,13 @@ def edit(folder: Path, change: Change) -> None:
         (lambda v: v["size_network"].update(observation="pixels"), "observation of its size network is 'pixels'"),
         (lambda v: v["size_network"].update(observation=[]), "observation of its size network is"),
         (lambda v: v["size_network"].update(observation="summary"), "ranked_unit of its size network is None"),
+        (lambda v: v["depth_network"].update(length_range=550), "length_range is 550, but must be of type list"),
+        (lambda v: v["depth_network"].update(length_range=[1, 2, 3]), "must be the shortest and the longest"),
+        (lambda v: v["depth_network"].update(length_range=[1, "2"]), "length_range is '2', but must be of type int"),
+        (
+            lambda v: v["size_network"].update(length_range=[9, 8]),
+            "size network: context lengths of 9 … 8 are no range",
+        ),
         (lambda v: v.update(costs=[]), "costs is \\[\\], but must be of type dict"),
         (lambda v: v.update(costs={"begin": 1, "expand": 1.5, "verify": [1, "2", 3]}), "a cost is '2'"),
         (lambda v: v.update(costs={"begin": 1, "expand": True, "verify": [1, 2, 3]}), "a cost is True"),

@@ -14,20 +14,19 @@ import ltd
 from ltd._C import SummaryAsker
 from ltd.loading import load
 from ltd.policies.learned import asking
-from ltd.policies.learned.allowance import Costs
+from ltd.policies.learned.allowance import CREDIT, SHARE, Costs
 from ltd.policies.learned.network import Network
-from ltd.policies.learned.observation import Summary, size_layout
+from ltd.policies.learned.observation import ANY_LENGTH, Layout, Summary, depth_layout, size_layout
 from ltd.policies.learned.policy import Learned, LearnedCall
-from ltd.policies.learned.recency import START, update
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree
 
 Folder = Callable[[str], Path]
 WIDTH, STATES = 3, 4
-LAYOUT = Summary(best=5, newest=2, recents=2, states=STATES)
+LAYOUT = Summary(best=5, newest=2, states=STATES)
 
 
-def random_network(layout: Summary, outputs: int, seed: int) -> Network:
+def random_network(layout: Layout | Summary, outputs: int, seed: int) -> Network:
     generator = torch.Generator().manual_seed(seed)
     return Network(layout, (torch.randn(outputs, layout.width, generator=generator), torch.zeros(outputs)))
 
@@ -42,10 +41,10 @@ def tree(depth: int, batch: int = 2, states: int | None = STATES) -> DraftTree:
     return grown
 
 
-def expected_actions(network: Network, grown: DraftTree, depth: int, recents: torch.Tensor) -> list[int]:
+def expected_actions(network: Network, grown: DraftTree, depth: int) -> list[int]:
     assert isinstance(network.layout, Summary) and grown.root_states is not None
     scores, states = grown.scores[:, : grown.candidates], grown.root_states[:, 0]
-    built = network.layout.build(scores, grown.newest_from, grown.lengths, depth, recents, states)
+    built = network.layout.build(scores, grown.newest_from, grown.lengths, depth, states)
     return torch.addmm(network.weights[1], built, network.weights[0].T).argmax(1).tolist()
 
 
@@ -60,38 +59,35 @@ def learned(**changes: Any) -> Learned:
     return Learned(**{**parts, **changes})
 
 
-def test_summaries_show_scores_states_and_recents() -> None:
+def test_summaries_show_scores_and_states() -> None:
     torch.manual_seed(0)
     policy = learned()
-    call, recents = policy.start(2), torch.full((2, 2), START)
+    call = policy.start(2)
     assert policy.depth_network is not None and policy.size_network is not None
     assert call.speculate(torch.tensor([5, 6]), [1, 1])
     seen: set[tuple[Any, ...]] = set()
     for cycle in range(60):
         depth = cycle % 5
         grown = tree(depth)
-        goes = sorted(expected_actions(policy.depth_network, grown, depth, recents))[1] == 1
-        step = sorted(expected_actions(policy.size_network, grown, depth, recents))[1]
+        goes = sorted(expected_actions(policy.depth_network, grown, depth))[1] == 1
+        step = sorted(expected_actions(policy.size_network, grown, depth))[1]
         assert call.continue_drafting(grown, depth) == goes
         assert call.choose_size(grown, depth) == policy.sizes[step]
         seen.add((goes, step))
-        gained = [1 + cycle % 3, 1 + cycle % 4]
-        recents = update(recents, torch.tensor(gained).float() - 1)
-        call.speculate(torch.tensor([5, 6]), gained)
-        assert torch.equal(call.recents, recents)
+        call.speculate(torch.tensor([5, 6]), [1 + cycle % 3, 1 + cycle % 4])
     assert len(seen) > 3
 
 
 def test_the_prefill_and_plain_cycles_say_nothing_of_the_draft() -> None:
     call = learned(costs=Costs(100.0, 0.0, (1.0, 1.0, 1.0))).start(1)
-    assert call.speculate(torch.tensor([5]), [1]) and (call.recents == START).all()
+    assert call.speculate(torch.tensor([5]), [1]) and call.allowance.balance == CREDIT
     call.choose_size(tree(0, batch=1), 0)
     assert not call.speculate(torch.tensor([5]), [3])  # it cost 101
-    after = call.recents.clone()
-    assert (after > START).all()
+    after = call.allowance.balance
+    assert after == pytest.approx(CREDIT + 3 * (1 + SHARE) - 101)
     for _ in range(5):
         assert not call.speculate(torch.tensor([5]), [1])
-    assert torch.equal(call.recents, after)
+    assert call.allowance.balance == pytest.approx(after + 5 * SHARE)
 
 
 def test_the_cost_is_that_of_what_was_decided_and_the_gain_the_mean() -> None:
@@ -123,12 +119,11 @@ def test_every_call_begins_anew_and_keeps_the_rows_that_stay() -> None:
     call.choose_size(tree(0, batch=3), 0)
     call.keep([0, 2])
     call.speculate(torch.tensor([5, 7]), [2, 5])
-    assert call.recents.shape == (2, 2) and call.recents[0, 0] == START and call.recents[1, 0] == 0.5 * START + 2.0
-    call.choose_size(tree(0), 0)
-    assert (policy.start(1).recents == START).all() and policy.start(1) is not policy.start(1)
+    assert call.choose_size(tree(0), 0) in policy.sizes
+    assert policy.start(1) is not policy.start(1)
 
 
-def test_no_recents_and_no_states() -> None:
+def test_no_states() -> None:
     bare = random_network(Summary(best=5, newest=2), 3, 2)
     call = learned(size_network=bare, depth_network=None).start(2)
     assert call.choose_size(tree(1, states=None), 1) in (2, 4, 8)
@@ -160,10 +155,45 @@ def test_the_operator_answers_as_the_asker_does(batch: int) -> None:
     operator = asking._operator_asker(LAYOUT, weights, [2], [3], False, batch)
     answers = set()
     for cycle in range(40):
-        grown, recents = tree(cycle % 5, batch), 3 * torch.rand(batch, 2)
-        assert direct(grown, cycle % 5, recents) == operator(grown, cycle % 5, recents)
-        answers.add(direct(grown, cycle % 5, recents))
+        grown = tree(cycle % 5, batch)
+        assert direct(grown, cycle % 5) == operator(grown, cycle % 5)
+        answers.add(direct(grown, cycle % 5))
     assert len(answers) > 2
+
+
+def at_length(grown: DraftTree, length: int) -> DraftTree:
+    """The same tree behind contexts of this length."""
+    grown.lengths = torch.full_like(grown.lengths, length)
+    return grown
+
+
+@pytest.mark.parametrize("of_summaries", [True, False])
+def test_lengths_beyond_the_range_are_its_ends(of_summaries: bool) -> None:
+    """Policies and what asks for them on other devices; of networks that read little but the length."""
+    torch.manual_seed(0)
+    layouts = (LAYOUT, LAYOUT) if of_summaries else (depth_layout(WIDTH), size_layout(WIDTH, 4))
+
+    def decide(grown: DraftTree, depth: int, length_range: tuple[int, int]) -> list[tuple[Any, ...]]:
+        ranged = [replace(layout, length_range=length_range) for layout in layouts]
+        depth_network, size_network = (random_network(ranged[place], 2 + place, 5 + place) for place in (0, 1))
+        call = learned(depth_network=depth_network, size_network=size_network).start(2)
+        decided: list[tuple[Any, ...]] = [(call.continue_drafting(grown, depth), call.choose_size(grown, depth))]
+        if of_summaries:
+            weights = torch.cat([tensor.flatten() for net in (depth_network, size_network) for tensor in net.weights])
+            assert isinstance(ranged[0], Summary)
+            decided.append(asking._operator_asker(ranged[0], weights, [2], [3], False, 2)(grown, depth))
+        return decided
+
+    differs = False
+    for cycle in range(20):
+        depth = cycle % 5
+        grown = tree(depth)
+        for far, end in ((3, 100), (10**6, 5000)):
+            seen = decide(at_length(grown, far), depth, (100, 5000))
+            assert seen == decide(at_length(grown, end), depth, (100, 5000))
+            assert seen == decide(at_length(grown, end), depth, ANY_LENGTH)
+            differs |= seen != decide(at_length(grown, far), depth, ANY_LENGTH)
+    assert differs
 
 
 def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +204,7 @@ def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert policy.size_network is not None
     depths = count_questions(monkeypatch)
     call, trees = policy.start(1), [tree(depth, batch=1) for depth in range(5)]
-    sizes = [
-        policy.sizes[expected_actions(policy.size_network, trees[depth], depth, call.recents)[0]] for depth in (2, 4)
-    ]
+    sizes = [policy.sizes[expected_actions(policy.size_network, trees[depth], depth)[0]] for depth in (2, 4)]
     call.speculate(torch.tensor([5]), [1])
     assert [call.continue_drafting(trees[depth], depth) for depth in range(3)] == [True, True, False]
     assert call.choose_size(trees[2], 2) == sizes[0] and depths == [0, 1, 2]
@@ -185,14 +213,14 @@ def test_a_cycle_asks_once_per_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call.choose_size(trees[4], 4) == sizes[1] and depths == [0, 1, 2, 2, 2, 4]
     call.continue_drafting(trees[2], 2)
     call.speculate(torch.tensor([5]), [1])
-    step = expected_actions(policy.size_network, trees[2], 2, call.recents)[0]  # the recents have changed
-    assert call.choose_size(trees[2], 2) == policy.sizes[step] and depths[-2:] == [2, 2]
+    assert call.choose_size(trees[2], 2) == sizes[0] and depths[-2:] == [2, 2]  # nor those of the cycle before
 
 
 @pytest.mark.parametrize(
     "size",
     [
         random_network(replace(LAYOUT, newest=3), 3, 1),
+        random_network(replace(LAYOUT, length_range=(0, 50)), 3, 1),
         Network(LAYOUT, random_network(LAYOUT, 3, 1).weights, "tanh"),
         Network(size_layout(WIDTH, 4), (torch.randn(3, size_layout(WIDTH, 4).width), torch.zeros(3))),
     ],
@@ -215,17 +243,6 @@ def test_networks_that_read_otherwise_are_asked_apart(size: Network) -> None:
     assert len(seen) > 1
 
 
-def test_recents_that_nobody_reads_stay() -> None:
-    bare = replace(LAYOUT, recents=0)
-    for depth, size, kept_up in ((0, 0, False), (0, 2, True), (2, 0, True)):
-        networks = (random_network(replace(bare, recents=n), outputs, 0) for n, outputs in ((depth, 2), (size, 3)))
-        call = learned(**dict(zip(("depth_network", "size_network"), networks, strict=True))).start(2)
-        call.speculate(torch.tensor([5, 6]), [1, 1])
-        call.choose_size(tree(1), 1)
-        call.speculate(torch.tensor([5, 6]), [4, 3])
-        assert bool((call.recents != START).all()) == kept_up
-
-
 @pytest.mark.parametrize(("states", "message"), [(STATES + 1, "has 5"), (None, "has none")])
 def test_other_states_than_the_policy_reads(states: int | None, message: str) -> None:
     with pytest.raises(ltd.InputError, match=f"reads 4 numbers of the draft's state, but this draft {message}"):
@@ -235,7 +252,7 @@ def test_other_states_than_the_policy_reads(states: int | None, message: str) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"depth_network": random_network(replace(LAYOUT, recents=3), 2, 0)}, "depth network reads 3 recents"),
+        ({"depth_network": random_network(LAYOUT, 3, 0)}, "depth network has 3 outputs; it must have 2"),
         ({"costs": Costs(1.0, 1.0, (1.0, 1.0))}, "costs of 2 sizes, but the size ladder holds 3"),
     ],
 )
@@ -248,7 +265,7 @@ def test_parts_that_do_not_go_together(changes: dict[str, Any], message: str) ->
 def test_any_summary_leaves_the_text_as_it_is(tiny_target: Folder, tiny_head: Folder, costs: Costs | None) -> None:
     """Batches that shrink, too."""
     decoder = load(tiny_target("llama"), tiny_head("llama"), dtype="float32", device="cpu")
-    prompts, layout = [[5, 9, 33, 60], [7, 8, 9], [4]], Summary(best=24, newest=8, recents=2, states=32)
+    prompts, layout = [[5, 9, 33, 60], [7, 8, 9], [4]], Summary(best=24, newest=8, states=32)
     options: dict[str, Any] = {"max_new_tokens": 30, "stop_token_ids": [11, 12, 13, 14]}
     plain = [answer.token_ids for answer in decoder.generate(prompts, policy="none", **options)]
     for seed in range(4):

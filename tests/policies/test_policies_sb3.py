@@ -22,7 +22,7 @@ from ltd import ops
 from ltd.cli import main
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.learned.network import Network
-from ltd.policies.learned.observation import depth_layout, size_layout
+from ltd.policies.learned.observation import ANY_LENGTH, depth_layout, size_layout
 from ltd.policies.learned.sb3_import import activation, import_policies, read_network
 
 ARCHITECTURE = {"pi": [24, 8], "vf": [16]}
@@ -106,6 +106,21 @@ def test_both_policies_make_a_bundle(tmp_path: Path, actions: int) -> None:
     assert policy.depth_network is not None and policy.size_network is not None
     assert [tuple(t.shape) for t in policy.depth_network.weights] == [(1024, 128), (1024,), (2, 1024), (2,)]
     assert (policy.size_network.layout, policy.size_network.outputs) == (size_layout(10, 12), actions)
+
+
+def test_the_range_of_lengths_is_what_the_caller_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "depth.zip", state(DEPTH, 2), relu())
+    command = ["import-policy", "--depth-zip", str(file), "--out", str(tmp_path / "b")]
+
+    def imported(*options: str) -> tuple[int, int]:
+        assert main([*command, *options]) == 0
+        network = load_bundle(tmp_path / "b").policy.depth_network
+        assert network is not None
+        return network.layout.length_range
+
+    assert imported() == ANY_LENGTH and imported("--length-range", "30", "2048") == (30, 2048)
+    assert main([*command, "--length-range", "30", "20"]) == 2
+    assert "lengths of 30 … 20 are no range" in capsys.readouterr().err
 
 
 def test_a_missing_policy_is_the_papers_constant(tmp_path: Path) -> None:

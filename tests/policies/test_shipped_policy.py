@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_cases import every_kernel
 
 from ltd.common.assets import shipped_head, shipped_policies
 from ltd.drafts.opening import head_hash
 from ltd.policies.learned.bundle import FACTS, load_bundle
+from ltd.policies.learned.policy import Learned
 from ltd.tree import DraftTree
 
 BUNDLES = sorted(file.parent for file in shipped_policies().glob(f"*/{FACTS}"))
@@ -33,17 +37,68 @@ def test_it_is_for_the_shipped_head_and_says_where_it_comes_from(folder: Path) -
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
 def test_a_confident_draft_gets_a_deeper_tree_than_a_doubtful_one(folder: Path) -> None:
     policy = load_bundle(folder).policy
-    call, depths = policy.start(1), {}
-    for name, own in (("confident", -0.01), ("doubtful", -4.0)):
-        tree = DraftTree(1, policy.made_for.width, policy.max_depth, policy.max_size, torch.device("cpu"))
-        tree.begin(torch.tensor([5]), torch.tensor([200], dtype=torch.int32))
-        # One child of every level's best has this log-probability, all others are hopeless.
-        tree.scores.fill_(-15.0)
-        tree.levels, depth = 1, 0
-        tree.scores[0, 0] = own
-        while depth < policy.max_depth and call.continue_drafting(tree, depth):
-            before = tree.candidates
-            tree.levels, depth = tree.levels + 1, depth + 1
-            tree.scores[0, before] = own * (depth + 1)
-        depths[name] = depth
-    assert depths["confident"] > depths["doubtful"]
+    assert drafted_depth(policy, -0.01, 200) > drafted_depth(policy, -4.0, 200)
+
+
+def drafted_depth(policy: Learned, own: float, length: int) -> int:
+    """How deep it drafts where one child of every level's best has this log-probability, and all others are hopeless.
+
+    Args:
+        length: of the context.
+    """
+    tree, call = empty_tree(policy, length), policy.start(1)
+    tree.scores.fill_(-15.0)
+    tree.levels, depth = 1, 0
+    tree.scores[0, 0] = own
+    while depth < policy.max_depth and call.continue_drafting(tree, depth):
+        before = tree.candidates
+        tree.levels, depth = tree.levels + 1, depth + 1
+        tree.scores[0, before] = own * (depth + 1)
+    return depth
+
+
+def empty_tree(policy: Learned, length: int) -> DraftTree:
+    """A tree at the end of a context of this length."""
+    tree = DraftTree(1, policy.made_for.width, policy.max_depth, policy.max_size, torch.device("cpu"))
+    tree.begin(torch.tensor([5]), torch.tensor([length], dtype=torch.int32))
+    return tree
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_it_says_which_lengths_it_was_trained_on(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    assert bundle.policy.depth_network is not None and bundle.policy.size_network is not None
+    assert bundle.policy.depth_network.layout.length_range == bundle.policy.size_network.layout.length_range
+    shortest, longest = bundle.policy.depth_network.layout.length_range
+    # Its questions are some dozens to hundreds of tokens long, and the last token of an answer begins no cycle.
+    assert 50 < shortest < 100 and 300 < longest < 400 + bundle.training["max_new_tokens"]
+
+
+@pytest.mark.parametrize("length", [4000, 8000])
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), depth=st.integers(0, 10), spread=st.sampled_from([0.1, 1.0, 4.0, 15.0]))
+def test_long_contexts_are_decided_as_the_longest_that_it_knows(
+    folder: Path, length: int, seed: int, depth: int, spread: float
+) -> None:
+    policy = load_bundle(folder).policy
+    assert policy.depth_network is not None
+    _, longest = policy.depth_network.layout.length_range
+    scores = -spread * torch.rand(1, 2048, generator=torch.Generator().manual_seed(seed))
+
+    def decide(at: int) -> tuple[bool, int]:
+        tree, call = empty_tree(policy, at), policy.start(1)
+        tree.levels = depth + 1
+        tree.scores[:] = scores[:, : tree.scores.shape[1]]
+        return call.continue_drafting(tree, depth), call.choose_size(tree, depth)
+
+    for _ in every_kernel():
+        assert decide(length) == decide(longest)
+
+
+@pytest.mark.parametrize("length", [4000, 8000])
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_a_confident_draft_gets_a_deep_tree_behind_long_contexts_too(folder: Path, length: int) -> None:
+    policy = load_bundle(folder).policy
+    for _ in every_kernel():
+        assert drafted_depth(policy, -0.01, length) > max(0, drafted_depth(policy, -4.0, length))

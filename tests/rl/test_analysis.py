@@ -20,11 +20,12 @@ from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout
 from ltd.policies.learned.setting import Setting
-from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, ReplayedTotal, analyse, asked, fixed, learned, spend
+from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, ReplayedTotal, analyse, fixed, learned, spend
 from ltd_rl.analysis_report import plot, summarise
 from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.optimum import PLAIN, hindsight, optimum
 from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
+from ltd_rl.traces.replay import replay
 
 WIDTH, DEPTH = 3, 3
 
@@ -78,11 +79,9 @@ def test_learned_policies_at_once_are_learned_policies_one_by_one() -> None:
     outcomes = outcomes_of(generations, latency, SIZES)
     for seed in range(4):
         policy = made_policy(seed)
-        one, other = (
-            spend(generations, decide(generations, outcomes), latency) for decide in (learned(policy), asked(policy))
-        )
-        assert one == other
-    static = spend(generations, asked(Static(2, 6))(generations, outcomes), latency)
+        at_once = spend(generations, learned(policy)(generations, outcomes), latency)
+        assert at_once == spend(generations, [replay(generation, policy) for generation in generations], latency)
+    static = spend(generations, [replay(generation, Static(2, 6)) for generation in generations], latency)
     assert static == spend(generations, fixed(2, 6)(generations, outcomes), latency)
 
 

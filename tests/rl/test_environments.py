@@ -29,7 +29,7 @@ from ltd_rl.traces.outcomes import Outcomes
 
 def vectorised(outcomes: Outcomes, role: Any, count: int = 3, seed: int = 0, **changes: Any) -> ReplayVecEnv:
     arguments = {
-        "layout": Summary(4, 2, 2, outcomes.states.shape[1]),
+        "layout": Summary(4, 2, outcomes.states.shape[1]),
         "reward": Reward.named("renewal", 0.5),
         "partner": partner_of(outcomes, role),
     }
@@ -61,7 +61,7 @@ class Slow:
             self.generator = getattr(self, "generator", np.random.default_rng(self.seed))
             self.queue = self.generator.permutation(len(self.outcomes.starts) - 1).tolist()
         number = self.queue.pop(0)
-        place = {"at": self.outcomes.starts[number], "end": self.outcomes.starts[number + 1], "recents": [1.0, 1.0]}
+        place = {"at": self.outcomes.starts[number], "end": self.outcomes.starts[number + 1]}
         return self.begin_cycle(place)
 
     def begin_cycle(self, place: dict[str, Any]) -> dict[str, Any]:
@@ -75,9 +75,8 @@ class Slow:
         if isinstance(self.layout, Layout):
             shown = scores[:, newest if self.role == "depth" else 0 : until]
             return self.layout.build(shown, outcomes.lengths[at], depth)[0]
-        recents = torch.tensor([place["recents"][: self.layout.recents]])
         states = torch.from_numpy(outcomes.states[at : at + 1, : self.layout.states])
-        return self.layout.build(scores[:, :until], newest, outcomes.lengths[at], depth, recents, states)[0]
+        return self.layout.build(scores[:, :until], newest, outcomes.lengths[at], depth, states)[0]
 
     def step(self, place: dict[str, Any], action: int) -> tuple[dict[str, Any], tuple[int, float] | None]:
         """Where the environment is then, and what the cycle gained and cost, if it ended."""
@@ -88,10 +87,7 @@ class Slow:
                 return {**place, "depth": depth}, None
             action = self.partner[at, depth]
         gained, seconds = int(self.outcomes.gains[at, depth, action]), float(self.outcomes.seconds[at, depth, action])
-        recents = [
-            rate * mean + (1 - rate) * (gained - 1) for rate, mean in zip((0.5, 0.85), place["recents"], strict=True)
-        ]
-        place = {**place, "at": at + gained, "recents": recents}
+        place = {**place, "at": at + gained}
         return (place if place["at"] == place["end"] else self.begin_cycle(place)), (gained, seconds)
 
 
@@ -101,7 +97,7 @@ class Slow:
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     depth=st.integers(1, 3),
     role=st.sampled_from(ROLES),
-    layout=st.integers(0, 4),
+    layout=st.integers(0, 5),
     environments=st.integers(1, 4),
     reward=st.sampled_from(list(REWARDS)),
 )
@@ -246,8 +242,7 @@ def test_the_state_of_another_environment_is_refused() -> None:
         ("depth", {"partner": np.full((12, 4), -1)}, "within 0 … 2"),
         ("depth", {"layout": Layout(3, 1)}, "3 slots for scores, but the depth policy sees up to 4"),
         ("size", {"layout": Layout(13, 1)}, "13 slots for scores, but the size policy sees up to 14"),
-        ("size", {"layout": Summary(1, 1, 3)}, "3 recents"),
-        ("size", {"layout": Summary(1, 1, 0, 4)}, "4 states"),
+        ("size", {"layout": Summary(1, 1, 4)}, "4 states"),
     ],
 )
 def test_bad_arguments(role: str, changes: dict[str, Any], complaint: str) -> None:

@@ -106,6 +106,15 @@ def test_the_policy_is_that_of_the_best_validation(outcomes: Outcomes) -> None:
     assert decided(result.policy, validation).throughput == max(epoch.validation for epoch in told)
 
 
+def test_the_policies_know_the_lengths_that_they_were_trained_on(outcomes: Outcomes) -> None:
+    longer = replace(outcomes, lengths=outcomes.lengths + 300)
+    policy = train_exact(outcomes, longer, (SUMMARY, paper_layouts(outcomes)[1]), SMALL, Setting(3)).policy
+    for network in (policy.depth_network, policy.size_network):
+        assert network is not None
+        assert network.layout.length_range == (outcomes.lengths.min(), outcomes.lengths.max())
+    assert 0 < outcomes.length_range[0] < outcomes.length_range[1]
+
+
 def test_a_seed_gives_the_same_policy_and_touches_no_global_generator(outcomes: Outcomes) -> None:
     state = torch.random.get_rng_state()
     one, two, other = (
@@ -137,8 +146,3 @@ def test_validation_must_have_the_same_choices(outcomes: Outcomes) -> None:
     other = outcomes_of(made_generations(1, [10]), made_latency(), (1, 2))
     with pytest.raises(InputError, match="the same ladder"):
         train_exact(outcomes, other, (SUMMARY, SUMMARY), SMALL, Setting(3))
-
-
-def test_recents_are_refused(outcomes: Outcomes) -> None:
-    with pytest.raises(InputError, match="no recents"):
-        train_exact(outcomes, outcomes, (SUMMARY, Summary(4, 2, recents=2)), SMALL, Setting(3))

@@ -80,7 +80,7 @@ def cycles_of(decoder: Decoder, generation: RecordedGeneration, policy: Policy) 
 
 
 def learned(seed: int) -> Learned:
-    layout = Summary(best=12, newest=4, recents=2)
+    layout = Summary(best=12, newest=4)
     return Learned(Setting(10), DEPTH, SIZES, random_network(layout, 2, seed), random_network(layout, 3, seed + 1))
 
 
@@ -101,7 +101,7 @@ def test_its_gains_mean_something(foreign: Recorded) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_its_live_environment_is_its_replayed_one(foreign: Recorded, role: str) -> None:
-    generation, layout = foreign.traces.generations[0], Summary(4, 2, 2)
+    generation, layout = foreign.traces.generations[0], Summary(4, 2)
     outcomes = outcomes_of([generation], Abacus(), SIZES)  # type: ignore[arg-type]
     table = np.full((generation.positions, DEPTH + 1), 1) if role == "depth" else np.full(generation.positions, 2)
     replayed = ReplayEnv(outcomes, role, layout, Reward.named("length", 1.0), table)  # type: ignore[arg-type]
@@ -131,15 +131,16 @@ def test_its_live_environment_is_its_replayed_one(foreign: Recorded, role: str) 
 
 def test_states_that_it_lacks_are_refused_by_name(foreign: Recorded) -> None:
     outcomes = outcomes_of(foreign.traces.generations, Abacus(), SIZES)  # type: ignore[arg-type]
-    assert layout_named("summary", "depth", outcomes).states == 0
+    layout = layout_named("summary", "depth", outcomes)
+    assert isinstance(layout, Summary) and layout.states == 0 and layout.length_range == outcomes.length_range
     with pytest.raises(InputError, match="this draft has none; use summary"):
         layout_named("summary+state", "depth", outcomes)
-    with pytest.raises(InputError, match="a summary of 0 recents and 32 states does not fit"):
+    with pytest.raises(InputError, match="a summary of 32 states does not fit"):
         LiveEnv(
             foreign.decoder,
             "depth",
             [[5, 6]],
-            Summary(4, 2, 0, 32),
+            Summary(4, 2, 32),
             Reward.named("length", 1.0),
             Static(2, 20),
         )

@@ -122,6 +122,8 @@ def test_the_iterative_schedule(training: Outcomes, validation: Outcomes, tmp_pa
     for policy in (best, bundle.policy):
         assert validated(policy, validation)["throughput"] == top == bundle.validation["throughput"]
     assert (best.sizes, best.depth_limit) == (SIZES, DEPTH)
+    for network in (bundle.policy.depth_network, bundle.policy.size_network):
+        assert network is not None and network.layout.length_range == training.length_range == (50, 50)
     (tmp_path / "iterations.json").unlink()
     iterate(schedule, tmp_path)
     assert json.loads((tmp_path / "iterations.json").read_text()) == history

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from made_outcomes import ROLES, STATE, layouts_of, random_network
+from made_outcomes import KNOWN, ROLES, STATE, layouts_of, random_network
 from recordings import DEPTH, NEW_TOKENS, Recorded
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
 import ltd_rl.environments  # noqa: F401 (registers)
 from ltd.errors import InputError
 from ltd.policies import Learned, Static
+from ltd.policies.learned.allowance import Allowance, Costs
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import LearnedCall
-from ltd.policies.learned.recency import RATES
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree
 from ltd_rl.environments.live_env import LiveEnv
@@ -48,7 +48,7 @@ def live(run: Recorded, role: str, **changes: Any) -> LiveEnv:
     generation = run.traces.generations[0]
     arguments: dict[str, Any] = {
         "prompts": [generation.tokens[: generation.prompt_length].tolist()],
-        "layout": Summary(4, 2, 2, generation.states.shape[1]),
+        "layout": Summary(4, 2, generation.states.shape[1]),
         "reward": Reward.named("length", 1.0),
         "partner": Static(2, 20),
         "depth": DEPTH,
@@ -62,7 +62,7 @@ def live(run: Recorded, role: str, **changes: Any) -> LiveEnv:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("layout", range(3))
+@pytest.mark.parametrize("layout", range(4))
 def test_live_and_replay_are_the_same(recorded: Callable[[str], Recorded], family: str, role: str, layout: int) -> None:
     found = recorded(family)
     generation = found.traces.generations[0]
@@ -91,8 +91,6 @@ class Spy:
     role: str
     actions: list[int]
     layout: Layout | Summary
-    recents: list[float] = field(default_factory=lambda: [1.0, 1.0])
-    began: bool = False
     max_depth: int = DEPTH
     max_size: int = 60
     seen: list[np.ndarray] = field(default_factory=list)
@@ -104,10 +102,6 @@ class Spy:
         pass
 
     def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        if self.began:
-            accepted = gained[0] - 1
-            self.recents = [rate * mean + (1 - rate) * accepted for rate, mean in zip(RATES, self.recents, strict=True)]
-        self.began = True
         return True
 
     def answer(self, tree: DraftTree, depth: int) -> int:
@@ -117,8 +111,7 @@ class Spy:
             shown = tree.newest_scores if self.role == "depth" else scores
             self.seen.append(self.layout.build(shown, tree.lengths, depth)[0].numpy())
         else:
-            recents = torch.tensor([self.recents])
-            seen = self.layout.build(scores, tree.newest_from, tree.lengths, depth, recents, scores[:, :0])
+            seen = self.layout.build(scores, tree.newest_from, tree.lengths, depth, scores[:, :0])
             self.seen.append(seen[0].numpy())
         return self.actions[len(self.seen) - 1]
 
@@ -130,7 +123,7 @@ class Spy:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("layout", [0, 3])
+@pytest.mark.parametrize("layout", [0, 3, 5])
 def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded], role: str, layout: int) -> None:
     found, chosen = recorded("llama"), layouts_of(role, 10, DEPTH, STATE)[layout]
     env, generator = live(found, role, layout=chosen), np.random.default_rng(3)
@@ -139,6 +132,11 @@ def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded], 
         actions.append(int(generator.integers(env.action_space.n)))
         observations.append(seen)
         seen, _, over, _, info = env.step(np.int64(actions[-1]))
+    shown = np.stack(observations)[:, chosen.length if isinstance(chosen, Layout) else 2 * chosen.ranked + 2]
+    if chosen.length_range == KNOWN:
+        assert 0.02 <= shown.min() < shown.max() == np.float32(0.04)
+    else:
+        assert shown.max() > 0.04
     spy = Spy(role, actions, chosen)
     answer = found.decoder.generate(env.prompts[0], max_new_tokens=NEW_TOKENS, policy=spy)
     np.testing.assert_allclose(spy.seen, observations, rtol=1e-6, atol=1e-6)
@@ -148,16 +146,20 @@ def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded], 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_partner_remembers_as_at_inference(recorded: Callable[[str], Recorded], role: str) -> None:
-    """A learned partner is told every gain, and what it remembers is what the policy in training sees."""
-    layout, remembered = Summary(4, 2, 2), set()
+    """A learned partner is told every gain: its allowance is that of all cycles so far."""
+    layout, costs, remembered = Summary(4, 2), Costs(0.3, 0.1, (1.2,) * len(SIZES)), set()
     networks = random_network(layout, 2, seed=0), random_network(layout, len(SIZES), seed=1)
-    env = live(recorded("llama"), role, layout=layout, partner=Learned(Setting(10), DEPTH, SIZES, *networks))
+    partner = Learned(Setting(10), DEPTH, SIZES, *networks, costs=costs)
+    env = live(recorded("llama"), role, layout=layout, partner=partner)
     over, generator = not env.reset(), np.random.default_rng(0)
     while not over:
         call = env.speculation.call
         assert isinstance(call, SteeredCall) and isinstance(call.partner, LearnedCall)
-        assert torch.equal(call.partner.recents, env.recents)
-        remembered.add(tuple(env.recents[0].tolist()))
+        expected = Allowance()
+        for depth, gained in zip(env.statistics.depths, env.statistics.gains, strict=True):
+            expected.book(gained, costs.of(depth, 0))
+        assert call.partner.allowance.balance == expected.balance
+        remembered.add(expected.balance)
         _, _, over, _, _ = env.step(np.int64(generator.integers(env.action_space.n)))
     assert len(remembered) > 2
 
@@ -207,7 +209,7 @@ def test_live_random_depths_are_reproducible(recorded: Callable[[str], Recorded]
         ("depth", {"depth": 0}, "depth 0"),
         ("size", {"sizes": (5, 5)}, "no ladder"),
         ("size", {"layout": Layout(1, 1)}, "1 slots"),
-        ("size", {"layout": Summary(1, 1, 0, 7)}, "7 states"),
+        ("size", {"layout": Summary(1, 1, 7)}, "7 states"),
     ],
 )
 def test_bad_live_arguments(

@@ -181,10 +181,10 @@ class Rounded:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("costs", [None, Costs(0.4, 0.3, (1.0, 1.1, 1.4, 2.0))])
 def test_a_learned_policy_is_the_decoder(recorded: Callable[[str], Recorded], family: str, costs: Costs | None) -> None:
-    """With scores, states, what was accepted lately and, with costs, cycles without a draft."""
-    run, layout = recorded(family), Summary(best=24, newest=8, recents=2, states=32)
+    """With scores, states and, with costs, cycles without a draft."""
+    run, layout = recorded(family), Summary(best=24, newest=8, states=32)
     depths, sizes, plain = set(), set(), 0
-    for seed in range(4):
+    for seed in range(6):
         depth, size = random_network(layout, 2, seed), random_network(layout, 4, seed + 100)
         policy = Learned(Setting(10), DEPTH, (2, 6, 20, 60), depth, size, costs=costs)
         again = replace(policy)  # with its own allowance, which goes on from answer to answer

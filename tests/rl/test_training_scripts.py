@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ltd.policies.learned.bundle import load_bundle
+from ltd.policies.learned.observation import SIZE_REPEATS, Layout
 from ltd.tree import candidate_count
 
 pytest.importorskip("stable_baselines3")
@@ -20,6 +21,8 @@ from rl.train_size import SizeOptions
 
 from ltd_rl.scripts.main import main
 from ltd_rl.scripts.options import Options, whole_numbers
+from ltd_rl.traces.format import load_traces
+from ltd_rl.traces.splits import split_generations
 
 OFFICIAL = (
     "base_model_path ea_model_path rl_checkpoint_path data_dir dataset_train save_path total_timesteps lr "
@@ -75,6 +78,10 @@ def test_both_scripts_from_models_to_a_bundle(
     assert first.sizes in ((4,), (12,)) and first.size_network is None and first.depth_network is not None
     assert first.made_for.width == 10 and first.made_for.head_sha256 is not None
     assert (tmp_path / "depth" / "traces").is_dir() and (tmp_path / "depth" / "latency.json").is_file()
+    generations, _ = split_generations(load_traces(tmp_path / "depth" / "traces").generations)
+    lengths = [g.prompt_length + position for g in generations for position in range(g.positions)]
+    known = min(lengths), max(lengths)
+    assert known[0] < known[1] and first.depth_network.layout.length_range == known
     size = ["--save_path", str(tmp_path / "size"), "--traces", str(tmp_path / "depth" / "traces"), "--latency",
             str(tmp_path / "depth" / "latency.json")]  # fmt: skip
     zipped = str(tmp_path / "depth" / "ppo" / "best.zip")
@@ -82,10 +89,12 @@ def test_both_scripts_from_models_to_a_bundle(
         assert main("size", SizeOptions, [*common, *size, "--rl_depth_model_path", partner]) == 0
     both = load_bundle(tmp_path / "size" / "bundle").policy
     assert both.sizes == (4, 12) and both.size_network is not None and both.depth_network is not None
-    assert both.size_network.layout.slots == candidate_count(10, 2)
+    assert both.size_network.layout == Layout(candidate_count(10, 2), SIZE_REPEATS, known)
     assert "tokens/s on the held-out questions" in capsys.readouterr().err
     live = ["--save_path", str(tmp_path / "live"), *size[2:], "--live", "--max_new_tokens", "12"]
     assert main("size", SizeOptions, [*common, *live]) == 0
+    lively = load_bundle(tmp_path / "live" / "bundle").policy.size_network
+    assert lively is not None and lively.layout.length_range == known
     assert main("size", SizeOptions, [*common, *size, "--lr", "0.5"]) == 2
     assert "use the same settings" in capsys.readouterr().err
 

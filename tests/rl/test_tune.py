@@ -25,6 +25,8 @@ from toy_outcomes import TINY
 
 from ltd_rl import tune as tuning
 from ltd_rl.traces import sources
+from ltd_rl.traces.format import load_traces
+from ltd_rl.traces.splits import split_generations
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.tune import TuneConfig, tune
 
@@ -87,6 +89,12 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     assert str(decoder.policy) == str(tuned.policy)
     prompt = decoder.encode("Say 7")
     assert decoder.generate(prompt).token_ids == before.generate(prompt, policy="none").token_ids
+    assert config.out is not None
+    learned = load_bundle(config.out / "bundle").policy
+    generations, _ = split_generations(load_traces(config.out / "traces").generations)
+    lengths = [g.prompt_length + position for g in generations for position in range(g.positions)]
+    for network in (learned.depth_network, learned.size_network):
+        assert network is not None and network.layout.length_range == (min(lengths), max(lengths))
     bundle = load_bundle(tuned.folder)
     assert bundle.reward == "renewal" and bundle.training["trainer"] == "exact"
     assert set(bundle.validation) == set(tuned.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ltd_rl.traces.outcomes import Outcomes
 WIDTH, STATE = 2, 3
 LADDER = (2, 5, 9)
 ROLES = ("depth", "size")
+KNOWN = (20, 40)  # context lengths, of which recorded and made-up ones are below and above
 
 
 def made_up(seed: int, counts: tuple[int, ...] = (4, 1, 7), depth: int = 3) -> Outcomes:
@@ -45,9 +47,10 @@ def partner_of(outcomes: Outcomes, role: str, seed: int = 0) -> Any:
 
 
 def layouts_of(role: str, width: int, depth: int, states: int) -> list[Layout | Summary]:
-    """The paper's, and summaries with and without all extras."""
+    """The paper's, and summaries, with and without the state and a range of lengths."""
     paper = depth_layout(width) if role == "depth" else size_layout(width, depth)
-    return [paper, Summary(4, 2), Summary(3, 5, 2, states), Summary(3, 5, 2), Summary(2, 2, 0, states)]
+    summaries = [Summary(4, 2), Summary(3, 5, states), Summary(3, 5, 0, KNOWN), Summary(2, 2, states, KNOWN)]
+    return [paper, *summaries, replace(paper, length_range=KNOWN)]
 
 
 def random_network(layout: Summary, outputs: int, seed: int) -> Network:

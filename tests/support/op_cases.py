@@ -300,10 +300,9 @@ def policy_calls(
         weights = random_weights(sizes, generator)
         yield Call(name, [scores, lengths, 8, slots, repeats, weights, uses_tanh])
     scores = -10 * torch.rand(batch, 810, generator=generator)
-    width = 2 * (24 + 8) + 2 + 1 + 13 + 2 + 576
+    width = 2 * (24 + 8) + 2 + 1 + 13 + 576
     networks = [random_weights([width, 64, outputs], generator) for outputs in (2, 24)]
     flat = torch.cat([weight.flatten() for weights in networks for weight in weights])
-    recents = torch.rand(batch, 2, generator=generator)
-    read = [scores, 810, 710, lengths, 8, 24, 8, recents, normal(batch, 1, 576)]
+    read = [scores, 810, 710, lengths, 8, 24, 8, normal(batch, 1, 576)]
     written = torch.zeros(batch, 2, dtype=torch.int32)
     yield Call("summary_decision", [*read, flat, [64, 2], [64, 24], uses_tanh, written])

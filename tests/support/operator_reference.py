@@ -191,6 +191,11 @@ def walk(nodes: ListNodes, next_token) -> tuple[list[int], list[int]]:
 # --- policies ---
 
 
+def nearest(length: int, length_range: tuple[int, int]) -> int:
+    """What a policy sees of a context length: the middle one of it and the ends of the range."""
+    return sorted((length, *length_range))[1]
+
+
 def observation(scores: Tensor, length: int, depth: int, slots: int, repeats: int) -> Tensor:
     """float64 observation of one sequence."""
     padded = torch.zeros(slots, dtype=torch.float64)
@@ -199,10 +204,8 @@ def observation(scores: Tensor, length: int, depth: int, slots: int, repeats: in
     return torch.cat([padded, *rest])
 
 
-def summary(
-    scores: list[float], newest_from: int, best: int, newest: int, length: int, depth: int, rest: list[float]
-) -> Tensor:
-    """float64 summary of one sequence, but for the state; `rest` are the recents."""
+def summary(scores: list[float], newest_from: int, best: int, newest: int, length: int, depth: int) -> Tensor:
+    """float64 summary of one sequence, but for the state."""
 
     def ranked(values: list[float], count: int) -> list[float]:
         known = sorted((max(value, -20.0) if value == value else -20.0 for value in values), reverse=True)
@@ -212,7 +215,7 @@ def summary(
     exponentials = [[math.exp(value) for value in part] for part in parts]
     place = [float(depth == d) for d in range(13)]
     shown = [value / 4 for part in parts for value in part] + [value for part in exponentials for value in part]
-    return torch.tensor([*shown, *map(sum, exponentials), length / 1000, *place, *rest], dtype=torch.float64)
+    return torch.tensor([*shown, *map(sum, exponentials), length / 1000, *place], dtype=torch.float64)
 
 
 def network(inputs: Tensor, weights: list[Tensor], uses_tanh: bool = False) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ltd.ops.library import operator
 
+LONGEST = 2**31 - 1  # that an int32 can be
+
 _depth_action = operator("depth_action")
 _size_action = operator("size_action")
 _summary_decision = operator("summary_decision")
@@ -21,11 +23,13 @@ def depth_action(
     repeats: int,
     weights: Sequence[Tensor],
     uses_tanh: bool = False,
+    shortest: int = 0,
+    longest: int = LONGEST,
 ) -> Tensor:
     """The depth policy's action: its observation and its network in one go.
 
-    The observation is [scores clamped to >= -100, zeros up to score_slots, length / 1000 x repeats, depth / 10 x
-    repeats] (paper: 100 slots, 14 repeats).
+    The observation is [scores clamped to >= -100, zeros up to score_slots, length within shortest … longest / 1000 x
+    repeats, depth / 10 x repeats] (paper: 100 slots, 14 repeats).
 
     Args:
         scores: float32 (B, n), n <= score_slots: of the newest level.
@@ -33,11 +37,12 @@ def depth_action(
         depth: levels drafted, as the policy was trained with.
         weights: w0, b0, w1, b1, … float32, w (outputs, inputs) contiguous.
         uses_tanh: what is between the layers is tanh, not ReLU.
+        shortest, longest: the policy sees no length beyond these, but the nearest of them.
 
     Returns:
         int32 (B,), index of the largest output, the smallest such.
     """
-    action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh)
+    action: Tensor = _depth_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh, shortest, longest)
     return action
 
 
@@ -49,12 +54,14 @@ def size_action(
     repeats: int,
     weights: Sequence[Tensor],
     uses_tanh: bool = False,
+    shortest: int = 0,
+    longest: int = LONGEST,
 ) -> Tensor:
     """The size policy's action, as `depth_action`; the scores are those of all candidates so far.
 
     The paper's observation has 1210 slots and 29 repeats.
     """
-    action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh)
+    action: Tensor = _size_action(scores, lengths, depth, score_slots, repeats, weights, uses_tanh, shortest, longest)
     return action
 
 
@@ -66,13 +73,14 @@ def summary_decision(
     depth: int,
     best: int,
     newest: int,
-    recents: Tensor | None,
     states: Tensor | None,
     weights: Tensor,
     depth_layers: Sequence[int],
     size_layers: Sequence[int],
     uses_tanh: bool,
     actions: Tensor,
+    shortest: int = 0,
+    longest: int = LONGEST,
 ) -> None:
     """The actions of a depth and a size policy that read the same summary: observation and both networks in one go.
 
@@ -85,7 +93,6 @@ def summary_decision(
         lengths: int32 (B,).
         depth: expansions so far, 0 … 12.
         best, newest: how many of the best scores of all and of the newest level it shows, 1 … 64.
-        recents: float32 (B, R). None: R = 0.
         states: float32, float16 or bfloat16 (B, 1, H). None: H = 0.
         weights: float32 (n,): every layer's weight (outputs, inputs) and then its bias, layer by layer, first the depth
             network's, then the size network's.
@@ -93,6 +100,7 @@ def summary_decision(
         uses_tanh: what is between the layers of both is tanh, not ReLU.
         actions: int32 (B, 2), written: the depth network's action and the size network's: the index of the largest
             output, the smallest such; 0 without a network.
+        shortest, longest: the networks see no length beyond these, but the nearest of them.
     """
     _summary_decision(
         scores,
@@ -102,11 +110,12 @@ def summary_decision(
         depth,
         best,
         newest,
-        recents,
         states,
         weights,
         depth_layers,
         size_layers,
         uses_tanh,
         actions,
+        shortest,
+        longest,
     )

@@ -28,7 +28,6 @@ from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
-from ltd.policies.learned.recency import RATES, START, update
 from ltd.tree import MAX_DEPTH, DraftTree
 from ltd_rl.environments.live_partners import RandomDepth, Steered
 from ltd_rl.environments.registration import action_space, observation_space
@@ -127,7 +126,6 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         self.request = Request([prompt], Sampling().acceptor(), stops, self.speculation)
         self.statistics = self.request.statistics
         self.watch = Stopwatch(self.statistics, target.device)
-        self.recents = torch.full((1, len(RATES)), START)
         self.episode = dict.fromkeys(EPISODE, 0.0)
         self.session.enter_context(self.request.open(target))
         gain = self.decoder.prefill(self.request)
@@ -191,7 +189,6 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         reward = float(self.reward(np.array([tokens]), np.array([seconds], dtype=np.float32))[0])
         for name, value in (("r", reward), ("tokens", tokens), ("seconds", seconds), ("cycles", 1)):
             self.episode[name] += value
-        self.recents = update(self.recents, torch.tensor([tokens - 1.0]))
         if goes_on:
             self._begin_cycle(gain)
         return reward, goes_on
@@ -204,12 +201,11 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
             shown = tree.newest_scores if self.role == "depth" else scores
             observation = layout.build(shown, tree.lengths, self.expansions)
         else:
-            recents = self.recents[:, : layout.recents].to(scores.device)
             states = scores[:, :0]
             if layout.states:
                 assert tree.root_states is not None  # the layout was checked against the draft
                 states = tree.root_states[:, 0]
-            observation = layout.build(scores, tree.newest_from, tree.lengths, self.expansions, recents, states)
+            observation = layout.build(scores, tree.newest_from, tree.lengths, self.expansions, states)
         values: Floats = observation[0].cpu().numpy()
         return values
 

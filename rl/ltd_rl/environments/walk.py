@@ -18,7 +18,6 @@ from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
-from ltd.policies.learned.recency import RATES, START, update
 from ltd_rl.environments.rewards import Reward
 from ltd_rl.traces.observations import Observer, Role, check_layout
 from ltd_rl.traces.outcomes import Outcomes
@@ -78,11 +77,9 @@ class Walk:
         self.observer = Observer(outcomes, layout, role)
         deepest = outcomes.depth - 1 if role == "depth" else outcomes.depth  # that the policy is asked at
         check_layout(layout, role, outcomes.width, deepest, outcomes.states.shape[1])
-        self.keeps_recents = isinstance(layout, Summary) and layout.recents > 0
         self.queue = np.zeros(0, dtype=np.int64)
         # Positions, where their generations end, and the depths of the present trees.
         self.at, self.limits, self.depths = (np.zeros(count, dtype=np.int64) for _ in range(3))
-        self.recents = np.full((count, len(RATES)), START, dtype=np.float32)
         self.episodes = np.zeros((count, len(EPISODE)))
 
     def seed(self, generator: np.random.Generator) -> None:
@@ -97,7 +94,7 @@ class Walk:
         numbers, self.queue = self.queue[: len(environments)], self.queue[len(environments) :]
         starts = self.outcomes.starts
         self.at[environments], self.limits[environments] = starts[numbers], starts[numbers + 1]
-        self.recents[environments], self.episodes[environments] = START, 0.0
+        self.episodes[environments] = 0.0
         self._begin_cycles(environments)
 
     def _begin_cycles(self, environments: Integers) -> None:
@@ -132,16 +129,13 @@ class Walk:
         decisions = at, self.depths[environments], sizes
         tokens, seconds = outcomes.gains[decisions], outcomes.seconds[decisions]
         self.at[environments] = at + tokens
-        if self.keeps_recents:
-            self.recents[environments] = update(self.recents[environments], tokens.astype(np.float32) - 1)
         self.episodes[environments, 2:] += np.stack([tokens, seconds, np.ones(len(at))], axis=1)
         return self.reward(tokens, seconds)
 
     @torch.inference_mode()
     def observe(self) -> Floats:
         """float32 (n, width): what the policies see now; no generation may have ended without `begin`."""
-        recents = torch.from_numpy(self.recents) if self.keeps_recents else None
-        seen: Floats = self.observer.at(self.at, self.depths, recents).numpy()
+        seen: Floats = self.observer.at(self.at, self.depths).numpy()
         return seen
 
     def episode(self, environment: int) -> dict[str, float]:
@@ -168,7 +162,7 @@ class Walk:
         self.reward.load_state_dict(state["reward"])
 
 
-ARRAYS = ("queue", "at", "limits", "depths", "recents", "episodes")
+ARRAYS = ("queue", "at", "limits", "depths", "episodes")
 
 
 def check_walk(outcomes: Outcomes, role: Role, partner: PartnerDecisions, count: int) -> None:

@@ -5,7 +5,7 @@ The same builders as at inference (`ltd.policies.learned.observation`), so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,7 +17,6 @@ from ltd.errors import InputError
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary, normalised
 from ltd.policies.learned.policy import CONTINUE, Learned
-from ltd.policies.learned.recency import RATES
 from ltd.tree import candidate_count
 from ltd_rl.traces.outcomes import Outcomes, Total, total
 
@@ -39,20 +38,14 @@ class Observer:
     layout: Layout | Summary
     role: Role
 
-    def at(self, rows: Integers, depths: int | Integers, recents: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,).
-
-        Args:
-            recents: float32 (n, recents), where the layout has them.
-        """
+    def at(self, rows: Integers, depths: int | Integers) -> torch.Tensor:
+        """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,)."""
         if isinstance(self.layout, Layout):
             scores, counts = self.scores_at(rows, depths)
             return self.layout.build(scores, self.outcomes.lengths[rows], depths, counts)
         # A summary without what changes from one visit to another is worked out once.
         levels = depths if isinstance(depths, int) else torch.from_numpy(depths)
         parts = [self.summaries[torch.from_numpy(rows), levels]]
-        if self.layout.recents:
-            parts.append(torch.zeros(len(rows), self.layout.recents) if recents is None else recents)
         if self.layout.states:
             parts.append(self.states[torch.from_numpy(rows)])
         return torch.cat(parts, dim=1)
@@ -79,9 +72,9 @@ class Observer:
 
     @cached_property
     def summaries(self) -> torch.Tensor:
-        """float32 (P, D + 1, width without recents and state)."""
+        """float32 (P, D + 1, width without the state)."""
         assert isinstance(self.layout, Summary)
-        bare = Summary(self.layout.best, self.layout.newest)
+        bare = replace(self.layout, states=0)
         outcomes, blocks = self.outcomes, []
         for first in range(0, outcomes.positions, BLOCK):
             rows = slice(first, first + BLOCK)
@@ -93,7 +86,6 @@ class Observer:
                     candidate_count(outcomes.width, depth - 1) if depth else 0,
                     lengths,
                     depth,
-                    nothing,
                     nothing,
                 )
                 for depth in range(outcomes.depth + 1)
@@ -125,11 +117,8 @@ def check_layout(layout: Layout | Summary, role: Role, width: int, depth: int, s
             raise InputError(
                 f"the observation has {layout.slots} slots for scores, but the {role} policy sees up to {until - first}"
             )
-    elif layout.states not in (0, states) or layout.recents not in (0, len(RATES)):
-        raise InputError(
-            f"a summary of {layout.recents} recents and {layout.states} states does not fit; there are {len(RATES)} "
-            f"and {states}, or 0 to leave them out"
-        )
+    elif layout.states not in (0, states):
+        raise InputError(f"a summary of {layout.states} states does not fit; they are {states}, or 0 to leave them out")
 
 
 def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:

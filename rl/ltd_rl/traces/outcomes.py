@@ -61,6 +61,11 @@ class Outcomes:
         return int(self.gains.shape[1]) - 1
 
     @property
+    def length_range(self) -> tuple[int, int]:
+        """The shortest and the longest context length; there must be a position."""
+        return int(self.lengths.min()), int(self.lengths.max())
+
+    @property
     def ends(self) -> Integers:
         """int64 (P,): where the generation of each position ends, as a position."""
         return np.repeat(self.starts[1:], np.diff(self.starts))

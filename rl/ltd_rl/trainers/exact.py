@@ -20,7 +20,7 @@ probability of a visit, and crediting a cycle with the value of the position it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -111,19 +111,18 @@ def train_exact(
 
     Args:
         training, validation: of different questions, with the same ladder and depths.
-        layouts: what the depth and the size policy see.
+        layouts: what the depth and the size policy see; of the context length, what `training` has.
         config: how.
         made_for: goes into the policy.
         progress: told after every epoch.
 
     Raises:
-        InputError: outcomes of different ladders or depths, or a layout with recents.
+        InputError: outcomes of different ladders or depths.
     """
     if (training.sizes, training.depth) != (validation.sizes, validation.depth):
         raise InputError("training and validation need the same ladder of sizes and the same depth")
-    if any(isinstance(layout, Summary) and layout.recents for layout in layouts):
-        raise InputError("the exact trainer looks at positions by themselves, so it knows no recents; leave them out")
-    trainer, held_out = ExactTrainer(training, layouts, config), observers_of(validation, *layouts)
+    trainer = ExactTrainer(training, layouts, config)
+    held_out = observers_of(validation, *trainer.layouts)
     best: tuple[float, Learned] | None = None
     epochs: list[Epoch] = []
     for _ in range(config.epochs):
@@ -145,17 +144,20 @@ class ExactTrainer:
         outcomes: to train on. layouts, config: as for `train_exact`.
 
     Attributes:
+        layouts: these, with the range of the outcomes' context lengths.
         rate: λ, tokens per second; it begins at the best static setting's.
     """
 
     def __init__(
         self, outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Summary], config: ExactConfig
     ) -> None:
-        self.outcomes, self.config, self.layouts = outcomes, config, layouts
+        self.outcomes, self.config = outcomes, config
+        depth, size = (replace(layout, length_range=outcomes.length_range) for layout in layouts)
+        self.layouts: tuple[Layout | Summary, Layout | Summary] = depth, size
         self.rate = best_static(outcomes)[2].throughput
         self.order = np.random.default_rng(config.seed)
         self.step, self.steps = 0, config.epochs * self.batches
-        self.observers = observers_of(outcomes, *layouts)
+        self.observers = observers_of(outcomes, *self.layouts)
         outputs = (2, len(outcomes.sizes))
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(config.seed)

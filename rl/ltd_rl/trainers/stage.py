@@ -121,6 +121,8 @@ def check_observation(name: str) -> None:
 def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
     """The observation of a role: the `paper`'s, our `summary`, or that with the draft's state, `summary+state`.
 
+    It shows the context lengths that the outcomes, which are to be trained on, have.
+
     Raises:
         InputError: another name, or the draft's state where it has none.
     """
@@ -129,8 +131,9 @@ def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
         raise InputError("the observation summary+state shows the draft's state, but this draft has none; use summary")
     if name != "paper":
         states = outcomes.states.shape[1] if name == "summary+state" else 0
-        return replace(summary_for(outcomes.sizes), states=states)
-    return depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
+        return replace(summary_for(outcomes.sizes), states=states, length_range=outcomes.length_range)
+    layout = depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
+    return replace(layout, length_range=outcomes.length_range)
 
 
 def constant_policy(outcomes: Outcomes, made_for: Setting) -> Learned:

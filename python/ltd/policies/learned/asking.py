@@ -17,8 +17,8 @@ from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.tree import DraftTree
 
-# Tree, depth and recents → the depth network's action and the size network's, for a network that is not asked 0.
-Asker = Callable[[DraftTree, int, torch.Tensor], tuple[int, int]]
+# Tree and depth → the depth network's action and the size network's, for a network that is not asked 0.
+Asker = Callable[[DraftTree, int], tuple[int, int]]
 
 
 def askers(depth: Network | None, size: Network | None, batch: int) -> tuple[Asker | None, Asker | None, bool]:
@@ -63,10 +63,10 @@ def _direct_asker(
     layout: Summary, weights: torch.Tensor, depth_layers: list[int], size_layers: list[int], uses_tanh: bool
 ) -> Asker:
     """On the CPU, where torch's dispatcher would take longer than the answer."""
-    numbers = layout.best, layout.newest, layout.recents, layout.states
-    ask_both, states = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh).ask, layout.states
+    numbers, states = (layout.best, layout.newest, layout.states), layout.states
+    ask_both = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh, *layout.length_range).ask
 
-    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+    def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         counts, levels = tree.counts, tree.levels
         return ask_both(
             tree.scores,
@@ -74,7 +74,6 @@ def _direct_asker(
             counts[levels - 1] if levels else 0,
             tree.lengths,
             depth,
-            recents,
             _root_states(tree, states) if states else None,
         )
 
@@ -92,7 +91,7 @@ def _operator_asker(
     """On other devices."""
     actions = torch.zeros(batch, 2, dtype=torch.int32, device=weights.device)
 
-    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+    def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         ops.summary_decision(
             tree.scores,
             tree.candidates,
@@ -101,13 +100,13 @@ def _operator_asker(
             depth,
             layout.best,
             layout.newest,
-            recents.to(weights.device) if layout.recents else None,
             _root_states(tree, layout.states) if layout.states else None,
             weights,
             depth_layers,
             size_layers,
             uses_tanh,
             actions,
+            *layout.length_range,
         )
         goes, step = map(upper_median, zip(*actions.tolist(), strict=True))
         return goes, step
@@ -117,26 +116,21 @@ def _operator_asker(
 
 def _depth_asker(layout: Layout, network: Network) -> Asker:
     """In the paper's layout, of the newest level."""
-    slots, repeats, weights, uses_tanh = layout.slots, layout.repeats, network.weights, network.uses_tanh
+    fixed = layout.slots, layout.repeats, network.weights, network.uses_tanh, *layout.length_range
 
-    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
-        scores = tree.newest_scores
-        return upper_median(
-            ops.depth_action(scores, tree.lengths, depth, slots, repeats, weights, uses_tanh).tolist()
-        ), 0
+    def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
+        return upper_median(ops.depth_action(tree.newest_scores, tree.lengths, depth, *fixed).tolist()), 0
 
     return ask
 
 
 def _size_asker(layout: Layout, network: Network) -> Asker:
     """In the paper's layout, of all candidates."""
-    slots, repeats, weights, uses_tanh = layout.slots, layout.repeats, network.weights, network.uses_tanh
+    fixed = layout.slots, layout.repeats, network.weights, network.uses_tanh, *layout.length_range
 
-    def ask(tree: DraftTree, depth: int, recents: torch.Tensor) -> tuple[int, int]:
+    def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         scores = tree.scores[:, : tree.candidates]
-        return 0, upper_median(
-            ops.size_action(scores, tree.lengths, depth, slots, repeats, weights, uses_tanh).tolist()
-        )
+        return 0, upper_median(ops.size_action(scores, tree.lengths, depth, *fixed).tolist())
 
     return ask
 

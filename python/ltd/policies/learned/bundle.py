@@ -24,9 +24,16 @@ from ltd.common.trained_folder import read_facts, read_weights
 from ltd.errors import InputError
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.network import ACTIVATIONS, Network
-from ltd.policies.learned.observation import DEPTH_UNIT, LEAST_RANKED, LENGTH_UNIT, RANKED_UNIT, Layout, Summary
+from ltd.policies.learned.observation import (
+    ANY_LENGTH,
+    DEPTH_UNIT,
+    LEAST_RANKED,
+    LENGTH_UNIT,
+    RANKED_UNIT,
+    Layout,
+    Summary,
+)
 from ltd.policies.learned.policy import Learned
-from ltd.policies.learned.recency import RATES, START
 from ltd.policies.learned.setting import Setting
 from ltd.policies.static import Static
 
@@ -40,10 +47,9 @@ FIXED: dict[str, dict[str, Any]] = {
         "length_unit": LENGTH_UNIT,
         "ranked_unit": RANKED_UNIT,
         "least_ranked": LEAST_RANKED,
-        "recent_rates": list(RATES),
-        "recent_start": START,
     },
 }
+LENGTH_RANGE = "length_range"
 FORMER_REWARD = "objective"  # how bundles that were written earlier call their reward
 KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs"}
 KEYS |= {"training", "validation", "versions", "weights_sha256"}
@@ -192,7 +198,9 @@ def _network(values: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> N
 def _network_facts(network: Network) -> dict[str, Any]:
     """What `policy.json` says of a network."""
     kind = "summary" if isinstance(network.layout, Summary) else "scores"
-    return {"observation": kind, **asdict(network.layout), **FIXED[kind], "activation": network.activation}
+    facts = {"observation": kind, **asdict(network.layout), **FIXED[kind], "activation": network.activation}
+    facts[LENGTH_RANGE] = None if network.layout.length_range == ANY_LENGTH else list(network.layout.length_range)
+    return facts
 
 
 def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
@@ -203,8 +211,25 @@ def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
     for key, wanted in FIXED[kind].items():
         if facts.get(key) != wanted:
             raise InputError(f"{key} of its {name} network is {facts.get(key)!r}, but must be {wanted!r}")
+    if facts.get("recents", 0) != 0:
+        raise InputError(
+            f"its {name} network reads how much was accepted lately, which ltd no longer does; make one with ltd tune"
+        )
     layout = Summary if kind == "summary" else Layout
-    return layout(**{field.name: _get(facts, field.name, int) for field in fields(layout)})
+    sizes = {field.name: _get(facts, field.name, int) for field in fields(layout) if field.name != LENGTH_RANGE}
+    try:
+        return layout(**sizes, length_range=_length_range(facts))
+    except InputError as error:
+        raise InputError(f"its {name} network: {error}") from error
+
+
+def _length_range(facts: dict[str, Any]) -> tuple[int, int]:
+    """The context lengths that a network was trained on; any in bundles that do not know."""
+    if facts.get(LENGTH_RANGE) is None:
+        return ANY_LENGTH
+    if len(numbers := _whole_numbers(facts, LENGTH_RANGE)) != 2:
+        raise InputError(f"{LENGTH_RANGE} is {numbers}, but must be the shortest and the longest context length")
+    return numbers[0], numbers[1]
 
 
 def _costs(values: dict[str, Any]) -> Costs:

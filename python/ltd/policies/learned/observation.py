@@ -2,9 +2,14 @@
 
 The paper's observation (`Layout`) is scores, then the context length, then the depth. The latter two are repeated, so
 that they carry weight beside so many scores (its vectors: 100 + 14 + 14 for the depth policy, 1210 + 29 + 29 for the
-size policy). Ours (`Summary`) is the best scores in order, with their probabilities, what the draft's state at the root
-says, and how much was accepted lately. At inference the operators `depth_action`, `size_action` and `summary_decision`
+size policy). Ours (`Summary`) is the best scores in order, with their probabilities, the length, the depth, and what
+the draft's state at the root says. At inference the operators `depth_action`, `size_action` and `summary_decision`
 build the same numbers and run the network in one go.
+
+A network decides by what it learned only where its inputs are such as it learned from. All but one are bounded by
+themselves: scores are clamped from below and never above 0, so that their exponentials are within 0 … 1 and the sums of
+these within 0 … their number; the depth is 0 … 12; and a state of H numbers, divided by the root of its mean square,
+has none beyond √H. The context length alone grows on, so it is shown within the range that the policy was trained on.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from ltd.tree import MAX_DEPTH, candidate_count
 
 LOWEST_SCORE = -100.0
 LENGTH_UNIT = 1000.0
+ANY_LENGTH = (0, 2**31 - 1)
 DEPTH_UNIT = 10.0
 LEAST_RANKED = -20.0
 RANKED_UNIT = 4.0
@@ -36,17 +42,21 @@ class Layout:
     Args:
         slots: places for scores; where there are fewer scores, the rest is 0.
         repeats: how often the length and the depth are given.
+        length_range: the shortest and the longest context length that are shown; shorter and longer ones are shown as
+            these. Those that the policy was trained on, or `ANY_LENGTH`.
 
     Raises:
-        InputError: a negative number.
+        InputError: a negative number, or a range that is none.
     """
 
     slots: int
     repeats: int
+    length_range: tuple[int, int] = ANY_LENGTH
 
     def __post_init__(self) -> None:
         if self.slots < 0 or self.repeats < 0:
             raise InputError(f"an observation of {self.slots} scores and {self.repeats} repeats cannot be")
+        check_length_range(self.length_range)
 
     @property
     def width(self) -> int:
@@ -60,7 +70,7 @@ class Layout:
 
     @property
     def length(self) -> slice:
-        """Context length / 1000."""
+        """Context length within its range / 1000."""
         return slice(self.slots, self.slots + self.repeats)
 
     @property
@@ -97,7 +107,7 @@ class Layout:
         if counts is not None:
             missing = torch.arange(given, device=device) >= _column(counts, device)
             observation[:, :given].masked_fill_(missing, 0.0)
-        observation[:, self.length] = _column(lengths, device) / LENGTH_UNIT
+        observation[:, self.length] = _shown_lengths(lengths, self.length_range, device)
         observation[:, self.depth] = _column(depths, device) / DEPTH_UNIT
         return observation
 
@@ -109,17 +119,17 @@ class Summary:
     Args:
         best: how many of the best scores of all candidates so far.
         newest: how many of the best scores of the newest level.
-        recents: numbers of recent acceptance, see `ltd.policies.learned.recency`.
         states: size of the draft's states; 0 leaves them out.
+        length_range: as that of a `Layout`.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or a range that is none.
     """
 
     best: int
     newest: int
-    recents: int = 0
     states: int = 0
+    length_range: tuple[int, int] = ANY_LENGTH
 
     def __post_init__(self) -> None:
         if not 0 < self.best <= MAX_RANKED or not 0 < self.newest <= MAX_RANKED:
@@ -127,8 +137,9 @@ class Summary:
                 f"a summary of {self.best} best and {self.newest} newest scores cannot be; both must be "
                 f"1 … {MAX_RANKED}"
             )
-        if self.recents < 0 or self.states < 0:
-            raise InputError(f"a summary of {self.recents} recents and {self.states} states cannot be")
+        if self.states < 0:
+            raise InputError(f"a summary of {self.states} states cannot be")
+        check_length_range(self.length_range)
 
     @property
     def ranked(self) -> int:
@@ -137,8 +148,8 @@ class Summary:
 
     @property
     def width(self) -> int:
-        """Numbers in an observation: scores, probabilities, their two sums, length, depth, recents, state."""
-        return 2 * self.ranked + 2 + 1 + (MAX_DEPTH + 1) + self.recents + self.states
+        """Numbers in an observation: scores, probabilities, their two sums, length, depth, state."""
+        return 2 * self.ranked + 2 + 1 + (MAX_DEPTH + 1) + self.states
 
     def build(
         self,
@@ -146,22 +157,21 @@ class Summary:
         newest_from: int,
         lengths: torch.Tensor | ArrayLike,
         depth: int,
-        recents: torch.Tensor,
         states: torch.Tensor,
     ) -> torch.Tensor:
         """Observations of any number of cycles of the same depth at once.
 
         In this order: the `best` largest scores, descending, and the `newest` largest of the newest level, both not
         below -20, missing ones -20, divided by 4; their exponentials; the sum of the exponentials of the best, and of
-        the newest; length / 1000; 1 at the place of the depth among 0 … 12; the recents; and the state divided by the
-        root of its mean square.
+        the newest; length within its range / 1000; 1 at the place of the depth among 0 … 12; and the state divided by
+        the root of its mean square.
 
         Args:
             scores: float32 (B, n), of all candidates so far; NaN counts as -20.
             newest_from: where the newest level begins, 0 … n.
             lengths: whole numbers (B,) or one for all: context lengths, without the root.
             depth: 0 … 12.
-            recents: float32 (B, recents). states: (B, states), any floating type.
+            states: (B, states), any floating type.
 
         Returns:
             float32 (B, width), on the scores' device.
@@ -170,21 +180,18 @@ class Summary:
             InputError: another shape, or a depth or place out of range.
         """
         batch, count = scores.shape
-        if recents.shape != (batch, self.recents) or states.shape != (batch, self.states):
-            raise InputError(
-                f"recents {tuple(recents.shape)} and states {tuple(states.shape)} do not fit; they must be "
-                f"({batch}, {self.recents}) and ({batch}, {self.states})"
-            )
+        if states.shape != (batch, self.states):
+            raise InputError(f"states {tuple(states.shape)} do not fit; they must be ({batch}, {self.states})")
         if not 0 <= depth <= MAX_DEPTH or not 0 <= newest_from <= count:
             raise InputError(f"depth {depth} or newest level from {newest_from} of {count} is out of range")
         known = scores.float().nan_to_num(nan=LEAST_RANKED).clamp(min=LEAST_RANKED)
         ranked = torch.cat([_largest(known, self.best), _largest(known[:, newest_from:], self.newest)], dim=1)
         likely = ranked.exp()
         sums = torch.stack([part.sum(1) for part in likely.split([self.best, self.newest], dim=1)], dim=1)
-        length = (_column(lengths, scores.device) / LENGTH_UNIT).expand(batch, 1)
+        length = _shown_lengths(lengths, self.length_range, scores.device).expand(batch, 1)
         place = torch.zeros(batch, MAX_DEPTH + 1, device=scores.device)
         place[:, depth] = 1.0
-        return torch.cat([ranked / RANKED_UNIT, likely, sums, length, place, recents, normalised(states)], dim=1)
+        return torch.cat([ranked / RANKED_UNIT, likely, sums, length, place, normalised(states)], dim=1)
 
 
 def normalised(states: torch.Tensor) -> torch.Tensor:
@@ -210,6 +217,23 @@ def depth_layout(width: int) -> Layout:
 def size_layout(width: int, max_depth: int) -> Layout:
     """The paper's layout for the size policy: the scores of all candidates, W + D * W²."""
     return Layout(candidate_count(width, max_depth), SIZE_REPEATS)
+
+
+def check_length_range(length_range: tuple[int, int]) -> None:
+    """Raises InputError unless it is a shortest and a longest context length, in this order."""
+    shortest, longest = length_range
+    if not ANY_LENGTH[0] <= shortest <= longest <= ANY_LENGTH[1]:
+        raise InputError(
+            f"context lengths of {shortest} … {longest} are no range; the shortest must be 0 or more, and the longest "
+            f"neither shorter nor above {ANY_LENGTH[1]}"
+        )
+
+
+def _shown_lengths(
+    lengths: torch.Tensor | ArrayLike, length_range: tuple[int, int], device: torch.device
+) -> torch.Tensor:
+    """float32 (B, 1) or (1, 1): context lengths as every observation shows them."""
+    return _column(lengths, device).clamp(*length_range) / LENGTH_UNIT
 
 
 def _column(values: torch.Tensor | ArrayLike, device: torch.device) -> torch.Tensor:

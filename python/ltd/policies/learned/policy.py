@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
 import torch
 
 from ltd.errors import InputError
 from ltd.policies.learned.allowance import Allowance, Costs
 from ltd.policies.learned.asking import askers
 from ltd.policies.learned.network import Network
-from ltd.policies.learned.observation import Layout, Summary
-from ltd.policies.learned.recency import RATES, START, update
+from ltd.policies.learned.observation import Layout
 from ltd.policies.learned.setting import Setting
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
 
@@ -81,18 +79,14 @@ class Learned:
         self._check_observation("size", self.size_network, candidate_count(width, self.depth_limit))
 
     def _check_observation(self, name: str, network: Network | None, scores: int) -> None:
-        """Raises InputError if a network reads what there is not, or less than up to so many scores."""
-        if network is None:
+        """Raises InputError if a network in the paper's layout has room for less than so many scores."""
+        if network is None or not isinstance(network.layout, Layout):
             return
-        layout = network.layout
-        if isinstance(layout, Layout):
-            if layout.slots < scores:
-                raise InputError(
-                    f"the {name} network has {layout.slots} slots for scores, but there are up to {scores} at beam "
-                    f"width {self.made_for.width} and depth {self.depth_limit}"
-                )
-        elif layout.recents not in (0, len(RATES)):
-            raise InputError(f"the {name} network reads {layout.recents} recents; it must be 0 or {len(RATES)}")
+        if network.layout.slots < scores:
+            raise InputError(
+                f"the {name} network has {network.layout.slots} slots for scores, but there are up to {scores} at beam "
+                f"width {self.made_for.width} and depth {self.depth_limit}"
+            )
 
     @property
     def max_depth(self) -> int:
@@ -123,20 +117,15 @@ class LearnedCall:
 
     Attributes:
         max_depth, max_size: the policy's.
-        recents: float32 (B, 2), see `ltd.policies.learned.recency`; they stay as they begin where no network
-            reads them.
         allowance: the policy's; says whether to draft at all, where it knows its costs.
     """
 
     def __init__(self, policy: Learned, batch: int) -> None:
         self.max_depth, self.max_size = policy.max_depth, policy.max_size
         self.allowance = policy.allowance
-        self.recents = torch.full((batch, len(RATES)), START)
         self._sizes, self._costs, self._min_depth = policy.sizes, policy.costs, policy.min_depth
         self._networks = policy.depth_network, policy.size_network
         self._ask_depth, self._ask_size, self._asks_both = askers(*self._networks, batch)
-        layouts = [network.layout for network in self._networks if network is not None]
-        self._reads_recents = any(isinstance(layout, Summary) and layout.recents > 0 for layout in layouts)
         self._began = False
         # Depth and step of the size ladder in the last cycle; None without a draft.
         self._decided: tuple[int, int] | None = None
@@ -145,14 +134,11 @@ class LearnedCall:
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
-        self.recents = self.recents[rows]
         self._ask_depth, self._ask_size, self._asks_both = askers(*self._networks, len(rows))
 
     def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         """Whether a draft can be afforded; always, where the costs are unknown."""
         decided, self._decided, self._stopped = self._decided, None, None
-        if decided is not None and self._reads_recents:
-            self._look_back(gained)
         if self._costs is None:
             return True
         if decided is not None:
@@ -162,17 +148,11 @@ class LearnedCall:
         self._began = True  # so far there was only the prefill, which is no cycle
         return self.allowance.allows
 
-    def _look_back(self, gained: list[int]) -> None:
-        """Learns from the last cycle, which drafted."""
-        # In NumPy, which takes a third of the time for so few numbers.
-        accepted = np.array(gained, dtype=np.float32) - 1
-        self.recents = torch.from_numpy(update(self.recents.numpy(), accepted))
-
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """What the depth network says."""
         if self._ask_depth is None or depth < self._min_depth:
             return True
-        goes, step = self._ask_depth(tree, depth, self.recents)
+        goes, step = self._ask_depth(tree, depth)
         if goes == CONTINUE:
             self._stopped = None
             return True
@@ -185,6 +165,6 @@ class LearnedCall:
         if self._stopped is not None and self._stopped[0] == depth:
             self._decided = self._stopped
         else:
-            self._decided = (depth, 0 if self._ask_size is None else self._ask_size(tree, depth, self.recents)[1])
+            self._decided = (depth, 0 if self._ask_size is None else self._ask_size(tree, depth)[1])
         self._stopped = None
         return self._sizes[self._decided[1]]

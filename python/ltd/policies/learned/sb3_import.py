@@ -15,6 +15,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from ltd.errors import InputError
 from ltd.policies.learned.bundle import Bundle
 from ltd.policies.learned.network import Activation, Network
-from ltd.policies.learned.observation import Layout, Summary, depth_layout, size_layout
+from ltd.policies.learned.observation import ANY_LENGTH, Layout, Summary, depth_layout, size_layout
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
 from ltd.tree import MAX_DEPTH
@@ -37,7 +38,13 @@ KNOWN_ACTIVATIONS: dict[str, Activation] = {"ReLU": "relu", "Tanh": "tanh"}
 MODULE = "torch.nn.modules.activation"
 
 
-def import_policies(depth_zip: Path | None, size_zip: Path | None, *, states_relu: bool = False) -> Bundle:
+def import_policies(
+    depth_zip: Path | None,
+    size_zip: Path | None,
+    *,
+    states_relu: bool = False,
+    length_range: tuple[int, int] = ANY_LENGTH,
+) -> Bundle:
     """A bundle from the official depth policy, size policy, or both.
 
     A missing depth policy becomes the constant depth 8, a missing size policy the constant size 60. What the policies
@@ -47,14 +54,17 @@ def import_policies(depth_zip: Path | None, size_zip: Path | None, *, states_rel
         depth_zip: of the depth policy: 128 inputs, outputs stop and continue.
         size_zip: of the size policy: 1268 inputs, output a is the size (a + 1) * 10.
         states_relu: the caller knows that the networks use ReLU, whatever the files say.
+        length_range: the shortest and the longest context length that the policies were trained on, which is not in the
+            files either; longer ones are shown to them as the longest.
 
     Raises:
-        InputError: no file, or one that does not hold such a network with ReLU or Tanh.
+        InputError: no file, no range, or one that does not hold such a network with ReLU or Tanh.
     """
     if depth_zip is None and size_zip is None:
         raise InputError("there is nothing to import; give a depth policy, a size policy, or both")
-    depth = None if depth_zip is None else read_network(depth_zip, depth_layout(WIDTH), states_relu)
-    size = None if size_zip is None else read_network(size_zip, size_layout(WIDTH, MAX_DEPTH), states_relu)
+    layouts = [replace(of, length_range=length_range) for of in (depth_layout(WIDTH), size_layout(WIDTH, MAX_DEPTH))]
+    depth = None if depth_zip is None else read_network(depth_zip, layouts[0], states_relu)
+    size = None if size_zip is None else read_network(size_zip, layouts[1], states_relu)
     policy = Learned(
         made_for=Setting(WIDTH),
         depth_limit=CONSTANT_DEPTH if depth is None else MAX_DEPTH,

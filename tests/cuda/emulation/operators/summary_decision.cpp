@@ -10,7 +10,6 @@ void summary_decision(const SummaryDecision& a) {
   Memory memory;
   memory.may_read(a.scores, a.batch, a.score_count);
   memory.may_read(a.lengths, a.batch);
-  memory.may_read(a.recents, a.batch, a.recent_count);
   memory.may_read(a.states, a.batch, 1, a.state_size);
   may_read_network(memory, a.depth_network);
   may_read_network(memory, a.size_network);
