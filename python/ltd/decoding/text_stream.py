@@ -45,7 +45,6 @@ class TextStream:
         self._run = 0  # tokens of the window's end from the last run of byte tokens on, if it is not over
         self._decoded = 0  # tokens of the window that have been decoded
         self._given = 0  # characters of their text, before any clean-up, that have been given out
-        self._full = WINDOW  # tokens after which the window moves on
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Adds tokens and returns the text that is certain now and was not before; maybe none."""
@@ -60,7 +59,7 @@ class TextStream:
             return ""
         text = self._decode(end)
         piece = self._give(text, end, self._certain(text))
-        if end >= self._full:
+        if end >= WINDOW:
             self._move_on(text[self._given :])
         return piece
 
@@ -100,17 +99,14 @@ class TextStream:
     def _move_on(self, held: str) -> None:
         """Keeps the last quarter of the decoded tokens, if that is enough to tell the text that is still to come.
 
-        It is if the text ends with what is held back (and everything after it then does, as decoders are local), and
+        It is if its text ends with what is held back (and then with everything after it, as decoders are local), and
         something comes before it: the first token's own rules, such as a space left out, are then behind.
         """
         start = self._decoded - self._decoded // 4
         text = self._decode(self._decoded, start)
         before = len(text) - len(held)
-        if before > 0 and text.endswith(held) and (not self._cleans or CLEAN_CUT.match(text, before)):
+        if before > 0 and text.endswith(held):
             self._window, self._decoded, self._given = self._window[start:], self._decoded - start, before
-            self._full = max(WINDOW, self._decoded + 1)
-        else:
-            self._full = 2 * self._decoded
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
