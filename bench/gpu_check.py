@@ -4,8 +4,8 @@
 
 One step after the other: the build, the CUDA compile report, the operators' tests on the GPU, compute-sanitizer's
 memcheck and racecheck of every kernel, the microbenchmarks, and the operators beside what one would use otherwise. A
-step that has succeeded is not done again until a source changes. All results go to bench/results/<gpu>.json. Not yet
-run: nothing of it works without a GPU.
+step that has succeeded is not done again until a source changes. All results go to bench/results/<gpu>/results.json.
+Not yet run: nothing of it works without a GPU.
 
 Only the standard library is used here, since the first step makes the environment.
 """
@@ -216,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             done[name] = run_step(name, step, state)
     print_results(done)
-    file = ROOT / "bench" / "results" / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower())}.json"
+    file = ROOT / "bench" / "results" / re.sub(r"[^a-z0-9]+", "-", gpu.lower()) / "results.json"
+    file.parent.mkdir(exist_ok=True)
     steps = {name: {"ok": step.ok, "message": step.message, "results": step.results} for name, step in done.items()}
     file.write_text(json.dumps({"gpu": gpu, "steps": steps}, indent=2) + "\n")
     print(f"written: {file.relative_to(ROOT)}")

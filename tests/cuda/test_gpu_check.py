@@ -44,7 +44,7 @@ def test_without_a_gpu_there_is_one_sentence(
 def test_a_second_run_goes_on(ran: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert gpu_check.main([]) == 1
     assert ran == list(gpu_check.STEPS)
-    content = json.loads((tmp_path / "bench" / "results" / "nvidia-test-9.json").read_text())
+    content = json.loads((tmp_path / "bench" / "results" / "nvidia-test-9" / "results.json").read_text())
     assert [name for name, step in content["steps"].items() if not step["ok"]] == ["operators' tests"]
     assert "failed: it has to" in capsys.readouterr().out
     ran.clear()

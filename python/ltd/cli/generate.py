@@ -30,7 +30,8 @@ def generate(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="static, none for plain decoding, or the folder of a policy bundle; by default one tuned here, if any."
+            help="static, a tree for this kind of machine; none, plain decoding; or the folder of a policy bundle. By "
+            "default one tuned here, if any."
         ),
     ] = None,
     depth: Annotated[
@@ -90,8 +91,6 @@ def asked_policy(name: str | None, depth: int | None, size: int | None) -> Polic
         InputError: options that do not go together, a tree out of range, or no such policy.
     """
     tree_given = depth is not None or size is not None
-    if name is None and not tree_given:
-        return None
     if name == "none":
         if tree_given:
             raise InputError("--policy none drafts no tree, so it takes neither --depth nor --size")
@@ -102,6 +101,8 @@ def asked_policy(name: str | None, depth: int | None, size: int | None) -> Polic
         read_bundle(name)  # raises before anything else is loaded
         if tree_given:
             raise InputError("a policy bundle decides by itself, so it takes neither --depth nor --size")
+        return name
+    if not tree_given:
         return name
     from ltd.policies import Static
 
