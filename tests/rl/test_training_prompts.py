@@ -59,11 +59,11 @@ def test_a_package_without_its_data(problems: Path, tmp_path: Path) -> None:
     "content",
     [
         b"not compressed",
-        gzip.compress(b"no json"),
-        gzip.compress(b"[]"),
-        gzip.compress(b'{"task_id": "a"}'),
-        gzip.compress(b"{}")[:-9],
-        gzip.compress(b"{}")[:10] + b"\xff" * 20,
+        gzip.compress(b"no json", mtime=0),
+        gzip.compress(b"[]", mtime=0),
+        gzip.compress(b'{"task_id": "a"}', mtime=0),
+        gzip.compress(b"{}", mtime=0)[:-9],
+        gzip.compress(b"{}", mtime=0)[:10] + b"\xff" * 20,
     ],
 )
 def test_damaged_problems(problems: Path, tmp_path: Path, content: bytes) -> None:
