@@ -4,12 +4,14 @@
 #   make PYTHON=python3.12                       another Python for .venv
 #   make bench DATA=FOLDER                       also compare with what else one could use, on the tasks in FOLDER
 #   make test WORKERS=0                          one test after the other; by default as many at once as there are cores
+#   make sanitize SEEDS=5000                     more random calls
 #   make V=1 TARGET                              show what is printed while setting up, which else goes to build/setup.log
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 DATA ?=
 WORKERS ?= logical
+SEEDS ?= 300
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
@@ -19,7 +21,7 @@ STEPS := 4
 CXX_SOURCES := $(shell find csrc bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
 BUILD_INPUTS := CMakeLists.txt setup.py pyproject.toml $(filter-out cmake/step.sh,$(wildcard cmake/*)) $(filter csrc/%,$(CXX_SOURCES))
 
-.PHONY: help demo test lint format bench kernel-bench kernel-bench-build cuda-check gpu-check docs install clean
+.PHONY: help demo test sanitize lint format bench kernel-bench kernel-bench-build cuda-check gpu-check docs install clean
 .DEFAULT_GOAL := help
 # One pip at a time; ninja and pytest use the cores.
 .NOTPARALLEL:
@@ -40,7 +42,19 @@ demo: install ## generate with and without draft trees, and compare
 test: install $(VENV)/.stamp-dev ## run the tests
 	$(BIN)/python -m pytest tests -n $(WORKERS) --maxprocesses 8 --dist worksteal --durations 20
 
-demo test lint: STEPS := 5
+# The sanitizers' libraries must be loaded before Python is, and libstdc++ before them. Python never frees all it has.
+SANITIZED := build/sanitize
+RUNTIMES = $(foreach name,libasan.so libstdc++.so,$(shell c++ -print-file-name=$(name)))
+
+sanitize: install $(VENV)/.stamp-dev ## run random operator calls through kernels built with sanitizers
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DLTD_SANITIZE=ON -DLTD_CUDA=OFF \
+		-DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZED)
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=tests/support \
+		LTD_SANITIZED=$(SANITIZED) LTD_FUZZ_SEEDS=$(SEEDS) \
+		$(BIN)/python -m pytest -p sanitized -p no:cacheprovider tests/ops/test_ops_fuzz.py tests/ops/test_ops_arguments.py
+
+demo test lint sanitize: STEPS := 5
 
 lint: install $(VENV)/.stamp-dev ## check style and types
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ struct AcceptGreedy {
 // >= the k-th largest stay), then top-p (a token stays if the mass of the strictly better ones, ties broken by smaller
 // id, is < top_p).
 struct SamplingParameters {
-  float temperature;  // > 0
+  float temperature;  // 1e-30 ... 1e30: neither it nor its reciprocal is 0 or infinite
   int64_t top_k;      // 0 = off
   double top_p;       // 1 = off
 };

@@ -17,10 +17,6 @@ constexpr int kLeastThreads = 64;  // locate() needs two warps to divide a range
 constexpr int kMostThreads = 1024;
 constexpr int kBinsPerThread = 2;
 
-// Between these, a difference of logits, which may be -inf, has a product with the rate that is not NaN.
-constexpr float kLeastRate = 1.17549435e-38f;
-constexpr float kLargestRate = 3.40282347e38f;
-
 // Threads of a block for rows of this many logits.
 inline int threads_of_row(int64_t vocabulary) {
   constexpr int kLogitsPerThread = 16;
@@ -358,7 +354,7 @@ __device__ Distribution distribution_of(const LogitRow<T>& row, const SamplingPa
   row.visit([&](int, T logit) { own_peak = larger_or_nan(own_peak, to_float(logit)); });
   Distribution d{};
   d.peak = peak_of_block(own_peak, shared);
-  d.rate = fminf(fmaxf(1.0f / sampling.temperature, kLeastRate), kLargestRate);
+  d.rate = 1.0f / sampling.temperature;
   d.scale = weight_scale(row.vocabulary);
   d.last_tie = -1;
   d.valid = d.peak > -kInfinity && d.peak < kInfinity;

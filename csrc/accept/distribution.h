@@ -20,8 +20,6 @@ constexpr int64_t kChunk = 64 * kLanes;
 // Below this many logits a second thread costs more than it saves.
 constexpr int64_t kLogitsPerThread = 131072;
 
-constexpr float kLargestFloat = 3.40282347e38f;
-
 constexpr int64_t chunk_count(int64_t vocabulary) { return (vocabulary + kChunk - 1) / kChunk; }
 
 // One row of logits and what was found in it.
@@ -135,7 +133,7 @@ template <typename T>
 void weigh(const Row<T>& row, float temperature, float bound, Weights& weights) {
   const int64_t chunks = row.chunks();
   [[maybe_unused]] const int threads = row.useful_threads();
-  const float rate = 1.0f / temperature < kLargestFloat ? 1.0f / temperature : kLargestFloat;
+  const float rate = 1.0f / temperature;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     Doubles sums{};
@@ -228,16 +226,16 @@ template <typename T>
 Bracket bracket_nucleus(const Row<T>& row, const Weights& weights, float temperature, double wanted) {
   constexpr int64_t kFewTokens = 256;
   Bracket bracket{{kInfinity, 0.0, 0}, {}};
-  // Weights end 88 temperatures below the peak: the loop ends.
-  for (float depth = temperature;; depth *= 2.0f) {
-    bracket.outer = share_above(row, weights, row.peak - depth);
-    if (bracket.outer.weight >= wanted || depth > 200.0f * temperature) break;
-    bracket.inner = bracket.outer;
+  // Weights end 88 temperatures below the peak: behind 128 there are none.
+  for (float depth = 1.0f; depth <= 128.0f; depth *= 2.0f) {
+    if (depth > 1.0f) bracket.inner = bracket.outer;
+    bracket.outer = share_above(row, weights, row.peak - depth * temperature);
+    if (bracket.outer.weight >= wanted) break;
   }
   while (bracket.outer.count - bracket.inner.count > kFewTokens) {
     const float upper = bracket.inner.bound < row.peak ? bracket.inner.bound : row.peak;
     const float middle = bracket.outer.bound + 0.5f * (upper - bracket.outer.bound);
-    if (middle <= bracket.outer.bound || middle >= upper) break;
+    if (!(middle > bracket.outer.bound && middle < upper)) break;
     const Share share = share_above(row, weights, middle);
     (share.weight < wanted ? bracket.inner : bracket.outer) = share;
   }

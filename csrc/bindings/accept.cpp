@@ -28,6 +28,7 @@ TreeWalk tree_walk(const Tensors& tensors, const Tensor& logits, const Tensor& t
   walk.vocabulary = logits.size(2);
   LTD_CHECK(walk.nodes >= 1 && walk.vocabulary >= 1,
             "logits must have at least one row and one column, but its shape is ", logits.sizes());
+  checked_count("rows of logits", {walk.batch, walk.nodes});
   walk.tokens = tensors.rows<const int64_t>({"tokens", tokens}, walk.batch, walk.nodes);
   walk.first_child = tensors.rows<const int32_t>({"first_child", first_child}, walk.batch, walk.nodes);
   walk.next_sibling = tensors.rows<const int32_t>({"next_sibling", next_sibling}, walk.batch, walk.nodes);
@@ -46,12 +47,36 @@ void run_accept_greedy(const Tensor& logits, const Tensor& tokens, const Tensor&
   run<AcceptGreedy>(tensors.device(), LTD_KERNELS(accept_greedy), a, a.walk.launch);
 }
 
+// Kernels divide by a float: a smaller temperature would be 0 there, a larger one would make all logits one.
+constexpr double kLeastTemperature = 1e-30;
+constexpr double kLargestTemperature = 1e30;
+
+// Random numbers belong to whole numbers of 32 bits, the row's or the cycle's, and of 64, the position's.
+constexpr int64_t kLargestRow = UINT32_MAX;
+constexpr int64_t kLargestPosition = INT64_MAX - kMaxSize;
+
 SamplingParameters sampling_parameters(double temperature, int64_t top_k, double top_p) {
   LTD_CHECK(temperature >= 0 && temperature < INFINITY,
             "temperature must be 0 (greedy) or positive and finite, but is ", temperature);
+  LTD_CHECK(temperature == 0 || (temperature >= kLeastTemperature && temperature <= kLargestTemperature),
+            "temperature must be 0 (greedy) or ", kLeastTemperature, " to ", kLargestTemperature, ", but is ",
+            temperature);
   LTD_CHECK(top_k >= 0, "top_k must be 0 (off) or more, but is ", top_k);
   LTD_CHECK(top_p > 0 && top_p <= 1, "top_p must be above 0 and at most 1 (off), but is ", top_p);
   return {static_cast<float>(temperature), top_k, top_p};
+}
+
+void check_sequences(const AcceptSample& a) {
+  for (int64_t b = 0; b < a.walk.batch; ++b) {
+    LTD_CHECK(a.rows[b] >= 0 && a.rows[b] <= kLargestRow, "rows[", b, "] must be 0 to ", kLargestRow, ", but is ",
+              a.rows[b]);
+  }
+}
+
+ChainDraws chain_draws(int64_t seed, int64_t cycle, int64_t position) {
+  check_range("cycle", cycle, 0, kLargestRow);
+  check_range("position", position, 0, kLargestPosition);
+  return {static_cast<uint64_t>(seed), cycle, position};
 }
 
 void run_accept_sample(const Tensor& logits, const Tensor& tokens, const Tensor& first_child,
@@ -66,6 +91,7 @@ void run_accept_sample(const Tensor& logits, const Tensor& tokens, const Tensor&
   a.positions = tensors.rows<const int64_t>({"positions", positions}, a.walk.batch, a.walk.nodes);
   a.rows = tensors.per_row<const int64_t>({"rows", rows_of_call}, a.walk.batch);
   a.seed = static_cast<uint64_t>(seed);
+  if (tensors.are_on_cpu()) check_sequences(a);
   run<AcceptSample>(tensors.device(), LTD_KERNELS(accept_sample), a, a.walk.launch);
 }
 
@@ -77,12 +103,12 @@ std::tuple<Tensor, Tensor> run_draft_token(const Tensor& logits, double temperat
   a.vocabulary = logits.size(1);
   LTD_CHECK(a.vocabulary >= 1, "logits must have at least one column, but its shape is ", logits.sizes());
   a.sampling = sampling_parameters(temperature, top_k, top_p);
-  a.draws = {static_cast<uint64_t>(seed), cycle, position};
+  a.draws = chain_draws(seed, cycle, position);
   a.threads = at::get_num_threads();
   Tensor token = at::empty({}, logits.options().dtype(at::kLong));
   Tensor chance = at::empty({}, logits.options().dtype(at::kFloat));
-  a.token = token.mutable_data_ptr<int64_t>();
-  a.chance = chance.mutable_data_ptr<float>();
+  a.token = written<int64_t>(token);
+  a.chance = written<float>(chance);
   run<DraftToken>(tensors.device(), LTD_KERNELS(draft_token), a, a.launch);
   return {token, chance};
 }
@@ -123,10 +149,10 @@ Tensor run_accept_chain(const Tensor& logits, const std::optional<Tensor>& draft
     tensors.checked_like({"draft_logits", *draft_logits}, {"logits", logits}, {a.count, a.draft_vocabulary});
     a.draft_logits = tensors.float_rows({"draft_logits", *draft_logits}, a.count, a.draft_vocabulary);
   }
-  a.draws = {static_cast<uint64_t>(seed), cycle, position};
+  a.draws = chain_draws(seed, cycle, position);
   a.threads = at::get_num_threads();
   Tensor result = at::empty({2}, drafted.options());
-  a.result = result.mutable_data_ptr<int64_t>();
+  a.result = written<int64_t>(result);
   run<AcceptChain>(tensors.device(), LTD_KERNELS(accept_chain), a, a.launch);
   return result;
 }
@@ -140,21 +166,21 @@ Tensor accept_chain_meta(const Tensor&, const std::optional<Tensor>&, const std:
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  ltd::define(library, "accept_greedy",
-              "(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor(a!) path, "
-              "Tensor(b!) gained_tokens, Tensor(c!) gained) -> ()",
-              ltd::run_accept_greedy, ltd::nothing_like(ltd::run_accept_greedy));
-  ltd::define(library, "accept_sample",
-              "(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor positions, "
-              "Tensor rows, float temperature, int top_k, float top_p, int seed, Tensor(a!) path, "
-              "Tensor(b!) gained_tokens, Tensor(c!) gained) -> ()",
-              ltd::run_accept_sample, ltd::nothing_like(ltd::run_accept_sample));
-  ltd::define(library, "draft_token",
-              "(Tensor logits, float temperature, int top_k, float top_p, int seed, int cycle, int position) -> "
-              "(Tensor, Tensor)",
-              ltd::run_draft_token, ltd::draft_token_meta);
-  ltd::define(library, "accept_chain",
-              "(Tensor logits, Tensor? draft_logits, Tensor? words, Tensor drafted, float temperature, int top_k, "
-              "float top_p, int seed, int cycle, int position) -> Tensor",
-              ltd::run_accept_chain, ltd::accept_chain_meta);
+  ltd::define<ltd::run_accept_greedy>(
+      library, "accept_greedy",
+      "(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor(a!) path, "
+      "Tensor(b!) gained_tokens, Tensor(c!) gained) -> ()");
+  ltd::define<ltd::run_accept_sample>(
+      library, "accept_sample",
+      "(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor positions, "
+      "Tensor rows, float temperature, int top_k, float top_p, int seed, Tensor(a!) path, "
+      "Tensor(b!) gained_tokens, Tensor(c!) gained) -> ()");
+  ltd::define<ltd::run_draft_token, ltd::draft_token_meta>(
+      library, "draft_token",
+      "(Tensor logits, float temperature, int top_k, float top_p, int seed, int cycle, int position) -> "
+      "(Tensor, Tensor)");
+  ltd::define<ltd::run_accept_chain, ltd::accept_chain_meta>(
+      library, "accept_chain",
+      "(Tensor logits, Tensor? draft_logits, Tensor? words, Tensor drafted, float temperature, int top_k, "
+      "float top_p, int seed, int cycle, int position) -> Tensor");
 }

@@ -22,7 +22,7 @@ HeadRows head_rows(const Tensors& tensors, const Named& a, const Named& like, at
 void check_attention_rows(const TreeAttention& a, bool chain) {
   LTD_CHECK(a.scale > 0 && a.scale < INFINITY, "scale must be positive and finite, but is ", a.scale);
   LTD_CHECK(a.window >= 0, "window must be 0 (none) or more, but is ", a.window);
-  LTD_CHECK(a.tree_rows >= 0, "tree_rows must be 0 or more, but is ", a.tree_rows);
+  check_range("tree_rows", a.tree_rows, 0, a.capacity);
   LTD_CHECK(!(chain || a.window > 0) || a.tree_rows == a.nodes,
             "without masks or with a window, tree_rows must be the ", a.nodes, " rows of query, but is ", a.tree_rows);
 }
@@ -50,9 +50,10 @@ Tensor run_tree_attention(const Tensor& query, const Tensor& keys, const Tensor&
   a.capacity = keys.size(2);
   a.tree_rows = tree_rows;
   a.scale = static_cast<float>(scale);
-  a.window = window;
+  a.window = at_most(window, kMaxSize);  // kernels subtract it in 32 bits, and positions are below that
   LTD_CHECK(a.kv_heads >= 1 && a.query_heads % a.kv_heads == 0, "query must have a multiple of the ", a.kv_heads,
             " heads of keys, but its shape is ", query.sizes());
+  checked_count("rows of query", {a.batch, a.query_heads, a.nodes});
   a.query = head_rows(tensors, {"query", query}, {"query", query}, query.sizes());
   a.keys = head_rows(tensors, {"keys", keys}, {"query", query}, {a.batch, a.kv_heads, -1, a.head_dim});
   a.values = head_rows(tensors, {"values", values}, {"query", query}, {a.batch, a.kv_heads, keys.size(2), a.head_dim});
@@ -65,8 +66,9 @@ Tensor run_tree_attention(const Tensor& query, const Tensor& keys, const Tensor&
   if (window > 0) a.positions = tensors.rows<const int64_t>({"positions", positions}, a.batch, a.nodes);
   check_attention_rows(a, !masks.has_value());
   if (tensors.are_on_cpu()) check_lengths(a, keys);
+  if (tensors.are_on_cpu() && window > 0) check_positions(a.positions, a.batch, a.nodes);
   Tensor output = at::empty({a.batch, a.nodes, a.query_heads, a.head_dim}, query.options());
-  a.output = output.mutable_data_ptr();
+  a.output = written(output);
   a.threads = at::get_num_threads();
   if (output.numel() > 0) run<TreeAttention>(tensors.device(), LTD_KERNELS(tree_attention), a, a.launch);
   return output;
@@ -82,8 +84,8 @@ Tensor tree_attention_meta(const Tensor& query, const Tensor&, const Tensor&, co
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  ltd::define(library, "tree_attention",
-              "(Tensor query, Tensor keys, Tensor values, Tensor lengths, int tree_rows, Tensor? masks, "
-              "Tensor positions, float scale, int window) -> Tensor",
-              ltd::run_tree_attention, ltd::tree_attention_meta);
+  ltd::define<ltd::run_tree_attention, ltd::tree_attention_meta>(
+      library, "tree_attention",
+      "(Tensor query, Tensor keys, Tensor values, Tensor lengths, int tree_rows, Tensor? masks, "
+      "Tensor positions, float scale, int window) -> Tensor");
 }

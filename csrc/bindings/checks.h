@@ -1,11 +1,18 @@
-// What the operators' bindings share: checks of tensor arguments, and the structs that kernels take in their place.
+// The checks of the operators' arguments, on every device the same: only bindings and these say what is refused.
+//
+// check_tensors() is called with all tensors of a call before its operator runs (see register.h): their device, their
+// sizes, and their memory. An operator itself says what it wants of each of them, with `Tensors` and the functions
+// here; it looks at what tensors hold on the CPU only. On the meta device there is nothing but shapes: data is null.
 //
 // Bad arguments raise ValueError with the tensor, what was wanted and what it is. In the sizes wanted, -1 is any.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <initializer_list>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "common/types.h"
 
@@ -13,11 +20,67 @@
 
 namespace ltd {
 
+// The largest size of a tensor and the largest count of anything. Sums of a few and products of two then fit into 64
+// bits, and the numbers of rows, nodes and tokens that kernels keep in 32 bits fit into those.
+inline constexpr int64_t kMaxSize = int64_t{1} << 30;
+
 // An argument and what it is called in messages.
 struct Named {
   const char* name;
   const at::Tensor& tensor;
 };
+
+// --- numbers ---
+
+inline void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
+}
+
+// The product of sizes, which must not be above kMaxSize either.
+inline int64_t checked_count(const char* what, std::initializer_list<int64_t> sizes) {
+  int64_t count = 1;
+  for (const int64_t size : sizes) {
+    count *= size;
+    LTD_CHECK(count <= kMaxSize, "there must be at most ", kMaxSize, " ", what, ", but there are ",
+              at::IntArrayRef(sizes.begin(), sizes.size()), " multiplied");
+  }
+  return count;
+}
+
+// Positions in a text; kernels that compare them with a window do so in 32 bits.
+inline void check_positions(Rows<const int64_t> positions, int64_t batch, int64_t nodes) {
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t n = 0; n < nodes; ++n) {
+      LTD_CHECK(positions[b][n] >= 0 && positions[b][n] < kMaxSize, "with a window, positions must be 0 to ",
+                kMaxSize - 1, ", but hold ", positions[b][n]);
+    }
+  }
+}
+
+// --- what all tensors must be ---
+
+// A tensor argument's name, and whether the operator writes it.
+struct TensorInfo {
+  std::string name;
+  bool is_written;
+};
+
+// A tensor of a call. In a list it is number `number`; else that is -1.
+struct TensorArgument {
+  const at::Tensor* tensor;
+  int place;
+  int number;
+};
+
+// All tensors must be on the device of the first, dense, of no size above kMaxSize, aligned, and lie within their
+// memory. What is written must have memory of its own: no two elements of a tensor in the same place, and none in that
+// of another tensor. `signature` has the info of every place, tensors' or not.
+void check_tensors(at::ArrayRef<TensorArgument> tensors, const std::vector<TensorInfo>& signature);
+
+// The same of a tensor alone that is only read.
+void check_tensor(const Named& a, at::Device device);
+
+// --- what an operator wants of each ---
 
 inline void check_sizes(const Named& a, at::IntArrayRef wanted) {
   LTD_CHECK(a.tensor.dim() == static_cast<int64_t>(wanted.size()), a.name, " must have ", wanted.size(),
@@ -46,7 +109,16 @@ inline DType float_type(const Named& a) {
   }
 }
 
-// The tensors of one call, all on the same device.
+// Null where there is only a shape.
+inline const void* data_of(const at::Tensor& tensor) { return tensor.is_meta() ? nullptr : tensor.const_data_ptr(); }
+
+// The same of a tensor that the operator writes.
+template <typename T = void>
+T* written(const at::Tensor& tensor) {
+  return tensor.is_meta() ? nullptr : static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// The tensors of one call.
 class Tensors {
  public:
   explicit Tensors(at::Device device) : device_(device) {}
@@ -56,18 +128,12 @@ class Tensors {
   // Only there can their content be checked without waiting for it.
   bool are_on_cpu() const { return device_.is_cpu(); }
 
-  void check_device(const Named& a) const {
-    LTD_CHECK(a.tensor.device() == device_, a.name, " must be on ", are_on_cpu() ? "the CPU" : device_.str(),
-              " like the other tensors, but is on ", a.tensor.device());
-  }
-
   // The data of a tensor of this type and these sizes, contiguous in its last dimension.
   const void* checked(const Named& a, at::ScalarType type, at::IntArrayRef sizes) const {
-    check_device(a);
     LTD_CHECK(a.tensor.scalar_type() == type, a.name, " must be of type ", type, ", but is ", a.tensor.scalar_type());
     check_sizes(a, sizes);
     check_last_contiguous(a);
-    return a.tensor.const_data_ptr();
+    return data_of(a.tensor);
   }
 
   // The same for a tensor that must be of another one's type.
@@ -103,20 +169,18 @@ class Tensors {
   }
 
   AnyMatrices float_matrices(const Named& a, int64_t batch, int64_t matrix_rows) const {
-    check_device(a);
     const DType dtype = float_type(a);
     check_sizes(a, {batch, matrix_rows, -1});
     check_last_contiguous(a);
-    return {a.tensor.const_data_ptr(), dtype, a.tensor.stride(0), a.tensor.stride(1)};
+    return {data_of(a.tensor), dtype, a.tensor.stride(0), a.tensor.stride(1)};
   }
 
   // (R, n) as (1, R, n).
   AnyMatrices float_rows(const Named& a, int64_t count, int64_t columns) const {
-    check_device(a);
     const DType dtype = float_type(a);
     check_sizes(a, {count, columns});
     check_last_contiguous(a);
-    return {a.tensor.const_data_ptr(), dtype, 0, a.tensor.stride(0)};
+    return {data_of(a.tensor), dtype, 0, a.tensor.stride(0)};
   }
 
  private:

@@ -13,8 +13,7 @@ using at::Tensor;
 
 CacheTensor cache_tensor(const Tensors& tensors, const Named& a, const Tensor& keys) {
   tensors.checked_like(a, {"keys", keys}, keys.sizes());
-  return {static_cast<char*>(a.tensor.mutable_data_ptr()), a.tensor.stride(0), a.tensor.stride(1), a.tensor.stride(2),
-          a.tensor.stride(3)};
+  return {written<char>(a.tensor), a.tensor.stride(0), a.tensor.stride(1), a.tensor.stride(2), a.tensor.stride(3)};
 }
 
 void check_commit_rows(const CommitPath& a, int64_t path_capacity, int64_t capacity) {
@@ -25,8 +24,8 @@ void check_commit_rows(const CommitPath& a, int64_t path_capacity, int64_t capac
       const int32_t node = a.path[b][i];
       LTD_CHECK(node > (i == 0 ? -1 : a.path[b][i - 1]), "path[", b,
                 "] must be strictly increasing from 0 on, but holds ", node, " at ", i);
-      LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + node < capacity, "path[", b, "] = ", node, " behind ", a.lengths[b],
-                " prefix rows lies outside the ", capacity, " rows of keys");
+      LTD_CHECK(a.lengths[b] >= 0 && int64_t{a.lengths[b]} + node < capacity, "path[", b, "] = ", node, " behind ",
+                a.lengths[b], " prefix rows lies outside the ", capacity, " rows of keys");
     }
   }
 }
@@ -40,6 +39,7 @@ void run_commit_path(Tensor keys, Tensor values, const Tensor& path, const Tenso
   a.layers = keys.size(0);
   a.batch = keys.size(1);
   a.heads = keys.size(2);
+  checked_count("keys' and values' matrices", {2, a.layers, a.batch, a.heads});
   a.element_bytes = keys.element_size();
   a.row_bytes = keys.size(4) * a.element_bytes;
   a.path = tensors.rows<const int32_t>({"path", path}, a.batch, -1);
@@ -54,7 +54,6 @@ void run_commit_path(Tensor keys, Tensor values, const Tensor& path, const Tenso
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  ltd::define(library, "commit_path",
-              "(Tensor(a!) keys, Tensor(b!) values, Tensor path, Tensor gained, Tensor lengths) -> ()",
-              ltd::run_commit_path, ltd::nothing_like(ltd::run_commit_path));
+  ltd::define<ltd::run_commit_path>(
+      library, "commit_path", "(Tensor(a!) keys, Tensor(b!) values, Tensor path, Tensor gained, Tensor lengths) -> ()");
 }

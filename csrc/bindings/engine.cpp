@@ -39,32 +39,34 @@ DType engine_type(const char* name, const Tensor& tensor) {
 // Elements of a step.
 int64_t step_elements(DType dtype) { return kStepBytes / (dtype == DType::kFloat32 ? 4 : 2); }
 
-void pack_linear_cpu(const Tensor& weight, Tensor packed) {
+void run_pack_linear(const Tensor& weight, Tensor packed) {
   const DType dtype = engine_type("weight", weight);
   kOnCpu.checked({"weight", weight}, weight.scalar_type(), {-1, -1});
   contiguous("packed", packed, weight.scalar_type(),
              {packed_blocks(weight.size(0)), packed_steps(weight.size(1), dtype), step_elements(dtype)});
+  if (packed.numel() == 0 || packed.is_meta()) return;
   pack_linear(weight.const_data_ptr(), weight.stride(0), weight.size(0), weight.size(1), dtype,
               packed.mutable_data_ptr());
 }
 
 void check_packed(const Tensor& packed, int64_t outputs, int64_t inputs, DType dtype) {
   contiguous("packed", packed, packed.scalar_type(), {-1, -1, step_elements(dtype)});
-  LTD_CHECK(outputs >= 1 && inputs >= 1 && packed.size(0) == packed_blocks(outputs) &&
-                packed.size(1) == packed_steps(inputs, dtype),
+  check_range("outputs", outputs, 1, kMaxSize);
+  check_range("inputs", inputs, 1, kMaxSize);
+  LTD_CHECK(packed.size(0) == packed_blocks(outputs) && packed.size(1) == packed_steps(inputs, dtype),
             "packed must hold a weight of shape [", outputs, ", ", inputs, "], but its shape is ", packed.sizes());
 }
 
-Tensor unpack_rows_cpu(const Tensor& packed, int64_t outputs, int64_t inputs, const Tensor& ids) {
+Tensor run_unpack_rows(const Tensor& packed, int64_t outputs, int64_t inputs, const Tensor& ids) {
   const DType dtype = engine_type("packed", packed);
   check_packed(packed, outputs, inputs, dtype);
-  LTD_CHECK(ids.is_cpu() && ids.scalar_type() == at::kLong, "ids must be of type Long on the CPU, but is ",
-            ids.scalar_type(), " on ", ids.device());
-  const Tensor flat = ids.contiguous();
-  const int64_t* numbers = flat.const_data_ptr<int64_t>();
+  LTD_CHECK(ids.scalar_type() == at::kLong, "ids must be of type Long, but is ", ids.scalar_type());
   std::vector<int64_t> sizes = ids.sizes().vec();
   sizes.push_back(inputs);
   Tensor rows = at::empty(sizes, packed.options());
+  if (rows.is_meta()) return rows;
+  const Tensor flat = ids.contiguous();
+  const int64_t* numbers = flat.const_data_ptr<int64_t>();
   char* target = static_cast<char*>(rows.mutable_data_ptr());
   for (int64_t i = 0; i < flat.numel(); ++i) {
     LTD_CHECK(numbers[i] >= 0 && numbers[i] < outputs, "ids must be 0 to ", outputs - 1, ", but holds ", numbers[i]);
@@ -79,17 +81,18 @@ Tensor unpack_rows_meta(const Tensor& packed, int64_t, int64_t inputs, const Ten
   return at::empty_symint(sizes, packed.options());
 }
 
-Tensor linear_cpu(const Tensor& x, const Tensor& packed, int64_t outputs) {
+Tensor run_linear(const Tensor& x, const Tensor& packed, int64_t outputs) {
   const DType dtype = engine_type("x", x);
   LTD_CHECK(x.dim() >= 1, "x must have a dimension");
   const int64_t inputs = x.size(-1);
   LTD_CHECK(packed.scalar_type() == x.scalar_type(), "packed must be of type ", x.scalar_type(), ", but is ",
             packed.scalar_type());
   check_packed(packed, outputs, inputs, dtype);
-  const Tensor rows = x.contiguous();
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.back() = outputs;
   Tensor result = at::empty(sizes, x.options());
+  if (result.is_meta()) return result;
+  const Tensor rows = x.contiguous();
   const PackedLinear weight{static_cast<const char*>(packed.const_data_ptr()), nullptr, outputs, inputs,
                             packed_steps(inputs, dtype)};
   cpu_kernels().linear(
@@ -116,8 +119,8 @@ void set_cache(ForwardStack& a, const Tensor& keys, const Tensor& values, at::Sc
   kOnCpu.checked({"values", values}, type, keys.sizes());
   LTD_CHECK(keys.strides() == values.strides(), "keys and values must have the same strides, but have ", keys.strides(),
             " and ", values.strides());
-  a.keys = static_cast<char*>(keys.mutable_data_ptr());
-  a.values = static_cast<char*>(values.mutable_data_ptr());
+  a.keys = written<char>(keys);
+  a.values = written<char>(values);
   a.kv_heads = keys.size(2);
   a.head_dim = keys.size(4);
   bool even = a.head_dim % 2 == 0;
@@ -125,16 +128,18 @@ void set_cache(ForwardStack& a, const Tensor& keys, const Tensor& values, at::Sc
     a.cache_strides[d] = keys.stride(d);
     even = even && keys.stride(d) % 2 == 0;
   }
-  LTD_CHECK(even, "keys must have a head size and strides that are even, but its shape is ", keys.sizes(),
-            " and its strides are ", keys.strides());
-  LTD_CHECK(a.query_heads >= 1 && a.kv_heads >= 1 && a.query_heads % a.kv_heads == 0,
-            "query_heads must be a multiple of the ", a.kv_heads, " heads of keys, but is ", a.query_heads);
+  LTD_CHECK(even && a.head_dim > 0, "keys must have a head size and strides that are even, but its shape is ",
+            keys.sizes(), " and its strides are ", keys.strides());
+  check_range("query_heads", a.query_heads, 1, kMaxSize);
+  LTD_CHECK(a.kv_heads >= 1 && a.query_heads % a.kv_heads == 0, "query_heads must be a multiple of the ", a.kv_heads,
+            " heads of keys, but is ", a.query_heads);
 }
 
 void set_tree(ForwardStack& a, const Tensor& lengths, const OptionalTensor& masks, const Tensor& positions,
               at::IntArrayRef windows, int64_t capacity) {
+  check_range("first_row", a.first_row, 0, capacity);
   a.lengths = kOnCpu.per_row<const int32_t>({"lengths", lengths}, a.batch);
-  for (int64_t b = 0; b < a.batch; ++b) {
+  for (int64_t b = 0; b < a.batch && lengths.is_cpu(); ++b) {
     LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + a.first_row + a.nodes <= capacity, "lengths[", b,
               "] = ", a.lengths[b], " and ", a.first_row + a.nodes, " new rows do not fit the ", capacity,
               " rows of keys");
@@ -150,6 +155,7 @@ void set_tree(ForwardStack& a, const Tensor& lengths, const OptionalTensor& mask
   a.windows = windows.data();
   bool has_window = false;
   for (const int64_t window : windows) has_window = has_window || window > 0;
+  if (has_window && positions.is_cpu()) check_positions(a.positions, a.batch, a.nodes);
   LTD_CHECK(a.first_row >= 0 && (a.first_row == 0 || (masks.has_value() && !has_window)),
             "first_row must be 0 without masks or with a window, but is ", a.first_row);
 }
@@ -161,7 +167,7 @@ void set_rotary(ForwardStack& a, const Tensor& cosines, const Tensor& sines, con
   a.cosines = contiguous("cosines", cosines, table, {-1, a.head_dim});
   a.sines = contiguous("sines", sines, table, {cosines.size(0), a.head_dim});
   a.rotary_rows = kOnCpu.rows<const int64_t>({"rotary_rows", rotary_rows}, a.batch, a.nodes);
-  for (int64_t b = 0; b < a.batch; ++b) {
+  for (int64_t b = 0; b < a.batch && rotary_rows.is_cpu(); ++b) {
     for (int64_t n = 0; n < a.nodes; ++n) {
       LTD_CHECK(a.rotary_rows[b][n] >= 0 && a.rotary_rows[b][n] < cosines.size(0), "rotary_rows must be 0 to ",
                 cosines.size(0) - 1, ", but holds ", a.rotary_rows[b][n]);
@@ -169,7 +175,7 @@ void set_rotary(ForwardStack& a, const Tensor& cosines, const Tensor& sines, con
   }
 }
 
-std::tuple<Tensor, Tensor> forward_stack_cpu(
+std::tuple<Tensor, Tensor> run_forward_stack(
     Tensor states, const Tensor& input_norm, const Tensor& qkv, const OptionalTensor& qkv_bias,
     const OptionalTensor& query_norm, const OptionalTensor& key_norm, const Tensor& output,
     const OptionalTensor& output_bias, const Tensor& post_norm, const Tensor& gate_up,
@@ -193,11 +199,13 @@ std::tuple<Tensor, Tensor> forward_stack_cpu(
   a.vocabulary = vocabulary;
   a.epsilon = static_cast<float>(epsilon);
   a.scale = static_cast<float>(scale);
-  a.states = states.mutable_data_ptr();
-  a.input_norm = input_norm.const_data_ptr();
-  LTD_CHECK(a.nodes >= 1 && intermediate >= 1 && vocabulary >= 1,
-            "states must have a row and intermediate and vocabulary be at least 1, but are ", states.sizes(), ", ",
-            intermediate, " and ", vocabulary);
+  a.states = written(states);
+  a.input_norm = data_of(input_norm);
+  LTD_CHECK(a.nodes >= 1 && a.hidden >= 1, "states must have at least one row and one column, but its shape is ",
+            states.sizes());
+  checked_count("rows of states", {a.batch, a.nodes});
+  check_range("intermediate", intermediate, 1, kMaxSize);
+  check_range("vocabulary", vocabulary, 1, kMaxSize);
   LTD_CHECK(kept >= 0 && kept <= a.nodes, "kept must be 0 to ", a.nodes, ", the rows of states, but is ", kept);
   a.embeddings = contiguous("embeddings", embeddings, type, states.sizes());
   a.embedding_norm = contiguous("embedding_norm", embedding_norm, type, input_norm.sizes());
@@ -227,10 +235,10 @@ std::tuple<Tensor, Tensor> forward_stack_cpu(
   Tensor logits = at::empty({a.batch, kept, vocabulary}, states.options());
   Tensor features = at::empty({a.batch, a.nodes, a.tap_count * a.hidden}, states.options());
   a.kept = kept;
-  a.logits = logits.mutable_data_ptr();
-  a.features = features.mutable_data_ptr();
+  a.logits = written(logits);
+  a.features = written(features);
   a.threads = at::get_num_threads();
-  if (a.batch > 0) cpu_kernels().forward_stack(a);
+  if (a.batch > 0 && states.is_cpu()) cpu_kernels().forward_stack(a);
   return {logits, features};
 }
 
@@ -249,19 +257,17 @@ std::tuple<Tensor, Tensor> forward_stack_meta(
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  ltd::define_for_cpu(library, "pack_linear", "(Tensor weight, Tensor(a!) packed) -> ()", ltd::pack_linear_cpu,
-                      ltd::nothing_like(ltd::pack_linear_cpu));
-  ltd::define_for_cpu(library, "unpack_rows", "(Tensor packed, int outputs, int inputs, Tensor ids) -> Tensor",
-                      ltd::unpack_rows_cpu, ltd::unpack_rows_meta);
-  ltd::define_for_cpu(library, "linear", "(Tensor x, Tensor packed, int outputs) -> Tensor", ltd::linear_cpu,
-                      ltd::linear_meta);
-  ltd::define_for_cpu(
+  ltd::define_for_cpu<ltd::run_pack_linear>(library, "pack_linear", "(Tensor weight, Tensor(a!) packed) -> ()");
+  ltd::define_for_cpu<ltd::run_unpack_rows, ltd::unpack_rows_meta>(
+      library, "unpack_rows", "(Tensor packed, int outputs, int inputs, Tensor ids) -> Tensor");
+  ltd::define_for_cpu<ltd::run_linear, ltd::linear_meta>(library, "linear",
+                                                         "(Tensor x, Tensor packed, int outputs) -> Tensor");
+  ltd::define_for_cpu<ltd::run_forward_stack, ltd::forward_stack_meta>(
       library, "forward_stack",
       "(Tensor(a!) states, Tensor input_norm, Tensor qkv, Tensor? qkv_bias, Tensor? query_norm, Tensor? key_norm, "
       "Tensor output, Tensor? output_bias, Tensor post_norm, Tensor gate_up, Tensor? gate_up_bias, Tensor down, "
       "Tensor? down_bias, Tensor final_norm, Tensor lm_head, int query_heads, int intermediate, int vocabulary, "
       "float epsilon, float scale, Tensor cosines, Tensor sines, Tensor rotary_rows, Tensor(b!) keys, "
       "Tensor(c!) values, Tensor lengths, Tensor? masks, Tensor positions, int[] windows, int[] taps, int kept, "
-      "Tensor? embeddings, Tensor? embedding_norm, bool residual_is_normed, int first_row) -> (Tensor, Tensor)",
-      ltd::forward_stack_cpu, ltd::forward_stack_meta);
+      "Tensor? embeddings, Tensor? embedding_norm, bool residual_is_normed, int first_row) -> (Tensor, Tensor)");
 }

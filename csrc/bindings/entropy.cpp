@@ -19,9 +19,10 @@ Tensor run_row_entropy(const Tensor& logits) {
   a.batch = logits.size(0);
   a.rows = logits.size(1);
   a.vocabulary = logits.size(2);
+  checked_count("rows of logits", {a.batch, a.rows});
   LTD_CHECK(a.vocabulary >= 1, "logits must have at least one column, but its shape is ", logits.sizes());
   Tensor entropies = at::empty({a.batch, a.rows}, logits.options().dtype(at::kFloat));
-  a.entropies = {entropies.mutable_data_ptr<float>(), a.rows};
+  a.entropies = {written<float>(entropies), a.rows};
   a.threads = at::get_num_threads();
   run<RowEntropy>(tensors.device(), LTD_KERNELS(row_entropy), a, a.launch);
   return entropies;
@@ -35,5 +36,5 @@ Tensor row_entropy_meta(const Tensor& logits) {
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  ltd::define(library, "row_entropy", "(Tensor logits) -> Tensor", ltd::run_row_entropy, ltd::row_entropy_meta);
+  ltd::define<ltd::run_row_entropy, ltd::row_entropy_meta>(library, "row_entropy", "(Tensor logits) -> Tensor");
 }

@@ -13,6 +13,18 @@ namespace {
 
 using at::Tensor;
 
+// The beam before is of candidates of the level before, whose scores are read.
+void check_beam(const ExpandBeam& a) {
+  const int64_t first = level_offset(a.level - 1, a.width), last = level_offset(a.level, a.width) - 1;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    for (int64_t row = 0; row < a.width; ++row) {
+      const int32_t node = a.beam_nodes.at(b, a.level - 1)[row];
+      LTD_CHECK(node >= first && node <= last, "beam_nodes[", b, ", ", a.level - 1, "] must be ", first, " to ", last,
+                ", the candidates of that level, but holds ", node);
+    }
+  }
+}
+
 void run_expand_beam(const Tensor& logits, const std::optional<Tensor>& d2t, int64_t level, Tensor tokens,
                      Tensor scores, Tensor parents, Tensor beam_nodes, Tensor beam_rows, Tensor beam_tokens,
                      Tensor beam_masks) {
@@ -24,6 +36,7 @@ void run_expand_beam(const Tensor& logits, const std::optional<Tensor>& d2t, int
             ", but is ", width);
   LTD_CHECK(level >= 0 && level <= kMaxDepth, "level must be 0 to ", kMaxDepth, ", but is ", level);
   const int64_t logit_rows = level == 0 ? 1 : width;
+  checked_count("beam rows", {batch, logit_rows});
   ExpandBeam a{};
   a.logits = tensors.float_matrices({"logits", logits}, batch, logit_rows);
   a.vocabulary = logits.size(2);
@@ -54,6 +67,7 @@ void run_expand_beam(const Tensor& logits, const std::optional<Tensor>& d2t, int
             " and its strides are ", beam_masks.strides());
   a.beam_masks = {masks, beam_masks.stride(0), beam_masks.stride(1)};
   a.threads = at::get_num_threads();
+  if (level > 0 && tensors.are_on_cpu()) check_beam(a);
   run<ExpandBeam>(tensors.device(), LTD_KERNELS(expand_beam), a, a.launch);
 }
 
@@ -61,8 +75,8 @@ void run_expand_beam(const Tensor& logits, const std::optional<Tensor>& d2t, int
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  ltd::define(library, "expand_beam",
-              "(Tensor logits, Tensor? d2t, int level, Tensor(a!) tokens, Tensor(b!) scores, Tensor(c!) parents, "
-              "Tensor(d!) beam_nodes, Tensor(e!) beam_rows, Tensor(f!) beam_tokens, Tensor(g!) beam_masks) -> ()",
-              ltd::run_expand_beam, ltd::nothing_like(ltd::run_expand_beam));
+  ltd::define<ltd::run_expand_beam>(
+      library, "expand_beam",
+      "(Tensor logits, Tensor? d2t, int level, Tensor(a!) tokens, Tensor(b!) scores, Tensor(c!) parents, "
+      "Tensor(d!) beam_nodes, Tensor(e!) beam_rows, Tensor(f!) beam_tokens, Tensor(g!) beam_masks) -> ()");
 }

@@ -69,6 +69,8 @@ Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t de
   a.batch = scores.size(0);
   a.score_count = scores.size(1);
   LTD_CHECK(repeats >= 0, "repeats must be 0 or more, but is ", repeats);
+  check_range("repeats", repeats, 0, kMaxSize);
+  check_range("score_slots", score_slots, 0, kMaxSize);
   LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
             " columns, but its shape is ", scores.sizes());
   a.lengths = tensors.per_row<const int32_t>({"lengths", lengths}, a.batch);
@@ -78,7 +80,7 @@ Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t de
   a.depth = depth;
   a.network = policy_network(tensors, score_slots + 2 * repeats, weights, uses_tanh);
   Tensor actions = at::empty({a.batch}, scores.options().dtype(at::kInt));
-  a.actions = actions.mutable_data_ptr<int32_t>();
+  a.actions = written<int32_t>(actions);
   run<PolicyAction>(tensors.device(), LTD_KERNELS(policy_action), a, a.launch);
   return actions;
 }
@@ -113,10 +115,8 @@ void set_tree(SummaryDecision& a, const Tensors& tensors, const Tensor& scores, 
 // Of this size; -1 is any.
 void set_states(SummaryDecision& a, const Tensors& tensors, const Tensor& states, int64_t size) {
   const Named named{"states", states};
-  tensors.check_device(named);
+  a.states = tensors.float_matrices(named, a.batch, 1);
   check_sizes(named, {a.batch, 1, size});
-  check_last_contiguous(named);
-  a.states = {states.const_data_ptr(), float_type(named), states.stride(0), 0};
   a.state_size = states.size(2);
 }
 
@@ -145,6 +145,8 @@ PolicyNetwork flat_network(const char* name, int64_t inputs, at::IntArrayRef lay
 void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count, at::IntArrayRef depth_layers,
                   at::IntArrayRef size_layers, bool uses_tanh) {
   const float* const end = weights + weight_count;
+  check_range("recents", a.recent_count, 0, kMaxSize);
+  check_range("states", a.state_size, 0, kMaxSize);
   a.depth_network = flat_network("depth_layers", a.width(), depth_layers, uses_tanh, weights, end);
   a.size_network = flat_network("size_layers", a.width(), size_layers, uses_tanh, weights, end);
   LTD_CHECK(weights == end, "weights must be those of all layers, but ", end - weights, " of ", weight_count,
@@ -169,10 +171,12 @@ void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_fr
 
 // --- the same without torch's dispatcher, which takes longer than the kernel ---
 
-// A Python object that must be a tensor. The reference lives as long as the object.
+// A Python object that must be a tensor that can be read here. The reference lives as long as the object.
 const Tensor& tensor_of(const char* name, py::handle object) {
   LTD_CHECK(THPVariable_Check(object.ptr()), name, " must be a tensor");
-  return THPVariable_Unpack(object.ptr());
+  const Tensor& tensor = THPVariable_Unpack(object.ptr());
+  check_tensor({name, tensor}, at::kCPU);
+  return tensor;
 }
 
 class SummaryAsker {
@@ -250,14 +254,14 @@ void bind_policy(py::module_& module) {
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
   for (const char* name : {"depth_action", "size_action"}) {
-    ltd::define(library, name,
-                "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
-                "bool uses_tanh=False, int shortest=0, int longest=2147483647) -> Tensor",
-                ltd::run_policy_action, ltd::policy_action_meta);
+    ltd::define<ltd::run_policy_action, ltd::policy_action_meta>(
+        library, name,
+        "(Tensor scores, Tensor lengths, int depth, int score_slots, int repeats, Tensor[] weights, "
+        "bool uses_tanh=False, int shortest=0, int longest=2147483647) -> Tensor");
   }
-  ltd::define(library, "summary_decision",
-              "(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
-              "Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, "
-              "bool uses_tanh, Tensor(a!) actions, int shortest=0, int longest=2147483647) -> ()",
-              ltd::run_summary_decision, ltd::nothing_like(ltd::run_summary_decision));
+  ltd::define<ltd::run_summary_decision>(
+      library, "summary_decision",
+      "(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
+      "Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, "
+      "bool uses_tanh, Tensor(a!) actions, int shortest=0, int longest=2147483647) -> ()");
 }

@@ -51,9 +51,9 @@ void run_select_tree(const Tensor& tokens, const Tensor& scores, const Tensor& p
 }  // namespace ltd
 
 TORCH_LIBRARY_FRAGMENT(ltd, library) {
-  ltd::define(library, "select_tree",
-              "(Tensor tokens, Tensor scores, Tensor parents, int candidates, Tensor roots, Tensor lengths, "
-              "Tensor(a!) node_tokens, Tensor(b!) node_parents, Tensor(c!) positions, Tensor(d!) masks, "
-              "Tensor(e!) first_child, Tensor(f!) next_sibling, Tensor(g!) node_candidates) -> ()",
-              ltd::run_select_tree, ltd::nothing_like(ltd::run_select_tree));
+  ltd::define<ltd::run_select_tree>(
+      library, "select_tree",
+      "(Tensor tokens, Tensor scores, Tensor parents, int candidates, Tensor roots, Tensor lengths, "
+      "Tensor(a!) node_tokens, Tensor(b!) node_parents, Tensor(c!) positions, Tensor(d!) masks, "
+      "Tensor(e!) first_child, Tensor(f!) next_sibling, Tensor(g!) node_candidates) -> ()");
 }

@@ -59,6 +59,11 @@ LTD_INLINE void offer_chunk(const float* values, int64_t count, int64_t first_id
   }
 }
 
+// Offsets that are rubbish give ids that are: the sum wraps.
+LTD_INLINE int64_t sum_of_ids(int64_t id, int64_t offset) {
+  return static_cast<int64_t>(static_cast<uint64_t>(id) + static_cast<uint64_t>(offset));
+}
+
 // Writes the W children of beam row `row` as candidates.
 template <typename T>
 void expand_row(const ExpandBeam& a, int64_t b, int64_t row) {
@@ -82,7 +87,7 @@ void expand_row(const ExpandBeam& a, int64_t b, int64_t row) {
     // A child never scores above its parent: the sum holds the peak's own term, 1, so that its logarithm is not
     // negative.
     const float score = parent_score + ((best.values[child] - sum.peak) - log_sum);
-    a.tokens[b][first + child] = a.d2t == nullptr ? id : id + a.d2t[id];
+    a.tokens[b][first + child] = a.d2t == nullptr ? id : sum_of_ids(id, a.d2t[id]);
     a.scores[b][first + child] = score == score ? score : -kInfinity;
     a.parents[b][first + child] = parent;
   }

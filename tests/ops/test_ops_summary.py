@@ -313,6 +313,12 @@ def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
     assert asks.ask(*question) == expected == asks.ask(*question)
 
 
+def without_memory(tensor):
+    """The tensor, whose memory is given back."""
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 LAYOUT = Summary(2, 1, 4)  # an observation of 26 numbers
 
 
@@ -332,6 +338,10 @@ LAYOUT = Summary(2, 1, 4)  # an observation of 26 numbers
             r"weights must hold all layers, but end before those of size_layers = \[6, 3\]",
         ),
         ({"depth_layers": [0]}, r"depth_layers must be 1 to 1048576, but are \[0\]"),
+        ({"states": 2**63 - 1}, "states must be 0 to 1073741824, but is 9223372036854775807"),
+        ({"states": 2**62}, "states must be 0 to 1073741824"),
+        ({"weights": without_memory(torch.zeros(253))}, "weights must lie within its memory"),
+        ({"weights": torch.zeros(253, device="meta")}, "weights must be on the CPU"),
     ],
 )
 def test_no_asker_of_what_does_not_go_together(changes, message):
@@ -364,6 +374,8 @@ def test_no_asker_of_what_does_not_go_together(changes, message):
         ({"lengths": [5]}, "lengths must be a tensor"),
         ({"scores": torch.zeros(1, 5, device="meta")}, "scores must be on the CPU"),
         ({"scores": torch.zeros(1, 10)[:, ::2]}, "scores must be contiguous in its last dimension"),
+        ({"scores": without_memory(torch.zeros(1, 5))}, "scores must lie within its memory"),
+        ({"scores": torch.zeros(1, 1).expand(1, 2**31), "count": 2**31}, "scores must have no size above 1073741824"),
         (
             {"scores": torch.zeros(0, 5), "lengths": torch.zeros(0).int(), "states": torch.zeros(0, 1, 4)},
             "scores must be of at least one sequence",

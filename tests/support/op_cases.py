@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -198,12 +198,12 @@ def recorded(path: Tensor, tokens: Tensor, gained: Tensor) -> tuple[Tensor, Tens
     return path * inside, tokens * inside, gained
 
 
-def random_calls(seed: int) -> Iterator[Call]:
+def random_calls(seed: int, vocabularies: Sequence[int] = (700, 8192, 32_001, 128_256)) -> Iterator[Call]:
     """Every operator with random arguments of random sizes, in a random floating-point type."""
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     dtype = DTYPES[random.integers(3)]
     batch = int(random.integers(1, 4))
-    vocabulary = int(random.choice([700, 8192, 32_001, 128_256]))
+    vocabulary = int(random.choice(vocabularies))
     normal = lambda *shape, scale=3.0: (scale * torch.randn(*shape, generator=generator)).to(dtype)  # noqa: E731
     yield from expand_calls(random, normal, batch, vocabulary)
     yield Call("row_entropy", [normal(batch, 3, vocabulary)])

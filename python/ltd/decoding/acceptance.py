@@ -55,8 +55,13 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < float("inf"):
             raise InputError(f"temperature {self.temperature} is out of range; use 0 (greedy) or a positive number")
-        if self.top_k < 0:
-            raise InputError(f"top_k {self.top_k} is out of range; use 0 (off) or a positive number")
+        if self.temperature and not ops.LEAST_TEMPERATURE <= self.temperature <= ops.LARGEST_TEMPERATURE:
+            raise InputError(
+                f"temperature {self.temperature} is out of range; "
+                f"use 0 (greedy) or {ops.LEAST_TEMPERATURE:g} … {ops.LARGEST_TEMPERATURE:g}"
+            )
+        if not 0 <= self.top_k < 2**63:
+            raise InputError(f"top_k {self.top_k} is out of range; use 0 (off) or a positive number below 2^63")
         if not 0.0 < self.top_p <= 1.0:
             raise InputError(f"top_p {self.top_p} is out of range; it must be above 0 and at most 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:

@@ -1,7 +1,8 @@
 """The operators `torch.ops.ltd.*`, typed and documented.
 
-Each has a kernel per device and a shape-only one. All check their arguments before they write anything. The tensors of
-a call are all on one device. On CUDA, what they hold is not checked, which would mean waiting for the device: where an
+Each has a kernel per device and a shape-only one, which all check their arguments before they write anything, the
+shape-only one too. The tensors of a call are all on one device, and what is written shares no memory with another of
+them. No size is above 2^30. On CUDA, what they hold is not checked, which would mean waiting for the device: where an
 operator below lists what is "unchecked on CUDA", and it does not hold, memory outside the tensors may be read or
 written and the results are rubbish, unless the operator says what happens instead.
 
@@ -12,10 +13,17 @@ j // 64 belongs to node (or tree row) j. Tensors may be strided in all dimension
 
 Raises, all of them:
     InputError: a tensor of the wrong shape, type, device or layout, or a number out of range; the message names it
-        and gives the values.
+        and gives the values; a tensor that is written and shares memory with another, or with itself.
 """
 
-from ltd.ops.accept import accept_chain, accept_greedy, accept_sample, draft_token
+from ltd.ops.accept import (
+    LARGEST_TEMPERATURE,
+    LEAST_TEMPERATURE,
+    accept_chain,
+    accept_greedy,
+    accept_sample,
+    draft_token,
+)
 from ltd.ops.attention import tree_attention
 from ltd.ops.commit import commit_path
 from ltd.ops.engine import (
@@ -35,6 +43,8 @@ from ltd.ops.policy import depth_action, size_action, summary_decision
 from ltd.ops.select import select_tree
 
 __all__ = [
+    "LARGEST_TEMPERATURE",
+    "LEAST_TEMPERATURE",
     "StackWeights",
     "accept_chain",
     "accept_greedy",

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from ltd.ops.library import operator
 
+# Kernels divide logits by a float32: below, it would be 0; above, all logits would become one.
+LEAST_TEMPERATURE = 1e-30
+LARGEST_TEMPERATURE = 1e30
+
 _accept_greedy = operator("accept_greedy")
 _accept_sample = operator("accept_sample")
 
@@ -62,11 +66,14 @@ def accept_sample(
     Args:
         logits, tokens, first_child, next_sibling, path, gained_tokens, gained: as for `accept_greedy`.
         positions: int64 (B, N), as `select_tree` writes them.
-        rows: int64 (B,), each sequence's number in its call; it keeps its random numbers when others leave the batch.
-        temperature: above 0.
+        rows: int64 (B,), each sequence's number in its call, 0 … 2^32 - 1; it keeps its random numbers when others
+            leave the batch.
+        temperature: 1e-30 … 1e30.
         top_k: keep all logits >= the k-th largest; 0 = off.
         top_p: then keep a token if the mass of the strictly better ones (ties: smaller id) is < top_p; 1 = off.
         seed: any int64.
+
+    Unchecked on CUDA: rows; of a larger one the lowest 32 bits count.
     """
     _accept_sample(
         logits,
@@ -96,10 +103,10 @@ def draft_token(
 
     Args:
         logits: (1, Vd) float32, float16 or bfloat16.
-        temperature: 0 is greedy; top_k, top_p: as for `ltd.ops.accept.accept_sample`.
+        temperature: 0 is greedy, others are 1e-30 … 1e30; top_k, top_p: as for `ltd.ops.accept.accept_sample`.
         seed: any int64.
-        cycle: the number of the chain.
-        position: of the token that the logits stand at.
+        cycle: the number of the chain, 0 … 2^32 - 1.
+        position: of the token that the logits stand at, 0 or more.
 
     Returns:
         int64 (), its number among the Vd, -1 where the logits hold NaN or +inf, or only -inf; and float32 (), its

@@ -31,11 +31,11 @@ def tree_attention(
         lengths: int32 (B,), prefix rows.
         tree_rows: rows behind the prefix that hold the tree.
         masks: int64 (B, N, words), or None for a chain: tree_rows = N, query i sees tree keys j <= i.
-        positions: int64 (B, N), used if window > 0.
+        positions: int64 (B, N), used if window > 0: 0 … 2^30 - 1 then.
         scale: factor of the scores before the softmax, above 0.
         window: if above 0, only keys with query position - key position < window are seen; tree_rows = N then.
 
-    Unchecked on CUDA: that 0 <= lengths[b] <= capacity - tree_rows.
+    Unchecked on CUDA: that 0 <= lengths[b] <= capacity - tree_rows, and positions.
 
     Returns:
         (B, N, Hq, head_dim), contiguous, of the query's type.

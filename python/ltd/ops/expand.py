@@ -38,5 +38,7 @@ def expand_beam(
         beam_tokens: int64 (B, W), written.
         beam_masks: int64 (B, levels, W, words), last two dimensions contiguous, read at level - 1, written at
             `level`: ancestors-or-self among the draft's own tree rows, row l * W + w being beam row w of level l.
+
+    Unchecked on CUDA: that beam_nodes at level - 1 are candidates of that level.
     """
     _expand_beam(logits, d2t, level, tokens, scores, parents, beam_nodes, beam_rows, beam_tokens, beam_masks)
