@@ -28,11 +28,11 @@ TAPS = (0, 3, 8)
 
 
 def chain(
-    engine: Engine, cache: KVCache, tokens: torch.Tensor, kept: int = 0, taps: tuple[int, ...] = TAPS
+    engine: Engine, cache: KVCache, tokens: torch.Tensor, kept: int = 0, taps: tuple[int, ...] = TAPS, prompt: int = 0
 ) -> Verified:
-    """Forward of tokens (B, n) behind the prefix."""
+    """Forward of tokens (B, n) behind the prefix, a part of a prompt of so many."""
     positions = cache.lengths.long()[:, None] + torch.arange(tokens.shape[1])
-    return engine(tokens, TreeBlock(cache.lengths, positions, None), cache, kept, taps)
+    return engine(tokens, TreeBlock(cache.lengths, positions, None, read_with=prompt), cache, kept, taps)
 
 
 def random_tree(generator: torch.Generator, nodes: int) -> tuple[list[int], torch.Tensor]:
@@ -191,7 +191,7 @@ def test_other_sizes_and_options(name: str, isa: str) -> None:
         expected = copy.deepcopy(plain).float()(tokens).logits
         cache = new_cache(plain, 1, 512)
         engine = Engine(copy.deepcopy(plain))
-        logits = chain(engine, cache, tokens, taps=()).logits
+        logits = chain(engine, cache, tokens, taps=(), prompt=300).logits
         tolerance = 1e-4 if dtype == torch.float32 else 1.5 * relative_error(plain(tokens).logits, expected) + 1e-3
         assert relative_error(logits, expected) < tolerance
         if name != "dynamic":  # there the frequencies depend on the longest position in the forward

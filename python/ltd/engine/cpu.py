@@ -7,7 +7,7 @@ bit for bit what decoding token by token gives, also in bfloat16.
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 
 from ltd import ops
 from ltd.engine.forward import TreeBlock, Verified
-from ltd.engine.kv_cache import KVCache
-from ltd.engine.packed_layers import DTYPES, PackedEmbedding, RotaryTable, take_stack
+from ltd.engine.kv_cache import KVCache, narrower, windows_of_cache
+from ltd.engine.packed_layers import DTYPES, PackedEmbedding, take_stack
+from ltd.engine.rotary import ModelRotary
 from ltd.errors import InputError
 from ltd.ops.engine import StackWeights
 
-# The others compute their frequencies from the longest position in a forward, so there is no table of them.
-TABULAR_ROPE = ("default", "linear", "llama3", "yarn")
+WINDOW_OF_MODEL = ("mistral",)
+"""Families whose layers read the sliding window of the configuration; those of the others hold their own, or none."""
 
 
 class Engine:
@@ -48,10 +49,11 @@ class Engine:
         body: Any = model.model
         self.config, self.device, self.norm = model.config, model.device, body.norm
         self.weights, own = take_weights(model)
+        # Prompts are read with the windows of the layers, tokens after them with what a cache keeps.
+        kept = windows_of_cache(self.config)
+        self.decoding = replace(self.weights, windows=tuple(map(narrower, self.weights.windows, kept)))
         self.embedding = own if embedding is None else embedding
-        rotary: Any = body.rotary_emb
-        self.rotary = partial(rotary, self.weights.final_norm)  # which only tells the type wanted
-        self.table = RotaryTable(self.rotary) if rotary.rope_type in TABULAR_ROPE else None
+        self.rotary = ModelRotary(body.rotary_emb, self.weights.final_norm.dtype)
 
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
@@ -73,9 +75,9 @@ class Engine:
         self, tokens: Tensor, block: TreeBlock, cache: KVCache, logits_to_keep: int = 0, taps: tuple[int, ...] = ()
     ) -> Verified:
         """See `Forward`."""
-        cosines, sines, rows = self._rotary(block.positions, cache.capacity)
+        cosines, sines, rows = self.rotary.for_block(block, cache.capacity)
         logits, features = ops.forward_stack(
-            self.weights,
+            self.weights if block.read_with else self.decoding,
             self.embedding(tokens),
             cosines,
             sines,
@@ -90,14 +92,6 @@ class Engine:
             first_row=block.first_row,
         )
         return Verified(logits, features if taps else None)
-
-    def _rotary(self, positions: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosines and sines (any, head_dim), and each token's row (B, N) of them."""
-        if self.table is not None:
-            return *self.table.for_capacity(capacity), positions
-        cosines, sines = self.rotary(positions)
-        rows = torch.arange(positions.numel()).view(positions.shape)
-        return cosines.flatten(0, 1), sines.flatten(0, 1), rows
 
 
 def take_weights(model: Any) -> tuple[StackWeights, nn.Embedding | PackedEmbedding]:
@@ -120,6 +114,6 @@ def take_weights(model: Any) -> tuple[StackWeights, nn.Embedding | PackedEmbeddi
 
 
 def window_of(attention: nn.Module, config: Any) -> int:
-    """The sliding window of a layer, 0 = none. Some families keep it in the layer, for some it is the model's."""
-    holder = attention if hasattr(attention, "sliding_window") else config
+    """The sliding window of a layer, 0 = none: what the layer reads, whatever else its configuration says."""
+    holder = config if config.model_type in WINDOW_OF_MODEL else attention
     return getattr(holder, "sliding_window", None) or 0

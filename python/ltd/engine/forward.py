@@ -21,17 +21,21 @@ class TreeBlock:
         positions: int64 (B, N), of the tokens.
         masks: int64 (B, N, words) bit-packed ancestors, or None for a chain (each token sees those before it).
         first_row: tree rows that are in the cache already, which `masks` speaks of too; these tokens come after them.
+        read_with: tokens of the prompt that these are a part of, for the rotary types that look at the whole of what is
+            read at a time; 0 = every token is one that was decoded, and as if it had been read by itself.
     """
 
     lengths: torch.Tensor
     positions: torch.Tensor
     masks: torch.Tensor | None
     first_row: int = 0
+    read_with: int = 0
 
     @classmethod
-    def chain(cls, lengths: torch.Tensor, count: int) -> TreeBlock:
+    def chain(cls, lengths: torch.Tensor, count: int, read_with: int = 0) -> TreeBlock:
         """The next `count` tokens of every sequence, one after the other."""
-        return cls(lengths, lengths.long()[:, None] + torch.arange(count, device=lengths.device), None)
+        positions = lengths.long()[:, None] + torch.arange(count, device=lengths.device)
+        return cls(lengths, positions, None, read_with=read_with)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ltd import ops
+from ltd.errors import InputError
 
 ROUND_ROWS_TO = 256
 
@@ -18,6 +21,32 @@ def key_value_sizes(config: Any) -> tuple[int, int]:
         getattr(config, "num_key_value_heads", None) or heads,
         getattr(config, "head_dim", None) or config.hidden_size // heads,
     )
+
+
+def windows_of_cache(config: Any) -> tuple[int, ...]:
+    """How many rows of each layer `transformers` keeps while it decodes, 0 = all.
+
+    Its cache goes by the configuration alone: it forgets what is behind a `sliding_window` also where the layers know
+    of none, and where the prompt was therefore read without.
+
+    Raises:
+        InputError: a configuration that `transformers` makes no such cache for.
+    """
+    try:
+        layers = DynamicCache(config=config).layers
+        if not all(isinstance(layer, DynamicLayer) for layer in layers):
+            raise ValueError("not all layers are attention")
+        return tuple(int(getattr(layer, "sliding_window", 0)) for layer in layers)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"transformers cannot decode with the layer_types and sliding_window of the target's config: {error}; "
+            "correct them"
+        ) from error
+
+
+def narrower(window: int, other: int) -> int:
+    """The smaller of two windows, 0 = none."""
+    return min(window or other, other or window)
 
 
 class KVCache:

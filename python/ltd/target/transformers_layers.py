@@ -6,6 +6,7 @@ attention a model calls is said in its configuration, though, for all that run i
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from ltd.engine.attention import Attention, attend_tree
 from ltd.engine.forward import TreeBlock, Verified
-from ltd.engine.kv_cache import KVCache
+from ltd.engine.kv_cache import KVCache, narrower, windows_of_cache
 from ltd.engine.packed_layers import PackedEmbedding
+from ltd.engine.rotary import ModelRotary
 
 ATTENTION = "ltd"
 
@@ -34,6 +36,8 @@ class TransformersLayers:
 
     def __init__(self, model: PreTrainedModel, attention: Attention = attend_tree) -> None:
         self.model, self.config, self.attention = model, model.config, attention
+        body: Any = model.model
+        self.rotary, self.kept = ModelRotary(body.rotary_emb, model.dtype), windows_of_cache(self.config)
 
     @property
     def device(self) -> torch.device:
@@ -63,10 +67,11 @@ class TransformersLayers:
         """See `Forward`."""
 
         def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float, window: int) -> Tensor:
-            return self.attention(query, key, value, layer, cache, block, scale, window)
+            seen = window if block.read_with else narrower(window, self.kept[layer])
+            return self.attention(query, key, value, layer, cache, block, scale, seen)
 
         with our_attention(self.config), tapped(self.model, taps) as features:
-            output = self.model(
+            output = self._model_for(block, cache)(
                 input_ids=tokens,
                 position_ids=block.positions,
                 use_cache=False,
@@ -74,6 +79,36 @@ class TransformersLayers:
                 ltd_attend=attend,
             )
         return Verified(output.logits, features() if taps else None)
+
+    def _model_for(self, block: TreeBlock, cache: KVCache) -> PreTrainedModel:
+        """The model; where its rotary positions depend on more than a token's own, a shallow copy that is given them.
+
+        The copy shares all that it can, and the model's own rotary module, which remembers, hears nothing of the call.
+        """
+        if not self.rotary.depends_on_text:
+            return self.model
+        cosines, sines, rows = self.rotary.for_block(block, cache.capacity)
+        model, body = shallow_copy(self.model), shallow_copy(self.model.model)
+        body.rotary_emb, model.model = GivenRotary(cosines[rows], sines[rows]), body
+        return model
+
+
+class GivenRotary(nn.Module):
+    """In place of a model's rotary module: answers what it was given, cosines and sines (B, N, head_dim)."""
+
+    def __init__(self, cosines: Tensor, sines: Tensor) -> None:
+        super().__init__()
+        self.given = cosines, sines
+
+    def forward(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return self.given
+
+
+def shallow_copy(module: Any) -> Any:
+    """A module with the same parts, some of which can be exchanged without changing the original."""
+    copied = copy.copy(module)
+    copied.__dict__["_modules"] = dict(module._modules)
+    return copied
 
 
 def _attend(

@@ -8,7 +8,8 @@ from ltd import ops
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.forward import TreeBlock
 from ltd.engine.kv_cache import KVCache
-from ltd.engine.packed_layers import DTYPES, RotaryTable, pack_layers, take_stack
+from ltd.engine.packed_layers import DTYPES, pack_layers, take_stack
+from ltd.engine.rotary import RotaryTable
 
 
 class HeadEngine:

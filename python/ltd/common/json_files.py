@@ -1,0 +1,81 @@
+"""JSON that others may have written or damaged: read and compared with the types that are expected, in one place."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ltd.errors import InputError
+
+T = TypeVar("T")
+MOST_SHOWN = 60  # letters of a wrong value
+
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""A whole number that tensors can hold."""
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+"""A size: at least 1, and no more than an operator takes."""
+Real = Annotated[float, Field(allow_inf_nan=False)]
+"""A number."""
+
+
+def read_json(file: Path, kind: type[T]) -> T:
+    """What a JSON file holds.
+
+    Args:
+        file: to read.
+        kind: what it must hold: any type that has annotations for all its parts, such as a dataclass, a TypedDict or
+            `dict[str, Whole]`. `dict[str, Any]` is an object whose parts somebody else checks.
+
+    Raises:
+        InputError: it cannot be read, is no JSON, or holds something else; the message begins with the file's name.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{file.name} is missing") from error
+    except OSError as error:
+        raise InputError(f"{file.name} cannot be read: {error.strerror}") from error
+    return parse_json(content, kind, file.name)
+
+
+def parse_json(content: bytes | str, kind: type[T], what: str) -> T:
+    """What a text in JSON holds.
+
+    Args:
+        content: the text; a byte order mark before it is skipped.
+        kind: see `read_json`.
+        what: it is, for messages.
+
+    Raises:
+        InputError: it is no JSON, or holds something else.
+    """
+    content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
+    try:
+        return _reader(kind).validate_json(content.removeprefix(codecs.BOM_UTF8), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{what} {_reason(error)}") from None
+
+
+@functools.cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _reason(error: ValidationError) -> str:
+    """The first thing that is wrong, as the rest of a sentence."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return f"is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"lacks {place}"
+    if first["type"] in ("dict_type", "dataclass_type") and not place:
+        return "holds no JSON object"
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
+    return f"says {place}{' = ' if place else ''}{shown}: {message[:1].lower()}{message[1:]}"

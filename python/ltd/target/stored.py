@@ -1,0 +1,112 @@
+"""What a model's files hold, compared with what its config asks for, and with what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PretrainedConfig
+
+from ltd.engine.kv_cache import key_value_sizes
+from ltd.errors import InputError
+
+CHECKED: Mapping[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+"""How to call `from_pretrained` so that `check_complete` hears of everything that did not fit."""
+LEAST_BYTES = 64  # that a file spends on a tensor, its name and place included
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Attributes: tensors, numbers: how many there are, at most."""
+
+    tensors: int
+    numbers: int
+
+
+def stored_in(folder: Path) -> Stored:
+    """What the weight files of a folder hold. Raises InputError if one cannot be read."""
+    if files := sorted(folder.glob("*.safetensors")):
+        shapes = []
+        for file in files:
+            try:
+                with safe_open(file, framework="pt") as content:
+                    shapes += [content.get_slice(name).get_shape() for name in content.keys()]  # noqa: SIM118
+            except (SafetensorError, OSError, ValueError) as error:
+                raise InputError(f"cannot load the model in {str(folder)!r}: {file.name}: {error}") from error
+        return Stored(len(shapes), sum(map(_product, shapes)))
+    size = sum(file.stat().st_size for file in folder.glob("*.bin"))
+    return Stored(size // LEAST_BYTES, size)
+
+
+def stored_in_gguf(file: Path) -> Stored:
+    """What a GGUF file holds. Raises InputError if it is only a part of a model."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    parts = reader.get_field("split.count")
+    if parts is not None and (count := int(parts.contents())) > 1:
+        raise InputError(f"it is one of {count} parts; join them with llama.cpp's gguf-split --merge")
+    if not reader.tensors:
+        raise InputError("it holds no tensors")
+    return Stored(len(reader.tensors), sum(_product(tensor.shape.tolist()) for tensor in reader.tensors))
+
+
+def check_sizes(config: PretrainedConfig, stored: Stored, place: str) -> None:
+    """Raises InputError if a config's sizes are none, or ask for more than there is, before anything is allocated."""
+    sizes = {name: getattr(config, name, None) for name in
+             ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "num_key_value_heads", "max_position_embeddings")}  # fmt: skip
+    for name, size in sizes.items():
+        if type(size) is not int or not 1 <= size < 2**31:
+            raise InputError(f"the config of {place!r} says {name} = {size!r}, but it must be a whole number above 0")
+    kv_heads, head_dim = key_value_sizes(config)
+    if type(head_dim) is not int or head_dim < 2 or head_dim % 2 or config.num_attention_heads % kv_heads:
+        raise InputError(
+            f"the config of {place!r} says {config.num_attention_heads} heads of {head_dim} numbers for {kv_heads} "
+            "key/value heads; heads must be a multiple of these, and of an even number"
+        )
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    attention = 2 * (config.num_attention_heads + kv_heads) * head_dim
+    needed = hidden * (config.vocab_size + layers * (attention + 3 * config.intermediate_size))
+    if layers > stored.tensors or needed > stored.numbers:
+        raise InputError(
+            f"the config of {place!r} asks for {layers} layers with {needed} weights in all, but its files hold only "
+            f"{stored.numbers} in {stored.tensors} tensors"
+        )
+
+
+def check_complete(info: Mapping[str, Any], place: str) -> None:
+    """Raises InputError unless every weight of a model came from its files, and every one of these was used.
+
+    Args:
+        info: what `from_pretrained` says of loading, see `CHECKED`.
+        place: for the message.
+    """
+    missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if missing:
+        hint = f"; it holds {unknown[0]}, which is not of such a model" if unknown else ""
+        raise InputError(f"the weights in {place!r} lack {_some(missing)}{hint}; use a whole model")
+    if unknown:
+        raise InputError(f"the weights in {place!r} hold {_some(unknown)}, which its config knows nothing of")
+    if wrong := sorted(info["mismatched_keys"]):
+        name, found, wanted = wrong[0]
+        raise InputError(
+            f"the weights in {place!r} hold {name} of shape {tuple(found)}, but its config asks for {tuple(wanted)}"
+        )
+    if errors := info["error_msgs"]:
+        raise InputError(f"cannot load the model in {place!r}: {errors[0]}")
+
+
+def _some(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _product(shape: list[int]) -> int:
+    numbers = 1
+    for size in shape:
+        numbers *= int(size)
+    return numbers
