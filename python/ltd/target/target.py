@@ -93,6 +93,7 @@ class Target:
             capacity: rows per sequence, the largest tree included.
             tap: whether to tap the hidden states.
         """
+        self.forward.follow()
         return TargetSession(self, self.pool.take(batch, capacity), self.feature_layers if tap else ())
 
 
