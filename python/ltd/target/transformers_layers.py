@@ -119,6 +119,7 @@ def _attend(
 
 AttentionInterface.register(ATTENTION, _attend)
 
+
 @contextmanager
 def tapped(model: PreTrainedModel, layers: tuple[int, ...]) -> Iterator[Callable[[], Tensor]]:
     """While open, every forward's hs[k] of the given layers is kept; the yielded function concatenates them.

@@ -28,7 +28,8 @@ def twin_of(model: PreTrainedModel, attention: str) -> PreTrainedModel:
         model: any.
         attention: the registered name of the attention that the twin's layers call.
     """
-    return _Twins(model, attention).of(model)
+    twin: PreTrainedModel = _Twins(model, attention).of(model)
+    return twin
 
 
 class _Twins:
