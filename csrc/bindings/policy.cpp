@@ -145,7 +145,6 @@ PolicyNetwork flat_network(const char* name, int64_t inputs, at::IntArrayRef lay
 void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count, at::IntArrayRef depth_layers,
                   at::IntArrayRef size_layers, bool uses_tanh) {
   const float* const end = weights + weight_count;
-  check_range("recents", a.recent_count, 0, kMaxSize);
   check_range("states", a.state_size, 0, kMaxSize);
   a.depth_network = flat_network("depth_layers", a.width(), depth_layers, uses_tanh, weights, end);
   a.size_network = flat_network("size_layers", a.width(), size_layers, uses_tanh, weights, end);

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ltd.custom_generate import CustomGenerate as CustomGenerate
+    from ltd.custom_generate.call import CustomGenerate as CustomGenerate
     from ltd.decoding.decoder import Decoder as Decoder
     from ltd.decoding.decoder import Generation as Generation
     from ltd.decoding.statistics import Statistics as Statistics
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 # Imported on first use: torch and transformers take seconds, and `ltd --help` needs neither.
 _HOMES = {
-    "CustomGenerate": "ltd.custom_generate",
+    "CustomGenerate": "ltd.custom_generate.call",
     "Decoder": "ltd.decoding.decoder",
     "Generation": "ltd.decoding.decoder",
     "InputError": "ltd.errors",

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ltd.decoding.decoder import Decoder
+from ltd.decoding.generation_config import ModelRules
 from ltd.drafts import Draft
 from ltd.drafts.opening import find_head, read_draft
 from ltd.errors import InputError
@@ -32,6 +33,10 @@ def load(
 ) -> Decoder:
     """Loads a target and its draft, ready to generate.
 
+    Logits processors that the model's own generation settings name, such as a repetition penalty, are applied, as in
+    the greedy `generate` of `transformers`. What they say about sampling is not: decoding is greedy unless a call asks
+    for something else.
+
     Args:
         target: a local folder, a GGUF file or a hub name; None is SmolLM2-135M-Instruct.
         draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves
@@ -45,7 +50,8 @@ def load(
         max_length: prompt and answer together; None is the model's context limit.
 
     Raises:
-        InputError: anything above that cannot work, or a draft or policy that does not fit the target.
+        InputError: anything above that cannot work, a draft or policy that does not fit the target, or generation
+            settings of the model that are not honoured, such as beam search.
 
     Warns:
         TunedElsewhereWarning: a given policy bundle that was tuned for other hardware, another dtype or number of
@@ -59,6 +65,7 @@ def load(
     set_threads(threads)
     chosen = choose_policy(policy, partial(expected_setting, target, draft, kind, place), place)
     loaded = load_model(target, kind, place)
+    rules = ModelRules.of(loaded.model)
     model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
     return Decoder(
         model,
@@ -67,6 +74,7 @@ def load(
         tokenizer=loaded.tokenizer,
         stop_ids=stop_token_ids(loaded.model, loaded.tokenizer),
         max_length=max_length,
+        rules=rules,
     )
 
 

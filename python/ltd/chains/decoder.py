@@ -112,9 +112,23 @@ class ChainDecoder:
         Raises:
             InputError: no chain draft in the folder, or it does not fit the target or its tokenizer.
         """
+        return cls.sharing(decoder, ChainDraft.load(draft_folder, decoder.target, decoder.tokenizer), length)
+
+    @classmethod
+    def sharing(cls, decoder: Decoder, draft: ChainDraft, length: Length) -> ChainDecoder:
+        """Shares the target and the settings of a loaded decoder, with a chain draft for it.
+
+        Raises:
+            InputError: the model's generation settings ask for logits processors, which chains do not honour.
+        """
+        if decoder.rules is not None:
+            raise InputError(
+                f"the model's generation config asks for {decoder.rules}, which chains do not honour; "
+                "take it out of generation_config.json, or draft trees"
+            )
         return cls(
             decoder.target,
-            ChainDraft.load(draft_folder, decoder.target, decoder.tokenizer),
+            draft,
             length,
             tokenizer=decoder.tokenizer,
             stop_ids=decoder.stop_ids,

@@ -10,7 +10,8 @@ import torch
 
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.gain import Gain
-from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
+from ltd.decoding.generation_config import ModelRules
+from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
@@ -48,6 +49,7 @@ class Decoder:
         tokenizer: for `encode` and for people; not needed to generate from ids.
         stop_ids: tokens that end an answer, unless a call says otherwise.
         max_length: prompt and answer together; by default the model's context limit.
+        rules: the logits processors of the model's own generation settings; None is none.
 
     Raises:
         InputError: a policy that does not fit the draft, or a max_length beyond the context limit.
@@ -62,10 +64,11 @@ class Decoder:
         tokenizer: Any = None,
         stop_ids: Sequence[int] = (),
         max_length: int | None = None,
+        rules: ModelRules | None = None,
     ) -> None:
         self.max_length = length_limit(max_length, target.context_limit)
         self.target, self.draft, self.policy = target, draft, policy
-        self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
+        self.tokenizer, self.stop_ids, self.rules = tokenizer, tuple(stop_ids), rules
         self.last_statistics = Statistics()
         self.speculation()  # raises if they do not fit
 
@@ -102,7 +105,7 @@ class Decoder:
         """
         prompts, is_batch = normalise(input_ids)
         sampling = Sampling(temperature, top_k, top_p, seed)
-        request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
+        request = self.request(prompts, sampling, max_new_tokens, stop_token_ids, self.speculation(policy))
         for _ in self.run(request):
             pass
         generations = [Generation(answer, request.statistics) for answer in request.answers]
@@ -125,21 +128,29 @@ class Decoder:
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
         sampling = Sampling(temperature, top_k, top_p, seed)
-        request = self._request(prompts, sampling, max_new_tokens, stop_token_ids, policy)
+        request = self.request(prompts, sampling, max_new_tokens, stop_token_ids, self.speculation(policy))
         return (news[0] for news in self.run(request))
 
-    def _request(
+    def request(
         self,
         prompts: list[list[int]],
         sampling: Sampling,
         max_new_tokens: int,
         stop_token_ids: Sequence[int] | None,
-        policy: PolicyChoice,
+        speculation: Speculation | None,
     ) -> Request:
-        """A request that ends at stop tokens and lengths, from the arguments of `generate`."""
+        """A request that ends at stop tokens and lengths. Arguments as `generate` takes them.
+
+        Raises:
+            InputError: a prompt that cannot be answered, or no new token wanted.
+        """
+        check_prompts(prompts, self.target.vocab_size, self.max_length)
         stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
         stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
-        return Request(prompts, sampling.acceptor(), stops, self.speculation(policy))
+        if self.rules is None:
+            return Request(prompts, sampling.acceptor(), stops, speculation)
+        ruled = self.rules.acceptor(prompts, sampling, stops)
+        return Request(prompts, ruled, ruled, speculation)
 
     def speculation(self, policy: PolicyChoice = None) -> Speculation | None:
         """The draft with a call's policy, or else the decoder's; None is plain decoding.
@@ -160,9 +171,9 @@ class Decoder:
         Yields, after the prefill and after every cycle, {prompt: its new tokens}; they are then also in the answers.
 
         Raises:
-            InputError: a prompt that cannot be answered; at once.
+            InputError: an empty prompt or an unknown id; at once.
         """
-        check_prompts(request.prompts, self.target.vocab_size, self.max_length)
+        check_ids(request.prompts, self.target.vocab_size)
         return self._run(request)
 
     @torch.inference_mode()

@@ -57,15 +57,21 @@ def normalise(input_ids: Tokens) -> tuple[list[list[int]], bool]:
 
 def check_prompts(prompts: list[list[int]], vocab_size: int, max_length: int) -> None:
     """Raises InputError for an empty prompt, an unknown id, or a prompt that leaves no room for an answer."""
+    check_ids(prompts, vocab_size)
+    longest = max(map(len, prompts))
+    if longest >= max_length:
+        raise InputError(
+            f"the prompt has {longest} tokens, but prompt and answer together may have {max_length}; shorten it"
+        )
+
+
+def check_ids(prompts: list[list[int]], vocab_size: int) -> None:
+    """Raises InputError for an empty prompt or an unknown id."""
     if not prompts:
         raise InputError("there is no prompt; give at least one")
     for prompt in prompts:
         if not prompt:
             raise InputError("the prompt is empty; give at least one token")
-        if len(prompt) >= max_length:
-            raise InputError(
-                f"the prompt has {len(prompt)} tokens, but prompt and answer together may have {max_length}; shorten it"
-            )
         unknown = next((token for token in prompt if not 0 <= token < vocab_size), None)
         if unknown is not None:
             raise InputError(f"token id {unknown} is not in the target's vocabulary (0 … {vocab_size - 1})")

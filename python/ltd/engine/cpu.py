@@ -61,6 +61,9 @@ class Engine:
         config = model.config
         return model.device.type == "cpu" and model.dtype in DTYPES and config.hidden_act == "silu"
 
+    def follow(self) -> None:
+        """See `Forward`. The model's weights are ours, so nobody changes them."""
+
     def open(self, batch: int, capacity: int) -> KVCache:
         """See `Forward`."""
         return KVCache.for_model(self.config, batch, capacity, self.weights.final_norm.dtype, self.device)

@@ -74,6 +74,9 @@ class Forward(Protocol):
     def norm(self) -> nn.Module:
         """The final norm, from hs[layers] to what the output layer reads."""
 
+    def follow(self) -> None:
+        """Takes notice of what was changed in a model that is not ours; asked for when a session begins."""
+
     def open(self, batch: int, capacity: int) -> KVCache:
         """A session: an empty cache for so many sequences of so many rows, the largest tree included."""
 

@@ -7,7 +7,7 @@ whose logits are almost equal, so the two may part, but only at a near tie, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +65,14 @@ class Comparison:
     bound: float | None = None
 
 
+Process = Callable[[torch.Tensor, list[int]], torch.Tensor]
+
+
+def as_is(logits: torch.Tensor, answer: list[int]) -> torch.Tensor:
+    """The logits (vocabulary,) after an answer's first tokens, where nothing processes them."""
+    return logits
+
+
 def check_greedy(
     decoder: Decoder,
     reference: PreTrainedModel,
@@ -92,17 +100,32 @@ def check_greedy(
         room = decoder.max_length - len(prompt)  # `transformers` goes on where the context ends, with a warning
         if token_ids != expected[:room]:
             expected = reference_greedy(reference, [prompt], max_new_tokens, decoder.stop_ids)[0]
-        yield compare(reference, prompt, token_ids, expected[:room])
+        process = processing(decoder, prompt, min(max_new_tokens, room))
+        yield compare(reference, prompt, token_ids, expected[:room], process)
 
 
-def compare(reference: PreTrainedModel, prompt: list[int], token_ids: list[int], expected: list[int]) -> Comparison:
+def processing(decoder: Decoder, prompt: list[int], max_new_tokens: int) -> Process:
+    """What becomes of the logits after a prompt and a part of its answer, by the model's own generation settings."""
+
+    def process(logits: torch.Tensor, answer: list[int]) -> torch.Tensor:
+        if decoder.rules is None:
+            return logits
+        return decoder.rules.scores(logits, prompt, answer, max_new_tokens, decoder.stop_ids)
+
+    return process
+
+
+def compare(
+    reference: PreTrainedModel, prompt: list[int], token_ids: list[int], expected: list[int], process: Process = as_is
+) -> Comparison:
     """Compares two texts up to their first difference, and judges that one by a forward over what they share."""
     index = first_difference(token_ids, expected)
     if index is None:
         return Comparison("equal", len(token_ids), token_ids, expected)
     if index == min(len(token_ids), len(expected)):  # one goes on where the other ended: no rounding does that
         return Comparison("wrong", index + 1, token_ids, expected, index)
-    tie = judge(next_logits(reference, prompt + expected[:index]), (token_ids[index], expected[index]))
+    logits = process(next_logits(reference, prompt + expected[:index]), expected[:index])
+    tie = judge(logits, (token_ids[index], expected[index]))
     verdict: Literal["near tie", "wrong"] = "near tie" if tie.explained else "wrong"
     return Comparison(verdict, index + 1, token_ids, expected, index, tie.gap, tie.bound)
 
@@ -111,7 +134,7 @@ def judge(logits: torch.Tensor, tokens: Sequence[int]) -> NearTie:
     """Whether greedy decoding could have taken each of these tokens, but for rounding.
 
     Args:
-        logits: (vocabulary,) of one position, in the type that the model computes in.
+        logits: (vocabulary,) of one position, in the type that the model computes in; -inf what may not be chosen.
         tokens: ids.
 
     Returns:
@@ -120,7 +143,8 @@ def judge(logits: torch.Tensor, tokens: Sequence[int]) -> NearTie:
     gap = (logits.max() - logits[list(tokens)].min()).float().item()
     if logits.dtype == torch.float32:
         return NearTie(gap, 0.0)
-    exponent = math.frexp(logits.abs().max().item())[1] - 1  # 2^exponent is the largest power not above it
+    largest = logits.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+    exponent = math.frexp(largest)[1] - 1  # 2^exponent is the largest power not above it
     return NearTie(gap, NEAR_TIE_ULPS * torch.finfo(logits.dtype).eps * 2.0**exponent)
 
 

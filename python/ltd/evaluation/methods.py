@@ -164,16 +164,7 @@ class ChainMethod(Method):
         decoder = models.decoder
         if isinstance(self.length, SpecDecPP) and self.length.folder is not None:
             check_draft(self.length.folder, models.chain_folder)
-        return ChainAnswerer(
-            ChainDecoder(
-                decoder.target,
-                models.chain,
-                self.length,
-                tokenizer=decoder.tokenizer,
-                stop_ids=decoder.stop_ids,
-                max_length=decoder.max_length,
-            )
-        )
+        return ChainAnswerer(ChainDecoder.sharing(decoder, models.chain, self.length))
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,20 @@ class Target:
         self.feature_layers = feature_layers
         self.pool = CachePool(self.forward.open)
         self.turn = Turn()
+        self._made_for = self._parts()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model still has the type, the place, the embedding and the output layer that it had at first.
+
+        If not, this target, its sessions and the drafts made for it are out of date. What else is changed in a model,
+        such as values or other layers, is followed from the next session on.
+        """
+        return all(now is before or now == before for now, before in zip(self._parts(), self._made_for, strict=True))
+
+    def _parts(self) -> tuple[object, ...]:
+        weight = self.embedding.weight
+        return self.embedding, self.model.get_output_embeddings(), weight.dtype, weight.device, weight.shape
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +123,7 @@ class Target:
             capacity: rows per sequence, the largest tree included.
             tap: whether to tap the hidden states.
         """
+        self.forward.follow()
         return TargetSession(self, self.pool.take(batch, capacity), self.feature_layers if tap else ())
 
 

@@ -1,7 +1,7 @@
 """The layers of `transformers` over our cache: `TransformersLayers`, the forward of models that must stay as they are.
 
 `transformers` hands the arguments that it does not know on to its attention, and so every call brings its own. Which
-attention a model calls is said in its configuration, though, for all that run it: it is ours for the time of a call.
+attention a model calls is said in its configuration, for all that run it; so it is a twin that runs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ltd.engine.forward import TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache, narrower, windows_of_cache
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.rotary import ModelRotary
+from ltd.errors import InputError
+from ltd.target.twin import twin_of
 
 ATTENTION = "ltd"
 
@@ -35,9 +37,14 @@ class TransformersLayers:
     """
 
     def __init__(self, model: PreTrainedModel, attention: Attention = attend_tree) -> None:
-        self.model, self.config, self.attention = model, model.config, attention
-        body: Any = model.model
-        self.rotary, self.kept = ModelRotary(body.rotary_emb, model.dtype), windows_of_cache(self.config)
+        self.model, self.attention = model, attention
+        self._one_call = threading.Lock()  # two calls at a time would tap each other's states
+        self.follow()
+
+    @property
+    def config(self) -> Any:
+        """See `Forward`."""
+        return self.model.config
 
     @property
     def device(self) -> torch.device:
@@ -57,40 +64,63 @@ class TransformersLayers:
         norm: nn.Module = body.norm
         return norm
 
+    def follow(self) -> None:
+        """See `Forward`."""
+        body: Any = self.model.model
+        self.rotary, self.kept = ModelRotary(body.rotary_emb, self.model.dtype), windows_of_cache(self.config)
+        self._twin: PreTrainedModel | None = None
+
     def open(self, batch: int, capacity: int) -> KVCache:
         """See `Forward`."""
+        self.follow()
         return KVCache.for_model(self.config, batch, capacity, self.embedding.weight.dtype, self.device)
 
     def __call__(
         self, tokens: Tensor, block: TreeBlock, cache: KVCache, logits_to_keep: int = 0, taps: tuple[int, ...] = ()
     ) -> Verified:
-        """See `Forward`."""
+        """See `Forward`.
+
+        Raises:
+            InputError: the model does not call the attention that its configuration names once in every layer.
+        """
+        called: list[int] = []
 
         def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float, window: int) -> Tensor:
+            called.append(layer)
             seen = window if block.read_with else narrower(window, self.kept[layer])
             return self.attention(query, key, value, layer, cache, block, scale, seen)
 
-        with our_attention(self.config), tapped(self.model, taps) as features:
-            output = self._model_for(block, cache)(
+        twin = self._twin
+        if twin is None:
+            twin = self._twin = twin_of(self.model, ATTENTION)
+        with self._one_call, tapped(twin, taps) as features:
+            output = self._given_rotary(twin, block, cache)(
                 input_ids=tokens,
                 position_ids=block.positions,
                 use_cache=False,
                 logits_to_keep=logits_to_keep,
                 ltd_attend=attend,
             )
-        return Verified(output.logits, features() if taps else None)
+            check_called(called, int(self.config.num_hidden_layers))
+            return Verified(output.logits, features() if taps else None)
 
-    def _model_for(self, block: TreeBlock, cache: KVCache) -> PreTrainedModel:
-        """The model; where its rotary positions depend on more than a token's own, a shallow copy that is given them.
-
-        The copy shares all that it can, and the model's own rotary module, which remembers, hears nothing of the call.
-        """
+    def _given_rotary(self, twin: Any, block: TreeBlock, cache: KVCache) -> Any:
+        """The twin; where its rotary positions depend on more than a token's own, a shallow copy that is given them."""
         if not self.rotary.depends_on_text:
-            return self.model
+            return twin
         cosines, sines, rows = self.rotary.for_block(block, cache.capacity)
-        model, body = shallow_copy(self.model), shallow_copy(self.model.model)
+        model, body = shallow_copy(twin), shallow_copy(twin.model)
         body.rotary_emb, model.model = GivenRotary(cosines[rows], sines[rows]), body
         return model
+
+
+def check_called(layers: list[int], count: int) -> None:
+    """Raises InputError unless our attention was called in each of the model's layers, in order."""
+    if layers != list(range(count)):
+        raise InputError(
+            f"this model's layers called the attention that its configuration names {len(layers)} times instead of "
+            f"once in each of its {count} layers; its forward or its attention was replaced, so it cannot check trees"
+        )
 
 
 class GivenRotary(nn.Module):
@@ -120,21 +150,6 @@ def _attend(
 
 
 AttentionInterface.register(ATTENTION, _attend)
-
-# Two calls at a time would each restore what the other one had set.
-_one_call = threading.RLock()
-
-
-@contextmanager
-def our_attention(config: Any) -> Iterator[None]:
-    """While open, the models of this configuration call our attention, and no other thread gets in here."""
-    with _one_call:
-        usual = config._attn_implementation
-        config._attn_implementation = ATTENTION
-        try:
-            yield
-        finally:
-            config._attn_implementation = usual
 
 
 @contextmanager

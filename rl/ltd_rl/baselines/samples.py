@@ -22,10 +22,9 @@ from ltd.common.shards import shard_file, write_shard
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
-from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
-from ltd.decoding.stopping import StopRule, take
+from ltd.decoding.stopping import take
 from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.evaluation.encoding import check_turns, encode_turn
@@ -127,8 +126,7 @@ def answer_samples(
     if draft is None:
         raise InputError("samples are recorded with a draft; load one")
     speculation = Speculation(draft, TREE)
-    stops = StopRule.usual([prompt], decoder.stop_ids, max_new_tokens, decoder.max_length)
-    request = Request([prompt], Sampling().acceptor(), stops, speculation)
+    request = decoder.request([prompt], Sampling(), max_new_tokens, None, speculation)
     watch = Stopwatch(request.statistics, target.device)
     with request.open(target):
         gain = decoder.prefill(request)

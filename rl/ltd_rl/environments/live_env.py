@@ -20,10 +20,9 @@ from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
 from ltd.decoding.prompts import check_prompts
-from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
-from ltd.decoding.stopping import StopRule, take
+from ltd.decoding.stopping import take
 from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.learned.observation import Layout, Summary
@@ -122,8 +121,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         """Reads a prompt and begins the first cycle; says whether there is one."""
         self.close()
         target = self.decoder.target
-        stops = StopRule.usual([prompt], self.decoder.stop_ids, self.max_new_tokens, self.decoder.max_length)
-        self.request = Request([prompt], Sampling().acceptor(), stops, self.speculation)
+        self.request = self.decoder.request([prompt], Sampling(), self.max_new_tokens, None, self.speculation)
         self.statistics = self.request.statistics
         self.watch = Stopwatch(self.statistics, target.device)
         self.episode = dict.fromkeys(EPISODE, 0.0)

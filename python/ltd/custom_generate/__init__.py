@@ -1,0 +1,1 @@
+"""The cycle inside `generate` of `transformers`."""

@@ -1,0 +1,194 @@
+"""`model.generate(..., custom_generate=ltd.CustomGenerate())`: the cycle inside `transformers`' own interface."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, check_context, unpadded
+from ltd.custom_generate.streaming import TokenStream, ended
+from ltd.decoding.acceptance import Acceptor, Sampling
+from ltd.decoding.decoder import Decoder
+from ltd.decoding.in_step import InStep, InStepAcceptor, chooser, length_of
+from ltd.decoding.request import Request
+from ltd.decoding.speculation import Speculation
+from ltd.decoding.statistics import Statistics
+from ltd.decoding.stopping import StopRule, Stops
+from ltd.drafts.opening import find_head
+from ltd.errors import InputError
+from ltd.loading import prepare
+from ltd.policy_choice import NONE, STATIC, PolicyRequest, choose_policy, read_bundle, setting_of
+from ltd.target.model import LoadedModel
+
+
+class CustomGenerate:
+    """Speculative decoding for `model.generate(..., custom_generate=CustomGenerate(...))`.
+
+    `GenerationConfig`, logits processors, stopping criteria and the sampling settings mean what they mean in
+    `transformers`; greedy output is the same, sampled output has the same distribution. Sampling draws its seed from
+    torch's global generator. The model is never changed: other threads may use it meanwhile.
+
+    Args:
+        draft: a folder with an EAGLE-3 head for the model; None is the shipped head (for SmolLM2-135M-Instruct);
+            "none" leaves plain decoding only.
+        policy: see `ltd.load`.
+        streamer: is told the prompt and every token, as by `generate`, if that is given none itself.
+
+    Attributes:
+        policy: as it was asked for, or as it was read from a bundle; another one counts from the next call on.
+        last_statistics: of the last call.
+    """
+
+    def __init__(self, draft: str | Path | None = None, *, policy: PolicyRequest = None, streamer: Any = None) -> None:
+        self.head_folder = find_head(draft)
+        self.policy, self.streamer = policy, streamer
+        if isinstance(policy, str | Path) and policy not in (NONE, STATIC):
+            self.policy = read_bundle(policy).policy  # now, as there may be none
+        self.decoder: Decoder | None = None
+        self._chosen_for: tuple[PolicyRequest] | None = None  # what the decoder's policy was asked for by
+        self._preparing = threading.Lock()
+
+    @property
+    def last_statistics(self) -> Statistics:
+        """Statistics of the last call; empty before the first."""
+        return Statistics() if self.decoder is None else self.decoder.last_statistics
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        generation_config: GenerationConfig | None = None,
+        streamer: Any = None,
+        tokenizer: Any = None,
+        **model_kwargs: Any,
+    ) -> torch.Tensor | GenerateDecoderOnlyOutput:
+        """What `model.generate` calls; returns what it returns: (B, n + new) ids, or an output object with them alone.
+
+        Args:
+            model, input_ids, logits_processor, stopping_criteria, generation_config: as `generate` prepared them.
+            streamer: instead of this object's own; it has the prompt already.
+            tokenizer: named here so that `generate` takes one, with which it honours `stop_strings`.
+            model_kwargs: what `generate` prepared for the model's forward.
+
+        Raises:
+            InputError: something that speculative decoding does not honour, such as beam search, by its name.
+        """
+        kept_back = arguments_kept_back()
+        receiver = kept_back.get("streamer") if streamer is None else streamer
+        if receiver is None and self.streamer is not None:
+            receiver = self.streamer
+            receiver.put(input_ids.cpu())
+        with ended(receiver):
+            config = generation_config if generation_config is not None else model.generation_config
+            check_arguments(config, kept_back, model_kwargs, input_ids)
+            prompts = unpadded(input_ids, model_kwargs.get("attention_mask"))
+            criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
+            check_context(model, max(map(len, prompts)) + length_of(criteria) - input_ids.shape[1])
+            decoder, speculation = self._prepared_for(model)
+            accept, stops = acceptance(input_ids, logits_processor or LogitsProcessorList(), criteria, config)
+            request, pad = Request(prompts, accept, stops, speculation), padding(config) or 0
+            stream = None if receiver is None else TokenStream(receiver, request, pad)
+            for _ in decoder.run(request):
+                if stream is not None:
+                    stream.advance()
+        sequences = torch.cat([input_ids, padded_answers(request.answers, pad, input_ids)], dim=1)
+        return (
+            GenerateDecoderOnlyOutput(sequences=cast(torch.LongTensor, sequences))
+            if config.return_dict_in_generate
+            else sequences
+        )
+
+    def _prepared_for(self, model: PreTrainedModel) -> tuple[Decoder, Speculation | None]:
+        """The decoder for a model as it is now, and what drafts in it for one call."""
+        with self._preparing:
+            if self.decoder is None or self.decoder.target.model is not model or not self.decoder.target.is_current:
+                loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
+                target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
+                self.decoder, self._chosen_for = Decoder(target, draft), None
+            if self._chosen_for is None or self._chosen_for[0] is not self.policy:
+                chosen = choose_policy(self.policy, partial(setting_of, self.decoder), model.device)
+                self.decoder.policy = None if self.decoder.draft is None else chosen.policy
+                self._chosen_for = (self.policy,)
+            return self.decoder, self.decoder.speculation()
+
+
+def padding(config: GenerationConfig) -> int | None:
+    """What `transformers` writes behind finished rows: the padding token, or else the first end token."""
+    for token in (config.pad_token_id, config.eos_token_id):
+        if token is not None:
+            first: int = token[0] if isinstance(token, list) else token
+            return int(first)
+    return None
+
+
+def padded_answers(answers: list[list[int]], pad: int, like: torch.Tensor) -> torch.Tensor:
+    """int64 (B, longest answer), padded on the right."""
+    longest = max(map(len, answers))
+    return like.new_tensor([answer + [pad] * (longest - len(answer)) for answer in answers])
+
+
+def acceptance(
+    input_ids: torch.Tensor, processors: LogitsProcessorList, criteria: StoppingCriteriaList, config: GenerationConfig
+) -> tuple[Acceptor, Stops]:
+    """The operators' own acceptance where they know all that is asked for, else the one that asks what is asked for."""
+    do_sample = bool(config.do_sample)
+    sampling, rule = known_sampling(processors, do_sample), known_stops(criteria, input_ids, config)
+    if sampling is not None and rule is not None:
+        return sampling.acceptor(), rule
+    choose = chooser(Sampling(temperature=1.0 if do_sample else 0.0))
+    rows = range(len(input_ids))
+    both = InStepAcceptor([InStep(rows, input_ids, processors, criteria, choose, padding(config))])
+    return both, both
+
+
+def known_stops(criteria: StoppingCriteriaList, input_ids: torch.Tensor, config: GenerationConfig) -> StopRule | None:
+    """The rule behind end tokens and a length; None for other lists."""
+    if not {type(criterion) for criterion in criteria} <= {EosTokenCriteria, MaxLengthCriteria}:
+        return None
+    ends = [each.eos_token_id.tolist() for each in criteria if isinstance(each, EosTokenCriteria)]
+    if ends and len(input_ids) > 1 and padding(config) is None:
+        raise InputError("a batch with end tokens needs padding behind finished rows; give a pad_token_id")
+    limit = length_of(criteria) - input_ids.shape[1]
+    return StopRule(frozenset(token for each in ends for token in each), [limit] * len(input_ids))
+
+
+def known_sampling(processors: LogitsProcessorList, do_sample: bool) -> Sampling | None:
+    """The settings behind a list of processors; None where it asks for more than these can say."""
+    if do_sample:
+        return known_warpers(processors)
+    return None if processors else Sampling()
+
+
+def known_warpers(processors: LogitsProcessorList) -> Sampling | None:
+    """The settings behind temperature, top-k and top-p in this order, each at most once; None for other lists."""
+    order = [TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper]
+    kinds = [type(processor) for processor in processors]
+    if kinds != [kind for kind in order if kind in kinds]:
+        return None
+    if any(getattr(p, "filter_value", -torch.inf) != -torch.inf for p in processors):
+        return None
+    if any(getattr(p, "min_tokens_to_keep", 1) != 1 for p in processors):
+        return None
+    found = dict(zip(kinds, processors, strict=True))
+    return Sampling(
+        temperature=found[TemperatureLogitsWarper].temperature if TemperatureLogitsWarper in found else 1.0,
+        top_k=found[TopKLogitsWarper].top_k if TopKLogitsWarper in found else 0,
+        top_p=found[TopPLogitsWarper].top_p if TopPLogitsWarper in found else 1.0,
+    )

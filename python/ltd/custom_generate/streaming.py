@@ -1,0 +1,45 @@
+"""Streamers of `transformers`, fed as `generate` feeds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ltd.decoding.request import Request
+
+
+class TokenStream:
+    """Tells a streamer every step once all rows of the batch have taken it.
+
+    Args:
+        streamer: of `transformers`.
+        request: whose answers are streamed.
+        pad: what stands behind a finished row.
+    """
+
+    def __init__(self, streamer: Any, request: Request, pad: int) -> None:
+        self._streamer, self._request, self._pad = streamer, request, pad
+        self._steps = 0
+
+    def advance(self) -> None:
+        """Puts the steps that are new since the last call: int64 (B,) each."""
+        answers, stops = self._request.answers, self._request.stops
+        going = [len(answer) for row, answer in enumerate(answers) if not stops.finished(row, answer)]
+        ready = min(going) if going else max(map(len, answers))
+        for step in range(self._steps, ready):
+            tokens = [answer[step] if step < len(answer) else self._pad for answer in answers]
+            self._streamer.put(torch.tensor(tokens))
+        self._steps = ready
+
+
+@contextmanager
+def ended(streamer: Any) -> Iterator[None]:
+    """Ends a streamer whatever happens, so that nobody waits for it for ever; None is no streamer."""
+    try:
+        yield
+    finally:
+        if streamer is not None:
+            streamer.end()
