@@ -16,7 +16,7 @@ from ltd.policies.learned.policy import Learned
 from ltd_rl.baselines.controller_fit import decide_everywhere
 from ltd_rl.traces.observations import chosen_steps, stops
 from ltd_rl.traces.optimum import PLAIN
-from ltd_rl.traces.outcomes import Outcomes, verified_sizes, visited
+from ltd_rl.traces.outcomes import Outcomes, all_catching_up, verified_sizes, visited
 
 DRAWS = 2000  # of questions, for intervals
 QUARTER = 0.025  # on either side of them
@@ -101,7 +101,7 @@ def spend(outcomes: Outcomes, decisions: Decisions) -> Spending:
 
     return Spending(
         tokens=np.diff(outcomes.starts),
-        seconds=added(seconds.astype(np.float64)),
+        seconds=added(seconds.astype(np.float64)) + all_catching_up(outcomes, plain, seen),
         cycles=added(np.ones_like(levels)),
         depths=added(levels),
         sizes=added(sizes),

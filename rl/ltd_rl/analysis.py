@@ -21,7 +21,7 @@ from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.observations import chosen_steps, stops
 from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import Outcomes, outcomes_of
+from ltd_rl.traces.outcomes import Outcomes, catching_up, outcomes_of
 from ltd_rl.traces.replay import Cycles, replay
 
 SIZES = EVERY_SIZE[1:]  # the ladder of all that choose freely
@@ -262,17 +262,20 @@ def compare(traces: Traces, latency: LatencyModel, ways: dict[str, Decide]) -> A
 
 
 def spend(generations: Sequence[RecordedGeneration], cycles: Iterable[Cycles], latency: LatencyModel) -> ReplayedTotal:
-    """Adds up the cycles of generations."""
+    """Adds up the cycles of generations, each from its first position on."""
     rows = [
         (generation.prompt_length + found.positions, found.depths, found.sizes, found.gains)
         for generation, found in zip(generations, cycles, strict=True)
     ]
     lengths, depths, sizes, gains = (np.concatenate(column) for column in zip(*rows, strict=True))
     drafted, plain = sizes > 0, latency.plain(lengths[sizes == 0]).sum()
+    read = sum(
+        catching_up(latency.parts["begin"].fitted, length - length[0], size == 0, length) for length, _, size, _ in rows
+    )
     length, depth, size, gain = (column[drafted] for column in (lengths, depths, sizes, gains))
     begin = latency.begin(gain, length)
     parts = {
-        "begin": begin.sum(),
+        "begin": begin.sum() + read,
         "expand": (latency.draft(depth, length, gain) - begin).sum(),
         "verify": latency.verify(size, length).sum(),
         "rest": latency.other(size, length).sum(),

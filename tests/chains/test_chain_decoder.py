@@ -11,13 +11,16 @@ from chain_drafts import AtRandom, chain_decoder, save_draft, small_draft
 from small_models import FAMILIES, VOCABULARY
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ltd.chains import Length
+from ltd.chains import Heuristic, Length, SpecDecPP
 from ltd.chains.constant import Constant
-from ltd.chains.decoder import ChainDecoder
+from ltd.chains.decoder import ChainDecoder, ChainRequest
+from ltd.chains.draft import ChainSession, ChainStep
+from ltd.chains.sampling import Chain
 from ltd.decoding.decoder import Decoder
-from ltd.decoding.statistics import PARTS
+from ltd.decoding.statistics import PARTS, Stopwatch
 from ltd.engine.cpu import Engine
 from ltd.errors import InputError
+from ltd.policies.baselines.acceptance_head import AcceptanceHead
 
 Folder = Callable[[str], Path]
 WORDS = torch.arange(0, VOCABULARY, 3)
@@ -45,8 +48,8 @@ def decoder(tiny_target: Folder, tmp_path: Path) -> ChainDecoder:
 
 @pytest.mark.parametrize(
     "length",
-    [Constant(1), Constant(2), Constant(5), AtRandom(6, False), AtRandom(6, True)],
-    ids=["1", "2", "5", "random", "random with states"],
+    [Constant(1), Constant(2), Constant(5), AtRandom(6)],
+    ids=["1", "2", "5", "random"],
 )
 def test_the_greedy_text_is_the_targets(length: Length, decoder: ChainDecoder, tiny_target: Folder) -> None:
     answer = decoder.generate(PROMPT, max_new_tokens=60, stop_token_ids=(), length=length)
@@ -87,7 +90,7 @@ def test_a_draft_that_is_the_target_is_always_right(temperature: float, tiny_tar
 
 
 def test_statistics_add_up(decoder: ChainDecoder) -> None:
-    rule = AtRandom(5, False)
+    rule = AtRandom(5)
     news = list(decoder.stream(PROMPT, max_new_tokens=50, stop_token_ids=(), length=rule))
     statistics = decoder.last_statistics
     assert len(news[0]) == 1
@@ -105,8 +108,8 @@ def test_statistics_add_up(decoder: ChainDecoder) -> None:
 
 
 def test_what_rules_are_asked(decoder: ChainDecoder) -> None:
-    """After each token but the longest chain's last, with the chance and the state of this very token."""
-    rule = AtRandom(4, True)
+    """After each token but the longest chain's last, with its chance and the state that it was proposed from."""
+    rule = AtRandom(4, seed=1)
     answer = decoder.generate(PROMPT, max_new_tokens=30, stop_token_ids=(), length=rule)
     asked = iter(rule.asked)
     for size, left in zip(answer.statistics.sizes, remaining(answer.statistics.gains, 30), strict=True):
@@ -121,8 +124,64 @@ def test_what_rules_are_asked(decoder: ChainDecoder) -> None:
         step = draft.step([*PROMPT, answer.token_ids[0]])
         chance, token = step.logits.softmax(-1).max(0)
         assert first[1] == pytest.approx(float(chance), rel=1e-5)
-        assert first[2] is not None
-        assert torch.equal(first[2], draft.step([int(token)]).state)
+        assert torch.equal(first[2], step.state)
+        second = rule.asked[1]
+        assert second[0] == 2  # so that it is of the same cycle
+        assert torch.equal(second[2], draft.step([int(token)]).state)
+
+
+RULES: dict[str, Callable[[int], Length]] = {
+    "1": lambda _: Constant(1),
+    "4": lambda _: Constant(4),
+    "heuristic": lambda _: Heuristic(3),
+    "random": lambda _: AtRandom(6),
+    "specdecpp": lambda states: SpecDecPP(AcceptanceHead(states), threshold=0.9, least=2, most=7),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_chain_of_n_tokens_costs_n_forwards(
+    name: str, decoder: ChainDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, steps, step = RULES[name](decoder.draft.hidden_size), [], ChainSession.step
+
+    def counted(session: ChainSession, tokens: list[int]) -> ChainStep:
+        steps.append(len(tokens))
+        return step(session, tokens)
+
+    monkeypatch.setattr(ChainSession, "step", counted)
+    answer = decoder.generate(PROMPT, max_new_tokens=60, stop_token_ids=(), length=rule)
+    assert len(steps) == sum(answer.statistics.sizes)
+    assert max(answer.statistics.gains) > 1
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.9, 0.97])
+def test_specdecpp_sends_the_token_after_the_last_one_judged(
+    threshold: float, decoder: ChainDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every chain's length recomputed from its text, which another session of the draft reads token by token."""
+    chains: list[tuple[list[int], Chain, int]] = []
+    draft_chain = ChainDecoder._draft_chain
+
+    def seen(self: ChainDecoder, request: ChainRequest, watch: Stopwatch) -> Chain:
+        before, room = [*request.prompt, *request.answer], request.room
+        chains.append((before, draft_chain(self, request, watch), room))
+        return chains[-1][1]
+
+    monkeypatch.setattr(ChainDecoder, "_draft_chain", seen)
+    torch.manual_seed(1)
+    head = AcceptanceHead(decoder.draft.hidden_size)
+    rule = SpecDecPP(head, threshold, least=2, most=8)
+    decoder.generate(PROMPT, max_new_tokens=60, stop_token_ids=(), length=rule)
+    for before, chain, room in chains:
+        with torch.inference_mode(), decoder.draft.start(200) as session:
+            session.read(before)
+            states = [session.step([token]).state for token in chain.tokens]
+        accepted = head.chance(torch.stack(states)).double().cumprod(0).tolist() if states else []
+        stops = [count for count in range(2, len(chain) + 1) if 1 - accepted[count - 2] > threshold]
+        expected = stops[0] if stops else min(8, room)
+        assert len(chain) == max(expected, 0)
+    assert any(len(chain) > 2 for _, chain, _ in chains)
 
 
 def remaining(gains: list[int], new: int) -> list[int]:

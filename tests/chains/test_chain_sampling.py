@@ -25,7 +25,7 @@ TRIMMED = torch.tensor([5, 0, 3, 2])
 class Picky:
     """Goes on only behind unlikely tokens, and drafts less after a rejection: lengths that depend on what was drawn."""
 
-    max_length, reads_states = 3, False
+    max_length = 3
 
     def __init__(self) -> None:
         self.limit = 3
@@ -33,7 +33,7 @@ class Picky:
     def start(self) -> LengthCall:
         return Picky()
 
-    def more(self, drafted: int, chance: float, state: Tensor | None) -> bool:
+    def more(self, drafted: int, chance: float, state: Tensor) -> bool:
         return drafted < self.limit and chance < 0.5
 
     def verified(self, drafted: int, accepted: int) -> None:

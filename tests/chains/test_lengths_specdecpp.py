@@ -26,11 +26,16 @@ def random_head(seed: int, inputs: int = 12, width: int | None = None, sure: flo
 def length_by_hand(
     head: AcceptanceHead, states: torch.Tensor, threshold: float, least: int, most: int
 ) -> tuple[int, float]:
-    """The chain's length, and how far the nearest decision was from the threshold."""
+    """The chain's length, and how far the nearest decision was from the threshold.
+
+    Args:
+        states: (most, H), row i is the state at the token before the i-th drafted, from 0: the root's first.
+    """
     margin = math.inf
     for length in range(1, most + 1):
-        rejected = 1 - math.prod(head.chance(states[:length]).double().tolist())
-        margin = min(margin, abs(rejected - threshold))
+        judged = states[1:length]  # of all drafted tokens but the newest
+        rejected = 1 - math.prod(head.chance(judged).double().tolist())
+        margin = min(margin, abs(rejected - threshold)) if length > 1 else margin
         if length >= least and rejected > threshold:
             return length, margin
     return most, margin
@@ -66,17 +71,22 @@ def test_bounds_hold_however_sure_the_head_is(sure: float, expected: int) -> Non
     assert rule.max_length == 9
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_a_second_token_is_always_sent(threshold: float) -> None:
+    """Of the first nothing is known before the second has been proposed."""
+    call = SpecDecPP(random_head(0, sure=-60.0), threshold, least=1, most=9).start()
+    assert [call.more(drafted, 1.0, torch.zeros(12)) for drafted in (1, 2)] == [True, False]
+
+
 def test_calls_do_not_share_their_product() -> None:
     rule = SpecDecPP(random_head(0, sure=1.0), threshold=0.5, least=1, most=9)
     state = torch.zeros(12)  # P(accept) of about 0.7
     first, second = rule.start(), rule.start()
-    alone = [first.more(drafted, 1.0, state) for drafted in (1, 2)]
-    assert alone == [True, False]
+    alone = [first.more(drafted, 1.0, state) for drafted in (1, 2, 3)]
+    assert alone == [True, True, False]
     third = rule.start()
-    assert [(second.more(drafted, 1.0, state), third.more(drafted, 1.0, state)) for drafted in (1, 2)] == [
-        (True, True),
-        (False, False),
-    ]
+    both = [(second.more(drafted, 1.0, state), third.more(drafted, 1.0, state)) for drafted in (1, 2, 3)]
+    assert both == [(True, True), (True, True), (False, False)]
 
 
 @pytest.mark.parametrize(

@@ -87,31 +87,47 @@ def test_ddd_counts_the_roots_children_as_level_one():
 @given(
     **trees,
     factor=st.floats(0.05, 1.0),
-    least=st.floats(0, 2),
     bound=st.floats(0, 1),
 )
-def test_svip_stops_where_the_draft_is_unsure(seed, batch, width, levels, sharpness, factor, least, bound):
+def test_svip_stops_where_the_draft_is_unsure(seed, batch, width, levels, sharpness, factor, bound):
     tree = grown(seed, batch, width, levels, sharpness)
     each = [entropy(tree, row) for row in range(batch)]
     torch.testing.assert_close(newest_entropy(tree).tolist(), each, rtol=1e-4, atol=1e-5)
-    mean = sum(each) / batch
-    chance = 1 - (factor * mean) ** 0.5
-    if min(abs(mean - least), abs(chance - bound)) > 1e-3:
-        stops = mean > least and chance < bound
-        assert SVIP(factor, least, bound).continue_drafting(tree, levels - 1) != stops
+    chance = 1 - (factor * sum(each) / batch) ** 0.5
+    if abs(chance - bound) > 1e-3:
+        assert SVIP(factor, bound).continue_drafting(tree, levels - 1) == (chance > bound)
 
 
-def test_svip_needs_both_to_stop():
+def test_svip_goes_on_at_the_bound_itself():
     tree = grown(3, 1, 3, 4)
-    known = newest_entropy(tree).item()
-    chance = 1 - math.sqrt(0.15 * known)
-    assert known > 0.3 and 0 < chance < 1
+    chance = 1 - math.sqrt(0.15 * newest_entropy(tree).item())
+    assert 0 < chance < 1
+    assert SVIP(bound=chance).continue_drafting(tree, 3)
+    assert not SVIP(bound=math.nextafter(chance, 1)).continue_drafting(tree, 3)
 
-    def goes_on(least: float, bound: float) -> bool:
-        return SVIP(least_entropy=least, bound=bound).continue_drafting(tree, 3)
 
-    assert goes_on(known, 1.0) and not goes_on(math.nextafter(known, 0), 1.0)
-    assert goes_on(0.0, chance) and not goes_on(0.0, math.nextafter(chance, 1))
+@pytest.mark.parametrize("nats", [0.01, 0.29, 0.31, 0.59, 0.61, 0.9, 1.66, 1.68, 3.0])
+def test_svip_as_published_stops_above_six_tenths_of_a_nat(nats):
+    """The published code stops where sqrt(0.15 H) > 0.3. A tree whose every distribution has that entropy."""
+    tree = DraftTree(1, 2, 3, 0, torch.device("cpu"))
+    tree.begin(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int32))
+    logits = logits_with_entropy(nats, words=64)
+    for rows in (1, 2):
+        tree.expand(logits.expand(1, rows, -1).contiguous(), None)
+        assert newest_entropy(tree).item() == pytest.approx(nats, abs=1e-3)
+        assert SVIP().continue_drafting(tree, tree.levels - 1) == (math.sqrt(0.15 * nats) <= 0.3)
+
+
+def logits_with_entropy(nats: float, words: int) -> torch.Tensor:
+    """(words,): one word is more likely than the others, by as much as makes this entropy (bisection)."""
+    low, high = 0.0, 60.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        logits = torch.zeros(words, dtype=torch.float64)
+        logits[5] = middle
+        found = -(logits.softmax(0) * logits.log_softmax(0)).sum().item()
+        low, high = (middle, high) if found > nats else (low, middle)
+    return logits.float()
 
 
 def depths_of(policy: GammaTune, gains: list[list[int]]) -> list[int]:
@@ -178,7 +194,7 @@ def test_those_that_keep_nothing_are_their_own_call(policy):
 
 def test_they_say_what_they_are():
     assert str(DDD(floor=-0.5, size=6)) == "DDD, floor -0.5 after levels 5, 7, 9, depth up to 12, size 6"
-    assert str(SVIP()) == "SVIP, factor 0.15, least entropy 0.3, bound 0.5, depth up to 12, size 60"
+    assert str(SVIP()) == "SVIP, factor 0.15, bound 0.7, depth up to 12, size 60"
     assert str(GammaTune(depth=9)) == "GammaTune, depth 5 to 12, rate 0.2, size 60"
 
 
@@ -193,7 +209,7 @@ def test_they_say_what_they_are():
         (lambda: DDD(max_depth=13), "depth 13 is out of range"),
         (lambda: SVIP(size=-1), "size -1 is out of range"),
         (lambda: SVIP(factor=0.0), "factor is 0.0; it must be above 0"),
-        (lambda: SVIP(least_entropy=math.nan), "least_entropy is nan; it must be at least 0 nats"),
+        (lambda: SVIP(factor=math.nan), "factor is nan; it must be above 0"),
         (lambda: SVIP(bound=1.1), "bound is 1.1; it is a probability"),
         (lambda: GammaTune(depth=-1), "depth -1 is out of range"),
         (lambda: GammaTune(rate=1.5), "rate is 1.5; it must be above 0 and at most 1"),

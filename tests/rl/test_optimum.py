@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import made_generations, made_latency
 
+from ltd.latency.interpolation import Interpolant
 from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total, total
+from ltd_rl.traces.outcomes import Outcomes, catching_up, outcomes_of, plain_total, total
 
 SIZES = (1, 3, 8)
 
 
-def made_outcomes(seed: int, counts: list[int], depths: int = 2, sizes: int = 2) -> Outcomes:
-    """Random tables: gains that do not go beyond the ends, seconds of any kind."""
+READING = (0.0, 1.0, 2.0, 4.0, 7.0)
+"""Seconds of a draft's beginning after 0, 1, 2 … unread tokens; 3 more for each beyond."""
+
+
+def reading(unread: int) -> float:
+    return READING[unread] if unread < len(READING) else READING[-1] + 3.0 * (unread - len(READING) + 1)
+
+
+def made_outcomes(seed: int, counts: list[int], depths: int = 2, sizes: int = 2, scale: float = 1.0) -> Outcomes:
+    """Random tables: gains that do not go beyond the ends, seconds of any kind, reading that costs as much `scale`."""
     generator = np.random.default_rng(seed)
     starts = np.concatenate([[0], np.cumsum(counts)])
     rest = np.concatenate([np.arange(count, 0, -1) for count in counts])
@@ -32,48 +42,97 @@ def made_outcomes(seed: int, counts: list[int], depths: int = 2, sizes: int = 2)
         plain_seconds=generator.integers(1, 4, len(rest)).astype(np.float32),
         scores=np.zeros((len(rest), 3), dtype=np.float32),
         states=np.zeros((len(rest), 0), dtype=np.float32),
+        begin=Interpolant(np.arange(5.0), np.array([1.0]), scale * np.array(READING)[:, None]),
     )
 
 
-def options(outcomes: Outcomes, position: int) -> list[tuple[int, float]]:
-    """Gain and seconds of all decisions at a position."""
+Cycle = tuple[bool, int, float]
+"""Whether it is plain, its gain, and its seconds."""
+
+
+def options(outcomes: Outcomes, position: int) -> list[Cycle]:
+    """All decisions at a position."""
     drafts = zip(outcomes.gains[position].ravel().tolist(), outcomes.seconds[position].ravel().tolist(), strict=True)
-    return [(1, float(outcomes.plain_seconds[position])), *drafts]
+    plain = (True, 1, float(outcomes.plain_seconds[position]))
+    return [plain, *((False, gain, seconds) for gain, seconds in drafts)]
 
 
-def walk(outcomes: Outcomes, schedule: DraftSchedule) -> tuple[float, int]:
+def spent(cycles: list[Cycle], scale: float = 1.0) -> float:
+    """Seconds of one generation's cycles. A draft that comes after plain cycles has to read what they gained too."""
+    seconds, known, waiting = 0.0, 1, 0
+    for plain, gain, took in cycles:
+        seconds += took
+        if plain:
+            waiting += 1
+        else:
+            seconds += scale * (reading(known + waiting) - reading(known))
+            known, waiting = gain, 0
+    return seconds
+
+
+def walk(outcomes: Outcomes, schedule: DraftSchedule, scale: float = 1.0) -> tuple[float, int]:
     """Seconds and cycles of a schedule, cycle by cycle."""
-    seconds, cycles = 0.0, 0
+    seconds, count = 0.0, 0
     for first, end in zip(outcomes.starts[:-1].tolist(), outcomes.starts[1:].tolist(), strict=True):
-        position = first
+        position, cycles = first, []
         while position < end:
             depth, step = int(schedule.depths[position]), int(schedule.steps[position])
-            plain = depth == PLAIN
-            seconds += float(outcomes.plain_seconds[position] if plain else outcomes.seconds[position, depth, step])
-            position += 1 if plain else int(outcomes.gains[position, depth, step])
-            cycles += 1
+            choice = 0 if depth == PLAIN else 1 + depth * len(outcomes.sizes) + step
+            cycles.append(options(outcomes, position)[choice])
+            position += cycles[-1][1]
         assert position == end
-    return seconds, cycles
+        seconds, count = seconds + spent(cycles, scale), count + len(cycles)
+    return seconds, count
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**31), counts=st.lists(st.integers(1, 5), min_size=1, max_size=3))
-def test_the_optimum_is_the_best_of_all_schedules(seed: int, counts: list[int]) -> None:
-    outcomes = made_outcomes(seed, counts, depths=2, sizes=1)
-    least = 0.0
-    for first, end in zip(outcomes.starts[:-1].tolist(), outcomes.starts[1:].tolist(), strict=True):
-        times = []
-        for decisions in product(*(options(outcomes, position) for position in range(first, end))):
-            position, seconds = first, 0.0
-            while position < end:
-                gain, cost = decisions[position - first]
-                position, seconds = position + gain, seconds + cost
-            times.append(seconds)
-        least += min(times)
+def every_way(outcomes: Outcomes, position: int, end: int) -> Iterator[list[Cycle]]:
+    """All schedules from a position to the end of its generation."""
+    if position == end:
+        yield []
+        return
+    for cycle in options(outcomes, position):
+        for rest in every_way(outcomes, position + cycle[1], end):
+            yield [cycle, *rest]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    counts=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    scale=st.sampled_from([0.0, 0.25, 1.0, 4.0]),
+)
+def test_the_optimum_is_the_best_of_all_schedules(seed: int, counts: list[int], scale: float) -> None:
+    outcomes = made_outcomes(seed, counts, depths=2, sizes=1, scale=scale)
+    generations = zip(outcomes.starts[:-1].tolist(), outcomes.starts[1:].tolist(), strict=True)
+    least = sum(min(spent(way, scale) for way in every_way(outcomes, *ends)) for ends in generations)
     found = optimum(outcomes)
     assert found.total.seconds == least
-    assert walk(outcomes, found) == (least, found.total.cycles)
+    assert walk(outcomes, found, scale) == (least, found.total.cycles)
     assert found.total.tokens == sum(counts)
+
+
+def test_a_draft_catches_up_only_if_it_is_used_again() -> None:
+    """Two plain tokens are the best beginning; whether a draft then pays depends on what it has to read."""
+    outcomes = made_outcomes(0, [6], depths=1, sizes=1)
+    outcomes.gains[:, 0, 0] = [1, 1, 4, 1, 1, 1]
+    outcomes.seconds[:, 0, 0] = [9, 9, 2, 9, 9, 9]
+    outcomes.plain_seconds[:] = 1
+    cheap = replace(outcomes, begin=Interpolant(np.arange(2.0), np.array([1.0]), np.array([[0.0], [0.5]])))
+    dear = replace(outcomes, begin=Interpolant(np.arange(2.0), np.array([1.0]), np.array([[0.0], [1.5]])))
+    assert optimum(cheap).depths[:3].tolist() == [PLAIN, PLAIN, 0]
+    assert optimum(cheap).total.seconds == 2 + 2 * 0.5 + 2
+    assert (optimum(dear).depths == PLAIN).all()
+    assert optimum(dear).total.seconds == 6
+
+
+def test_reading_counts_at_the_context_length_of_its_position() -> None:
+    begin = Interpolant(np.array([1.0, 9.0]), np.array([0.0, 10.0]), np.array([[0.0, 0.0], [8.0, 16.0]]))
+    positions, lengths = np.array([0, 1, 2, 4, 5]), np.array([0, 1, 2, 4, 5])
+    plain = np.array([True, True, False, True, False])
+    # One second for a token at length 0, two at length 10.
+    assert catching_up(begin, positions, plain, lengths) == pytest.approx(1.0 + 1.1 + 1.4)
+    assert catching_up(begin, positions, np.ones(5, dtype=bool), lengths) == 0.0
+    assert catching_up(begin, positions[:4], plain[:4], lengths[:4]) == pytest.approx(1.0 + 1.1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -86,7 +145,7 @@ def test_hindsight_is_the_best_of_every_cycle(seed: int, counts: list[int], rate
     outcomes = made_outcomes(seed, counts, depths=3, sizes=2)
     found = hindsight(outcomes, rate)
     for position in range(outcomes.positions):
-        worths = [g / s if rate is None else g - rate * s for g, s in options(outcomes, position)]
+        worths = [g / s if rate is None else g - rate * s for _, g, s in options(outcomes, position)]
         depth, step = int(found.depths[position]), int(found.steps[position])
         choice = 0 if depth == PLAIN else 1 + depth * 2 + step
         assert worths[choice] == pytest.approx(max(worths), rel=1e-12)

@@ -44,17 +44,17 @@ def chain_decoder(model: PreTrainedModel, folder: Path, length: Length) -> Chain
 
 
 class AtRandom:
-    """Chains of random lengths 1 … most; looks at states if asked to, and remembers what it was told."""
+    """Chains of random lengths 1 … most; remembers what it was asked and told."""
 
-    def __init__(self, most: int, reads_states: bool, seed: int = 0) -> None:
-        self.max_length, self.reads_states, self.random = most, reads_states, random.Random(seed)
-        self.asked: list[tuple[int, float, torch.Tensor | None]] = []
+    def __init__(self, most: int, seed: int = 0) -> None:
+        self.max_length, self.random = most, random.Random(seed)
+        self.asked: list[tuple[int, float, torch.Tensor]] = []
         self.told: list[tuple[int, int]] = []
 
     def start(self) -> AtRandom:
         return self
 
-    def more(self, drafted: int, chance: float, state: torch.Tensor | None) -> bool:
+    def more(self, drafted: int, chance: float, state: torch.Tensor) -> bool:
         self.asked.append((drafted, chance, state))
         return self.random.random() < 0.7
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltd.latency.interpolation import Interpolant
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary, depth_layout, size_layout
 from ltd.tree import candidate_count
@@ -35,6 +36,7 @@ def made_up(seed: int, counts: tuple[int, ...] = (4, 1, 7), depth: int = 3) -> O
         plain_seconds=np.full(positions, 0.5, dtype=np.float32),
         scores=(-120 * generator.random((positions, candidate_count(WIDTH, depth)))).astype(np.float32),
         states=generator.normal(size=(positions, STATE)).astype(np.float32),
+        begin=Interpolant(np.array([1.0, 2.0]), np.array([1.0]), np.array([[0.1], [0.2]])),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltd.latency.interpolation import Interpolant
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout
 from ltd.policies.learned.policy import Learned
@@ -43,6 +44,7 @@ def toy(seed: int, generations: int = 20, length: int = 30) -> Outcomes:
         plain_seconds=np.ones(positions, dtype=np.float32),
         scores=scores.astype(np.float32),
         states=np.zeros((positions, 0), dtype=np.float32),
+        begin=Interpolant(np.array([1.0, 2.0]), np.array([1.0]), np.array([[0.1], [0.2]])),
     )
 
 

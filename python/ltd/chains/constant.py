@@ -32,16 +32,11 @@ class Constant:
         """K."""
         return self.length
 
-    @property
-    def reads_states(self) -> bool:
-        """No."""
-        return False
-
     def start(self) -> Constant:
         """Itself: it keeps nothing."""
         return self
 
-    def more(self, drafted: int, chance: float, state: torch.Tensor | None) -> bool:
+    def more(self, drafted: int, chance: float, state: torch.Tensor) -> bool:
         """Up to K."""
         return drafted < self.length
 

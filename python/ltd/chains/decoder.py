@@ -257,8 +257,8 @@ class ChainDecoder:
         return [*chain.tokens[:kept], token]
 
     def _draft_chain(self, request: ChainRequest, watch: Stopwatch) -> Chain:
-        """Drafts until the rule stops, or the answer cannot take more."""
-        draft, words, reads_states = request.draft, self.draft.words, request.length.reads_states
+        """Drafts until the rule stops, or the answer cannot take more: one forward for every token."""
+        draft, words = request.draft, self.draft.words
         chain, most = Chain(request.cycles, request.position), min(request.room, request.length.max_length)
         if most < 1:
             return chain
@@ -270,16 +270,12 @@ class ChainDecoder:
             chain.add(choice, choice if words is None else int(words[choice]), step.logits)
             if len(chain) == most:
                 break
-            # The token is read before the rule is asked only if the rule looks at what the draft makes of it.
-            if reads_states:
-                step = draft.step([chain.tokens[-1]])
             watch.lap("draft")
-            goes_on = request.call.more(len(chain), chance, step.state if reads_states else None)
+            goes_on = request.call.more(len(chain), chance, step.state)
             watch.lap("policy")
             if not goes_on:
                 return chain
-            if not reads_states:
-                step = draft.step([chain.tokens[-1]])
+            step = draft.step([chain.tokens[-1]])
         watch.lap("draft")
         return chain
 

@@ -40,11 +40,6 @@ class Heuristic:
         """`most`."""
         return self.most
 
-    @property
-    def reads_states(self) -> bool:
-        """No."""
-        return False
-
     def start(self) -> HeuristicCall:
         """A schedule that begins with `start_length`."""
         return HeuristicCall(self.start_length, self.most)
@@ -64,7 +59,7 @@ class HeuristicCall:
     length: int
     most: int
 
-    def more(self, drafted: int, chance: float, state: torch.Tensor | None) -> bool:
+    def more(self, drafted: int, chance: float, state: torch.Tensor) -> bool:
         """Up to the present length."""
         return drafted < self.length
 

@@ -16,13 +16,15 @@ from ltd.policies.baselines.acceptance_head import ACCEPTED, AcceptanceHead
 class SpecDecPP:
     """Drafts on while P(some drafted token is rejected) ≤ threshold (SpecDec++, arXiv 2405.19715, theorem 4.1).
 
-    That probability is 1 - Π P(token i accepted | the earlier ones accepted), each factor read by an acceptance
-    prediction head from the draft's state at token i.
+    That probability, of all drafted tokens but the newest, is 1 - Π P(token i accepted | the earlier ones accepted),
+    each factor read by an acceptance prediction head from the draft's state at token i. As in the official code it
+    costs no forward of its own: the one that reads token i also proposes token i + 1, which is then sent too. So the
+    first token is always sent, and a second, as nothing is known before the first has been read.
 
     Args:
         head: the head, or the folder of a trained one. Its weights are copied, in float32.
         threshold: 0 … 1; larger means longer chains.
-        least: tokens before which it never stops.
+        least: tokens before which it never stops; 1 is as 2.
         most: tokens at which it always stops, up to 32.
 
     Raises:
@@ -31,8 +33,6 @@ class SpecDecPP:
     Attributes:
         folder: where the head came from, if it was loaded.
     """
-
-    reads_states = True
 
     def __init__(
         self, head: AcceptanceHead | str | Path, threshold: float = 0.3, least: int = 2, most: int = 20
@@ -57,12 +57,12 @@ class SpecDecPPCall:
     def __init__(self, rule: SpecDecPP, row: _Row) -> None:
         self.rule, self._row, self._all_accepted = rule, row, 1.0
 
-    def more(self, drafted: int, chance: float, state: torch.Tensor | None) -> bool:
-        """See `LengthCall`; `chance` is not looked at."""
-        assert state is not None, "the rule says that it reads states"
+    def more(self, drafted: int, chance: float, state: torch.Tensor) -> bool:
+        """See `LengthCall`; `chance` is not looked at. The state is that of the token before the newest."""
         if drafted == 1:
-            self._all_accepted = 1.0
-        self._all_accepted *= self._row.chance(state)
+            self._all_accepted = 1.0  # the token before the first is the target's own
+        else:
+            self._all_accepted *= self._row.chance(state)
         if drafted >= self.rule.max_length:
             return False
         return drafted < self.rule.least or 1 - self._all_accepted <= self.rule.threshold

@@ -23,8 +23,7 @@ NAMED: dict[str, Named[Policy]] = {
     "svip": Named(
         SVIP,
         "depth",
-        "stop when the draft's entropy H is high: 1 - sqrt(factor · H) below a bound (the bound is our choice: the "
-        "paper's text names none)",
+        "stop when the draft's entropy H is high: 1 - sqrt(factor · H) below a bound",
     ),
     "gammatune": Named(GammaTune, "depth", "moving average of accepted lengths"),
     "disco": Named(disco, "depth", "a small network on probability, entropy, depth of the best new candidate"),

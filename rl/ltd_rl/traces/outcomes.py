@@ -5,7 +5,8 @@ these tables, so what one of them counts as gain or cost, the others do.
 
 The draft reads the tokens that a cycle gained at the beginning of the next one. Their cost is counted here in the cycle
 that gained them, so that a cycle's seconds depend on its own decision only; over a generation that is the same sum, but
-for the first cycle's beginning taking the place of the last one's.
+for the first cycle's beginning taking the place of the last one's. What plain cycles gain is read only if a later cycle
+drafts again, so it is in no cycle's seconds: `catching_up` counts it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ltd.common.arrays import Floats, Integers
+from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
+from ltd.latency.interpolation import Interpolant
 from ltd.latency.model import LatencyModel
 from ltd.tree import MAX_SIZE, candidate_count
 from ltd_rl.traces.format import RecordedGeneration
@@ -38,6 +40,7 @@ class Outcomes:
         plain_seconds: float32 (P,), of a cycle of plain decoding.
         scores: float32 (P, C), cumulative log-probabilities of the candidates of levels 0 … D, level by level.
         states: float32 (P, H), the draft's states at the roots.
+        begin: seconds of a draft's beginning, by the tokens that it has not read and the context length.
     """
 
     width: int
@@ -49,6 +52,7 @@ class Outcomes:
     plain_seconds: Floats
     scores: Floats
     states: Floats
+    begin: Interpolant
 
     @property
     def positions(self) -> int:
@@ -113,6 +117,7 @@ def outcomes_of(
         plain_seconds=latency.plain(lengths).astype(np.float32),
         scores=np.concatenate([g.scores[:, : candidate_count(width, depth)] for g in kept]),
         states=np.concatenate([g.states for g in kept]).astype(np.float32),
+        begin=latency.parts["begin"].fitted,
     )
 
 
@@ -161,6 +166,7 @@ def split(outcomes: Outcomes, generations: Sequence[int]) -> Outcomes:
         plain_seconds=outcomes.plain_seconds[rows],
         scores=outcomes.scores[rows],
         states=outcomes.states[rows],
+        begin=outcomes.begin,
     )
 
 
@@ -213,6 +219,45 @@ def total(outcomes: Outcomes, depths: int | Integers, steps: int | Integers) -> 
     seen = visited(gained, outcomes.starts)
     seconds = outcomes.seconds[rows, depths, steps][seen].sum(dtype=np.float64)
     return Total(outcomes.tokens, float(seconds), int(seen.sum()))
+
+
+def reading_one_more(begin: Interpolant, unread: Integers, lengths: Integers) -> Doubles:
+    """Seconds that a draft's beginning takes longer for one token more than the `unread` ones; broadcasts."""
+    return begin(unread + 1, lengths) - begin(unread, lengths)
+
+
+def catching_up(begin: Interpolant, positions: Integers, plain: NDArray[np.bool_], lengths: Integers) -> float:
+    """Seconds that the draft of one generation takes to read what plain cycles gained, as far as it drafts again.
+
+    Args:
+        begin: as in `Outcomes`.
+        positions: int64 (n,), of the generation's cycles, in order, from 0.
+        plain: bool (n,), whether they are.
+        lengths: int64 (n,), context lengths.
+    """
+    if plain.all():
+        return 0.0
+    # A draft has read all tokens up to the root of its last cycle; before the first, all but the prefill's.
+    read = np.maximum.accumulate(np.where(plain, -1, positions))
+    unread = positions - np.concatenate([[-1], read[:-1]])
+    counts = plain & (positions < read[-1])
+    return float(reading_one_more(begin, unread[counts], lengths[counts]).sum())
+
+
+def all_catching_up(outcomes: Outcomes, plain: NDArray[np.bool_], seen: NDArray[np.bool_]) -> Doubles:
+    """float64 (G,): `catching_up` of every generation.
+
+    Args:
+        plain: bool (P,), whether a cycle at the position is. seen: bool (P,), whether one begins there, see `visited`.
+    """
+    blocks = [slice(first, end) for first, end in zip(outcomes.starts[:-1], outcomes.starts[1:], strict=True)]
+    return np.array(
+        [
+            catching_up(outcomes.begin, np.flatnonzero(there), plain[block][there], outcomes.lengths[block][there])
+            for block in blocks
+            for there in [seen[block]]
+        ]
+    )
 
 
 def plain_total(outcomes: Outcomes) -> Total:

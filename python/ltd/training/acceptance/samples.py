@@ -1,11 +1,12 @@
 """What an acceptance head learns from: the draft's states at drafted tokens, and how likely each is accepted.
 
 For an answer y of the target, the draft draws a token z_i from q(· | y before i) at every position. A training sequence
-is y with z_i in place of y_i at a share of the positions ("token mixing"). The head sees the draft's state after such a
-z_i; its label is min(1, p(z_i) / q(z_i)), both after y's own prefix. Only drafted tokens count. An answer is read as
-often as it takes for every position's z_i to be seen once, which costs passes of the small draft only. (The official
-script makes one sequence per answer, in which 85 % of the tokens are drafted: further from what a head sees when it
-decides, which is text that the target accepted and a short chain behind it.)
+is y with z_i in place of y_i at a share of the positions ("token mixing"). The head sees the draft's state after
+reading such a z_i, as in the official script, and as the rule does in decoding; its label is min(1, p(z_i) / q(z_i)),
+both after y's own prefix. Only drafted tokens count. An answer is read as often as it takes for every position's z_i to
+be seen once, which costs passes of the small draft only. (The official script makes one sequence per answer, in which
+85 % of the tokens are drafted: further from what a head sees when it decides, which is text that the target accepted
+and a short chain behind it.)
 """
 
 from __future__ import annotations
