@@ -15,6 +15,7 @@ from ltd.chains.acceptance_files import check_draft
 from ltd.chains.by_name import ACCEPTANCE, parse_length
 from ltd.chains.decoder import ChainDecoder
 from ltd.common.assets import shipped_baseline, shipped_chain
+from ltd.common.files import expand_user
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
@@ -122,9 +123,9 @@ class TreeMethod(Method):
     def files(self) -> list[Path]:
         kind, _, path = self.spec.partition(":")
         if kind == "bundle":
-            return [Path(path).expanduser() / FACTS]
+            return [expand_user(path) / FACTS]
         if path and kind in FILES:
-            return [Path(path).expanduser()]
+            return [expand_user(path)]
         return option_files(self.spec) if self.chosen is None else [*option_files(self.spec), *self.chosen.files]
 
     def choose(self, setting: FindSetting, device: torch.device) -> TreeMethod:
@@ -218,7 +219,7 @@ def read_policy(name: str) -> PolicyChoice:
     if kind in NAMED:
         return parse_policy(name)
     if kind in FILES:
-        return FILES[kind].make(Path(rest).expanduser())
+        return FILES[kind].make(expand_user(rest))
     depth, _, size = rest.partition(":")
     if kind != STATIC or not (depth.isdecimal() and size.isdecimal()):
         raise InputError(
@@ -231,7 +232,7 @@ def option_files(name: str) -> list[Path]:
     """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
     kind, *options = name.removeprefix(f"{CHAIN}:").split(":")
     models = [option.removeprefix("model=") for option in options if option.startswith("model=")]
-    folders = [Path(model).expanduser() for model in models if model != SHIPPED]
+    folders = [expand_user(model) for model in models if model != SHIPPED]
     if name.startswith(f"{CHAIN}:specdecpp") and not folders:
         folders = [shipped_chain() / ACCEPTANCE]
     elif kind in NETWORKS and not folders:

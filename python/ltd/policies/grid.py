@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ltd.common.files import expand_user
 from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 from ltd.policies.static import Static
@@ -18,7 +19,7 @@ def load_grid(file: str | Path) -> Static:
     Raises:
         InputError: there is no such file, or it holds no such policy.
     """
-    file = Path(file).expanduser()
+    file = expand_user(file)
     try:
         values = read_facts(file, FORMAT, SCHEMA, ("depth", "size"))
         for name in ("depth", "size"):

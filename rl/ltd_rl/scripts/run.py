@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from ltd.common.files import expand_user
 from ltd.errors import InputError
 from ltd.loading import load as load_decoder
 from ltd.policies import Policy
@@ -102,7 +103,7 @@ def load_partner(name: str) -> Learned | None:
     """The policy of a bundle; None if there is no partner, or it is a zip, which says too little by itself."""
     if not name or Path(name).is_file():
         return None
-    return load_bundle(Path(name).expanduser()).policy
+    return load_bundle(expand_user(name)).policy
 
 
 def beside(role: Role, options: Options, outcomes: Outcomes, frozen: Learned | None) -> Learned:
