@@ -17,9 +17,9 @@ from typing import Any, Literal, Protocol
 import torch
 from transformers import PreTrainedModel
 
+from ltd.common.files import cache_folder
 from ltd.common.journal import Record
 from ltd.decoding.decoder import Decoder
-from ltd.common.files import cache_folder
 from ltd.errors import InputError
 from ltd.evaluation import transformers_reference as hf_reference
 from ltd.evaluation.transformers_reference import Arrivals, Arrive, greedy_settings

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft
 from ltd.drafts.opening import find_head, read_draft
@@ -41,7 +42,7 @@ def load(
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
         device: None is the CPU. "cuda" needs a build with CUDA kernels, which have not run on a GPU yet.
-        threads: CPU threads; None leaves torch's own number.
+        threads: CPU threads, at most one per core; None leaves torch's own number.
         max_length: prompt and answer together; None is the model's context limit.
 
     Raises:
@@ -68,14 +69,6 @@ def load(
         stop_ids=stop_token_ids(loaded.model, loaded.tokenizer),
         max_length=max_length,
     )
-
-
-def set_threads(threads: int | None) -> None:
-    """Sets torch's threads on the CPU, if a number is given; raises InputError if it is out of range."""
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads {threads} is out of range; it must be at least 1")
-        torch.set_num_threads(threads)
 
 
 def prepare(
