@@ -26,7 +26,8 @@ from toy_outcomes import TINY
 from ltd_rl import tune as tuning
 from ltd_rl.traces import sources
 from ltd_rl.trainers.ppo_config import PPOConfig
-from ltd_rl.tune import TuneConfig, tune
+from ltd_rl.tune import tune
+from ltd_rl.tune_config import TuneConfig
 
 SHORT = PPOConfig(**{**TINY, "total_timesteps": 256, "gamma": 0.9})
 

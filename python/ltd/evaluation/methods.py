@@ -37,7 +37,9 @@ from ltd.evaluation.method_table import (
 from ltd.policies import Static
 from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
+from ltd.policies.grid import load_grid
 from ltd.policies.learned.bundle import FACTS
+from ltd.policies.learned.store import tuned_grid
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
 
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
@@ -108,10 +110,12 @@ class TreeMethod(Method):
     Attributes:
         policy: as the name says: "none" is plain decoding, and None is what is known here.
         chosen: what it comes to here; None until `choose`.
+        grid: the file that says so, where it is that of a grid search by `ltd tune`.
     """
 
     policy: PolicyChoice
     chosen: ChosenPolicy | None = None
+    grid: Path | None = None
     repeats_plain: ClassVar[bool] = True
 
     @classmethod
@@ -126,18 +130,26 @@ class TreeMethod(Method):
             return [expand_user(path) / FACTS]
         if path and kind in FILES:
             return [expand_user(path)]
+        if self.grid is not None:
+            return [self.grid]
         return option_files(self.spec) if self.chosen is None else [*option_files(self.spec), *self.chosen.files]
 
     def choose(self, setting: FindSetting, device: torch.device) -> TreeMethod:
         chosen = choose_policy(self.policy, setting, device)
-        if self.spec == TUNED and chosen.bundle is None:
-            raise InputError(NOT_TUNED)
-        if self.spec == TUNED_GRID:
-            best = None if chosen.bundle is None else chosen.bundle.best_static
-            if best is None:
-                raise InputError(NO_GRID)
-            chosen = replace(chosen, policy=best)
-        return replace(self, chosen=chosen)
+        if self.spec not in (TUNED, TUNED_GRID):
+            return replace(self, chosen=chosen)
+        here = setting()
+        grid = None if here is None else tuned_grid(here)
+        if self.spec == TUNED:
+            if chosen.bundle is None and grid is None:  # with a grid, tuning kept no policy, and this is what is used
+                raise InputError(NOT_TUNED)
+            return replace(self, chosen=chosen)
+        if grid is not None:
+            return replace(self, chosen=replace(chosen, policy=load_grid(grid)), grid=grid)
+        best = None if chosen.bundle is None else chosen.bundle.best_static
+        if best is None:
+            raise InputError(NO_GRID)
+        return replace(self, chosen=replace(chosen, policy=best))
 
     def open(self, models: Models) -> TreeAnswerer:
         assert self.chosen is not None, "a method is chosen before it is opened"

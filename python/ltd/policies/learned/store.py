@@ -18,6 +18,7 @@ import torch
 from ltd.common.assets import shipped_policies
 from ltd.common.files import cache_folder, cached
 from ltd.errors import InputError
+from ltd.policies.grid import GRID
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting
 
@@ -45,6 +46,14 @@ def tuned_bundle(setting: Setting, device: torch.device) -> Bundle | None:
     """
     facts = cached(f"{bundle_name(setting)}/{FACTS}")  # written last, so that without it nothing is there yet
     return None if facts is None else load_fitting(facts.parent, setting, device, FOR_PEOPLE)
+
+
+def tuned_grid(setting: Setting) -> Path | None:
+    """The file with the static tree that `ltd tune` found best for exactly this setting, see `ltd.policies.grid`.
+
+    It is there after every tuning, whether or not a bundle was kept; None if there was none.
+    """
+    return cached(f"{bundle_name(setting)}/{GRID}")
 
 
 def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:
