@@ -21,6 +21,7 @@ from torch.nn.functional import linear, relu, scaled_dot_product_attention
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from ltd import ops
+from ltd.common.threads import set_threads
 from ltd.policies.learned.observation import Summary
 from ltd.tree import DraftTree, TreeNodes
 from official_tree import OfficialNodes, OfficialTree, accept_official, path_table
@@ -268,7 +269,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each line of the table (default: 1)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     torch.manual_seed(0)
     cases = all_cases(getattr(torch, options.dtype))
     with torch.inference_mode():

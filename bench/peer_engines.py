@@ -17,13 +17,14 @@ from typing import Any, Literal, Protocol
 import torch
 from transformers import PreTrainedModel
 
+from ltd.common.files import cache_folder
 from ltd.common.journal import Record
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation import transformers_reference as hf_reference
 from ltd.evaluation.transformers_reference import Arrivals, Arrive, greedy_settings
 from ltd.policies import Policy
-from ltd.target.locate import gguf_cache
+from ltd.target.locate import gguf_name
 
 GGUF_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 32}  # llama.h: LLAMA_FTYPE_ALL_F32 and so on
 
@@ -138,7 +139,7 @@ def converted(gguf: Path, dtype: torch.dtype) -> Path:
     """The GGUF file with its weights in this type; made once, in the cache folder of `ltd`."""
     import llama_cpp
 
-    folder = gguf_cache(gguf)
+    folder = cache_folder() / gguf_name(gguf)
     file = folder.with_name(f"{folder.name}-{str(dtype).removeprefix('torch.')}.gguf")
     if not file.is_file():
         logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # it would log every tensor

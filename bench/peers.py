@@ -30,6 +30,7 @@ from tqdm import tqdm
 import ltd
 from console import wide_console
 from ltd.cli.options import names
+from ltd.common.files import expand_user
 from ltd.common.journal import Journal, Record
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
@@ -133,7 +134,7 @@ def make_rows(config: PeersConfig, with_llama_cpp: bool) -> list[Row]:
 def find_gguf(config: PeersConfig) -> Path | None:
     """The file for llama.cpp, or None. Raises InputError if the one that was named is not there."""
     if config.gguf is not None or str(config.target).endswith(".gguf"):
-        file = Path(config.gguf or str(config.target)).expanduser()
+        file = expand_user(config.gguf or str(config.target))
         if not file.is_file():
             raise InputError(f"there is no GGUF file at {file}")
         return file

@@ -35,7 +35,7 @@ from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.limits import worthwhile
 from ltd_rl.traces.optimum import PLAIN, best_static, optimum
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of
-from ltd_rl.traces.splits import split_generations
+from ltd_rl.traces.splits import VALIDATION_SEED, split_generations
 from ltd_rl.trainers.partners import constants
 from ltd_rl.trainers.validation import fingerprint
 from recipes_results import (
@@ -54,7 +54,6 @@ from recipes_training import RECIPES, Ground, Recipe, bundle_folder
 from timing import circumstances, write_json
 
 HELD_OUT = "held out"
-VALIDATION_SEED = 1  # another order than that of the held-out questions
 EAGLE3 = (8, 60)
 TITLE = "Ways to train a policy, compared by replay"
 RESULTS, TABLE = "recipes.json", "table.md"

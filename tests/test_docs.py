@@ -19,7 +19,7 @@ from page_checks import (
     wrong_numbers,
 )
 
-from ltd.cli.main import app
+from ltd.cli.app import app
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTES = sorted((ROOT / "bench" / "results").glob("*/README.md"))

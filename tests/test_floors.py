@@ -28,7 +28,7 @@ PYTHON_FLOORS = (
     ("ltd.training",),
     ("ltd_rl.traces",),
     ("ltd_rl.environments", "ltd_rl.baselines"),
-    ("ltd_rl.trainers", "ltd_rl.analysis"),
+    ("ltd_rl.trainers", "ltd_rl.analysis", "ltd_rl.comparison", "ltd_rl.tune_config"),
     ("ltd_rl.analysis_report", "ltd_rl.tune", "ltd_rl.scripts"),
     ("ltd.cli", "rl"),
     ("ltd.__main__",),

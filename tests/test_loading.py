@@ -101,7 +101,7 @@ def test_the_shipped_head_fits_the_default_target_only(tiny_target: Folder) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "threads 0"),
+        ({"threads": 0}, "threads is 0"),
         ({"dtype": "int4"}, "dtype"),
         ({"max_length": 257}, "max_length 257"),
         ({"max_length": 1}, "max_length 1"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.generation_config import ModelRules
 from ltd.drafts import Draft
@@ -46,7 +47,7 @@ def load(
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
         device: None is the CPU. "cuda" needs a build with CUDA kernels, which have not run on a GPU yet.
-        threads: CPU threads; None leaves torch's own number.
+        threads: CPU threads, at most one per core; None leaves torch's own number.
         max_length: prompt and answer together; None is the model's context limit.
 
     Raises:
@@ -76,14 +77,6 @@ def load(
         max_length=max_length,
         rules=rules,
     )
-
-
-def set_threads(threads: int | None) -> None:
-    """Sets torch's threads on the CPU, if a number is given; raises InputError if it is out of range."""
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads {threads} is out of range; it must be at least 1")
-        torch.set_num_threads(threads)
 
 
 def prepare(

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from transformers import PretrainedConfig
 
+from ltd.common.files import expand_user
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.base import DEFAULT_WIDTH
@@ -110,7 +111,7 @@ def read_bundle(name: str | Path, device: str | torch.device = "cpu") -> Bundle:
     Raises:
         InputError: there is no such folder, or no whole bundle in it.
     """
-    folder = Path(name).expanduser()
+    folder = expand_user(name)
     if not folder.is_dir():
         raise InputError(f"unknown policy {str(name)!r}; use static, none or the folder of a policy bundle")
     return load_bundle(folder, device)

@@ -2,7 +2,8 @@
 
 Every stage keeps its result in a work folder, and a stage whose result is there is not run again: costs
 (`latency.json`), `traces`, the policies (`bundle`, with `training.json`), a comparison in real decoding
-(`validation-…`), and last the bundle in the user's cache, where `ltd.load` finds it.
+(`validation-…`), and last, if it is surely faster than what is used without, the bundle in the user's cache, where
+`ltd.load` finds it. Questions are split three ways, within each task: to train, to choose the epoch, to compare.
 """
 
 from __future__ import annotations
@@ -18,81 +19,42 @@ from tqdm import tqdm
 
 from ltd.common.files import cache_folder, file_hash, write_text
 from ltd.common.journal import Record
+from ltd.common.lock import only_run
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.questions import load_questions
-from ltd.evaluation.scores import Score, scores
-from ltd.latency.cycle_bench import Plan
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
-from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, save_bundle
+from ltd.policies.grid import write_grid
+from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, remove_bundle, save_bundle
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
-from ltd.policies.learned.store import bundle_folder
+from ltd.policies.learned.store import bundle_folder, shipped_bundle
 from ltd.policies.static import Static
 from ltd.policy_choice import setting_of
 from ltd.target.locate import DEFAULT_TARGET
-from ltd_rl.environments.rewards import TRAINERS, check_reward
+from ltd_rl.comparison import validation_of, winner
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
+from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 from ltd_rl.traces.sources import Source, obtain_generations, own_latency
-from ltd_rl.traces.splits import split_generations
+from ltd_rl.traces.splits import (
+    ThreeWays,
+    split_three_ways,
+)
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.trainers.iterate import Schedule, iterate
 from ltd_rl.trainers.ppo_config import PPOConfig
+from ltd_rl.tune_config import TuneConfig, check_questions
 
 STAGES = 5
 BUNDLE, TRAINING, QUESTIONS, HELD_OUT = "bundle", "training.json", "questions", "held-out"
-
-
-@dataclass(frozen=True, slots=True)
-class TuneConfig:
-    """What to tune, and how.
-
-    Attributes:
-        out: work folder; None is one in the user's cache.
-        data_dir, tasks: the training questions; None is HumanEval from the package human-eval.
-        limit: only the first so many questions of every task; None for all.
-        max_new_tokens: per recorded answer.
-        trainer: exact or ppo.
-        reward: by name, one that the trainer knows, see `ltd_rl.environments.rewards`.
-        seconds: about how long to measure costs.
-        questions: at most so many held-out ones are decoded to compare.
-        target, draft, dtype, threads: as for `ltd.load`.
-
-    Raises:
-        InputError: a setting that cannot work.
-    """
-
-    out: Path | None = None
-    data_dir: Path | None = None
-    tasks: tuple[str, ...] = (TASK,)
-    limit: int | None = None
-    max_new_tokens: int = 128
-    trainer: str = "exact"
-    reward: str = "renewal"
-    seconds: float = 60.0
-    questions: int = 24
-    target: str | None = None
-    draft: str | None = None
-    dtype: str = "auto"
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.trainer not in TRAINERS:
-            raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
-        check_reward(self.reward, self.trainer)
-        if self.draft == "none":
-            raise InputError("policies steer a draft, so there must be one; name a head, or leave the shipped one")
-        for name in ("questions", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        Plan(seconds=self.seconds)  # raises if it is out of range
+DEFAULT, SHIPPED, LEARNED = "default static", "shipped", "learned"  # names for people
+FEW = 10  # questions of a task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,18 +62,23 @@ class Tuned:
     """What came out.
 
     Attributes:
-        policy: as it is kept.
-        folder: its bundle in the cache.
+        kept: the policy whose bundle is in the cache; None if nothing was surely faster than what is used without one.
+        folder: for that bundle, in the cache; it also holds the best static tree, for the method `grid`.
         names: method names of `ltd eval`, by what they are for people.
-        scores: of these methods, in real decoding of held-out questions.
-        learned: whether the learned policies were kept, and not a static setting.
+        incumbent: the one that is used without a bundle, as such a name for people.
+        results: of these methods, in real decoding of questions that nothing was learned or chosen with.
     """
 
-    policy: Learned
+    kept: Learned | None
     folder: Path
     names: dict[str, str]
-    scores: dict[str, Score]
-    learned: bool
+    incumbent: str
+    results: Record
+
+    @property
+    def learned(self) -> bool:
+        """Whether the learned policies were kept."""
+        return self.kept is not None and self.kept.size_network is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,6 +101,11 @@ class Work:
         assert isinstance(self.decoder.policy, Static)
         return self.decoder.policy
 
+    @property
+    def shipped(self) -> Bundle | None:
+        """The shipped bundle that would be used here without a tuned one, if there is one."""
+        return shipped_bundle(self.setting, self.decoder.target.device)
+
     def load(self, *_: Any, **__: Any) -> Decoder:
         """Stands in for `ltd.load` in all stages, which share one decoder."""
         return self.decoder
@@ -151,27 +123,17 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
     """
     check_questions(config)
     work = prepare(config, load)
-    latency = measure_costs(work)
-    generations, held_out = record_traces(work)
-    sizes, depth = worthwhile(generations, latency)
-    tables = outcomes_of(generations, latency, sizes, depth), outcomes_of(held_out, latency, sizes, depth)
-    policy = train(work, latency, *tables)
-    static = best_setting(tables[0])
-    results, names = compare(work, held_out, static)
-    return keep(work, policy, static, results, names)
-
-
-def check_questions(config: TuneConfig) -> None:
-    """Raises InputError if there are no questions to split into training and validation, before a model loads."""
-    if config.data_dir is None:
-        find_problems()
-        if config.tasks != (TASK,):
-            raise InputError(f"the tasks {', '.join(config.tasks)} are in no folder; give --data-dir, or no tasks")
-        count = 2 if config.limit is None else config.limit  # there are many
-    else:
-        count = len(load_questions(config.data_dir, config.tasks, config.limit))
-    if count < 2:
-        raise InputError("there is one question to train on; a second one is needed to validate with")
+    with only_run(work.folder):
+        latency = measure_costs(work)
+        split = record_traces(work)
+        sizes, depth = worthwhile(split.known, latency)
+        training, validation, known = (
+            outcomes_of(side, latency, sizes, depth) for side in (split.training, split.validation, split.known)
+        )
+        static = best_setting(known)
+        policy = train(work, latency, static, training, validation)
+        results, names = compare(work, split.comparison, static)
+        return keep(work, policy, static, results, names)
 
 
 def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
@@ -213,25 +175,27 @@ def measure_costs(work: Work) -> LatencyModel:
     return own_latency(work.source, work.load)
 
 
-def record_traces(work: Work) -> tuple[list[RecordedGeneration], list[RecordedGeneration]]:
-    """Traces of the training questions and of the held-out ones."""
-    announce(2, "traces of the training questions, as far as they are missing")
-    return split_generations(obtain_generations(work.source, work.load))
+def record_traces(work: Work) -> ThreeWays:
+    """Traces of all questions, split."""
+    announce(2, "traces of the questions, as far as they are missing")
+    return split_three_ways(obtain_generations(work.source, work.load))
 
 
-def train(work: Work, latency: LatencyModel, training: Outcomes, validation: Outcomes) -> Learned:
+def train(
+    work: Work, latency: LatencyModel, static: tuple[int, int], training: Outcomes, validation: Outcomes
+) -> Learned:
     """Trains the policies and writes them to the work folder."""
     config = work.config
     announce(
         3,
         f"training by {config.trainer} for the reward {config.reward}: sizes up to {training.sizes[-1]}, depths up to "
-        f"{training.depth}, {training.positions} positions, {validation.positions} held out",
+        f"{training.depth}, {training.positions} positions, {validation.positions} to choose the epoch",
     )
     trainer = train_by_ppo if config.trainer == "ppo" else train_exactly
     policy, course = trainer(work, training, validation)
     policy = replace(policy, costs=relative_costs(training, latency))
     settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
-                "positions": training.positions, BEST_STATIC: best_setting(training), **course}  # fmt: skip
+                "positions": training.positions, BEST_STATIC: static, **course}  # fmt: skip
     write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
     save_bundle(Bundle(policy, config.reward, settings), work.folder / BUNDLE)
     return policy
@@ -268,17 +232,21 @@ def best_setting(outcomes: Outcomes) -> tuple[int, int]:
 
 def compare(work: Work, held_out: list[RecordedGeneration], static: tuple[int, int]) -> tuple[Record, dict[str, str]]:
     """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
+    shipped = work.shipped
     names = {
         "plain decoding": BASELINE,
-        "default static": f"static:{work.default_static.depth}:{work.default_static.size}",
+        DEFAULT: method_of((work.default_static.depth, work.default_static.size)),
         "EAGLE-3's static (8, 60)": "eagle3",
-        f"best static ({static[0]}, {static[1]})": f"static:{static[0]}:{static[1]}",
-        "learned": f"bundle:{work.folder / BUNDLE}",
+        f"best static ({static[0]}, {static[1]})": method_of(static),
+        **({} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}),
+        LEARNED: f"bundle:{work.folder / BUNDLE}",
     }
     methods = tuple(dict.fromkeys(names.values()))
     data_dir = work.folder / HELD_OUT
     count = write_held_out(work, held_out, data_dir)
-    announce(4, f"decoding {count} held-out questions in {len(methods)} ways, in turns")
+    announce(4, f"decoding {count} other questions in {len(methods)} ways, in turns")
+    if count < FEW * len(work.config.tasks):
+        print(f"warning: fewer than {FEW} questions of a task leave wide intervals, so little is kept", file=sys.stderr)
     mark = str(file_hash(work.folder / BUNDLE / FACTS))[:8]  # other policies, another comparison
     config = EvalConfig(
         data_dir=data_dir,
@@ -299,7 +267,7 @@ def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Pat
     chosen = {(generation.task, generation.question_id) for generation in held_out}
     assert work.source.data_dir is not None
     questions = load_questions(work.source.data_dir, work.config.tasks, work.config.limit)
-    each = max(1, work.config.questions // len(work.config.tasks))
+    each = work.config.questions // len(work.config.tasks)
     count = 0
     for task in work.config.tasks:
         kept = [q for q in questions if q.task == task and (task, q.question_id) in chosen][:each]
@@ -310,20 +278,33 @@ def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Pat
     return count
 
 
+def method_of(tree: tuple[int, int]) -> str:
+    """The method of a static tree of this depth and size."""
+    return f"static:{tree[0]}:{tree[1]}"
+
+
 def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, names: dict[str, str]) -> Tuned:
-    """Writes the fastest into the cache: the learned policies or, if one is faster, a static setting."""
-    found = {method: row["mean"] for method, row in scores(results).items()}
-    fixed = work.default_static
-    rivals = {f"static:{depth}:{size}": (depth, size) for depth, size in (static, (fixed.depth, fixed.size))}
-    fastest = max([names["learned"], *rivals], key=lambda method: found[method].tokens_per_second)
-    if fastest in rivals:
-        policy = constant(policy, *rivals[fastest])
-    validation = {name: asdict(found[method]) for name, method in names.items()}
+    """Writes the winner into the cache, unless that is what is used without; see `ltd_rl.comparison.winner`.
+
+    A bundle of an earlier tuning is replaced, or taken away if nothing is kept.
+    """
+    folder, fixed = bundle_folder(work.setting), work.default_static
+    trees = {method_of(tree): tree for tree in (static, (fixed.depth, fixed.size))}
+    incumbent = SHIPPED if SHIPPED in names else DEFAULT
+    best = winner(results, [names[LEARNED], *trees], names[incumbent])
+    kept = policy if best == names[LEARNED] else constant(policy, *trees[best]) if best in trees else None
+    if best == names[incumbent]:
+        kept = None
+    what = "nothing" if kept is None else "the learned policies" if kept is policy else "a static setting"
+    announce(5, f"writing {what} to {folder}")
     settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
-    folder = bundle_folder(work.setting)
-    announce(5, f"writing {'a static setting' if fastest in rivals else 'the learned policies'} to {folder}")
-    save_bundle(Bundle(policy, work.config.reward, settings, validation), folder)
-    return Tuned(policy, folder, names, found, fastest not in rivals)
+    write_grid(Static(*static), {"made_for": asdict(work.setting), "tasks": list(work.config.tasks)}, folder)
+    if kept is None:
+        remove_bundle(folder)
+    else:
+        validation = validation_of(results, names, names[LEARNED])
+        save_bundle(Bundle(kept, work.config.reward, settings, validation), folder)
+    return Tuned(kept, folder, names, incumbent, results)
 
 
 def constant(policy: Learned, depth: int, size: int) -> Learned:

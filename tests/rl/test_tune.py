@@ -28,7 +28,8 @@ from ltd_rl.traces import sources
 from ltd_rl.traces.format import load_traces
 from ltd_rl.traces.splits import split_generations
 from ltd_rl.trainers.ppo_config import PPOConfig
-from ltd_rl.tune import TuneConfig, tune
+from ltd_rl.tune import tune
+from ltd_rl.tune_config import TuneConfig
 
 SHORT = PPOConfig(**{**TINY, "total_timesteps": 256, "gamma": 0.9})
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 from result_views import VIEWS
 
-from ltd.cli.main import app
+from ltd.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MARKER = re.compile(r"<!-- numbers: (?P<file>[^|]+) \| (?P<view>\w+)(?: \| (?P<choice>[^|]+))? -->")

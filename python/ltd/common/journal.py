@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ltd.common.files import errors_about
+from ltd.common.lock import LOCK, only_user
 from ltd.errors import InputError
 
 Record = dict[str, Any]
@@ -16,7 +19,7 @@ class Journal:
     """JSON lines: first the settings of the work, then one record per finished piece.
 
     A record is written with its newline in one go and flushed, so a kill leaves at most one incomplete last line, which
-    is cut off when the journal is opened again.
+    is cut off when the journal is opened again. While it is open, no other run can open it.
 
     Attributes:
         records: everything recorded so far, in order.
@@ -30,27 +33,30 @@ class Journal:
             settings: what the records depend on; JSON values only.
 
         Raises:
-            InputError: the file cannot be written or read, or holds the records of work with other settings (the
-                message names the first difference).
+            InputError: the file cannot be written or read, another run has it open, or it holds the records of work
+                with other settings (the message names the first difference).
         """
         self.path = path
         self.records: list[Record] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}; name a place that is writable") from error
-        try:
+        with ExitStack() as opened:
+            opened.enter_context(only_user(path.with_name(f".{path.name}{LOCK}"), path))
+            try:
+                self._file = opened.enter_context(path.open("a+b", buffering=0))
+            except OSError as error:
+                raise InputError(f"cannot write {path}: {error.strerror}; name a place that is writable") from error
             self._resume(settings)
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opened.pop_all()
 
     def append(self, record: Record) -> None:
         """Writes one record; it survives the end of this process from here on."""
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        self._write(record)
         self.records.append(record)
+
+    def _write(self, record: Record) -> None:
+        rest = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        with errors_about(self.path):
+            while rest:  # a disk that is nearly full takes a part; the next run cuts it off
+                rest = rest[self._file.write(rest) :]
 
     def _resume(self, settings: Record) -> None:
         self._file.seek(0)
@@ -59,12 +65,15 @@ class Journal:
         self._file.truncate(complete)
         lines = content[:complete].splitlines()
         if not lines:
-            self._file.write(json.dumps({"settings": settings}, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
+            self._write({"settings": settings})
             return
         entries = [self._parse(number, line) for number, line in enumerate(lines, 1)]
         self._compare(entries[0].get("settings"), settings)
-        self.records = entries[1:]
+        for entry in entries[1:]:
+            if is_settings(entry):  # two runs that began at the same moment both wrote theirs
+                self._compare(entry["settings"], settings)
+            else:
+                self.records.append(entry)
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:
@@ -92,4 +101,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._opened.close()
+
+
+def is_settings(entry: Record) -> bool:
+    """Whether a line is one of settings and no record."""
+    return entry.keys() == {"settings"} and isinstance(entry["settings"], dict)

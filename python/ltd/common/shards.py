@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ltd.common.files import written_whole
 from ltd.errors import InputError
 
 
@@ -22,10 +25,12 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def write_shard(tensors: dict[str, Tensor], file: Path) -> None:
-    """Writes a shard under a temporary name, then renames."""
-    unfinished = file.with_suffix(".tmp")
-    save_file(tensors, unfinished)
-    unfinished.rename(file)
+    """Writes a whole shard or none; raises OSError if it cannot be written."""
+    with written_whole(file) as unfinished:
+        try:
+            save_file(tensors, unfinished)
+        except SafetensorError as error:  # of the system, as the tensors are ours
+            raise OSError(errno.EIO, str(error)) from error
 
 
 def check_space(folder: Path, needed: float, what: str, limit: tuple[str, float], items: str) -> None:

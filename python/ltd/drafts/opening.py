@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ltd.common.assets import shipped_head
+from ltd.common.files import expand_user
 from ltd.drafts.base import Draft, Origin
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
@@ -90,7 +91,7 @@ def find_head(draft: str | Path | None) -> Path | None:
     """The folder of the head, or None for plain decoding."""
     if draft is None:
         return shipped_head()
-    return None if str(draft) == "none" else Path(draft).expanduser()
+    return None if str(draft) == "none" else expand_user(draft)
 
 
 def head_hash(folder: Path | None) -> str | None:

@@ -15,6 +15,7 @@ from ltd.chains.decoder import ChainDecoder
 from ltd.chains.draft import ChainDraft
 from ltd.chains.model_files import chain_for_transformers
 from ltd.common.assets import shipped_chain
+from ltd.common.files import expand_user
 from ltd.decoding.decoder import Decoder, PolicyChoice
 from ltd.decoding.statistics import Statistics
 from ltd.evaluation import transformers_reference as hf_reference
@@ -53,7 +54,7 @@ class Models:
 
 def find_chain(folder: str | Path | None) -> Path:
     """The folder of a chain draft; None is the one that comes with this package, made for the default target."""
-    return shipped_chain() if folder is None else Path(folder).expanduser()
+    return shipped_chain() if folder is None else expand_user(folder)
 
 
 class Answerer(Protocol):

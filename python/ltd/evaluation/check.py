@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ltd.common.files import write_text
 from ltd.common.journal import Journal, Record
 from ltd.common.table import Table
+from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.evaluation.answerers import Models, find_chain
 from ltd.evaluation.encoding import check_turns, encode_turn
@@ -20,7 +21,6 @@ from ltd.evaluation.methods import Method
 from ltd.evaluation.questions import Turn, TurnKey, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, choose_methods, run_settings
 from ltd.loading import load as load_decoder
-from ltd.loading import set_threads
 
 REFERENCE_BATCH = 8  # prompts that the reference generates for together
 Done = dict[TurnKey, Record]

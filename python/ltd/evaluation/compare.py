@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ltd.common.files import write_text
 from ltd.common.journal import Journal, Record
+from ltd.common.threads import set_threads
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
@@ -28,7 +29,6 @@ from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, choose_methods, in_rotation, run_settings
 from ltd.evaluation.scores import all_scores
 from ltd.loading import load as load_decoder
-from ltd.loading import set_threads
 
 SampleKey = tuple[str, str, int, str]  # task, question, turn (from 0), method
 Samples = dict[SampleKey, Record]

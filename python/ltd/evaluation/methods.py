@@ -15,6 +15,7 @@ from ltd.chains.acceptance_files import check_draft
 from ltd.chains.by_name import ACCEPTANCE, parse_length
 from ltd.chains.decoder import ChainDecoder
 from ltd.common.assets import shipped_baseline, shipped_chain
+from ltd.common.files import expand_user
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
@@ -36,7 +37,9 @@ from ltd.evaluation.method_table import (
 from ltd.policies import Static
 from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
+from ltd.policies.grid import load_grid
 from ltd.policies.learned.bundle import FACTS
+from ltd.policies.learned.store import tuned_grid
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
 
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
@@ -107,10 +110,12 @@ class TreeMethod(Method):
     Attributes:
         policy: as the name says: "none" is plain decoding, and None is what is known here.
         chosen: what it comes to here; None until `choose`.
+        grid: the file that says so, where it is that of a grid search by `ltd tune`.
     """
 
     policy: PolicyChoice
     chosen: ChosenPolicy | None = None
+    grid: Path | None = None
     repeats_plain: ClassVar[bool] = True
 
     @classmethod
@@ -122,21 +127,29 @@ class TreeMethod(Method):
     def files(self) -> list[Path]:
         kind, _, path = self.spec.partition(":")
         if kind == "bundle":
-            return [Path(path).expanduser() / FACTS]
+            return [expand_user(path) / FACTS]
         if path and kind in FILES:
-            return [Path(path).expanduser()]
+            return [expand_user(path)]
+        if self.grid is not None:
+            return [self.grid]
         return option_files(self.spec) if self.chosen is None else [*option_files(self.spec), *self.chosen.files]
 
     def choose(self, setting: FindSetting, device: torch.device) -> TreeMethod:
         chosen = choose_policy(self.policy, setting, device)
-        if self.spec == TUNED and chosen.bundle is None:
-            raise InputError(NOT_TUNED)
-        if self.spec == TUNED_GRID:
-            best = None if chosen.bundle is None else chosen.bundle.best_static
-            if best is None:
-                raise InputError(NO_GRID)
-            chosen = replace(chosen, policy=best)
-        return replace(self, chosen=chosen)
+        if self.spec not in (TUNED, TUNED_GRID):
+            return replace(self, chosen=chosen)
+        here = setting()
+        grid = None if here is None else tuned_grid(here)
+        if self.spec == TUNED:
+            if chosen.bundle is None and grid is None:  # with a grid, tuning kept no policy, and this is what is used
+                raise InputError(NOT_TUNED)
+            return replace(self, chosen=chosen)
+        if grid is not None:
+            return replace(self, chosen=replace(chosen, policy=load_grid(grid)), grid=grid)
+        best = None if chosen.bundle is None else chosen.bundle.best_static
+        if best is None:
+            raise InputError(NO_GRID)
+        return replace(self, chosen=replace(chosen, policy=best))
 
     def open(self, models: Models) -> TreeAnswerer:
         assert self.chosen is not None, "a method is chosen before it is opened"
@@ -209,7 +222,7 @@ def read_policy(name: str) -> PolicyChoice:
     if kind in NAMED:
         return parse_policy(name)
     if kind in FILES:
-        return FILES[kind].make(Path(rest).expanduser())
+        return FILES[kind].make(expand_user(rest))
     depth, _, size = rest.partition(":")
     if kind != STATIC or not (depth.isdecimal() and size.isdecimal()):
         raise InputError(
@@ -222,7 +235,7 @@ def option_files(name: str) -> list[Path]:
     """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
     kind, *options = name.removeprefix(f"{CHAIN}:").split(":")
     models = [option.removeprefix("model=") for option in options if option.startswith("model=")]
-    folders = [Path(model).expanduser() for model in models if model != SHIPPED]
+    folders = [expand_user(model) for model in models if model != SHIPPED]
     if name.startswith(f"{CHAIN}:specdecpp") and not folders:
         folders = [shipped_chain() / ACCEPTANCE]
     elif kind in NETWORKS and not folders:

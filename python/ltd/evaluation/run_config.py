@@ -14,6 +14,7 @@ from ltd.chains.acceptance_files import draft_hash
 from ltd.common.files import file_hash
 from ltd.common.journal import Record
 from ltd.common.machine import machine_facts
+from ltd.common.threads import check_threads
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
@@ -52,8 +53,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads is {self.threads}; it must be at least 1")
+        check_threads(self.threads)
 
 
 def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:

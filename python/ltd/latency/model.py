@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ltd.common.arrays import Doubles
-from ltd.common.files import write_text
+from ltd.common.files import expand_user, write_text
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
@@ -279,7 +279,7 @@ def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, An
         "kernels": build["cpu_kernels"],
         "device": str(decoder.target.device),
         "dtype": str(decoder.target.dtype).removeprefix("torch."),
-        "target": Path(target or DEFAULT_TARGET).expanduser().resolve().name,
+        "target": expand_user(target or DEFAULT_TARGET).resolve().name,
         "draft_sha256": None if draft is None or draft.origin is None else draft.origin.sha256,
         "width": None if draft is None else draft.width,
     }

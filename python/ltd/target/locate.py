@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from ltd.common.files import cache_folder
+from ltd.common.files import cache_folder, cached, expand_user
 from ltd.errors import InputError
 from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in_gguf
 
@@ -35,7 +35,7 @@ def locate(name: str | Path | None) -> str:
     """
     if name is None or str(name) == DEFAULT_TARGET:
         return locate_default()
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"there is no GGUF file at {path}")
@@ -74,7 +74,8 @@ def local_default() -> str | None:
     if in_hub_cache(DEFAULT_TARGET):
         return DEFAULT_TARGET
     packaged = packaged_gguf()
-    return str(gguf_cache(packaged)) if packaged is not None and gguf_cache(packaged).is_dir() else None
+    folder = None if packaged is None else cached(gguf_name(packaged))
+    return None if folder is None else str(folder)
 
 
 def packaged_gguf() -> Path | None:
@@ -103,33 +104,39 @@ def hub_has(name: str) -> bool:
     return True
 
 
-def gguf_cache(file: Path) -> Path:
-    """Where the dequantised form of a GGUF file lies; the name changes when the file does."""
+def gguf_name(file: Path) -> str:
+    """What the dequantised form of a GGUF file is called in the cache; the name changes when the file does."""
     facts = file.stat()
     mark = hashlib.sha256(f"{CONVERSION} {file.name} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
-    return cache_folder() / "gguf" / f"{file.stem}-{mark}"
+    return f"gguf/{file.stem}-{mark}"
 
 
 def dequantised(file: Path) -> Path:
     """Converts a GGUF file into a float32 safetensors folder in the cache, once, and returns the folder.
 
     Raises:
-        InputError: the file is not readable as GGUF, or the packages that read it are missing.
+        InputError: the file is not readable as GGUF, the packages that read it are missing, or the cache cannot be
+            written.
     """
-    folder = gguf_cache(file)
-    if folder.is_dir():
-        return folder
+    if (known := cached(gguf_name(file))) is not None:
+        return known
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"reading {file.name} needs the package {package}; run `pip install gguf accelerate`")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    folder = cache_folder() / gguf_name(file)
     try:
-        convert_gguf(file, unfinished)
-        with contextlib.suppress(OSError):  # another process finished first
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=folder.name, dir=folder.parent, ignore_cleanup_errors=True) as place:
+            unfinished = Path(place) / folder.name
+            convert_gguf(file, unfinished)
             unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        if folder.is_dir():  # another process finished first
+            return folder
+        raise InputError(
+            f"cannot write {folder}: {getattr(error, 'strerror', None) or error}; set XDG_CACHE_HOME to a folder that "
+            "is writable and has space"
+        ) from error
     return folder
 
 

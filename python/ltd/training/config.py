@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ltd.common.threads import check_threads
 from ltd.errors import InputError
 
 # What a stage's files depend on is compared when a folder is resumed; these say how to run, not what to make.
@@ -84,8 +85,7 @@ class TrainDraftConfig:
             self.layers = tuple(self.layers)
             if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
                 raise InputError(f"layers is {self.layers}, but needs indices of the target's layers from low to high")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads is {self.threads}, but must be at least 1")
+        check_threads(self.threads)
 
     def _check_kind(self) -> None:
         if self.kind not in ONLY_OF:

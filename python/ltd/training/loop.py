@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ltd.common.files import written_whole
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, epoch_order
 
@@ -198,6 +199,5 @@ def save_checkpoint(training: Training, file: Path) -> None:
 
 def save_state(state: dict[str, Any], file: Path) -> None:
     """Write by rename, so that a kill leaves the old or the new one."""
-    unfinished = file.with_suffix(".tmp")
-    torch.save(state, unfinished)
-    unfinished.replace(file)
+    with written_whole(file) as unfinished, unfinished.open("wb") as stream:
+        torch.save(state, stream)

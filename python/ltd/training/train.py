@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ltd.common.files import write_text
+from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import check_space
+from ltd.common.threads import set_threads
 from ltd.engine.attention import attend_in_lockstep
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
@@ -34,6 +36,8 @@ from ltd.training.memory import keep_freed_memory
 from ltd.training.report import data_facts, make_report
 from ltd.training.vocabulary import choose_vocabulary
 
+CONFIG = "config.json"
+
 
 def train_draft(config: TrainDraftConfig) -> Path:
     """Train a draft for a target and return the folder of the finished draft.
@@ -41,15 +45,21 @@ def train_draft(config: TrainDraftConfig) -> Path:
     Writes into `config.out`: `config.json`, `data/` (the conversations), `features/` (a cache, may be deleted
     afterwards), `checkpoint.pt`, and `head/` or `draft/` with the draft, its training report and curves.
     Run again with the same config, it goes on where it was stopped; a finished run only returns.
-    Raises InputError for a folder that holds another run, or a target that cannot be trained for.
+    Raises InputError for a folder that holds another run or is in use by one, or a target that cannot be trained for.
     """
     out = Path(config.out)
-    claim_folder(config, out)
+    check_folder(config, out)
+    with only_run(out):
+        claim_folder(config, out)
+        return _run_stages(config, out)
+
+
+def _run_stages(config: TrainDraftConfig, out: Path) -> Path:
+    """What is missing in a folder of this run."""
     finished = out / FOLDERS[config.kind]
     if (finished / "training.json").exists():
         return finished
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     device = resolve_device(config.device)
     dtype = resolve_training_dtype(config.dtype, device)
     keep_freed_memory()
@@ -64,16 +74,20 @@ def train_draft(config: TrainDraftConfig) -> Path:
     return finished
 
 
-def claim_folder(config: TrainDraftConfig, out: Path) -> None:
-    """Make the folder this config's, or raise InputError if it is another's."""
-    file = out / "config.json"
+def check_folder(config: TrainDraftConfig, out: Path) -> None:
+    """Raise InputError if the folder is not this config's and not free."""
+    file = out / CONFIG
     if file.exists():
         config.check_same(json.loads(file.read_text()))
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not holds_nothing(out):
         raise InputError(f"{out} is not empty and holds no training run; give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(config.to_dict(), indent=1) + "\n")
+
+
+def claim_folder(config: TrainDraftConfig, out: Path) -> None:
+    """Make the folder this config's, or raise InputError if it is another's."""
+    check_folder(config, out)
+    if not (out / CONFIG).exists():
+        write_text(out / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
 
 
 def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:

@@ -6,14 +6,12 @@ has to be run.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ltd.common.files import write_text
-from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
-from ltd.policies.grid import FORMAT, GRID, SCHEMA
+from ltd.policies.grid import write_grid
+from ltd.policies.static import Static
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
 from ltd_rl.traces.sources import Source, obtain_generations, own_latency
@@ -45,11 +43,7 @@ def search_grid(source: Source, out: Path) -> dict[str, Any]:
     _, depth, size = max(
         (rate, -depth, -SIZES[step]) for depth, row in enumerate(table) for step, rate in enumerate(row)
     )
-    values = {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "depth": -depth,
-        "size": -size,
+    facts = {
         "made_for": dict(latency.setup),
         "tasks": sorted({generation.task for generation in generations}),
         "positions": outcomes.positions,
@@ -57,9 +51,4 @@ def search_grid(source: Source, out: Path) -> dict[str, Any]:
         "sizes": list(SIZES),
         "tokens_per_second": table,
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / GRID, json.dumps(values, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {out / GRID}: {error}") from error
-    return values
+    return write_grid(Static(-depth, -size), facts, out)

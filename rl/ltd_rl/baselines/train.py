@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ltd.common.journal import Journal
+from ltd.common.lock import only_run
 from ltd.common.shards import shard_files
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head, head_hash
@@ -119,6 +120,12 @@ def train_baseline(config: BaselineConfig, load: Callable[..., Decoder] = load_d
     Raises:
         InputError: something in the config or the data is wrong; before any long work, as far as it is known then.
     """
+    with only_run(config.out / WORK):
+        return _train(config, load)
+
+
+def _train(config: BaselineConfig, load: Callable[..., Decoder]) -> TrainedBaseline:
+    """In a folder that is this run's."""
     work = config.out / WORK
     folder = obtain_samples(config, work, load) if config.samples is None else config.samples
     training, validation = split_samples(config.kind, load_samples(shard_files(folder)))

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ltd.common.files import expand_user
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.questions import TASKS
@@ -147,7 +148,7 @@ def read_policy(role: Role, name: str) -> Learned:
     flag, option_name = {"depth": ("use_dyn_depth", "depth_model"), "size": ("use_dyn_token", "token_model")}[role]
     if not name:
         raise InputError(f"--{flag} needs a {role} policy; name its file or folder with --{option_name}")
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if path.is_dir():
         policy = load_bundle(path).policy
         if (policy.depth_network if role == "depth" else policy.size_network) is None:

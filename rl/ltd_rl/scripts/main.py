@@ -10,11 +10,10 @@ from typing import Any, TypeVar, get_type_hints
 
 import typer
 
-from ltd.errors import InputError
+from ltd.common.program import run_program
 from ltd_rl.scripts.options import PPO_DEFAULTS, Options, parameter
 from ltd_rl.traces.observations import Role
 
-INPUT_ERROR = 2  # exit code
 T = TypeVar("T")
 
 
@@ -51,15 +50,8 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
 
 def run_app(app: typer.Typer, name: str, arguments: list[str]) -> int:
-    """Runs a script and returns its exit code: 0, or 2 for wrong input, with one sentence."""
-    try:
-        app(arguments, prog_name=name, standalone_mode=True)
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return INPUT_ERROR
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    """Runs a script and returns its exit code, see `run_program`."""
+    return run_program(lambda: app(arguments, prog_name=name, standalone_mode=False))
 
 
 def main(role: Role, kind: type[Options], arguments: list[str] | None = None) -> int:

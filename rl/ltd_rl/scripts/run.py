@@ -8,6 +8,8 @@ from pathlib import Path
 
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from ltd.common.files import expand_user
+from ltd.common.lock import only_run
 from ltd.errors import InputError
 from ltd.loading import load as load_decoder
 from ltd.policies import Policy
@@ -22,6 +24,7 @@ from ltd_rl.traces.observations import Role
 from ltd_rl.traces.outcomes import Outcomes
 from ltd_rl.traces.sources import Data, Source, obtain
 from ltd_rl.trainers.partners import RANDOM
+from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.trainers.stage import Stage, check_observation, constant_policy, layout_named, reward_for, with_network
 
 RUN, BUNDLE = "ppo", "bundle"
@@ -41,6 +44,12 @@ def run_script(role: Role, options: Options) -> None:
     if options.rl_checkpoint_path and not Path(options.rl_checkpoint_path).is_file():
         raise InputError(f"there is no {options.rl_checkpoint_path} to begin with; name a zip of PPO.save")
     frozen = load_partner(options.partner)
+    with only_run(options.save_path):
+        _train(role, options, config, frozen)
+
+
+def _train(role: Role, options: Options, config: PPOConfig, frozen: Learned | None) -> None:
+    """In a folder that is this run's."""
     sizes = frozen.sizes if role == "depth" and frozen is not None else whole_numbers(options.sizes)
     data = obtain(source_of(options), sizes)
     layout = layout_named(options.observation, role, data.training)
@@ -102,7 +111,7 @@ def load_partner(name: str) -> Learned | None:
     """The policy of a bundle; None if there is no partner, or it is a zip, which says too little by itself."""
     if not name or Path(name).is_file():
         return None
-    return load_bundle(Path(name).expanduser()).policy
+    return load_bundle(expand_user(name)).policy
 
 
 def beside(role: Role, options: Options, outcomes: Outcomes, frozen: Learned | None) -> Learned:

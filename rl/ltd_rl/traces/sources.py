@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
+from ltd.evaluation.questions import Question, load_questions
 from ltd.latency.calibration import calibrate
 from ltd.latency.cycle_bench import Plan
 from ltd.latency.model import LatencyModel, setup_of
@@ -17,7 +18,7 @@ from ltd.policies.learned.setting import Setting
 from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.outcomes import Outcomes, checked_ladder, outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
-from ltd_rl.traces.splits import split_generations
+from ltd_rl.traces.splits import split_generations, split_questions
 
 TRACES, LATENCY = "traces", "latency.json"
 
@@ -51,6 +52,11 @@ class Source:
     max_new_tokens: int = 128
     depth: int = 12
     seconds: float = 60.0
+
+    def questions(self) -> list[Question]:
+        """What to record the answers to; raises InputError as `record_config` does, or if they are not there."""
+        config = self.record_config()
+        return load_questions(config.data_dir, config.tasks, config.limit)
 
     def record_config(self) -> RecordConfig:
         """What to record; raises InputError if it is not known."""
@@ -110,6 +116,8 @@ def obtain(source: Source, sizes: Sequence[int]) -> Data:
         InputError: something is missing or does not fit.
     """
     checked_ladder(sizes)
+    if source.traces is None:
+        split_questions((each.task, each.question_id) for each in source.questions())  # raises before anything is long
     if source.depth < 1:
         raise InputError(f"the depth limit is {source.depth}; it must be at least 1")
     latency = None if source.latency is None else LatencyModel.load(source.latency)

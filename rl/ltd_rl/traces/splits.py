@@ -4,44 +4,117 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ltd.errors import InputError
 from ltd_rl.traces.format import RecordedGeneration
 
+LEAST_COMPARED = 2  # questions of a task; one alone has no interval
+LEAST_QUESTIONS = LEAST_COMPARED + 2
+VALIDATION_SEED = 1  # another than the comparison's
 
-def held_out(count: int, share: float = 0.2, seed: int = 0) -> tuple[list[int], list[int]]:
+
+def held_out(count: int, share: float = 0.2, seed: int = 0, least: int = 1) -> tuple[list[int], list[int]]:
     """Numbers 0 … count - 1 for training and for validation, both ascending; they are the same for the same arguments.
 
     Args:
         count: how many there are.
         share: that are held out, rounded up.
         seed: of the order that the last are taken from.
+        least: so many are held out at least.
 
     Raises:
         InputError: too few for both, or a share out of range.
     """
     if not 0 < share < 1:
         raise InputError(f"a share of {share} cannot be held out; it must be between 0 and 1")
-    if count < 2:
-        raise InputError(f"{count} questions cannot be split into training and validation; record at least 2")
+    if count <= least:
+        raise InputError(
+            f"{count} questions cannot be split so that {least} or more are held out; it takes at least {least + 1}"
+        )
     order = list(range(count))
     random.Random(seed).shuffle(order)
-    kept = count - min(math.ceil(count * share), count - 1)
+    kept = count - min(max(math.ceil(count * share), least), count - 1)
     return sorted(order[:kept]), sorted(order[kept:])
 
 
-def split_generations(
-    generations: Sequence[RecordedGeneration], share: float = 0.2, seed: int = 0
-) -> tuple[list[RecordedGeneration], list[RecordedGeneration]]:
-    """Generations for training and for validation; all turns of a question go to the same side.
+def split_questions(
+    questions: Iterable[tuple[str, str]], share: float = 0.2, seed: int = 0, least: int = 1
+) -> set[tuple[str, str]]:
+    """The questions that are held out, of every task its share, see `held_out`.
+
+    Args:
+        questions: (task, question id), in order; one that comes again counts once.
 
     Raises:
-        InputError: as `held_out`.
+        InputError: a task has too few; the message names it.
     """
-    questions = list(dict.fromkeys((generation.task, generation.question_id) for generation in generations))
-    _, validation = held_out(len(questions), share, seed)
-    chosen = {questions[number] for number in validation}
+    by_task: dict[str, list[str]] = {}
+    for task, question in dict.fromkeys(questions):
+        by_task.setdefault(task, []).append(question)
+    chosen: set[tuple[str, str]] = set()
+    for task, mine in by_task.items():
+        try:
+            _, kept = held_out(len(mine), share, seed, least)
+        except InputError as error:
+            raise InputError(f"task {task}: {error}") from error
+        chosen |= {(task, mine[number]) for number in kept}
+    return chosen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ThreeWays:
+    """Generations of different questions, a share of every task's in each.
+
+    Attributes:
+        training: to learn from.
+        validation: to choose among what was learned, such as the epoch.
+        comparison: that nothing was learned or chosen with.
+    """
+
+    training: list[RecordedGeneration]
+    validation: list[RecordedGeneration]
+    comparison: list[RecordedGeneration]
+
+    @property
+    def known(self) -> list[RecordedGeneration]:
+        """All but those of the comparison."""
+        return self.training + self.validation
+
+
+def split_three_ways(generations: Sequence[RecordedGeneration]) -> ThreeWays:
+    """A fifth of every task's questions to compare with, at least two, and a fifth of the others to validate with.
+
+    Raises:
+        InputError: a task has fewer than `LEAST_QUESTIONS` questions.
+    """
+    check_three_ways((each.task, each.question_id) for each in generations)
+    known, comparison = split_generations(generations, least=LEAST_COMPARED)
+    return ThreeWays(*split_generations(known, seed=VALIDATION_SEED), comparison)
+
+
+def check_three_ways(questions: Iterable[tuple[str, str]]) -> None:
+    """Raises InputError if `split_three_ways` cannot split these questions, (task, question id)."""
+    counts = Counter(task for task, _ in dict.fromkeys(questions))
+    for task, count in counts.items():
+        if count < LEAST_QUESTIONS:
+            raise InputError(
+                f"task {task} has {count} question{'s' * (count != 1)}, but to train, to validate and to compare takes "
+                f"at least {LEAST_QUESTIONS} of every task"
+            )
+
+
+def split_generations(
+    generations: Sequence[RecordedGeneration], share: float = 0.2, seed: int = 0, least: int = 1
+) -> tuple[list[RecordedGeneration], list[RecordedGeneration]]:
+    """Generations for training and for validation: of every task the same share of its questions, with all their turns.
+
+    Raises:
+        InputError: as `split_questions`.
+    """
+    chosen = split_questions(((each.task, each.question_id) for each in generations), share, seed, least)
     sides: tuple[list[RecordedGeneration], list[RecordedGeneration]] = ([], [])
     for generation in generations:
         sides[(generation.task, generation.question_id) in chosen].append(generation)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ltd.common.files import write_text
+from ltd.common.lock import only_run
 from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.policy import Learned
@@ -67,8 +68,15 @@ def iterate(schedule: Schedule, folder: Path) -> Learned:
     best policy.
 
     Raises:
-        InputError: the folder holds stages with other settings, or something does not fit, see `ltd_rl.trainers.stage`.
+        InputError: the folder holds stages with other settings or is in use by another run, or something does not fit,
+            see `ltd_rl.trainers.stage`.
     """
+    with only_run(folder):
+        return _iterate(schedule, folder)
+
+
+def _iterate(schedule: Schedule, folder: Path) -> Learned:
+    """In a folder that is this run's."""
     best: Learned | None = None
     history: list[dict[str, Any]] = []
     for iteration, policy in enumerate(iterations(schedule, folder)):

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ltd.common.assets import shipped_baseline
-from ltd.common.files import write_bytes, write_text
+from ltd.common.files import expand_user, write_bytes, write_text
 from ltd.common.trained_folder import read_facts, read_weights
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
@@ -101,7 +101,7 @@ def load_baseline(folder: str | Path, kind: str) -> Baseline:
     Raises:
         InputError: anything that is not a whole and consistent one; the message names the folder and says why.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     try:
         values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS)
         if values["kind"] != kind:

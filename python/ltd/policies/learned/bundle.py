@@ -134,6 +134,19 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
         raise InputError(f"cannot write the policy bundle {folder}: {error}") from error
 
 
+def remove_bundle(folder: Path) -> None:
+    """Takes a bundle away, if there is one: first `policy.json`, without which nothing is there.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    try:
+        for name in (FACTS, WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot remove the policy bundle {folder}: {error}") from error
+
+
 def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
     """Reads a bundle, its weights to a device.
 

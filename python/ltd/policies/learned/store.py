@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from ltd.common.assets import shipped_policies
-from ltd.common.files import cache_folder
+from ltd.common.files import cache_folder, cached
 from ltd.errors import InputError
+from ltd.policies.grid import GRID
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting
 
@@ -26,10 +27,15 @@ FREE_WHEN_SHIPPED = ("target", "hardware", "threads")  # a processor of another 
 
 
 def bundle_folder(setting: Setting) -> Path:
-    """Where the tuned bundle for a setting lies, in the user's cache: another setting has another folder."""
+    """Where the tuned bundle for a setting lies, in the user's cache; raises InputError if there is no cache."""
+    return cache_folder() / bundle_name(setting)
+
+
+def bundle_name(setting: Setting) -> str:
+    """The name of that folder in the cache: another setting has another one."""
     mark = hashlib.sha256(json.dumps(facts_of(setting, FOR_PEOPLE), sort_keys=True).encode()).hexdigest()[:12]
     words = re.sub(r"[^a-z0-9]+", "-", f"{setting.hardware} {setting.dtype}".lower()).strip("-")
-    return cache_folder() / "policies" / f"{words}-{mark}"
+    return f"policies/{words}-{mark}"
 
 
 def tuned_bundle(setting: Setting, device: torch.device) -> Bundle | None:
@@ -38,10 +44,16 @@ def tuned_bundle(setting: Setting, device: torch.device) -> Bundle | None:
     Warns:
         UserWarning: it is damaged; it counts as missing.
     """
-    folder = bundle_folder(setting)
-    if not (folder / FACTS).is_file():  # written last, so that without it nothing is there yet
-        return None
-    return load_fitting(folder, setting, device, FOR_PEOPLE)
+    facts = cached(f"{bundle_name(setting)}/{FACTS}")  # written last, so that without it nothing is there yet
+    return None if facts is None else load_fitting(facts.parent, setting, device, FOR_PEOPLE)
+
+
+def tuned_grid(setting: Setting) -> Path | None:
+    """The file with the static tree that `ltd tune` found best for exactly this setting, see `ltd.policies.grid`.
+
+    It is there after every tuning, whether or not a bundle was kept; None if there was none.
+    """
+    return cached(f"{bundle_name(setting)}/{GRID}")
 
 
 def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:

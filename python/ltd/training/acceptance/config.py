@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ltd.common.threads import check_threads
 from ltd.errors import InputError
 
 RUN_ONLY = frozenset({"out", "threads", "dtype"})  # say how to run, not what to make
@@ -34,10 +35,10 @@ class AcceptanceConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"tokens": 1, "epochs": 1, "batch": 1, "seed": 0, "width": 1, "threads": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}, but must be at least {least}")
+        for name, least in {"tokens": 1, "epochs": 1, "batch": 1, "seed": 0, "width": 1}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        check_threads(self.threads)
         for name, (low, high) in {"mixing": (0.001, 1.0), "warmup": (0.0, 0.9), "held_out": (0.001, 0.5)}.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be between {low} and {high}")

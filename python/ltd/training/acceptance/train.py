@@ -12,7 +12,9 @@ import transformers
 from ltd.chains.acceptance_files import FACTS, draft_hash, save_acceptance
 from ltd.chains.model_files import chain_for_transformers, read_chain
 from ltd.common.files import write_text
+from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import shard_files
+from ltd.common.threads import set_threads
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.target.device import resolve_training_dtype
@@ -38,16 +40,23 @@ def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
         the held-out numbers of `measure`.
 
     Raises:
-        InputError: the draft, the run or the target cannot be used, or `out` holds another training.
+        InputError: the draft, the run or the target cannot be used, or `out` holds another training or is in use.
     """
-    out, draft = Path(config.out), Path(config.draft)
+    out = Path(config.out)
     conversations = choose_texts(config)
-    claim_folder(config, out)
+    check_folder(config, out)
+    with only_run(out):
+        claim_folder(config, out)
+        return _run_stages(config, out, conversations)
+
+
+def _run_stages(config: AcceptanceConfig, out: Path, conversations: dict[str, list[Conversation]]) -> dict[str, Any]:
+    """What is missing in a folder of this training."""
+    draft = Path(config.draft)
     if (out / FACTS).exists():
         finished: dict[str, Any] = json.loads((out / FACTS).read_text())["held_out"]
         return finished
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     device = torch.device("cpu")
     target = load_model(config.target, resolve_training_dtype(config.dtype, device), device)
     chain, files = chain_for_transformers(draft, target.model), read_chain(draft)
@@ -90,9 +99,14 @@ def choose_texts(config: AcceptanceConfig) -> dict[str, list[Conversation]]:
     return parts
 
 
-def claim_folder(config: AcceptanceConfig, out: Path) -> None:
-    """Make the folder this training's, or raise InputError if it is another's."""
-    file, mine = out / CONFIG, {**config.choices(), "draft_hash": draft_hash(config.draft)}
+def facts_of(config: AcceptanceConfig) -> dict[str, Any]:
+    """What makes a training this one."""
+    return {**config.choices(), "draft_hash": draft_hash(config.draft)}
+
+
+def check_folder(config: AcceptanceConfig, out: Path) -> None:
+    """Raise InputError if the folder is not this training's and not free."""
+    file, mine = out / CONFIG, facts_of(config)
     if file.exists():
         stored = json.loads(file.read_text())
         if different := [name for name, value in mine.items() if stored.get(name) != value]:
@@ -101,8 +115,12 @@ def claim_folder(config: AcceptanceConfig, out: Path) -> None:
                 f"{out} was started with {name} = {stored.get(name)!r}, but this run says {mine[name]!r};"
                 " use the same value or another folder"
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not holds_nothing(out):
         raise InputError(f"{out} is not empty and holds no training of an acceptance head; give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(mine, indent=1) + "\n")
+
+
+def claim_folder(config: AcceptanceConfig, out: Path) -> None:
+    """Make the folder this training's, or raise InputError if it is another's."""
+    check_folder(config, out)
+    if not (out / CONFIG).exists():
+        write_text(out / CONFIG, json.dumps(facts_of(config), indent=1) + "\n")

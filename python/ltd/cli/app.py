@@ -1,0 +1,62 @@
+"""Puts the commands together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ltd.cli.analyze import analyze
+from ltd.cli.calibrate import calibrate
+from ltd.cli.demo import demo
+from ltd.cli.evaluate import check, evaluate
+from ltd.cli.generate import generate
+from ltd.cli.import_policy import import_policy
+from ltd.cli.info import info
+from ltd.cli.methods import methods
+from ltd.cli.record import record
+from ltd.cli.train_acceptance import train_acceptance
+from ltd.cli.train_baseline import train_baseline
+from ltd.cli.train_draft import train_draft
+from ltd.cli.tune import tune
+
+ABOUT = "Learning to Draft: a language model generates the same text, faster."
+
+app = typer.Typer(
+    help=ABOUT,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+app.command()(demo)
+app.command()(info)
+app.command("eval")(evaluate)
+app.command()(check)
+app.command()(methods)
+app.command()(calibrate)
+app.command("train-draft")(train_draft)
+app.command("train-acceptance")(train_acceptance)
+app.command()(record)
+app.command()(tune)
+app.command("train-baseline")(train_baseline)
+app.command()(analyze)
+app.command("import-policy")(import_policy)
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends the program."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ltd {version('ltd')}")
+        raise typer.Exit
+
+
+@app.callback(help=ABOUT)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""

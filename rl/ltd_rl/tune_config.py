@@ -1,0 +1,73 @@
+"""What `ltd tune` is asked to do, and whether that can be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltd.common.threads import check_threads
+from ltd.errors import InputError
+from ltd.evaluation.questions import load_questions
+from ltd.latency.cycle_bench import Plan
+from ltd_rl.environments.rewards import TRAINERS, check_reward
+from ltd_rl.traces.human_eval import TASK, find_problems
+from ltd_rl.traces.splits import LEAST_COMPARED, LEAST_QUESTIONS, check_three_ways
+
+
+@dataclass(frozen=True, slots=True)
+class TuneConfig:
+    """What to tune, and how.
+
+    Attributes:
+        out: work folder; None is one in the user's cache.
+        data_dir, tasks: the training questions; None is HumanEval from the package human-eval.
+        limit: only the first so many questions of every task; None for all.
+        max_new_tokens: per recorded answer.
+        trainer: exact or ppo.
+        reward: by name, one that the trainer knows, see `ltd_rl.environments.rewards`.
+        seconds: about how long to measure costs.
+        questions: about so many held-out ones are decoded to compare, shared by the tasks.
+        target, draft, dtype, threads: as for `ltd.load`.
+
+    Raises:
+        InputError: a setting that cannot work.
+    """
+
+    out: Path | None = None
+    data_dir: Path | None = None
+    tasks: tuple[str, ...] = (TASK,)
+    limit: int | None = None
+    max_new_tokens: int = 128
+    trainer: str = "exact"
+    reward: str = "renewal"
+    seconds: float = 60.0
+    questions: int = 24
+    target: str | None = None
+    draft: str | None = None
+    dtype: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.trainer not in TRAINERS:
+            raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
+        check_reward(self.reward, self.trainer)
+        if self.draft == "none":
+            raise InputError("policies steer a draft, so there must be one; name a head, or leave the shipped one")
+        for name, least in {"questions": LEAST_COMPARED * len(self.tasks), "max_new_tokens": 1}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_threads(self.threads)
+        Plan(seconds=self.seconds)  # raises if it is out of range
+
+
+def check_questions(config: TuneConfig) -> None:
+    """Raises InputError if the questions of a task cannot be split three ways, before a model loads."""
+    if config.data_dir is None:
+        find_problems()
+        if config.tasks != (TASK,):
+            raise InputError(f"the tasks {', '.join(config.tasks)} are in no folder; give --data-dir, or no tasks")
+        count = LEAST_QUESTIONS if config.limit is None else config.limit  # there are many
+        check_three_ways((TASK, str(number)) for number in range(count))
+    else:
+        questions = load_questions(config.data_dir, config.tasks, config.limit)
+        check_three_ways((question.task, question.question_id) for question in questions)
