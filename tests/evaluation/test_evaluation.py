@@ -86,6 +86,7 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
         ({"methods": ("transformers:assisted",), "chain": "nowhere"}, "no chain draft in nowhere"),
         ({"turns": 0}, "turns is 0"),
         ({"methods": ("none", "none")}, "name each method once"),
+        ({"against": "ddd"}, "no method 'ddd' in this run to compare with; it has none, eagle3, static:2:4"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"threads": 0}, "threads is 0"),
         ({"temperature": -1.0}, "temperature -1.0"),
@@ -346,6 +347,18 @@ def test_a_label_is_the_methods_name_in_tables(config: EvalConfig, tmp_path: Pat
     assert sizes[0] == sizes[1]
     with pytest.raises(InputError, match="each method once"):
         replace(config, methods=("none", "a=static:1:3", "a=static:1:4"))
+
+
+def test_a_finished_run_is_compared_with_one_of_its_methods(config: EvalConfig) -> None:
+    evaluate(config)
+    results = evaluate(replace(config, against="static:2:4"), must_not_load)
+    assert "against" not in results["settings"]
+    write_report(results, config.out, Console(quiet=True), "static:2:4")
+    comparison = json.loads((config.out / "against.json").read_text())
+    assert comparison["against"] == "static:2:4" and comparison["methods"] == ["none", "eagle3"]
+    assert [(each["task"], each["question_id"]) for each in comparison["questions"]] == [
+        ("first", "7"), ("first", "8"), ("second", "7")]  # fmt: skip
+    assert "Speed over static:2:4 on the same questions" in (config.out / "table.md").read_text()
 
 
 def test_sampled_chains_are_not_compared(config: EvalConfig, chain: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from made_samples import SETTINGS, sample
 from rich.console import Console
 
 from ltd.common.journal import Record
@@ -15,39 +15,6 @@ from ltd.evaluation.plots import MANY, family, pareto_points, plot_speed
 from ltd.evaluation.report import make_tables, write_report
 from ltd.evaluation.scores import MEAN, Score, drafted, group, scores, spent
 
-
-def sample(task: str, question: str, method: str, gains: list[int], seconds: float, **more: Any) -> dict[str, Any]:
-    """A sample as the journal holds it; the time goes half to draft, half to verify."""
-    return {
-        "task": task,
-        "question_id": question,
-        "turn": 0,
-        "method": method,
-        "gains": gains,
-        "cycles": len(gains),
-        "decode_seconds": seconds,
-        "depths": [2 * (method != "none")] * len(gains),
-        "sizes": [4 * (method != "none")] * len(gains),
-        "seconds": {"prefill": 0.5, "draft": seconds / 4, "verify": 5 * seconds / 8, "commit": seconds / 8},
-        "identical_to_none": None if method == "none" else True,
-        **more,
-    }
-
-
-SETTINGS = {
-    "tasks": ["a", "b"],
-    "methods": ["none", "eagle3"],
-    "temperature": 0.0,
-    "seed": 0,
-    "target": None,
-    "draft": None,
-    "dtype": "float32",
-    "limit": None,
-    "max_new_tokens": 8,
-    "processor": "an abacus",
-    "threads": 2,
-    "torch": "2",
-}
 SAMPLES = [
     sample("a", "1", "none", [1] * 10, 1.0),  # 10 tokens/s
     sample("a", "2", "none", [1] * 30, 7.0),  # a: 40 tokens in 8 s = 5 tokens/s

@@ -50,6 +50,13 @@ def evaluate(
     chain: ChainOption = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="One of the methods: also print every other one's speed over it, with intervals from the same "
+            "questions for both. A finished run is read again, not repeated."
+        ),
+    ] = None,
 ) -> None:
     """Measure speedup and acceptance length on questions: tables (also in table.md), results.json and plots.
 
@@ -77,8 +84,9 @@ def evaluate(
         chain=chain,
         dtype=dtype,
         threads=threads,
+        against=against,
     )
-    write_report(run(config), out, Console())
+    write_report(run(config), out, Console(), against)
 
 
 def check(

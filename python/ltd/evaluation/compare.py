@@ -20,6 +20,7 @@ from ltd.common.threads import set_threads
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
+from ltd.evaluation.against import find_method
 from ltd.evaluation.answerers import Answerer, Models, find_chain
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import first_difference
@@ -47,6 +48,7 @@ class EvalConfig(RunConfig):
         turns: only the first so many turns of every question; None for all.
         temperature: 0 is greedy.
         seed: where sampling starts; every question gets its own seed from it.
+        against: one of the methods, with which the report compares all others; what is generated does not depend on it.
     """
 
     methods: tuple[str, ...] = (BASELINE, "eagle3")
@@ -54,6 +56,7 @@ class EvalConfig(RunConfig):
     turns: int | None = None
     temperature: float = 0.0
     seed: int = 0
+    against: str | None = None
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
@@ -63,6 +66,8 @@ class EvalConfig(RunConfig):
             raise InputError(f"turns is {self.turns}; it counts the turns of a question, so it must be at least 1")
         if not self.methods or len({split_label(name)[0] for name in self.methods}) != len(self.methods):
             raise InputError(f"the methods are {', '.join(self.methods) or 'none at all'}; name each method once")
+        if self.against is not None:
+            find_method(self.methods, self.against)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from ltd.common.files import write_bytes, write_text
 from ltd.common.journal import Record
 from ltd.common.table import Table
+from ltd.evaluation.against import UNKNOWN, against_table, compare_with
 from ltd.evaluation.methods import split_label
 from ltd.evaluation.plots import is_chain, pareto_points, plot_choices, plot_pareto, plot_speed, plot_time
 from ltd.evaluation.scores import (
@@ -28,7 +29,7 @@ from ltd.evaluation.scores import (
     spent,
 )
 
-UNKNOWN = "-"
+FEW = 10  # questions; a bootstrap over fewer knows too little of how different questions are
 T = TypeVar("T")
 DRAFTED_NOTE = (
     "Mean D (expansions after the root's own; K - 1 for a chain) and mean V (candidates verified; K) are per cycle; a "
@@ -43,11 +44,14 @@ TRANSFORMERS_NOTE = (
 )
 
 
-def write_report(results: Record, out: Path, console: Console) -> None:
+def write_report(results: Record, out: Path, console: Console, against: str | None = None) -> None:
     """Prints the tables, and writes them and the plots into the folder.
 
     The files are `table.md`, `plot.png`, `time.png`, `choices.png` and, with chain drafts, `pareto.json` and
-    `pareto.png`.
+    `pareto.png`; and, with a method to compare with, `against.json`.
+
+    Raises:
+        InputError: `against` is none of the methods.
     """
     samples = group(results["samples"], "method")
     by_name = scores(results)
@@ -55,6 +59,10 @@ def write_report(results: Record, out: Path, console: Console) -> None:
     by_method, choices = labelled(by_name), labelled(chosen)
     times = labelled({method: spent(samples[method]) for method in by_name})
     tables = make_tables(results, by_method, choices, times)
+    if against is not None:
+        comparison = compare_with(results, against)
+        tables.append(against_table(comparison))
+        write_text(out / "against.json", json.dumps(comparison, indent=1) + "\n")
     for table in tables:
         console.print(table.rich())
     notes = make_notes(results)
@@ -136,9 +144,19 @@ def time_table(times: dict[str, Spent]) -> Table:
 def make_notes(results: Record) -> list[str]:
     """What one has to know to read the tables."""
     settings = results["settings"]
-    notes = [describe(settings), *compare_answers(results["samples"]), DRAFTED_NOTE, INTERVAL_NOTE]
+    samples = results["samples"]
+    notes = [describe(settings), *compare_answers(samples), DRAFTED_NOTE, INTERVAL_NOTE, *few_questions(samples)]
     ordinary = any(split_label(method)[1].startswith("transformers") for method in settings["methods"])
     return [*notes, TRANSFORMERS_NOTE] if ordinary else notes
+
+
+def few_questions(samples: Sequence[Record]) -> list[str]:
+    """A warning if some task has too few questions for its intervals to mean much; one sentence, or none."""
+    counts = {task: len(group(mine, "question_id")) for task, mine in group(samples, "task").items()}
+    few = [f"{task} ({count})" for task, count in counts.items() if count < FEW]
+    if not few:
+        return []
+    return [f"Warning: fewer than {FEW} questions in {', '.join(few)}; an interval from so few is too narrow."]
 
 
 def describe(settings: Record) -> str:

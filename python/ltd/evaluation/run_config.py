@@ -25,6 +25,7 @@ from ltd.target.device import resolve_device, resolve_dtype
 
 T = TypeVar("T")
 M = TypeVar("M")
+NOT_IN_RESULTS = ("data_dir", "out", "against")  # what no answer depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequ
     if any(method.needs_chain for method in methods):
         values["chain_sha256"] = draft_hash(find_chain(values["chain"]))
     values["questions"] = fingerprint(questions)
-    kept = {name: value for name, value in values.items() if name not in ("data_dir", "out")}
+    kept = {name: value for name, value in values.items() if name not in NOT_IN_RESULTS}
     settings: Record = json.loads(json.dumps(kept))  # tuples become lists, as they will be when read back
     return settings
 
