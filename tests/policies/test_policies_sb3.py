@@ -1,4 +1,4 @@
-"""Importing what Stable-Baselines3 saved: the real thing if it is installed, else zips of the same layout."""
+"""Importing what Stable-Baselines3 saves, as zips of the same layout; what it saves itself is in its own file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from ltd.cli import main
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import ANY_LENGTH, depth_layout, size_layout
-from ltd.policies.learned.sb3_import import activation, import_policies, read_network
+from ltd.policies.learned.sb3_import import import_policies, read_network
+from ltd.policies.learned.sb3_settings import activation, read_settings
 
 ARCHITECTURE = {"pi": [24, 8], "vf": [16]}
 DEPTH, SIZE = 128, 1268
@@ -168,7 +170,9 @@ def test_no_pickle_in_the_weights_is_executed(tmp_path: Path) -> None:
     ],
 )
 def test_the_activation_is_read_as_text(kwargs: Any, name: str) -> None:
-    assert sorted(activation(json.dumps({"policy_kwargs": kwargs}).encode()).split()) == sorted(name.split())
+    assert sorted(activation(read_settings(json.dumps({"policy_kwargs": kwargs}).encode())).split()) == sorted(
+        name.split()
+    )
 
 
 def test_other_activations_are_refused_unless_the_caller_knows_better(
@@ -186,6 +190,10 @@ def test_other_activations_are_refused_unless_the_caller_knows_better(
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
+        ({**state(DEPTH, 2), "mlp_extractor.shared_net.0.weight": torch.zeros(8, DEPTH)}, "shared_net.0.weight, which"),
+        ({**state(DEPTH, 2), "log_std": torch.zeros(2)}, "holds log_std, which"),
+        ({**state(DEPTH, 2), "mlp_extractor.policy_net.1.weight": torch.zeros(24)}, "policy_net.1.weight, which"),
+        ({**state(DEPTH, 2), "action_net.0.weight": torch.zeros(2, 8)}, "action_net.0.weight, which"),
         (state(DEPTH + 1, 2), "does not read 128 numbers"),
         ({"action_net.bias": torch.zeros(2)}, "lacks action_net.weight"),
         ([1, 2], "not a tensor"),
@@ -218,23 +226,42 @@ def test_a_zip_of_something_else(tmp_path: Path, missing: str) -> None:
         read_network(tmp_path / "file", depth_layout(10))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"squash_output": True}, "has squash_output = True"),
+        ({"use_sde": True}, "has use_sde = True"),
+        ({"hidden_gates": 3}, "has the setting hidden_gates = 3, which is not known"),
+        ({"features_extractor_class": "<class 'mine.Encoder'>"}, "features_extractor_class = <class 'mine.Encoder'>"),
+        ({"features_extractor_kwargs": {"features_dim": 8}}, "features_extractor_kwargs"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    file = write(tmp_path / "depth.zip", state(DEPTH, 2), {**relu(), **settings})
+    for states_relu in (False, True):  # which is about the activation only
+        with pytest.raises(ltd.InputError, match=re.escape(message)):
+            read_network(file, depth_layout(10), states_relu)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy_class": {":type:": "<class 'abc.ABCMeta'>"}}, "is of the class unknown"),
+        ({"policy_class": serialised(Malicious)}, "is of the class Malicious"),
+        ({"policy_class": {":serialized:": "AAAA"}}, "is of the class unknown"),
+        ({"action_space": {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>", "start": "1"}}, "begin at 1"),
+        ({"action_space": 2}, "are unknown, not Discrete"),
+        ({"observation_space": {":type:": "<class 'gymnasium.spaces.box.Box'>", "_shape": 128}}, "the shape 128"),
+        ({"use_sde": True}, "use_sde"),
+    ],
+)
+def test_what_the_settings_say_about_the_policy(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    file = write(tmp_path / "depth.zip", state(DEPTH, 2), relu(), **settings)
+    with pytest.raises(ltd.InputError, match=message):
+        read_network(file, depth_layout(10))
+
+
 @pytest.mark.parametrize("data", [b"{", b"[]", b'{"policy_kwargs": 3}', b'{"policy_kwargs": {":serialized:": "?"}}'])
 def test_data_that_is_something_else(data: bytes) -> None:
     with pytest.raises(ltd.InputError, match="not what Stable-Baselines3 writes"):
-        activation(data)
-
-
-@pytest.mark.parametrize(("function", "inputs"), [(nn.ReLU, DEPTH), (None, DEPTH)])
-def test_files_of_stable_baselines3_itself(tmp_path: Path, function: Any, inputs: int) -> None:
-    sb3 = pytest.importorskip("stable_baselines3")
-    import gymnasium
-    import numpy as np
-
-    class Nothing(gymnasium.Env[Any, Any]):
-        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (inputs,), np.float32)
-        action_space = gymnasium.spaces.Discrete(2)
-
-    kwargs = {"net_arch": ARCHITECTURE, **({} if function is None else {"activation_fn": function})}
-    sb3.PPO("MlpPolicy", Nothing(), policy_kwargs=kwargs, device="cpu").save(tmp_path / "depth.zip")
-    network = read_network(tmp_path / "depth.zip", depth_layout(10))
-    assert (network.outputs, network.activation) == (2, "tanh" if function is None else "relu")
+        activation(read_settings(data))

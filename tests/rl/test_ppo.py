@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from ltd.policies.learned.sb3_import import read_network
 
 pytest.importorskip("stable_baselines3")
 
+from stable_baselines3 import PPO
 from toy_outcomes import DEPTH, SIZES, TINY, constant_depth, stage, toy
 
 from ltd_rl.environments.cycle_episodes import CycleEpisodes
@@ -75,10 +78,14 @@ def test_the_model_is_built_as_it_says(training: Outcomes, validation: Outcomes)
     config = PPOConfig.paper("size")
     model = make_model(config, stage("size", training, validation).environment(config))
     assert (model.n_steps * model.n_envs, model.batch_size, model.n_epochs) == (2048, 256, 20)
-    assert (model.gamma, model.ent_coef, model.gae_lambda) == (0.9, 0.01, 0.95)
+    assert (model.gamma, model.ent_coef, model.gae_lambda, model.target_kl) == (0.9, 0.01, 0.95, None)
     layers = [tuple(p.shape) for p in model.policy.mlp_extractor.parameters() if p.ndim == 2]
     assert layers == [(1024, 68), (256, 1024), (1024, 68), (256, 1024)]
     assert "ReLU" in str(model.policy.mlp_extractor) and "Tanh" not in str(model.policy.mlp_extractor)
+    other = make_model(
+        replace(config, activation="tanh", target_kl=0.02), stage("size", training, validation).environment(config)
+    )
+    assert other.target_kl == 0.02 and "ReLU" not in str(other.policy.mlp_extractor)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,8 @@ def test_the_model_is_built_as_it_says(training: Outcomes, validation: Outcomes)
         ({"count": 3}, "multiple of the 3 environments"),
         ({"batch_size": 100}, "multiple"),
         ({"warmup_timesteps": 100_000}, "warmup_timesteps is 100000"),
+        ({"activation": "elu"}, "activation is 'elu'"),
+        ({"target_kl": 0.0}, "target_kl is 0"),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], complaint: str) -> None:
@@ -256,3 +265,73 @@ def test_a_run_can_begin_with_the_weights_of_another(training: Outcomes, validat
         lesson.train(replace(config, pi_arch=(9,)), tmp_path / "second", tmp_path / "first" / "best.zip")
     with pytest.raises(InputError, match="not a zip file"):
         lesson.train(config, tmp_path / "third", tmp_path / "first" / "run.jsonl")
+
+
+# --- the weights and the optimiser of another run ---
+
+
+def moments(model: Any) -> list[torch.Tensor]:
+    return [entry["exp_avg"] for entry in model.policy.optimizer.state_dict()["state"].values()]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_run_begins_with_the_networks_and_the_optimiser(
+    training: Outcomes, validation: Outcomes, tmp_path: Path, activation: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lesson = stage("size", training, validation)
+    config = PPOConfig.paper("size", **TINY, total_timesteps=256, activation=activation)
+    found = lesson.train(config, tmp_path / "first")
+    assert found.network.activation == activation
+    model, start = make_model(config, lesson.environment(config)), tmp_path / "first" / "best.zip"
+    said = checkpoints.start_from(start, model, activation)
+    assert (
+        said
+        == f"the run begins with the networks and the optimiser of {start}, after 256 steps; its own steps begin at 0"
+    )
+    saved = PPO.load(start, device="cpu")
+    assert len(moments(model)) == len(list(model.policy.parameters())) and any(m.abs().sum() for m in moments(model))
+    assert all(torch.equal(a, b) for a, b in zip(moments(model), moments(saved), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.policy.parameters(), saved.policy.parameters(), strict=True))
+    assert model.num_timesteps == 0
+    lesson.train(config, tmp_path / "second", start)
+    assert said in capsys.readouterr().err
+    lesson.train(config, tmp_path / "second", start)  # which is done
+    assert "begins with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("state", ["none", "code", "empty", "other", "shapes"])
+def test_a_run_that_takes_only_the_networks_says_so(
+    training: Outcomes, validation: Outcomes, tmp_path: Path, state: str
+) -> None:
+    lesson, config = stage("size", training, validation), PPOConfig.paper("size", **TINY, total_timesteps=256)
+    lesson.train(config, tmp_path)
+    model = make_model(config, lesson.environment(config))
+    whole, start = PPO.load(tmp_path / "best.zip", device="cpu").policy.optimizer.state_dict(), tmp_path / "start.zip"
+    if state == "other":
+        kept = [torch.nn.Parameter(parameter.detach().clone()) for parameter in model.policy.parameters()]
+        other = torch.optim.RMSprop(kept)
+        sum(parameter.sum() for parameter in kept).backward()  # type: ignore[union-attr]
+        other.step()
+        whole = other.state_dict()
+    for entry in whole["state"].values() if state == "shapes" else []:
+        entry["exp_avg"] = torch.zeros(1)
+    changed = {"empty": {}, "code": {"state": checkpoints.start_from}}.get(state, whole)
+    with zipfile.ZipFile(tmp_path / "best.zip") as old, zipfile.ZipFile(start, "w") as new:
+        for name in old.namelist():
+            if name != "policy.optimizer.pth":
+                new.writestr(name, old.read(name))
+            elif state != "none":
+                torch.save(changed, buffer := io.BytesIO())
+                new.writestr(name, buffer.getvalue())
+    before = moments(model)
+    assert "only the networks, for it has no state of this optimiser" in checkpoints.start_from(start, model)
+    assert before == moments(model) == []
+    saved = PPO.load(tmp_path / "best.zip", device="cpu").policy.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(model.policy.parameters(), saved, strict=True))
+
+
+def test_a_start_with_another_activation_is_refused(training: Outcomes, validation: Outcomes, tmp_path: Path) -> None:
+    lesson, config = stage("size", training, validation), PPOConfig.paper("size", **TINY, total_timesteps=256)
+    lesson.train(replace(config, activation="tanh"), tmp_path / "tanh")
+    with pytest.raises(InputError, match=r"have tanh between their layers, and those that are to be trained relu"):
+        lesson.train(config, tmp_path / "relu", tmp_path / "tanh" / "best.zip")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from stable_baselines3 import PPO
 
 from ltd.common.files import write_bytes
 from ltd.errors import InputError
+from ltd.policies.learned.network import Activation
+from ltd.policies.learned.sb3_import import read_saved
 
 Evaluations = list[dict[str, float]]
 
@@ -71,20 +72,54 @@ def save_zip(file: Path, model: PPO) -> None:
     write_bytes(file, buffer.getvalue())
 
 
-def start_from(file: Path, model: PPO) -> None:
-    """Takes over the weights, value network included, from a zip of `PPO.save`.
+def start_from(file: Path, model: PPO, activation: Activation = "relu") -> str:
+    """Takes over the networks, the value network included, and the optimiser's moments from a zip of `PPO.save`.
+
+    The steps begin anew, as in the official scripts: the learning rate goes up and down once more.
+
+    Args:
+        file: the zip. model: of a new run. activation: between the layers of its networks.
+
+    Returns:
+        What was taken over, for people: the optimiser is not, where the file has none, or another one.
 
     Raises:
-        InputError: not such a zip, or another network.
+        InputError: not such a zip, or other networks.
     """
+    saved = read_saved(file)
+    if saved.activation != activation:
+        raise InputError(
+            f"the networks in {file} have {saved.activation} between their layers, and those that are to be trained "
+            f"{activation}; name another start, or train with {saved.activation}"
+        )
     try:
-        with zipfile.ZipFile(file) as archive:
-            weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
-        model.policy.load_state_dict(weights)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {error}") from error
-    except (RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        model.policy.load_state_dict(dict(saved.weights))
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"the networks in {file} are not those that are to be trained; name another start") from error
+    whole = has_moments(saved.optimizer, model)
+    if whole:
+        model.policy.optimizer.load_state_dict(saved.optimizer)  # type: ignore[arg-type]
+    taken = "the networks and the optimiser" if whole else "only the networks, for it has no state of this optimiser,"
+    return f"the run begins with {taken} of {file}, after {saved.timesteps} steps; its own steps begin at 0"
+
+
+def has_moments(state: Any, model: PPO) -> bool:
+    """Whether a `state_dict` is of the model's optimiser, Adam: two moments for every parameter, of its shape."""
+    parameters = list(model.policy.parameters())
+    entries, groups = (state.get("state"), state.get("param_groups")) if isinstance(state, dict) else (None, None)
+    if not isinstance(entries, dict) or not isinstance(groups, list) or len(groups) != 1:
+        return False
+    usual = model.policy.optimizer.state_dict()["param_groups"][0]
+    if not isinstance(groups[0], dict) or not usual.keys() <= groups[0].keys():
+        return False
+    if groups[0]["params"] != usual["params"] or entries.keys() != set(usual["params"]):
+        return False
+    return all(
+        isinstance(entries[number], dict)
+        and entries[number].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        and all(entries[number][name].shape == parameter.shape for name in ("exp_avg", "exp_avg_sq"))
+        for number, parameter in enumerate(parameters)
+    )
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ the best validation; and `tensorboard`.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from tqdm import tqdm
 
 from ltd.common.files import file_hash
 from ltd.common.journal import Journal, Record
-from ltd.policies.learned.network import Network
+from ltd.policies.learned.network import Activation, Network
 from ltd.policies.learned.sb3_import import read_network
 from ltd_rl.trainers.checkpoints import Evaluations, load_checkpoint, save_checkpoint, save_zip, start_from
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.trainers.validation import Judge
 
 RUN, CHECKPOINT, BEST, LOGS = "run.jsonl", "checkpoint.pt", "best.zip", "tensorboard"
+FUNCTIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,8 @@ def train(
         judge: of the same policy as the environment.
         folder: of the run.
         settings: what the environment and the judge depend on, as JSON values.
-        start: zip of `PPO.save` whose weights a new run begins with; None begins with random ones.
+        start: zip of `PPO.save` whose networks and optimiser a new run begins with, see `start_from`; None begins with
+            random weights.
 
     Raises:
         InputError: the folder holds a run with other settings or cannot be written, or the start does not fit.
@@ -74,7 +77,7 @@ def train(
         if (folder / CHECKPOINT).exists():
             evaluations = load_checkpoint(folder / CHECKPOINT, model)
         elif start is not None:
-            start_from(start, model)
+            print(start_from(start, model, config.activation), file=sys.stderr)
         left = config.total_timesteps - model.num_timesteps
         if left > 0:
             run(model, left, Watch(config, judge, folder, evaluations))
@@ -92,9 +95,10 @@ def make_model(config: PPOConfig, env: VecEnv) -> PPO:
         n_epochs=config.n_epochs,
         gamma=config.gamma,
         ent_coef=config.ent_coef,
+        target_kl=config.target_kl,
         policy_kwargs={
             "net_arch": {"pi": list(config.pi_arch), "vf": list(config.vf_arch)},
-            "activation_fn": nn.ReLU,
+            "activation_fn": FUNCTIONS[config.activation],
         },
         seed=config.seed,
         device="cpu",
@@ -146,7 +150,8 @@ class Watch(BaseCallback):
     def evaluate(self) -> None:
         """Validates, keeps the network if it is the best so far, and saves where the run is."""
         assert isinstance(self.model, PPO)
-        found = self.judge.evaluate(self.judge.network(self.model.policy.state_dict()))
+        network = self.judge.network(self.model.policy.state_dict(), self.config.activation)
+        found = self.judge.evaluate(network)
         evaluation = {"timesteps": self.model.num_timesteps, **found}
         self.evaluations.append(evaluation)
         best = best_of(self.evaluations)

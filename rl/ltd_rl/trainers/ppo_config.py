@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltd.errors import InputError
-from ltd.policies.learned.network import MAX_LAYERS
+from ltd.policies.learned.network import ACTIVATIONS, MAX_LAYERS, Activation
 from ltd_rl.traces.observations import Role
 
 WARMUP_SHARE = 0.01
@@ -24,7 +24,7 @@ class PPOConfig:
     Attributes:
         total_timesteps: decisions to learn from.
         gamma: discount per decision.
-        pi_arch, vf_arch: hidden layers of the policy and the value network, with ReLU between.
+        pi_arch, vf_arch: hidden layers of the policy and the value network.
         eval_freq: steps between validations, each of which is a checkpoint.
         n_steps: decisions in the rollout buffer, of all environments together.
         batch_size: of the minibatches.
@@ -34,6 +34,8 @@ class PPOConfig:
         warmup_timesteps: until it is reached; None is 1 % of all.
         count: environments in parallel.
         seed: of weights, decisions and batches.
+        activation: between the layers; the paper's is ReLU, and what its scripts save has tanh.
+        target_kl: divergence from the policy of the rollout at which the passes over it end; None is no bound.
 
     Raises:
         InputError: a number out of range.
@@ -52,6 +54,8 @@ class PPOConfig:
     warmup_timesteps: int | None = None
     count: int = 8
     seed: int = 0
+    activation: Activation = "relu"
+    target_kl: float | None = None
 
     @classmethod
     def paper(cls, role: Role, **changes: Any) -> PPOConfig:
@@ -65,6 +69,10 @@ class PPOConfig:
         for name, most in (("gamma", 1.0), ("ent_coef", math.inf), ("lr", math.inf)):
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 0 … {most}")
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+        if self.target_kl is not None and not 0 < self.target_kl < math.inf:
+            raise InputError(f"target_kl is {self.target_kl}; it must be a positive number")
         for name in ("pi_arch", "vf_arch"):
             layers = getattr(self, name)
             if len(layers) >= MAX_LAYERS or any(units < 1 for units in layers):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltd.common.arrays import Integers
-from ltd.policies.learned.network import Network
+from ltd.policies.learned.network import Activation, Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.sb3_import import action_tensors
@@ -45,9 +45,9 @@ class Judge:
         """What the networks see, for all validations."""
         return Observer(self.outcomes, self.layout, self.role)
 
-    def network(self, state: Mapping[str, Tensor]) -> Network:
+    def network(self, state: Mapping[str, Tensor], activation: Activation = "relu") -> Network:
         """The action network in the `state_dict` of Stable-Baselines3's policy."""
-        return Network(self.layout, action_tensors(state, "the policy in training"))
+        return Network(self.layout, action_tensors(state, "the policy in training"), activation)
 
     def total(self, network: Network) -> Total:
         """What the network decides comes to."""

@@ -1,21 +1,19 @@
 """Policies trained by the paper's official scripts: the zip files of Stable-Baselines3's `PPO.save`.
 
 Such a file holds `policy.pth`, the weights, and `data`, JSON with pickled objects in base64. Weights are read without
-pickled code, and nothing in `data` is unpickled: what it says about the activation is read as text.
+pickled code, and nothing in `data` is unpickled: what it says about the network is read as text, and what is not known
+is refused (`ltd.policies.learned.sb3_settings`).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import json
 import pickle
 import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +25,16 @@ from ltd.policies.learned.bundle import Bundle
 from ltd.policies.learned.network import Activation, Network
 from ltd.policies.learned.observation import ANY_LENGTH, Layout, Summary, depth_layout, size_layout
 from ltd.policies.learned.policy import Learned
+from ltd.policies.learned.sb3_settings import activation, check_settings, read_settings
 from ltd.policies.learned.setting import Setting
 from ltd.tree import MAX_DEPTH
 
 WIDTH = 10  # the official scripts know no other
 CONSTANT_DEPTH, CONSTANT_SIZE = 8, 60  # what takes the place of a policy that is missing, as in the paper's training
 SIZE_STEP = 10
-DEFAULT_ACTIVATION = "Tanh"  # of Stable-Baselines3's MlpPolicy
+OPTIMIZER = "policy.optimizer.pth"
+PREFIX, PARTS, HEADS, KINDS = "mlp_extractor.", ("policy", "value"), ("action_net", "value_net"), ("weight", "bias")
 KNOWN_ACTIVATIONS: dict[str, Activation] = {"ReLU": "relu", "Tanh": "tanh"}
-MODULE = "torch.nn.modules.activation"
 
 
 def import_policies(
@@ -83,68 +82,106 @@ def read_network(file: Path, layout: Layout | Summary, states_relu: bool = False
     """The action network in a zip of `PPO.save`; the value network is left out.
 
     Raises:
-        InputError: not such a zip, another observation, or an activation other than ReLU and Tanh.
+        InputError: as `read_saved`, or another observation.
+    """
+    saved = read_saved(file, states_relu)
+    tensors = action_tensors(saved.weights, str(file))
+    try:
+        return Network(layout, tensors, saved.activation)
+    except InputError as error:
+        raise InputError(f"the network in {file} does not read {layout.width} numbers as it should: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What a zip of `PPO.save` holds.
+
+    Attributes:
+        activation: between the layers.
+        weights: the policy's `state_dict`, value network included.
+        optimizer: that of its optimiser; None if the file has none that is plain tensors.
+        timesteps: that it was trained for; 0 if the file does not say.
+    """
+
+    activation: Activation
+    weights: Mapping[str, Tensor]
+    optimizer: dict[str, Any] | None
+    timesteps: int
+
+
+def read_saved(file: Path, states_relu: bool = False) -> Saved:
+    """Reads a zip of `PPO.save` without running pickled code.
+
+    Raises:
+        InputError: not such a zip, or a policy that is more than an MlpPolicy with ReLU or Tanh; the message says how.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             data, weights = archive.read("data"), archive.read("policy.pth")
+            optimizer = archive.read(OPTIMIZER) if OPTIMIZER in archive.namelist() else None
     except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
         raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {error}") from error
-    found = "ReLU" if states_relu else activation(data)
+    settings = read_settings(data)
+    check_settings(settings, str(file))
+    found = "ReLU" if states_relu else activation(settings)
     if found not in KNOWN_ACTIVATIONS:
         raise InputError(
             f"the network in {file} was trained with {found} between its layers, as far as the file says, but only "
             "ReLU and Tanh can be run; if you know that it is ReLU, say so (--relu)"
         )
-    tensors = network_tensors(weights, str(file))
-    try:
-        return Network(layout, tensors, KNOWN_ACTIVATIONS[found])
-    except InputError as error:
-        raise InputError(f"the network in {file} does not read {layout.width} numbers as it should: {error}") from error
+    state = state_in(weights, str(file))
+    check_tensors(state, str(file))
+    timesteps = settings.get("num_timesteps")
+    return Saved(
+        KNOWN_ACTIVATIONS[found],
+        state,
+        None if optimizer is None else plain_tensors(optimizer),
+        timesteps if isinstance(timesteps, int) else 0,
+    )
 
 
-def network_tensors(content: bytes, where: str) -> tuple[Tensor, ...]:
-    """w0, b0, w1, b1, … float32 from the bytes of a `policy.pth`, without running pickled code."""
-    try:
-        state: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
-        raise InputError(
-            f"policy.pth in {where} holds pickled code or is damaged; only plain tensors are read"
-        ) from error
+def state_in(content: bytes, where: str) -> Mapping[str, Tensor]:
+    """The `state_dict` in the bytes of a `policy.pth`; raises InputError if it is something else."""
+    state: Any = plain_tensors(content)
+    if state is None:
+        raise InputError(f"policy.pth in {where} holds pickled code or is damaged; only plain tensors are read")
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"policy.pth in {where} holds something that is not a tensor")
-    return action_tensors(state, where)
+    return state
+
+
+def plain_tensors(content: bytes) -> Any:
+    """What `torch.save` wrote, read without running pickled code; None if it is damaged or needs some."""
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError):
+        return None
+
+
+def check_tensors(state: Mapping[str, Tensor], where: str) -> None:
+    """Raises InputError if there are tensors that are not of the layers of an MlpPolicy, one after the other."""
+    counts = {part: sum(bool(layer_name(part).fullmatch(str(name))) for name in state) for part in PARTS}
+    known = {
+        f"{PREFIX}{part}_net.{2 * layer}.{kind}" for part in PARTS for layer in range(counts[part]) for kind in KINDS
+    }
+    known |= {f"{name}.{kind}" for name in HEADS for kind in KINDS}
+    if unknown := [str(name) for name in state if name not in known]:
+        names = ", ".join(unknown[:4]) + (" …" if len(unknown) > 4 else "")
+        raise InputError(
+            f"policy.pth in {where} holds {names}, which an MlpPolicy does not have; shared layers, feature extractors and layers of other kinds cannot be run"
+        )
+
+
+def layer_name(part: str) -> re.Pattern[str]:
+    """Of the weights in the policy or the value network; the layers between, which have none, count."""
+    return re.compile(re.escape(PREFIX) + part + r"_net\.(\d+)\.weight")
 
 
 def action_tensors(state: Mapping[str, Tensor], where: str) -> tuple[Tensor, ...]:
     """w0, b0, w1, b1, … float32: the action network in the `state_dict` of an MlpPolicy, as copies."""
-    pattern = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
-    layers = sorted(int(match[1]) for name in state if (match := pattern.fullmatch(str(name))))
-    names = [f"mlp_extractor.policy_net.{layer}" for layer in layers] + ["action_net"]
-    wanted = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+    layers = sorted(int(match[1]) for name in state if (match := layer_name("policy").fullmatch(str(name))))
+    names = [f"{PREFIX}policy_net.{layer}" for layer in layers] + ["action_net"]
+    wanted = [f"{name}.{kind}" for name in names for kind in KINDS]
     if missing := [name for name in wanted if name not in state]:
         raise InputError(f"policy.pth in {where} lacks {', '.join(missing)}; it is not of an MlpPolicy")
     return tuple(state[name].detach().float().clone(memory_format=torch.contiguous_format) for name in wanted)
-
-
-def activation(data: bytes) -> str:
-    """The activation's class name, from the text in `data`; several, or one not of torch, are named as found.
-
-    Raises:
-        InputError: it is not the JSON that Stable-Baselines3 writes.
-    """
-    try:
-        values = json.loads(data)
-        kwargs = values.get("policy_kwargs") or {}
-        said = kwargs.get("activation_fn")
-        pickled = base64.b64decode(kwargs.get(":serialized:", ""), validate=True)
-    except (ValueError, AttributeError, TypeError, binascii.Error) as error:
-        raise InputError(f"data in the zip file is not what Stable-Baselines3 writes: {error}") from error
-    if said is not None:
-        match = re.search(re.escape(MODULE) + r"\.(\w+)'", str(said))
-        return match[1] if match else str(said)
-    if b"activation_fn" not in pickled:
-        return DEFAULT_ACTIVATION
-    classes = torch.nn.modules.activation.__all__
-    found = [name for name in classes if re.search(rb"(?<!\w)" + name.encode() + rb"(?!\w)", pickled)]
-    return " or ".join(found) or "an unknown activation"
