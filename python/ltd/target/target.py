@@ -24,7 +24,7 @@ from ltd.tree import TreeNodes
 PREFILL_CHUNK = 512
 
 
-class Turn:
+class TurnLock:
     """A lock for a `with`, which one thread may enter again and again. The copy of a target has one of its own."""
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class Turn:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Turn:
-        return Turn()
+    def __deepcopy__(self, memo: dict[int, object]) -> TurnLock:
+        return TurnLock()
 
 
 class Target:
@@ -74,7 +74,7 @@ class Target:
         self.forward = TransformersLayers(model) if forward is None else forward
         self.feature_layers = feature_layers
         self.pool = CachePool(self.forward.open)
-        self.turn = Turn()
+        self.turn = TurnLock()
         self._made_for = self._parts()
 
     @property
