@@ -205,7 +205,8 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147182f;
 
 // 2^whole * e^rest for a whole number >= -126 (given in both types) and |rest| <= ln(2)/2. The polynomial was fitted to
-// (e^r - 1 - r) / r^2 at Chebyshev nodes; its relative error is 1e-8.
+// (e^r - 1 - r) / r^2 at Chebyshev nodes; its relative error is 1e-8. Of numbers that are too large for it the result
+// is rubbish, which callers replace: in words without a sign, which may wrap.
 LTD_INLINE Floats scaled_exp(Ints whole, Floats rest) {
   Floats sum = splat(0.00139336884f);
   sum = sum * rest + 0.00836320501f;
@@ -213,7 +214,7 @@ LTD_INLINE Floats scaled_exp(Ints whole, Floats rest) {
   sum = sum * rest + 0.166665763f;
   sum = sum * rest + 0.5f;
   sum = sum * (rest * rest) + rest + 1.0f;
-  return sum * (Floats)((whole + 127) << 23);
+  return sum * (Floats)(((Words)whole + 127) << 23);
 }
 
 // Adding this to a float of magnitude < 2^22 rounds it to a whole number, which then stands in the low bits.
@@ -224,7 +225,7 @@ LTD_INLINE Floats exp_nonpositive(Floats x) {
   const Floats shifted = x * kLog2E + kRounder;
   const Floats whole = shifted - kRounder;
   const Floats rest = x - whole * 0.693359375f - whole * -2.12194440e-4f;
-  const Floats result = scaled_exp((Ints)shifted - (Ints)splat(kRounder), rest);
+  const Floats result = scaled_exp((Ints)((Words)shifted - (Words)splat(kRounder)), rest);
   return x < -87.3f ? Floats{} : result;
 }
 
@@ -232,7 +233,7 @@ LTD_INLINE Floats exp_nonpositive(Floats x) {
 LTD_INLINE Floats exp2_nonpositive(Floats x) {
   const Floats shifted = x + kRounder;
   const Floats rest = (x - (shifted - kRounder)) * kLn2;
-  const Floats result = scaled_exp((Ints)shifted - (Ints)splat(kRounder), rest);
+  const Floats result = scaled_exp((Ints)((Words)shifted - (Words)splat(kRounder)), rest);
   return x < -126.0f ? Floats{} : result;
 }
 

@@ -47,7 +47,7 @@ def bits(tensor: Tensor) -> Tensor | None:
     readable = not tensor.is_meta and tensor.numel() < 10**7
     if not readable or (tensor.numel() and (end + 1) * tensor.element_size() > tensor.untyped_storage().nbytes()):
         return None
-    return tensor.flatten().clone().view(torch.uint8)
+    return tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def outcome(call: Call) -> str | list[Tensor]:

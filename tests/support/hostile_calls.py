@@ -184,16 +184,14 @@ def hostile_calls(seed: int, changes: int = 1) -> Iterator[Hostile]:
     for good in good_calls(seed):
         call, names, said = good.on("cpu"), [], []
         schema = getattr(torch.ops.ltd, call.name).default._schema.arguments
-        for _ in range(changes):
-            place = int(random.integers(len(call.arguments)))
-            value = call.arguments[place]
-            others = [argument for argument in call.arguments if isinstance(argument, Tensor)]
-            change = change_of(value, others, random)
-            if change is None:
-                continue
-            what, call.arguments[place] = change
-            names.append(schema[place].name)
-            said.append(what)
+        right = list(call.arguments)
+        others = [argument for argument in right if isinstance(argument, Tensor)]
+        for place in random.choice(len(right), min(changes, len(right)), replace=False):
+            change = change_of(right[place], others, random)
+            if change is not None:
+                what, call.arguments[place] = change
+                names.append(schema[place].name)
+                said.append(what)
         yield Hostile(call, " and ".join(names), " and ".join(said))
 
 
