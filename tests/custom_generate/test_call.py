@@ -104,7 +104,7 @@ def test_processors_see_every_position_once_and_in_order(
     expected = model.generate(ids, logits_processor=LogitsProcessorList([plain]), **options)
     output = model.generate(ids, logits_processor=LogitsProcessorList([ours]), custom_generate=speculative, **options)
     assert torch.equal(output, expected)
-    assert ours.seen[: len(plain.seen)] == plain.seen
+    assert ours.seen == plain.seen
 
 
 def test_stopping_criteria(model: PreTrainedModel, speculative: ltd.CustomGenerate, tiny_target: Folder) -> None:
@@ -125,30 +125,6 @@ def test_stopping_criteria(model: PreTrainedModel, speculative: ltd.CustomGenera
     expected = model.generate(ids, **strings)
     assert expected.shape[1] < 46
     assert torch.equal(model.generate(ids, custom_generate=speculative, **strings), expected)
-
-
-def test_streamer_receives_every_token(model: PreTrainedModel, tiny_head: Folder) -> None:
-    class Streamer:
-        def __init__(self) -> None:
-            self.tokens: list[int] = []
-            self.ended = False
-
-        def put(self, value: torch.Tensor) -> None:
-            self.tokens.extend(value.tolist())
-
-        def end(self) -> None:
-            self.ended = True
-
-    streamer = Streamer()
-    ids = prompts(1, 6)
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        max_new_tokens=12,
-        custom_generate=ltd.CustomGenerate(tiny_head("llama"), streamer=streamer),
-    )
-    assert streamer.ended and streamer.tokens == output[0, 6:].tolist()
 
 
 @pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.2}, {"min_p": 0.05}])

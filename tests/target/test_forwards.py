@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ltd.decoding.decoder import Decoder
+from ltd.engine.attention import attend_tree
 from ltd.engine.forward import Forward, TreeBlock
 from ltd.target.opening import open_forward
 from ltd.target.target import Target
@@ -87,6 +88,19 @@ def test_sessions_take_turns_on_one_model_and_leave_it_alone(model: PreTrainedMo
         assert is_untouched(model)
         assert torch.equal(model(torch.tensor([prompts[1]])).logits, before)
     assert answers == alone
+
+
+def test_a_model_is_not_even_touched_during_a_forward(model: PreTrainedModel) -> None:
+    before = model(torch.tensor([[5, 6]])).logits
+    seen: list[bool] = []
+
+    def attention(*arguments: Any) -> torch.Tensor:
+        seen.append(is_untouched(model) and torch.equal(model(torch.tensor([[5, 6]])).logits, before))
+        return attend_tree(*arguments)
+
+    decoder = Decoder(Target(model, TAPS, TransformersLayers(model, attention)))
+    decoder.generate([5, 9, 14], max_new_tokens=3, stop_token_ids=())
+    assert seen == [True] * (3 * model.config.num_hidden_layers)
 
 
 def test_threads_may_share_a_model(model: PreTrainedModel) -> None:

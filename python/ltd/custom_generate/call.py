@@ -76,7 +76,6 @@ class CustomGenerate:
         stopping_criteria: StoppingCriteriaList | None = None,
         generation_config: GenerationConfig | None = None,
         streamer: Any = None,
-        tokenizer: Any = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | GenerateDecoderOnlyOutput:
         """What `model.generate` calls; returns what it returns: (B, n + new) ids, or an output object with them alone.
@@ -84,7 +83,6 @@ class CustomGenerate:
         Args:
             model, input_ids, logits_processor, stopping_criteria, generation_config: as `generate` prepared them.
             streamer: instead of this object's own; it has the prompt already.
-            tokenizer: named here so that `generate` takes one, with which it honours `stop_strings`.
             model_kwargs: what `generate` prepared for the model's forward.
 
         Raises:

@@ -49,6 +49,7 @@ NEUTRAL: Mapping[str, Any] = {
     "num_return_sequences": 1,
     "guidance_scale": 1,
 }
+PLENTY = 1_000_000  # new tokens, more than any model's least length
 LOSSY_CACHES = ("quantized", "paged")
 LOADED = PROCESSED | SAMPLED | TOKENS | LENGTHS | NO_EFFECT | OUTPUTS
 
@@ -104,10 +105,14 @@ class ModelRules:
         """
         check_config(model.generation_config, LOADED, "the model's generation config")
         rules = cls(model)
-        return rules if rules.prepare([0], 1, (0,)).processors else None
+        return rules if rules.of_any_prompt() else None
 
     def __str__(self) -> str:
-        return ", ".join(type(each).__name__ for each in self.prepare([0], 1, (0,)).processors)
+        return ", ".join(type(each).__name__ for each in self.of_any_prompt())
+
+    def of_any_prompt(self) -> LogitsProcessorList:
+        """The processors that every prompt has."""
+        return self.prepare([0], PLENTY, (0,)).processors
 
     def prepare(self, prompt: list[int], max_new_tokens: int, stop_ids: Sequence[int]) -> Prepared:
         """What `generate` prepares for a prompt by itself."""
