@@ -26,6 +26,7 @@ from ltd.evaluation.method_table import (
     LOOKUP_TOKENS,
     PAPER,
     PAPER_METHODS,
+    RULE,
     STATIC,
     TRANSFORMERS,
     TUNED,
@@ -37,6 +38,7 @@ from ltd.policies import Static
 from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
 from ltd.policies.learned.bundle import FACTS
+from ltd.policies.rule_file import rule_text
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
 
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
@@ -123,6 +125,8 @@ class TreeMethod(Method):
         kind, _, path = self.spec.partition(":")
         if kind == "bundle":
             return [Path(path).expanduser() / FACTS]
+        if kind == RULE:
+            return [Path(path).expanduser(), *option_files(rule_text(path))]
         if path and kind in FILES:
             return [Path(path).expanduser()]
         return option_files(self.spec) if self.chosen is None else [*option_files(self.spec), *self.chosen.files]
