@@ -13,19 +13,22 @@ import torch
 from made_traces import made_generations, made_latency
 from recordings import DEPTH, NEW_TOKENS, Recorded
 
+from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import DDD, SVIP, GammaTune, Policy, Static
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.classifier import Classifier
 from ltd.policies.baselines.disco import Disco
+from ltd.policies.baselines.files import Baseline, save_baseline
 from ltd.policies.baselines.specdecpp import TreeSpecDecPP
 from ltd.policies.rule_file import load_rule
-from ltd_rl.baselines.rule_search import FoundRules, text_of, write_rules
+from ltd_rl.baselines.rule_search import FoundRules, search_rules, text_of, write_rules
 from ltd_rl.baselines.rules import FoundRule, Ground, chances_of, replayed, search, settings_of
 from ltd_rl.baselines.signals import depths_of, obtain_signals, record_signals
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total
 from ltd_rl.traces.replay import replay
+from ltd_rl.traces.sources import Source
 
 SIZES = (1, 3, 8)
 
@@ -185,3 +188,23 @@ def test_texts_name_the_numbers() -> None:
     assert text_of("ddd", None, {"floor": -0.5, "levels": (1, 2), "size": 6}) == "ddd:floor=-0.5:levels=1/2:size=6"
     assert text_of("disco", "runs/disco", {"threshold": 0.4}) == "disco:model=runs/disco:threshold=0.4"
     assert text_of("disco", "shipped", {}) == "disco"
+
+
+def test_the_whole_search_on_traces(recorded: Callable[[str], Recorded], tmp_path: Path) -> None:
+    """The shipped networks are another head's; one that fits is read from the folder."""
+    run = recorded("llama")
+    made_for = {"target": "tiny", "head_sha256": head_hash(find_head(run.config.draft))}
+    save_baseline(Baseline("disco", classifier(3), made_for), tmp_path / "networks" / "disco")
+    made_latency().save(tmp_path / "latency.json")
+    source = Source(tmp_path / "work", traces=run.config.out, latency=tmp_path / "latency.json", draft=run.config.draft)
+    found = search_rules(source, tmp_path / "out", tmp_path / "networks", lambda *_, **__: run.decoder)
+    assert list(found.rules) == ["eagle3", "ddd", "svip", "gammatune", "disco"]
+    assert list(found.left_out) == ["specdecpp", "c2t"] and "another draft head" in found.left_out["c2t"]
+    for name, policy in found.policies.items():
+        assert load_rule(tmp_path / "out" / f"{name}.json").max_size == found.rules[name].policy.max_size
+        assert policy.startswith(name)
+    static = found.rules["eagle3"].training.throughput
+    assert all(rule.training.throughput > 0.9 * static for rule in found.rules.values())
+    save_baseline(Baseline("c2t", classifier(2), {"head_sha256": "other"}), tmp_path / "networks" / "c2t")
+    with pytest.raises(InputError, match="c2t does not fit"):
+        search_rules(source, tmp_path / "out", tmp_path / "networks", lambda *_, **__: run.decoder)

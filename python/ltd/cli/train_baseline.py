@@ -115,6 +115,7 @@ def search_all_rules(source: Source, out: Path, networks: Path | None) -> None:
 
     found = search_rules(source, out, networks)
     Console().print(searched(found).rich())
+    print("\n".join(found.policies.values()))
     for name, reason in found.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
     print("rules for chains are not searched: traces are of trees", file=sys.stderr)
@@ -127,7 +128,7 @@ def searched(found: FoundRules) -> Table:
 
     rows = [
         [
-            found.policies[name],
+            name,
             str(rule.tried),
             *(
                 f"{spent.throughput / plain:.2f}x"

@@ -54,7 +54,9 @@ WORDS: dict[str, Named[PolicyChoice]] = {
 # Read from a path, behind a colon.
 FILES: dict[str, Named[Policy]] = {
     "grid": Named(load_grid, "nothing", "the best static tree of a search by ltd train-baseline grid"),
-    RULE: Named(load_rule, "as named", "a published rule with the numbers that ltd train-baseline rules found here"),
+    RULE: Named(
+        load_rule, "depth or size", "a published rule with the numbers that ltd train-baseline rules found here"
+    ),
     "controller": Named(
         load_controller, "both", "calibrated expected gain against measured cost, fitted by ltd analyze --fit"
     ),

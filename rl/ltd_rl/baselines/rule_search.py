@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ltd.common.files import file_hash, write_text
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head, head_hash
@@ -29,7 +31,6 @@ from ltd_rl.traces.sources import LATENCY, Source, obtain_generations, own_laten
 from ltd_rl.traces.splits import split_generations
 
 SIGNALS = "signals"
-DEEPER = 2  # times the depth that the optimum uses
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,10 +71,13 @@ def search_rules(
     sides = split_generations(generations)
     latency = latency or own_latency(source, load)
     sizes, depth = worthwhile(sides[0], latency)
-    depth = min(DEEPER * depth, *(g.depth for g in generations))
     signals = rules_signals(source, generations, rules, models, depth, load)
     grounds = [ground_of(side, generations, signals, rules, latency, sizes[1:], depth) for side in sides]
-    found = {name: search(rule, name, *grounds) for name, rule in rules.items()}
+    found = {}
+    with tqdm(rules.items(), unit="rule", desc="searching") as progress:
+        for name, rule in progress:
+            progress.set_postfix_str(name)
+            found[name] = search(rule, name, *grounds)
     policies = {name: text_of(name, models.get(name), rule.options) for name, rule in found.items()}
     plain = plain_total(grounds[0].outcomes).throughput, plain_total(grounds[1].outcomes).throughput
     done = FoundRules(found, policies, plain, left_out)
