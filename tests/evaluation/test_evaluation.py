@@ -27,7 +27,7 @@ from ltd.evaluation.methods import Method, TransformersMethod, TreeMethod
 from ltd.evaluation.questions import Question
 from ltd.evaluation.report import write_report
 from ltd.loading import load as load_decoder
-from ltd.policies import Static
+from ltd.policies import DDD, Static
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.target.model import tokenizer_fingerprint
 
@@ -255,8 +255,11 @@ def test_divergence_from_plain_decoding_is_recorded() -> None:
 
 def test_names_stand_for_methods(tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text(json.dumps({"format": "ltd-grid", "schema": 1, "depth": 3, "size": 9}))
+    rule = {"format": "ltd-rule", "schema": 1, "policy": "ddd:floor=-0.5:size=6"}
+    (tmp_path / "ddd.json").write_text(json.dumps(rule))
     policies = {"none": "none", "tuned": None, "grid": None, "eagle3": Static(8, 60), "static:2:4": Static(2, 4),
-                f"grid:{tmp_path / 'grid.json'}": Static(3, 9)}  # fmt: skip
+                f"grid:{tmp_path / 'grid.json'}": Static(3, 9),
+                f"rule:{tmp_path / 'ddd.json'}": DDD(floor=-0.5, size=6)}  # fmt: skip
     for name, policy in policies.items():
         method = TreeMethod.named(name)
         assert (method.name, method.policy) == (name, policy)
@@ -264,6 +267,13 @@ def test_names_stand_for_methods(tmp_path: Path) -> None:
     lookups = {"transformers": None, "transformers:lookup": 10, "transformers:lookup:tokens=3": 3}
     for name, lookup in lookups.items():
         assert Method.parse(name) == TransformersMethod(name, lookup)
+
+
+def test_a_rules_files_are_its_numbers_and_its_network(tmp_path: Path) -> None:
+    file = tmp_path / "disco.json"
+    file.write_text(json.dumps({"format": "ltd-rule", "schema": 1, "policy": "disco:threshold=0.4"}))
+    assert TreeMethod.named(f"rule:{file}").files == [file, *TreeMethod.named("disco").files]
+    assert len(TreeMethod.named("disco").files) == 2
 
 
 def test_paper_stands_for_the_papers_rows(config: EvalConfig) -> None:

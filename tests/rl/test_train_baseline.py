@@ -149,6 +149,9 @@ def test_the_grid_holds_what_every_setting_comes_to(tmp_path: Path, capsys: pyte
     [
         (["disco", "--samples", "SAMPLES", "--traces", "x"], "not on traces"),
         (["grid", "--samples", "SAMPLES"], "reads no samples"),
+        (["rules", "--samples", "SAMPLES"], "reads no samples"),
+        (["rules", "--latency", "nowhere.json"], "nowhere.json"),
+        (["grid", "--networks", "x"], "reads no --networks"),
         (["disco", "--samples", "nowhere"], "there are no samples"),
         (["other"], "other"),
         (["disco", "--tasks", "gsm8k"], "give --data-dir"),

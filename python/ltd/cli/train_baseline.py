@@ -15,9 +15,11 @@ from ltd.errors import InputError
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
+    from ltd_rl.baselines.rule_search import FoundRules
     from ltd_rl.baselines.train import TrainedBaseline
+    from ltd_rl.traces.sources import Source
 
-GRID = "grid"
+GRID, RULES = "grid", "rules"
 
 
 class BaselineKind(str, Enum):
@@ -27,10 +29,14 @@ class BaselineKind(str, Enum):
     SPECDECPP = "specdecpp"
     C2T = "c2t"
     GRID = GRID
+    RULES = RULES
 
 
 def train_baseline(
-    kind: Annotated[BaselineKind, typer.Argument(help="disco, specdecpp, c2t, or grid: the best static setting.")],
+    kind: Annotated[
+        BaselineKind,
+        typer.Argument(help="disco, specdecpp, c2t; grid: the best static tree; rules: every rule's free numbers."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the result, and of its work; a rerun goes on.")],
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
@@ -44,15 +50,22 @@ def train_baseline(
     width: Annotated[int, typer.Option(min=1, help="Width of specdecpp's head.")] = 1024,
     epochs: Annotated[int | None, typer.Option(min=1, help="The paper's 50, or 5 for specdecpp, if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of samples, first weights and order.")] = 0,
-    traces: Annotated[Path | None, typer.Option(help="For grid: folder of ltd record, instead of recording.")] = None,
-    latency: Annotated[Path | None, typer.Option(help="For grid: file of ltd calibrate, instead of measuring.")] = None,
-    seconds: Annotated[float, typer.Option(help="For grid: about how long to measure costs.")] = 60.0,
+    traces: Annotated[
+        Path | None, typer.Option(help="For grid and rules: folder of ltd record, instead of recording.")
+    ] = None,
+    latency: Annotated[
+        Path | None, typer.Option(help="For grid and rules: file of ltd calibrate, instead of measuring.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="For grid and rules: about how long to measure costs.")] = 60.0,
+    networks: Annotated[
+        Path | None, typer.Option(help="For rules: folder with disco/, specdecpp/, c2t/ instead of the shipped ones.")
+    ] = None,
     target: TargetOption = None,
     draft: DraftOption = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a baseline of the comparison: disco, specdecpp or c2t, or search the best static setting (grid)."""
+    """Train a baseline of the comparison (disco, specdecpp, c2t), or search the best static tree (grid) or rules."""
     shared: dict[str, Any] = {
         "data_dir": data_dir,
         "tasks": names(tasks),
@@ -63,10 +76,16 @@ def train_baseline(
         "dtype": dtype,
         "threads": threads,
     }
-    if kind is BaselineKind.GRID:
+    if networks is not None and kind is not BaselineKind.RULES:
+        raise InputError(f"{kind.value} reads no --networks; leave the option out")
+    if kind in (BaselineKind.GRID, BaselineKind.RULES):
         if samples is not None:
-            raise InputError("a grid search reads no samples; give --traces, or neither")
-        search(out, traces, latency, seconds, shared)
+            raise InputError(f"the search for {kind.value} reads no samples; give --traces, or neither")
+        source = search_source(out, traces, latency, seconds, shared)
+        if kind is BaselineKind.GRID:
+            search_static(source, out)
+        else:
+            search_all_rules(source, out, networks)
         return
     if traces is not None or latency is not None:
         raise InputError(f"{kind.value} is trained on samples, not on traces or latencies; leave these options out")
@@ -78,15 +97,54 @@ def train_baseline(
     print(f"the baseline is in {out}; ltd eval knows it as {kind.value}:model={out}", file=sys.stderr)
 
 
-def search(out: Path, traces: Path | None, latency: Path | None, seconds: float, shared: dict[str, Any]) -> None:
-    """The grid search."""
-    from ltd_rl.baselines.grid import search_grid
+def search_source(
+    out: Path, traces: Path | None, latency: Path | None, seconds: float, shared: dict[str, Any]
+) -> Source:
+    """Where a search's traces and latencies come from."""
     from ltd_rl.baselines.train import WORK, questions_folder
     from ltd_rl.traces.sources import Source
 
     if traces is None:
         shared["data_dir"] = questions_folder(shared["data_dir"], shared["tasks"], shared["limit"], out / WORK)
-    source = Source(folder=out / WORK, traces=traces, latency=latency, seconds=seconds, **shared)
+    return Source(folder=out / WORK, traces=traces, latency=latency, seconds=seconds, **shared)
+
+
+def search_all_rules(source: Source, out: Path, networks: Path | None) -> None:
+    """The free numbers of every rule."""
+    from ltd_rl.baselines.rule_search import search_rules
+
+    found = search_rules(source, out, networks)
+    Console().print(searched(found).rich())
+    print("\n".join(found.policies.values()))
+    for name, reason in found.left_out.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
+    print("rules for chains are not searched: traces are of trees", file=sys.stderr)
+    print(f"the rules are in {out}; ltd eval knows them as rule:{out}/ddd.json and so on", file=sys.stderr)
+
+
+def searched(found: FoundRules) -> Table:
+    """The best setting of every rule."""
+    from ltd.common.table import Table
+
+    rows = [
+        [
+            name,
+            str(rule.tried),
+            *(
+                f"{spent.throughput / plain:.2f}x"
+                for spent, plain in zip((rule.training, rule.held_out), found.plain, strict=True)
+            ),
+            f"{rule.held_out.acceptance_length:.2f}",
+        ]
+        for name, rule in found.rules.items()
+    ]
+    return Table("Replayed, deciding not counted", ["rule", "tried", "training", "held out", "held-out τ"], rows)
+
+
+def search_static(source: Source, out: Path) -> None:
+    """The grid search."""
+    from ltd_rl.baselines.grid import search_grid
+
     found = search_grid(source, out)
     Console().print(fastest(found).rich())
     print(f"depth {found['depth']}, size {found['size']}; ltd eval knows it as grid:{out}/grid.json", file=sys.stderr)

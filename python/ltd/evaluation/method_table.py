@@ -20,9 +20,11 @@ from ltd.policies.by_name import NAMED as POLICIES
 from ltd.policies.controller import load_controller
 from ltd.policies.grid import load_grid
 from ltd.policies.learned.bundle import load_bundle
+from ltd.policies.rule_file import load_rule
 
 BASELINE, TUNED, TUNED_GRID, STATIC = "none", "tuned", "grid", "static"
 CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
+RULE = "rule"
 LOOKUP_TOKENS = 10  # the usual number in prompt lookup
 PAPER = "paper"
 PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "c2t", "disco", "specdecpp", TUNED_GRID, TUNED)
@@ -52,6 +54,9 @@ WORDS: dict[str, Named[PolicyChoice]] = {
 # Read from a path, behind a colon.
 FILES: dict[str, Named[Policy]] = {
     "grid": Named(load_grid, "nothing", "the best static tree of a search by ltd train-baseline grid"),
+    RULE: Named(
+        load_rule, "depth or size", "a published rule with the numbers that ltd train-baseline rules found here"
+    ),
     "controller": Named(
         load_controller, "both", "calibrated expected gain against measured cost, fitted by ltd analyze --fit"
     ),
@@ -88,6 +93,7 @@ def rows() -> list[MethodRow]:
         words[TUNED_GRID],
         files["grid"],
         *(MethodRow(name, named.decides, named.rule, named.options) for name, named in POLICIES.items()),
+        files[RULE],
         files["controller"],
         words[TUNED],
         files["bundle"],

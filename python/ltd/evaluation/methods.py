@@ -27,6 +27,7 @@ from ltd.evaluation.method_table import (
     LOOKUP_TOKENS,
     PAPER,
     PAPER_METHODS,
+    RULE,
     STATIC,
     TRANSFORMERS,
     TUNED,
@@ -40,6 +41,7 @@ from ltd.policies.by_name import NAMED, parse_policy
 from ltd.policies.grid import load_grid
 from ltd.policies.learned.bundle import FACTS
 from ltd.policies.learned.store import tuned_grid
+from ltd.policies.rule_file import rule_text
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
 
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
@@ -128,6 +130,8 @@ class TreeMethod(Method):
         kind, _, path = self.spec.partition(":")
         if kind == "bundle":
             return [expand_user(path) / FACTS]
+        if kind == RULE:
+            return [expand_user(path), *option_files(rule_text(path))]
         if path and kind in FILES:
             return [expand_user(path)]
         if self.grid is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol, TypeVar
 
 import torch
@@ -83,6 +84,31 @@ class MadeForHead:
     __slots__ = ()
 
     head_sha256: str | None
+
+
+class StopsBySignal(ABC):
+    """A rule for the depth that looks at one number of the tree, level by level, and stops where that tells it to.
+
+    A batch goes by the mean of its sequences' numbers.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def signal(self, tree: DraftTree) -> torch.Tensor:
+        """float32 (B,): the number, once a level has been drafted."""
+
+    @abstractmethod
+    def goes_on(self, signal: torch.Tensor) -> torch.Tensor:
+        """float64, any shape → bool: whether to draft deeper at these numbers."""
+
+    def looks(self, levels: int) -> bool:
+        """Whether it looks at a tree of so many levels; where it does not, it goes on."""
+        return True
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        """Whether the mean of the numbers says so."""
+        return not self.looks(tree.levels) or bool(self.goes_on(self.signal(tree).mean().double()))
 
 
 Kind = TypeVar("Kind", bound="FixedSize")

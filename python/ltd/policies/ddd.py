@@ -13,13 +13,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from ltd.errors import InputError
-from ltd.policies.base import FixedSize
+from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True)
-class DDD(FixedSize):
+class DDD(StopsBySignal, FixedSize):
     """Stops when the newest beam's total probability is low. A batch goes by the mean of its logarithms.
 
     Args:
@@ -47,12 +49,17 @@ class DDD(FixedSize):
             shown = "/".join(map(str, self.levels)) or "none"
             raise InputError(f"levels are {shown}; they must ascend within 1 … {MAX_DEPTH}, such as 5/7/9")
 
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Yes, but at the levels where it looks only if the beam is likely enough."""
-        if tree.levels not in self.levels:
-            return True
-        beam = tree.scores.gather(1, tree.beam_nodes[:, tree.levels - 1].long())
-        return beam.logsumexp(dim=1).mean().item() >= self.floor
+    def signal(self, tree: DraftTree) -> torch.Tensor:
+        """The logarithm of the newest beam's total probability."""
+        return tree.scores.gather(1, tree.beam_nodes[:, tree.levels - 1].long()).logsumexp(dim=1)
+
+    def goes_on(self, signal: torch.Tensor) -> torch.Tensor:
+        """Whether the beam is likely enough."""
+        return signal >= self.floor
+
+    def looks(self, levels: int) -> bool:
+        """At its levels only."""
+        return levels in self.levels
 
     def __str__(self) -> str:
         looks = ", ".join(map(str, self.levels))

@@ -15,14 +15,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from ltd.errors import InputError
-from ltd.policies.base import FixedSize
+from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.policies.tree_signals import newest_entropy
 from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True)
-class SVIP(FixedSize):
+class SVIP(StopsBySignal, FixedSize):
     """Stops when the draft is unsure of the best candidate it has just drafted. A batch goes by its mean entropy.
 
     The entropy is that of the distribution which the best-scored candidate of the newest level was chosen from: the
@@ -50,9 +52,13 @@ class SVIP(FixedSize):
         if not 0 <= self.bound <= 1:
             raise InputError(f"bound is {self.bound}; it is a probability, so it must be 0 … 1")
 
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+    def signal(self, tree: DraftTree) -> torch.Tensor:
+        """The entropy, nats."""
+        return newest_entropy(tree)
+
+    def goes_on(self, signal: torch.Tensor) -> torch.Tensor:
         """Whether the draft is sure enough."""
-        return 1 - math.sqrt(self.factor * newest_entropy(tree).mean().item()) >= self.bound
+        return 1 - (self.factor * signal).sqrt() >= self.bound
 
     def __str__(self) -> str:
         return f"SVIP, factor {self.factor:g}, bound {self.bound:g}, depth up to {self.max_depth}, size {self.size}"

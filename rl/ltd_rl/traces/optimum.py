@@ -137,7 +137,7 @@ def least_time(outcomes: Outcomes, cheapest: Seconds) -> tuple[Integers, NDArray
 
 def plain_cycles(wanted: Integers, kinds: NDArray[np.int8], starts: Integers) -> NDArray[np.bool_]:
     """bool (P,): where the schedule of `least_time`, followed from the starts, is plain; see `optimum`."""
-    plain = kinds[:, 1] != DRAFTING
+    plain = np.array(kinds[:, 1] != DRAFTING, dtype=bool)
     at, ends, unread = starts[:-1].copy(), starts[1:], np.ones(len(starts) - 1, dtype=np.int64)
     alive, silent = np.arange(len(at)), np.zeros(len(at), dtype=bool)
     while len(alive):

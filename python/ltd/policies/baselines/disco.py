@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltd.policies.base import FixedSize, MadeForHead
+import torch
+
+from ltd.policies.base import FixedSize, MadeForHead, StopsBySignal
 from ltd.policies.baselines.classifier import Classifier, disco_features, on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
 from ltd.policies.tree_signals import best_of_newest, check_threshold
@@ -22,7 +24,7 @@ from ltd.tree import DraftTree, check_tree_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Disco(FixedSize, MadeForHead):
+class Disco(StopsBySignal, FixedSize, MadeForHead):
     """The policy; keeps nothing between cycles. A batch goes by the mean of its sequences' chances.
 
     Args:
@@ -46,11 +48,14 @@ class Disco(FixedSize, MadeForHead):
         check_tree_limits(1, self.max_depth, self.size)
         check_threshold(self.threshold)
 
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Whether the best candidate of the newest level will probably be accepted."""
+    def signal(self, tree: DraftTree) -> torch.Tensor:
+        """The chance that the best candidate of the newest level is accepted."""
         on_device(self.classifier, tree.scores)
-        chances = self.classifier.chance(disco_features(*best_of_newest(tree)))
-        return bool(chances.mean() >= self.threshold)
+        return self.classifier.chance(disco_features(*best_of_newest(tree)))
+
+    def goes_on(self, signal: torch.Tensor) -> torch.Tensor:
+        """Whether it will probably be."""
+        return signal >= self.threshold
 
     def __str__(self) -> str:
         return f"Disco, threshold {self.threshold:g}, depth up to {self.max_depth}, size {self.size}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ltd.errors import InputError
-from ltd.policies.base import MadeForHead
+from ltd.policies.base import MadeForHead, StopsBySignal
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.classifier import on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
@@ -65,7 +65,7 @@ class TreeSpecDecPP(MadeForHead):
 
 
 @dataclass(slots=True, eq=False)
-class TreeSpecDecPPCall:
+class TreeSpecDecPPCall(StopsBySignal):
     """The policy in a call.
 
     Attributes:
@@ -93,15 +93,15 @@ class TreeSpecDecPPCall:
         """Always."""
         return True
 
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Whether the best path will probably be accepted; below the root there is none yet.
+    def signal(self, tree: DraftTree) -> torch.Tensor:
+        """The chance of a rejection on the best path; 0 below the root, where there is none yet.
 
         Raises:
             InputError: the draft has not the states that the head reads.
         """
         parents = tree.parents_of_newest
         if parents is None:
-            return True
+            return torch.zeros(len(tree.scores), device=tree.scores.device)
         nodes, states, head = parents.long(), tree.states, self.policy.head
         if states is None or states.shape[-1] != head.inputs:
             raise InputError(
@@ -115,7 +115,11 @@ class TreeSpecDecPPCall:
         chances = head.chance(normalised(states)) * before
         self.chances.scatter_(1, nodes + 1, chances)
         best = tree.scores.gather(1, nodes).argmax(dim=1, keepdim=True)
-        return bool((1 - chances.gather(1, best)).mean() <= self.policy.threshold)
+        return (1 - chances.gather(1, best))[:, 0]
+
+    def goes_on(self, signal: torch.Tensor) -> torch.Tensor:
+        """Whether it is low enough."""
+        return signal <= self.policy.threshold
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """The size."""

@@ -1,0 +1,36 @@
+"""A published rule with the free numbers that were found for a machine, as `ltd train-baseline rules` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ltd.common.trained_folder import read_facts
+from ltd.errors import InputError
+from ltd.policies.base import Policy
+from ltd.policies.by_name import parse_policy
+
+FORMAT, SCHEMA = "ltd-rule", 1
+
+
+def rule_text(file: str | Path) -> str:
+    """The policy in a file, as a user would type it: `ddd:floor=-0.5:size=6`.
+
+    Raises:
+        InputError: there is no such file, or it names no policy.
+    """
+    values = read_facts(Path(file).expanduser(), FORMAT, SCHEMA, ("policy",))
+    if not isinstance(values["policy"], str):
+        raise InputError(f"policy is {values['policy']!r}, but must be a text")
+    return values["policy"]
+
+
+def load_rule(file: str | Path) -> Policy:
+    """The policy in a file.
+
+    Raises:
+        InputError: there is no such file, or it holds no such policy.
+    """
+    try:
+        return parse_policy(rule_text(file))
+    except InputError as error:
+        raise InputError(f"the rule {file} cannot be used: {error}") from error
