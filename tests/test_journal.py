@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltd.common.journal import Journal
+from ltd.common.lock import LOCK, holds_nothing, only_run
 from ltd.errors import InputError
 
 
@@ -51,3 +56,89 @@ def test_a_foreign_file_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "j").write_text('{"some": "thing"}\n')
     with pytest.raises(InputError, match="not written by ltd"):
         Journal(tmp_path / "j", {})
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ltd.common.journal import Journal
+from ltd.common.lock import only_run
+journal = Journal(Path(sys.argv[1]), {"a": 1})
+journal.append({"from": "the other process"})
+with only_run(Path(sys.argv[2])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("ends", ["by itself", "killed"])
+def test_a_second_process_is_told_and_may_go_on_when_the_first_has_ended(tmp_path: Path, ends: str) -> None:
+    file, folder = tmp_path / "work" / "journal", tmp_path / "folder"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", HOLDER, str(file), str(folder)]
+    with subprocess.Popen(arguments, stdin=PIPE, stdout=PIPE, text=True, env=environment) as first:
+        assert first.stdout is not None and first.stdin is not None and first.stdout.readline() == "held\n"
+        before = file.read_bytes()
+        with pytest.raises(InputError, match=f"another run is at work in {file}; wait until it ends"):
+            Journal(file, {"a": 1})
+        with pytest.raises(InputError, match=f"another run is at work in {folder}"), only_run(folder):
+            pytest.fail("two runs in one folder")
+        assert file.read_bytes() == before
+        if ends == "killed":
+            first.kill()
+        else:
+            first.stdin.close()
+        first.wait(60)
+    with Journal(file, {"a": 1}) as journal, only_run(folder):
+        assert journal.records == [{"from": "the other process"}]
+
+
+def test_two_runs_in_one_process_are_told_too(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "j", {})
+    with pytest.raises(InputError, match="another run"):
+        Journal(tmp_path / "j", {})
+    first.append({"still": "writes"})
+    first.__exit__(None, None, None)
+    with Journal(tmp_path / "j", {}) as journal:
+        assert journal.records == [{"still": "writes"}]
+
+
+def test_a_run_that_fails_to_begin_holds_nothing(tmp_path: Path) -> None:
+    Journal(tmp_path / "j", {"a": 1}).__exit__(None, None, None)
+    for _ in range(2):
+        with pytest.raises(InputError, match="a 1, and this one has 2"):
+            Journal(tmp_path / "j", {"a": 2})
+    with Journal(tmp_path / "j", {"a": 1}):
+        pass
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_settings_line_twice_does_no_harm(tmp_path: Path, place: int) -> None:
+    """As two runs of before there was a lock left it."""
+    lines = ['{"n": 1}', '{"n": 2}']
+    lines.insert(place, '{"settings": {"a": 1}}')
+    (tmp_path / "j").write_text("\n".join(['{"settings": {"a": 1}}', *lines, ""]))
+    with Journal(tmp_path / "j", {"a": 1}) as journal:
+        assert journal.records == [{"n": 1}, {"n": 2}]
+
+
+def test_a_second_settings_line_that_differs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "j").write_text('{"settings": {"a": 1}}\n{"n": 1}\n{"settings": {"a": 2}}\n')
+    with pytest.raises(InputError, match="a 2, and this one has 1"):
+        Journal(tmp_path / "j", {"a": 1})
+
+
+def test_a_place_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file"), only_run(tmp_path / "file"):
+        pytest.fail("a file is no folder")
+    with pytest.raises(InputError, match=r"cannot write .*file"):
+        Journal(tmp_path / "file" / "j", {})
+
+
+def test_a_folder_with_a_lock_alone_is_free(tmp_path: Path) -> None:
+    assert holds_nothing(tmp_path) and holds_nothing(tmp_path / "none")
+    (tmp_path / LOCK).write_text("")
+    assert holds_nothing(tmp_path) and not holds_nothing(tmp_path / LOCK)
+    (tmp_path / "more").write_text("")
+    assert not holds_nothing(tmp_path)

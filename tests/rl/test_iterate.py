@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ltd.errors import InputError
 from ltd.policies.learned.bundle import load_bundle
@@ -25,7 +29,7 @@ from toy_outcomes import DEPTH, SIZES, TINY, WIDTH, constant_depth, stage, toy
 from ltd_rl.traces.observations import chosen_steps, stops
 from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Outcomes
-from ltd_rl.traces.splits import held_out, split_generations
+from ltd_rl.traces.splits import held_out, split_generations, split_questions, split_three_ways
 from ltd_rl.trainers.iterate import Schedule, iterate, validated
 from ltd_rl.trainers.partners import RANDOM, constants, depth_table, nearest_step, random_depths, size_table
 from ltd_rl.trainers.ppo_config import PPOConfig
@@ -103,6 +107,42 @@ def test_turns_of_a_question_stay_together() -> None:
     assert not {turn.question_id for turn in train} & {turn.question_id for turn in kept}
 
 
+@given(st.dictionaries(st.sampled_from("abcde"), st.integers(2, 30), min_size=1), st.integers(0, 3))
+def test_every_task_is_on_both_sides(counts: dict[str, int], seed: int) -> None:
+    questions = [(task, str(number)) for number in range(30) for task, count in counts.items() if number < count]
+    chosen = split_questions(questions, seed=seed)
+    assert Counter(task for task, _ in chosen) == {task: math.ceil(count / 5) for task, count in counts.items()}
+    assert chosen == split_questions(iter(questions * 2), seed=seed)
+    alone = {task: [name for each, name in questions if each == task] for task in counts}
+    for task, names in alone.items():  # as if there were no other tasks
+        assert {name for each, name in chosen if each == task} == {names[n] for n in held_out(len(names), seed=seed)[1]}
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.integers(1, 30), min_size=1))
+def test_three_ways_have_something_of_every_task_or_say_which_has_too_few(counts: dict[str, int]) -> None:
+    from types import SimpleNamespace
+
+    turns: Any = [
+        SimpleNamespace(task=task, question_id=str(n), turn=turn)
+        for task, count in counts.items()
+        for n in range(count)
+        for turn in range(2)
+    ]
+    short = next((task for task, count in counts.items() if count < 4), None)
+    if short is not None:
+        with pytest.raises(InputError, match=f"task {short} has {counts[short]} question"):
+            split_three_ways(turns)
+        return
+    split = split_three_ways(turns)
+    sides = [{(each.task, each.question_id) for each in side} for side in (split.known, split.comparison)]
+    assert len(split.known) + len(split.comparison) == len(turns) and not sides[0] & sides[1]
+    parts = [{(each.task, each.question_id) for each in side} for side in (split.training, split.validation)]
+    assert parts[0] | parts[1] == sides[0] and not parts[0] & parts[1]
+    for task in counts:
+        assert [task in {name for name, _ in side} for side in (*parts, sides[1])] == [True, True, True]
+        assert sum(name == task for name, _ in sides[1]) >= 2
+
+
 def test_the_iterative_schedule(training: Outcomes, validation: Outcomes, tmp_path: Path) -> None:
     small = {**TINY, "total_timesteps": 512}
     schedule = Schedule(
@@ -114,7 +154,7 @@ def test_the_iterative_schedule(training: Outcomes, validation: Outcomes, tmp_pa
     )
     best = iterate(schedule, tmp_path)
     stages = {"iter0-depth", "iter0-size", "iter1-size", "iter2-depth", "iter3-size"}
-    assert {path.name for path in tmp_path.iterdir()} == {*stages, "iterations.json", "bundle"}
+    assert {path.name for path in tmp_path.iterdir()} == {*stages, "iterations.json", "bundle", ".lock"}
     history = json.loads((tmp_path / "iterations.json").read_text())
     assert [entry["iteration"] for entry in history] == [0, 1, 2, 3]
     bundle = load_bundle(tmp_path / "bundle")

@@ -14,6 +14,7 @@ from ltd.cli import main
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
+from ltd.evaluation.scores import scores
 from ltd.loading import load
 from ltd.policies import Learned, Static
 from ltd.policies.learned.bundle import load_bundle
@@ -38,7 +39,7 @@ SHORT = PPOConfig(**{**TINY, "total_timesteps": 256, "gamma": 0.9})
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "humaneval").mkdir()
-    lines = [json.dumps({"question_id": n, "turns": [f"Say {n}"]}) for n in range(6)]
+    lines = [json.dumps({"question_id": n, "turns": [f"Say {n}"]}) for n in range(10)]
     (folder / "humaneval" / "question.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -57,7 +58,7 @@ def config(
         data_dir=data,
         max_new_tokens=12,
         seconds=0.2,
-        questions=1,
+        questions=2,
         target=str(tiny_target("llama")),
         draft=str(tiny_head("llama")),
         dtype="float32",
@@ -77,6 +78,20 @@ def must_not_load(*_: Any, **__: Any) -> Any:
     raise AssertionError("no model should have been loaded")
 
 
+def decide(monkeypatch: pytest.MonkeyPatch, wins: Callable[[str], bool]) -> None:
+    """The clock is not asked: decoding takes these methods half as long as the others, in every answer."""
+    measured = tuning.evaluate
+
+    def decided(*arguments: Any) -> Any:
+        results = measured(*arguments)
+        for sample in results["samples"]:
+            tokens = sum(sample["gains"])
+            sample["decode_seconds"] = tokens * (1.0 if wins(sample["method"]) else 2.0)
+        return results
+
+    monkeypatch.setattr(tuning, "evaluate", decided)
+
+
 def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     config: TuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,10 +99,11 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     assert isinstance(before.policy, Static)
     with pytest.raises(InputError, match="find it with ltd tune"):
         grid(before)
+    decide(monkeypatch, lambda method: method.startswith("bundle:"))
     tuned = tune(config)
     decoder = load(config.target, config.draft, dtype="float32")
     assert isinstance(decoder.policy, Learned)
-    assert str(decoder.policy) == str(tuned.policy)
+    assert tuned.learned and str(decoder.policy) == str(tuned.kept)
     prompt = decoder.encode("Say 7")
     assert decoder.generate(prompt).token_ids == before.generate(prompt, policy="none").token_ids
     assert config.out is not None
@@ -99,8 +115,11 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     bundle = load_bundle(tuned.folder)
     assert bundle.reward == "renewal" and bundle.training["trainer"] == "exact"
     assert set(bundle.validation) == set(tuned.names)
+    table = scores(tuned.results)
     for name, method in tuned.names.items():
-        assert bundle.validation[name]["tokens_per_second"] == tuned.scores[method].tokens_per_second
+        assert bundle.validation[name]["tokens_per_second"] == table[method]["mean"].tokens_per_second
+        ratio = 1.0 if name == "learned" else 2.0
+        assert bundle.validation[name]["learned_over_it"] == {"ratio": ratio, "interval": [ratio, ratio]}
     best = next(name for name in tuned.names if name.startswith("best static"))
     assert f"best static ({', '.join(map(str, bundle.training['best_static']))})" == best
     assert grid(decoder) == Static(*bundle.training["best_static"])
@@ -109,25 +128,68 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     assert again.folder == tuned.folder
 
 
-@pytest.mark.parametrize("learned_is_faster", [True, False])
-def test_the_fastest_is_kept(config: TuneConfig, monkeypatch: pytest.MonkeyPatch, learned_is_faster: bool) -> None:
-    """The clock is not asked: scores are set so that one of them is the fastest."""
-    measured = tuning.scores
+def test_the_three_splits_share_no_question_and_every_task_is_in_each(
+    config: TuneConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tasks of very different sizes, such that a split of them all would leave one without."""
+    for task, count in (("few", 4), ("many", 13)):
+        (tmp_path / "questions" / task).mkdir(parents=True)
+        lines = [json.dumps({"question_id": n, "turns": [f"Say {n}"]}) for n in range(count)]
+        (tmp_path / "questions" / task / "question.jsonl").write_text("\n".join(lines))
+    seen: list[Any] = []
+    split = tuning.split_three_ways
+    monkeypatch.setattr(tuning, "split_three_ways", lambda generations: seen.append(split(generations)) or seen[0])
+    tuned = tune(replace(config, data_dir=tmp_path / "questions", tasks=("few", "many"), questions=4))
+    sides = [
+        {(each.task, each.question_id) for each in side}
+        for side in (seen[0].training, seen[0].validation, seen[0].comparison)
+    ]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 17
+    assert all({task for task, _ in side} == {"few", "many"} for side in sides)
+    compared = {(sample["task"], sample["question_id"]) for sample in tuned.results["samples"]}
+    assert compared <= sides[2] and len(compared) == 4
 
-    def biased(results: Any) -> Any:
-        found = measured(results)
-        for method, row in found.items():
-            wins = method.startswith("bundle:") == learned_is_faster and method.startswith(("bundle:", "static:"))
-            row["mean"] = replace(row["mean"], tokens_per_second=2.0 if wins else 1.0)
-        return found
 
-    monkeypatch.setattr(tuning, "scores", biased)
+@pytest.mark.parametrize(("task", "count"), [("one", 1), ("three", 3)])
+def test_a_task_that_cannot_be_split_is_told_before_a_model_loads(
+    config: TuneConfig, tmp_path: Path, task: str, count: int
+) -> None:
+    for name, number in (("many", 40), (task, count)):
+        (tmp_path / "questions" / name).mkdir(parents=True)
+        lines = [json.dumps({"question_id": n, "turns": [f"Say {n}"]}) for n in range(number)]
+        (tmp_path / "questions" / name / "question.jsonl").write_text("\n".join(lines))
+    asked = replace(config, data_dir=tmp_path / "questions", tasks=("many", task), questions=4)
+    with pytest.raises(InputError, match=f"task {task} has {count} question.*at least 4"):
+        tune(asked, must_not_load)
+
+
+@pytest.mark.parametrize("wins", ["bundle:", "static:0:0", "none"])
+def test_only_what_is_surely_faster_is_kept(config: TuneConfig, monkeypatch: pytest.MonkeyPatch, wins: str) -> None:
+    monkeypatch.setattr(tuning, "best_setting", lambda outcomes: (0, 0))
+    decide(monkeypatch, lambda method: method.startswith("bundle:"))
+    earlier = tune(config)
+    assert (earlier.folder / "policy.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(earlier.folder.parents[2]))
+    monkeypatch.setattr(tuning, "best_setting", lambda outcomes: (0, 0))
+    decide(monkeypatch, lambda method: method.startswith(wins))
     tuned = tune(config)
-    assert tuned.learned == learned_is_faster
-    assert (tuned.policy.depth_network is not None) == learned_is_faster
+    assert tuned.folder == earlier.folder
+    assert tuned.learned == (wins == "bundle:")
+    decoder = load(config.target, config.draft, dtype="float32")
+    assert grid(decoder) == Static(0, 0)  # whatever is kept
+    if wins == "none":
+        assert tuned.kept is None and not (tuned.folder / "policy.json").exists()
+        assert decoder.policy == Static(1, 4)
+        method = TreeMethod.named("tuned").choose(lambda: setting_of(decoder), decoder.target.device)
+        assert method.chosen is not None and method.chosen.policy == Static(1, 4)
+        return
     kept = load_bundle(tuned.folder).policy
-    assert (kept.size_network is not None) == learned_is_faster
-    assert kept.costs is not None and len(kept.costs.verify) == len(kept.sizes)  # drafting may not lose in either case
+    assert (kept.size_network is not None) == tuned.learned
+    if tuned.learned:
+        assert kept.costs is not None and len(kept.costs.verify) == len(kept.sizes)  # drafting may not lose
+    else:
+        assert (kept.depth_limit, kept.sizes) == (0, (0,))
 
 
 def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,13 +209,14 @@ def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pyte
         ({"reward": "length"}, "ratio and renewal, not length"),
         ({"reward": "fame", "trainer": "ppo"}, "no reward 'fame'"),
         ({"draft": "none"}, "there must be one"),
-        ({"questions": 0}, "questions is 0"),
+        ({"questions": 1}, "questions is 1; it must be at least 2"),
+        ({"threads": 100_000}, "threads is 100000"),
         ({"seconds": 0.0}, "seconds 0.0 is out of range"),
         ({"data_dir": Path("nowhere")}, "no data folder nowhere"),
         ({"tasks": ("other",)}, "holds these tasks: humaneval"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"limit": 1}, "one question to train on"),
-        ({"limit": 1, "data_dir": None}, "one question to train on"),
+        ({"limit": 1}, "task humaneval has 1 question,"),
+        ({"limit": 3, "data_dir": None}, "task humaneval has 3 questions,"),
         ({"tasks": ("qa",), "data_dir": None}, "the tasks qa are in no folder"),
     ],
 )
@@ -165,11 +228,11 @@ def test_bad_settings_are_told_before_a_model_loads(
 
 
 def test_the_command_shows_a_comparison(config: TuneConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"data-dir": config.data_dir, "out": config.out, "max-new-tokens": 12, "seconds": 0.2, "questions": 1,
+    options = {"data-dir": config.data_dir, "out": config.out, "max-new-tokens": 12, "seconds": 0.2, "questions": 2,
                "target": config.target, "draft": config.draft, "dtype": "float32"}  # fmt: skip
     assert main(["tune", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]) == 0
     shown = capsys.readouterr()
-    for words in ("plain decoding", "learned", "speedup"):
+    for words in ("plain decoding", "learned", "speedup", "95 % interval", "over each"):
         assert words in shown.out
-    for words in ("[1/5]", "[5/5]", "from now on"):
+    for words in ("[1/5]", "[5/5]", "fewer than 10 questions"):
         assert words in shown.err

@@ -57,7 +57,8 @@ def tune(
         threads=threads,
     )
     tuned = run(config)
-    Console().print(comparison(tuned).rich())
+    for table in comparison(tuned):
+        Console().print(table.rich())
     print(verdict(tuned), file=sys.stderr)
 
 
@@ -72,27 +73,29 @@ def verdict(tuned: Tuned) -> str:
     return f"{why}ltd uses {tuned.kept} here from now on; --policy static does without."
 
 
-def comparison(tuned: Tuned) -> Table:
-    """What each way of deciding came to on questions that nothing was learned or chosen with."""
+def comparison(tuned: Tuned) -> list[Table]:
+    """What each way of deciding came to on questions that nothing was learned with, and the learned one beside each."""
     from ltd.common.table import Table
     from ltd.evaluation.scores import MEAN, scores
     from ltd_rl.comparison import over
     from ltd_rl.tune import LEARNED
 
-    found, rows = scores(tuned.results), []
+    found, learned = scores(tuned.results), tuned.names[LEARNED]
+    speeds, ratios = [], []
     for name, method in tuned.names.items():
-        score, ratio = found[method][MEAN], over(tuned.results, tuned.names[LEARNED], method)
-        rows.append(
-            [
-                name,
-                f"{score.tokens_per_second:.1f}",
-                *with_interval(score),
-                f"{score.acceptance_length:.2f}",
-                *with_interval(ratio),
-            ]
-        )
-    headings = ["", "tokens/s", "speedup", "95 % interval", "τ", "learned over it", "95 % interval"]
-    return Table("Questions that nothing was learned with, prefill left out", headings, rows)
+        score = found[method][MEAN]
+        speeds.append([name, f"{score.tokens_per_second:.1f}", *with_interval(score), f"{score.acceptance_length:.2f}"])
+        if method != learned:
+            ratios.append([name, *with_interval(over(tuned.results, learned, method))])
+    interval = "95 % interval"
+    return [
+        Table(
+            "Questions that nothing was learned with, prefill left out",
+            ["", "tokens/s", "speedup", interval, "τ"],
+            speeds,
+        ),
+        Table("Speed of the learned policies over each", ["", "ratio", interval], ratios),
+    ]
 
 
 def with_interval(score: Score) -> list[str]:

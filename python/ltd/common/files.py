@@ -76,7 +76,7 @@ def errors_about(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Writes a whole file, see `written_whole`."""
     with written_whole(path) as unfinished:
         unfinished.write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ltd.common.files import written_whole
+from ltd.common.files import write_bytes
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, epoch_order
 
@@ -199,5 +200,6 @@ def save_checkpoint(training: Training, file: Path) -> None:
 
 def save_state(state: dict[str, Any], file: Path) -> None:
     """Write by rename, so that a kill leaves the old or the new one."""
-    with written_whole(file) as unfinished, unfinished.open("wb") as stream:
-        torch.save(state, stream)
+    content = io.BytesIO()  # torch.save hides why a file could not be written
+    torch.save(state, content)
+    write_bytes(file, content.getbuffer())

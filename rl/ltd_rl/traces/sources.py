@@ -116,11 +116,11 @@ def obtain(source: Source, sizes: Sequence[int]) -> Data:
         InputError: something is missing or does not fit.
     """
     checked_ladder(sizes)
-    if source.traces is None:
-        split_questions((each.task, each.question_id) for each in source.questions())  # raises before anything is long
     if source.depth < 1:
         raise InputError(f"the depth limit is {source.depth}; it must be at least 1")
     latency = None if source.latency is None else LatencyModel.load(source.latency)
+    if source.traces is None:
+        split_questions((each.task, each.question_id) for each in source.questions())  # raises before anything is long
     training, validation = split_generations(obtain_generations(source))
     latency = latency or own_latency(source)
     return Data(

@@ -36,8 +36,9 @@ class AcceptanceConfig:
 
     def __post_init__(self) -> None:
         for name, least in {"tokens": 1, "epochs": 1, "batch": 1, "seed": 0, "width": 1}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}, but must be at least {least}")
         check_threads(self.threads)
         for name, (low, high) in {"mixing": (0.001, 1.0), "warmup": (0.0, 0.9), "held_out": (0.001, 0.5)}.items():
             if not low <= getattr(self, name) <= high:

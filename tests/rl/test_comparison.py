@@ -1,0 +1,71 @@
+"""What `ltd tune` keeps: only what the interval says is faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ltd_rl.comparison import over, surely_faster, validation_of, winner
+
+
+def made(rates: dict[str, float], noise: float, questions: int, seed: int = 0) -> dict[str, Any]:
+    """Results of methods with these rates in tokens/s, in answers that vary by a factor of about 1 ± noise."""
+    generator = np.random.default_rng(seed)
+    samples = [
+        {
+            "task": task,
+            "question_id": str(question),
+            "method": method,
+            "gains": [10],
+            "cycles": 1,
+            "decode_seconds": 10 / rate * float(np.exp(noise * generator.normal())),
+        }
+        for task in ("a", "b")
+        for question in range(questions)
+        for method, rate in rates.items()
+    ]
+    return {"settings": {"tasks": ["a", "b"], "methods": list(rates)}, "samples": samples}
+
+
+RATES = {"none": 1.0, "static": 1.5, "best": 1.6, "learned": 1.7}
+
+
+@pytest.mark.parametrize(
+    ("rates", "noise", "questions", "kept"),
+    [
+        (RATES, 0.001, 20, "learned"),
+        ({**RATES, "learned": 1.4}, 0.001, 20, "best"),
+        ({**RATES, "learned": 1.55}, 0.001, 20, "best"),  # faster than what is there, but not than a simpler one
+        ({**RATES, "learned": 1.4, "best": 1.4}, 0.001, 20, "static"),
+        (RATES, 0.001, 1, "static"),  # no interval
+        ({**RATES, "best": 1.51, "learned": 1.52}, 0.3, 20, "static"),  # an interval from under to over 1
+    ],
+)
+def test_the_incumbent_stays_unless_a_challenger_is_surely_faster(
+    rates: dict[str, float], noise: float, questions: int, kept: str
+) -> None:
+    assert winner(made(rates, noise, questions), ["learned", "best", "static"], "static") == kept
+
+
+def test_chance_alone_keeps_nothing_nearly_always() -> None:
+    """Equal methods: the lower end of a 95 % interval is above 1 in about one of forty comparisons."""
+    results = [made({"static": 1.0, "learned": 1.0}, 0.3, 24, seed) for seed in range(120)]
+    wrong = sum(surely_faster(each, "learned", ["static"]) for each in results)
+    faster = sum((over(each, "learned", "static").speedup or 0) > 1 for each in results)
+    assert wrong <= 10 and faster > 40  # without the interval, half of them would be kept
+
+
+def test_the_interval_is_of_pairs() -> None:
+    """Hard questions are slow for both sides: the ratio is as certain as if all were alike."""
+    results = made({"static": 1.0, "learned": 1.1}, 0.0, 20)
+    for sample in results["samples"]:
+        sample["decode_seconds"] *= 1 + int(sample["question_id"])
+    ratio = over(results, "learned", "static")
+    assert ratio.speedup == pytest.approx(1.1)
+    assert ratio.interval == (pytest.approx(1.1), pytest.approx(1.1))
+    told = validation_of(results | {"settings": {"tasks": ["a", "b"], "methods": ["static", "learned"]}},
+                         {"what is used": "static", "new": "learned"}, "learned")  # fmt: skip
+    assert told["what is used"]["learned_over_it"]["ratio"] == pytest.approx(1.1)
+    assert told["new"]["learned_over_it"]["ratio"] == pytest.approx(1.0)
