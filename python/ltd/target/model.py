@@ -86,8 +86,13 @@ def tokenizer_fingerprint(tokenizer: Any, vocab_size: int) -> str:
 
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end a generation: the model's own settings, and the tokenizer's end of sequence."""
+    """The tokens that end a generation: those of the model's own settings, where `generate` of `transformers` stops.
+
+    Where these name none, `transformers` never stops by itself; here the tokenizer's end of sequence then ends an
+    answer.
+    """
     settings = getattr(model.generation_config, "eos_token_id", None)
+    if settings is None:
+        settings = getattr(tokenizer, "eos_token_id", None)
     ids = set(settings) if isinstance(settings, list | tuple) else {settings}
-    ids.add(getattr(tokenizer, "eos_token_id", None))
     return tuple(sorted(index for index in ids if index is not None))
