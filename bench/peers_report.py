@@ -16,6 +16,7 @@ from ltd.evaluation.scores import MEAN, Score, scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BACKGROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # no line goes through a label
 COLOURS = {"transformers": "tab:blue", "llama.cpp": "tab:orange", "ltd": "tab:green"}
 
 
@@ -26,7 +27,8 @@ def write_report(results: Record, out: Path, console: Console) -> None:
     for note in notes:
         console.print(note, highlight=False)
     write_text(out / "table.md", "\n".join([table.markdown(), *(f"{note}\n" for note in notes)]))
-    write_bytes(out / "plot.png", png(draw(results)))
+    baseline = results["settings"]["baseline"]
+    write_bytes(out / "plot.png", png(draw(scores(results, baseline), baseline)))
 
 
 def make_table(results: Record) -> Table:
@@ -67,12 +69,10 @@ def make_notes(settings: Record) -> list[str]:
     ]
 
 
-def draw(results: Record) -> Figure:
+def draw(table: dict[str, dict[str, Score]], baseline: str) -> Figure:
     """A bar per row, the mean over the tasks; a dot per task; rate and ratio written at the end."""
     from matplotlib.figure import Figure
 
-    baseline = results["settings"]["baseline"]
-    table = scores(results, baseline)
     figure = Figure(figsize=(8, 0.36 * len(table) + 1), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, row) in enumerate(table.items()):
@@ -82,11 +82,11 @@ def draw(results: Record) -> Figure:
         axes.plot(tasks, [place] * len(tasks), "o", color="black", markersize=3, alpha=0.6)
         end = (max(tasks), place)
         text = f"{row[MEAN].tokens_per_second:.0f}  ({ratio(row[MEAN])})"
-        axes.annotate(text, end, (6, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(text, end, (6, 0), textcoords="offset points", va="center", fontsize=9, bbox=BACKGROUND)
     axes.axvline(table[baseline][MEAN].tokens_per_second, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(table)), list(table))
     axes.invert_yaxis()
-    axes.margins(x=0.18, y=0.02)
+    axes.margins(x=0.25, y=0.02)
     axes.set_xlabel("tokens per second, prefill left out (bar: mean over the tasks; dots: the tasks)")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

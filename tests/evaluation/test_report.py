@@ -11,7 +11,8 @@ from rich.console import Console
 
 from ltd.common.journal import Record
 from ltd.common.table import Table
-from ltd.evaluation.plots import MANY, family, pareto_points, plot_speed
+from ltd.evaluation.chain_plots import family, pareto_points
+from ltd.evaluation.plots import MANY, plot_speed
 from ltd.evaluation.report import make_tables, write_report
 from ltd.evaluation.scores import MEAN, Score, drafted, group, scores, spent
 

@@ -30,7 +30,7 @@ from ltd.latency.calibration import calibrate, run_rounds
 from ltd.latency.cycle_bench import CycleBench, Plan, Timings
 from ltd.latency.interpolation import Interpolant, isotonic
 from ltd.latency.model import PARTS, LatencyModel, Measurements, setup_of
-from ltd.latency.report import describe, latency_table, plot
+from ltd.latency.report import describe, draw, latency_table, plot
 from ltd.loading import load, prepare
 from ltd.policies import Static
 from ltd.target.model import load_model
@@ -283,6 +283,19 @@ def test_the_table_the_sentence_and_the_plot() -> None:
         "tiny, float32, an abacus, 1 threads: 5 rounds in 2 s, median spread 20%, drift -20%."
     )  # fmt: skip
     assert plot(model).startswith(PNG)
+
+
+def test_the_plot_shows_small_sizes_and_small_differences() -> None:
+    model = known_model(spread=0.2)
+    verification = draw(model).axes[0]
+    figure = verification.get_figure()
+    assert figure is not None
+    figure.draw_without_rendering()
+    box = verification.get_window_extent()
+    places = [(verification.transData.transform((size, 300.0))[0] - box.x0) / box.width for size in (0, 1, 2, 4, 8, 16)]
+    assert places[0] > 0 and all(later - earlier > 0.05 for earlier, later in pairwise(places))
+    assert places[-1] - places[0] > 0.4  # of the whole width, where sizes go up to 240
+    assert verification.get_yscale() == "log"
 
 
 # --- calibration ---

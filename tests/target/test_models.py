@@ -18,6 +18,7 @@ from ltd.target import locate as models
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import locate
 from ltd.target.model import load_model, stop_token_ids, tokenizer_fingerprint
+from ltd.target.target import Target
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")
@@ -38,6 +39,7 @@ def test_a_local_folder(tiny_target: Folder) -> None:
         ("nobody/no-such-model", "neither a local folder"),
         ("just-a-word", "there is no model"),
         ("/no/such.gguf", "no GGUF file"),
+        ("/no/such.GGUF", "no GGUF file"),
     ],
 )
 def test_nothing_there(name: str, message: str) -> None:
@@ -54,6 +56,37 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ltd.InputError, match="gpt2"):
         load_model(tmp_path, torch.float32, CPU)
+
+
+def test_messages_do_not_point_at_what_is_hidden(tiny_target: Folder, tmp_path: Path) -> None:
+    shutil.copytree(tiny_target("llama"), tmp_path / "shapes")
+    config = json.loads((tmp_path / "shapes/config.json").read_text())
+    (tmp_path / "shapes/config.json").write_text(json.dumps({**config, "intermediate_size": 8}))
+    with pytest.raises(ltd.InputError, match=r"shapes|config\.json") as told:
+        load_model(tmp_path / "shapes", torch.float32, CPU)
+    assert "above" not in str(told.value)
+    shutil.copytree(tiny_target("llama"), tmp_path / "silent", ignore=shutil.ignore_patterns("token*", "special*"))
+    with pytest.raises(ltd.InputError, match=r"no tokenizer that can be read: tokenizer\.json"):
+        load_model(tmp_path / "silent", torch.float32, CPU)
+
+
+def test_a_generation_ends_where_that_of_transformers_does(tiny_target: Folder) -> None:
+    loaded = load_model(tiny_target("llama"), torch.float32, CPU)
+    ids = torch.tensor([[5, 9, 20]])
+
+    def plain() -> list[int]:
+        known = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+        return loaded.model.generate(ids, do_sample=False, max_new_tokens=20, **known)[0, 3:].tolist()  # type: ignore[operator]
+
+    loaded.model.generation_config.eos_token_id = None
+    free = plain()
+    inside = free[len(free) // 2]
+    loaded.tokenizer.eos_token_id = inside
+    assert stop_token_ids(loaded.model, loaded.tokenizer) == (inside,)  # nothing else would end an answer
+    for named in (2, [2], [inside, 2], inside):
+        loaded.model.generation_config.eos_token_id = named
+        decoder = ltd.Decoder(Target(loaded.model), stop_ids=stop_token_ids(loaded.model, loaded.tokenizer))
+        assert decoder.generate(ids, max_new_tokens=20).token_ids == plain()  # type: ignore[union-attr]
 
 
 def test_a_truncated_weight_file(tiny_target: Folder, tmp_path: Path) -> None:

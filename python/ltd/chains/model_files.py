@@ -99,7 +99,7 @@ def read_chain(folder: str | Path) -> ChainFiles:
     if not (folder / CONFIG).is_file():
         raise InputError(f"there is no chain draft in {folder}; ltd train-draft --kind chain makes one")
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
         entry = values.pop(KEY)
         if entry.pop("format") != FORMAT:
             raise ValueError("it is of another format")

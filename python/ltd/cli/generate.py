@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ltd.decoding.statistics import Statistics
     from ltd.policies import Policy
 
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it; no model should read it
+
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from standard input.")] = None,
@@ -75,8 +77,8 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
         raise InputError("give one prompt: as an argument, with --prompt-file, or - to read standard input")
     try:
         if prompt_file is not None:
-            return prompt_file.read_text(encoding="utf-8")
-        text = sys.stdin.read() if prompt == "-" else str(prompt)
+            return prompt_file.read_text(encoding="utf-8-sig")
+        text = sys.stdin.read().removeprefix(BYTE_ORDER_MARK) if prompt == "-" else str(prompt)
         text.encode()  # bytes that are not UTF-8 arrive as surrogates, which no tokenizer takes
         return text
     except (OSError, UnicodeError) as error:

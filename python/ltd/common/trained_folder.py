@@ -29,7 +29,7 @@ def read_facts(file: Path, kind: str, schema: int, keys: Iterable[str]) -> dict[
         InputError: it is missing, or not such a file.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{file.name} is missing") from error
     except (OSError, ValueError) as error:

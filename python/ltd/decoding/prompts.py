@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 
 from ltd.errors import InputError
 
-Tokens = torch.Tensor | Sequence[int] | Sequence[Sequence[int]]
+Tokens = torch.Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[torch.Tensor]
 Messages = Sequence[dict[str, str]]
 
 
@@ -43,16 +45,65 @@ def encode(tokenizer: Any, text: str | Messages, chat: bool | None = None) -> li
 def normalise(input_ids: Tokens) -> tuple[list[list[int]], bool]:
     """Lists of ids from every accepted form, and whether it was a batch (so that a batch is returned).
 
-    (1, n) tensors count as one prompt, as tokenizers return them.
+    (1, n) tensors count as one prompt, as tokenizers return them; a sequence of (n,) tensors is a batch.
+
+    Raises:
+        InputError: something else; the message says what would be right.
     """
+    if isinstance(input_ids, str | bytes):
+        raise InputError("generate takes token ids, not text; decoder.encode(text) makes them")
+    if isinstance(input_ids, Mapping):
+        raise InputError('generate takes token ids, not what a tokenizer returns as a whole; give its ["input_ids"]')
+    if isinstance(input_ids, np.ndarray) and input_ids.dtype.kind in "iufb":
+        input_ids = torch.from_numpy(input_ids)
     if isinstance(input_ids, torch.Tensor):
-        if input_ids.dim() not in (1, 2) or input_ids.is_floating_point():
-            raise InputError(f"input_ids must be whole numbers of shape (n,) or (B, n), not {tuple(input_ids.shape)}")
+        if input_ids.dim() not in (1, 2) or not is_whole(input_ids):
+            raise InputError(
+                f"input_ids must be whole numbers of shape (n,) or (B, n), not {input_ids.dtype} of shape "
+                f"{tuple(input_ids.shape)}"
+            )
         listed = input_ids.tolist()
         return ([listed], False) if input_ids.dim() == 1 else (listed, len(listed) != 1)
-    if len(input_ids) > 0 and isinstance(input_ids[0], Sequence):
-        return [list(prompt) for prompt in input_ids], True  # type: ignore[arg-type]
-    return [list(input_ids)], False  # type: ignore[arg-type]
+    try:
+        items = list(input_ids)
+    except TypeError:
+        raise InputError(f"input_ids must be a tensor or lists of token ids, not {type(input_ids).__name__}") from None
+    if items and is_prompt(items[0]):
+        return [whole_numbers(prompt) for prompt in items], True
+    return [whole_numbers(items)], False
+
+
+def is_whole(ids: torch.Tensor) -> bool:
+    """Whether a tensor's type holds whole numbers."""
+    return not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+
+
+def is_prompt(item: Any) -> bool:
+    """Whether an element of the input is a prompt by itself, and the input so a batch."""
+    return isinstance(item, Sequence) or (isinstance(item, torch.Tensor) and item.dim() > 0)
+
+
+def whole_numbers(prompt: Any) -> list[int]:
+    """One prompt's ids as they were given; InputError if they are no whole numbers, or no list of them."""
+    if isinstance(prompt, torch.Tensor):
+        if prompt.dim() != 1 or not is_whole(prompt):
+            raise InputError(
+                f"a prompt must be whole numbers of shape (n,), not {prompt.dtype} of shape {tuple(prompt.shape)}"
+            )
+        return list(prompt.tolist())
+    if isinstance(prompt, str | bytes) or not isinstance(prompt, Sequence):
+        raise InputError(f"a prompt must be a list of token ids, not {prompt!r}")
+    return [whole_number(token) for token in prompt]
+
+
+def whole_number(token: Any) -> int:
+    """One id as a plain number; InputError if it is none."""
+    try:
+        if isinstance(token, bool):
+            raise TypeError
+        return index(token)
+    except TypeError:
+        raise InputError(f"a prompt must hold token ids, which are whole numbers, not {token!r}") from None
 
 
 def check_prompts(prompts: list[list[int]], vocab_size: int, max_length: int) -> None:

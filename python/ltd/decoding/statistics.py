@@ -20,7 +20,7 @@ class Statistics:
     Attributes:
         prompt_tokens, new_tokens: summed over the sequences of the call.
         sequences: how many there were.
-        seconds: by part; "other" is the bookkeeping between cycles.
+        seconds: by part; "other" is the bookkeeping between cycles. What is timed from outside has one "whole" instead.
         depths, sizes: what the policy chose, per cycle (for the whole batch); 0 and 0 where nothing was drafted.
         gains: tokens gained, per cycle and sequence, as far as they became part of the answer.
     """

@@ -22,15 +22,21 @@ SIZE_LABELS = [
 def draw_time(
     axes: Axes, rows: Sequence[Mapping[str, float]], labels: Mapping[str, str], colours: Mapping[str, str]
 ) -> None:
-    """Stacked bars, one for every row: milliseconds per token by part, and their sum written at the end."""
+    """Stacked bars, one for every row: milliseconds per token by part, and their sum written at the end.
+
+    A part that takes no time anywhere is not drawn, and so not in the legend.
+    """
     left = np.zeros(len(rows))
     for part, label in labels.items():
-        values = np.array([row[part] for row in rows])
+        values = np.array([row.get(part, 0.0) for row in rows])
+        if not values.any():
+            continue
         axes.barh(range(len(rows)), values, 0.7, left, label=label, color=colours[part])
         left += values
     for place, total in enumerate(left):
         axes.text(total, place, f" {total:.2f}", va="center", fontsize=8)
-    axes.set_xlim(right=1.15 * float(left.max()))
+    axes.set_xlim(right=1.15 * float(left.max()) or 1.0)
+    axes.margins(y=0.02)
     axes.set(title="where the time goes", xlabel="milliseconds per token")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -55,7 +61,7 @@ def draw_shares(axes: Axes, rows: Sequence[NDArray[np.float64]], labels: Sequenc
     for row, column in np.argwhere(shares >= 0.01).tolist():
         share = shares[row, column]
         colour = "white" if share > 0.6 else "black"
-        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_xticks(range(len(labels)), labels, fontsize=7)
     axes.tick_params(left=False)
 

@@ -92,7 +92,7 @@ def question_file(data_dir: Path, task: str) -> Path:
 def read_task(task: str, file: Path) -> list[Question]:
     """All questions of one file, in file order."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file} as UTF-8 text: {error}") from error
     questions = [parse_line(task, file, number, line) for number, line in enumerate(lines, 1) if line.strip()]

@@ -13,12 +13,14 @@ from ltd.common.files import write_bytes, write_text
 from ltd.common.journal import Record
 from ltd.common.table import Table
 from ltd.evaluation.against import UNKNOWN, against_table, compare_with
+from ltd.evaluation.chain_plots import is_chain, pareto_points, plot_pareto
 from ltd.evaluation.methods import split_label
-from ltd.evaluation.plots import is_chain, pareto_points, plot_choices, plot_pareto, plot_speed, plot_time
+from ltd.evaluation.plots import plot_choices, plot_speed, plot_time
 from ltd.evaluation.scores import (
     MEAN,
     RESAMPLES,
     TIME_PARTS,
+    WHOLE,
     Drafted,
     Interval,
     Score,
@@ -135,7 +137,11 @@ def drafted_table(choices: dict[str, Drafted]) -> Table:
 def time_table(times: dict[str, Spent]) -> Table:
     """The share of the decoding time that each part takes, over all tasks, and the mean seconds of a prefill."""
     rows = [
-        [method, *(f"{row.shares[part]:.1%}" for part in TIME_PARTS), f"{row.prefill:.3f} s"]
+        [
+            method,
+            *(UNKNOWN if WHOLE in row.milliseconds else f"{row.shares[part]:.1%}" for part in TIME_PARTS),
+            f"{row.prefill:.3f} s",
+        ]
         for method, row in times.items()
     ]
     return Table("Share of the decoding time, all tasks, and mean prefill", ["method", *TIME_PARTS, "prefill"], rows)

@@ -19,6 +19,7 @@ MEAN = "mean"
 RESAMPLES = 2000
 LEVEL = 0.95
 TIME_PARTS = ("draft", "verify", "policy", "rest")
+WHOLE = "whole"  # the time of what is timed from outside, and has no parts
 
 Interval = tuple[float, float]
 Groups = dict[str, dict[str, list[Record]]]  # by task, then by method
@@ -67,7 +68,7 @@ class Spent:
     """Where one method's time went, over all tasks.
 
     Attributes:
-        milliseconds: per token, by `TIME_PARTS`; the prefill is left out.
+        milliseconds: per token, by `TIME_PARTS`, or as `WHOLE`; the prefill is left out.
         prefill: seconds per answer.
     """
 
@@ -241,5 +242,6 @@ def spent(samples: Sequence[Record]) -> Spent:
     for sample in samples:
         for part, seconds in sample["seconds"].items():
             if part != "prefill":
-                milliseconds[part if part in milliseconds else "rest"] += 1e3 * seconds / tokens
+                place = part if part in (*TIME_PARTS, WHOLE) else "rest"
+                milliseconds[place] = milliseconds.get(place, 0.0) + 1e3 * seconds / tokens
     return Spent(milliseconds, fmean(sample["seconds"]["prefill"] for sample in samples))

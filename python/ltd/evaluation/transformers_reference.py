@@ -52,9 +52,9 @@ class Arrivals:
         return self.times[-1] - self.times[1]
 
     def statistics(self, prompt_tokens: int) -> Statistics:
-        """Counts and times as the decoders keep them; from outside the time has no parts, so it is all "other"."""
+        """Counts and times as the decoders keep them; from outside the time has no parts, so it is all "whole"."""
         found = Statistics(prompt_tokens, len(self.token_ids), 1, gains=self.gains)
-        found.seconds["prefill"], found.seconds["other"] = self.prefill_seconds, self.decode_seconds
+        found.seconds["prefill"], found.seconds["whole"] = self.prefill_seconds, self.decode_seconds
         return found
 
 

@@ -226,7 +226,7 @@ class LatencyModel:
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; ltd calibrate makes such a file") from error
         except ValueError as error:

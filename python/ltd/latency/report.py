@@ -11,6 +11,7 @@ from ltd.latency.model import LatencyModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LABELS = {
     "begin": "begin, after a gain of {}",
@@ -48,32 +49,52 @@ def describe(model: LatencyModel) -> str:
 
 def plot(model: LatencyModel) -> bytes:
     """A PNG: verification by size and drafting by depth, in milliseconds, one line per context length."""
+    return png(draw(model))
+
+
+def draw(model: LatencyModel) -> Figure:
+    """The figure of `plot`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_verify(left, model)
     draw_draft(right, model)
+    right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.set_ylabel("milliseconds")
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(title="context length", loc="upper left", frameon=False, fontsize="small")
     figure.suptitle(describe(model), fontsize=8)
-    return png(figure)
+    return figure
 
 
 def draw_verify(axes: Axes, model: LatencyModel) -> None:
-    """Verification: the model as a line, the medians as dots, the quartiles as a band."""
+    """Verification: the model as a line, the medians as dots, the quartiles as a band.
+
+    Both axes are logarithmic, but for size 0: decisions are made among the small sizes.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     part = model.parts["verify"]
     for column, length in enumerate(part.lengths):
         low, median, high = (1e3 * values[:, column] for values in (part.low, part.median, part.high))
         (line,) = axes.plot(part.sizes, 1e3 * model.verify(part.sizes, length), label=f"{length:.0f}")
         axes.plot(part.sizes, median, ".", color=line.get_color(), markersize=4)
         axes.fill_between(part.sizes, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set(title="verification", xlabel="size (candidates without the root)")
-    axes.set_ylim(top=1.25e3 * float(part.median.max()))  # however far a noisy band goes up
+    axes.set(title="verification", xlabel="size (candidates without the root)", yscale="log")
+    axes.set_xscale("symlog", base=2, linthresh=1)
+    doublings = 2 ** np.arange(int(np.log2(max(part.sizes[-1], 1))) + 1)
+    axes.set_xticks([0, *doublings])
+    axes.set_xlim(-0.3, 1.2 * float(part.sizes[-1]) + 0.3)
+    axes.tick_params(axis="x", labelsize=8)
+    # However far a noisy band goes.
+    axes.set_ylim(0.8e3 * float(part.median.min()), 1.25e3 * float(part.median.max()))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
 
 
 def draw_draft(axes: Axes, model: LatencyModel) -> None:

@@ -241,7 +241,7 @@ def load_controller(file: str | Path) -> ExpectedGain:
         InputError: there is no such file, or it is no whole controller; the message names it and says why.
     """
     try:
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
         if not isinstance(values, dict) or (values.get("format"), values.get("schema")) != (FORMAT, SCHEMA):
             raise ValueError(f"it is not of format {FORMAT!r}, schema {SCHEMA}")
         tables = {

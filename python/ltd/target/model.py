@@ -109,10 +109,15 @@ def tokenizer_fingerprint(tokenizer: Any, vocab_size: int) -> str:
 
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end a generation: the model's own settings, and the tokenizer's end of sequence."""
+    """The tokens that end a generation: those of the model's own settings, where `generate` of `transformers` stops.
+
+    Where these name none, `transformers` never stops by itself; here the tokenizer's end of sequence then ends an
+    answer.
+    """
     settings = getattr(model.generation_config, "eos_token_id", None)
+    if settings is None:
+        settings = getattr(tokenizer, "eos_token_id", None)
     ids = [*settings] if isinstance(settings, list | tuple) else [settings]
-    ids.append(getattr(tokenizer, "eos_token_id", None))
     known = [index for index in ids if index is not None]
     if wrong := [index for index in known if type(index) is not int]:
         raise InputError(f"the model's eos_token_id is {wrong[0]!r}, but must be a token id, or a list of them")

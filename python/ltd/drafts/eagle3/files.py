@@ -24,6 +24,7 @@ from ltd.drafts.eagle3.published import convert
 from ltd.errors import InputError
 
 FORMAT = "ltd-eagle3"
+ACTIVATIONS = ("silu", "swish")  # two names of one function
 
 
 def load_head(
@@ -43,6 +44,7 @@ def load_head(
     """
     folder = Path(folder)
     values, tensors = read_config(folder), _read_tensors(folder)
+    check_activation(values, str(folder))
     if values.get("format") == FORMAT:
         config = Eagle3Config.from_dict(values)
     else:
@@ -90,8 +92,21 @@ def build_head(config: Eagle3Config, tensors: dict[str, Tensor], where: str) -> 
                 f" but its config asks for {tuple(shape)}"
             )
     check_vocabulary(tensors["d2t"], tensors["t2d"], config, where)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"the draft head in {where}: {name} holds numbers that are not finite; train it again")
     head.load_state_dict(tensors)
     return head
+
+
+def check_activation(values: dict[str, Any], where: str) -> None:
+    """Raises InputError if a config, of whatever layout, names another activation than that of every EAGLE-3 head."""
+    for part in (values, values.get("transformer_layer_config")):
+        name = part.get("hidden_act") if isinstance(part, dict) else None
+        if name not in (None, *ACTIVATIONS):
+            raise InputError(
+                f"the draft head in {where} has the activation {name!r}; only {ACTIVATIONS[0]} is supported"
+            )
 
 
 def check_vocabulary(d2t: Tensor, t2d: Tensor, config: Eagle3Config, where: str) -> None:
@@ -119,7 +134,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"there is no draft head in {folder}: config.json is missing")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(values, dict):

@@ -24,7 +24,13 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """attend(query (B,Hq,N,d), key (B,Hkv,N,d), value (B,Hkv,N,d)) -> (B,N,Hq,d), RoPE already applied to query and key."""
 
 # The other types change with the length of the text or need the target's own tables.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+# By type, the numbers that it needs.
+ROPE_TYPES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor",),
+}
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,9 @@ class Eagle3Config:
             )
         if not self.feature_layers or min(self.feature_layers) < 0:
             raise InputError(f"draft head: feature_layers is {self.feature_layers}, but needs indices of 0 or more")
-        rope_type = (self.rope_scaling or {}).get("rope_type", "default")
-        if rope_type not in ROPE_TYPES:
-            raise InputError(
-                f"draft head: RoPE type {rope_type!r} is not supported; use one of {', '.join(ROPE_TYPES)}"
-            )
+        check_rope(self.rope_scaling or {})
+        if (self.rope_scaling or {}).get("rope_type", "default") == "default":
+            object.__setattr__(self, "rope_scaling", None)  # the two say the same
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Eagle3Config:
@@ -223,6 +227,19 @@ class DraftLayer(nn.Module):
         x = residual + self.self_attn(x, positions, attend)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
+
+
+def check_rope(scaling: dict[str, Any]) -> None:
+    """Raises InputError for a RoPE type that is not known, or one that lacks a number that it needs."""
+    kind = scaling.get("rope_type", "default")
+    if kind not in ROPE_TYPES:
+        raise InputError(f"draft head: RoPE type {kind!r} is not supported; use one of {', '.join(ROPE_TYPES)}")
+    for name in ROPE_TYPES[kind]:
+        value = scaling.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise InputError(
+                f"draft head: RoPE type {kind} needs {name}, a number above 0, but its config says {value!r}"
+            )
 
 
 class Eagle3Head(nn.Module):
