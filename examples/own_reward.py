@@ -13,20 +13,21 @@ from stable_baselines3 import PPO
 from ltd.latency import LatencyModel
 from ltd.policies.learned.observation import Summary
 from ltd_rl.environments.replay_env import ReplayVecEnv
-from ltd_rl.environments.rewards import Ratio, Reward
+from ltd_rl.environments.rewards import RatioReward, Reward
 from ltd_rl.traces import load_traces
 from ltd_rl.traces.outcomes import outcomes_of
 
 
-class Patient(Reward):
-    def worth(self, tokens, times):  # of n cycles; times are in plain tokens
+class PatientReward(Reward):
+    @staticmethod
+    def formula(tokens, times):  # of n cycles; times are in plain tokens
         return tokens - 0.1 * times
 
 
 folder, steps = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
 latency = LatencyModel.load(folder / "latency.json")
 outcomes = outcomes_of(load_traces(folder / "traces").generations, latency, sizes=(2, 4, 8, 16, 32, 60))
-for kind in (Ratio, Patient):
+for kind in (RatioReward, PatientReward):
     reward = kind(plain_seconds=float(outcomes.plain_seconds.mean()))
     env = ReplayVecEnv(outcomes, "size", Summary(best=8, newest=8), reward, "random", count=8, seed=0)
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=256, learning_rate=3e-3, seed=0, device="cpu").learn(steps)

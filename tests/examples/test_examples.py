@@ -105,7 +105,7 @@ def test_own_reward(shown: Callable[..., str], tmp_path: Path) -> None:
     made_latency().save(tmp_path / "latency.json")
     lines = shown("own_reward.py", tmp_path, 4096)
     sizes = dict(re.findall(r"^(\w+): ([0-9.]+) candidates on average$", lines, flags=re.MULTILINE))
-    assert 2 <= float(sizes["Ratio"]) < float(sizes["Patient"]) <= 60
+    assert 2 <= float(sizes["RatioReward"]) < float(sizes["PatientReward"]) <= 60
 
 
 def run_script(name: str, *arguments: object) -> str:

@@ -24,6 +24,7 @@ from ltd.policies.learned.observation import Layout, Summary, depth_layout
 from ltd.tree import candidate_count
 from ltd_rl.environments.replay_env import ReplayEnv, ReplayVecEnv
 from ltd_rl.environments.rewards import REWARDS, Reward
+from ltd_rl.environments.walk import CYCLE
 from ltd_rl.traces.outcomes import Outcomes
 
 
@@ -117,11 +118,20 @@ def test_many_at_once_are_each_the_obvious(
             assert env.observation_space.contains(seen)
         observations, rewards, dones, infos = env.step(actions)
         moves = [slow.step(place, int(action)) for place, action in zip(places, actions, strict=True)]
+        for place, info, action, (_, end) in zip(places, infos, actions.tolist(), moves, strict=True):
+            assert info.get("cycle", {}).keys() == ({*CYCLE} if end else set())
+            if end:
+                depth = min(place["depth"] + (action if role == "depth" else 0), outcomes.depth)
+                step = partner[place["at"], depth] if role == "depth" else action
+                known = (*end, depth, outcomes.sizes[step], outcomes.lengths[place["at"]])
+                assert tuple(info["cycle"][name] for name in CYCLE[1:]) == pytest.approx(known)
         places, ends = [place for place, _ in moves], [end for _, end in moves]
         found = np.array([end for end in ends if end is not None]).reshape(-1, 2)
         expected = np.zeros(environments)
         expected[[end is not None for end in ends]] = worth(found[:, 0].astype(int), found[:, 1].astype(np.float32))
         np.testing.assert_allclose(rewards, expected, rtol=1e-5, atol=1e-6)
+        given = [info["cycle"]["reward"] if "cycle" in info else 0.0 for info in infos]
+        np.testing.assert_array_equal(rewards, given)
         assert dones.tolist() == [place["at"] == place["end"] for place in places]
         assert [("terminal_observation" in info) for info in infos] == dones.tolist()
         places = [slow.begin() if done else place for place, done in zip(places, dones, strict=True)]

@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-import numpy as np
 import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from stable_baselines3 import PPO
+from official_zips import official_zip
 
 from ltd.errors import InputError
 from ltd.policies import Learned
@@ -28,17 +26,6 @@ OFFICIAL = (
     "temperature num_choices max_new_token"
 )
 MADE_FOR = Setting(10, hidden_size=32)
-
-
-def official_zip(file: Path, inputs: int, actions: int) -> Path:
-    """What an official script saves: a policy with random weights."""
-
-    class Nothing(gymnasium.Env[Any, Any]):
-        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (inputs,), np.float32)
-        action_space = gymnasium.spaces.Discrete(actions)
-
-    PPO("MlpPolicy", Nothing(), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu").save(file)
-    return file
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,8 @@ def test_live_and_replay_are_the_same(recorded: Callable[[str], Recorded], famil
             seen, gained, over, _, info = env.step(action)
             expected, tokens, also_over, _, also_info = replayed.step(action)
             assert (gained, over) == (tokens, also_over)
+            cycles = [{**each["cycle"], "seconds": 0} if "cycle" in each else None for each in (info, also_info)]
+            assert cycles[0] == cycles[1]
         for name in ("r", "l", "tokens", "cycles"):
             assert info["answer"][name] == also_info["answer"][name]
         assert env.request.answers[0] == generation.tokens[generation.prompt_length :].tolist()
@@ -168,12 +170,14 @@ def test_a_live_cycle_costs_its_laps_without_the_prefill(recorded: Callable[[str
     for role in ROLES:
         env = live(recorded("llama"), role, reward=Reward.named("time", 1.0), partner=Static(2, 20))
         env.reset()
-        over, total = False, 0.0
+        over, total, parts = False, 0.0, 0.0
         while not over:
             _, reward, over, _, info = env.step(np.int64(0))
             assert reward < 0
             total -= reward
+            parts += info["cycle"]["seconds"] if reward else 0.0
         spent = env.statistics.seconds
+        assert parts == pytest.approx(total)
         assert spent["prefill"] > 0 and info["answer"]["seconds"] == pytest.approx(total)
         measured = sum(spent[name] for name in ("draft", "select", "verify", "accept", "commit", "other"))
         assert total == pytest.approx(measured, rel=0.05)  # what begins the first cycle is no cycle's

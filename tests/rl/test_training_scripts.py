@@ -16,11 +16,8 @@ from ltd.tree import candidate_count
 
 pytest.importorskip("stable_baselines3")
 
-from rl.train_depth import DepthOptions
-from rl.train_size import SizeOptions
-
 from ltd_rl.scripts.main import main
-from ltd_rl.scripts.options import Options, whole_numbers
+from ltd_rl.scripts.options import DepthOptions, Options, SizeOptions, whole_numbers
 from ltd_rl.traces.format import load_traces
 from ltd_rl.traces.splits import split_generations
 

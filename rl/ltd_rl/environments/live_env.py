@@ -31,7 +31,7 @@ from ltd.tree import MAX_DEPTH, DraftTree
 from ltd_rl.environments.live_partners import RandomDepth, Steered
 from ltd_rl.environments.registration import action_space, observation_space
 from ltd_rl.environments.rewards import Reward
-from ltd_rl.environments.walk import EPISODE
+from ltd_rl.environments.walk import CYCLE, EPISODE
 from ltd_rl.traces.observations import Role, check_layout
 from ltd_rl.traces.outcomes import checked_ladder
 
@@ -171,16 +171,17 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
                 return self._observe(), 0.0, False, False, {}
         # Asked for both roles, as at inference: a partner remembers only cycles that it was asked to end.
         size = self.speculation.call.choose_size(self.tree, self.expansions)
-        reward, goes_on = self._end_cycle(int(self.sizes[action]) if self.role == "size" else size)
+        cycle, goes_on = self._end_cycle(int(self.sizes[action]) if self.role == "size" else size)
         if goes_on:
-            return self._observe(), reward, False, False, {}
+            return self._observe(), cycle["reward"], False, False, {"cycle": cycle}
         self.close()
         nothing = np.zeros(self.layout.width, dtype=np.float32)
-        return nothing, reward, True, False, {"answer": self.episode}
+        return nothing, cycle["reward"], True, False, {"cycle": cycle, "answer": self.episode}
 
-    def _end_cycle(self, size: int) -> tuple[float, bool]:
-        """Verifies, and begins the next cycle: the reward, and whether there is one."""
+    def _end_cycle(self, size: int) -> tuple[dict[str, float], bool]:
+        """Verifies, and begins the next cycle: what this one came to, by `CYCLE`, and whether there is a next."""
         self.watch.skip()  # what decided
+        depth, length = self.expansions, int(self.tree.lengths[0])
         gain = self.decoder.verify(self.request, [0], self.tree, self.expansions, size, self.watch)
         tokens, goes_on = self._take(gain)
         seconds = self._seconds - self.before
@@ -189,7 +190,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
             self.episode[name] += value
         if goes_on:
             self._begin_cycle(gain)
-        return reward, goes_on
+        return dict(zip(CYCLE, map(float, (reward, tokens, seconds, depth, size, length)), strict=True)), goes_on
 
     def _observe(self) -> Floats:
         """float32 (width,): what the policy sees now."""

@@ -24,8 +24,10 @@ class ReplayEnv(gymnasium.Env[Floats, np.int64]):
     """One environment; an episode is a generation. `ltd/DepthReplay-v0` and `ltd/SizeReplay-v0`.
 
     `reset(seed=…)` makes everything after it reproducible: the order, the random depths, and the reward, which forgets.
-    After the end there is nothing to see: the last observation is all 0. The last step's info has `answer`, with the
-    reward r, the length l in steps, tokens, seconds and cycles (SB3's and Gymnasium's wrappers own `episode`).
+    After the end there is nothing to see: the last observation is all 0. Where a cycle ends, the info has `cycle`, with
+    its reward, tokens, seconds, depth, size, and the length of the context before it. The last step's info has `answer`
+    too, with the reward r, the length l in steps, tokens, seconds and cycles (SB3's and Gymnasium's wrappers own
+    `episode`).
 
     Args:
         outcomes, role, layout, reward, partner: as `ltd_rl.environments.walk.Walk` takes them.
@@ -61,17 +63,18 @@ class ReplayEnv(gymnasium.Env[Floats, np.int64]):
         """Observation, reward, whether the answer has ended, False, info."""
         step = self.walk.step(np.array([action]))
         reward = float(step.rewards[0])
+        info: dict[str, Any] = {"cycle": step.cycle(0)} if len(step.done) else {}
         if not step.over[0]:
-            return self.walk.observe()[0], reward, False, False, {}
+            return self.walk.observe()[0], reward, False, False, info
         nothing = np.zeros(self.observation_space.shape or (), dtype=np.float32)
-        return nothing, reward, True, False, {"answer": self.walk.episode(0)}
+        return nothing, reward, True, False, {**info, "answer": self.walk.episode(0)}
 
 
 class ReplayVecEnv(VecEnv):
     """Many environments in one, which is what makes replaying fast. Walks on by itself where a generation ends.
 
-    The infos of such a step have `terminal_observation`, all 0, and `episode`, which is the `answer` of `ReplayEnv`.
-    Nothing is ever truncated.
+    The infos have the `cycle` of `ReplayEnv`; those of such a step have `terminal_observation`, all 0, and `episode`,
+    which is the `answer` of `ReplayEnv`. Nothing is ever truncated.
 
     Args:
         outcomes, role, layout, reward, partner, count: as `ltd_rl.environments.walk.Walk` takes them.
@@ -119,10 +122,12 @@ class ReplayVecEnv(VecEnv):
         """Observations, rewards, dones and infos of the actions."""
         step = self.walk.step(self.actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for row, environment in enumerate(step.done.tolist()):
+            infos[environment] = {"cycle": step.cycle(row)}
         over = np.flatnonzero(step.over)
         for environment in over.tolist():
             nothing = np.zeros(self.observation_space.shape or (), dtype=np.float32)
-            infos[environment] = {"terminal_observation": nothing, "episode": self.walk.episode(environment)}
+            infos[environment] |= {"terminal_observation": nothing, "episode": self.walk.episode(environment)}
         self.walk.begin(over)
         return self.observe(), step.rewards, step.over, infos
 

@@ -25,6 +25,7 @@ from ltd_rl.traces.outcomes import Outcomes
 PartnerDecisions = Integers | Literal["random"]
 # What is known of an episode: SB3's names for its reward and its steps, then what its throughput needs.
 EPISODE = ("r", "l", "tokens", "seconds", "cycles")
+CYCLE = ("reward", "tokens", "seconds", "depth", "size", "length")  # of one that has ended; the context's is before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,18 @@ class Step:
     Attributes:
         rewards: float32 (n,), 0 where the cycle goes on.
         over: bool (n,), where the generation has ended and `begin` must follow.
+        done: int64 (m,), the environments where a cycle has ended.
+        cycles: float64 (m, 6), what those came to, by `CYCLE`.
     """
 
     rewards: Floats
     over: NDArray[np.bool_]
+    done: Integers
+    cycles: NDArray[np.float64]
+
+    def cycle(self, row: int) -> dict[str, float]:
+        """One of the cycles, by its names."""
+        return dict(zip(CYCLE, self.cycles[row].tolist(), strict=True))
 
 
 class Walk:
@@ -116,21 +125,23 @@ class Walk:
             sizes = self.partner[self.at[done], self.depths[done]]
         else:
             done, sizes = np.arange(self.count), actions
-        rewards[done] = self._end_cycles(done, sizes)
+        cycles = self._end_cycles(done, sizes)
+        rewards[done] = cycles[:, 0]
         self.episodes[:, 0] += rewards
         self.episodes[:, 1] += 1
         over[done] = self.at[done] == self.limits[done]
         self._begin_cycles(done[~over[done]])
-        return Step(rewards, over)
+        return Step(rewards, over, done, cycles)
 
-    def _end_cycles(self, environments: Integers, sizes: Integers) -> Floats:
-        """float32 (m,): the rewards of the cycles that end in these environments with these steps of the ladder."""
-        outcomes, at = self.outcomes, self.at[environments]
-        decisions = at, self.depths[environments], sizes
+    def _end_cycles(self, environments: Integers, sizes: Integers) -> NDArray[np.float64]:
+        """float64 (m, 6): the cycles that end in these environments with these steps of the ladder, by `CYCLE`."""
+        outcomes, at, depths = self.outcomes, self.at[environments], self.depths[environments]
+        decisions = at, depths, sizes
         tokens, seconds = outcomes.gains[decisions], outcomes.seconds[decisions]
         self.at[environments] = at + tokens
         self.episodes[environments, 2:] += np.stack([tokens, seconds, np.ones(len(at))], axis=1)
-        return self.reward(tokens, seconds)
+        lengths, chosen = outcomes.lengths[at], np.asarray(outcomes.sizes)[sizes]
+        return np.stack([self.reward(tokens, seconds), tokens, seconds, depths, chosen, lengths], axis=1)
 
     @torch.inference_mode()
     def observe(self) -> Floats:

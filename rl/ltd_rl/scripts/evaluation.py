@@ -21,16 +21,15 @@ from ltd.evaluation.questions import TASKS
 from ltd.evaluation.report import write_report
 from ltd.policies import Learned, Static
 from ltd.policies.learned.bundle import Bundle, load_bundle, save_bundle
-from ltd.policies.learned.sb3_import import import_policies
 from ltd.policies.learned.setting import Setting
 from ltd_rl.scripts.main import make_app, run_app
 from ltd_rl.scripts.options import option
+from ltd_rl.scripts.zips import read_zip
 from ltd_rl.traces.observations import Role
-from ltd_rl.trainers.ppo import RUN
 
 POLICY = "policy"  # folder of the bundle, among the results
 ABOUT = "Measure speedup and acceptance length of plain decoding, of EAGLE-3's static tree and of trained policies."
-MODEL = "bundle folder, or zip of an official script"
+MODEL = "bundle folder, or zip of an official script or of a training here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,7 @@ def made_for(settings: list[Setting]) -> Setting:
 
 
 def read_policy(role: Role, name: str) -> Learned:
-    """The policy of a role in a bundle, or in a zip of the official scripts, whose ladder of sizes is known.
+    """The policy of a role in a bundle or in a zip, see `read_zip`.
 
     Raises:
         InputError: no name, neither of the two, or no such policy inside.
@@ -154,6 +153,4 @@ def read_policy(role: Role, name: str) -> Learned:
         if (policy.depth_network if role == "depth" else policy.size_network) is None:
             raise InputError(f"the bundle {path} has no {role} network; name one that has")
         return policy
-    if (path.parent / RUN).exists():
-        raise InputError(f"{path} is of a training here, whose zip does not say which sizes it knows; name its bundle")
-    return import_policies(*((path, None) if role == "depth" else (None, path))).policy
+    return read_zip(role, path)

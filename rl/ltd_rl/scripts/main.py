@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import typer
@@ -64,4 +65,4 @@ def main(role: Role, kind: type[Options], arguments: list[str] | None = None) ->
 
     about = f"Train the {role} policy with PPO, beside a fixed or frozen partner."
     app = make_app(kind, run, about, PPO_DEFAULTS[role])
-    return run_app(app, f"train_{role}.py", joined(sys.argv[1:] if arguments is None else arguments))
+    return run_app(app, Path(sys.argv[0]).name, joined(sys.argv[1:] if arguments is None else arguments))

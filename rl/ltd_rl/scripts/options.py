@@ -1,10 +1,11 @@
-"""The command line that `train_depth.py` and `train_size.py` share, with the official scripts' option names."""
+"""The command lines of `train_depth.py` and `train_size.py`, with the official scripts' option names."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from ltd_rl.environments.rewards import describe_rewards
 from ltd_rl.traces.observations import Role
 from ltd_rl.trainers.ppo_config import PAPER, PPOConfig
 
-PAPER_SIZES = ",".join(str(size) for size in range(20, 241, 20))
+PAPER_SIZES = tuple(range(20, 241, 20))
 
 
 def option(default: Any, text: str) -> Any:
@@ -30,7 +31,7 @@ class Options:
     save_path: Path = field(metadata={"help": "Folder for the run; a rerun goes on where the last one was."})
     base_model_path: str = option("", "Target: folder, GGUF file or hub name; empty is SmolLM2-135M-Instruct.")
     ea_model_path: str = option("", "Folder with an EAGLE-3 head; empty is the shipped head.")
-    rl_checkpoint_path: str = option("", "SB3 zip whose weights a new run begins with; empty is random weights.")
+    rl_checkpoint_path: str = option("", "SB3 zip whose networks and optimiser a new run begins with; empty is random.")
     data_dir: str = option("", "Folder that holds TASK/question.jsonl; needed without --traces.")
     dataset_train: str = option("", "Task to train on, for example humaneval; needed without --traces.")
     traces: str = option("", "Folder of ltd record; empty records into the run's folder first.")
@@ -38,7 +39,7 @@ class Options:
     live: bool = option(False, "Train on live cycles, timed one by one; traces then only validate.")
     reward: str = option("ratio", f"What a cycle is worth: {describe_rewards('ppo')}.")
     observation: str = option("paper", "What the policy sees: paper, summary or summary+state.")
-    sizes: str = option(PAPER_SIZES, "Ladder of sizes, ascending; a partner's bundle brings its own.")
+    sizes: str = option("", "Ladder of sizes, ascending; 20,40 … 240, or what a size policy here brings, if not given.")
     depth_limit: int = option(12, "Deepest tree, 1 to 12.")
     total_timesteps: int | None = option(None, "Decisions to learn from.")
     lr: float | None = option(None, "Highest learning rate.")
@@ -48,9 +49,11 @@ class Options:
     n_epochs: int | None = option(None, "Passes over the buffer.")
     gamma: float | None = option(None, "Discount per decision.")
     ent_coef: float | None = option(None, "Weight of the entropy.")
-    eval_freq: int | None = option(None, "Steps between validations.")
+    target_kl: float | None = option(None, "Divergence at which the passes over a buffer end; none if not given.")
+    eval_freq: int | None = option(None, "Steps between validations, each of which is kept as ppo/step_N.zip.")
     pi_arch: str = option("", "Hidden layers of the policy network, with commas or spaces between.")
     vf_arch: str = option("", "Hidden layers of the value network, with commas or spaces between.")
+    activation: str | None = option(None, "relu or tanh, between the layers; that of rl_checkpoint_path, if given.")
     count: int | None = option(None, "Replayed generations in parallel.")
     seed: int = option(0, "Of everything random.")
     limit: int | None = option(None, "Record the first so many questions only.")
@@ -73,7 +76,57 @@ class Options:
             if self.count not in (None, 1):
                 raise InputError(f"count is {self.count}, but --live trains on one answer at a time; leave it out")
             given["count"] = 1
+        elif self.count is None and self.n_steps is not None and self.n_steps > 0:
+            given["count"] = math.gcd(
+                PPO_DEFAULTS[role]["count"], self.n_steps
+            )  # official commands know no such number
         return PPOConfig.paper(role, **given, **layers)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthOptions(Options):
+    """With the size policy as partner."""
+
+    rl_token_model_path: str = option(
+        "", "Size policy beside it: bundle folder or SB3 zip; empty is 60, or the best constant if no tree is so large."
+    )
+
+    @property
+    def partner(self) -> str:
+        """The size policy."""
+        return self.rl_token_model_path
+
+
+@dataclass(frozen=True, slots=True)
+class SizeOptions(Options):
+    """With the depth policy as partner, which the official script names by `--use_dyn_depth --depth_model`.
+
+    Raises:
+        InputError: two depth policies, none where one is wanted, or a size policy as partner.
+    """
+
+    rl_depth_model_path: str = option(
+        "", "Depth policy beside it: bundle folder or SB3 zip; empty is a depth drawn uniformly from 1 to the limit."
+    )
+    use_dyn_depth: bool = option(False, "Train beside the depth policy of depth_model.")
+    depth_model: str = option("", "The same as rl_depth_model_path, with --use_dyn_depth; without it, nobody asks it.")
+    rl_token_model_path: str = option("", "Nothing: official command lines give it, empty.")
+
+    def __post_init__(self) -> None:
+        if self.rl_token_model_path:
+            raise InputError(
+                f"rl_token_model_path is {self.rl_token_model_path}, but the size policy is what is trained "
+                "here; begin with one by --rl_checkpoint_path"
+            )
+        if self.use_dyn_depth and not self.depth_model:
+            raise InputError("--use_dyn_depth needs a depth policy; name its file or folder with --depth_model")
+        if self.use_dyn_depth and self.rl_depth_model_path:
+            raise InputError("--depth_model and --rl_depth_model_path name the same thing; give one of them")
+
+    @property
+    def partner(self) -> str:
+        """The depth policy."""
+        return self.depth_model if self.use_dyn_depth else self.rl_depth_model_path
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -101,7 +154,7 @@ def parameter(entry: Field[Any], kind: Any, defaults: Mapping[str, Any]) -> insp
 
 def _defaults(role: Role) -> dict[str, Any]:
     config = PPOConfig.paper(role)
-    return {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name != "warmup_timesteps"}
+    return {name: value for name, value in asdict(config).items() if value is not None}
 
 
 PPO_DEFAULTS: dict[Role, dict[str, Any]] = {role: _defaults(role) for role in PAPER}

@@ -15,11 +15,12 @@ from ltd.loading import load as load_decoder
 from ltd.policies import Policy
 from ltd.policies.learned.bundle import Bundle, load_bundle, save_bundle
 from ltd.policies.learned.policy import Learned
-from ltd.policies.learned.sb3_import import read_network
+from ltd.policies.learned.sb3_import import read_saved
 from ltd.policies.learned.setting import Setting
 from ltd_rl.environments.live_env import LiveEnv
 from ltd_rl.environments.rewards import check_reward
-from ltd_rl.scripts.options import Options, whole_numbers
+from ltd_rl.scripts.options import PAPER_SIZES, Options, whole_numbers
+from ltd_rl.scripts.zips import read_zip
 from ltd_rl.traces.observations import Role
 from ltd_rl.traces.outcomes import Outcomes
 from ltd_rl.traces.sources import Data, Source, obtain
@@ -33,7 +34,7 @@ RUN, BUNDLE = "ppo", "bundle"
 def run_script(role: Role, options: Options) -> None:
     """Trains one policy and writes a bundle with it and its partner.
 
-    The folder gets `ppo`, see `ltd_rl.trainers.ppo`, and `bundle`.
+    The folder gets `ppo`, see `ltd_rl.trainers.ppo`, with the model of every validation, and `bundle`.
 
     Raises:
         InputError: an option that cannot work.
@@ -43,22 +44,24 @@ def run_script(role: Role, options: Options) -> None:
     check_observation(options.observation)
     if options.rl_checkpoint_path and not Path(options.rl_checkpoint_path).is_file():
         raise InputError(f"there is no {options.rl_checkpoint_path} to begin with; name a zip of PPO.save")
-    frozen = load_partner(options.partner)
+    start = Path(options.rl_checkpoint_path) if options.rl_checkpoint_path else None
+    if start is not None and not options.activation:
+        config = replace(config, activation=read_saved(start).activation)
+    frozen = load_partner(role, options.partner)
     with only_run(options.save_path):
-        _train(role, options, config, frozen)
+        _train(role, options, config, frozen, start)
 
 
-def _train(role: Role, options: Options, config: PPOConfig, frozen: Learned | None) -> None:
+def _train(role: Role, options: Options, config: PPOConfig, frozen: Learned | None, start: Path | None) -> None:
     """In a folder that is this run's."""
-    sizes = frozen.sizes if role == "depth" and frozen is not None else whole_numbers(options.sizes)
+    sizes = ladder(role, options, frozen, start)
     data = obtain(source_of(options), sizes)
     layout = layout_named(options.observation, role, data.training)
     policy = beside(role, options, data.training, frozen)
     partner = policy if options.partner else sizes.index(policy.sizes[0]) if role == "depth" else RANDOM
     stage = Stage(role, layout, options.reward, partner, data.training, data.validation)
-    start = Path(options.rl_checkpoint_path) if options.rl_checkpoint_path else None
     env = live_environment(role, options, data, policy) if options.live else None
-    trained = stage.train(config, options.save_path / RUN, start, env)
+    trained = stage.train(config, options.save_path / RUN, start, env, keep=True)
     policy = replace(with_network(policy, role, trained.network, data.training), made_for=data.made_for)
     training = {"role": role, "observation": options.observation, **asdict(config)}
     save_bundle(Bundle(policy, options.reward, training, trained.best), options.save_path / BUNDLE)
@@ -107,27 +110,46 @@ def source_of(options: Options) -> Source:
     )
 
 
-def load_partner(name: str) -> Learned | None:
-    """The policy of a bundle; None if there is no partner, or it is a zip, which says too little by itself."""
-    if not name or Path(name).is_file():
+def ladder(role: Role, options: Options, frozen: Learned | None, start: Path | None) -> tuple[int, ...]:
+    """The sizes to choose among: those of a size policy that is beside the one in training or that it begins with.
+
+    Raises:
+        InputError: no numbers.
+    """
+    if role == "depth" and frozen is not None:
+        return frozen.sizes
+    if role == "size" and start is not None and not options.sizes:
+        return read_zip("size", start).sizes
+    return whole_numbers(options.sizes) or PAPER_SIZES
+
+
+def load_partner(role: Role, name: str) -> Learned | None:
+    """The policy beside the one in training, of a bundle or a zip; None if there is none."""
+    if not name:
         return None
-    return load_bundle(expand_user(name)).policy
+    path = expand_user(name)
+    return read_zip(other_than(role), path) if path.is_file() else load_bundle(path).policy
+
+
+def other_than(role: Role) -> Role:
+    """The other of the two."""
+    return "size" if role == "depth" else "depth"
 
 
 def beside(role: Role, options: Options, outcomes: Outcomes, frozen: Learned | None) -> Learned:
     """The policy that the one in training becomes a part of; without a partner, it is constant.
 
     Raises:
-        InputError: a zip that does not hold such a network, or a bundle without the one that is needed.
+        InputError: a bundle without the network that is needed, or a policy for beams of another width.
     """
-    other: Role = "size" if role == "depth" else "depth"
-    if frozen is not None:
-        if (frozen.size_network if other == "size" else frozen.depth_network) is None:
-            raise InputError(f"the bundle {options.partner} has no {other} network; name one that has")
-        return frozen
-    constant = constant_policy(outcomes, Setting(outcomes.width))
-    if not options.partner:
-        return constant
-    layout = layout_named(options.observation, other, outcomes)
-    network = read_network(Path(options.partner), layout)
-    return with_network(constant, other, network, outcomes)
+    if frozen is None:
+        return constant_policy(outcomes, Setting(outcomes.width))
+    other = other_than(role)
+    if (frozen.size_network if other == "size" else frozen.depth_network) is None:
+        raise InputError(f"the bundle {options.partner} has no {other} network; name one that has")
+    if frozen.made_for.width != outcomes.width:
+        raise InputError(
+            f"{options.partner} is for beams of width {frozen.made_for.width}, but those here have {outcomes.width}; "
+            "name a policy of the same width"
+        )
+    return frozen

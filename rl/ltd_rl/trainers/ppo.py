@@ -4,7 +4,9 @@ Validation first rises and then falls, so the network of the best validation is 
 at any time: it goes on from its last validation, and ends as if it had not been killed, on one thread bit by bit.
 
 A folder of a run holds `run.jsonl`, its settings; `checkpoint.pt`, where it is; `best.zip`, what `PPO.save` wrote at
-the best validation; and `tensorboard`.
+the best validation; `step_N.zip`, the same at every validation, where these are to be kept; and `tensorboard`. There,
+after every rollout, are the mean of its rewards as `rollout/reward_per_step`, and of its cycles' rewards, tokens,
+seconds, depths, sizes and context lengths as `cycle/…`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ from tqdm import tqdm
 from ltd.common.files import file_hash
 from ltd.common.journal import Journal, Record
 from ltd.policies.learned.network import Activation, Network
-from ltd.policies.learned.sb3_import import read_network
+from ltd.policies.learned.sb3_import import TRAINED, read_network
 from ltd_rl.trainers.checkpoints import Evaluations, load_checkpoint, save_checkpoint, save_zip, start_from
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.trainers.validation import Judge
 
 RUN, CHECKPOINT, BEST, LOGS = "run.jsonl", "checkpoint.pt", "best.zip", "tensorboard"
+ABOUT = ("role", "observation", "sizes", "width", "depth")  # settings that every zip says of its policy
 FUNCTIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -53,7 +56,13 @@ class PPOResult:
 
 
 def train(
-    config: PPOConfig, env: VecEnv, judge: Judge, folder: Path, settings: Record, start: Path | None = None
+    config: PPOConfig,
+    env: VecEnv,
+    judge: Judge,
+    folder: Path,
+    settings: Record,
+    start: Path | None = None,
+    keep: bool = False,
 ) -> PPOResult:
     """Trains in a folder, or goes on there, or only reads what is finished.
 
@@ -65,6 +74,7 @@ def train(
         settings: what the environment and the judge depend on, as JSON values.
         start: zip of `PPO.save` whose networks and optimiser a new run begins with, see `start_from`; None begins with
             random weights.
+        keep: the model of every validation, not only of the best.
 
     Raises:
         InputError: the folder holds a run with other settings or cannot be written, or the start does not fit.
@@ -73,6 +83,7 @@ def train(
     everything = json.loads(json.dumps({**asdict(config), **settings, "start_sha256": origin}))
     with Journal(folder / RUN, everything):
         model = make_model(config, env)
+        model.__dict__[TRAINED] = {name: everything.get(name) for name in ABOUT}  # PPO.save writes all attributes
         evaluations: Evaluations = []
         if (folder / CHECKPOINT).exists():
             evaluations = load_checkpoint(folder / CHECKPOINT, model)
@@ -80,7 +91,7 @@ def train(
             print(start_from(start, model, config.activation), file=sys.stderr)
         left = config.total_timesteps - model.num_timesteps
         if left > 0:
-            run(model, left, Watch(config, judge, folder, evaluations))
+            run(model, left, Watch(config, judge, folder, evaluations, keep))
         return PPOResult(read_network(folder / BEST, judge.layout), evaluations)
 
 
@@ -127,12 +138,15 @@ class Watch(BaseCallback):
 
     Args:
         config: of the run. judge: of its networks. folder: for its files.
-        evaluations: so far; the new ones are appended.
+        evaluations: so far; the new ones are appended. keep: the model of every one.
     """
 
-    def __init__(self, config: PPOConfig, judge: Judge, folder: Path, evaluations: Evaluations) -> None:
+    def __init__(
+        self, config: PPOConfig, judge: Judge, folder: Path, evaluations: Evaluations, keep: bool = False
+    ) -> None:
         super().__init__()
-        self.config, self.judge, self.folder, self.evaluations = config, judge, folder, evaluations
+        self.config, self.judge, self.folder, self.evaluations, self.keep = config, judge, folder, evaluations, keep
+        self.cycles: list[dict[str, float]] = []  # of the present rollout
         done = evaluations[-1]["timesteps"] if evaluations else 0
         self.progress: tqdm[Any] = tqdm(
             total=config.total_timesteps, initial=int(done), unit="step", desc=f"training {judge.role}", mininterval=1
@@ -140,7 +154,14 @@ class Watch(BaseCallback):
 
     def _on_step(self) -> bool:
         self.progress.update(self.training_env.num_envs)
+        self.cycles += [info["cycle"] for info in self.locals["infos"] if "cycle" in info]
         return True
+
+    def _on_rollout_end(self) -> None:
+        self.logger.record("rollout/reward_per_step", float(self.locals["rollout_buffer"].rewards.mean()))
+        for name in self.cycles[0] if self.cycles else ():
+            self.logger.record(f"cycle/{name}", sum(cycle[name] for cycle in self.cycles) / len(self.cycles))
+        self.cycles.clear()
 
     def _on_rollout_start(self) -> None:
         last = self.evaluations[-1]["timesteps"] if self.evaluations else 0
@@ -157,6 +178,8 @@ class Watch(BaseCallback):
         best = best_of(self.evaluations)
         if best is evaluation:
             save_zip(self.folder / BEST, self.model)
+        if self.keep:
+            save_zip(self.folder / f"step_{self.model.num_timesteps}.zip", self.model)
         save_checkpoint(self.folder / CHECKPOINT, self.model, self.evaluations)
         for name, value in found.items():
             self.logger.record(f"validation/{name}", value)

@@ -59,7 +59,14 @@ class Stage:
         if self.role == "depth" and isinstance(self.partner, str):
             raise InputError("a depth policy needs a constant size or a size policy beside it, not a random one")
 
-    def train(self, config: PPOConfig, folder: Path, start: Path | None = None, env: VecEnv | None = None) -> PPOResult:
+    def train(
+        self,
+        config: PPOConfig,
+        folder: Path,
+        start: Path | None = None,
+        env: VecEnv | None = None,
+        keep: bool = False,
+    ) -> PPOResult:
         """Trains in a folder, see `ltd_rl.trainers.ppo.train`.
 
         Args:
@@ -70,7 +77,7 @@ class Stage:
         """
         judge = Judge(self.validation, self.role, self.layout, self._decisions(self.validation))
         cycles = CycleEpisodes(env or self.environment(config), self.role)
-        return train(config, cycles, judge, folder, self.settings(live=env is not None), start)
+        return train(config, cycles, judge, folder, self.settings(live=env is not None), start, keep)
 
     def environment(self, config: PPOConfig) -> ReplayVecEnv:
         """Replayed generations."""
@@ -87,6 +94,8 @@ class Stage:
             "observation": {"kind": type(self.layout).__name__, **asdict(self.layout)},
             "reward": self.reward,
             "sizes": self.training.sizes,
+            "width": self.training.width,
+            "depth": self.training.depth,
             "traces_and_latencies": fingerprint(*tables[0], *tables[1]),
             "partner": self.partner if isinstance(self.partner, str) else fingerprint(self._in_training),
             "live": live,

@@ -33,6 +33,7 @@ WIDTH = 10  # the official scripts know no other
 CONSTANT_DEPTH, CONSTANT_SIZE = 8, 60  # what takes the place of a policy that is missing, as in the paper's training
 SIZE_STEP = 10
 OPTIMIZER = "policy.optimizer.pth"
+TRAINED = "ltd_policy"  # the setting with which a training here says what its policy sees and decides among
 PREFIX, PARTS, HEADS, KINDS = "mlp_extractor.", ("policy", "value"), ("action_net", "value_net"), ("weight", "bias")
 KNOWN_ACTIVATIONS: dict[str, Activation] = {"ReLU": "relu", "Tanh": "tanh"}
 
@@ -62,6 +63,9 @@ def import_policies(
     if depth_zip is None and size_zip is None:
         raise InputError("there is nothing to import; give a depth policy, a size policy, or both")
     layouts = [replace(of, length_range=length_range) for of in (depth_layout(WIDTH), size_layout(WIDTH, MAX_DEPTH))]
+    for file in (depth_zip, size_zip):
+        if file is not None and read_saved(file, states_relu).trained is not None:
+            raise InputError(f"{file} is of a training here, not of an official script; use the bundle beside its run")
     depth = None if depth_zip is None else read_network(depth_zip, layouts[0], states_relu)
     size = None if size_zip is None else read_network(size_zip, layouts[1], states_relu)
     policy = Learned(
@@ -101,12 +105,14 @@ class Saved:
         weights: the policy's `state_dict`, value network included.
         optimizer: that of its optimiser; None if the file has none that is plain tensors.
         timesteps: that it was trained for; 0 if the file does not say.
+        trained: what a training here wrote about the policy; None in the files of others.
     """
 
     activation: Activation
     weights: Mapping[str, Tensor]
     optimizer: dict[str, Any] | None
     timesteps: int
+    trained: dict[str, Any] | None
 
 
 def read_saved(file: Path, states_relu: bool = False) -> Saved:
@@ -131,12 +137,13 @@ def read_saved(file: Path, states_relu: bool = False) -> Saved:
         )
     state = state_in(weights, str(file))
     check_tensors(state, str(file))
-    timesteps = settings.get("num_timesteps")
+    timesteps, trained = settings.get("num_timesteps"), settings.get(TRAINED)
     return Saved(
         KNOWN_ACTIVATIONS[found],
         state,
         None if optimizer is None else plain_tensors(optimizer),
         timesteps if isinstance(timesteps, int) else 0,
+        trained if isinstance(trained, dict) else None,
     )
 
 
@@ -168,7 +175,8 @@ def check_tensors(state: Mapping[str, Tensor], where: str) -> None:
     if unknown := [str(name) for name in state if name not in known]:
         names = ", ".join(unknown[:4]) + (" …" if len(unknown) > 4 else "")
         raise InputError(
-            f"policy.pth in {where} holds {names}, which an MlpPolicy does not have; shared layers, feature extractors and layers of other kinds cannot be run"
+            f"policy.pth in {where} holds {names}, which an MlpPolicy does not have; "
+            "shared layers, feature extractors and layers of other kinds cannot be run"
         )
 
 
