@@ -54,8 +54,15 @@ def stored_in_gguf(file: Path) -> Stored:
     return Stored(len(reader.tensors), sum(_product(tensor.shape.tolist()) for tensor in reader.tensors))
 
 
-def check_sizes(config: PretrainedConfig, stored: Stored, place: str) -> None:
-    """Raises InputError if a config's sizes are none, or ask for more than there is, before anything is allocated."""
+def check_sizes(config: PretrainedConfig, stored: Stored, place: str, *, embedding: bool = True) -> None:
+    """Raises InputError if a config's sizes are none, or ask for more than there is, before anything is allocated.
+
+    Args:
+        config: of a model.
+        stored: in its files.
+        place: for the message.
+        embedding: whether the token embedding must be in them.
+    """
     sizes = {name: getattr(config, name, None) for name in
              ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
               "num_key_value_heads", "max_position_embeddings")}  # fmt: skip
@@ -70,7 +77,7 @@ def check_sizes(config: PretrainedConfig, stored: Stored, place: str) -> None:
         )
     hidden, layers = config.hidden_size, config.num_hidden_layers
     attention = 2 * (config.num_attention_heads + kv_heads) * head_dim
-    needed = hidden * (config.vocab_size + layers * (attention + 3 * config.intermediate_size))
+    needed = hidden * (config.vocab_size * embedding + layers * (attention + 3 * config.intermediate_size))
     if layers > stored.tensors or needed > stored.numbers:
         raise InputError(
             f"the config of {place!r} asks for {layers} layers with {needed} weights in all, but its files hold only "
