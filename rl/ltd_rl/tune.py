@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ltd.common.files import cache_folder, file_hash, write_text
 from ltd.common.journal import Record
+from ltd.common.json_files import read_json
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
@@ -319,7 +320,7 @@ def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, 
     if fastest in rivals:
         policy = constant(policy, *rivals[fastest])
     validation = {name: asdict(found[method]) for name, method in names.items()}
-    settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
+    settings = read_json(work.folder / TRAINING, dict[str, Any], str(work.folder / TRAINING))
     folder = bundle_folder(work.setting)
     announce(5, f"writing {'a static setting' if fastest in rivals else 'the learned policies'} to {folder}")
     save_bundle(Bundle(policy, work.config.reward, settings, validation), folder)

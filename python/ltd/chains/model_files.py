@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from ltd.common.files import write_bytes, write_text
+from ltd.common.files import first_line, write_bytes, write_text
 from ltd.common.json_files import Count, Whole, read_json
+from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
-from ltd.target.locate import first_line, quiet_transformers
+from ltd.target.locate import quiet_transformers
 from ltd.target.model import check_family
 from ltd.target.stored import check_sizes, stored_in
 
@@ -127,11 +128,13 @@ def read_chain(folder: str | Path) -> ChainFiles:
         values = read_json(folder / CONFIG, dict[str, Any])
         config = AutoConfig.for_model(**{name: value for name, value in values.items() if name != KEY})
         check_sizes(config, stored_in(folder), str(folder), embedding=False)
-        tensors = load_file(folder / WEIGHTS)
+        tensors = read_tensors(folder / WEIGHTS, WEIGHTS)
     except Exception as error:  # what a config may not say is known to transformers alone, and it raises anything
         raise InputError(f"{damaged} ({first_line(error)})") from error
     facts = file["ltd_chain"].facts
     words = tensors.pop(WORDS, None)
+    if words is not None and (words.dim() != 1 or words.dtype != torch.int32):
+        raise InputError(f"{damaged} (its words are {words.dtype} of shape {tuple(words.shape)}, not a list of int32)")
     if (None if words is None else len(words)) != facts.words:
         raise InputError(f"{damaged} (it names {facts.words} words and holds others)")
     if words is not None and (words.min() < 0 or words.max() >= config.vocab_size or len(words.unique()) < len(words)):

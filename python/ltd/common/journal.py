@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ltd.common.json_files import parse_json
 from ltd.errors import InputError
 
 Record = dict[str, Any]
@@ -68,12 +69,10 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict):
-            raise InputError(f"{self.path} line {number} is damaged; delete the file, or name another place")
-        return entry
+            return parse_json(line, dict[str, Any], "it")
+        except InputError as error:
+            damaged = f"{self.path} line {number} is damaged; delete the file, or name another place"
+            raise InputError(damaged) from error
 
     def _compare(self, recorded: Any, settings: Record) -> None:
         if not isinstance(recorded, dict):

@@ -22,24 +22,26 @@ Real = Annotated[float, Field(allow_inf_nan=False)]
 """A number."""
 
 
-def read_json(file: Path, kind: type[T]) -> T:
+def read_json(file: Path, kind: type[T], what: str | None = None) -> T:
     """What a JSON file holds.
 
     Args:
         file: to read.
         kind: what it must hold: any type that has annotations for all its parts, such as a dataclass, a TypedDict or
             `dict[str, Whole]`. `dict[str, Any]` is an object whose parts somebody else checks.
+        what: it is, for messages; None is the file's name.
 
     Raises:
-        InputError: it cannot be read, is no JSON, or holds something else; the message begins with the file's name.
+        InputError: it cannot be read, is no JSON, or holds something else; the message begins with `what`.
     """
+    what = file.name if what is None else what
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{file.name} is missing") from error
+        raise InputError(f"{what} is missing") from error
     except OSError as error:
-        raise InputError(f"{file.name} cannot be read: {error.strerror}") from error
-    return parse_json(content, kind, file.name)
+        raise InputError(f"{what} cannot be read: {error.strerror}") from error
+    return parse_json(content, kind, what)
 
 
 def parse_json(content: bytes | str, kind: type[T], what: str) -> T:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from ltd.common.files import cache_folder
+from ltd.common.files import cache_folder, first_line
 from ltd.errors import InputError
 from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in_gguf
 
@@ -171,8 +171,3 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for use inside a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,9 +16,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from ltd.common.files import first_line
 from ltd.common.json_files import read_json
 from ltd.errors import InputError
-from ltd.target.locate import CONFIG, first_line, locate, quiet_transformers
+from ltd.target.locate import CONFIG, locate, quiet_transformers
 from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltd.common.files import write_text
+from ltd.common.json_files import read_json
 from ltd.common.shards import check_space
 from ltd.engine.attention import attend_in_lockstep
 from ltd.errors import InputError
@@ -68,7 +69,7 @@ def claim_folder(config: TrainDraftConfig, out: Path) -> None:
     """Make the folder this config's, or raise InputError if it is another's."""
     file = out / "config.json"
     if file.exists():
-        config.check_same(json.loads(file.read_text()))
+        config.check_same(read_json(file, dict[str, Any], str(file)))
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and holds no training run; give a new or empty folder")

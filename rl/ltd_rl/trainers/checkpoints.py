@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from stable_baselines3 import PPO
 
 from ltd.common.files import write_bytes
+from ltd.common.tensor_files import DAMAGE, load_pickled, read_members
 from ltd.errors import InputError
 
 Evaluations = list[dict[str, float]]
@@ -49,7 +49,7 @@ def load_checkpoint(file: Path, model: PPO) -> Evaluations:
         InputError: the file is damaged.
     """
     try:
-        state = torch.load(file, weights_only=True)
+        state = load_pickled(file.read_bytes())
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.num_timesteps, model._n_updates = state["timesteps"], state["updates"]
@@ -60,7 +60,7 @@ def load_checkpoint(file: Path, model: PPO) -> Evaluations:
         np.random.set_state(arrays(state["numpy"]))
         evaluations: Evaluations = state["evaluations"]
         return evaluations
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except (pickle.UnpicklingError, AttributeError, *DAMAGE) as error:
         raise InputError(f"{file} is damaged; delete its folder and train again") from error
 
 
@@ -78,12 +78,12 @@ def start_from(file: Path, model: PPO) -> None:
         InputError: not such a zip, or another network.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
-        model.policy.load_state_dict(weights)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        (content,) = read_members(file, ("policy.pth",))
+    except DAMAGE as error:
         raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {error}") from error
-    except (RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    try:
+        model.policy.load_state_dict(load_pickled(content))
+    except (pickle.UnpicklingError, AttributeError, *DAMAGE) as error:
         raise InputError(f"the networks in {file} are not those that are to be trained; name another start") from error
 
 

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
-import json
 import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltd.common.json_files import parse_json
+from ltd.common.tensor_files import DAMAGE, load_pickled, read_members
 from ltd.errors import InputError
 from ltd.policies.learned.bundle import Bundle
 from ltd.policies.learned.network import Activation, Network
@@ -76,9 +74,8 @@ def read_network(file: Path, layout: Layout | Summary, states_relu: bool = False
         InputError: not such a zip, another observation, or an activation other than ReLU and Tanh.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            data, weights = archive.read("data"), archive.read("policy.pth")
-    except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        data, weights = read_members(file, ("data", "policy.pth"))
+    except DAMAGE as error:
         raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {error}") from error
     found = "ReLU" if states_relu else activation(data)
     if found not in KNOWN_ACTIVATIONS:
@@ -96,8 +93,8 @@ def read_network(file: Path, layout: Layout | Summary, states_relu: bool = False
 def network_tensors(content: bytes, where: str) -> tuple[Tensor, ...]:
     """w0, b0, w1, b1, … float32 from the bytes of a `policy.pth`, without running pickled code."""
     try:
-        state: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
+        state = load_pickled(content)
+    except (pickle.UnpicklingError, *DAMAGE) as error:
         raise InputError(
             f"policy.pth in {where} holds pickled code or is damaged; only plain tensors are read"
         ) from error
@@ -124,7 +121,7 @@ def activation(data: bytes) -> str:
         InputError: it is not the JSON that Stable-Baselines3 writes.
     """
     try:
-        values = json.loads(data)
+        values = parse_json(data, dict[str, Any], "it")
         kwargs = values.get("policy_kwargs") or {}
         said = kwargs.get("activation_fn")
         pickled = base64.b64decode(kwargs.get(":serialized:", ""), validate=True)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 import transformers
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ltd.chains.acceptance_files import FACTS, draft_hash, save_acceptance
 from ltd.chains.model_files import chain_for_transformers, read_chain
 from ltd.common.files import write_text
+from ltd.common.json_files import read_json
 from ltd.common.shards import shard_files
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
@@ -25,6 +27,12 @@ from ltd.training.data.conversations import Conversation, load_conversations
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.json"
 PARTS = ("training", "held_out")
+
+
+class Finished(TypedDict):
+    """What is read of the facts of a finished head."""
+
+    held_out: dict[str, Any]
 
 
 def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
@@ -44,8 +52,7 @@ def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
     conversations = choose_texts(config)
     claim_folder(config, out)
     if (out / FACTS).exists():
-        finished: dict[str, Any] = json.loads((out / FACTS).read_text())["held_out"]
-        return finished
+        return read_json(out / FACTS, Finished, str(out / FACTS))["held_out"]
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = torch.device("cpu")
@@ -94,7 +101,7 @@ def claim_folder(config: AcceptanceConfig, out: Path) -> None:
     """Make the folder this training's, or raise InputError if it is another's."""
     file, mine = out / CONFIG, {**config.choices(), "draft_hash": draft_hash(config.draft)}
     if file.exists():
-        stored = json.loads(file.read_text())
+        stored = read_json(file, dict[str, Any], str(file))
         if different := [name for name, value in mine.items() if stored.get(name) != value]:
             name = different[0]
             raise InputError(
