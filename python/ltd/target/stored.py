@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ltd.engine.kv_cache import key_value_sizes
 from ltd.errors import InputError
 
-CHECKED: Mapping[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-"""How to call `from_pretrained` so that `check_complete` hears of everything that did not fit."""
 LEAST_BYTES = 64  # that a file spends on a tensor, its name and place included
 
 
@@ -85,11 +83,32 @@ def check_sizes(config: PretrainedConfig, stored: Stored, place: str, *, embeddi
         )
 
 
-def check_complete(info: Mapping[str, Any], place: str) -> None:
-    """Raises InputError unless every weight of a model came from its files, and every one of these was used.
+def load_whole(folder: str | Path, place: str, **options: Any) -> PreTrainedModel:
+    """A causal LM by `transformers`, every weight of which came from its files.
 
     Args:
-        info: what `from_pretrained` says of loading, see `CHECKED`.
+        folder: or hub name.
+        place: for messages.
+        options: of `from_pretrained`.
+
+    Raises:
+        InputError: a weight is missing, unknown or of another shape.
+        Anything else: that `transformers` raises at what it cannot read.
+    """
+    # Weights of other shapes are reported with the others instead of in many lines.
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    model, info = loaded
+    check_complete(info, place)
+    return model  # type: ignore[no-any-return]
+
+
+def check_complete(info: Mapping[str, Any], place: str) -> None:
+    """Raises InputError unless loading used every weight in the files for every weight of the model.
+
+    Args:
+        info: what `from_pretrained` says of it.
         place: for the message.
     """
     missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])

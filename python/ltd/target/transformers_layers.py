@@ -80,7 +80,7 @@ class TransformersLayers:
             )
         return Verified(output.logits, features() if taps else None)
 
-    def _model_for(self, block: TreeBlock, cache: KVCache) -> PreTrainedModel:
+    def _model_for(self, block: TreeBlock, cache: KVCache) -> Any:
         """The model; where its rotary positions depend on more than a token's own, a shallow copy that is given them.
 
         The copy shares all that it can, and the model's own rotary module, which remembers, hears nothing of the call.
