@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ltd.common.files import cache_folder, file_hash, write_text
 from ltd.common.journal import Record
+from ltd.common.json_files import read_json
 from ltd.common.lock import only_run
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
@@ -297,7 +298,7 @@ def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, 
         kept = None
     what = "nothing" if kept is None else "the learned policies" if kept is policy else "a static setting"
     announce(5, f"writing {what} to {folder}")
-    settings = json.loads((work.folder / TRAINING).read_text(encoding="utf-8"))
+    settings = read_json(work.folder / TRAINING, dict[str, Any], str(work.folder / TRAINING))
     write_grid(Static(*static), {"made_for": asdict(work.setting), "tasks": list(work.config.tasks)}, folder)
     if kept is None:
         remove_bundle(folder)

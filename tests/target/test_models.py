@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ltd
@@ -98,6 +102,108 @@ def test_a_truncated_weight_file(tiny_target: Folder, tmp_path: Path) -> None:
         load_model(folder, torch.float32, CPU)
 
 
+CHANGES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], str]] = {
+    "a layer is missing": (lambda held: {name: held[name] for name in held if "layers.1." not in name}, "asks for"),
+    "one weight is missing": (lambda held: {name: held[name] for name in held if "0.mlp.up" not in name}, "lack model"),
+    "a norm is missing": (
+        lambda held: {name: held[name] for name in held if name != "model.norm.weight"},
+        "lack model",
+    ),
+    "names have a prefix": (lambda held: {f"base.{name}": held[name] for name in held}, r"lack .* it holds base\."),
+    "one too many": (lambda held: {**held, "model.layers.8.mlp.up_proj.weight": torch.zeros(4, 4)}, "knows nothing of"),
+    "another shape": (
+        lambda held: {**held, "model.norm.weight": torch.zeros(33)},
+        r"of shape \(33,\).*asks for \(32,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weights_that_do_not_make_the_whole_model(change: str, parts: int, tiny_target: Folder, tmp_path: Path) -> None:
+    shutil.copytree(tiny_target("llama"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    make, message = CHANGES[change]
+    held = make(load_file(file))
+    if parts == 1:
+        save_file(held, file, metadata={"format": "pt"})
+    else:  # in two files, with an index
+        file.unlink()
+        names = sorted(held)
+        homes = {name: f"model-0000{1 + (place % 2)}-of-00002.safetensors" for place, name in enumerate(names)}
+        for home in set(homes.values()):
+            part = {name: held[name] for name in names if homes[name] == home}
+            save_file(part, file.parent / home, metadata={"format": "pt"})
+        index = {"metadata": {"total_size": 0}, "weight_map": homes}
+        (file.parent / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ltd.InputError, match=message):
+        load_model(file.parent, torch.float32, CPU)
+
+
+def test_a_rotary_buffer_of_an_old_file_is_no_fault(tiny_target: Folder, tmp_path: Path) -> None:
+    shutil.copytree(tiny_target("llama"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    old = {**load_file(file), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)}
+    save_file(old, file, metadata={"format": "pt"})
+    load_model(file.parent, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("family", ["unheard_of", "llama"])
+def test_code_that_a_folder_brings_along_is_never_run(
+    family: str, tiny_target: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_target("llama"), folder)
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\nclass Mine: pass\n"
+    (folder / "mine.py").write_text(code)
+    values = json.loads((folder / "config.json").read_text())
+    names = ("AutoConfig", "AutoModelForCausalLM")
+    values |= {"model_type": family, "auto_map": dict.fromkeys(names, "mine.Mine")}
+    (folder / "config.json").write_text(json.dumps(values))
+    words = folder / "tokenizer_config.json"
+    words.write_text(json.dumps({**json.loads(words.read_text()), "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}))
+    with contextlib.suppress(ltd.InputError):
+        load_model(folder, torch.float32, CPU)
+        assert family == "llama"
+    assert not ran.exists()
+
+
+def test_what_is_not_this_model_itself_is_refused(tiny_target: Folder, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_target("llama"), folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(ltd.InputError, match="quantised"):
+        load_model(folder, torch.float32, CPU)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "elsewhere/model"}))
+    with pytest.raises(ltd.InputError, match="adapter"):
+        load_model(folder, torch.float32, CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"leave_out": "blk.1."}, "asks for"),
+        ({"leave_out": "output_norm"}, "lack model.norm.weight"),
+        ({"leave_out": ""}, "no tensors"),
+        ({"blocks": 10_000_000}, "asks for"),
+        ({"parts": 3}, "one of 3 parts"),
+    ],
+)
+def test_a_gguf_file_that_is_not_whole_is_never_cached(
+    change: dict[str, Any], message: str, tiny_target: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "part-00001-of-00003.gguf"
+    write_gguf(tiny_target("llama"), file, **change)
+    with pytest.raises(ltd.InputError, match=message):
+        load_model(file, torch.float32, CPU)
+    assert not list((tmp_path / "cache" / "ltd" / "gguf").iterdir())
+
+
 def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "model.gguf").write_bytes(b"not a model")
@@ -106,14 +212,24 @@ def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not list((tmp_path / "cache" / "ltd" / "gguf").iterdir())  # nothing half-written
 
 
-def write_gguf(folder: Path, out: Path) -> None:
-    """A small float32 GGUF file of a tiny llama model, written with the `gguf` package."""
+def write_gguf(
+    folder: Path, out: Path, leave_out: str | None = None, blocks: int | None = None, parts: int = 1
+) -> None:
+    """A small float32 GGUF file of a tiny llama model, written with the `gguf` package.
+
+    Args:
+        folder: of the model.
+        out: the file.
+        leave_out: tensors with this in their names are left out.
+        blocks: layers that it says to have; None is the model's.
+        parts: files that it says to be one of.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer, config = AutoTokenizer.from_pretrained(folder), model.config
     writer = gguf.GGUFWriter(out, "llama")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
+    writer.add_block_count(config.num_hidden_layers if blocks is None else blocks)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
@@ -125,13 +241,17 @@ def write_gguf(folder: Path, out: Path) -> None:
     writer.add_token_list([*(tokenizer.convert_ids_to_tokens(index) for index in range(config.vocab_size - 1)), "ab"])
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(2)
+    if parts > 1:
+        writer.add_uint16("split.count", parts)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         array = tensor.numpy()
         if name.endswith(("q_proj.weight", "k_proj.weight")):  # GGUF stores the rotary halves interleaved
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array))
+        stored = names.get_name(name, try_suffixes=(".weight",))
+        if leave_out is None or leave_out not in stored:
+            writer.add_tensor(stored, np.ascontiguousarray(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
+from pydantic import Field
 from safetensors.torch import save
 
 from ltd.common.files import file_hash, write_bytes, write_text
+from ltd.common.json_files import Count, read_json
 from ltd.common.trained_folder import read_facts, read_weights
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
@@ -18,6 +22,16 @@ FORMAT, SCHEMA = "ltd-acceptance", 1
 FACTS, WEIGHTS = "acceptance.json", "acceptance.safetensors"
 KEYS = ("inputs", "width", "blocks", "draft", "weights_sha256")
 DRAFT_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceSizes:
+    """What `acceptance.json` says of the head's weights."""
+
+    inputs: Count
+    width: Count
+    blocks: Annotated[int, Field(ge=0, lt=2**31)]
+    weights_sha256: str
 
 
 def draft_hash(draft: str | Path) -> str:
@@ -65,12 +79,19 @@ def load_acceptance(folder: str | Path, draft: str | Path | None = None) -> Acce
         InputError: there is no whole head, or it was trained for another draft.
     """
     folder = Path(folder)
-    facts = _facts(folder)
+    _facts(folder)
     if draft is not None:
         check_draft(folder, draft)
     try:
-        tensors = read_weights(folder / WEIGHTS, facts["weights_sha256"], FACTS)
-        head = AcceptanceHead(int(facts["inputs"]), int(facts["width"]), int(facts["blocks"]))
+        sizes = read_json(folder / FACTS, AcceptanceSizes)
+        tensors = read_weights(folder / WEIGHTS, sizes.weights_sha256, FACTS)
+        with torch.device("meta"):  # nothing is allocated before the sizes are known to be those of the file
+            outline = AcceptanceHead(sizes.inputs, sizes.width, min(sizes.blocks, len(tensors)))
+        if {name: tensor.shape for name, tensor in outline.state_dict().items()} != {
+            name: tensor.shape for name, tensor in tensors.items()
+        }:
+            raise ValueError
+        head = AcceptanceHead(sizes.inputs, sizes.width, sizes.blocks)
         head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except InputError as error:
         raise InputError(f"the acceptance head in {folder} cannot be used: {error}") from error

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from ltd.common.files import expand_user, write_bytes, write_text
+from ltd.common.files import expand_user, first_line, write_bytes, write_text
+from ltd.common.json_files import Count, Whole, read_json
+from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
-from ltd.target.locate import first_line, quiet_transformers
-from ltd.target.model import FAMILIES
+from ltd.target.locate import quiet_transformers
+from ltd.target.model import check_family
+from ltd.target.stored import check_sizes, stored_in
 
 FORMAT, KEY = 1, "ltd_chain"
 CONFIG, WEIGHTS, REPORT, WORDS = "config.json", "model.safetensors", "training.json", "words"
@@ -41,8 +44,27 @@ class ChainFacts:
 
     target: str
     tokenizer_fingerprint: str
-    layers_of_target: tuple[int, ...]
-    words: int | None
+    layers_of_target: tuple[Whole, ...]
+    words: Count | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEntry(ChainFacts):
+    """The facts as they are stored, with the number of their format."""
+
+    format: int
+
+    @property
+    def facts(self) -> ChainFacts:
+        """The facts alone."""
+        return ChainFacts(self.target, self.tokenizer_fingerprint, self.layers_of_target, self.words)
+
+
+class ChainConfig(TypedDict):
+    """What `config.json` must say besides the fields of the model's own."""
+
+    model_type: str
+    ltd_chain: ChainEntry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,19 +121,20 @@ def read_chain(folder: str | Path) -> ChainFiles:
     if not (folder / CONFIG).is_file():
         raise InputError(f"there is no chain draft in {folder}; ltd train-draft --kind chain makes one")
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
-        entry = values.pop(KEY)
-        if entry.pop("format") != FORMAT:
+        file = read_json(folder / CONFIG, ChainConfig)
+        if file["ltd_chain"].format != FORMAT:
             raise ValueError("it is of another format")
-        facts = ChainFacts(**{**entry, "layers_of_target": tuple(entry["layers_of_target"])})
-        family = values.pop("model_type")
-        if family not in FAMILIES:
-            raise ValueError(f"{family!r} is no family of ours")
-        config = AutoConfig.for_model(family, **values)
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        check_family(file, str(folder))
+        values = read_json(folder / CONFIG, dict[str, Any])
+        config = AutoConfig.for_model(**{name: value for name, value in values.items() if name != KEY})
+        check_sizes(config, stored_in(folder), str(folder), embedding=False)
+        tensors = read_tensors(folder / WEIGHTS, WEIGHTS)
+    except Exception as error:  # what a config may not say is known to transformers alone, and it raises anything
         raise InputError(f"{damaged} ({first_line(error)})") from error
+    facts = file["ltd_chain"].facts
     words = tensors.pop(WORDS, None)
+    if words is not None and (words.dim() != 1 or words.dtype != torch.int32):
+        raise InputError(f"{damaged} (its words are {words.dtype} of shape {tuple(words.shape)}, not a list of int32)")
     if (None if words is None else len(words)) != facts.words:
         raise InputError(f"{damaged} (it names {facts.words} words and holds others)")
     if words is not None and (words.min() < 0 or words.max() >= config.vocab_size or len(words.unique()) < len(words)):
@@ -139,9 +162,11 @@ def check_chain(files: ChainFiles, target: PretrainedConfig, fingerprint: str | 
 
 def load_layers(model: PreTrainedModel, files: ChainFiles) -> None:
     """Fills a small model with the stored layers and final norm; its embedding and output rows stay as they are."""
-    missing, unknown = model.load_state_dict(files.tensors, strict=False)
-    if wrong := [name for name in (*missing, *unknown) if name not in SHARED]:
-        raise InputError(f"{files.folder} cannot be read as a chain draft (its tensors do not fit: {wrong[0]})")
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in SHARED}
+    for name in sorted(expected.keys() | files.tensors.keys()):  # a stored embedding would overwrite the target's own
+        if name not in expected or name not in files.tensors or files.tensors[name].shape != expected[name]:
+            raise InputError(f"{files.folder} cannot be read as a chain draft (its tensors do not fit: {name})")
+    model.load_state_dict(files.tensors, strict=False)
 
 
 def chain_for_transformers(folder: str | Path, target: PreTrainedModel) -> PreTrainedModel:

@@ -90,3 +90,8 @@ def write_text(path: Path, content: str) -> None:
 def file_hash(path: Path) -> str | None:
     """SHA-256 of a file's content, or None if there is no such file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for use inside a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from ltd.common.files import errors_about
+from ltd.common.json_files import parse_json
 from ltd.common.lock import LOCK, only_user
 from ltd.errors import InputError
 
@@ -77,12 +78,10 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict):
-            raise InputError(f"{self.path} line {number} is damaged; delete the file, or name another place")
-        return entry
+            return parse_json(line, dict[str, Any], "it")
+        except InputError as error:
+            damaged = f"{self.path} line {number} is damaged; delete the file, or name another place"
+            raise InputError(damaged) from error
 
     def _compare(self, recorded: Any, settings: Record) -> None:
         if not isinstance(recorded, dict):

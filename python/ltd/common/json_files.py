@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,24 +23,26 @@ Real = Annotated[float, Field(allow_inf_nan=False)]
 """A number."""
 
 
-def read_json(file: Path, kind: type[T]) -> T:
+def read_json(file: Path, kind: type[T], what: str | None = None) -> T:
     """What a JSON file holds.
 
     Args:
         file: to read.
         kind: what it must hold: any type that has annotations for all its parts, such as a dataclass, a TypedDict or
             `dict[str, Whole]`. `dict[str, Any]` is an object whose parts somebody else checks.
+        what: it is, for messages; None is the file's name.
 
     Raises:
-        InputError: it cannot be read, is no JSON, or holds something else; the message begins with the file's name.
+        InputError: it cannot be read, is no JSON, or holds something else; the message begins with `what`.
     """
+    what = file.name if what is None else what
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{file.name} is missing") from error
+        raise InputError(f"{what} is missing") from error
     except OSError as error:
-        raise InputError(f"{file.name} cannot be read: {error.strerror}") from error
-    return parse_json(content, kind, file.name)
+        raise InputError(f"{what} cannot be read: {error.strerror}") from error
+    return parse_json(content, kind, what)
 
 
 def parse_json(content: bytes | str, kind: type[T], what: str) -> T:
@@ -55,14 +58,13 @@ def parse_json(content: bytes | str, kind: type[T], what: str) -> T:
     """
     content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
     try:
-        return _reader(kind).validate_json(content.removeprefix(codecs.BOM_UTF8), strict=True)
+        values: T = _reader(kind).validate_json(content.removeprefix(codecs.BOM_UTF8), strict=True)
+        return values
     except ValidationError as error:
         raise InputError(f"{what} {_reason(error)}") from None
 
 
-@functools.cache
-def _reader(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_reader: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 def _reason(error: ValidationError) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ltd.common.files import written_whole
+from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
 
 
@@ -31,6 +34,27 @@ def write_shard(tensors: dict[str, Tensor], file: Path) -> None:
             save_file(tensors, unfinished)
         except SafetensorError as error:  # of the system, as the tensors are ours
             raise OSError(errno.EIO, str(error)) from error
+
+
+def read_shard(file: Path, types: Mapping[str, tuple[torch.dtype, int]]) -> dict[str, Tensor]:
+    """The tensors of a shard.
+
+    Args:
+        file: to read.
+        types: of every tensor that must be in it: type and number of dimensions.
+
+    Raises:
+        InputError: it is damaged, or holds something else.
+    """
+    again = "delete it, and run again"
+    try:
+        tensors = read_tensors(file, str(file))
+    except InputError as error:
+        raise InputError(f"{error}; {again}") from error
+    for name, (dtype, dimensions) in types.items():
+        if name not in tensors or (tensors[name].dtype, tensors[name].dim()) != (dtype, dimensions):
+            raise InputError(f"{file} is damaged: it holds no {name} as it should; {again}")
+    return tensors
 
 
 def check_space(folder: Path, needed: float, what: str, limit: tuple[str, float], items: str) -> None:

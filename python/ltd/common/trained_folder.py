@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
+from ltd.common.json_files import read_json
+from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
 
 
@@ -28,13 +27,8 @@ def read_facts(file: Path, kind: str, schema: int, keys: Iterable[str]) -> dict[
     Raises:
         InputError: it is missing, or not such a file.
     """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"{file.name} is missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file.name} is not readable JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != kind:
+    values = read_json(file, dict[str, Any])
+    if values.get("format") != kind:
         raise InputError(f'{file.name} does not say "format": "{kind}"')
     if values.get("schema") != schema:
         raise InputError(f"its schema is {values.get('schema')!r}, but this version of ltd reads {schema}")
@@ -57,10 +51,10 @@ def read_weights(file: Path, sha256: str, named_by: str, device: str | torch.dev
     """
     try:
         content = file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise InputError(f"{file.name} is not the file that {named_by} was written for")
-        return {name: tensor.to(device) for name, tensor in load(content).items()}
     except FileNotFoundError as error:
         raise InputError(f"{file.name} is missing") from error
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{file.name} cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"{file.name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(f"{file.name} is not the file that {named_by} was written for")
+    return {name: tensor.to(device) for name, tensor in read_tensors(content, file.name).items()}

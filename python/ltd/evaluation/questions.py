@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltd.common.json_files import parse_json
 from ltd.errors import InputError
 
 TurnKey = tuple[str, str, int]
@@ -108,10 +109,7 @@ def read_task(task: str, file: Path) -> list[Question]:
 
 def parse_line(task: str, file: Path, number: int, line: str) -> Question:
     """One line of a question file; `number` counts from 1."""
-    try:
-        entry: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} line {number} is not JSON: {error.msg} at column {error.colno}") from error
+    entry: Any = parse_json(line, object, f"{file} line {number}")
     turns = entry.get("turns") if isinstance(entry, dict) else None
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn for turn in turns):
         raise InputError(f'{file} line {number} has no "turns"; it must be a list of one or more non-empty strings')

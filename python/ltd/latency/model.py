@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ltd.common.arrays import Doubles
 from ltd.common.files import expand_user, write_text
+from ltd.common.json_files import Real, Whole, parse_json
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
@@ -226,32 +227,36 @@ class LatencyModel:
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8-sig"))
+            content = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; ltd calibrate makes such a file") from error
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON: {error}; {AGAIN}") from error
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
+        values = parse_json(content, dict[str, Any], str(path))
+        if values.get("format") != FORMAT:
             raise InputError(f"{path} holds no latencies; name a file that ltd calibrate wrote")
         if values.get("schema") != SCHEMA:
             raise InputError(
                 f"{path} has version {values.get('schema')!r} of the format, this ltd reads {SCHEMA}; {AGAIN}"
             )
         try:
-            return cls(**_read_fields(values))
+            return cls(**_read_fields(parse_json(content, LatencyFile, "it")))
         except ValueError as error:
             raise InputError(f"{path} is damaged: {error}; {AGAIN}") from error
 
 
-def _read_fields(values: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class LatencyFile:
+    """The fields of a model as they are stored."""
+
+    setup: dict[str, Any]
+    parts: dict[str, Any]
+    rounds: Whole
+    seconds: Real
+
+
+def _read_fields(file: LatencyFile) -> dict[str, Any]:
     """The fields of a model from JSON; a ValueError says what is wrong."""
-    setup, parts, rounds, seconds = (values.get(name) for name in ("setup", "parts", "rounds", "seconds"))
-    if not isinstance(setup, dict) or not isinstance(parts, dict):
-        raise ValueError("setup and parts must be objects")
-    if not isinstance(rounds, int) or not isinstance(seconds, (int, float)):
-        raise ValueError("rounds and seconds must be numbers")
-    return {"setup": setup, "parts": {name: _read_part(parts, name) for name in PARTS},
-            "rounds": rounds, "seconds": float(seconds)}  # fmt: skip
+    parts = {name: _read_part(file.parts, name) for name in PARTS}
+    return {"setup": file.setup, "parts": parts, "rounds": file.rounds, "seconds": file.seconds}
 
 
 def _read_part(parts: dict[str, Any], name: str) -> Measurements:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.common.files import write_text
+from ltd.common.json_files import Count, Real, Whole, read_json
 from ltd.errors import InputError
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
 
@@ -234,6 +235,21 @@ def save_controller(controller: ExpectedGain, file: Path, facts: dict[str, Any] 
         raise InputError(f"cannot write the controller {file}: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class ControllerFile:
+    """The parts of a controller as they are stored; tables are lists of rows."""
+
+    width: Count
+    sizes: tuple[Whole, ...]
+    chances: list[list[Real]]
+    lengths: list[Real]
+    ahead: list[list[Real]]
+    trust: list[list[list[Real]]]
+    costs: list[list[list[Real]]]
+    rate: Real | None
+    drafts: bool
+
+
 def load_controller(file: str | Path) -> ExpectedGain:
     """Reads what `save_controller` wrote.
 
@@ -241,23 +257,22 @@ def load_controller(file: str | Path) -> ExpectedGain:
         InputError: there is no such file, or it is no whole controller; the message names it and says why.
     """
     try:
-        values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
-        if not isinstance(values, dict) or (values.get("format"), values.get("schema")) != (FORMAT, SCHEMA):
+        values = read_json(Path(file), dict[str, Any])
+        if (values.get("format"), values.get("schema")) != (FORMAT, SCHEMA):
             raise ValueError(f"it is not of format {FORMAT!r}, schema {SCHEMA}")
+        parts = read_json(Path(file), ControllerFile)
         tables = {
-            name: np.array(values[name], dtype=np.float64).reshape(shape)
+            name: np.array(getattr(parts, name), dtype=np.float64).reshape(shape)
             for name, shape in (("chances", (-1, BINS)), ("lengths", -1), ("ahead", (-1, FEATURES)))
         }
         return ExpectedGain(
-            width=int(values["width"]),
-            sizes=tuple(int(size) for size in values["sizes"]),
-            trust=np.array(values["trust"], dtype=np.float64),
-            costs=np.array(values["costs"], dtype=np.float64),
-            rate=None if values["rate"] is None else float(values["rate"]),
-            drafts=bool(values["drafts"]),
+            width=parts.width,
+            sizes=parts.sizes,
+            trust=np.array(parts.trust, dtype=np.float64),
+            costs=np.array(parts.costs, dtype=np.float64),
+            rate=parts.rate,
+            drafts=parts.drafts,
             **tables,
         )
-    except KeyError as error:
-        raise InputError(f"the controller {file} cannot be used: it lacks {error}") from error
-    except (OSError, ValueError, TypeError, InputError) as error:
+    except ValueError as error:
         raise InputError(f"the controller {file} cannot be used: {error}") from error

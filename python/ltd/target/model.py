@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils.hub import cached_file
 
 from ltd.common.json_files import read_json
 from ltd.errors import InputError
-from ltd.target.locate import CONFIG, first_line, locate, quiet_transformers
-from ltd.target.stored import CHECKED, check_complete, check_sizes, stored_in
+from ltd.target.locate import CONFIG, locate, meaning_of, quiet_transformers
+from ltd.target.stored import check_sizes, load_whole, stored_in
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -54,13 +54,12 @@ def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device
     config = read_config(place)  # raises before the weights are read
     try:
         with quiet_transformers():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                place, config=config, dtype=dtype, trust_remote_code=False, **CHECKED
-            )
+            model = load_whole(place, place, config=config, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except InputError:
+        raise
     except Exception as error:  # the reasons are many (truncated file, wrong types), the sentence is one
-        raise InputError(f"cannot load the model in {place!r}: {first_line(error)}") from error
-    check_complete(info, place)
+        raise InputError(f"cannot load the model in {place!r}: {meaning_of(error)}") from error
     torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
     return LoadedModel(model.eval(), tokenizer, str(place))
 
@@ -80,7 +79,7 @@ def read_config(place: str) -> PretrainedConfig:
     except InputError as error:
         raise InputError(f"cannot read a model from {place!r}: {error}") from error
     except Exception as error:  # what a config may not say is known to transformers alone, and it raises anything
-        raise InputError(f"cannot read a model from {place!r}: {first_line(error)}") from error
+        raise InputError(f"cannot read a model from {place!r}: {meaning_of(error)}") from error
     check_family({"model_type": config.model_type}, place)
     if Path(place).is_dir():
         check_sizes(config, stored_in(Path(place)), place)

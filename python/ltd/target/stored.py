@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ltd.engine.kv_cache import key_value_sizes
 from ltd.errors import InputError
 
-CHECKED: Mapping[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-"""How to call `from_pretrained` so that `check_complete` hears of everything that did not fit."""
 LEAST_BYTES = 64  # that a file spends on a tensor, its name and place included
 
 
@@ -54,8 +52,15 @@ def stored_in_gguf(file: Path) -> Stored:
     return Stored(len(reader.tensors), sum(_product(tensor.shape.tolist()) for tensor in reader.tensors))
 
 
-def check_sizes(config: PretrainedConfig, stored: Stored, place: str) -> None:
-    """Raises InputError if a config's sizes are none, or ask for more than there is, before anything is allocated."""
+def check_sizes(config: PretrainedConfig, stored: Stored, place: str, *, embedding: bool = True) -> None:
+    """Raises InputError if a config's sizes are none, or ask for more than there is, before anything is allocated.
+
+    Args:
+        config: of a model.
+        stored: in its files.
+        place: for the message.
+        embedding: whether the token embedding must be in them.
+    """
     sizes = {name: getattr(config, name, None) for name in
              ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
               "num_key_value_heads", "max_position_embeddings")}  # fmt: skip
@@ -70,7 +75,7 @@ def check_sizes(config: PretrainedConfig, stored: Stored, place: str) -> None:
         )
     hidden, layers = config.hidden_size, config.num_hidden_layers
     attention = 2 * (config.num_attention_heads + kv_heads) * head_dim
-    needed = hidden * (config.vocab_size + layers * (attention + 3 * config.intermediate_size))
+    needed = hidden * (config.vocab_size * embedding + layers * (attention + 3 * config.intermediate_size))
     if layers > stored.tensors or needed > stored.numbers:
         raise InputError(
             f"the config of {place!r} asks for {layers} layers with {needed} weights in all, but its files hold only "
@@ -78,11 +83,32 @@ def check_sizes(config: PretrainedConfig, stored: Stored, place: str) -> None:
         )
 
 
-def check_complete(info: Mapping[str, Any], place: str) -> None:
-    """Raises InputError unless every weight of a model came from its files, and every one of these was used.
+def load_whole(folder: str | Path, place: str, **options: Any) -> PreTrainedModel:
+    """A causal LM by `transformers`, every weight of which came from its files.
 
     Args:
-        info: what `from_pretrained` says of loading, see `CHECKED`.
+        folder: or hub name.
+        place: for messages.
+        options: of `from_pretrained`.
+
+    Raises:
+        InputError: a weight is missing, unknown or of another shape.
+        Anything else: that `transformers` raises at what it cannot read.
+    """
+    # Weights of other shapes are reported with the others instead of in many lines.
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    model, info = loaded
+    check_complete(info, place)
+    return model  # type: ignore[no-any-return]
+
+
+def check_complete(info: Mapping[str, Any], place: str) -> None:
+    """Raises InputError unless loading used every weight in the files for every weight of the model.
+
+    Args:
+        info: what `from_pretrained` says of it.
         place: for the message.
     """
     missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ltd.common.files import write_bytes
+from ltd.common.tensor_files import restore
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, epoch_order
 
@@ -173,7 +174,7 @@ def run_training(
     `load` gives the batch of some conversations' indices, `held_out` the batches to measure on.
     """
     if checkpoint.exists():
-        training.load_state(torch.load(checkpoint, map_location=training.device, weights_only=True))
+        restore(checkpoint, training.load_state)
     measure_every = math.ceil(training.updates / MEASUREMENTS)
     started, saved = time.monotonic() - training.seconds, time.monotonic()
     with tqdm(total=training.updates, initial=training.update, unit="update", desc="training", mininterval=1) as bar:

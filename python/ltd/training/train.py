@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltd.common.files import write_text
+from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import check_space
 from ltd.common.threads import set_threads
@@ -78,7 +79,7 @@ def check_folder(config: TrainDraftConfig, out: Path) -> None:
     """Raise InputError if the folder is not this config's and not free."""
     file = out / CONFIG
     if file.exists():
-        config.check_same(json.loads(file.read_text()))
+        config.check_same(read_json(file, dict[str, Any], str(file)))
     elif not holds_nothing(out):
         raise InputError(f"{out} is not empty and holds no training run; give a new or empty folder")
 

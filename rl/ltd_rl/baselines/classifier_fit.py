@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ltd.common.tensor_files import DAMAGE, load_pickled
 from ltd.errors import InputError
 from ltd.training.acceptance.loop import soft_auc
 from ltd.training.loop import save_state
@@ -130,7 +131,7 @@ def resume(
 ) -> tuple[list[ClassifierScore], dict[str, Any]]:
     """Puts network and optimiser into a saved state: the scores so far, and the best weights."""
     try:
-        state = torch.load(checkpoint, weights_only=True)
+        state = load_pickled(checkpoint.read_bytes())
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         settings, scores, best = (
@@ -138,7 +139,7 @@ def resume(
             [ClassifierScore(**score) for score in state["scores"]],
             state["best"],
         )
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (pickle.UnpicklingError, AttributeError, *DAMAGE) as error:
         raise InputError(f"{checkpoint} is damaged or of another network; delete it and train again") from error
     if settings != asdict(config):
         raise InputError(f"{checkpoint} is of a run with other settings; delete it, or name another --out")

@@ -35,21 +35,43 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors.numpy import save
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ltd.common.files import write_bytes
+from ltd.common.json_files import Count, Whole, parse_json
 from ltd.common.shards import shard_files
 from ltd.errors import InputError
-from ltd.tree import candidate_count
+from ltd.tree import MAX_DEPTH, candidate_count
 
 FORMAT = 2
 METADATA = "ltd_traces"  # the only key: safetensors writes several in any order, and a shard's bytes shall be fixed
 NO_RANK = 65535
 TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32}
+
+
+class GenerationEntry(TypedDict):
+    """What the metadata says of a generation."""
+
+    task: str
+    question_id: str
+    turn: Whole
+    prompt_length: Count
+    length: Count
+
+
+class Header(TypedDict):
+    """The metadata of a shard."""
+
+    format: Whole
+    width: Count
+    depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)]
+    generations: list[GenerationEntry]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,32 +212,35 @@ def load_shard(file: Path) -> Traces:
         if header["format"] != FORMAT:
             raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
         return _split(header, arrays)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f"{file} cannot be read as traces ({error}); delete it and record it again") from error
 
 
-def _map_arrays(file: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _map_arrays(file: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     """The header, and views of the mapped file. (The safetensors package would copy the arrays into memory.)"""
     content = np.memmap(file, np.uint8, mode="r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    entries = json.loads(content[8:start].tobytes())
-    header: dict[str, Any] = json.loads(entries.pop("__metadata__")[METADATA])
+    entries = parse_json(content[8:start].tobytes(), dict[str, Any], "its head")
+    header = parse_json(entries.pop("__metadata__")[METADATA], Header, f"its {METADATA}")
     arrays = {}
-    for name, entry in entries.items():
-        first, end = entry["data_offsets"]
-        arrays[name] = content[start + first : start + end].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
+    for name, value in entries.items():
+        first, end = value["data_offsets"]
+        arrays[name] = content[start + first : start + end].view(TYPES[value["dtype"]]).reshape(value["shape"])
     return header, arrays
 
 
-def _split(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Traces:
+def _split(header: Header, arrays: dict[str, NDArray[Any]]) -> Traces:
     """Each generation's part of the arrays; ValueError if they do not add up."""
     width, depth, generations = header["width"], header["depth"], []
     token = position = 0
     for entry in header["generations"]:
-        after = token + entry.pop("length")
+        after = token + entry["length"]
         until = position + after - token - entry["prompt_length"] - 1
+        if until < position:
+            raise ValueError("a generation is shorter than its prompt")
         rows: dict[str, Any] = {name: arrays[name][position:until] for name in ("scores", "path", "ranks", "states")}
-        generations.append(RecordedGeneration(**entry, width=width, tokens=arrays["tokens"][token:after], **rows))
+        about: dict[str, Any] = {name: value for name, value in entry.items() if name != "length"}
+        generations.append(RecordedGeneration(**about, width=width, tokens=arrays["tokens"][token:after], **rows))
         token, position = after, until
     levels = depth + 1
     shapes = {"scores": (candidate_count(width, depth),), "path": (levels,), "ranks": (levels, levels)}

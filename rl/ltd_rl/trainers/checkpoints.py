@@ -15,6 +15,7 @@ import torch
 from stable_baselines3 import PPO
 
 from ltd.common.files import write_bytes
+from ltd.common.tensor_files import DAMAGE, load_pickled
 from ltd.errors import InputError
 from ltd.policies.learned.network import Activation
 from ltd.policies.learned.sb3_import import read_saved
@@ -50,7 +51,7 @@ def load_checkpoint(file: Path, model: PPO) -> Evaluations:
         InputError: the file is damaged.
     """
     try:
-        state = torch.load(file, weights_only=True)
+        state = load_pickled(file.read_bytes())
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.num_timesteps, model._n_updates = state["timesteps"], state["updates"]
@@ -61,7 +62,7 @@ def load_checkpoint(file: Path, model: PPO) -> Evaluations:
         np.random.set_state(arrays(state["numpy"]))
         evaluations: Evaluations = state["evaluations"]
         return evaluations
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except (pickle.UnpicklingError, AttributeError, *DAMAGE) as error:
         raise InputError(f"{file} is damaged; delete its folder and train again") from error
 
 

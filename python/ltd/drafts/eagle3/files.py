@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ltd.common.files import write_bytes, write_text
+from ltd.common.files import first_line, write_bytes, write_text
+from ltd.common.json_files import read_json
+from ltd.common.tensor_files import DAMAGE, load_pickled, read_tensors
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 from ltd.drafts.eagle3.published import convert
 from ltd.errors import InputError
@@ -46,7 +47,7 @@ def load_head(
     values, tensors = read_config(folder), _read_tensors(folder)
     check_activation(values, str(folder))
     if values.get("format") == FORMAT:
-        config = Eagle3Config.from_dict(values)
+        config = Eagle3Config.from_dict(values, f"the config of the draft head in {folder}")
     else:
         config, tensors = convert(values, tensors, target=target, feature_layers=feature_layers, where=str(folder))
     if feature_layers is not None:
@@ -77,8 +78,10 @@ def save_head(head: Eagle3Head, folder: str | Path, report: dict[str, Any] | Non
 
 def build_head(config: Eagle3Config, tensors: dict[str, Tensor], where: str) -> Eagle3Head:
     """A head from canonical tensors. Raises InputError naming every missing, unknown or misshapen one."""
-    head = Eagle3Head(config, own_embedding="embed_tokens.weight" in tensors)
-    expected = {name: tensor.shape for name, tensor in head.state_dict().items()}
+    own_embedding = "embed_tokens.weight" in tensors
+    with torch.device("meta"):  # nothing is allocated before the sizes are known to be those of the file
+        outline = Eagle3Head(replace(config, rope_scaling=None), own_embedding=own_embedding)
+    expected = {name: tensor.shape for name, tensor in outline.state_dict().items()}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise InputError(f"the draft head in {where} lacks {', '.join(missing)}")
     if unknown := sorted(tensors.keys() - expected.keys()):
@@ -91,10 +94,13 @@ def build_head(config: Eagle3Config, tensors: dict[str, Tensor], where: str) -> 
                 f"the draft head in {where}: {name} has shape {tuple(tensors[name].shape)},"
                 f" but its config asks for {tuple(shape)}"
             )
+        if name not in ("d2t", "t2d") and not tensors[name].is_floating_point():
+            raise InputError(f"the draft head in {where}: {name} is {tensors[name].dtype}, but must hold real numbers")
     check_vocabulary(tensors["d2t"], tensors["t2d"], config, where)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"the draft head in {where}: {name} holds numbers that are not finite; train it again")
+    head = Eagle3Head(config, own_embedding=own_embedding)
     head.load_state_dict(tensors)
     return head
 
@@ -107,6 +113,13 @@ def check_activation(values: dict[str, Any], where: str) -> None:
             raise InputError(
                 f"the draft head in {where} has the activation {name!r}; only {ACTIVATIONS[0]} is supported"
             )
+
+
+def _join(tensors: dict[str, Any], more: dict[str, Any], file: Path) -> None:
+    """Adds the tensors of one more file. Raises InputError for one that is there already."""
+    if again := sorted(map(str, tensors.keys() & more.keys())):
+        raise InputError(f"{file} holds {again[0]}, which another file beside it holds too; keep one of them")
+    tensors.update(more)
 
 
 def check_vocabulary(d2t: Tensor, t2d: Tensor, config: Eagle3Config, where: str) -> None:
@@ -133,36 +146,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"there is no draft head in {folder}: config.json is missing")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file} holds no JSON object")
-    return values
+    return read_json(file, dict[str, Any], str(file))
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder: safetensors (in one file or several), else a `.bin` without pickled code."""
-    files = sorted(folder.glob("*.safetensors"))
-    try:
-        if files:
-            return {name: tensor for file in files for name, tensor in load_file(file).items()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"the draft head in {folder} cannot be read: {error}") from error
+    tensors: dict[str, Any] = {}
+    if files := sorted(folder.glob("*.safetensors")):
+        for file in files:
+            _join(tensors, read_tensors(file, f"the draft head in {folder}"), file)
+        return tensors
     files = sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise InputError(f"there is no draft head in {folder}: model.safetensors is missing")
-    tensors: dict[str, Any] = {}
     for file in files:
         try:
-            tensors.update(torch.load(file, map_location="cpu", weights_only=True))
+            _join(tensors, dict(load_pickled(file.read_bytes())), file)
+        except InputError:
+            raise
         except pickle.UnpicklingError as error:
             raise InputError(
                 f"{file} holds pickled code or is damaged; only plain tensors are read, so convert it to safetensors"
             ) from error
-        except (RuntimeError, EOFError, OSError, TypeError, ValueError) as error:
-            raise InputError(f"{file} cannot be read as tensors: {str(error).splitlines()[0]}") from error
+        except DAMAGE as error:
+            raise InputError(f"{file} cannot be read as tensors: {first_line(error)}") from error
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"the draft head in {folder} holds something that is not a tensor")
     return tensors

@@ -7,8 +7,9 @@ tree mask) and training (the attention of training-time test) share every other 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from ltd.common.json_files import Whole, parse_json
 from ltd.engine.kv_cache import key_value_sizes
 from ltd.errors import InputError
 
@@ -24,6 +26,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """attend(query (B,Hq,N,d), key (B,Hkv,N,d), value (B,Hkv,N,d)) -> (B,N,Hq,d), RoPE already applied to query and key."""
 
 # The other types change with the length of the text or need the target's own tables.
+MOST_HEAD_DIM = 4096  # a larger one is damage
 # By type, the numbers that it needs.
 ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -37,15 +40,15 @@ ROPE_TYPES: dict[str, tuple[str, ...]] = {
 class Eagle3Config:
     """Sizes and options of an EAGLE-3 head. `feature_layers` are hs[] indices: hs[k] is the input of target layer k."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    draft_vocab_size: int
-    target_hidden_size: int
-    feature_layers: tuple[int, ...]
+    hidden_size: Whole
+    intermediate_size: Whole
+    num_attention_heads: Whole
+    num_key_value_heads: Whole
+    head_dim: Whole
+    vocab_size: Whole
+    draft_vocab_size: Whole
+    target_hidden_size: Whole
+    feature_layers: tuple[Whole, ...]
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
@@ -69,8 +72,11 @@ class Eagle3Config:
                 f"draft head: num_attention_heads ({self.num_attention_heads}) must be a multiple of"
                 f" num_key_value_heads ({self.num_key_value_heads})"
             )
-        if self.head_dim % 2:
-            raise InputError(f"draft head: head_dim is {self.head_dim}, but rotary positions need an even number")
+        if self.head_dim % 2 or self.head_dim > MOST_HEAD_DIM:
+            raise InputError(
+                f"draft head: head_dim is {self.head_dim}, but rotary positions need an even number of at most "
+                f"{MOST_HEAD_DIM}"
+            )
         if self.draft_vocab_size > self.vocab_size:
             raise InputError(
                 f"draft head: draft_vocab_size ({self.draft_vocab_size}) exceeds vocab_size ({self.vocab_size})"
@@ -82,13 +88,13 @@ class Eagle3Config:
             object.__setattr__(self, "rope_scaling", None)  # the two say the same
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Eagle3Config:
-        """The config from `to_dict`'s form; keys that are no fields are ignored. Raises InputError for missing ones."""
-        names = {field.name for field in fields(cls)}
-        try:
-            return cls(**{name: value for name, value in values.items() if name in names})
-        except TypeError as error:
-            raise InputError(f"draft head config is incomplete: {error}") from error
+    def from_dict(cls, values: dict[str, Any], what: str = "draft head config") -> Eagle3Config:
+        """The config from `to_dict`'s form; keys that are no fields are ignored.
+
+        Raises:
+            InputError: one is missing or has another type; the message begins with `what`.
+        """
+        return parse_json(json.dumps(values), cls, what)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -133,7 +139,10 @@ class Rotary(nn.Module):
             frequencies = 1.0 / config.rope_theta**exponents
         else:
             rope_type = config.rope_scaling["rope_type"]
-            frequencies, self.scale = ROPE_INIT_FUNCTIONS[rope_type](_rope_config(config), torch.device("cpu"))
+            try:
+                frequencies, self.scale = ROPE_INIT_FUNCTIONS[rope_type](_rope_config(config), torch.device("cpu"))
+            except Exception as error:  # what a type needs is known to transformers alone, and it raises anything
+                raise InputError(f"draft head: its {rope_type} RoPE settings cannot be used: {error!r}") from error
         self.inverse_frequencies = frequencies
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:

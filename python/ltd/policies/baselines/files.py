@@ -107,7 +107,7 @@ def load_baseline(folder: str | Path, kind: str) -> Baseline:
         if values["kind"] != kind:
             raise InputError(f"it is of kind {values['kind']!r}, not {kind}")
         network = network_of(kind, values["sizes"])
-        tensors = read_weights(folder / WEIGHTS, values["weights_sha256"], FACTS)
+        tensors = read_weights(folder / WEIGHTS, str(values["weights_sha256"]), FACTS)
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:

@@ -7,11 +7,9 @@ is refused (`ltd.policies.learned.sb3_settings`).
 
 from __future__ import annotations
 
-import io
 import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltd.common.tensor_files import DAMAGE, load_pickled, read_members
 from ltd.errors import InputError
 from ltd.policies.learned.bundle import Bundle
 from ltd.policies.learned.network import Activation, Network
@@ -123,9 +122,9 @@ def read_saved(file: Path, states_relu: bool = False) -> Saved:
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            data, weights = archive.read("data"), archive.read("policy.pth")
-            optimizer = archive.read(OPTIMIZER) if OPTIMIZER in archive.namelist() else None
-    except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+            rest = (OPTIMIZER,) if OPTIMIZER in archive.namelist() else ()
+        data, weights, *optimizer = read_members(file, ("data", "policy.pth", *rest))
+    except DAMAGE as error:
         raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {error}") from error
     settings = read_settings(data)
     check_settings(settings, str(file))
@@ -141,7 +140,7 @@ def read_saved(file: Path, states_relu: bool = False) -> Saved:
     return Saved(
         KNOWN_ACTIVATIONS[found],
         state,
-        None if optimizer is None else plain_tensors(optimizer),
+        plain_tensors(optimizer[0]) if optimizer else None,
         timesteps if isinstance(timesteps, int) else 0,
         trained if isinstance(trained, dict) else None,
     )
@@ -160,8 +159,8 @@ def state_in(content: bytes, where: str) -> Mapping[str, Tensor]:
 def plain_tensors(content: bytes) -> Any:
     """What `torch.save` wrote, read without running pickled code; None if it is damaged or needs some."""
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError):
+        return load_pickled(content)
+    except (pickle.UnpicklingError, *DAMAGE):
         return None
 
 

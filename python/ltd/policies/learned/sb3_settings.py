@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import pickletools
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ltd.common.json_files import parse_json
 from ltd.errors import InputError
 
 POLICY = ["stable_baselines3.common.policies", "ActorCriticPolicy"]  # which MlpPolicy stands for
@@ -53,10 +53,10 @@ def read_settings(data: bytes) -> dict[str, Any]:
         InputError: it is not what Stable-Baselines3 writes.
     """
     try:
-        values = json.loads(data)
-        if not isinstance(values, dict) or not isinstance(values.get("policy_kwargs") or {}, dict):
-            raise ValueError("it is no object with the policy's arguments")
-    except (ValueError, RecursionError) as error:
+        values = parse_json(data, dict[str, Any], "it")
+        if not isinstance(values.get("policy_kwargs") or {}, dict):
+            raise InputError("it is no object with the policy's arguments")
+    except InputError as error:
         raise InputError(f"data in the zip file is not what Stable-Baselines3 writes: {error}") from error
     return values
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from ltd.common.tensor_files import restore
 from ltd.policies.baselines.acceptance_head import ACCEPTED, REJECTED, AcceptanceHead
 from ltd.training.acceptance.config import AcceptanceConfig
 from ltd.training.acceptance.samples import AcceptanceSamples
@@ -48,11 +49,14 @@ def train_head(
     updates = config.epochs * per_epoch
     optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr)
     losses: list[float] = []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+
+    def go_on(state: dict[str, Any]) -> None:
         head.load_state_dict(state["head"])
         optimiser.load_state_dict(state["optimiser"])
-        losses = state["losses"]
+        losses.extend(state["losses"])
+
+    if checkpoint.exists():
+        restore(checkpoint, go_on)
     with tqdm(total=updates, initial=len(losses) * per_epoch, unit="update", desc="training", mininterval=1) as bar:
         for epoch in range(len(losses), config.epochs):
             total = 0.0

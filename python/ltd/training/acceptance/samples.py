@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.common.shards import read_shard, shard_file, shard_files, write_shard
 from ltd.training.data.conversations import ANSWER, Conversation
 
+SHARD = {"states": (torch.bfloat16, 2), "labels": (torch.float32, 1)}
 SHARD_TOKENS = 4096  # answer tokens of a shard
 ROWS = 128  # of logits at a time
 
@@ -151,7 +151,7 @@ def cache_samples(reader: Reader, conversations: Sequence[Conversation], folder:
 
 def load_samples(folder: Path) -> AcceptanceSamples:
     """All samples of a folder."""
-    shards = [load_file(file) for file in shard_files(folder)]
+    shards = [read_shard(file, SHARD) for file in shard_files(folder)]
     return AcceptanceSamples(
         torch.cat([shard["states"] for shard in shards]), torch.cat([shard["labels"] for shard in shards])
     )

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 import transformers
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ltd.chains.acceptance_files import FACTS, draft_hash, save_acceptance
 from ltd.chains.model_files import chain_for_transformers, read_chain
 from ltd.common.files import write_text
+from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import shard_files
 from ltd.common.threads import set_threads
@@ -27,6 +29,12 @@ from ltd.training.data.conversations import Conversation, load_conversations
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.json"
 PARTS = ("training", "held_out")
+
+
+class Finished(TypedDict):
+    """What is read of the facts of a finished head."""
+
+    held_out: dict[str, Any]
 
 
 def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
@@ -54,8 +62,7 @@ def _run_stages(config: AcceptanceConfig, out: Path, conversations: dict[str, li
     """What is missing in a folder of this training."""
     draft = Path(config.draft)
     if (out / FACTS).exists():
-        finished: dict[str, Any] = json.loads((out / FACTS).read_text())["held_out"]
-        return finished
+        return read_json(out / FACTS, Finished, str(out / FACTS))["held_out"]
     set_threads(config.threads)
     device = torch.device("cpu")
     target = load_model(config.target, resolve_training_dtype(config.dtype, device), device)
@@ -108,7 +115,7 @@ def check_folder(config: AcceptanceConfig, out: Path) -> None:
     """Raise InputError if the folder is not this training's and not free."""
     file, mine = out / CONFIG, facts_of(config)
     if file.exists():
-        stored = json.loads(file.read_text())
+        stored = read_json(file, dict[str, Any], str(file))
         if different := [name for name, value in mine.items() if stored.get(name) != value]:
             name = different[0]
             raise InputError(

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.common.shards import read_shard, shard_file, shard_files, write_shard
 from ltd.engine.forward import Forward
+from ltd.errors import InputError
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.chat_format import ChatFormat
 from ltd.training.data.lockstep import Lockstep
 
 TEMPLATE, USER, ANSWER = 0, 1, 2
+SHARD = {"tokens": (torch.int32, 1), "roles": (torch.uint8, 1), "sizes": (torch.int32, 1)}
 LEAST_ROOM_FOR_A_TURN = 64  # tokens; a second turn that could hold less is not begun
 
 
@@ -204,7 +205,7 @@ def make_conversations(forward: Forward, chat: ChatFormat, config: TrainDraftCon
 
 def tokens_written(folder: Path) -> int:
     """How many tokens the finished shards hold."""
-    return sum(len(shard["tokens"]) for shard in map(load_file, shard_files(folder)))
+    return sum(len(read_shard(file, SHARD)["tokens"]) for file in shard_files(folder))
 
 
 def load_conversations(folder: Path) -> list[Conversation]:
@@ -218,8 +219,10 @@ def load_conversations(folder: Path) -> list[Conversation]:
 
 def load_shard(file: Path, number: int) -> list[Conversation]:
     """The conversations of one shard, repeated ones included."""
-    shard = load_file(file)
+    shard = read_shard(file, SHARD)
     sizes = shard["sizes"].tolist()
+    if sum(sizes) != len(shard["tokens"]) or len(shard["roles"]) != len(shard["tokens"]) or min(sizes, default=0) < 0:
+        raise InputError(f"{file} is damaged: its sizes do not fit its tokens; delete it, and run again")
     parts = zip(shard["tokens"].split(sizes), shard["roles"].split(sizes), strict=True)
     conversations, start = [], 0
     for tokens, roles in parts:

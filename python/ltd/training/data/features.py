@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from ltd.common.shards import shard_file, shard_files, write_shard
 from ltd.engine.forward import Forward
+from ltd.errors import InputError
 from ltd.training.data.conversations import Conversation, load_shard
 from ltd.training.data.lockstep import States, read_states
 
@@ -66,7 +67,12 @@ class FeatureReader:
     """Reads the features of single conversations from the cached files, which stay on disk."""
 
     def __init__(self, folder: Path) -> None:
-        self._shards = [safe_open(file, framework="pt") for file in shard_files(folder)]
+        self._shards = []
+        for file in shard_files(folder):
+            try:
+                self._shards.append(safe_open(file, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{file} cannot be read: {error}; delete it, and run again") from error
 
     def read(self, conversation: Conversation) -> dict[str, Tensor]:
         """`features` (n, F*Ht), `final` (n, Ht) and `best` (n,) of one conversation."""
