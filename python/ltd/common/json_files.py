@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import functools
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -58,14 +57,15 @@ def parse_json(content: bytes | str, kind: type[T], what: str) -> T:
     """
     content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
     try:
-        values: T = _reader(kind).validate_json(content.removeprefix(codecs.BOM_UTF8), strict=True)
+        reader: TypeAdapter[T] = _reader(kind)  # type: ignore[arg-type]  # types can be hashed
+        values = reader.validate_json(content.removeprefix(codecs.BOM_UTF8), strict=True)
         return values
     except ValidationError as error:
         raise InputError(f"{what} {_reason(error)}") from None
 
 
 @functools.cache
-def _reader(kind: Hashable) -> TypeAdapter[Any]:
+def _reader(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
