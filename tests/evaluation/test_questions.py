@@ -36,7 +36,7 @@ def test_a_line_separator_inside_a_turn_does_not_end_the_line(data: Path) -> Non
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{not json", "line 2 is not JSON"),
+        ("{not json", "line 2 is not valid JSON"),
         ('{"question_id": 1}', "line 2 has no"),
         ('{"turns": []}', "line 2 has no"),
         ('{"turns": [3]}', "line 2 has no"),

@@ -233,8 +233,8 @@ def set_at(values: dict[str, Any], path: str, value: Any) -> None:
     [
         ("format", "other", "holds no latencies"),
         ("schema", 2, "has version 2 of the format, this ltd reads 1"),
-        ("setup", None, "setup and parts must be objects"),
-        ("rounds", "many", "rounds and seconds must be numbers"),
+        ("setup", None, "setup = None: input should be an object"),
+        ("rounds", "many", "rounds = 'many': input should be a valid integer"),
         ("parts/plain", None, "plain: it is no object"),
         ("parts/verify/sizes", [5, 5], "verify: its sizes are not increasing"),
         ("parts/verify/lengths", [], "verify: its lengths are not increasing"),
@@ -260,7 +260,7 @@ def test_a_missing_table_a_missing_file_and_half_a_file_are_told(tmp_path: Path)
     file = tmp_path / "latency.json"
     for content, complaint in (
         (json.dumps(values), "begin: it lacks low"),
-        ("[1]", "holds no latencies"),
+        ("[1]", "holds no JSON object"),
         ('{"format"', "is not valid JSON"),
     ):
         file.write_text(content)

@@ -227,7 +227,7 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"baseline\.safetensors is missing"):
         load_baseline(tmp_path, "disco")
     (tmp_path / "baseline.json").write_text("{")
-    with pytest.raises(InputError, match="not readable JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         load_baseline(tmp_path, "disco")
 
 

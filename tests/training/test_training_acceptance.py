@@ -250,7 +250,7 @@ def test_files_round_trip_and_damage(tmp_path: Path, chain: Path) -> None:
 
     facts, weights = tmp_path / "acceptance.json", tmp_path / "acceptance.safetensors"
     good, whole = facts.read_text(), weights.read_bytes()
-    for text, message in [("{", "not readable JSON"), ("[]", 'does not say "format"'),
+    for text, message in [("{", "not valid JSON"), ("[]", "holds no JSON object"),
                           (good.replace('"width": 5', '"width": 4'), "sizes")]:  # fmt: skip
         facts.write_text(text)
         with pytest.raises(InputError, match=message):

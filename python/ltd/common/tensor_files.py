@@ -63,7 +63,7 @@ def load_pickled(content: bytes) -> Any:
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             check_growth(archive.infolist(), len(content))
-        file.seek(0)
+    file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
