@@ -19,7 +19,7 @@ from ltd.decoding.gain import Accepted
 from ltd.errors import InputError
 from ltd.tree import TreeNodes, root_only
 
-Step = tuple[int, int]  # a node, and the token after it
+Advance = tuple[int, int]  # a node, and the token after it
 
 
 class Choose(Protocol):
@@ -92,14 +92,14 @@ class InStep:
             return [place for place, unfinished in enumerate(self.unfinished) if unfinished]
         return list(range(len(self.rows))) if any(self.unfinished) else []
 
-    def walk(self, logits: Sequence[Tensor], trees: Sequence[Tree]) -> list[list[Step]]:
+    def walk(self, logits: Sequence[Tensor], trees: Sequence[Tree]) -> list[list[Advance]]:
         """What each row accepts of its tree, as far as all that go on can go together.
 
         Args:
             logits: (N, vocabulary) of the nodes, per row of the batch; whatever there is for finished ones.
             trees: theirs.
         """
-        walked: list[list[Step]] = [[] for _ in self.rows]
+        walked: list[list[Advance]] = [[] for _ in self.rows]
         nodes = [0] * len(self.rows)
         while going := self.going:
             scores = torch.stack([each[node] for each, node in zip(logits, nodes, strict=True)])
