@@ -322,7 +322,13 @@ def test_eval_writes_its_files_and_prints_the_table(run: Run, model: list[str], 
     code, printed, _ = run(*arguments, *model, "--methods", "none,static:1:3")
     assert code == 0
     plots = {"plot.png", "time.png", "choices.png"}
-    assert {file.name for file in out.iterdir()} == {"samples.jsonl", "results.json", "table.md", *plots}
+    assert {file.name for file in out.iterdir()} == {
+        "samples.jsonl",
+        ".samples.jsonl.lock",
+        "results.json",
+        "table.md",
+        *plots,
+    }
     assert "static:1:3" in printed
     code, _, err = run(*arguments, *model, "--methods", "none")
     assert (code, err.count("\n")) == (2, 1)
