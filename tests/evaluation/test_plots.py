@@ -155,7 +155,7 @@ def test_without_plain_decoding_the_rates_are_drawn(methods: int) -> None:
 def outside(task: str, question: str, seconds: float) -> dict[str, Any]:
     """A sample of `transformers`, which is timed from outside."""
     parts = {"prefill": 0.5, "draft": 0.0, "verify": 0.0, "other": 0.0, WHOLE: seconds}
-    return sample(task, question, "transformers", [2, 2], seconds, seconds=parts, depths=[], sizes=[])
+    return {**sample(task, question, "transformers", [2, 2], seconds, depths=[], sizes=[]), "seconds": parts}
 
 
 def test_time_from_outside_is_no_rest_of_a_cycle() -> None:

@@ -96,7 +96,7 @@ def draw_pareto(points: Sequence[Record]) -> Figure:
     figure.legend(*calls.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.draw_without_rendering()  # from here on a point's place on the page is known
     for axes, mine in labels.items():
-        place_labels(axes, mine)
+        place_labels(axes, mine, figure.dpi / 72)
     return figure
 
 
@@ -126,18 +126,26 @@ def draw_series(axes: Axes, points: Sequence[Record], value: str) -> list[Annota
 # --- labels that do not overprint ---
 
 
-def place_labels(axes: Axes, labels: Sequence[Annotation]) -> None:
-    """Moves every label to the nearest place beside its point where it covers no point, line or other label."""
+def place_labels(axes: Axes, labels: Sequence[Annotation], pixels: float) -> None:
+    """Moves every label to the nearest place beside its point where it covers no point, line or other label.
+
+    Args:
+        axes: drawn, so that everything has its place.
+        labels: each in the middle of its point.
+        pixels: of one point of the page.
+    """
     lines = [axes.transData.transform(line.get_xydata()) for line in axes.lines]
     points = [tuple(point) for line in lines for point in line]
     segments = [pair for line in lines for pair in pairwise(map(tuple, line))]
     taken: list[Bbox] = []
     for label in labels:
-        candidates = [(place, box_at(label, place)) for place in places_for(label)]
-        clear = (place for place, box in candidates if is_free(box, taken, points, segments))
-        over_lines = (place for place, box in candidates if is_free(box, taken, points, []))
+        middle = label.get_window_extent().padded(1.5)  # over its point, where it is made
+        boxes = {place: moved(middle, place, pixels) for place in places_for(label)}
+        clear = (place for place, box in boxes.items() if is_free(box, taken, points, segments))
+        over_lines = (place for place, box in boxes.items() if is_free(box, taken, points, []))
         free = next(clear, None) or next(over_lines)
-        taken.append(box_at(label, free))
+        label.set_position(free)
+        taken.append(boxes[free])
         if max(map(abs, free)) > NEAR + float(label.get_fontsize()):
             axes.annotate("", label.xy, free, textcoords="offset points", arrowprops={"arrowstyle": "-", "lw": 0.5})
 
@@ -152,20 +160,35 @@ def places_for(label: Annotation) -> list[tuple[float, float]]:
     ]
 
 
-def box_at(label: Annotation, offset: tuple[float, float]) -> Any:
-    """Where a label is drawn if it stands at an offset from its point; leaves it there."""
-    label.set_position(offset)
-    return label.get_window_extent().padded(1.5)
+def moved(box: Bbox, offset: tuple[float, float], pixels: float) -> Bbox:
+    """The same box elsewhere; `pixels` are those of one unit of the offset."""
+    from matplotlib.transforms import Bbox as Box
+
+    across, up = offset
+    x, y = pixels * across, pixels * up
+    return Box.from_extents(box.x0 + x, box.y0 + y, box.x1 + x, box.y1 + y)
 
 
 def is_free(
     box: Bbox, taken: Sequence[Bbox], points: Sequence[tuple[float, ...]], segments: Sequence[tuple[Any, Any]]
 ) -> bool:
     """Whether a box covers none of these."""
-    from matplotlib.path import Path
-
     return not (
         any(box.overlaps(other) for other in taken)
         or any(box.padded(3).contains(*point) for point in points)
-        or any(Path(segment).intersects_bbox(box, filled=False) for segment in segments)
+        or any(crosses(box, *segment) for segment in segments)
     )
+
+
+def crosses(box: Bbox, start: tuple[float, float], end: tuple[float, float]) -> bool:
+    """Whether a straight line goes through a box: some of it lies between all four sides (Liang and Barsky)."""
+    first, last = 0.0, 1.0
+    for begin, stop, low, high in ((start[0], end[0], box.x0, box.x1), (start[1], end[1], box.y0, box.y1)):
+        way = stop - begin
+        if way == 0.0:
+            if not low <= begin <= high:
+                return False
+            continue
+        ends = sorted(((low - begin) / way, (high - begin) / way))
+        first, last = max(first, ends[0]), min(last, ends[1])
+    return first <= last
