@@ -19,8 +19,9 @@ NOT_SOURCES = {".so", ".pyc"}
 # An unoptimised module compiles in a third of the time.
 FAST_BUILD = "[build_ext]\ndebug = 1\n"
 DECODE = """
-import sys, ltd, ltd._C
+import sys, ltd
 decoder = ltd.load(sys.argv[1], sys.argv[2], dtype="float32")
+import ltd._C  # behind torch, whose libraries it needs
 print(ltd.__file__, ltd._C.__file__, sep="\\n")
 print(*decoder.generate([5, 9, 20], max_new_tokens=8).token_ids)
 """
