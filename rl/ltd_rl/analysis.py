@@ -269,9 +269,7 @@ def spend(generations: Sequence[RecordedGeneration], cycles: Iterable[Cycles], l
     ]
     lengths, depths, sizes, gains = (np.concatenate(column) for column in zip(*rows, strict=True))
     drafted, plain = sizes > 0, latency.plain(lengths[sizes == 0]).sum()
-    read = sum(
-        catching_up(latency.parts["begin"].fitted, length - length[0], size == 0, length) for length, _, size, _ in rows
-    )
+    read = sum(catching_up(latency.begin, length - length[0], size == 0, length) for length, _, size, _ in rows)
     length, depth, size, gain = (column[drafted] for column in (lengths, depths, sizes, gains))
     begin = latency.begin(gain, length)
     parts = {

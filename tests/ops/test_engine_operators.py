@@ -11,6 +11,7 @@ from engine_models import DTYPES, family_engine, family_model, new_cache
 
 from ltd import ops
 from ltd.engine.cpu import Engine
+from ltd.engine.forward import TreeBlock
 from ltd.errors import InputError
 
 
@@ -48,7 +49,7 @@ def test_linear(outputs: int, inputs: int, dtype: torch.dtype, isa: str, threads
 def stack_arguments() -> dict[str, Any]:
     engine = family_engine("qwen3", torch.float32)
     cache = new_cache(family_model("qwen3", torch.float32), 2, 256)
-    cosines, sines, _ = engine._rotary(torch.zeros(1, 1).long(), 256)
+    cosines, sines, _ = engine.rotary.for_block(TreeBlock.chain(torch.zeros(1, dtype=torch.int32), 1), 256)
     positions = torch.arange(4).expand(2, 4)
     return {
         "weights": engine.weights,

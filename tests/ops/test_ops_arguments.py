@@ -32,7 +32,8 @@ def call_with(name: str, **changes: object) -> Call:
 
 
 def argument_of(name: str, argument: str) -> object:
-    return CALLS[name].arguments[[known.name for known in schema(name)].index(argument)]
+    given = dict(zip((known.name for known in schema(name)), CALLS[name].arguments, strict=False))
+    return given.get(argument)  # what has a default may be left out
 
 
 def refused(call: Call, message: str) -> None:

@@ -43,6 +43,9 @@ class Abacus:
     def plain(self, length: Any) -> Any:
         return 1.0 + 0.0 * length
 
+    def begin(self, gain: Any, length: Any) -> Any:
+        return 0.2 + 0.0 * (length + gain)
+
     def cycle(self, depth: Any, size: Any, length: Any, gain: Any) -> Any:
         return 1.0 + 0.1 * depth + 0.01 * size + 0.0 * (length + gain)
 

@@ -13,6 +13,7 @@ from op_cases import Call, random_calls, strided
 from torch import Tensor
 
 from ltd import ops
+from ltd.engine.forward import TreeBlock
 
 INTEGERS = [-(2**63), -(2**31), -1, 0, 1, 2, 5, 13, 64, 2**30, 2**30 + 1, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1]
 FLOATS = [0.0, -1.0, 0.5, 1.0, math.nan, math.inf, -math.inf, 1e-310, 1e-50, 1e-31, 1e-30, 1e30, 1e39, 1e308]
@@ -50,7 +51,7 @@ def engine_calls(seed: int) -> Iterator[Call]:
     engine = family_engine(family, torch.float32)
     w = engine.weights
     cache = new_cache(family_model(family, torch.float32), 2, 64)
-    cosines, sines, _ = engine._rotary(torch.zeros(1, 1).long(), 64)
+    cosines, sines, _ = engine.rotary.for_block(TreeBlock.chain(torch.zeros(1, dtype=torch.int32), 1), 64)
     positions = torch.arange(4).expand(2, 4).contiguous()
     masks = [None, torch.tril(torch.ones(4, 4)).long().mul(2 ** torch.arange(4)).sum(1).expand(2, 4)[..., None].clone()]
     weights = [w.input_norm, w.qkv, w.qkv_bias, w.query_norm, w.key_norm, w.output, w.output_bias, w.post_norm]

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin
 
 from ltd.decoding.generation_config import LENGTHS, NO_EFFECT, PROCESSED, SAMPLED, TOKENS, check_config
-from ltd.engine.rotary import ROPE_OF_POSITION, ROPE_OF_TEXT
 from ltd.errors import InputError
 
 HONOURED = PROCESSED | SAMPLED | TOKENS | LENGTHS | NO_EFFECT
@@ -73,20 +72,3 @@ def unpadded(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> li
     if bool((mask[:, :-1] & ~mask[:, 1:]).any()):
         raise InputError("the prompts are padded on the right; a causal model generates after left padding only")
     return [row[keep].tolist() for row, keep in zip(input_ids, mask, strict=True)]
-
-
-def check_context(model: PreTrainedModel, longest: int) -> None:
-    """Refuses texts that may outgrow the context where rotary positions then depend on the length of the text.
-
-    Elsewhere they may: `transformers` goes on there as well.
-
-    Raises:
-        InputError: `longest` tokens, prompt and answer together, are too many.
-    """
-    body: Any = model.model
-    kind, limit = body.rotary_emb.rope_type, int(model.config.max_position_embeddings)
-    if kind not in (*ROPE_OF_POSITION, *ROPE_OF_TEXT) and longest > limit:
-        raise InputError(
-            f"prompt and answer may get {longest} tokens, but this model's rotary positions ({kind}) change when a "
-            f"text gets longer than {limit}, which speculation cannot follow; ask for fewer new tokens"
-        )

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, check_context, unpadded
+from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, unpadded
 from ltd.custom_generate.streaming import TokenStream, ended
 from ltd.decoding.acceptance import Acceptor, Sampling
 from ltd.decoding.decoder import Decoder
@@ -98,7 +98,6 @@ class CustomGenerate:
             check_arguments(config, kept_back, model_kwargs, input_ids)
             prompts = unpadded(input_ids, model_kwargs.get("attention_mask"))
             criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
-            check_context(model, max(map(len, prompts)) + length_of(criteria) - input_ids.shape[1])
             decoder, speculation = self._prepared_for(model)
             accept, stops = acceptance(input_ids, logits_processor or LogitsProcessorList(), criteria, config)
             request, pad = Request(prompts, accept, stops, speculation), padding(config) or 0

@@ -11,19 +11,20 @@ drafts again, so it is in no cycle's seconds: `catching_up` counts it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
-from ltd.latency.interpolation import Interpolant
 from ltd.latency.model import LatencyModel
 from ltd.tree import MAX_SIZE, candidate_count
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.replay import gains
+
+CostOf = Callable[[ArrayLike, ArrayLike], Doubles]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +53,7 @@ class Outcomes:
     plain_seconds: Floats
     scores: Floats
     states: Floats
-    begin: Interpolant
+    begin: CostOf
 
     @property
     def positions(self) -> int:
@@ -117,7 +118,7 @@ def outcomes_of(
         plain_seconds=latency.plain(lengths).astype(np.float32),
         scores=np.concatenate([g.scores[:, : candidate_count(width, depth)] for g in kept]),
         states=np.concatenate([g.states for g in kept]).astype(np.float32),
-        begin=latency.parts["begin"].fitted,
+        begin=latency.begin,
     )
 
 
@@ -221,12 +222,12 @@ def total(outcomes: Outcomes, depths: int | Integers, steps: int | Integers) -> 
     return Total(outcomes.tokens, float(seconds), int(seen.sum()))
 
 
-def reading_one_more(begin: Interpolant, unread: Integers, lengths: Integers) -> Doubles:
+def reading_one_more(begin: CostOf, unread: Integers, lengths: Integers) -> Doubles:
     """Seconds that a draft's beginning takes longer for one token more than the `unread` ones; broadcasts."""
     return begin(unread + 1, lengths) - begin(unread, lengths)
 
 
-def catching_up(begin: Interpolant, positions: Integers, plain: NDArray[np.bool_], lengths: Integers) -> float:
+def catching_up(begin: CostOf, positions: Integers, plain: NDArray[np.bool_], lengths: Integers) -> float:
     """Seconds that the draft of one generation takes to read what plain cycles gained, as far as it drafts again.
 
     Args:
