@@ -32,7 +32,7 @@ NONE, STATIC = "none", "static"  # what a policy may be called beside its bundle
 PolicyRequest = Policy | str | Path | None
 FindSetting = Callable[[], Setting | None]
 # Small on a CPU, where verifying costs more with every node: the optimum measured with the default model is flat around
-# this one (see the README). On a GPU, EAGLE-3's own.
+# this one. On a GPU, EAGLE-3's own.
 DEFAULT_CPU_POLICY = Static(depth=1, size=4)
 DEFAULT_GPU_POLICY = Static(depth=8, size=60)
 ADVICE = "ltd tune makes one for this machine"

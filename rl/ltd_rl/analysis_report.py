@@ -20,7 +20,6 @@ from ltd.evaluation.scores import MEAN
 from ltd_rl.analysis import OPTIMUM, PARTS, STATIC, Analysis, ReplayedTotal
 
 NUMBERS = ("tokens_per_second", "acceptance_length", "mean_depth", "mean_size")
-RATIOS = ("to_plain", "to_static", "share_of_gap")
 COLUMNS = ["", "tokens/s", "x plain", "x static", "of gap", "τ", "mean D", "mean V"]
 LABELS = {"begin": "draft, at the root", "expand": "draft, expansions", "verify": "verification",
           "rest": "rest of the cycle", "plain": "plain step"}  # fmt: skip

@@ -150,3 +150,10 @@ def test_what_is_not_honoured_is_refused_by_name(asked: dict[str, Any], tiny_tar
     folder = folder_with(tiny_target("llama"), tmp_path / "model", asked)
     with pytest.raises(ltd.InputError, match=next(iter(asked))):
         ltd.load(folder, "none", dtype="float32")
+
+
+@pytest.mark.parametrize("asked", [{"repetition_penalty": -1.0}, {"repetition_penalty": "much"}])
+def test_settings_that_no_processor_takes_are_named(asked: dict[str, Any], tiny_target: Folder, tmp_path: Path) -> None:
+    folder = folder_with(tiny_target("llama"), tmp_path / "model", asked)
+    with pytest.raises(ltd.InputError, match="generation config cannot be used"):
+        ltd.load(folder, "none", dtype="float32")

@@ -203,6 +203,12 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("a model was loaded")
 
 
+@pytest.mark.parametrize("name", ["check", "check.jsonl", "."])
+def test_results_that_would_lie_on_their_own_journal_are_refused(config: CheckConfig, name: str) -> None:
+    with pytest.raises(InputError, match=r"ends in \.json"):
+        check(replace(config, out=config.out.parent / name), must_not_load)
+
+
 def test_later_turns_come_after_all_earlier_ones() -> None:
     turns = all_turns([Question("t", str(number), ("a", "b")) for number in range(9)])
     found = [[(turn.question.question_id, turn.number) for turn in group] for group in groups(turns)]

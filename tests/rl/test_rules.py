@@ -218,6 +218,8 @@ def test_the_whole_search_on_traces(recorded: Callable[[str], Recorded], tmp_pat
         assert policy.startswith(name)
     static = found.rules["eagle3"].training.throughput
     assert all(rule.training.throughput > 0.9 * static for rule in found.rules.values())
+    with pytest.raises(InputError, match="holds none of the folders"):
+        search_rules(source, tmp_path / "out", tmp_path / "nothing", lambda *_, **__: run.decoder)
     save_baseline(Baseline("c2t", classifier(2), {"head_sha256": "other"}), tmp_path / "networks" / "c2t")
     with pytest.raises(InputError, match="c2t does not fit"):
         search_rules(source, tmp_path / "out", tmp_path / "networks", lambda *_, **__: run.decoder)

@@ -45,7 +45,7 @@ class Decoder:
         target: the model.
         draft: proposes tokens; None leaves plain decoding only.
         policy: how deep to draft and how many candidates to verify, unless a call says otherwise; None is plain
-        decoding.
+            decoding.
         tokenizer: for `encode` and for people; not needed to generate from ids.
         stop_ids: tokens that end an answer, unless a call says otherwise.
         max_length: prompt and answer together; by default the model's context limit.

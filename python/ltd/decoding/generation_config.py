@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+from ltd.common.files import first_line
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.in_step import InStep, InStepAcceptor, chooser
 from ltd.decoding.stopping import StopRule
@@ -104,8 +105,11 @@ class ModelRules:
             InputError: its settings ask for something that is not honoured.
         """
         check_config(model.generation_config, LOADED, "the model's generation config")
-        rules = cls(model)
-        return rules if rules.of_any_prompt() else None
+        try:
+            rules = cls(model)
+            return rules if rules.of_any_prompt() else None
+        except (ValueError, TypeError) as error:
+            raise InputError(f"the model's generation config cannot be used: {first_line(error)}") from error
 
     def __str__(self) -> str:
         return ", ".join(type(each).__name__ for each in self.of_any_prompt())

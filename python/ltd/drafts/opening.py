@@ -64,7 +64,7 @@ def read_draft(
     if fingerprint is not None and head.config.tokenizer_fingerprint not in (None, fingerprint):
         raise InputError(
             f"the head in {folder} was trained for another tokenizer than the target's; "
-            "use a head trained for this target"
+            "use a head trained for this target, or the draft none"
         )
     return StoredDraft(head, Origin(folder))
 

@@ -75,6 +75,8 @@ class KVCache:
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self.host_lengths = [0] * batch
+        # `keep` makes views of these.
+        self._whole = self.keys, self.values, self.lengths
 
     @classmethod
     def for_model(cls, config: Any, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KVCache:
@@ -94,10 +96,12 @@ class KVCache:
 
     def fits(self, batch: int, capacity: int) -> bool:
         """Whether this cache can be used again for so many sequences and rows."""
-        return self.batch == batch and self.capacity >= capacity
+        keys, _, lengths = self._whole
+        return len(lengths) == batch and keys.shape[3] >= capacity
 
     def clear(self) -> None:
-        """Forgets everything; the memory stays."""
+        """Forgets everything; the memory stays, that of sequences that were dropped too."""
+        self.keys, self.values, self.lengths = self._whole
         self.lengths.zero_()
         self.host_lengths = [0] * self.batch
 

@@ -14,6 +14,7 @@ from ltd.common.journal import Journal, Record
 from ltd.common.table import Table
 from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
+from ltd.errors import InputError
 from ltd.evaluation.answerers import Models, find_chain
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import check_greedy
@@ -57,6 +58,8 @@ def check(config: CheckConfig, load: Callable[..., Decoder] = load_decoder) -> R
         InputError: something in the config or the data is wrong, or the file is another run's, before any model loads;
             or a turn is too long, as early as that is known.
     """
+    if config.out.suffix != ".json":
+        raise InputError(f"the results go to a file whose name ends in .json, not to {config.out}")
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
     (method,) = choose_methods(config, [config.method])

@@ -94,6 +94,10 @@ def rules_here(source: Source, networks: Path | None) -> tuple[dict[str, Policy]
     head = find_head(source.draft)
     if head is None:
         raise InputError("the rules steer a draft, so there must be one; name a head, or leave the shipped one")
+    if networks is not None and not any((networks / name).is_dir() for name in NETWORKS):
+        raise InputError(
+            f"{networks} holds none of the folders {', '.join(NETWORKS)}; name the folder that they are in"
+        )
     sha256, rules, models, left_out = head_hash(head), {}, {}, {}
     for name in NAMED:
         own = networks is not None and (networks / name).is_dir()

@@ -1,7 +1,7 @@
 """Traces: what every cycle that could have begun at any position of a greedy generation would have seen and gained.
 
 Greedy output is fixed, and a draft head reads true features for all accepted tokens. So the tree drafted at a position
-does not depend on what was decided before, and its first levels not on how much deeper it grows (design, section 6).
+does not depend on what was decided before, and its first levels not on how much deeper it grows.
 
 Position p of an answer of m tokens, 0 <= p < m - 1, is the cycle whose root is token p of the answer: prompt and p
 tokens are committed, so that p plus the prompt's length is what policies see as `tree.lengths`. The candidates of depth

@@ -1,8 +1,7 @@
 """The EAGLE-3 draft: one decoder layer that reads the target's hidden states.
 
-Slot i of its cache holds feature i and the embedding of token i+1, at rotary position i, and predicts token i+2
-(reference section 1). Accepted tokens always enter with the target's true features; inside a tree the head feeds on its
-own output.
+Slot i of its cache holds feature i and the embedding of token i+1, at rotary position i, and predicts token i+2.
+Accepted tokens always enter with the target's true features; inside a tree the head feeds on its own output.
 """
 
 from __future__ import annotations
