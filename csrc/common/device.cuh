@@ -1,6 +1,6 @@
 // What the CUDA kernels are written with. A kernel source includes this and its operator's contract, nothing else of
-// CUDA: then the same source also compiles for the host, where tests/cuda/emulation runs a block's threads as fibres and
-// checks what they touch. So kernels
+// CUDA: then the same source also compiles for the host, where tests/cuda/emulation runs a block's threads as fibres
+// and checks what they touch. So kernels
 //   - reach the caller's memory through Pointer<T>: from Rows, Matrices, AnyMatrices, or global(a plain pointer);
 //   - declare shared memory with LTD_SHARED or take it from dynamic_shared();
 //   - start with launch().

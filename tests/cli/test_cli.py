@@ -169,7 +169,7 @@ def test_options_ask_for_a_policy() -> None:
         (["demo", "--runs", "0"], "runs"),
         (["eval", "--out", "x"], "--data-dir"),
         (["eval", "--data-dir", "nowhere", "--out", "x"], "no data folder nowhere"),
-        (["check", "--data-dir", "nowhere", "--out", "x"], "no data folder nowhere"),
+        (["check", "--data-dir", "nowhere", "--out", "x.json"], "no data folder nowhere"),
         (["train-draft"], "--out"),
         (["train-draft", "--out", "x", "--epochs", "0"], "epochs is 0"),
         (["paint"], "paint"),
