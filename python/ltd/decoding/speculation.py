@@ -25,8 +25,9 @@ class Speculation:
     Args:
         draft: proposes tokens; None leaves those that the text proposes.
         policy: decides whether to ask the draft, how deep to draft and how many candidates to verify.
-        text_scores: how likely the text's candidates are; None is as `default_text_scores` says. They are looked up
-            only for a policy that knows them, see `ltd.policies.base.text_limit`.
+        text_scores: how likely the text's candidates are, unless the policy was made with others; None is as
+            `default_text_scores` says. They are looked up only for a policy that knows them, see
+            `ltd.policies.base.text_limit`.
         history: token ids of other texts, in which candidates are looked up as well.
 
     Raises:
@@ -72,7 +73,7 @@ class Speculation:
         self.unread.clear()
         self.call = self.policy.start(len(prompts))
         if self.max_text:
-            scores = default_text_scores() if self.text_scores is None else self.text_scores
+            scores = getattr(self.policy, "text_scores", None) or self.text_scores or default_text_scores()
             self.source = TextSource(len(prompts), scores, self.max_text, self.history)
             for row, prompt in enumerate(prompts):
                 self.source.extend(row, prompt)

@@ -15,7 +15,8 @@ def text_limit(policy: Policy) -> int:
 
     Most policies have no such attribute. They know the draft alone: for them nothing is looked up.
     """
-    return getattr(policy, "max_text", 0)
+    limit: int = getattr(policy, "max_text", 0)
+    return limit
 
 
 class PolicyCall(Protocol):
