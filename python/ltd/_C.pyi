@@ -66,7 +66,7 @@ class TextIndex:
 
     Attributes:
         size: tokens of the text.
-        steps: elementary steps that all calls so far took, and bytes: of memory that the text takes; for tests.
+        steps: elementary steps that all calls so far took; memory: bytes that the text takes. For tests.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TextIndex:
     @property
     def steps(self) -> int: ...
     @property
-    def bytes(self) -> int: ...
+    def memory(self) -> int: ...
     def extend(self, tokens: Sequence[int]) -> None:
         """Appends tokens, 0 … 2^31 - 1; -1 separates texts: it matches nothing and is never proposed.
 
