@@ -18,6 +18,7 @@ class SummaryAsker:
     Args:
         weights: float32 (n,); copied.
         states: H, their size.
+        text: X, the numbers of what the text proposes: 0 or 24.
 
     Raises:
         InputError: as the operator does.
@@ -34,6 +35,7 @@ class SummaryAsker:
         uses_tanh: bool,
         shortest: int,
         longest: int,
+        text: int = 0,
     ) -> None: ...
     def ask(
         self,
@@ -43,11 +45,13 @@ class SummaryAsker:
         lengths: Tensor,
         depth: int,
         states: Tensor | None,
+        text: Tensor | None = None,
     ) -> tuple[int, int]:
         """The depth network's action and the size network's: of each the upper median over the batch.
 
         Args:
-            states: not looked at where H is 0.
+            states: not looked at where H is 0, and at depth -1.
+            text: not looked at where X is 0.
 
         Raises:
             InputError: a tensor of the wrong shape, type, device or layout, or a number out of range.
