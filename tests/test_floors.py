@@ -17,6 +17,7 @@ PYTHON_FLOORS = (
     ("ltd.errors", "ltd._C"),
     ("ltd.common",),
     ("ltd.ops",),
+    ("ltd.lookup",),
     ("ltd.engine", "ltd.tree"),
     ("ltd.target", "ltd.drafts", "ltd.policies"),
     ("ltd.decoding",),
@@ -38,7 +39,7 @@ PYTHON_FLOORS = (
 FACES = ("ltd", "ltd_rl")
 C_FLOORS = (
     ("common",),
-    ("accept", "attention", "commit", "entropy", "expand", "policy", "select"),
+    ("accept", "attention", "commit", "entropy", "expand", "lookup", "policy", "select"),
     ("engine",),
     ("dispatch",),
     ("bindings",),

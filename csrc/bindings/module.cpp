@@ -1,5 +1,5 @@
 // The Python module ltd._C. Importing it registers the operators, each of which its area's file here defines; what it
-// exposes itself is for `ltd info`, for questions to policies, and for tests.
+// exposes itself is for `ltd info`, for questions to policies, for looking texts up, and for tests.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "accept/philox.h"
+#include "bindings/lookup.h"
 #include "bindings/policy.h"
 #include "dispatch/cpu_kernels.h"
 
@@ -58,5 +59,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "The generator; for tests.");
   module.def("sampling_uniform", &sampling_uniform, py::arg("seed"), py::arg("position"), py::arg("row"),
              "The uniform number that draws the token at position + 1; for tests.");
+  ltd::bind_lookup(module);
   ltd::bind_policy(module);
 }

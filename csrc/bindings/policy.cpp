@@ -90,7 +90,7 @@ Tensor policy_action_meta(const Tensor& scores, const Tensor&, int64_t, int64_t,
   return at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kInt));
 }
 
-// --- the arguments of a SummaryDecision, in the order in which they can be filled in ---
+// --- the arguments of a SummaryDecision, in the order in which they can be filled in; its text_size comes first ---
 
 void set_ranked(SummaryDecision& a, int64_t best, int64_t newest) {
   check_range("best", best, 1, kMaxRanked);
@@ -105,7 +105,8 @@ void set_tree(SummaryDecision& a, const Tensors& tensors, const Tensor& scores, 
   a.batch = scores.size(0);
   check_range("count", count, 0, scores.size(1));
   check_range("newest_from", newest_from, 0, count);
-  check_range("depth", depth, 0, kMaxDepth);
+  check_range("depth", depth, a.text_size > 0 ? -1 : 0, kMaxDepth);
+  LTD_CHECK(depth >= 0 || count == 0, "count must be 0 at depth -1, where nothing is drafted yet, but is ", count);
   a.lengths = tensors.per_row<const int32_t>({"lengths", lengths}, a.batch);
   a.score_count = count;
   a.newest_from = newest_from;
@@ -118,6 +119,10 @@ void set_states(SummaryDecision& a, const Tensors& tensors, const Tensor& states
   a.states = tensors.float_matrices(named, a.batch, 1);
   check_sizes(named, {a.batch, 1, size});
   a.state_size = states.size(2);
+}
+
+void set_text(SummaryDecision& a, const Tensors& tensors, const Tensor& text) {
+  a.text = tensors.rows<const float>({"text", text}, a.batch, a.text_size);
 }
 
 // A network that reads so many inputs, with layers of so many outputs. Its weights begin at `weights`, which moves on
@@ -154,14 +159,17 @@ void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count
 
 void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
                           int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& states,
-                          const Tensor& weights, at::IntArrayRef depth_layers, at::IntArrayRef size_layers,
-                          bool uses_tanh, Tensor actions, int64_t shortest, int64_t longest) {
+                          const std::optional<Tensor>& text, const Tensor& weights, at::IntArrayRef depth_layers,
+                          at::IntArrayRef size_layers, bool uses_tanh, Tensor actions, int64_t shortest,
+                          int64_t longest) {
   const Tensors tensors(scores.device());
   SummaryDecision a{};
+  a.text_size = text.has_value() ? kTextFeatures : 0;
   set_ranked(a, best, newest);
   a.length_range = length_range(shortest, longest);
   set_tree(a, tensors, scores, count, newest_from, lengths, depth);
   if (states.has_value()) set_states(a, tensors, *states, -1);
+  if (text.has_value()) set_text(a, tensors, *text);
   const float* data = tensors.checked<const float>({"weights", weights}, {-1});
   set_networks(a, data, weights.size(0), depth_layers, size_layers, uses_tanh);
   a.actions = tensors.rows<int32_t>({"actions", actions}, a.batch, 2);
@@ -181,10 +189,13 @@ const Tensor& tensor_of(const char* name, py::handle object) {
 class SummaryAsker {
  public:
   SummaryAsker(py::handle weights, const std::vector<int64_t>& depth_layers, const std::vector<int64_t>& size_layers,
-               int64_t best, int64_t newest, int64_t states, bool uses_tanh, int64_t shortest, int64_t longest) {
+               int64_t best, int64_t newest, int64_t states, bool uses_tanh, int64_t shortest, int64_t longest,
+               int64_t text) {
     LTD_CHECK(states >= 0, "states must be 0 or more, but is ", states);
+    LTD_CHECK(text == 0 || text == kTextFeatures, "text must be 0 or ", kTextFeatures, ", but is ", text);
     set_ranked(a_, best, newest);
     a_.state_size = states;
+    a_.text_size = text;
     a_.length_range = length_range(shortest, longest);
     const Tensors tensors(at::kCPU);
     const Tensor& given = tensor_of("weights", weights);
@@ -198,10 +209,12 @@ class SummaryAsker {
   SummaryAsker& operator=(const SummaryAsker&) = delete;
 
   std::pair<int32_t, int32_t> ask(py::handle scores, int64_t count, int64_t newest_from, py::handle lengths,
-                                  int64_t depth, py::handle states) {
+                                  int64_t depth, py::handle states, py::handle text) {
     const Tensors tensors(at::kCPU);
     set_tree(a_, tensors, tensor_of("scores", scores), count, newest_from, tensor_of("lengths", lengths), depth);
-    if (a_.state_size > 0) set_states(a_, tensors, tensor_of("states", states), a_.state_size);
+    a_.states = {};
+    if (a_.state_size > 0 && depth >= 0) set_states(a_, tensors, tensor_of("states", states), a_.state_size);
+    if (a_.text_size > 0) set_text(a_, tensors, tensor_of("text", text));
     LTD_CHECK(a_.batch > 0, "scores must be of at least one sequence");
     actions_.resize(2 * a_.batch);
     a_.actions = {actions_.data(), 2};
@@ -242,11 +255,11 @@ void bind_policy(py::module_& module) {
   py::register_local_exception_translator(&raise_input_error);
   py::class_<SummaryAsker>(module, "SummaryAsker", "Asks what summary_decision decides, without torch's dispatcher.")
       .def(py::init<py::handle, const std::vector<int64_t>&, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    bool, int64_t, int64_t>(),
+                    bool, int64_t, int64_t, int64_t>(),
            py::arg("weights"), py::arg("depth_layers"), py::arg("size_layers"), py::arg("best"), py::arg("newest"),
-           py::arg("states"), py::arg("uses_tanh"), py::arg("shortest"), py::arg("longest"))
+           py::arg("states"), py::arg("uses_tanh"), py::arg("shortest"), py::arg("longest"), py::arg("text") = 0)
       .def("ask", &SummaryAsker::ask, py::arg("scores"), py::arg("count"), py::arg("newest_from"), py::arg("lengths"),
-           py::arg("depth"), py::arg("states"));
+           py::arg("depth"), py::arg("states"), py::arg("text") = py::none());
 }
 
 }  // namespace ltd
@@ -261,6 +274,6 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
   ltd::define<ltd::run_summary_decision>(
       library, "summary_decision",
       "(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
-      "Tensor? states, Tensor weights, int[] depth_layers, int[] size_layers, "
+      "Tensor? states, Tensor? text, Tensor weights, int[] depth_layers, int[] size_layers, "
       "bool uses_tanh, Tensor(a!) actions, int shortest=0, int longest=2147483647) -> ()");
 }

@@ -20,6 +20,7 @@
 
 // The same, but one CPU kernel for all instruction sets: it gains nothing from wide vectors.
 #define LTD_SCALAR_OPERATORS(OPERATOR) \
+  OPERATOR(merge_text, MergeText)      \
   OPERATOR(select_tree, SelectTree)    \
   OPERATOR(commit_path, CommitPath)
 

@@ -89,7 +89,13 @@ void observe(const SummaryDecision& a, int64_t b, float* observation) {
   *rest++ = write_ranked(newest, a.newest, observation + a.best, exponentials + a.best);
   *rest++ = a.length_range.shown(a.lengths[b]);
   for (int64_t depth = 0; depth <= kMaxDepth; ++depth) *rest++ = depth == a.depth ? 1.0f : 0.0f;
-  with_type(a.states.dtype, [&](auto type) { write_state(a.states.at<decltype(type)>(b, 0), a.state_size, rest); });
+  if (a.depth >= 0) {
+    with_type(a.states.dtype, [&](auto type) { write_state(a.states.at<decltype(type)>(b, 0), a.state_size, rest); });
+  } else {
+    for (int64_t i = 0; i < a.state_size; ++i) rest[i] = 0.0f;
+  }
+  float* const text = observation + a.text_from();
+  for (int64_t i = 0; i < a.text_size; ++i) text[i] = a.text[b][i];
 }
 
 }  // namespace

@@ -103,10 +103,12 @@ __device__ void write_ranked(Pointer<const float> scores, int64_t score_count, i
 }
 
 // What is known besides scores and state. By these threads of the block, as many as `step`.
-__device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> facts, int first, int step) {
+__device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> observation, int first, int step) {
+  const Pointer<float> facts = observation + (a.state_from() - (1 + kMaxDepth + 1));
   for (int i = first; i < 1 + kMaxDepth + 1; i += step) {
     facts[i] = i == 0 ? a.length_range.shown(global(a.lengths)[b]) : static_cast<float>(i - 1 == a.depth);
   }
+  for (int i = first; i < a.text_size; i += step) observation[a.text_from() + i] = a.text[b][i];
 }
 
 template <typename T>
@@ -117,10 +119,11 @@ __device__ float sum_of_squares(Pointer<const T> state, int64_t size, int first,
   return warp_sum(sum);
 }
 
+// All numbers of the state, of which the first `known` are known; the others are 0.
 template <typename T>
-__device__ void write_state(Pointer<const T> state, int64_t size, float squares, Pointer<float> target) {
+__device__ void write_state(Pointer<const T> state, int64_t size, int64_t known, float squares, Pointer<float> target) {
   const float scale = 1.0f / sqrtf(squares / static_cast<float>(size) + kStateEpsilon);
-  for (int64_t i = threadIdx.x; i < size; i += kThreads) target[i] = to_float(state[i]) * scale;
+  for (int64_t i = threadIdx.x; i < size; i += kThreads) target[i] = i < known ? to_float(state[i]) * scale : 0.0f;
 }
 
 // Of states of type T. The whole block; ends with a barrier.
@@ -131,8 +134,8 @@ __device__ void observe(const SummaryDecision& a, int64_t b, Pointer<float> obse
   const int best = static_cast<int>(a.best), newest = static_cast<int>(a.newest);
   const Pointer<float> exponentials = observation + best + newest;
   const Pointer<float> sums = exponentials + best + newest;
-  const Pointer<float> facts = sums + 2;
   const Pointer<const T> state = a.states.at<T>(b, 0);
+  const int64_t known = a.depth < 0 ? 0 : a.state_size;
   if (warp == 0) {
     write_ranked(a.scores[b], a.score_count, best, observation, exponentials, sums);
   } else if (warp == 1) {
@@ -140,14 +143,14 @@ __device__ void observe(const SummaryDecision& a, int64_t b, Pointer<float> obse
                  exponentials + best, sums + 1);
   } else {
     const int first = threadIdx.x - kRankingWarps * kWarp, step = kThreads - kRankingWarps * kWarp;
-    write_facts(a, b, facts, first, step);
-    const float sum = sum_of_squares(state, a.state_size, first, step);
+    write_facts(a, b, observation, first, step);
+    const float sum = sum_of_squares(state, known, first, step);
     if (threadIdx.x % kWarp == 0) squares[warp] = sum;
   }
   __syncthreads();
   float sum = 0.0f;
   for (int i = kRankingWarps; i < kWarps; ++i) sum += squares[i];
-  write_state(state, a.state_size, sum, observation + (a.width() - a.state_size));
+  write_state(state, a.state_size, known, sum, observation + a.state_from());
   __syncthreads();
 }
 

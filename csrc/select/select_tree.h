@@ -2,7 +2,7 @@
 //
 // The best V candidates by (score descending, index ascending) become nodes 1 ... V in ascending candidate index,
 // behind the root as node 0. A parent has a smaller index than its children and never a lower score, so the selection
-// is a tree, parents stand before children, and siblings in the order of their scores. NaN scores count as -inf.
+// is a tree, parents stand before children, and siblings in candidate order. NaN scores count as -inf.
 //
 // If some selected candidate's parent is not selected (scores rose from parent to child, or a parent did not stand
 // before its child), the CPU says so and writes nothing for that row. CUDA cannot say it: there the candidate's node

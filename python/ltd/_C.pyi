@@ -18,6 +18,7 @@ class SummaryAsker:
     Args:
         weights: float32 (n,); copied.
         states: H, their size.
+        text: X, the numbers of what the text proposes: 0 or 24.
 
     Raises:
         InputError: as the operator does.
@@ -34,6 +35,7 @@ class SummaryAsker:
         uses_tanh: bool,
         shortest: int,
         longest: int,
+        text: int = 0,
     ) -> None: ...
     def ask(
         self,
@@ -43,12 +45,59 @@ class SummaryAsker:
         lengths: Tensor,
         depth: int,
         states: Tensor | None,
+        text: Tensor | None = None,
     ) -> tuple[int, int]:
         """The depth network's action and the size network's: of each the upper median over the batch.
 
         Args:
-            states: not looked at where H is 0.
+            states: not looked at where H is 0, and at depth -1.
+            text: not looked at where X is 0.
 
         Raises:
             InputError: a tensor of the wrong shape, type, device or layout, or a number out of range.
+        """
+
+class TextIndex:
+    """Looks up the end of one text in the text itself; `ltd.lookup.TextSource` has one for every sequence.
+
+    Args:
+        chances: 288 numbers above 0 and up to 1, by evidence cell.
+        head_scores, head_log_chances: as many numbers as each other, strictly ascending; see `ltd.lookup.TextScores`.
+        most: candidates at most, 1 … 64.
+
+    Raises:
+        InputError: numbers that are not like this.
+
+    Attributes:
+        size: tokens of the text.
+        steps: elementary steps that all calls so far took; memory: bytes that the text takes. For tests.
+    """
+
+    def __init__(
+        self, chances: Sequence[float], head_scores: Sequence[float], head_log_chances: Sequence[float], most: int
+    ) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Appends tokens, 0 … 2^31 - 1; -1 separates texts: it matches nothing and is never proposed.
+
+        Raises:
+            InputError: something else is among them, or the text gets longer than 2^30 tokens; none is appended then.
+        """
+    def propose(self, tokens: Tensor, parents: Tensor, scores: Tensor, features: Tensor, cells: Tensor) -> int:
+        """Writes the candidates at the end of the text and says how many there are.
+
+        All tensors are contiguous, on the CPU, and share no memory; columns behind the candidates are written as
+        `ltd.lookup.TextCandidates` says, for `most` columns in all.
+
+        Args:
+            tokens: int64 (>= most,); parents: int32 (>= most,); scores: float32 (>= most,); features: float32 (>= 24,);
+            cells: int32 (>= most,).
+
+        Raises:
+            InputError: a tensor of another shape, type, device or layout, or memory that is shared.
         """

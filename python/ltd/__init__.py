@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ltd.decoding.text_stream import TextStream as TextStream
     from ltd.errors import InputError as InputError
     from ltd.loading import load as load
+    from ltd.policies import Both as Both
     from ltd.policies import Learned as Learned
+    from ltd.policies import Lookup as Lookup
     from ltd.policies import Policy as Policy
     from ltd.policies import Static as Static
     from ltd.policies.learned.setting import TunedElsewhereWarning as TunedElsewhereWarning
@@ -28,11 +30,13 @@ __version__ = "0.1.0"
 
 # Imported on first use: torch and transformers take seconds, and `ltd --help` needs neither.
 _HOMES = {
+    "Both": "ltd.policies",
     "CustomGenerate": "ltd.custom_generate.call",
     "Decoder": "ltd.decoding.decoder",
     "Generation": "ltd.decoding.decoder",
     "InputError": "ltd.errors",
     "Learned": "ltd.policies",
+    "Lookup": "ltd.policies",
     "Policy": "ltd.policies",
     "Static": "ltd.policies",
     "Statistics": "ltd.decoding.statistics",
@@ -41,11 +45,13 @@ _HOMES = {
     "load": "ltd.loading",
 }
 __all__ = [
+    "Both",
     "CustomGenerate",
     "Decoder",
     "Generation",
     "InputError",
     "Learned",
+    "Lookup",
     "Policy",
     "Static",
     "Statistics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,19 @@ from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.generation_config import ModelRules
 from ltd.drafts import Draft
-from ltd.drafts.opening import find_head, read_draft
+from ltd.drafts.opening import LOOKUP, find_head, find_text_scores, read_draft
+from ltd.drafts.opening import NONE as NO_DRAFT
 from ltd.errors import InputError
 from ltd.ops.library import build_info
-from ltd.policy_choice import PolicyRequest, choose_policy, expected_setting
+from ltd.policy_choice import (
+    NONE,
+    STATIC,
+    PolicyRequest,
+    choose_policy,
+    expected_setting,
+    resolve_draft,
+    static_tree,
+)
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids, tokenizer_fingerprint
 from ltd.target.opening import open_forward
@@ -31,6 +41,7 @@ def load(
     device: str | torch.device | None = None,
     threads: int | None = None,
     max_length: int | None = None,
+    history: Sequence[int] = (),
 ) -> Decoder:
     """Loads a target and its draft, ready to generate.
 
@@ -40,8 +51,9 @@ def load(
 
     Args:
         target: a local folder, a GGUF file or a hub name; None is SmolLM2-135M-Instruct.
-        draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves
-            plain decoding only.
+        draft: a folder with an EAGLE-3 head; "lookup" drafts nothing, but looks tokens up in the text so far, which
+            works with every target; "none" leaves plain decoding only. None is the shipped head where it has the sizes
+            for the target, as for the default one, and else "lookup".
         policy: how deep to draft and how many candidates to verify; None is the policy that `ltd tune` made for this
             target, draft and machine, or else a shipped one that fits, or else "static", a static setting for this
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
@@ -49,6 +61,7 @@ def load(
         device: None is the CPU. "cuda" needs a build with CUDA kernels, which have not run on a GPU yet.
         threads: CPU threads, at most one per core; None leaves torch's own number.
         max_length: prompt and answer together; None is the model's context limit.
+        history: token ids of other texts, such as earlier answers, in which tokens are looked up as well.
 
     Raises:
         InputError: anything above that cannot work, a draft or policy that does not fit the target, or generation
@@ -64,18 +77,24 @@ def load(
     if place.type != "cpu":
         check_kernels(place)
     set_threads(threads)
-    chosen = choose_policy(policy, partial(expected_setting, target, draft, kind, place), place)
+    draft = NO_DRAFT if policy == NONE else resolve_draft(target, draft)
+    looks_up = str(draft) == LOOKUP
+    asked = static_tree(place, looks_up=True) if looks_up and policy == STATIC else policy
+    chosen = choose_policy(asked, partial(expected_setting, target, draft, kind, place), place)
+    scores = find_text_scores(draft)
     loaded = load_model(target, kind, place)
     rules = ModelRules.of(loaded.model)
     model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
     return Decoder(
         model,
         head,
-        None if head is None else chosen.policy,
+        chosen.policy if head is not None or looks_up else None,
         tokenizer=loaded.tokenizer,
         stop_ids=stop_token_ids(loaded.model, loaded.tokenizer),
         max_length=max_length,
         rules=rules,
+        text_scores=scores,
+        history=history,
     )
 
 

@@ -18,13 +18,14 @@ from ltd.common.files import expand_user
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.base import DEFAULT_WIDTH
-from ltd.drafts.opening import find_head, head_hash
+from ltd.drafts.opening import LOOKUP, default_draft, find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import Learned, Policy, Static
 from ltd.policies.base import MadeForHead
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
 from ltd.policies.learned.store import shipped_bundle, tuned_bundle
+from ltd.policies.lookup import Lookup
 from ltd.target.locate import locate
 from ltd.target.model import read_config
 
@@ -35,6 +36,7 @@ FindSetting = Callable[[], Setting | None]
 # this one. On a GPU, EAGLE-3's own.
 DEFAULT_CPU_POLICY = Static(depth=1, size=4)
 DEFAULT_GPU_POLICY = Static(depth=8, size=60)
+DEFAULT_LOOKUP_POLICY = Lookup(size=8)  # without a draft
 ADVICE = "ltd tune makes one for this machine"
 
 
@@ -46,7 +48,7 @@ class ChosenPolicy:
         policy: ready to use; None is plain decoding.
         origin: "given", as it was asked for; or, by default, "tuned", which `ltd tune` made for exactly this setting,
             "shipped", which may be made for another processor, or "static", as no learned one fits; "none" is plain
-            decoding, asked for or for want of a draft.
+            decoding, asked for with the policy or the draft.
         bundle: that it was read with, if it was.
     """
 
@@ -95,7 +97,7 @@ def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.devi
     if asked == NONE:
         return ChosenPolicy(None, "none")
     if asked == STATIC:
-        return ChosenPolicy(_static_tree(device), "given")
+        return ChosenPolicy(static_tree(device), "given")
     if isinstance(asked, str | Path):
         bundle = read_bundle(asked, device)
         chosen = ChosenPolicy(bundle.policy, "given", bundle)
@@ -126,11 +128,13 @@ def _best_known(setting: Setting | None, device: torch.device) -> ChosenPolicy:
             return ChosenPolicy(bundle.policy, "tuned", bundle)
         if (bundle := shipped_bundle(setting, device)) is not None:
             return ChosenPolicy(bundle.policy, "shipped", bundle)
-    return ChosenPolicy(_static_tree(device), "static")
+    return ChosenPolicy(static_tree(device, looks_up=setting.head_sha256 == LOOKUP), "static")
 
 
-def _static_tree(device: torch.device) -> Static:
-    """The static policy for a kind of device."""
+def static_tree(device: torch.device, *, looks_up: bool = False) -> Policy:
+    """The static policy for a kind of device, or where tokens are looked up and nothing is drafted."""
+    if looks_up:
+        return DEFAULT_LOOKUP_POLICY
     return DEFAULT_CPU_POLICY if device.type == "cpu" else DEFAULT_GPU_POLICY
 
 
@@ -158,12 +162,17 @@ def _check_made_for(policy: Policy | None, setting: FindSetting) -> None:
 
 
 def setting_of(decoder: Decoder) -> Setting | None:
-    """What a policy for this decoder is made for, the target's name left out; None without a draft."""
+    """What a policy for this decoder is made for, the target's name left out; None where there is nothing to decide.
+
+    A decoder without a draft, but with text scores, looks tokens up.
+    """
     target, draft = decoder.target, decoder.draft
     if draft is None:
-        return None
-    folder = None if draft.origin is None else draft.origin.folder
-    return make_setting(target.config, folder, target.dtype, target.device, draft.width)
+        if decoder.text_scores is None:
+            return None
+        return make_setting(target.config, LOOKUP, target.dtype, target.device)
+    head_sha256 = None if draft.origin is None else draft.origin.sha256
+    return make_setting(target.config, head_sha256, target.dtype, target.device, draft.width)
 
 
 def expected_setting(
@@ -174,25 +183,35 @@ def expected_setting(
     Raises:
         InputError: there is no such target.
     """
-    head = find_head(draft)
-    return None if head is None else make_setting(read_config(locate(target)), head, dtype, device)
+    if draft is not None and str(draft) == NONE:
+        return None
+    head = find_head(resolve_draft(target, draft))
+    return make_setting(read_config(locate(target)), LOOKUP if head is None else head_hash(head), dtype, device)
+
+
+def resolve_draft(target: str | Path | None, draft: str | Path | None) -> str | Path | None:
+    """What to draft with, for `find_head`, as `load` resolves it; raises InputError if there is no such target."""
+    return default_draft(read_config(locate(target))) if draft is None else draft
 
 
 def make_setting(
     config: PretrainedConfig,
-    head: Path | None,
+    head_sha256: str | None,
     dtype: torch.dtype,
     device: torch.device,
     width: int = DEFAULT_WIDTH,
 ) -> Setting:
-    """What a policy is made for: a target, told by its config, with the head in a folder, on this machine."""
+    """What a policy is made for: a target, told by its config, with a head of this hash, on this machine.
+
+    Where tokens are looked up and nothing is drafted, `LOOKUP` takes the place of the hash.
+    """
     facts = machine_facts()
     return Setting(
         width=width,
         vocab_size=int(config.vocab_size),
         hidden_size=int(config.hidden_size),
         layers=int(config.num_hidden_layers),
-        head_sha256=head_hash(head),
+        head_sha256=head_sha256,
         hardware=str(facts["processor" if device.type == "cpu" else "gpu"]),
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads() if device.type == "cpu" else None,

@@ -8,6 +8,7 @@ import torch
 
 from ltd import ops
 from ltd.errors import InputError
+from ltd.lookup import MAX_TEXT, TextCandidates
 
 MAX_WIDTH = 16
 MAX_DEPTH = 12
@@ -29,7 +30,7 @@ class TreeNodes:
         parents: int32 (B, N), node indices; -1 for the root.
         positions: int64 (B, N), in the sequence.
         masks: int64 (B, N, words), bit j of a node's words: node j is it or an ancestor.
-        first_child, next_sibling: int32 (B, N), node indices in the order of the draft's scores; -1 for none.
+        first_child, next_sibling: int32 (B, N), node indices in the order of the candidates; -1 for none.
         candidates: int32 (B, N), the candidate behind each node; -1 for the root.
     """
 
@@ -43,10 +44,10 @@ class TreeNodes:
 
 
 class DraftTree:
-    """Candidates drafted so far in this cycle, and the beam that grows them.
+    """Candidates found so far in this cycle, and the beam that grows them.
 
-    Candidates lie level by level: first the W children of the root, then W² per expansion, where child j of beam row r
-    is at offset + r * W + j.
+    The draft's candidates lie level by level: first the W children of the root, then W² per expansion, where child j of
+    beam row r is at offset + r * W + j. Behind them, once they are merged, lie those of the text that the draft lacks.
 
     Args:
         batch: sequences B.
@@ -54,6 +55,7 @@ class DraftTree:
         max_depth: expansions after the root's own draft forward, 0 … 12.
         max_size: nodes that may be verified, without the root, 0 … 512.
         device: of all buffers.
+        max_text: candidates of the text that may be merged, 0 … 64.
 
     Raises:
         InputError: a number out of range, or more than 2,048 candidates.
@@ -61,6 +63,9 @@ class DraftTree:
     Attributes:
         tokens: int64 (B, C); scores: float32 (B, C), cumulative log-probabilities under the draft;
         parents: int32 (B, C), candidate indices, -1 = root.
+        sources: int8 (B, C), after `merge`: who proposed each candidate, 1 the draft, 2 the text, 3 both; 0 where a
+            column is of no candidate.
+        text: the candidates of the text in this cycle, for policies to read; None where no text is looked up.
         beam_nodes: int32 (B, levels, W), the candidates in each level's beam.
         beam_rows: int64 (B, W), where each beam row's parent stood in the level before.
         beam_tokens: int64 (B, W).
@@ -74,17 +79,20 @@ class DraftTree:
         states: floating type (B, rows, H), the draft's states at the same rows; None of a draft without any.
     """
 
-    def __init__(self, batch: int, width: int, max_depth: int, max_size: int, device: torch.device) -> None:
-        check_tree_limits(width, max_depth, max_size)
+    def __init__(
+        self, batch: int, width: int, max_depth: int, max_size: int, device: torch.device, max_text: int = 0
+    ) -> None:
+        check_tree_limits(width, max_depth, max_size, max_text)
         self.limits = (batch, width, max_depth, max_size)
         self.width, self.max_size = width, max_size
-        capacity, levels, nodes = candidate_count(width, max_depth), max_depth + 1, max_size + 1
+        capacity, levels, nodes = candidate_count(width, max_depth) + max_text, max_depth + 1, max_size + 1
 
         def new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
             return torch.zeros(batch, *shape, dtype=dtype, device=device)
 
         self.tokens, self.parents = new(capacity, dtype=torch.int64), new(capacity)
         self.scores = new(capacity, dtype=torch.float32)
+        self.sources, self._appended = new(capacity, dtype=torch.int8), new()
         self.beam_nodes, self.beam_rows = new(levels, width), new(width, dtype=torch.int64)
         self.beam_tokens = new(width, dtype=torch.int64)
         self.beam_masks = new(levels, width, words(levels * width), dtype=torch.int64)
@@ -99,20 +107,27 @@ class DraftTree:
             candidates=new(nodes),
         )
         self.levels = 0
+        self._merged = 0
+        self.text: TextCandidates | None = None
         self.root_states: torch.Tensor | None = None
         self.logits: torch.Tensor | None = None
         self.states: torch.Tensor | None = None
         self.counts = (0, *(candidate_count(width, depth) for depth in range(levels)))
 
     @property
-    def candidates(self) -> int:
+    def drafted(self) -> int:
         """Candidates drafted so far."""
         return self.counts[self.levels]
 
     @property
+    def candidates(self) -> int:
+        """Candidates drafted so far, and those of the text once they are merged."""
+        return self.counts[self.levels] + self._merged
+
+    @property
     def newest_scores(self) -> torch.Tensor:
         """float32 (B, W or W²): the scores of the newest level."""
-        return self.scores[:, self.newest_from : self.candidates]
+        return self.scores[:, self.newest_from : self.drafted]
 
     @property
     def newest_from(self) -> int:
@@ -124,9 +139,14 @@ class DraftTree:
         """int32 (B, W): the candidates that the newest level grew from, row by row; None where that is the root."""
         return self.beam_nodes[:, self.levels - 2] if self.levels > 1 else None
 
-    def begin(self, roots: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths."""
-        self.roots, self.lengths, self.levels = roots, lengths, 0
+    def begin(self, roots: torch.Tensor, lengths: torch.Tensor, text: TextCandidates | None = None) -> None:
+        """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths.
+
+        Args:
+            text: what the text proposes; None where nothing is looked up.
+        """
+        self.roots, self.lengths, self.text = roots, lengths, text
+        self.levels = self._merged = 0
         self.root_states = self.logits = self.states = None
 
     def expand(self, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
@@ -149,6 +169,29 @@ class DraftTree:
         )
         self.logits = logits
         self.levels += 1
+
+    def merge(self) -> None:
+        """Puts the text's candidates beside the draft's; drafting must have ended.
+
+        A candidate that both propose stands once, with the better of the two scores. A batch has room for the row with
+        most of them, and in other rows what is left scores -inf.
+        """
+        assert self.text is not None, "there is no text to merge"
+        ops.merge_text(
+            self.text.tokens,
+            self.text.parents,
+            self.text.scores,
+            self.text.counts,
+            self.drafted,
+            self.roots,
+            self.tokens,
+            self.scores,
+            self.parents,
+            self.sources,
+            self._appended,
+        )
+        # How many there are is known on the host without waiting only if that is where they were counted.
+        self._merged = int(self._appended.max()) if self._appended.is_cpu else max(self.text.counts_list)
 
     def select(self, size: int) -> TreeNodes:
         """The `size` best-scored candidates (all, if there are fewer) with the root, as views of the tree's buffers.
@@ -191,18 +234,19 @@ def words(bits: int) -> int:
     return -(-bits // 64)
 
 
-def check_tree_limits(width: int, max_depth: int, max_size: int) -> None:
-    """Raises InputError if a tree of this width, depth and size cannot be."""
+def check_tree_limits(width: int, max_depth: int, max_size: int, max_text: int = 0) -> None:
+    """Raises InputError if a tree of this width, depth and size, and so many candidates of the text, cannot be."""
     for name, value, low, high in (
         ("beam width", width, 1, MAX_WIDTH),
         ("depth", max_depth, 0, MAX_DEPTH),
         ("size", max_size, 0, MAX_SIZE),
+        ("number of candidates of the text", max_text, 0, MAX_TEXT),
     ):
         if not low <= value <= high:
             raise InputError(f"{name} {value} is out of range; it must be {low} … {high}")
-    if candidate_count(width, max_depth) > MAX_CANDIDATES:
+    if (count := candidate_count(width, max_depth) + max_text) > MAX_CANDIDATES:
         raise InputError(
-            f"beam width {width} at depth {max_depth} makes {candidate_count(width, max_depth)} candidates; "
+            f"beam width {width} at depth {max_depth} makes {count} candidates; "
             f"at most {MAX_CANDIDATES} fit, so lower one of the two"
         )
 

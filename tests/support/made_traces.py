@@ -11,8 +11,10 @@ from ltd.tree import candidate_count
 from ltd_rl.traces.format import RecordedGeneration, level_starts, path_ranks
 
 SIZES_MEASURED = {"begin": (1, 2, 8), "expand": (1, 2, 3), "verify": (0, 8, 64), "other": (0, 64),
-                  "plain": (0,), "prefill": (0,)}  # fmt: skip
-MILLISECONDS = {"begin": 0.5, "expand": 0.4, "verify": 4.5, "other": 0.3, "plain": 4.6, "prefill": 50.0}
+                  "lookup": (0,), "plain": (0,), "prefill": (0,)}  # fmt: skip
+MILLISECONDS = {
+    "begin": 0.5, "expand": 0.4, "verify": 4.5, "other": 0.3, "lookup": 0.05, "plain": 4.6, "prefill": 50.0
+}  # fmt: skip
 
 
 def made_latency(verify_slope: float = 0.12) -> LatencyModel:

@@ -11,7 +11,11 @@ TargetOption = Annotated[
     str | None, typer.Option(help="Local folder, GGUF file or hub name; SmolLM2-135M-Instruct if not given.")
 ]
 DraftOption = Annotated[
-    str | None, typer.Option(help='Folder with an EAGLE-3 head, or "none"; the shipped head if not given.')
+    str | None,
+    typer.Option(
+        help='Folder with an EAGLE-3 head; "lookup", to look tokens up in the text so far instead; or "none". If not '
+        "given, the shipped head where it fits the target, and else lookup."
+    ),
 ]
 ChainOption = Annotated[str | None, typer.Option(help="Folder with a chain draft; the shipped one if not given.")]
 DtypeOption = Annotated[str, typer.Option(help="auto (the fastest here), float32, bfloat16 or float16.")]

@@ -31,3 +31,8 @@ def shipped_policies() -> Path:
 def shipped_baseline(kind: str) -> Path:
     """The folder of a trained baseline, which may not exist."""
     return assets() / "baselines" / f"{kind}-{SHIPPED_FOR}"
+
+
+def shipped_text_scores() -> Path:
+    """The file with how likely looked-up tokens are."""
+    return assets() / "lookup.json"

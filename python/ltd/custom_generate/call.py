@@ -29,10 +29,10 @@ from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
-from ltd.drafts.opening import find_head
+from ltd.drafts.opening import default_draft, find_head, find_text_scores
 from ltd.errors import InputError
 from ltd.loading import prepare
-from ltd.policy_choice import NONE, STATIC, PolicyRequest, choose_policy, read_bundle, setting_of
+from ltd.policy_choice import NONE, STATIC, PolicyRequest, choose_policy, read_bundle, setting_of, static_tree
 from ltd.target.model import LoadedModel
 
 
@@ -44,8 +44,8 @@ class CustomGenerate:
     torch's global generator. The model is never changed: other threads may use it meanwhile.
 
     Args:
-        draft: a folder with an EAGLE-3 head for the model; None is the shipped head (for SmolLM2-135M-Instruct);
-            "none" leaves plain decoding only.
+        draft: a folder with an EAGLE-3 head for the model; "lookup" looks tokens up in the text so far instead; "none"
+            leaves plain decoding only. None is the shipped head for SmolLM2-135M-Instruct, and "lookup" for others.
         policy: see `ltd.load`.
         streamer: is told the prompt and every token, as by `generate`, if that is given none itself.
 
@@ -55,7 +55,7 @@ class CustomGenerate:
     """
 
     def __init__(self, draft: str | Path | None = None, *, policy: PolicyRequest = None, streamer: Any = None) -> None:
-        self.head_folder = find_head(draft)
+        self.draft = draft
         self.policy, self.streamer = policy, streamer
         if isinstance(policy, str | Path) and policy not in (NONE, STATIC):
             self.policy = read_bundle(policy).policy  # now, as there may be none
@@ -117,11 +117,14 @@ class CustomGenerate:
         with self._preparing:
             if self.decoder is None or self.decoder.target.model is not model or not self.decoder.target.is_current:
                 loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
-                target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
-                self.decoder, self._chosen_for = Decoder(target, draft), None
+                name = default_draft(model.config) if self.draft is None else self.draft
+                target, draft = prepare(loaded, find_head(name), model.dtype, model.device)
+                self.decoder, self._chosen_for = Decoder(target, draft, text_scores=find_text_scores(name)), None
             if self._chosen_for is None or self._chosen_for[0] is not self.policy:
-                chosen = choose_policy(self.policy, partial(setting_of, self.decoder), model.device)
-                self.decoder.policy = None if self.decoder.draft is None else chosen.policy
+                looks_up = self.decoder.draft is None and self.decoder.text_scores is not None
+                asked = static_tree(model.device, looks_up=True) if looks_up and self.policy == STATIC else self.policy
+                chosen = choose_policy(asked, partial(setting_of, self.decoder), model.device)
+                self.decoder.policy = chosen.policy if looks_up or self.decoder.draft is not None else None
                 self._chosen_for = (self.policy,)
             return self.decoder, self.decoder.speculation()
 

@@ -10,9 +10,10 @@ import torch
 from ltd import ops
 from ltd.decoding.gain import Accepted
 from ltd.errors import InputError
+from ltd.lookup import MAX_TEXT_DEPTH
 from ltd.tree import MAX_DEPTH, TreeNodes
 
-MAX_GAIN = MAX_DEPTH + 2  # the root and max_depth + 1 levels below it
+MAX_GAIN = 1 + max(MAX_DEPTH + 1, MAX_TEXT_DEPTH)  # the root, and the levels of the deeper of both kinds of trees
 NOT_FINITE = (
     "the target's logits are not finite; check its weights, or use dtype float32 (float16 overflows in some models)"
 )

@@ -9,18 +9,19 @@ from typing import Any, Literal
 import torch
 
 from ltd.decoding.acceptance import Sampling
-from ltd.decoding.gain import Gain
+from ltd.decoding.gain import Accepted, Gain
 from ltd.decoding.generation_config import ModelRules
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import Request
-from ltd.decoding.speculation import Speculation
+from ltd.decoding.speculation import NOT_ASKED, Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.drafts import Draft
 from ltd.errors import InputError
+from ltd.lookup import TextScores
 from ltd.policies import Policy
 from ltd.target.target import Target
-from ltd.tree import DraftTree, root_only
+from ltd.tree import DraftTree, TreeNodes, root_only
 
 PolicyChoice = Policy | Literal["none"] | None
 
@@ -43,9 +44,12 @@ class Decoder:
 
     Args:
         target: the model.
-        draft: proposes tokens; None leaves plain decoding only.
+        draft: proposes tokens; None leaves plain decoding, and policies that look tokens up in the text alone.
         policy: how deep to draft and how many candidates to verify, unless a call says otherwise; None is plain
             decoding.
+        text_scores: how likely tokens are that are looked up in the text so far, for policies that know them; None is
+            what is known without a fit to this target and draft.
+        history: token ids of other texts in which tokens are looked up as well.
         tokenizer: for `encode` and for people; not needed to generate from ids.
         stop_ids: tokens that end an answer, unless a call says otherwise.
         max_length: prompt and answer together; by default the model's context limit.
@@ -65,10 +69,13 @@ class Decoder:
         stop_ids: Sequence[int] = (),
         max_length: int | None = None,
         rules: ModelRules | None = None,
+        text_scores: TextScores | None = None,
+        history: Sequence[int] = (),
     ) -> None:
         self.max_length = length_limit(max_length, target.context_limit)
         self.target, self.draft, self.policy = target, draft, policy
         self.tokenizer, self.stop_ids, self.rules = tokenizer, tuple(stop_ids), rules
+        self.text_scores, self.history = text_scores, tuple(history)
         self.last_statistics = Statistics()
         self.speculation()  # raises if they do not fit
 
@@ -156,14 +163,12 @@ class Decoder:
         """The draft with a call's policy, or else the decoder's; None is plain decoding.
 
         Raises:
-            InputError: there is no draft, or the policy does not fit it.
+            InputError: there is no draft for the policy to decide about, or the policy does not fit it.
         """
         chosen = self.policy if policy is None else policy
         if chosen is None or chosen == "none":
             return None
-        if self.draft is None:
-            raise InputError("a policy needs a draft to decide about; load one, or use the policy none")
-        return Speculation(self.draft, chosen)
+        return Speculation(self.draft, chosen, self.text_scores, self.history)
 
     def run(self, request: Request) -> Iterator[dict[int, list[int]]]:
         """Runs all prompts to their ends, in lockstep.
@@ -208,7 +213,7 @@ class Decoder:
             token_ids = torch.tensor(prompt, device=device)
             verified = request.session.prefill(row, token_ids)
             logits.append(verified.logits)
-            if speculation is not None:
+            if speculation is not None and speculation.session is not None:
                 speculation.session.read_prompt(row, verified.features, token_ids)
                 if verified.features is not None:
                     # The last feature goes with the first new token, which the first cycle knows.
@@ -221,14 +226,17 @@ class Decoder:
 
     def cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
         """One cycle for the sequences of the prompts `rows`, from the last gain to the next."""
-        speculation, tree = request.speculation, self.begin_tree(request, gain)
-        watch.lap("other")
-        depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (0, 0)
+        speculation, tree = request.speculation, self.begin_tree(request, gain, watch)
+        depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (NOT_ASKED, 0)
         return self.verify(request, rows, tree, depth, size, watch)
 
-    def begin_tree(self, request: Request, gain: Gain) -> DraftTree:
-        """A cycle's first part: a tree that begins at the roots of the last gain."""
-        request.tree.begin(gain.roots, request.session.lengths)
+    def begin_tree(self, request: Request, gain: Gain, watch: Stopwatch) -> DraftTree:
+        """A cycle's first part: a tree that begins at the roots of the last gain, and what the text proposes there."""
+        roots = gain.roots
+        watch.lap("other")
+        text = None if request.speculation is None else request.speculation.look_up(gain, roots.device)
+        request.tree.begin(roots, request.session.lengths, text)
+        watch.lap("lookup" if text is not None else "other")
         return request.tree
 
     def verify(
@@ -236,6 +244,9 @@ class Decoder:
     ) -> Gain:
         """A cycle's last part: verifies the `size` best candidates of a tree that was expanded `depth` times."""
         session = request.session
+        if size and tree.text is not None:
+            tree.merge()
+            watch.lap("lookup")
         nodes = tree.select(size)
         watch.lap("select")
         verified = session.verify(nodes)
@@ -246,4 +257,16 @@ class Decoder:
         watch.lap("commit")
         request.statistics.depths.append(depth)
         request.statistics.sizes.append(nodes.tokens.shape[1] - 1)
+        if tree.text is not None:
+            request.statistics.add_sources(accepted_sources(tree, nodes, accepted))
+            watch.lap("lookup")
         return Gain(accepted, features)
+
+
+def accepted_sources(tree: DraftTree, nodes: TreeNodes, accepted: Accepted) -> list[int]:
+    """Who proposed the accepted candidates of all sequences, see `DraftTree.sources`."""
+    if nodes.tokens.shape[1] == 1:
+        return []
+    candidates = nodes.candidates.gather(1, accepted.path.clamp(max=nodes.tokens.shape[1] - 1).long())
+    sources = tree.sources.gather(1, candidates.clamp(min=0).long()).tolist()
+    return [source for row, count in zip(sources, accepted.counts, strict=True) for source in row[1:count]]

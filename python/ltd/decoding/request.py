@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
+
 from ltd.decoding.acceptance import MAX_GAIN, Acceptor
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
@@ -54,6 +56,16 @@ class Request:
         width, depth, size = self.tree_limits
         return longest + MAX_GAIN + max(size + 1, (depth + 1) * width)
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether there is a draft, which reads the target's hidden states."""
+        return self.speculation is not None and self.speculation.draft is not None
+
+    def new_tree(self, batch: int, device: torch.device) -> DraftTree:
+        """Buffers for the trees of so many sequences."""
+        max_text = 0 if self.speculation is None else self.speculation.max_text
+        return DraftTree(batch, *self.tree_limits, device, max_text)
+
     @contextmanager
     def open(self, target: Target, capacity: int | None = None) -> Iterator[None]:
         """Gives the request sequences of its own in target and draft, and the buffers of its trees, for a while.
@@ -63,12 +75,12 @@ class Request:
             capacity: rows per sequence; None is what it needs.
         """
         batch, rows = len(self.prompts), self.capacity if capacity is None else capacity
-        with target.session(batch, rows, tap=self.speculation is not None) as self.session:
-            self.tree = DraftTree(batch, *self.tree_limits, target.device)
+        with target.session(batch, rows, tap=self.reads_features) as self.session:
+            self.tree = self.new_tree(batch, target.device)
             if self.speculation is None:
                 yield
                 return
-            self.speculation.start(batch, rows)
+            self.speculation.start(self.prompts, rows)
             try:
                 yield
             finally:
@@ -77,6 +89,6 @@ class Request:
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
         self.session.keep(rows)
-        self.tree = DraftTree(len(rows), *self.tree_limits, self.tree.roots.device)
+        self.tree = self.new_tree(len(rows), self.tree.roots.device)
         if self.speculation is not None:
             self.speculation.keep(rows)

@@ -1,14 +1,21 @@
-"""A draft and the policy that steers it."""
+"""What a call's candidates come from, a draft and the text itself, and the policy that steers both."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.drafts import Draft, DraftSession
+from ltd.errors import InputError
+from ltd.lookup import TextCandidates, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
+from ltd.policies.base import text_limit
 from ltd.tree import DraftTree, check_tree_limits
+
+NOT_ASKED = -1  # the depth of a cycle in which the draft is not asked
 
 
 @dataclass(slots=True)
@@ -16,45 +23,83 @@ class Speculation:
     """What grows the trees of a call. Plain decoding is a call without one.
 
     Args:
-        draft: proposes tokens.
-        policy: decides how deep to draft and how many candidates to verify.
+        draft: proposes tokens; None leaves those that the text proposes.
+        policy: decides whether to ask the draft, how deep to draft and how many candidates to verify.
+        text_scores: how likely the text's candidates are, unless the policy was made with others; None is as
+            `default_text_scores` says. They are looked up only for a policy that knows them, see
+            `ltd.policies.base.text_limit`.
+        history: token ids of other texts, in which candidates are looked up as well.
 
     Raises:
-        InputError: the policy asks for more than a tree can hold.
+        InputError: the policy asks for more than a tree can hold, or decides about a draft alone where there is none.
 
     Attributes:
-        session, call: of the draft and of the policy, for the request that `start` began.
+        session, call: of the draft and of the policy, for the request that `start` began; a session only with a draft.
+        source: of the text's candidates, for that request; None where none are looked up.
         unread: what the draft has not read yet: the gains since it was last used, oldest first.
     """
 
-    draft: Draft
+    draft: Draft | None
     policy: Policy
-    session: DraftSession = field(init=False, repr=False, compare=False)
+    text_scores: TextScores | None = None
+    history: tuple[int, ...] = ()
+    session: DraftSession | None = field(default=None, init=False, repr=False, compare=False)
     call: PolicyCall = field(init=False, repr=False, compare=False)
+    source: TextSource | None = field(default=None, init=False, repr=False, compare=False)
     unread: list[Gain] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        check_tree_limits(*self.limits)
+        if self.draft is None and not self.max_text:
+            raise InputError(
+                f"the policy {self.policy} decides about a draft, and there is none; load one, use a policy that looks "
+                "tokens up, such as ltd.Lookup, or the policy none"
+            )
+        check_tree_limits(*self.limits, self.max_text)
+
+    @property
+    def max_text(self) -> int:
+        """The most candidates of the text in a tree."""
+        return text_limit(self.policy)
 
     @property
     def limits(self) -> tuple[int, int, int]:
         """Beam width, depth and size of the largest tree."""
+        if self.draft is None:
+            return 1, 0, self.policy.max_size
         return self.draft.width, self.policy.max_depth, self.policy.max_size
 
-    def start(self, batch: int, capacity: int) -> None:
-        """Begins with B new sequences of so many rows, the largest tree included; `close` ends them."""
+    def start(self, prompts: list[list[int]], capacity: int) -> None:
+        """Begins with new sequences of so many rows, the largest tree included; `close` ends them."""
         self.unread.clear()
-        self.session, self.call = self.draft.start(batch, capacity), self.policy.start(batch)
+        self.call = self.policy.start(len(prompts))
+        if self.max_text:
+            scores = getattr(self.policy, "text_scores", None) or self.text_scores or default_text_scores()
+            self.source = TextSource(len(prompts), scores, self.max_text, self.history)
+            for row, prompt in enumerate(prompts):
+                self.source.extend(row, prompt)
+        if self.draft is not None:
+            self.session = self.draft.start(len(prompts), capacity)
 
     def close(self) -> None:
         """Ends what `start` began."""
-        self.session.close()
+        if self.session is not None:
+            self.session.close()
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
         self.unread[:] = [gain.keep(rows) for gain in self.unread]
-        self.session.keep(rows)
+        for part in (self.session, self.source):
+            if part is not None:
+                part.keep(rows)
         self.call.keep(rows)
+
+    def look_up(self, gain: Gain, device: torch.device) -> TextCandidates | None:
+        """What the text proposes behind the last gain, on a device; None where nothing is looked up."""
+        if self.source is None:
+            return None
+        for row, tokens in enumerate(gain.accepted.token_lists):
+            self.source.extend(row, tokens)
+        return self.source.propose(device)
 
     def grow(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> tuple[int, int]:
         """Drafts from the roots of the last gain, as deep as the policy wants, or not at all.
@@ -65,35 +110,44 @@ class Speculation:
             watch: told what is drafting and what is deciding.
 
         Returns:
-            the depth, and the size that the policy wants verified; 0 and 0 without a draft.
+            the depth, `NOT_ASKED` without a draft; and the size that the policy wants verified, 0 in a plain cycle.
         """
-        policy, depth = self.call, 0
-        if not self.begin(tree, gain, watch):
-            return 0, 0
-        while depth < policy.max_depth and policy.continue_drafting(tree, depth):
+        depth = NOT_ASKED
+        if not self.speculates(tree, gain, watch):
+            return depth, 0
+        while self.goes_on(tree, depth):
             watch.lap("policy")
-            self.deepen(tree, watch)
+            self.deepen(tree, depth, watch)
             depth += 1
-        size = policy.choose_size(tree, depth)
+        size = self.call.choose_size(tree, depth)
         watch.lap("policy")
         return depth, size
 
-    def begin(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> bool:
-        """Drafts the first level, if the policy wants a draft; says whether it does. Arguments as `grow`."""
-        self.unread.append(gain)
+    def speculates(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> bool:
+        """Whether the policy wants any candidates in this cycle. Arguments as `grow`."""
+        if self.draft is not None:
+            self.unread.append(gain)
         speculates = self.call.speculate(tree.lengths, gain.accepted.counts)
         watch.lap("policy")
-        if speculates:
-            logits = self.session.begin(*joined(self.unread))
-            tree.root_states = tree.states = self.session.root_states
-            tree.expand(logits, self.draft.d2t)
-            self.unread.clear()
-            watch.lap("draft")
         return speculates
 
-    def deepen(self, tree: DraftTree, watch: Stopwatch) -> None:
-        """Drafts one more level. Arguments as `grow`."""
-        logits = self.session.expand(tree)
-        tree.states = self.session.beam_states
+    def goes_on(self, tree: DraftTree, depth: int) -> bool:
+        """Whether to draft one more level. A policy that knows the draft alone is not asked about the first."""
+        if self.draft is None:
+            return False
+        if depth == NOT_ASKED and tree.text is None:
+            return True
+        return depth < self.call.max_depth and self.call.continue_drafting(tree, depth)
+
+    def deepen(self, tree: DraftTree, depth: int, watch: Stopwatch) -> None:
+        """Drafts one more level of a tree that was drafted to a depth, the first where that is `NOT_ASKED`."""
+        assert self.draft is not None and self.session is not None
+        if depth == NOT_ASKED:
+            logits = self.session.begin(*joined(self.unread))
+            tree.root_states = tree.states = self.session.root_states
+            self.unread.clear()
+        else:
+            logits = self.session.expand(tree)
+            tree.states = self.session.beam_states
         tree.expand(logits, self.draft.d2t)
         watch.lap("draft")

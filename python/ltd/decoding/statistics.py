@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-PARTS = ("prefill", "draft", "policy", "select", "verify", "accept", "commit", "other")
+PARTS = ("prefill", "lookup", "draft", "policy", "select", "verify", "accept", "commit", "other")
+SOURCES = ("draft", "text", "both")  # who proposed a candidate, by what `DraftTree.sources` says of it: 1, 2, 3
 
 
 @dataclass(slots=True)
@@ -21,8 +22,11 @@ class Statistics:
         prompt_tokens, new_tokens: summed over the sequences of the call.
         sequences: how many there were.
         seconds: by part; "other" is the bookkeeping between cycles. What is timed from outside has one "whole" instead.
-        depths, sizes: what the policy chose, per cycle (for the whole batch); 0 and 0 where nothing was drafted.
+        depths, sizes: what the policy chose, per cycle (for the whole batch); the depth is -1 where the draft was not
+            asked.
         gains: tokens gained, per cycle and sequence, as far as they became part of the answer.
+        sources: accepted candidates, by who proposed them: the draft, the text so far, or both. Only where tokens are
+            looked up.
     """
 
     prompt_tokens: int = 0
@@ -32,6 +36,12 @@ class Statistics:
     depths: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     gains: list[int] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+
+    def add_sources(self, found: list[int]) -> None:
+        """Counts accepted candidates by who proposed them, given as `DraftTree.sources` does."""
+        for number, name in enumerate(SOURCES, 1):
+            self.sources[name] = self.sources.get(name, 0) + found.count(number)
 
     def add_news(self, news: dict[int, list[int]]) -> None:
         """Counts the new tokens of a cycle; the first call's are the prefill's and no gain of a cycle."""
@@ -73,6 +83,7 @@ class Statistics:
             "depths": list(self.depths),
             "sizes": list(self.sizes),
             "gains": list(self.gains),
+            "sources": dict(self.sources),
         }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ltd.common.assets import shipped_head
 from ltd.common.files import expand_user
@@ -19,6 +19,11 @@ from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
+from ltd.lookup import TextScores, default_text_scores, load_text_scores
+
+NONE = "none"  # instead of a draft's folder: plain decoding
+LOOKUP = "lookup"  # the same: no draft, but tokens are looked up in the text so far
+TEXT_SCORES = "lookup.json"  # in a draft's folder: how likely looked-up tokens are beside this draft's
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +93,31 @@ def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, orig
 
 
 def find_head(draft: str | Path | None) -> Path | None:
-    """The folder of the head, or None for plain decoding."""
+    """The folder of the head, or None for `NONE` and `LOOKUP`."""
     if draft is None:
         return shipped_head()
-    return None if str(draft) == "none" else expand_user(draft)
+    return None if str(draft) in (NONE, LOOKUP) else expand_user(draft)
+
+
+def default_draft(config: PretrainedConfig) -> str | None:
+    """The draft for a target if none is named: None, the shipped head, where it has the sizes for it, or `LOOKUP`."""
+    head = read_config(shipped_head())
+    sizes = (head.get("vocab_size"), head.get("target_hidden_size"))
+    return None if sizes == (config.vocab_size, config.hidden_size) else LOOKUP
+
+
+def find_text_scores(draft: str | Path | None) -> TextScores | None:
+    """How likely looked-up tokens are beside a draft: as its folder says, or as is known without; None for `NONE`.
+
+    Raises:
+        InputError: what the folder says cannot be read.
+    """
+    if str(draft) == NONE:
+        return None
+    head = find_head(draft)
+    if head is None or not (head / TEXT_SCORES).is_file():
+        return default_text_scores()
+    return load_text_scores(head / TEXT_SCORES)
 
 
 def head_hash(folder: Path | None) -> str | None:

@@ -43,7 +43,7 @@ def draw_time(
 
 def draw_depths(axes: Axes, rows: Sequence[NDArray[np.float64]]) -> None:
     """`depth_shares` of every row as shades."""
-    draw_shares(axes, rows, ["plain", *map(str, range(len(rows[0]) - 1))])
+    draw_shares(axes, rows, ["plain", "text", *map(str, range(len(rows[0]) - 2))])
     axes.set(title="depth, share of cycles", xlabel="expansions")
 
 
@@ -67,14 +67,14 @@ def draw_shares(axes: Axes, rows: Sequence[NDArray[np.float64]], labels: Sequenc
 
 
 def depth_shares(depths: Mapping[int, int], cycles: int, deepest: int) -> NDArray[np.float64]:
-    """Of all cycles, the shares of the plain ones and of the depths 0 … `deepest`.
+    """Of all cycles, the shares of the plain ones, of those with the text's candidates alone, and of 0 … `deepest`.
 
     Args:
-        depths: how many of the cycles that drafted had each depth.
+        depths: how many of the cycles that verified anything had each depth, -1 without the draft.
         cycles: all cycles; those in no count are plain.
         deepest: the largest depth there is.
     """
-    return shares([depths.get(depth, 0) for depth in range(deepest + 1)], cycles)
+    return shares([depths.get(depth, 0) for depth in range(-1, deepest + 1)], cycles)
 
 
 def size_shares(sizes: Mapping[int, int], cycles: int) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from ltd.policies.rule_file import load_rule
 BASELINE, TUNED, TUNED_GRID, STATIC = "none", "tuned", "grid", "static"
 CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
 RULE = "rule"
+LOOKED_UP, BOTH = "lookup", "both"
 LOOKUP_TOKENS = 10  # the usual number in prompt lookup
 PAPER = "paper"
 PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "c2t", "disco", "specdecpp", TUNED_GRID, TUNED)
@@ -92,6 +93,12 @@ def rows() -> list[MethodRow]:
         MethodRow(f"{STATIC}:D:V", "nothing", "the static tree of depth D and size V, for example static:4:16"),
         words[TUNED_GRID],
         files["grid"],
+        MethodRow(f"{LOOKED_UP}:N", "nothing", "no draft: the N likeliest tokens that the text so far proposes"),
+        MethodRow(
+            f"{BOTH}:D:V:N",
+            "nothing",
+            "the static tree of depth D and size V, with N looked-up tokens more to verify, the best of both",
+        ),
         *(MethodRow(name, named.decides, named.rule, named.options) for name, named in POLICIES.items()),
         files[RULE],
         files["controller"],

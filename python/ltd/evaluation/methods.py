@@ -21,8 +21,10 @@ from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
 from ltd.evaluation.method_table import (
     ASSISTED,
+    BOTH,
     CHAIN,
     FILES,
+    LOOKED_UP,
     LOOKUP,
     LOOKUP_TOKENS,
     PAPER,
@@ -35,7 +37,7 @@ from ltd.evaluation.method_table import (
     WORDS,
     rows,
 )
-from ltd.policies import Static
+from ltd.policies import Both, Lookup, Static
 from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
 from ltd.policies.grid import load_grid
@@ -223,16 +225,17 @@ def read_policy(name: str) -> PolicyChoice:
     kind, _, rest = name.partition(":")
     if name in WORDS:
         return WORDS[name].make()
-    if kind in NAMED:
+    if kind in NAMED and not rest[:1].isdecimal():
         return parse_policy(name)
     if kind in FILES:
         return FILES[kind].make(expand_user(rest))
-    depth, _, size = rest.partition(":")
-    if kind != STATIC or not (depth.isdecimal() and size.isdecimal()):
+    numbers, makers = rest.split(":"), {STATIC: (Static, 2), LOOKED_UP: (Lookup, 1), BOTH: (Both, 3)}
+    make, count = makers.get(kind, (Static, 0))
+    if len(numbers) != count or not all(number.isdecimal() for number in numbers):
         raise InputError(
             f"unknown method {name!r}; use one of {', '.join(row.method for row in rows())} (ltd methods explains them)"
         )
-    return Static(int(depth), int(size))
+    return make(*map(int, numbers))
 
 
 def option_files(name: str) -> list[Path]:

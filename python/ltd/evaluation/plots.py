@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TIME_LABELS = {"draft": "draft", "verify": "verification", "policy": "policy", "rest": "rest of the cycle",
-               WHOLE: "timed from outside, not in parts"}  # fmt: skip
-TIME_COLOURS = {"draft": "#3182bd", "verify": "#e6550d", "policy": "#31a354", "rest": "#969696", WHOLE: "#d9c7e8"}
+TIME_LABELS = {"draft": "draft", "lookup": "lookup", "verify": "verification", "policy": "policy",
+               "rest": "rest of the cycle", WHOLE: "timed from outside, not in parts"}  # fmt: skip
+TIME_COLOURS = {"draft": "#3182bd", "lookup": "#756bb1", "verify": "#e6550d", "policy": "#31a354", "rest": "#969696",
+                WHOLE: "#d9c7e8"}  # fmt: skip
+SOURCE_LABELS = {"draft": "accepted, of the draft", "both": "of both", "text": "of the text so far"}
+SOURCE_COLOURS = {"draft": "#3182bd", "both": "#9e9ac8", "text": "#54278f"}
 MANY = 6  # methods; with more, bars of every task beside each other can no longer be told apart
 MANY_BARS = 28  # of all tasks; more do not fit on a page with numbers above them
 REACH = 1.5  # an interval is drawn so far beyond the largest value, and no further
@@ -139,6 +142,32 @@ def plot_time(times: dict[str, Spent]) -> bytes:
     axes.set_yticks(range(len(times)), list(times))
     axes.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return png(figure)
+
+
+def plot_sources(choices: Mapping[str, Drafted]) -> bytes:
+    """A PNG: tokens per cycle, the target's own one and the accepted ones by who proposed them; a bar per method.
+
+    Only methods that look tokens up are drawn.
+    """
+    from matplotlib.figure import Figure
+
+    rows = {method: row.sources for method, row in choices.items() if row.sources}
+    figure = Figure(figsize=(8, 1.6 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(range(len(rows)), 1.0, 0.7, label="the target's own", color="#d9d9d9")
+    left = [1.0] * len(rows)
+    for source, label in SOURCE_LABELS.items():
+        values = [row.get(source, 0.0) for row in rows.values()]
+        axes.barh(range(len(rows)), values, 0.7, left, label=label, color=SOURCE_COLOURS[source])
+        left = [before + value for before, value in zip(left, values, strict=True)]
+    for place, total in enumerate(left):
+        axes.text(total, place, f" {total:.2f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set(title="where the tokens come from", xlabel="tokens per cycle", xlim=(0, 1.12 * max(left, default=1.0)))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return png(figure)
 
 

@@ -15,7 +15,7 @@ from ltd.common.table import Table
 from ltd.evaluation.against import UNKNOWN, against_table, compare_with
 from ltd.evaluation.chain_plots import is_chain, pareto_points, plot_pareto
 from ltd.evaluation.methods import split_label
-from ltd.evaluation.plots import plot_choices, plot_speed, plot_time
+from ltd.evaluation.plots import SOURCE_LABELS, plot_choices, plot_sources, plot_speed, plot_time
 from ltd.evaluation.scores import (
     MEAN,
     RESAMPLES,
@@ -49,8 +49,8 @@ TRANSFORMERS_NOTE = (
 def write_report(results: Record, out: Path, console: Console, against: str | None = None) -> None:
     """Prints the tables, and writes them and the plots into the folder.
 
-    The files are `table.md`, `plot.png`, `time.png`, `choices.png` and, with chain drafts, `pareto.json` and
-    `pareto.png`; and, with a method to compare with, `against.json`.
+    The files are `table.md`, `plot.png`, `time.png`, `choices.png`; where tokens are looked up, `sources.png`; with
+    chain drafts, `pareto.json` and `pareto.png`; and, with a method to compare with, `against.json`.
 
     Raises:
         InputError: `against` is none of the methods.
@@ -74,6 +74,8 @@ def write_report(results: Record, out: Path, console: Console, against: str | No
     write_bytes(out / "plot.png", plot_speed(by_method))
     write_bytes(out / "time.png", plot_time(times))
     write_bytes(out / "choices.png", plot_choices(choices))
+    if any(row.sources for row in choices.values()):
+        write_bytes(out / "sources.png", plot_sources(choices))
     if any(map(is_chain, chosen)):
         points = pareto_points(chosen, {method: row[MEAN] for method, row in by_name.items()})
         write_text(out / "pareto.json", json.dumps(points, indent=1) + "\n")
@@ -104,6 +106,8 @@ def make_tables(
         drafted_table(choices),
         time_table(times),
     ]
+    if any(row.sources for row in choices.values()):
+        tables.append(source_table(choices))
     has_intervals = any(score.interval for row in by_method.values() for score in row.values())
     return tables if has_intervals else [tables[0], *tables[2:]]
 
@@ -132,6 +136,16 @@ def drafted_table(choices: dict[str, Drafted]) -> Table:
         for method, row in choices.items()
     ]
     return Table("What was drafted, all tasks: discarded per accepted one, target calls per 100 tokens", columns, rows)
+
+
+def source_table(choices: dict[str, Drafted]) -> Table:
+    """Where the tokens of a cycle come from, of the methods that look tokens up."""
+    rows = [
+        [method, *(f"{row.sources.get(source, 0.0):.2f}" for source in SOURCE_LABELS)]
+        for method, row in choices.items()
+        if row.sources
+    ]
+    return Table("Accepted candidates per cycle, by who proposed them", ["method", *SOURCE_LABELS], rows)
 
 
 def time_table(times: dict[str, Spent]) -> Table:

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
 import numpy as np
@@ -18,7 +18,7 @@ from ltd.evaluation.method_table import BASELINE
 MEAN = "mean"
 RESAMPLES = 2000
 LEVEL = 0.95
-TIME_PARTS = ("draft", "verify", "policy", "rest")
+TIME_PARTS = ("draft", "lookup", "verify", "policy", "rest")
 WHOLE = "whole"  # the time of what is timed from outside, and has no parts
 
 Interval = tuple[float, float]
@@ -50,8 +50,10 @@ class Drafted:
         depth, size: mean D and V per cycle; a cycle that verified nothing counts as 0 and 0.
         discarded: candidates that were verified and rejected, per accepted one.
         target_calls: cycles per 100 tokens.
-        depths, sizes: how many cycles that verified anything had each.
+        depths, sizes: how many cycles that verified anything had each; depth -1 is the text's candidates alone.
         cycles: how many there were in all.
+        sources: accepted candidates per cycle, by who proposed them: the draft, the text so far, or both. Empty where
+            no tokens were looked up.
     """
 
     depth: float | None
@@ -61,6 +63,7 @@ class Drafted:
     depths: dict[int, int]
     sizes: dict[int, int]
     cycles: int
+    sources: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,14 +228,23 @@ def drafted(samples: Sequence[Record]) -> Drafted:
     verified = [(depth, size) for depth, size in chosen if size > 0]
     candidates, accepted = sum(size for _, size in verified), tokens - cycles
     return Drafted(
-        depth=sum(depth for depth, _ in verified) / len(chosen),
+        depth=sum(max(depth, 0) for depth, _ in verified) / len(chosen),
         size=candidates / len(chosen),
         discarded=(candidates - accepted) / accepted if accepted else None,
         target_calls=calls,
         depths=dict(sorted(Counter(depth for depth, _ in verified).items())),
         sizes=dict(sorted(Counter(size for _, size in verified).items())),
         cycles=len(chosen),
+        sources=accepted_from(samples, cycles),
     )
+
+
+def accepted_from(samples: Sequence[Record], cycles: int) -> dict[str, float]:
+    """Accepted candidates per cycle by their source; empty where no tokens were looked up."""
+    counts: Counter[str] = Counter()
+    for sample in samples:
+        counts.update(sample.get("sources", {}))  # samples of earlier versions do not tell
+    return {name: count / cycles for name, count in counts.items()} if cycles else {}
 
 
 def spent(samples: Sequence[Record]) -> Spent:

@@ -22,6 +22,8 @@ from ltd.tree import MAX_DEPTH, MAX_SIZE, DraftTree, candidate_count
 LENGTHS = (64, 256, 512, 1024)
 SIZES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 200, 240)
 GAINS = (1, 2, 4, 8, MAX_GAIN)
+LOOKED_UP = 32  # candidates of the text, as learned policies have them
+WORDS = 50  # different tokens in the text: so few that at every place there are as many candidates as that
 Key = tuple[str, int, int]  # part, size, length
 Timings = dict[Key, list[float]]
 Taken = Iterable[tuple[Key, float]]
@@ -87,12 +89,14 @@ def check_range(name: str, values: tuple[int, ...], low: int, high: int) -> None
 class OrderedSize:
     """A policy that drafts to the full depth and has verified what it is told to.
 
-    The limits of its trees stay the same whatever the size, as with a policy that learns, so buffers are kept.
+    The limits of its trees stay the same whatever the size, as with a policy that learns, so buffers are kept. Tokens
+    are looked up as well: what that takes is a part of its own.
     """
 
     max_depth: int
     max_size: int
     size: int = 0
+    max_text: int = LOOKED_UP
 
     def start(self, batch: int) -> OrderedSize:
         """Itself: the order holds for the next cycle of any call."""
@@ -155,6 +159,7 @@ class CycleBench:
             "expand": list(range(1, plan.depth + 1)),
             "verify": sizes,
             "other": sizes,
+            "lookup": [0],
             "plain": [0],
             "prefill": [0],
         }
@@ -164,7 +169,8 @@ class CycleBench:
         self.gains = {length: cycle(self.grid["begin"]) for length in self.lengths}
         generator = torch.Generator().manual_seed(plan.seed)
         # One more than the longest context: the root.
-        self.text = torch.randint(self.target.vocab_size, (self.lengths[-1] + 1,), generator=generator)
+        words = min(WORDS, self.target.vocab_size)
+        self.text = torch.randint(words, (self.lengths[-1] + 1,), generator=generator)
         self.capacity = self.request(self.drafting, self.lengths[-1]).capacity
         self.features = self.read_features()
 
@@ -192,9 +198,10 @@ class CycleBench:
             laps = self.run_cycle(self.drafting, request, self.gain(length, count))
         begin, *expansions = [seconds for part, seconds in laps if part == "draft"]
         verify = sum(seconds for part, seconds in laps if part == "verify")
-        other = sum(seconds for part, seconds in laps if part not in ("draft", "verify"))
+        lookup = sum(seconds for part, seconds in laps if part == "lookup")
+        other = sum(seconds for part, seconds in laps if part not in ("draft", "verify", "lookup"))
         levels = ((("expand", level, length), seconds) for level, seconds in enumerate(expansions, 1))
-        rest = ((("verify", size, length), verify), (("other", size, length), other))
+        rest = ((("verify", size, length), verify), (("other", size, length), other), (("lookup", 0, length), lookup))
         return chain([(("begin", count, length), begin)], levels, rest)
 
     def time_plain(self, length: int) -> Taken:

@@ -21,8 +21,8 @@ from ltd.latency.interpolation import Interpolant
 from ltd.ops.library import build_info
 from ltd.target.locate import DEFAULT_TARGET
 
-FORMAT, SCHEMA = "ltd-latency", 1
-PARTS = ("begin", "expand", "verify", "other", "plain", "prefill")
+FORMAT, SCHEMA = "ltd-latency", 2
+PARTS = ("begin", "expand", "verify", "other", "lookup", "plain", "prefill")
 TABLES = ("median", "low", "high", "drift")
 # The parts that take most of the time, whose samples at a point are all of the same work, and so tell how noisy the
 # machine was; a beginning, for one, is a little slower after a large tree.
@@ -116,7 +116,7 @@ class LatencyModel:
     Attributes:
         setup: what the costs depend on, see `setup_of`.
         parts: the measurements; their sizes count for `begin` the tokens of the last gain, for `expand` levels from
-            1, for `verify` and `other` candidates without the root; `plain` and `prefill` have the one size 0.
+            1, for `verify` and `other` candidates without the root; `lookup`, `plain` and `prefill` have the one size 0.
         rounds: how often every point was measured.
         seconds: how long measuring took.
     """
@@ -147,6 +147,10 @@ class LatencyModel:
     def other(self, size: ArrayLike, length: ArrayLike) -> Doubles:
         """Selection, acceptance, commit and bookkeeping of such a cycle; a policy that thinks is not in it."""
         return self.parts["other"].fitted(size, length)
+
+    def lookup(self, length: ArrayLike) -> Doubles:
+        """Looking tokens up in the text, and all else that a second source of candidates takes in a cycle."""
+        return self.parts["lookup"].fitted(0, length)
 
     def cycle(self, depth: ArrayLike, size: ArrayLike, length: ArrayLike, gain: ArrayLike = 1) -> Doubles:
         """A whole cycle of draft trees, after a gain of so many tokens."""

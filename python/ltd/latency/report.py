@@ -18,6 +18,7 @@ LABELS = {
     "expand": "expansion {}",
     "verify": "verify {} + root",
     "other": "the rest of the cycle, size {}",
+    "lookup": "looking tokens up",
     "plain": "plain decoding, a token",
     "prefill": "prefill",
 }

@@ -6,10 +6,11 @@ them. No size is above 2^30. On CUDA, what they hold is not checked, which would
 operator below lists what is "unchecked on CUDA", and it does not hold, memory outside the tensors may be read or
 written and the results are rubbish, unless the operator says what happens instead.
 
-Words used below: B sequences in the batch, W beam width, C capacity for candidates, V candidates verified, N = V + 1
-tree nodes with the root first, P capacity of a path. Candidate c of level 0 is child c of the root; level l >= 1 starts
-at W + (l - 1) * W², and child j of beam row r stands r * W + j behind. Masks are int64 words: bit j % 64 of word
-j // 64 belongs to node (or tree row) j. Tensors may be strided in all dimensions but the last.
+Words used below: B sequences in the batch, W beam width, C capacity for candidates, T candidates of the text, V
+candidates verified, N = V + 1 tree nodes with the root first, P capacity of a path. Candidate c of level 0 is child c
+of the root; level l >= 1 starts at W + (l - 1) * W², and child j of beam row r stands r * W + j behind. Masks are int64
+words: bit j % 64 of word j // 64 belongs to node (or tree row) j. Tensors may be strided in all dimensions but the
+last.
 
 Raises, all of them:
     InputError: a tensor of the wrong shape, type, device or layout, or a number out of range; the message names it
@@ -39,6 +40,7 @@ from ltd.ops.engine import (
 from ltd.ops.entropy import row_entropy
 from ltd.ops.expand import expand_beam
 from ltd.ops.library import build_info
+from ltd.ops.lookup import merge_text
 from ltd.ops.policy import depth_action, size_action, summary_decision
 from ltd.ops.select import select_tree
 
@@ -58,6 +60,7 @@ __all__ = [
     "forward_stack",
     "interleave_gates",
     "linear",
+    "merge_text",
     "pack_linear",
     "packed_shape",
     "row_entropy",

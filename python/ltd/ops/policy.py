@@ -74,6 +74,7 @@ def summary_decision(
     best: int,
     newest: int,
     states: Tensor | None,
+    text: Tensor | None,
     weights: Tensor,
     depth_layers: Sequence[int],
     size_layers: Sequence[int],
@@ -91,9 +92,10 @@ def summary_decision(
         count: 0 … C.
         newest_from: where the newest level begins, 0 … count.
         lengths: int32 (B,).
-        depth: expansions so far, 0 … 12.
+        depth: expansions so far, 0 … 12; with a text also -1: nothing is drafted yet, and count must be 0.
         best, newest: how many of the best scores of all and of the newest level it shows, 1 … 64.
-        states: float32, float16 or bfloat16 (B, 1, H). None: H = 0.
+        states: float32, float16 or bfloat16 (B, 1, H). None: H = 0. At depth -1 they count as zeros.
+        text: float32 (B, 24), the features of what the text proposes. None: the networks do not read it.
         weights: float32 (n,): every layer's weight (outputs, inputs) and then its bias, layer by layer, first the depth
             network's, then the size network's.
         depth_layers, size_layers: outputs of each layer, up to 8; empty without a network.
@@ -111,6 +113,7 @@ def summary_decision(
         best,
         newest,
         states,
+        text,
         weights,
         depth_layers,
         size_layers,

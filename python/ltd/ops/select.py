@@ -35,7 +35,7 @@ def select_tree(
         node_parents: int32 (B, N), written: node indices, -1 for the root.
         positions: int64 (B, N), written: lengths + depth.
         masks: int64 (B, N, words), words >= N / 64, written: ancestors-or-self among the nodes.
-        first_child, next_sibling: int32 (B, N), written: node indices in the order of scores, -1 = none.
+        first_child, next_sibling: int32 (B, N), written: node indices in candidate order, -1 = none.
         node_candidates: int32 (B, N), written: the candidate behind each node, -1 for the root.
 
     Unchecked on CUDA: that the parent of a selected candidate stands before it and is selected, which it is if scores

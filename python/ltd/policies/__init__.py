@@ -4,7 +4,8 @@ from ltd.policies.base import Policy, PolicyCall
 from ltd.policies.ddd import DDD
 from ltd.policies.gammatune import GammaTune
 from ltd.policies.learned.policy import Learned
+from ltd.policies.lookup import Both, Lookup
 from ltd.policies.static import Static
 from ltd.policies.svip import SVIP
 
-__all__ = ["DDD", "SVIP", "GammaTune", "Learned", "Policy", "PolicyCall", "Static"]
+__all__ = ["DDD", "SVIP", "Both", "GammaTune", "Learned", "Lookup", "Policy", "PolicyCall", "Static"]

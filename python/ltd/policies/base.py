@@ -10,6 +10,15 @@ import torch
 from ltd.tree import DraftTree
 
 
+def text_limit(policy: Policy) -> int:
+    """The most candidates of the text that a policy wants in a tree, its `max_text`.
+
+    Most policies have no such attribute. They know the draft alone: for them nothing is looked up.
+    """
+    limit: int = getattr(policy, "max_text", 0)
+    return limit
+
+
 class PolicyCall(Protocol):
     """A policy for one call of the decoder: up to three questions per cycle.
 
@@ -46,12 +55,16 @@ class PolicyCall(Protocol):
         """Whether to expand once more, after `depth` expansions; asked at every level below `max_depth`.
 
         `tree.lengths` are the context lengths, `tree.newest_scores` those of the newest level, `tree.root_states` the
-        draft's states.
+        draft's states. A policy with a `max_text` finds what the text proposes in `tree.text`, and is first asked with
+        the depth -1, before anything is drafted: whether to ask the draft at all.
         """
         ...
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """How many candidates to verify, asked once when drafting has stopped at `depth`."""
+        """How many candidates to verify, asked once when drafting has stopped at `depth`.
+
+        With a `max_text`, these are of both sources, and the depth may be -1, see `continue_drafting`.
+        """
         ...
 
 

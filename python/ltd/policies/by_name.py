@@ -9,11 +9,17 @@ from ltd.policies.baselines.disco import disco
 from ltd.policies.baselines.specdecpp import tree_specdecpp
 from ltd.policies.ddd import DDD
 from ltd.policies.gammatune import GammaTune
+from ltd.policies.lookup import Both
 from ltd.policies.static import Static
 from ltd.policies.svip import SVIP
 
 NAMED: dict[str, Named[Policy]] = {
     "eagle3": Named(Static, "nothing", "EAGLE-3's own static tree"),
+    "both": Named(
+        Both,
+        "draft or not",
+        "a fixed tree of the draft and the text's candidates; the text alone where its best first token is likely enough",
+    ),
     "ddd": Named(
         DDD,
         "depth",

@@ -22,7 +22,7 @@ from ltd.common.shards import shard_file, write_shard
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
-from ltd.decoding.speculation import Speculation
+from ltd.decoding.speculation import NOT_ASKED, Speculation
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import take
 from ltd.drafts.opening import find_head
@@ -131,11 +131,12 @@ def answer_samples(
     with request.open(target):
         gain = decoder.prefill(request)
         while take([0], gain.accepted.token_lists, request.answers, request.stops)[1]:
-            tree = decoder.begin_tree(request, gain)
-            speculation.begin(tree, gain, watch)
+            tree = decoder.begin_tree(request, gain, watch)
+            speculation.speculates(tree, gain, watch)
+            speculation.deepen(tree, NOT_ASKED, watch)
             seen = Seen(tree)
-            for _ in range(TREE.depth):
-                speculation.deepen(tree, watch)
+            for depth in range(TREE.depth):
+                speculation.deepen(tree, depth, watch)
                 seen.look(tree)
             gain = decoder.verify(request, [0], tree, TREE.depth, TREE.size, watch)
             yield cycle_samples(tree, seen, *labelled(tree, gain), generator)

@@ -20,7 +20,7 @@ from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
 from ltd.decoding.prompts import check_prompts
-from ltd.decoding.speculation import Speculation
+from ltd.decoding.speculation import NOT_ASKED, Speculation
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import take
 from ltd.errors import InputError
@@ -143,9 +143,9 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
     def _begin_cycle(self, gain: Gain) -> None:
         """Drafts up to where the policy is asked first."""
         self.before, self.expansions = self._seconds, 0
-        self.tree: DraftTree = self.decoder.begin_tree(self.request, gain)
-        self.watch.lap("other")
-        self.speculation.begin(self.tree, gain, self.watch)
+        self.tree: DraftTree = self.decoder.begin_tree(self.request, gain, self.watch)
+        if self.speculation.speculates(self.tree, gain, self.watch):
+            self.speculation.deepen(self.tree, NOT_ASKED, self.watch)
         if self.role == "size":
             while self.expansions < self.depth and self.speculation.call.continue_drafting(self.tree, self.expansions):
                 self._deepen()
@@ -153,7 +153,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
     def _deepen(self) -> None:
         """Drafts one more level."""
         self.watch.skip()  # what decided
-        self.speculation.deepen(self.tree, self.watch)
+        self.speculation.deepen(self.tree, self.expansions, self.watch)
         self.expansions += 1
 
     @property

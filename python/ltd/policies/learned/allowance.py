@@ -17,9 +17,10 @@ class Costs:
     """What cycles with a draft cost, in units of one token of plain decoding.
 
     Args:
-        begin: the draft's forward at the root, and all else that does not depend on what is decided.
+        begin: the draft's forward at the root.
         expand: every expansion.
         verify: for every step of the size ladder, verifying that many, with selection, acceptance and commit.
+        lookup: looking tokens up in the text, which every cycle does that may use them.
 
     Raises:
         InputError: a cost that is not a finite number of 0 or more.
@@ -28,19 +29,21 @@ class Costs:
     begin: float
     expand: float
     verify: tuple[float, ...]
+    lookup: float = 0.0
 
     def __post_init__(self) -> None:
-        for cost in (self.begin, self.expand, *self.verify):
+        for cost in (self.begin, self.expand, *self.verify, self.lookup):
             if not math.isfinite(cost) or cost < 0:
                 raise InputError(f"a cost of {cost} plain tokens cannot be; costs are finite and 0 or more")
 
     def of(self, depth: int, step: int) -> float:
-        """A cycle's, with so many expansions and a step of the size ladder."""
-        return self.begin + depth * self.expand + self.verify[step]
+        """A cycle's, with so many expansions, -1 where the draft is not asked, and a step of the size ladder."""
+        drafting = self.begin + depth * self.expand if depth >= 0 else 0.0
+        return drafting + self.verify[step] + self.lookup
 
     def highest(self, depth_limit: int) -> float:
         """The dearest cycle's."""
-        return self.begin + depth_limit * self.expand + max(self.verify)
+        return self.begin + depth_limit * self.expand + max(self.verify) + self.lookup
 
 
 @dataclass(slots=True)

@@ -8,14 +8,16 @@ from itertools import pairwise
 import torch
 
 from ltd.errors import InputError
+from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Allowance, Costs
 from ltd.policies.learned.asking import askers
 from ltd.policies.learned.network import Network
-from ltd.policies.learned.observation import Layout
+from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
 
 CONTINUE = 1  # the depth network's output; 0 is stop
+NOT_DRAFTED = -1  # the depth before the draft's own forward at the root
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ class Learned:
         min_depth: drafts so deep without asking. The official scripts trained their depth policy with 1.
         costs: what cycles cost; with them drafting stops where it loses, see
             `ltd.policies.learned.allowance.Allowance`. None is unknown: it drafts in every cycle.
+        max_text: the most candidates of the text in a tree, 0 … 64. With any, the networks read what the text proposes,
+            and the depth network is first asked whether to draft at all.
+        text_scores: how likely these are, as it was trained with; None is what the decoder knows.
 
     Raises:
         InputError: parts that do not go together.
@@ -51,11 +56,13 @@ class Learned:
     size_network: Network | None = None
     min_depth: int = 0
     costs: Costs | None = None
+    max_text: int = 0
+    text_scores: TextScores | None = field(default=None, compare=False)
     allowance: Allowance = field(default_factory=Allowance, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         width = self.made_for.width
-        check_tree_limits(width, self.depth_limit, 0)
+        check_tree_limits(width, self.depth_limit, 0, self.max_text)
         if not 0 <= self.min_depth <= self.depth_limit:
             raise InputError(f"min_depth {self.min_depth} is out of range; it must be 0 … {self.depth_limit}")
         if not self.sizes or any(not 0 <= size <= MAX_SIZE for size in self.sizes):
@@ -75,6 +82,13 @@ class Learned:
                 f"there are costs of {len(self.costs.verify)} sizes, but the size ladder holds {len(self.sizes)}"
             )
         newest = width * width if self.depth_limit > 1 else width  # as it is asked below the limit only
+        for name, network in (("depth", self.depth_network), ("size", self.size_network)):
+            reads = network is not None and isinstance(network.layout, Summary) and network.layout.text > 0
+            if network is not None and reads != (self.max_text > 0):
+                raise InputError(
+                    f"the {name} network reads {'what' if reads else 'nothing of what'} the text proposes, but up to "
+                    f"{self.max_text} candidates of the text are looked up; the two must go together"
+                )
         self._check_observation("depth", self.depth_network, newest)
         self._check_observation("size", self.size_network, candidate_count(width, self.depth_limit))
 
@@ -103,9 +117,10 @@ class Learned:
         return LearnedCall(self, batch)
 
     def __str__(self) -> str:
+        text = f", with up to {self.max_text} candidates of the text" * (self.max_text > 0)
         depth = f"depth {self.depth_limit}" if self.depth_network is None else f"learned depth up to {self.depth_limit}"
         size = f"size {self.sizes[0]}" if self.size_network is None else f"learned size up to {self.max_size}"
-        return f"{depth}, {size}"
+        return f"{depth}, {size}{text}"
 
 
 class LearnedCall:
@@ -123,11 +138,13 @@ class LearnedCall:
     def __init__(self, policy: Learned, batch: int) -> None:
         self.max_depth, self.max_size = policy.max_depth, policy.max_size
         self.allowance = policy.allowance
-        self._sizes, self._costs, self._min_depth = policy.sizes, policy.costs, policy.min_depth
+        self._sizes, self._costs = policy.sizes, policy.costs
+        # Below this depth it drafts without asking; where the text may be enough, it asks before it drafts at all.
+        self._min_depth = policy.min_depth if policy.min_depth or not policy.max_text else NOT_DRAFTED
         self._networks = policy.depth_network, policy.size_network
         self._ask_depth, self._ask_size, self._asks_both = askers(*self._networks, batch)
         self._began = False
-        # Depth and step of the size ladder in the last cycle; None without a draft.
+        # Depth and step of the size ladder in the last cycle; None where it was plain without having been asked.
         self._decided: tuple[int, int] | None = None
         # Where drafting was told to stop, and what the size network said there if it was asked at once.
         self._stopped: tuple[int, int] | None = None
@@ -144,7 +161,7 @@ class LearnedCall:
         if decided is not None:
             return self.allowance.book(sum(gained) / len(gained), self._costs.of(*decided))
         if self._began:
-            return self.allowance.book()
+            return self.allowance.book(cost=1.0 + self._costs.lookup)
         self._began = True  # so far there was only the prefill, which is no cycle
         return self.allowance.allows
 

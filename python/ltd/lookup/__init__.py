@@ -1,0 +1,6 @@
+"""What the text itself proposes: where its last tokens stood before, the tokens that followed them are candidates."""
+
+from ltd.lookup.scores import TextScores
+from ltd.lookup.source import MAX_TEXT, MAX_TEXT_DEPTH, TEXT_FEATURES, TextCandidates, TextSource
+
+__all__ = ["MAX_TEXT", "MAX_TEXT_DEPTH", "TEXT_FEATURES", "TextCandidates", "TextScores", "TextSource"]

@@ -1,0 +1,219 @@
+"""The text's own candidates in the cycle: whatever is looked up, the text is plain decoding's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle_draft import OracleDraft
+from small_models import FAMILIES, VOCABULARY
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import ltd
+from ltd.decoding.decoder import Decoder, Generation
+from ltd.decoding.speculation import Speculation
+from ltd.lookup import MAX_TEXT_DEPTH
+from ltd.policies import Policy
+from ltd.target.target import Target
+from ltd.tree import DraftTree
+
+Folder = Callable[[str], Path]
+
+
+@cache
+def model_in(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def repetitive(seed: int, length: int, words: int) -> list[int]:
+    """A prompt of few different tokens, in which there is much to look up."""
+    generator = torch.Generator().manual_seed(seed)
+    return (3 + torch.randint(words, (length,), generator=generator)).tolist()
+
+
+def answer_of(decoder: Decoder, prompt: list[int], **options: object) -> Generation:
+    answer = decoder.generate(prompt, **options)  # type: ignore[arg-type]
+    assert isinstance(answer, Generation)
+    return answer
+
+
+policies = st.one_of(
+    st.builds(ltd.Lookup, st.integers(1, 64)),
+    st.builds(ltd.Both, st.integers(0, 4), st.integers(0, 20), st.integers(1, 64), st.floats(0.0, 1.0)),
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**31),
+    length=st.integers(1, 80),
+    words=st.integers(1, 40),
+    policy=policies,
+    noise=st.sampled_from([0.0, 3.0, 30.0]),
+    temperature=st.sampled_from([0.0, 1.0]),
+    knows_the_answer=st.booleans(),
+)
+def test_the_text_is_plain_decodings(
+    tiny_target: Folder,
+    family: str,
+    seed: int,
+    length: int,
+    words: int,
+    policy: Policy,
+    noise: float,
+    temperature: float,
+    knows_the_answer: bool,
+) -> None:
+    model, prompt = model_in(tiny_target(family)), repetitive(seed, length, words)
+    options = {"max_new_tokens": 40, "temperature": temperature, "seed": seed}
+    expected = answer_of(Decoder(Target(model), stop_ids=[2]), prompt, **options)
+    history = [*prompt, *expected.token_ids] if knows_the_answer else []
+    draft = OracleDraft(model, noise=noise)
+    found = answer_of(Decoder(Target(model), draft, policy, stop_ids=[2], history=history), prompt, **options)
+    assert found.token_ids == expected.token_ids
+    accepted = sum(found.statistics.gains) - found.statistics.cycles
+    # What is cut off behind the end was accepted as well, but did not become part of the answer.
+    assert sum(found.statistics.sources.values()) >= accepted
+
+
+def test_a_known_text_is_copied_without_a_draft(tiny_target: Folder) -> None:
+    decoder = ltd.load(tiny_target("llama"), "lookup", policy=ltd.Lookup(16), dtype="float32", device="cpu")
+    prompt = repetitive(1, 30, 300)
+    expected = answer_of(decoder, prompt, max_new_tokens=100, policy="none").token_ids
+    decoder.history = (*prompt, *expected)
+    found = answer_of(decoder, prompt, max_new_tokens=100)
+    assert found.token_ids == expected
+    assert decoder.draft is None and found.statistics.seconds["draft"] == 0.0
+    assert max(found.statistics.gains) == MAX_TEXT_DEPTH + 1
+    assert set(found.statistics.depths) == {-1}
+    assert found.statistics.sources["text"] > 0 == found.statistics.sources["draft"]
+
+
+def test_both_sources_are_told_apart(tiny_target: Folder) -> None:
+    model, prompt = model_in(tiny_target("llama")), repetitive(2, 30, 300)
+    expected = answer_of(Decoder(Target(model)), prompt, max_new_tokens=60).token_ids
+    history = [*prompt, *expected]
+    oracle = OracleDraft(model, sharpness=20.0)
+    both = answer_of(Decoder(Target(model), oracle, ltd.Both(3, 8, 16), history=history), prompt, max_new_tokens=60)
+    assert both.token_ids == expected
+    sources = both.statistics.sources
+    assert sources["both"] > 0 and sources["text"] > 0  # the draft is as right, but not as deep
+    blind = OracleDraft(model, noise=1e4)
+    text = answer_of(Decoder(Target(model), blind, ltd.Both(3, 8, 16), history=history), prompt, max_new_tokens=60)
+    assert text.token_ids == expected and text.statistics.sources["text"] > sources["text"]
+    alone = answer_of(
+        Decoder(Target(model), oracle, ltd.Both(3, 8, 16, alone=0.3), history=history), prompt, max_new_tokens=60
+    )
+    assert alone.token_ids == expected and alone.statistics.depths.count(-1) > len(alone.statistics.depths) / 2
+
+
+def test_rows_of_a_batch_look_up_apart(tiny_target: Folder) -> None:
+    model = model_in(tiny_target("qwen2"))
+    prompts = [repetitive(seed, length, words) for seed, length, words in ((1, 5, 2), (2, 60, 300), (3, 33, 7))]
+    plain = Decoder(Target(model), stop_ids=[2])
+    decoder = Decoder(Target(model), OracleDraft(model, noise=2.0), ltd.Both(1, 4, 12), stop_ids=[2])
+    alone = Decoder(Target(model), None, ltd.Lookup(12), stop_ids=[2])
+    for temperature in (0.0, 1.0):
+        options = {"max_new_tokens": 50, "temperature": temperature, "seed": 5}
+        expected = [answer.token_ids for answer in plain.generate(prompts, **options)]  # type: ignore[union-attr]
+        for each in (decoder, alone):
+            together = each.generate(prompts, **options)
+            assert isinstance(together, list) and [answer.token_ids for answer in together] == expected
+
+
+def test_two_streams_of_one_decoder_look_up_apart(tiny_target: Folder) -> None:
+    decoder = ltd.load(tiny_target("llama"), "lookup", dtype="float32", device="cpu")
+    prompts = [repetitive(seed, 40, 4) for seed in (8, 9)]
+    expected = [answer_of(decoder, prompt, max_new_tokens=30, policy="none").token_ids for prompt in prompts]
+    streams = [decoder.stream(prompt, max_new_tokens=30) for prompt in prompts]
+    found: list[list[int]] = [[], []]
+    going = [0, 1]
+    while going:
+        for row in list(going):
+            news = next(streams[row], None)
+            if news is None:
+                going.remove(row)
+            else:
+                found[row] += news
+    assert found == expected
+
+
+class AsksOnce(ltd.Both):
+    """Writes down what it is asked."""
+
+    asked: list[tuple[str, int]] = []  # noqa: RUF012
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        assert tree.text is not None and tree.levels == depth + 1
+        self.asked.append(("deeper", depth))
+        return super().continue_drafting(tree, depth)
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        self.asked.append(("size", depth))
+        return super().choose_size(tree, depth)
+
+
+def test_a_policy_of_both_is_asked_before_anything_is_drafted(tiny_target: Folder) -> None:
+    model = model_in(tiny_target("llama"))
+    policy = AsksOnce(2, 4, 4)
+    policy.asked.clear()
+    answer_of(Decoder(Target(model), OracleDraft(model), policy), [5, 6, 7], max_new_tokens=2)
+    assert policy.asked == [("deeper", -1), ("deeper", 0), ("deeper", 1), ("size", 2)]
+
+
+def test_policies_that_know_the_draft_alone_look_nothing_up(tiny_target: Folder) -> None:
+    model = model_in(tiny_target("llama"))
+    answer = answer_of(Decoder(Target(model), OracleDraft(model), ltd.Static(1, 4)), [5] * 20, max_new_tokens=20)
+    assert answer.statistics.sources == {} and answer.statistics.seconds["lookup"] == 0.0
+
+
+def test_without_a_draft_a_policy_must_know_the_text(tiny_target: Folder) -> None:
+    model = model_in(tiny_target("llama"))
+    with pytest.raises(ltd.InputError, match=r"there is none.*ltd\.Lookup"):
+        Decoder(Target(model), None, ltd.Static(1, 4))
+    assert Speculation(None, ltd.Lookup(5)).limits == (1, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ltd.Lookup(0), "0 candidates of the text"),
+        (lambda: ltd.Lookup(65), "65 is out of range"),
+        (lambda: ltd.Both(text=0), "0 candidates of the text"),
+        (lambda: ltd.Both(depth=13), "depth 13"),
+        (lambda: ltd.Both(size=500, text=60), "size 560"),
+        (lambda: ltd.Both(alone=1.5), "alone 1.5"),
+    ],
+)
+def test_numbers_out_of_range(make: Callable[[], Policy], message: str) -> None:
+    with pytest.raises(ltd.InputError, match=message):
+        make()
+
+
+def test_a_target_without_a_head_is_looked_up_in(tiny_target: Folder) -> None:
+    assert VOCABULARY != 49152  # the shipped head's
+    decoder = ltd.load(tiny_target("llama"), dtype="float32", device="cpu")
+    assert decoder.draft is None and isinstance(decoder.policy, ltd.Lookup)
+    assert isinstance(ltd.load(tiny_target("llama"), policy="static", dtype="float32").policy, ltd.Lookup)
+    plain = ltd.load(tiny_target("llama"), policy="none", dtype="float32", device="cpu")
+    assert plain.draft is None and plain.policy is None
+    prompt = repetitive(4, 50, 5)
+    expected = answer_of(plain, prompt, max_new_tokens=40).token_ids
+    assert answer_of(decoder, prompt, max_new_tokens=40).token_ids == expected
+
+
+@pytest.mark.parametrize("draft", ["lookup", None])
+def test_inside_generate_of_transformers(tiny_target: Folder, draft: str | None) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_target("mistral"), dtype=torch.float32).eval()
+    ids = torch.tensor([repetitive(6, 40, 3), repetitive(7, 40, 3)])
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 30, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(ids, **options)
+    custom = ltd.CustomGenerate(draft)
+    assert torch.equal(model.generate(ids, custom_generate=custom, **options), expected)
+    assert sum(custom.last_statistics.sources.values()) > 0
