@@ -293,6 +293,15 @@ def reading_more(begin: CostOf, unread: ArrayLike, more: ArrayLike, lengths: Arr
     return begin(np.add(unread, more), lengths) - begin(unread, lengths)
 
 
+def reading_after(outcomes: Outcomes) -> Floats:
+    """float32 (P, S): what the draft takes longer to read what stage -1 gains, if it is asked right after.
+
+    For trainers that look at one cycle at a time: its seconds do not contain this, see `catching_up`.
+    """
+    found = reading_more(outcomes.begin, 1, outcomes.gains[:, PLAIN], outcomes.lengths[:, None])
+    return found.astype(np.float32)
+
+
 def catching_up(begin: CostOf, positions: Integers, silent: NDArray[np.bool_], lengths: Integers) -> float:
     """Seconds that the draft of one generation takes to read what cycles without it gained, as far as it drafts again.
 
