@@ -23,8 +23,8 @@ from ltd.policies.learned.setting import Setting
 from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, ReplayedTotal, analyse, fixed, learned, spend
 from ltd_rl.analysis_report import plot, summarise
 from ltd_rl.traces.format import save_shard
-from ltd_rl.traces.optimum import PLAIN, hindsight, optimum
-from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
+from ltd_rl.traces.optimum import hindsight, optimum
+from ltd_rl.traces.outcomes import PLAIN, outcomes_of, plain_total, total
 from ltd_rl.traces.replay import replay
 
 WIDTH, DEPTH = 3, 3
