@@ -15,11 +15,12 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_outcomes import ROLES, STATE, WIDTH, layouts_of, made_up, partner_of
+from made_outcomes import KNOWN, ROLES, STATE, WIDTH, layouts_of, made_up, partner_of
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
 import ltd_rl.environments  # noqa: F401 (registers)
 from ltd.errors import InputError
+from ltd.lookup import TEXT_FEATURES
 from ltd.policies.learned.observation import Layout, Summary, depth_layout
 from ltd.tree import candidate_count
 from ltd_rl.environments.replay_env import ReplayEnv, ReplayVecEnv
@@ -66,18 +67,19 @@ class Slow:
         return self.begin_cycle(place)
 
     def begin_cycle(self, place: dict[str, Any]) -> dict[str, Any]:
-        return {**place, "depth": 0 if self.role == "depth" else self.partner[place["at"]]}
+        return {**place, "depth": self.outcomes.least_depth if self.role == "depth" else self.partner[place["at"]]}
 
     def observe(self, place: dict[str, Any]) -> torch.Tensor:
         at, depth, outcomes = place["at"], int(place["depth"]), self.outcomes
-        until = candidate_count(WIDTH, depth)
+        until = candidate_count(WIDTH, depth) if depth >= 0 else 0
         newest = candidate_count(WIDTH, depth - 1) if depth > 0 else 0
         scores = torch.from_numpy(outcomes.scores[at : at + 1])
         if isinstance(self.layout, Layout):
             shown = scores[:, newest if self.role == "depth" else 0 : until]
             return self.layout.build(shown, outcomes.lengths[at], depth)[0]
         states = torch.from_numpy(outcomes.states[at : at + 1, : self.layout.states])
-        return self.layout.build(scores[:, :until], newest, outcomes.lengths[at], depth, states)[0]
+        text = torch.from_numpy(outcomes.text[at : at + 1])
+        return self.layout.build(scores[:, :until], newest, outcomes.lengths[at], depth, states, text)[0]
 
     def step(self, place: dict[str, Any], action: int) -> tuple[dict[str, Any], tuple[int, float] | None]:
         """Where the environment is then, and what the cycle gained and cost, if it ended."""
@@ -88,6 +90,9 @@ class Slow:
                 return {**place, "depth": depth}, None
             action = self.partner[at, depth]
         gained, seconds = int(self.outcomes.gains[at, depth, action]), float(self.outcomes.seconds[at, depth, action])
+        if depth < 0:
+            unread, length = np.array([1, 1 + gained]), self.outcomes.lengths[at]
+            seconds += float(np.diff(self.outcomes.begin(unread, length))[0])
         place = {**place, "at": at + gained}
         return (place if place["at"] == place["end"] else self.begin_cycle(place)), (gained, seconds)
 
@@ -98,15 +103,16 @@ class Slow:
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     depth=st.integers(1, 3),
     role=st.sampled_from(ROLES),
-    layout=st.integers(0, 5),
+    layout=st.integers(0, 6),
     environments=st.integers(1, 4),
     reward=st.sampled_from(list(REWARDS)),
 )
 def test_many_at_once_are_each_the_obvious(
     seed: int, counts: list[int], depth: int, role: str, layout: int, environments: int, reward: str
 ) -> None:
-    outcomes = made_up(seed, tuple(counts), depth)
-    chosen, partner = layouts_of(role, WIDTH, depth, STATE)[layout], partner_of(outcomes, role, seed)
+    outcomes = made_up(seed, tuple(counts), depth, text=layout == 6)
+    layouts = [*layouts_of(role, WIDTH, depth, STATE), Summary(3, 2, STATE, KNOWN, TEXT_FEATURES)]
+    chosen, partner = layouts[layout], partner_of(outcomes, role, seed)
     env = vectorised(
         outcomes, role, environments, seed, layout=chosen, partner=partner, reward=Reward.named(reward, 0.5)
     )
@@ -253,6 +259,8 @@ def test_the_state_of_another_environment_is_refused() -> None:
         ("depth", {"layout": Layout(3, 1)}, "3 slots for scores, but the depth policy sees up to 4"),
         ("size", {"layout": Layout(13, 1)}, "13 slots for scores, but the size policy sees up to 14"),
         ("size", {"layout": Summary(1, 1, 4)}, "4 states"),
+        ("size", {"layout": Summary(1, 1, text=TEXT_FEATURES)}, "nothing is looked up"),
+        ("size", {"partner": np.full(12, -1)}, "within 0 … 3"),
     ],
 )
 def test_bad_arguments(role: str, changes: dict[str, Any], complaint: str) -> None:

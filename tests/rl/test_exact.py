@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_texts import made_text
 from made_traces import made_generations, made_latency
 from toy_outcomes import DEPTH, SIZES, WIDTH, toy
 
 from ltd.errors import InputError
+from ltd.lookup import TEXT_FEATURES, default_text_scores
 from ltd.policies.learned.observation import Layout, Summary, depth_layout, size_layout
 from ltd.policies.learned.setting import Setting
-from ltd_rl.traces.observations import Observer, decided, outputs
+from ltd_rl.traces.observations import Observer, decided, outputs, stops
 from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, total
 from ltd_rl.trainers.exact import ExactConfig, ExactTrainer, train_exact
 
 SUMMARY = Summary(4, 2)
+BOTH = Summary(4, 2, text=TEXT_FEATURES)
 SMALL = ExactConfig(hidden=(8,), epochs=3, batch=16)
 
 
@@ -32,12 +35,20 @@ def outcomes() -> Outcomes:
     return outcomes_of(made_generations(7, [30, 21]), made_latency(), (0, 1, 3, 8))
 
 
+@pytest.fixture
+def both() -> Outcomes:
+    """With what the text proposes."""
+    generations = [made_text(seed, count)[0] for seed, count in ((7, 30), (8, 21))]
+    return outcomes_of(generations, made_latency(), (0, 1, 3, 8), text=default_text_scores(), most=12)
+
+
 def chances_by_hand(trainer: ExactTrainer, row: int) -> np.ndarray[Any, Any]:
     """P(d, V) from the networks as they would run at inference, in float64."""
     policy, outcomes = trainer.policy(Setting(trainer.outcomes.width)), trainer.outcomes
     assert policy.depth_network is not None and policy.size_network is not None
-    table, reached = np.zeros((outcomes.depth + 1, len(outcomes.sizes))), 1.0
-    for depth in range(outcomes.depth + 1):
+    first = -1 if trainer.layouts[0] == replace(BOTH, length_range=outcomes.length_range) else 0
+    table, reached = np.zeros((outcomes.depth + 1 - first, len(outcomes.sizes))), 1.0
+    for depth in range(first, outcomes.depth + 1):
         rows = np.array([row])
         seen = [Observer(outcomes, layout, role).at(rows, depth)
                 for layout, role in zip(trainer.layouts, ("depth", "size"), strict=True)]  # fmt: skip
@@ -51,10 +62,10 @@ def chances_by_hand(trainer: ExactTrainer, row: int) -> np.ndarray[Any, Any]:
     return table
 
 
-@pytest.mark.parametrize("kind", ["summary", "paper"])
-def test_chances_are_products_along_the_levels(outcomes: Outcomes, kind: str) -> None:
-    layouts = (SUMMARY, SUMMARY) if kind == "summary" else paper_layouts(outcomes)
-    trainer = ExactTrainer(outcomes, layouts, SMALL)
+@pytest.mark.parametrize("kind", ["summary", "paper", "both"])
+def test_chances_are_products_along_the_levels(outcomes: Outcomes, both: Outcomes, kind: str) -> None:
+    layouts = {"summary": (SUMMARY, SUMMARY), "paper": paper_layouts(outcomes), "both": (BOTH, BOTH)}[kind]
+    trainer = ExactTrainer(both if kind == "both" else outcomes, layouts, SMALL)
     trainer.epoch()
     rows = np.array([0, 17, 50])
     found = trainer.log_chances(rows).exp().detach().numpy()
@@ -81,8 +92,68 @@ def test_rewards_are_those_of_the_table(outcomes: Outcomes, reward: str) -> None
     rate = best_static(outcomes)[2].throughput
     assert trainer.rate == rate
     found = trainer.rewards(np.array([5]))[0].numpy()
-    gains, seconds = outcomes.gains[5], outcomes.seconds[5].astype(np.float64)
+    gains, seconds = outcomes.gains[5, :-1], outcomes.seconds[5, :-1].astype(np.float64)  # it always asks the head
     np.testing.assert_allclose(found, gains - rate * seconds if reward == "renewal" else gains / seconds / rate, 1e-4)
+
+
+@pytest.mark.parametrize("reward", ["renewal", "ratio"])
+def test_without_the_head_reading_counts_as_if_it_were_asked_next(both: Outcomes, reward: str) -> None:
+    trainer = ExactTrainer(both, (BOTH, BOTH), replace(SMALL, reward=reward))
+    rows = np.flatnonzero(both.gains[:, -1].max(axis=1) > 1)
+    assert len(rows) > 3
+    found = trainer.rewards(rows).numpy()
+    gains, seconds = both.gains[rows], both.seconds[rows].astype(np.float64)
+    lengths = both.lengths[rows, None]
+    seconds[:, -1] += both.begin(1 + gains[:, -1], lengths) - both.begin(1, lengths)
+    rate = trainer.rate
+    np.testing.assert_allclose(found, gains - rate * seconds if reward == "renewal" else gains / seconds / rate, 1e-4)
+    blind = ExactTrainer(both, (SUMMARY, SUMMARY), replace(SMALL, reward=reward))
+    assert blind.log_chances(rows).shape == blind.rewards(rows).shape == (len(rows), both.depth + 1, 4)
+
+
+@pytest.mark.parametrize("reward", ["renewal", "ratio"])
+def test_it_asks_the_head_where_the_text_does_not_know_better(reward: str) -> None:
+    training, validation = told(1), told(2)
+    config = ExactConfig(reward=reward, hidden=(16,), epochs=20, batch=32, learning_rate=5e-3)
+    policy = train_exact(training, validation, (BOTH, BOTH), config, Setting(WIDTH)).policy
+    assert (policy.max_text, policy.text_scores) == (4, training.text_scores)
+    known, easy = validation.text[:, 0] > 0.5, validation.scores[:, 0] > -4
+    depths = np.select([known, easy], [-1, DEPTH], -1)
+    steps = np.select([known, easy], [1, len(SIZES) - 1], 0)
+    best = total(validation, depths, steps).throughput
+    assert best > 1.1 * best_static(validation)[2].throughput
+    found = stops(policy, validation)
+    assert decided(policy, validation).throughput > 0.97 * best
+    assert (found[known] == -1).mean() > 0.95 and (found[easy & ~known] == DEPTH).mean() > 0.95
+
+
+def told(seed: int) -> Outcomes:
+    """The toy, where at half of the positions the text knows what follows, and says that it does."""
+    plain = toy(seed)
+    known = np.random.default_rng(seed + 100).random(plain.positions) < 0.5
+    gains, seconds = plain.gains.copy(), plain.seconds.copy()
+    gains[:, -1, 1:] = np.minimum(np.where(known, 5, 1), plain.ends - np.arange(plain.positions))[:, None]
+    seconds[:, -1, 1:] += 0.2 * np.array(SIZES[1:], dtype=np.float32)
+    text = np.zeros((plain.positions, TEXT_FEATURES), dtype=np.float32)
+    text[:, 0] = known
+    scores = default_text_scores()
+    return replace(plain, gains=gains, seconds=seconds, text=text, max_text=4, text_scores=scores)
+
+
+@pytest.mark.parametrize(
+    ("layouts", "complaint"),
+    [((BOTH, SUMMARY), "one of the two"), ((SUMMARY, BOTH), "one of the two"), ((BOTH, BOTH), "nothing was looked up")],
+)
+def test_layouts_must_go_with_each_other_and_the_tables(
+    outcomes: Outcomes, layouts: tuple[Summary, Summary], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        train_exact(outcomes, outcomes, layouts, SMALL, Setting(3))
+
+
+def test_validation_must_have_as_much_text(outcomes: Outcomes, both: Outcomes) -> None:
+    with pytest.raises(InputError, match="same number of text candidates"):
+        train_exact(both, replace(both, max_text=5), (BOTH, BOTH), SMALL, Setting(3))
 
 
 @pytest.mark.parametrize("reward", ["renewal", "ratio"])

@@ -10,6 +10,7 @@ import torch
 from stages import with_plain
 
 from ltd.latency.interpolation import Interpolant
+from ltd.lookup import TEXT_FEATURES
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary, depth_layout, size_layout
 from ltd.tree import candidate_count
@@ -21,13 +22,13 @@ ROLES = ("depth", "size")
 KNOWN = (20, 40)  # context lengths, of which recorded and made-up ones are below and above
 
 
-def made_up(seed: int, counts: tuple[int, ...] = (4, 1, 7), depth: int = 3) -> Outcomes:
-    """Outcomes of generations with so many positions, all of them random."""
+def made_up(seed: int, counts: tuple[int, ...] = (4, 1, 7), depth: int = 3, text: bool = False) -> Outcomes:
+    """Outcomes of generations with so many positions, all of them random; of both sources with text."""
     generator, positions = np.random.default_rng(seed), sum(counts)
     starts = np.concatenate([[0], np.cumsum(counts)])
     rest = np.repeat(starts[1:], counts) - np.arange(positions)
     shape = (positions, depth + 1, len(LADDER))
-    return Outcomes(
+    made = Outcomes(
         width=WIDTH,
         sizes=LADDER,
         starts=starts,
@@ -41,14 +42,27 @@ def made_up(seed: int, counts: tuple[int, ...] = (4, 1, 7), depth: int = 3) -> O
         states=generator.normal(size=(positions, STATE)).astype(np.float32),
         begin=Interpolant(np.array([1.0, 2.0]), np.array([1.0]), np.array([[0.1], [0.2]])),
     )
+    if not text:
+        return made
+    alone = (positions, 1, len(LADDER))
+    gains = np.minimum(generator.integers(1, 5, alone), rest[:, None, None])
+    seconds = (0.01 + generator.random(alone)).astype(np.float32)
+    return replace(
+        made,
+        gains=np.concatenate([made.gains[:, :-1], gains], axis=1),
+        seconds=np.concatenate([made.seconds[:, :-1], seconds], axis=1),
+        text=generator.normal(size=(positions, TEXT_FEATURES)).astype(np.float32),
+        max_text=4,
+    )
 
 
 def partner_of(outcomes: Outcomes, role: str, seed: int = 0) -> Any:
     """A random table."""
     generator = np.random.default_rng(seed)
     if role == "depth":
-        return generator.integers(0, len(outcomes.sizes), (outcomes.positions, outcomes.depth + 1))
-    return generator.integers(0, outcomes.depth + 1, outcomes.positions)
+        stages = outcomes.depth + 1 - outcomes.least_depth
+        return generator.integers(0, len(outcomes.sizes), (outcomes.positions, stages))
+    return generator.integers(outcomes.least_depth, outcomes.depth + 1, outcomes.positions)
 
 
 def layouts_of(role: str, width: int, depth: int, states: int) -> list[Layout | Summary]:
