@@ -96,6 +96,7 @@ def make_up(count: int, positions: int) -> list[RecordedGeneration]:
                 width=WIDTH,
                 prompt_length=50,
                 tokens=np.zeros(50 + positions + 1, dtype=np.int32),
+                candidates=np.zeros((positions, candidate_count(WIDTH, DEPTH)), dtype=np.int32),
                 scores=np.zeros((positions, candidate_count(WIDTH, DEPTH)), dtype=np.float32),
                 path=np.full((positions, levels), -1, dtype=np.int16),
                 states=np.zeros((positions, STATE), dtype=np.float16),

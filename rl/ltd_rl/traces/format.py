@@ -15,15 +15,19 @@ exactly, cut at the end of the answer. That is why ranks are stored: no selectio
 
 A folder of traces holds `run.jsonl`, the settings of the recording, and shards `00000.safetensors`, …, with
 
-    scores  float32 (P, C)             cumulative log-probabilities, candidates as in `DraftTree`, C = W + D * W²
-    path    int16 (P, D + 1)           the candidate of each level on the target's continuation, -1 = none
-    ranks   uint16 (P, D + 1, D + 1)   [p, depth, level] as above, 65535 = none or level > depth
-    states  float16 (P, H)             the draft's state at the root, which all its candidates grow from; H may be 0
-    tokens  int32 (n,)                 prompt and answer of one generation after the other
+    candidates  int32 (P, C)               their tokens, candidates as in `DraftTree`, C = W + D * W²
+    scores      float32 (P, C)             their cumulative log-probabilities
+    path        int16 (P, D + 1)           the candidate of each level on the target's continuation, -1 = none
+    ranks       uint16 (P, D + 1, D + 1)   [p, depth, level] as above, 65535 = none or level > depth
+    states      float16 (P, H)             the draft's state at the root, which all its candidates grow from; H may be 0
+    tokens      int32 (n,)                 prompt and answer of one generation after the other
 
 for the P positions of their generations, one after the other, and one entry `ltd_traces` of metadata: JSON with the
 format's number, W, D, and each generation's task, question_id, turn, prompt_length and length (of its tokens). At W 10
-and D 12 a position takes 4840 + 26 + 338 bytes, and 2 per number of its state: 6356 with the shipped head.
+and D 12 a position takes 2 · 4840 + 26 + 338 bytes, and 2 per number of its state: 11196 with the shipped head.
+
+What the text itself proposes at a position is not recorded: it follows from the tokens, see `ltd_rl.traces.text`. The
+candidates' tokens are there to tell which of its proposals the head has made too.
 
 Rounding the states to float16 changes a number by at most 1 part in 2048. It is all that a policy can tell from the
 decoder: one that reads states decides the same unless two of its actions are that close. All else is exact.
@@ -49,9 +53,10 @@ from ltd.common.shards import shard_files
 from ltd.errors import InputError
 from ltd.tree import MAX_DEPTH, candidate_count
 
-FORMAT = 2
+FORMAT = 3
 METADATA = "ltd_traces"  # the only key: safetensors writes several in any order, and a shard's bytes shall be fixed
 NO_RANK = 65535
+BY_POSITION = ("candidates", "scores", "path", "ranks", "states")  # the arrays of P rows
 TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32}
 
 
@@ -83,8 +88,8 @@ class RecordedGeneration:
         width: W.
         prompt_length: in tokens.
         tokens: int32 (n,), prompt and answer.
-        scores: float32 (P, C). path: int16 (P, D + 1). ranks: uint16 (P, D + 1, D + 1). states: float16 (P, H). All as
-            in this file's head.
+        candidates: int32 (P, C). scores: float32 (P, C). path: int16 (P, D + 1). ranks: uint16 (P, D + 1, D + 1).
+            states: float16 (P, H). All as in this file's head.
     """
 
     task: str
@@ -93,6 +98,7 @@ class RecordedGeneration:
     width: int
     prompt_length: int
     tokens: NDArray[np.int32]
+    candidates: NDArray[np.int32]
     scores: NDArray[np.float32]
     path: NDArray[np.int16]
     ranks: NDArray[np.uint16]
@@ -131,12 +137,19 @@ class Traces:
 def bytes_per_position(width: int, depth: int, state_size: int) -> int:
     """What a position takes on disk, without its token."""
     levels = depth + 1
-    return 4 * candidate_count(width, depth) + 2 * levels + 2 * levels * levels + 2 * state_size
+    return 8 * candidate_count(width, depth) + 2 * levels + 2 * levels * levels + 2 * state_size
 
 
 def level_starts(width: int, depth: int) -> list[int]:
     """The first candidate of each level 0 … depth."""
     return [0, *(candidate_count(width, level) for level in range(depth))]
+
+
+def continuations(tokens: NDArray[np.int64], roots: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """int64 (B, count): the tokens after each of the places `roots` (B,) in a text; -1 beyond its end."""
+    padded = np.concatenate([tokens, np.full(count, -1)])
+    following: NDArray[np.int64] = padded[roots[:, None] + 1 + np.arange(count)]
+    return following
 
 
 def path_ranks(scores: NDArray[np.float32], path: NDArray[np.int16], width: int) -> NDArray[np.uint16]:
@@ -179,7 +192,7 @@ def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int
     header = {"format": FORMAT, "width": width, "depth": depth, "generations": entries}
     arrays = {
         name: np.concatenate([getattr(generation, name) for generation in generations])
-        for name in ("scores", "path", "ranks", "states", "tokens")
+        for name in (*BY_POSITION, "tokens")
     }
     write_bytes(file, save(arrays, metadata={METADATA: json.dumps(header)}))
 
@@ -238,12 +251,12 @@ def _split(header: Header, arrays: dict[str, NDArray[Any]]) -> Traces:
         until = position + after - token - entry["prompt_length"] - 1
         if until < position:
             raise ValueError("a generation is shorter than its prompt")
-        rows: dict[str, Any] = {name: arrays[name][position:until] for name in ("scores", "path", "ranks", "states")}
+        rows: dict[str, Any] = {name: arrays[name][position:until] for name in BY_POSITION}
         about: dict[str, Any] = {name: value for name, value in entry.items() if name != "length"}
         generations.append(RecordedGeneration(**about, width=width, tokens=arrays["tokens"][token:after], **rows))
         token, position = after, until
-    levels = depth + 1
-    shapes = {"scores": (candidate_count(width, depth),), "path": (levels,), "ranks": (levels, levels)}
+    levels, count = depth + 1, candidate_count(width, depth)
+    shapes = {"candidates": (count,), "scores": (count,), "path": (levels,), "ranks": (levels, levels)}
     fits = all(arrays[name].shape == (position, *shape) for name, shape in shapes.items())
     fits = fits and arrays["states"].ndim == 2 and len(arrays["states"]) == position
     if not fits or len(arrays["tokens"]) != token:

@@ -29,7 +29,15 @@ from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, run_settings
 from ltd.loading import load as load_decoder
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
-from ltd_rl.traces.format import FORMAT, RecordedGeneration, bytes_per_position, level_starts, path_ranks, save_shard
+from ltd_rl.traces.format import (
+    FORMAT,
+    RecordedGeneration,
+    bytes_per_position,
+    continuations,
+    level_starts,
+    path_ranks,
+    save_shard,
+)
 
 LARGEST_STATE = float(np.finfo(np.float16).max)
 NOT_IN_SETTINGS = ("threads", "cores", "rows", "gigabytes")  # nothing that is recorded depends on these
@@ -141,22 +149,25 @@ def record_answer(
     """Drafts at every position of one answer."""
     tokens, positions = np.array(prompt + answer), len(answer) - 1
     starts = level_starts(draft.width, config.depth + 1)
+    candidates = np.zeros((positions, starts[-1]), dtype=np.int32)
     scores = np.zeros((positions, starts[-1]), dtype=np.float32)
     path = np.full((positions, config.depth + 1), -1, dtype=np.int16)
     states = np.zeros((positions, draft.state_size), dtype=np.float16)
     for first, tree in draft_everywhere(decoder, draft, prompt + answer, len(prompt), config.depth, config.rows):
         block = slice(first, first + len(tree.roots))
-        scores[block] = tree.scores.cpu().numpy()
+        drafted = tree.tokens.cpu().numpy()
+        candidates[block], scores[block] = drafted, tree.scores.cpu().numpy()
         if draft.state_size:
             assert tree.root_states is not None
             states[block] = tree.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
         following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
-        path[block] = find_path(tree.tokens.cpu().numpy(), tree.parents.cpu().numpy(), following, starts)
+        path[block] = find_path(drafted, tree.parents.cpu().numpy(), following, starts)
     return RecordedGeneration(
         *turn.key,
         width=draft.width,
         prompt_length=len(prompt),
         tokens=tokens.astype(np.int32),
+        candidates=candidates,
         scores=scores,
         path=path,
         ranks=path_ranks(scores, path, draft.width),
@@ -232,13 +243,6 @@ def draft_full_tree(
         tree.states = session.beam_states
         tree.expand(logits, d2t)
         look(tree)
-
-
-def continuations(tokens: NDArray[np.int64], roots: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """int64 (B, count): the tokens after each of the places `roots` (B,) in a text; -1 beyond its end."""
-    padded = np.concatenate([tokens, np.full(count, -1)])
-    following: NDArray[np.int64] = padded[roots[:, None] + 1 + np.arange(count)]
-    return following
 
 
 def find_path(
