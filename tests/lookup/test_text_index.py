@@ -71,14 +71,14 @@ def check(index: TextIndex, reference: ListIndex) -> None:
     assert found.parents == [node.parent for node in nodes]
     assert found.cells == [node.cell for node in nodes]
     assert found.scores == pytest.approx([reference.score(node.log_chance) for node in nodes], rel=1e-6, abs=1e-6)
-    assert found.features == pytest.approx(reference.features(), rel=1e-6, abs=1e-6)
+    assert found.features == pytest.approx(reference.features(nodes), rel=1e-6, abs=1e-6)
     assert found.features[-1] == reference.rate
 
 
 # --- against the reference ---
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     scores=text_scores(),
     most=st.sampled_from([1, 2, 3, 5, 8, 20, MAX_TEXT]),
@@ -96,7 +96,7 @@ def test_small_alphabets(scores: TextScores, most: int, parts: list[list[int]]) 
     assert index.size == sum(map(len, parts))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     scores=text_scores(),
     letters=st.integers(1, 6),
@@ -155,8 +155,8 @@ def test_a_repetition_goes_on_beyond_the_end() -> None:
     found = proposed_for([1, 2, 3, 1, 2, 3, 1], even_scores(0.9))
     assert found.tokens == [2, 3, 1] * 5 + [2]
     assert found.parents == list(range(-1, 15))
-    # A place that matches 4, alone, and a rate of 1/2 that three hits raised.
-    assert found.cells == [(min(16, 4 + depth) - 1) * 18 + 2 for depth in range(16)]
+    # The place that matches 4 is alone, and three hits have raised the rate from 1/2 to just below 2/3.
+    assert found.cells == [(min(16, 4 + depth) - 1) * 18 + 1 for depth in range(16)]
     assert found.scores == pytest.approx([math.log(0.9) * depth for depth in range(1, 17)])
 
 
@@ -189,7 +189,8 @@ def test_evidence_of_every_kind() -> None:
 
     assert first_cells([1, 2, 8, 1, 2]) == {8: (2, 0)}
     assert first_cells([1, 2, 8, 1, 2, 8, 9, 1, 2]) == {8: (2, 1)}
-    assert first_cells([1, 2, 8, 9, 1, 2, 9, 1, 2]) == {8: (2, 4), 9: (2, 2)}
+    assert first_cells([1, 2, 8, 3, 1, 2, 9, 4, 1, 2]) == {9: (2, 2), 8: (2, 4)}
+    assert first_cells([1, 2, 8, 9, 1, 2, 9, 1, 2]) == {9: (3, 0), 8: (2, 5)}
     assert first_cells([1, 2, 8, 0, 1, 2, 8, 0, 1, 2, 9, 0, 3, 2, 7, 1, 2]) == {9: (2, 2), 8: (2, 3), 7: (1, 5)}
 
 

@@ -55,10 +55,10 @@ def places_of(text: Sequence[int], most_steps: int) -> list[ListPlace]:
 
 def said(text: Sequence[int], place: ListPlace, depth: int) -> int | None:
     """The token that a place says behind `depth` others; None when it has fallen silent."""
-    continuation = list(text[place.end + 1 :])
+    continuation = list(text[place.end + 1 :][: depth + 1])
+    period = len(text) - place.end - 1
     while len(continuation) <= depth:
-        continuation += text[place.end + 1 :]
-    continuation = continuation[: depth + 1]
+        continuation.append(continuation[len(continuation) - period])
     return None if SEPARATOR in continuation else continuation[depth]
 
 
@@ -131,9 +131,9 @@ class ListIndex:
         inside = float(np.interp(log_chance, logs, scores))
         return inside + min(0.0, log_chance - logs[0]) + max(0.0, log_chance - logs[-1])
 
-    def features(self) -> list[float]:
-        """All 24."""
-        nodes, places = self.nodes(), places_of(self.text, 32)
+    def features(self, nodes: Sequence[ListNode]) -> list[float]:
+        """All 24, of the candidates."""
+        places = places_of(self.text, 32)
         by_depth = [max([-20.0, *(node.log_chance for node in nodes if node.depth == depth)]) for depth in range(8)]
         chances = [math.exp(node.log_chance) for node in nodes]
         longest = max((place.match for place in places), default=0)
