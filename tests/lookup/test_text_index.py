@@ -32,6 +32,7 @@ class Proposed:
     tokens: list[int]
     parents: list[int]
     scores: list[float]
+    chances: list[float]
     features: list[float]
     cells: list[int]
 
@@ -39,15 +40,15 @@ class Proposed:
     def by(cls, index: TextIndex, most: int = MAX_TEXT) -> Proposed:
         rubbish = [
             torch.full((most + BEYOND,), 99, dtype=dtype)
-            for dtype in (torch.int64, torch.int32, torch.float32, torch.int32)
+            for dtype in (torch.int64, torch.int32, torch.float32, torch.float32, torch.int32)
         ]
-        tokens, parents, scores, cells = rubbish
+        tokens, parents, scores, chances, cells = rubbish
         features = torch.full((TEXT_FEATURES + BEYOND,), 99.0)
-        count = index.propose(tokens, parents, scores, features, cells)
-        for row, filling in ((tokens, 0), (parents, -1), (scores, -math.inf), (cells, -1)):
+        count = index.propose(tokens, parents, scores, chances, features, cells)
+        for row, filling in ((tokens, 0), (parents, -1), (scores, -math.inf), (chances, 0), (cells, -1)):
             assert row[count:].tolist() == [filling] * (most - count) + [99] * BEYOND
         assert features[TEXT_FEATURES:].tolist() == [99] * BEYOND
-        rows = (row[:count].tolist() for row in (tokens, parents, scores))
+        rows = (row[:count].tolist() for row in (tokens, parents, scores, chances))
         return cls(*rows, features[:TEXT_FEATURES].tolist(), cells[:count].tolist())
 
     @property
@@ -71,6 +72,7 @@ def check(index: TextIndex, reference: ListIndex) -> None:
     assert found.parents == [node.parent for node in nodes]
     assert found.cells == [node.cell for node in nodes]
     assert found.scores == pytest.approx([reference.score(node.log_chance) for node in nodes], rel=1e-6, abs=1e-6)
+    assert found.chances == pytest.approx([math.exp(node.log_chance) for node in nodes], rel=1e-6)
     assert found.features == pytest.approx(reference.features(nodes), rel=1e-6, abs=1e-6)
     assert found.features[-1] == reference.rate
 
@@ -287,8 +289,8 @@ def test_bad_numbers_are_refused(changes: dict[str, object], message: str) -> No
         TextIndex(**{**arguments, **changes})
 
 
-ROWS = {"tokens": torch.int64, "parents": torch.int32, "scores": torch.float32, "features": torch.float32}
-ROWS |= {"cells": torch.int32}
+ROWS = {"tokens": torch.int64, "parents": torch.int32, "scores": torch.float32, "chances": torch.float32}
+ROWS |= {"features": torch.float32, "cells": torch.int32}
 
 
 @pytest.mark.parametrize("name", ROWS)

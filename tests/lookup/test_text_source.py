@@ -18,7 +18,7 @@ TEXT = st.lists(st.integers(0, 2), max_size=30)
 def row_of(found: TextCandidates, row: int) -> list[object]:
     """Everything about one sequence."""
     assert found.counts.tolist() == found.counts_list
-    parts = found.tokens, found.parents, found.scores, found.counts, found.features, found.cells
+    parts = found.tokens, found.parents, found.scores, found.chances, found.counts, found.features, found.cells
     return [part[row].tolist() for part in parts]
 
 
@@ -86,7 +86,7 @@ def test_views_are_overwritten_by_the_next_lookup() -> None:
 def test_another_device_gets_copies() -> None:
     source = TextSource(2, even_scores(0.9), 4)
     found = source.propose(torch.device("meta"))
-    parts = found.tokens, found.parents, found.scores, found.counts, found.features, found.cells
+    parts = found.tokens, found.parents, found.scores, found.chances, found.counts, found.features, found.cells
     assert {part.device.type for part in parts} == {"meta"} and found.counts_list == [0, 0]
 
 
