@@ -226,6 +226,7 @@ def summary_case() -> Case:
             layout.best,
             layout.newest,
             states,
+            None,
             flat,
             [64, 64, 2],
             [64, 64, 24],
