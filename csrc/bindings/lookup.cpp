@@ -69,18 +69,18 @@ T* row_of(const Tensors& tensors, const Named& row, int64_t least) {
 
 int64_t propose(TextIndex& index, py::handle tokens, py::handle parents, py::handle scores, py::handle features,
                 py::handle cells) {
-  static const std::vector<TensorInfo> written{
+  static const std::vector<TensorInfo> signature{
       {"tokens", true}, {"parents", true}, {"scores", true}, {"features", true}, {"cells", true}};
   const std::array<py::handle, 5> given{tokens, parents, scores, features, cells};
   std::array<TensorArgument, 5> arguments;
   for (size_t i = 0; i < given.size(); ++i) {
-    LTD_CHECK(THPVariable_Check(given[i].ptr()), written[i].name, " must be a tensor");
+    LTD_CHECK(THPVariable_Check(given[i].ptr()), signature[i].name, " must be a tensor");
     arguments[i] = {&THPVariable_Unpack(given[i].ptr()), static_cast<int>(i), -1};
   }
   const Tensors tensors(at::kCPU);
   check_tensor({"tokens", *arguments[0].tensor}, tensors.device());
-  check_tensors(arguments, written);
-  const auto named = [&](int i) { return Named{written[i].name.c_str(), *arguments[i].tensor}; };
+  check_tensors(arguments, signature);
+  const auto named = [&](int i) { return Named{signature[i].name.c_str(), *arguments[i].tensor}; };
   return index.propose({row_of<int64_t>(tensors, named(0), index.most()),
                         row_of<int32_t>(tensors, named(1), index.most()),
                         row_of<float>(tensors, named(2), index.most()), row_of<float>(tensors, named(3), kTextFeatures),

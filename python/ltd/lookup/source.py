@@ -54,7 +54,7 @@ class TextSource:
         batch: sequences B; their texts begin empty.
         scores: how likely looked-up tokens are.
         most: candidates T of a sequence at most, 1 … 64.
-        history: tokens of other texts, which are looked up in as well.
+        history: tokens of other texts, -1 between them, which are looked up in as well.
 
     Raises:
         InputError: a number out of range, or a token that is none.
