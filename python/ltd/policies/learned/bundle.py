@@ -53,6 +53,7 @@ FIXED: dict[str, dict[str, Any]] = {
     },
 }
 LENGTH_RANGE = "length_range"
+BEFORE_TEXT = {"text": 0}  # facts of a network in bundles that do not know of the text's candidates
 FORMER_REWARD = "objective"  # how bundles that were written earlier call their reward
 KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs"}
 KEYS |= {"training", "validation", "versions", "weights_sha256"}
@@ -248,7 +249,8 @@ def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
             f"its {name} network reads how much was accepted lately, which ltd no longer does; make one with ltd tune"
         )
     layout = Summary if kind == "summary" else Layout
-    sizes = {field.name: _get(facts, field.name, int) for field in fields(layout) if field.name != LENGTH_RANGE}
+    known = BEFORE_TEXT | facts
+    sizes = {field.name: _get(known, field.name, int) for field in fields(layout) if field.name != LENGTH_RANGE}
     try:
         return layout(**sizes, length_range=_length_range(facts))
     except InputError as error:
