@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary, normalised
 from ltd.policies.learned.policy import CONTINUE, Learned
 from ltd.tree import candidate_count
-from ltd_rl.traces.outcomes import Outcomes, Total, total
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, Total, total
 
 Role = Literal["depth", "size"]
 BLOCK = 4096  # positions at once
@@ -39,15 +39,20 @@ class Observer:
     role: Role
 
     def at(self, rows: Integers, depths: int | Integers) -> torch.Tensor:
-        """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,)."""
+        """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,).
+
+        `PLAIN` is before the head is asked, where the layout shows what the text proposes.
+        """
         if isinstance(self.layout, Layout):
             scores, counts = self.scores_at(rows, depths)
             return self.layout.build(scores, self.outcomes.lengths[rows], depths, counts)
-        # A summary without what changes from one visit to another is worked out once.
-        levels = depths if isinstance(depths, int) else torch.from_numpy(depths)
-        parts = [self.summaries[torch.from_numpy(rows), levels]]
+        # What differs from depth to depth is worked out once, the rest is put beside it.
+        places, levels = torch.from_numpy(rows), torch.as_tensor(depths)
+        parts = [self.summaries[places, levels]]
         if self.layout.states:
-            parts.append(self.states[torch.from_numpy(rows)])
+            parts.append(self.states[places] * (levels >= 0).float().reshape(-1, 1))  # not known before
+        if self.layout.text:
+            parts.append(torch.from_numpy(self.outcomes.text[rows]))
         return torch.cat(parts, dim=1)
 
     def scores_at(self, rows: Integers, depths: int | Integers) -> tuple[torch.Tensor, Integers | None]:
@@ -72,23 +77,24 @@ class Observer:
 
     @cached_property
     def summaries(self) -> torch.Tensor:
-        """float32 (P, D + 1, width without the state)."""
+        """float32 (P, stages, width without state and text): of the depths 0 … D, then -1 if the text is shown."""
         assert isinstance(self.layout, Summary)
-        bare = replace(self.layout, states=0)
-        outcomes, blocks = self.outcomes, []
+        bare, outcomes, blocks = replace(self.layout, states=0), self.outcomes, []
+        shown, depths = bare.width - bare.text, [*range(outcomes.depth + 1), *([PLAIN] if bare.text else [])]
         for first in range(0, outcomes.positions, BLOCK):
             rows = slice(first, first + BLOCK)
             scores, lengths = torch.from_numpy(outcomes.scores[rows]), outcomes.lengths[rows]
-            nothing = scores[:, :0]
+            text = torch.from_numpy(outcomes.text[rows]) if bare.text else None
             levels = [
                 bare.build(
-                    scores[:, : candidate_count(outcomes.width, depth)],
-                    candidate_count(outcomes.width, depth - 1) if depth else 0,
+                    scores[:, : candidate_count(outcomes.width, depth) if depth >= 0 else 0],
+                    candidate_count(outcomes.width, depth - 1) if depth > 0 else 0,
                     lengths,
                     depth,
-                    nothing,
-                )
-                for depth in range(outcomes.depth + 1)
+                    None,
+                    text,
+                )[:, :shown]
+                for depth in depths
             ]
             blocks.append(torch.stack(levels, dim=1))
         return torch.cat(blocks)
@@ -105,11 +111,26 @@ def seen(role: Role, width: int, depth: int) -> tuple[int, int]:
     return (newest if role == "depth" else 0), candidate_count(width, depth)
 
 
-def check_layout(layout: Layout | Summary, role: Role, width: int, depth: int, states: int) -> None:
+def first_asked(layout: Layout | Summary) -> int:
+    """The first depth that a policy with this layout is asked at: -1 where it shows what the text proposes, else 0."""
+    return PLAIN if isinstance(layout, Summary) and layout.text else 0
+
+
+def looks_up(outcomes: Outcomes, layout: Layout | Summary) -> dict[str, Any]:
+    """What a `Learned` with this layout has to know of the text, by the names of its arguments."""
+    if first_asked(layout) == PLAIN:
+        return {"max_text": outcomes.max_text, "text_scores": outcomes.text_scores}
+    return {}
+
+
+def check_layout(
+    layout: Layout | Summary, role: Role, width: int, depth: int, states: int, max_text: int = 0
+) -> None:
     """Raises InputError if a layout cannot show the trees that a policy is asked about.
 
     Args:
-        width: beam width. depth: of the deepest of these trees. states: size of the draft's states.
+        width: beam width. depth: of the deepest of these trees. states: size of the draft's states. max_text: the most
+            candidates of the text in them; 0 where nothing is looked up.
     """
     if isinstance(layout, Layout):
         first, until = seen(role, width, min(depth, 1) if role == "depth" else depth)
@@ -119,6 +140,8 @@ def check_layout(layout: Layout | Summary, role: Role, width: int, depth: int, s
             )
     elif layout.states not in (0, states):
         raise InputError(f"a summary of {layout.states} states does not fit; they are {states}, or 0 to leave them out")
+    elif layout.text and not max_text:
+        raise InputError("the summary shows what the text proposes, but nothing is looked up here; leave it out")
 
 
 def outputs(network: Network, observations: torch.Tensor) -> torch.Tensor:
@@ -152,6 +175,8 @@ def decided(policy: Learned, outcomes: Outcomes, observers: tuple[Observer, Obse
 def stops(policy: Learned, outcomes: Outcomes, observer: Observer | None = None) -> Integers:
     """int64 (P,): the depth at which the depth network stops everywhere; its limit where there is no network.
 
+    A policy that looks tokens up may stop at -1, before the head is asked.
+
     Args:
         observer: see `decided`.
     """
@@ -160,7 +185,7 @@ def stops(policy: Learned, outcomes: Outcomes, observer: Observer | None = None)
     if network is None:
         return depths
     observer, going = observer or Observer(outcomes, network.layout, "depth"), np.arange(outcomes.positions)
-    for depth in range(policy.min_depth, limit):
+    for depth in range(policy.min_depth if policy.min_depth or not policy.max_text else PLAIN, limit):
         actions = outputs(network, observer.at(going, depth)).argmax(1).numpy()
         depths[going[actions != CONTINUE]] = depth
         going = going[actions == CONTINUE]

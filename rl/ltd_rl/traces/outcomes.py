@@ -1,12 +1,17 @@
 """What every decision would gain and cost at every position of recorded generations: traces and latencies together.
 
-A decision is a depth, 0 … D, and a step of a ladder of sizes. Environments, the exact trainer and the optimum all read
-these tables, so what one of them counts as gain or cost, the others do.
+A decision is a stage and a step of a ladder of sizes. The stages are the depths 0 … D and, the last of their axis,
+`PLAIN`, which is -1: the head is not asked. That is a plain cycle, whatever the size; or, where tokens are looked up in
+the text too, a cycle with what that proposes alone. Environments, the exact trainer and the optimum all read these
+tables, so what one of them counts as gain or cost, the others do.
 
 The draft reads the tokens that a cycle gained at the beginning of the next one. Their cost is counted here in the cycle
 that gained them, so that a cycle's seconds depend on its own decision only; over a generation that is the same sum, but
-for the first cycle's beginning taking the place of the last one's. What plain cycles gain is read only if a later cycle
-drafts again, so it is in no cycle's seconds: `catching_up` counts it.
+for the first cycle's beginning taking the place of the last one's. What cycles without the head gain is read only if a
+later cycle asks it again, so it is in no cycle's seconds: `catching_up` counts it.
+
+A policy that may use what the text proposes looks it up in every cycle, so there the seconds of all cycles contain
+that. What a tree costs more than its root is the same whoever proposed it.
 """
 
 from __future__ import annotations
@@ -20,28 +25,35 @@ from numpy.typing import ArrayLike, NDArray
 from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
+from ltd.lookup import MAX_TEXT, TextScores
 from ltd.tree import MAX_SIZE, candidate_count
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.replay import gains
+from ltd_rl.traces.replay import gained
+from ltd_rl.traces.text import TextProposals, candidate_counts, head_alone, merged_ranks, propose_everywhere
 
+PLAIN = -1  # the stage of a cycle in which the head is not asked
 CostOf = Callable[[ArrayLike, ArrayLike], Doubles]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
-    """P positions of G generations, one after the other; D + 1 depths; S sizes.
+    """P positions of G generations, one after the other; D + 2 stages, the last of them `PLAIN`; S sizes.
 
     Attributes:
         width: beam width W.
         sizes: the ladder, ascending, (S,).
         starts: int64 (G + 1,), the first position of every generation, and P.
         lengths: int64 (P,), context lengths.
-        gains: int64 (P, D + 1, S), tokens; the last cycle's end where the answer ends.
-        seconds: float32 (P, D + 1, S), of a whole cycle.
+        gains: int64 (P, D + 2, S), tokens; the last cycle's end where the answer ends.
+        seconds: float32 (P, D + 2, S), of a whole cycle.
         plain_seconds: float32 (P,), of a cycle of plain decoding.
         scores: float32 (P, C), cumulative log-probabilities of the candidates of levels 0 … D, level by level.
         states: float32 (P, H), the draft's states at the roots.
         begin: seconds of a draft's beginning, by the tokens that it has not read and the context length.
+        text: float32 (P, 24), what is seen of the text's candidates, see `ltd.lookup.TextCandidates`; (P, 0) where the
+            tables are of the head alone.
+        max_text, text_scores: the most candidates of the text at a position, and how likely they were taken to be; 0
+            and None of the head alone.
     """
 
     width: int
@@ -54,6 +66,9 @@ class Outcomes:
     scores: Floats
     states: Floats
     begin: CostOf
+    text: Floats
+    max_text: int = 0
+    text_scores: TextScores | None = None
 
     @property
     def positions(self) -> int:
@@ -63,7 +78,12 @@ class Outcomes:
     @property
     def depth(self) -> int:
         """D, the deepest decision."""
-        return int(self.gains.shape[1]) - 1
+        return int(self.gains.shape[1]) - 2
+
+    @property
+    def least_depth(self) -> int:
+        """The first stage with sizes to choose among: `PLAIN` where tokens are looked up, else 0."""
+        return PLAIN if self.max_text else 0
 
     @property
     def length_range(self) -> tuple[int, int]:
@@ -82,7 +102,12 @@ class Outcomes:
 
 
 def outcomes_of(
-    generations: Sequence[RecordedGeneration], latency: LatencyModel, sizes: Sequence[int], depth: int | None = None
+    generations: Sequence[RecordedGeneration],
+    latency: LatencyModel,
+    sizes: Sequence[int],
+    depth: int | None = None,
+    text: TextScores | None = None,
+    most: int = MAX_TEXT,
 ) -> Outcomes:
     """The tables of some generations on the machine of a latency model.
 
@@ -91,34 +116,41 @@ def outcomes_of(
         latency: seconds.
         sizes: the ladder, ascending.
         depth: the deepest decision; None is as deep as the traces.
+        text: how likely tokens are that are looked up in the text; None looks up none.
+        most: candidates of the text at a position, 1 … 64.
 
     Raises:
-        InputError: no positions, a ladder that does not ascend within 0 … 512, or a depth beyond that of the traces.
+        InputError: no positions; a ladder that does not ascend within 0 … 512, or that lacks 0, a plain cycle, where
+            tokens are looked up; a depth beyond that of the traces; or `most` out of range.
     """
     kept = [generation for generation in generations if generation.positions > 0]
     if not kept:
         raise InputError("there is no cycle in these traces; record longer answers")
-    most = min(generation.depth for generation in kept)
-    depth = most if depth is None else depth
-    if not 0 <= depth <= most:
-        raise InputError(f"depth {depth} is out of range; these traces know 0 … {most}")
+    deepest = min(generation.depth for generation in kept)
+    depth = deepest if depth is None else depth
+    if not 0 <= depth <= deepest:
+        raise InputError(f"depth {depth} is out of range; these traces know 0 … {deepest}")
     ladder = checked_ladder(sizes)
-    counts = np.array([generation.positions for generation in kept])
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    lengths = np.concatenate([g.prompt_length + np.arange(g.positions) for g in kept])
-    table = np.stack([every_gain(kept, level, ladder) for level in range(depth + 1)], axis=1)
-    width = kept[0].width
+    if text is not None and ladder[0] > 0:
+        raise InputError(f"the sizes begin with {ladder[0]}; where tokens are looked up, they must begin with 0")
+    proposals = [None if text is None else propose_everywhere(generation, text, most) for generation in kept]
+    tables = [tables_of(g, found, latency, ladder, depth) for g, found in zip(kept, proposals, strict=True)]
+    lengths = np.concatenate([lengths_of(generation) for generation in kept])
+    seen = [np.zeros((len(lengths), 0), dtype=np.float32)] if text is None else [p.features for p in proposals if p]
     return Outcomes(
-        width=width,
+        width=kept[0].width,
         sizes=tuple(int(size) for size in ladder),
-        starts=starts,
+        starts=np.cumsum([0, *(generation.positions for generation in kept)]),
         lengths=lengths,
-        gains=table,
-        seconds=cycle_seconds(latency, lengths, table, ladder, width),
+        gains=np.concatenate([gains for gains, _ in tables]),
+        seconds=np.concatenate([seconds for _, seconds in tables]),
         plain_seconds=latency.plain(lengths).astype(np.float32),
-        scores=np.concatenate([g.scores[:, : candidate_count(width, depth)] for g in kept]),
+        scores=np.concatenate([g.scores[:, : candidate_count(g.width, depth)] for g in kept]),
         states=np.concatenate([g.states for g in kept]).astype(np.float32),
         begin=latency.begin,
+        text=np.concatenate(seen),
+        max_text=0 if text is None else most,
+        text_scores=text,
     )
 
 
@@ -132,22 +164,51 @@ def checked_ladder(sizes: Sequence[int]) -> Integers:
     return ladder
 
 
-def every_gain(generations: Sequence[RecordedGeneration], depth: int, sizes: Integers) -> Integers:
-    """int64 (P, S): what cycles of one depth would gain."""
-    rows = [np.stack([gains(generation, depth, int(size)) for size in sizes], axis=1) for generation in generations]
-    return np.concatenate(rows)
+def lengths_of(generation: RecordedGeneration) -> Integers:
+    """int64 (P,): the context lengths at its positions."""
+    return generation.prompt_length + np.arange(generation.positions)
 
 
-def cycle_seconds(latency: LatencyModel, lengths: Integers, table: Integers, sizes: Integers, width: int) -> Floats:
-    """float32 (P, D + 1, S): what these cycles cost, sizes cut at the candidates that there are."""
-    depths = np.arange(table.shape[1])
-    verified = verified_sizes(width, table.shape[1] - 1, sizes)
-    seconds = latency.cycle(depths[:, None], verified, lengths[:, None, None], table)
-    return seconds.astype(np.float32)
+def tables_of(
+    generation: RecordedGeneration,
+    proposals: TextProposals | None,
+    latency: LatencyModel,
+    sizes: Integers,
+    depth: int,
+) -> tuple[Integers, Floats]:
+    """int64 and float32 (P, D + 2, S): gains and seconds of one generation's cycles, as in `Outcomes`.
+
+    Args:
+        proposals: what the text proposes, if it is looked up. sizes: int64 (S,), the ladder. depth: D.
+    """
+    if proposals is None:
+        ranks, there = head_alone(generation)
+    else:
+        ranks, there = merged_ranks(generation, proposals), candidate_counts(generation, proposals)
+    stages = [*range(depth + 1), PLAIN]
+    by_stage = [np.stack([gained(ranks, stage, int(size)) for size in sizes], axis=1) for stage in stages]
+    gains, lengths = np.stack(by_stage, axis=1), lengths_of(generation)
+    seconds = cycle_seconds(latency, lengths, gains, np.minimum(sizes, there[:, stages, None]))
+    if proposals is not None:
+        seconds += latency.lookup(lengths)[:, None, None]
+    return gains, seconds.astype(np.float32)
+
+
+def cycle_seconds(latency: LatencyModel, lengths: Integers, gains: Integers, verified: Integers) -> Doubles:
+    """float64 (P, D + 2, S): what cycles cost, without looking anything up.
+
+    Args:
+        lengths: int64 (P,). gains: int64 (P, D + 2, S). verified: int64 (P or 1, D + 2, S), candidates.
+    """
+    depths, length = np.arange(gains.shape[1] - 1), lengths[:, None]
+    drafted = latency.cycle(depths[:, None], verified[:, :-1], length[..., None], gains[:, :-1])
+    tree, root = (latency.verify(size, length) + latency.other(size, length) for size in (verified[:, -1], 0))
+    alone = np.broadcast_to(latency.plain(length) + (tree - root), gains[:, -1].shape)
+    return np.concatenate([drafted, alone[:, None]], axis=1)
 
 
 def verified_sizes(width: int, depth: int, sizes: Integers) -> Integers:
-    """int64 (D + 1, S): the sizes (S,) after 0 … `depth` expansions, cut at the candidates that there are."""
+    """int64 (D + 1, S): the sizes (S,) after 0 … `depth` expansions, cut at the candidates that the head has made."""
     there = np.array([candidate_count(width, level) for level in range(depth + 1)])
     cut: Integers = np.minimum(sizes, there[:, None])
     return cut
@@ -168,6 +229,9 @@ def split(outcomes: Outcomes, generations: Sequence[int]) -> Outcomes:
         scores=outcomes.scores[rows],
         states=outcomes.states[rows],
         begin=outcomes.begin,
+        text=outcomes.text[rows],
+        max_text=outcomes.max_text,
+        text_scores=outcomes.text_scores,
     )
 
 
@@ -213,48 +277,61 @@ def total(outcomes: Outcomes, depths: int | Integers, steps: int | Integers) -> 
     """What deciding so comes to over all generations.
 
     Args:
-        depths: one, or (P,). steps: of the ladder, one or (P,).
+        depths: one, or (P,); `PLAIN` does not ask the head. steps: of the ladder, one or (P,).
     """
     rows = np.arange(outcomes.positions)
-    gained = outcomes.gains[rows, depths, steps]
-    seen = visited(gained, outcomes.starts)
-    seconds = outcomes.seconds[rows, depths, steps][seen].sum(dtype=np.float64)
-    return Total(outcomes.tokens, float(seconds), int(seen.sum()))
+    seen = visited(outcomes.gains[rows, depths, steps], outcomes.starts)
+    seconds = float(outcomes.seconds[rows, depths, steps][seen].sum(dtype=np.float64))
+    silent = np.broadcast_to(np.equal(depths, PLAIN), rows.shape)
+    if silent.any():
+        seconds += float(all_catching_up(outcomes, silent, seen).sum())
+    return Total(outcomes.tokens, seconds, int(seen.sum()))
 
 
-def reading_one_more(begin: CostOf, unread: Integers, lengths: Integers) -> Doubles:
-    """Seconds that a draft's beginning takes longer for one token more than the `unread` ones; broadcasts."""
-    return begin(unread + 1, lengths) - begin(unread, lengths)
+def reading_more(begin: CostOf, unread: ArrayLike, more: ArrayLike, lengths: ArrayLike) -> Doubles:
+    """Seconds that a draft's beginning takes longer for `more` tokens beside the `unread` ones; all broadcast."""
+    return begin(np.add(unread, more), lengths) - begin(unread, lengths)
 
 
-def catching_up(begin: CostOf, positions: Integers, plain: NDArray[np.bool_], lengths: Integers) -> float:
-    """Seconds that the draft of one generation takes to read what plain cycles gained, as far as it drafts again.
+def reading_after(outcomes: Outcomes) -> Floats:
+    """float32 (P, S): what the draft takes longer to read what stage -1 gains, if it is asked right after.
+
+    For trainers that look at one cycle at a time: its seconds do not contain this, see `catching_up`.
+    """
+    found = reading_more(outcomes.begin, 1, outcomes.gains[:, PLAIN], outcomes.lengths[:, None])
+    return found.astype(np.float32)
+
+
+def catching_up(begin: CostOf, positions: Integers, silent: NDArray[np.bool_], lengths: Integers) -> float:
+    """Seconds that the draft of one generation takes to read what cycles without it gained, as far as it drafts again.
 
     Args:
         begin: as in `Outcomes`.
         positions: int64 (n,), of the generation's cycles, in order, from 0.
-        plain: bool (n,), whether they are.
+        silent: bool (n,), in which of them the draft is not asked.
         lengths: int64 (n,), context lengths.
     """
-    if plain.all():
+    if silent.all():
         return 0.0
     # A draft has read all tokens up to the root of its last cycle; before the first, all but the prefill's.
-    read = np.maximum.accumulate(np.where(plain, -1, positions))
+    read = np.maximum.accumulate(np.where(silent, -1, positions))
     unread = positions - np.concatenate([[-1], read[:-1]])
-    counts = plain & (positions < read[-1])
-    return float(reading_one_more(begin, unread[counts], lengths[counts]).sum())
+    counts = np.flatnonzero(silent & (positions < read[-1]))  # another cycle comes after each
+    gains = positions[counts + 1] - positions[counts]
+    return float(reading_more(begin, unread[counts], gains, lengths[counts]).sum())
 
 
-def all_catching_up(outcomes: Outcomes, plain: NDArray[np.bool_], seen: NDArray[np.bool_]) -> Doubles:
+def all_catching_up(outcomes: Outcomes, silent: NDArray[np.bool_], seen: NDArray[np.bool_]) -> Doubles:
     """float64 (G,): `catching_up` of every generation.
 
     Args:
-        plain: bool (P,), whether a cycle at the position is. seen: bool (P,), whether one begins there, see `visited`.
+        silent: bool (P,), whether the draft is not asked in a cycle at the position.
+        seen: bool (P,), whether one begins there, see `visited`.
     """
     blocks = [slice(first, end) for first, end in zip(outcomes.starts[:-1], outcomes.starts[1:], strict=True)]
     return np.array(
         [
-            catching_up(outcomes.begin, np.flatnonzero(there), plain[block][there], outcomes.lengths[block][there])
+            catching_up(outcomes.begin, np.flatnonzero(there), silent[block][there], outcomes.lengths[block][there])
             for block in blocks
             for there in [seen[block]]
         ]

@@ -9,9 +9,12 @@ import torch
 
 from ltd.common.arrays import Integers
 from ltd.errors import InputError
+from ltd.lookup import TextCandidates
 from ltd.policies import Policy, PolicyCall
-from ltd.tree import MAX_SIZE, DraftTree, candidate_count
+from ltd.policies.base import text_limit
+from ltd.tree import MAX_SIZE, DraftTree
 from ltd_rl.traces.format import RecordedGeneration
+from ltd_rl.traces.text import Ranks, TextProposals, candidate_counts, head_alone, merged_ranks
 
 Decisions = tuple[int | Integers, int | Integers] | Policy
 """Depths and sizes, each one number or one for every position (int64 (P,)); or a policy."""
@@ -23,7 +26,8 @@ class Cycles:
 
     Attributes:
         positions: where each began.
-        depths, sizes: what was decided; sizes count no more candidates than there were, as the decoder's do.
+        depths, sizes: what was decided; the depth is -1 where the head was not asked, and sizes count no more
+            candidates than there were, both as the decoder's do.
         gains: tokens gained; the last cycle's end where the answer ends, as the decoder's do.
     """
 
@@ -33,44 +37,73 @@ class Cycles:
     gains: Integers
 
 
-def replay(generation: RecordedGeneration, decisions: Decisions, start: int = 0) -> Cycles:
+def replay(
+    generation: RecordedGeneration, decisions: Decisions, start: int = 0, text: TextProposals | None = None
+) -> Cycles:
     """The cycles from a position to the end of the answer.
 
     Args:
         generation: from the traces.
         decisions: where they are numbers, all positions are worked out at once; a policy is asked cycle by cycle, and
-            may look at the scores, the lengths and the root's state of its tree only.
+            may look at the scores, the lengths, the root's state and the text of its tree only.
         start: the position of the first cycle, 0 … P; at P there is none.
+        text: what the text proposes at all positions. With it, trees are of both sources, and depths may be -1, where
+            the head is not asked. Policies that look nothing up do not need it and do without.
 
     Raises:
-        InputError: a start, depth or size out of range, or not one for every position.
+        InputError: a start, depth or size out of range, or not one for every position; or a policy that looks tokens
+            up, without proposals of as many candidates as it wants.
     """
     if not 0 <= start <= generation.positions:
         raise InputError(f"start {start} is out of range; the generation has positions 0 … {generation.positions - 1}")
     if not isinstance(decisions, tuple):
-        return _ask(generation, decisions, start)
-    depths, sizes = _for_every_position(generation, *decisions)
-    every_gain = gains(generation, *decisions)
-    visited = follow(every_gain, start)
-    return Cycles(visited, depths[visited], _verified(generation, depths, sizes)[visited], every_gain[visited])
+        return _ask(generation, decisions, start, _wanted_text(decisions, text))
+    depths, sizes = _for_every_position(generation, *decisions, text)
+    ranks, there = stages_of(generation, text)
+    every_gain, rows = gained(ranks, decisions[0], sizes), np.arange(generation.positions)
+    visited, verified = follow(every_gain, start), np.minimum(sizes, there[rows, depths])
+    return Cycles(visited, depths[visited], verified[visited], every_gain[visited])
 
 
-def gains(generation: RecordedGeneration, depths: int | Integers, sizes: int | Integers) -> Integers:
+def gains(
+    generation: RecordedGeneration,
+    depths: int | Integers,
+    sizes: int | Integers,
+    text: TextProposals | None = None,
+) -> Integers:
     """What a cycle at every position would gain: int64 (P,).
 
     Args:
         generation: from the traces.
         depths, sizes: one for all positions, or int64 (P,).
+        text: as for `replay`.
 
     Raises:
         InputError: as `replay`.
     """
-    every_depth, every_size = _for_every_position(generation, depths, sizes)
-    count = generation.positions
-    # One depth for all is a view, which is much faster than gathering.
-    ranks = generation.ranks[:, depths] if isinstance(depths, int) else generation.ranks[np.arange(count), every_depth]
-    limits = every_size.astype(np.uint16)  # as the ranks, so that those are not widened
-    accepted: Integers = np.count_nonzero(ranks < limits[:, None], axis=1)
+    _, every_size = _for_every_position(generation, depths, sizes, text)
+    return gained(stages_of(generation, text)[0], depths, every_size)
+
+
+def stages_of(generation: RecordedGeneration, text: TextProposals | None) -> tuple[Ranks, Integers]:
+    """Ranks uint16 (P, D + 2, L) and numbers of candidates int64 (P, D + 2) at all stages; text as for `replay`."""
+    if text is None:
+        ranks, there = head_alone(generation)
+        return ranks, np.broadcast_to(there, ranks.shape[:2])
+    return merged_ranks(generation, text), candidate_counts(generation, text)
+
+
+def gained(ranks: Ranks, stages: int | Integers, sizes: int | Integers) -> Integers:
+    """int64 (P,): what cycles gain.
+
+    Args:
+        ranks: uint16 (P, D + 2, L), as `stages_of` gives them. stages, sizes: one for all positions, or int64 (P,).
+    """
+    count = len(ranks)
+    # One stage for all is a view, which is much faster than gathering.
+    chosen = ranks[:, stages] if isinstance(stages, int) else ranks[np.arange(count), stages]
+    limits = np.asarray(sizes).astype(np.uint16)  # as the ranks, so that those are not widened
+    accepted: Integers = np.count_nonzero(chosen < limits[..., None], axis=1)
     rest: Integers = np.arange(count, 0, -1)
     return np.minimum(1 + accepted, rest)
 
@@ -85,67 +118,91 @@ def follow(every_gain: Integers, start: int = 0) -> Integers:
 
 
 def _for_every_position(
-    generation: RecordedGeneration, depths: int | Integers, sizes: int | Integers
+    generation: RecordedGeneration, depths: int | Integers, sizes: int | Integers, text: TextProposals | None
 ) -> tuple[Integers, Integers]:
-    count = generation.positions
-    for name, values, most in (("depth", depths, generation.depth), ("size", sizes, MAX_SIZE)):
+    count, least = generation.positions, 0 if text is None else -1
+    for name, values, low, high in (("depth", depths, least, generation.depth), ("size", sizes, 0, MAX_SIZE)):
         given = np.asarray(values)
         if given.shape not in ((), (count,)) or given.dtype.kind not in "iu":
             raise InputError(f"{name}s of shape {given.shape} do not fit; give a whole number, or {count} of them")
-        wrong = given[(given < 0) | (given > most)]
+        wrong = given[(given < low) | (given > high)]
         if wrong.size:
-            raise InputError(f"{name} {wrong.flat[0]} is out of range; it must be 0 … {most} here")
+            raise InputError(f"{name} {wrong.flat[0]} is out of range; it must be {low} … {high} here")
     return np.broadcast_to(depths, count), np.broadcast_to(sizes, count)
 
 
-def _verified(generation: RecordedGeneration, depths: Integers, sizes: Integers) -> Integers:
-    """Sizes, where they are not more than the candidates of the depth."""
-    candidates = np.array([candidate_count(generation.width, depth) for depth in range(generation.depth + 1)])
-    verified: Integers = np.minimum(sizes, candidates[depths])
-    return verified
+def _wanted_text(policy: Policy, text: TextProposals | None) -> TextProposals | None:
+    """The proposals, if the policy looks tokens up; raises InputError if they are not such as it sees."""
+    most = text_limit(policy)
+    if not most:
+        return None
+    if text is None or text.most != most:
+        found = "there are none" if text is None else f"these are of up to {text.most}"
+        raise InputError(f"the policy looks up to {most} candidates up in the text; give such proposals, {found}")
+    return text
 
 
-def _ask(generation: RecordedGeneration, policy: Policy, start: int) -> Cycles:
+def _ask(generation: RecordedGeneration, policy: Policy, start: int, text: TextProposals | None) -> Cycles:
     """`replay` with a policy."""
     if policy.max_depth > generation.depth:
         raise InputError(f"the policy drafts to depth {policy.max_depth}; these traces know 0 … {generation.depth}")
-    tree = DraftTree(1, generation.width, generation.depth, 0, torch.device("cpu"))
+    tree = DraftTree(1, generation.width, generation.depth, 0, torch.device("cpu"), text_limit(policy))
+    ranks, there = stages_of(generation, text)
     call, rows, position, gain = policy.start(1), [], start, 1
     while position < generation.positions:
-        depth, size = decide(tree, generation, position, call, gain)
-        gain = 1 + int(np.count_nonzero(generation.ranks[position, depth] < size))
+        depth, size = decide(tree, generation, position, call, gain, text)
+        gain = 1 + int(np.count_nonzero(ranks[position, depth] < size))
         gain = min(gain, generation.positions - position)
-        rows.append((position, depth, min(size, candidate_count(generation.width, depth)), gain))
+        rows.append((position, depth, min(size, int(there[position, depth])), gain))
         position += gain
     columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
     return Cycles(*columns)
 
 
 def decide(
-    tree: DraftTree, generation: RecordedGeneration, position: int, call: PolicyCall, gained: int
+    tree: DraftTree,
+    generation: RecordedGeneration,
+    position: int,
+    call: PolicyCall,
+    gain: int,
+    text: TextProposals | None = None,
 ) -> tuple[int, int]:
-    """Depth and size that a policy chooses at a position, asked as `Speculation.grow` asks it; 0 and 0 without a draft.
+    """Depth and size that a policy chooses at a position, asked as `Speculation.grow` asks it.
 
     Args:
-        tree: for B = 1, of the traces' width and depth; its scores, lengths, levels and the root's state become those
-            of the position. Its tokens and beams are not recorded.
+        tree: for B = 1, of the traces' width and depth; its scores, lengths, levels, text and the root's state become
+            those of the position. Its tokens and beams do not.
         call: the policy, for this generation.
-        gained: tokens of the cycle before; 1, the prefill's, where there is none.
+        gain: tokens of the cycle before; 1, the prefill's, where there is none.
+        text: what the text proposes, for a policy that looks tokens up.
+
+    Returns:
+        the depth, -1 where the head is not asked; and the size, 0 in a plain cycle.
 
     Raises:
         InputError: a size out of range.
     """
-    context = generation.prompt_length + position
-    tree.begin(torch.tensor([int(generation.tokens[context])]), torch.tensor([context], dtype=torch.int32))
-    if not call.speculate(tree.lengths, [gained]):
-        return 0, 0
-    tree.scores[0] = torch.from_numpy(np.array(generation.scores[position]))  # a copy: the mapped file is read-only
-    states = torch.from_numpy(np.array(generation.states[position]))[None, None]
-    tree.root_states = states if states.numel() else None
-    tree.levels, depth = 1, 0
-    while depth < call.max_depth and call.continue_drafting(tree, depth):
+    context, depth = generation.prompt_length + position, -1
+    root, length = torch.tensor([int(generation.tokens[context])]), torch.tensor([context], dtype=torch.int32)
+    tree.begin(root, length, None if text is None else text_at(text, position))
+    if not call.speculate(tree.lengths, [gain]):
+        return depth, 0
+    while (depth < 0 and text is None) or (depth < call.max_depth and call.continue_drafting(tree, depth)):
+        if depth < 0:
+            # Copies: the mapped file is read-only.
+            tree.scores[0, : generation.scores.shape[1]] = torch.from_numpy(np.array(generation.scores[position]))
+            states = torch.from_numpy(np.array(generation.states[position]))[None, None]
+            tree.root_states = states if states.numel() else None
         tree.levels, depth = tree.levels + 1, depth + 1
     size = call.choose_size(tree, depth)
     if not 0 <= size <= call.max_size:
         raise InputError(f"size {size} is out of range; this policy verifies 0 … {call.max_size} candidates")
     return depth, size
+
+
+def text_at(text: TextProposals, position: int) -> TextCandidates:
+    """The text's candidates at one position, as `ltd.lookup.TextSource` proposes them to one sequence."""
+    row = slice(position, position + 1)
+    arrays = text.tokens, text.parents, text.scores, text.counts, text.features, text.cells
+    tokens, parents, scores, counts, features, cells = (torch.from_numpy(array[row].copy()) for array in arrays)
+    return TextCandidates(tokens, parents, scores, counts, counts.tolist(), features, cells)

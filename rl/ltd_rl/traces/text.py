@@ -137,6 +137,13 @@ def follow_text(generation: RecordedGeneration, proposals: TextProposals) -> Fol
 # --- the two sources together ---
 
 
+def head_alone(generation: RecordedGeneration) -> tuple[Ranks, Integers]:
+    """Where nothing is looked up: ranks uint16 (P, D + 2, D + 1), candidates int64 (1, D + 2), all stages as below."""
+    nothing = np.full((generation.positions, 1, generation.depth + 1), NO_RANK, dtype=np.uint16)
+    ranks = np.concatenate([generation.ranks, nothing], axis=1)
+    return ranks, np.array([[*level_starts(generation.width, generation.depth + 1)[1:], 0]])
+
+
 def head_columns(generation: RecordedGeneration, proposals: TextProposals) -> Integers:
     """int64 (P, T): the head's candidate of the full-depth tree that each text candidate is merged with; -1 = none.
 

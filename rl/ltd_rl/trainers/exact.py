@@ -6,12 +6,14 @@ at level l, and s_d(V) that of size V after d expansions, a cycle there stops at
     P(d, V) = c_0 · … · c_(d-1) · (1 - c_d) · s_d(V),          with c_D = 0 at the limit,
 
 so the expected reward Σ P(d, V) · r(d, V) and its gradient need no sampling: there is no noise from actions, and both
-policies learn at once instead of in turns. The rewards are those of `ltd_rl.environments.rewards`:
+policies learn at once instead of in turns. Where the policies see what the text proposes, the first level is -1, before
+the head is asked at all. The rewards are those of `ltd_rl.environments.rewards`:
 
     ratio    r = gain / (λ · seconds)
     renewal  r = gain - λ · seconds
 
-with λ the throughput of the policies themselves, found anew after every epoch.
+with λ the throughput of the policies themselves, found anew after every epoch. What a cycle gains without the head is
+read later, if the head is asked again; here that counts in the cycle, as if the head were asked right after.
 
 Positions count alike, whether the present policies would begin a cycle there or not. Weighting them by the exact
 probability of a visit, and crediting a cycle with the value of the position it leads to, was tried and won nothing.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -29,15 +32,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ltd.common.arrays import Floats
 from ltd.errors import InputError
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
 from ltd_rl.environments.rewards import REWARDS, check_reward
-from ltd_rl.traces.observations import Observer, decided, observers_of
+from ltd_rl.traces.observations import Observer, decided, first_asked, looks_up, observers_of
 from ltd_rl.traces.optimum import best_static
-from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, reading_after
 
 WARM_UP_STEPS = 50
 SPREAD = 1e-3  # least standard deviation that an input is divided by: some never change
@@ -117,10 +121,13 @@ def train_exact(
         progress: told after every epoch.
 
     Raises:
-        InputError: outcomes of different ladders or depths.
+        InputError: outcomes of different ladders, depths or numbers of text candidates, or layouts that show something
+            else than these have.
     """
     if (training.sizes, training.depth) != (validation.sizes, validation.depth):
         raise InputError("training and validation need the same ladder of sizes and the same depth")
+    if training.max_text != validation.max_text:
+        raise InputError("training and validation need the same number of text candidates")
     trainer = ExactTrainer(training, layouts, config)
     held_out = observers_of(validation, *trainer.layouts)
     best: tuple[float, Learned] | None = None
@@ -154,6 +161,7 @@ class ExactTrainer:
         self.outcomes, self.config = outcomes, config
         depth, size = (replace(layout, length_range=outcomes.length_range) for layout in layouts)
         self.layouts: tuple[Layout | Summary, Layout | Summary] = depth, size
+        self.reads_text = check_text(outcomes, self.layouts)
         self.rate = best_static(outcomes)[2].throughput
         self.order = np.random.default_rng(config.seed)
         self.step, self.steps = 0, config.epochs * self.batches
@@ -194,22 +202,31 @@ class ExactTrainer:
         return iter(np.array_split(self.order.permutation(self.outcomes.positions), self.batches))
 
     def log_chances(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
-        """float32 (n, D + 1, S): log P(d, V) at positions (n,)."""
+        """float32 (n, D + 1, S), with stage -1 (n, D + 2, S): log P(d, V) at positions (n,)."""
         depth, size = self.networks
-        levels = range(self.outcomes.depth + 1)
+        levels = range(first_asked(self.layouts[0]), self.outcomes.depth + 1)
         going = torch.stack([depth(self.observers[0].at(rows, level)) for level in levels], dim=1)
         stop, go = functional.log_softmax(going, dim=2).unbind(2)  # outputs STOP and CONTINUE, in this order
         stop = torch.cat([stop[:, :-1], torch.zeros_like(stop[:, -1:])], dim=1)  # at the limit nobody is asked
         before = functional.pad(go[:, :-1].cumsum(1), (1, 0))
         sizes = torch.stack([size(self.observers[1].at(rows, level)) for level in levels], dim=1)
-        return (before + stop)[:, :, None] + functional.log_softmax(sizes, dim=2)
+        chances = (before + stop)[:, :, None] + functional.log_softmax(sizes, dim=2)
+        return chances.roll(-1, dims=1) if self.reads_text else chances  # -1 stands last in tables
 
     def rewards(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
-        """float32 (n, D + 1, S), in tokens: of every decision at positions (n,)."""
-        gains = torch.from_numpy(self.outcomes.gains[rows]).float()
-        seconds = torch.from_numpy(self.outcomes.seconds[rows])
+        """float32, in tokens and of the shape of `log_chances`: of every decision at positions (n,)."""
+        stages = self.outcomes.depth + (2 if self.reads_text else 1)
+        gains = torch.from_numpy(self.outcomes.gains[rows, :stages]).float()
+        seconds = torch.from_numpy(self.outcomes.seconds[rows, :stages])
+        if self.reads_text:
+            seconds[:, -1] += torch.from_numpy(self.reading[rows])
         # Times in tokens, so that the weight of the entropy means the same; in a ratio, λ turns no decision.
         return REWARDS[self.config.reward].kind.formula(gains, self.rate * seconds)
+
+    @cached_property
+    def reading(self) -> Floats:
+        """float32 (P, S): see `reading_after`."""
+        return reading_after(self.outcomes)
 
     def policy(self, made_for: Setting) -> Learned:
         """The present networks as they run at inference."""
@@ -217,7 +234,18 @@ class ExactTrainer:
             Network(layout, network.weights()) for network, layout in zip(self.networks, self.layouts, strict=True)
         )
         outcomes = self.outcomes
-        return Learned(made_for, outcomes.depth, outcomes.sizes, depth_network=depth, size_network=size)
+        networks = {"depth_network": depth, "size_network": size, **looks_up(outcomes, depth.layout)}
+        return Learned(made_for, outcomes.depth, outcomes.sizes, **networks)
+
+
+def check_text(outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Summary]) -> bool:
+    """Whether both layouts show what the text proposes; raises InputError if one alone does, or nothing is looked up."""
+    shown = {first_asked(layout) == PLAIN for layout in layouts}
+    if len(shown) > 1:
+        raise InputError("one of the two policies sees what the text proposes; both must, or none")
+    if True in shown and not outcomes.max_text:
+        raise InputError("the policies see what the text proposes, but nothing was looked up; give tables with text")
+    return True in shown
 
 
 class Standardised(nn.Module):
@@ -250,15 +278,16 @@ class Standardised(nn.Module):
 
 
 def moments(observer: Observer) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, float32 (width,), of the observations at all positions and depths."""
+    """Mean and standard deviation, float32 (width,), of the observations at all positions and stages."""
     outcomes, width = observer.outcomes, observer.layout.width
     sums, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-    for level in range(outcomes.depth + 1):
+    levels = range(first_asked(observer.layout), outcomes.depth + 1)
+    for level in levels:
         for rows in np.array_split(np.arange(outcomes.positions), 1 + outcomes.positions // 4096):
             seen = observer.at(rows, level).double()
             sums += seen.sum(0)
             squares += seen.square().sum(0)
-    count = outcomes.positions * (outcomes.depth + 1)
+    count = outcomes.positions * len(levels)
     mean = sums / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
     return mean.float(), (deviation + SPREAD).float()

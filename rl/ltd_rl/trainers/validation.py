@@ -18,7 +18,7 @@ from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.sb3_import import action_tensors
 from ltd.policies.learned.setting import Setting
-from ltd_rl.traces.observations import Observer, Role, chosen_steps, stops
+from ltd_rl.traces.observations import Observer, Role, chosen_steps, looks_up, stops
 from ltd_rl.traces.outcomes import Outcomes, Total, plain_total, total
 
 Figures = dict[str, float]
@@ -32,7 +32,8 @@ class Judge:
         outcomes: of the held-out generations.
         role: of the network.
         layout: of its observation.
-        partner: for a depth network int64 (P, D + 1), steps of the ladder; for a size network int64 (P,), depths.
+        partner: for a depth network int64 (P, stages), steps of the ladder; for a size network int64 (P,), depths.
+            Stages are 0 … D, and then -1 where tokens are looked up.
     """
 
     outcomes: Outcomes
@@ -51,12 +52,12 @@ class Judge:
 
     def total(self, network: Network) -> Total:
         """What the network decides comes to."""
-        setting, outcomes = Setting(self.outcomes.width), self.outcomes
+        setting, outcomes, text = Setting(self.outcomes.width), self.outcomes, looks_up(self.outcomes, self.layout)
         if self.role == "depth":
-            policy = Learned(setting, outcomes.depth, outcomes.sizes[:1], depth_network=network)
+            policy = Learned(setting, outcomes.depth, outcomes.sizes[:1], depth_network=network, **text)
             depths = stops(policy, outcomes, self.observer)
             return total(outcomes, depths, self.partner[np.arange(outcomes.positions), depths])
-        policy = Learned(setting, outcomes.depth, outcomes.sizes, size_network=network)
+        policy = Learned(setting, outcomes.depth, outcomes.sizes, size_network=network, **text)
         return total(outcomes, self.partner, chosen_steps(policy, outcomes, self.partner, self.observer))
 
     def evaluate(self, network: Network) -> Figures:
