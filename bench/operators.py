@@ -77,8 +77,36 @@ def tree_cases(dtype: torch.dtype) -> Iterator[Case]:
     both = (lambda: (draft(), tree.select(SIZE)), lambda: draft_officially().select(SIZE, 0))
     yield Case("expand_beam, one level", expand_last, "log_softmax, topk, topk", expand_composed)
     yield Case("expand_beam, all 9 levels", draft, "official tree, drafting", draft_officially)
+    yield merge_case(tree)
     yield Case("select_tree", lambda: tree.select(SIZE), "official tree, selection", lambda: official.select(SIZE, 0))
     yield Case("drafting and selection", both[0], "official tree, all", both[1])
+
+
+def merge_case(tree: DraftTree) -> Case:
+    """merge_text of 32 candidates: the draft's 16 best, and a chain below them; beside dictionaries that find as much."""
+    count, half = tree.candidates, 16
+    best = tree.scores[0, :count].sort(descending=True, stable=True).indices[:half].tolist()
+    places = {-1: -1} | {candidate: place for place, candidate in enumerate(best)}
+    above = [places[int(tree.parents[0, candidate])] for candidate in best] + list(range(half - 1, 2 * half - 1))
+    said = tree.tokens[0, best].tolist() + [VOCABULARY + place for place in range(half)]
+    text = torch.tensor([said]), torch.tensor([above], dtype=torch.int32), torch.full((1, 2 * half), -20.0)
+    columns = [
+        torch.cat([column[:, :count], column[:, : 2 * half]], dim=1) for column in (tree.tokens, tree.scores, tree.parents)
+    ]
+    columns.append(torch.zeros(1, count + 2 * half, dtype=torch.int8))
+    counts, appended = torch.tensor([2 * half], dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+
+    def in_dictionaries() -> None:
+        known: dict[tuple[int, int], int] = {}
+        for column, key in enumerate(zip(tree.parents[0].tolist(), tree.tokens[0].tolist(), strict=True)):
+            known.setdefault(key, column)
+        found, end = {-1: -1}, count
+        for place, (token, parent) in enumerate(zip(said, above, strict=True)):
+            found[place] = known.get((found[parent], token), end)
+            end += found[place] == end
+
+    run = lambda: ops.merge_text(*text, counts, count, ROOT, *columns, appended)  # noqa: E731
+    return Case("merge_text, 32 of the text", run, "Python dictionaries", in_dictionaries)
 
 
 # --- attention ---
@@ -226,6 +254,7 @@ def summary_case() -> Case:
             layout.best,
             layout.newest,
             states,
+            None,
             flat,
             [64, 64, 2],
             [64, 64, 24],

@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 
 from ltd.chains.acceptance_files import load_acceptance, save_acceptance
 from ltd.chains.model_files import read_chain
-from ltd.common.assets import shipped_baseline, shipped_chain, shipped_policies
+from ltd.common.assets import assets, shipped_baseline, shipped_chain, shipped_policies
 from ltd.common.journal import Journal
 from ltd.common.tensor_files import load_pickled
 from ltd.drafts.eagle3.files import load_head
 from ltd.errors import InputError
 from ltd.evaluation.questions import parse_line
 from ltd.latency.model import LatencyModel
+from ltd.lookup.scores import load_text_scores
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.files import load_baseline
 from ltd.policies.controller import load_controller
@@ -107,6 +108,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "latency": ("latency.json", LatencyModel.load),
     "controller": ("controller.json", load_controller),
     "grid": ("grid.json", load_grid),
+    "lookup": ("lookup.json", load_text_scores),
     "question": ("question.jsonl", lambda file: parse_line("qa", file, 1, file.read_text(errors="replace"))),
     "model": ("config.json", lambda file: read_config(str(file.parent))),
     "head": ("config.json", lambda file: load_head(file.parent, torch.float32, "cpu")),
@@ -159,6 +161,7 @@ SHIPPED: dict[str, tuple[Path, str, Callable[[Path], Any]]] = {
     "chain": (shipped_chain(), "config.json", read_chain),
     "acceptance": (shipped_chain() / "acceptance", "acceptance.json", load_acceptance),
     "disco": (shipped_baseline("disco"), "baseline.json", lambda folder: load_baseline(folder, "disco")),
+    "lookup": (assets(), "lookup.json", lambda folder: load_text_scores(folder / "lookup.json")),
 }
 
 

@@ -1,12 +1,18 @@
-// Drafting and selection.
+// Drafting, the text's candidates beside the drafted ones, and selection.
+#include <algorithm>
+#include <numeric>
+
 #include "cases.h"
 #include "entropy/row_entropy.h"
 #include "expand/expand_beam.h"
+#include "lookup/merge_text.h"
 #include "select/select_tree.h"
 #include "trees.h"
 
 namespace ltd::bench {
 namespace {
+
+constexpr int32_t kTextCandidates = 32;
 
 AnyMatrices draft_logits(Memory& memory, int64_t vocabulary) {
   return {memory.copy(bfloat16_noise(kWidth * vocabulary, 3.0f)), DType::kBFloat16, kWidth * vocabulary, vocabulary};
@@ -49,6 +55,50 @@ Call prepare_entropy(Memory& memory, int64_t vocabulary) {
   a.entropies = {memory.zeros<float>(kWidth), kWidth};
   a.threads = thread_count();
   return call_of(LTD_OPERATOR(RowEntropy, row_entropy), a, memory);
+}
+
+// Of the text's candidates the first half are the best drafted ones, the others a chain below them.
+Call prepare_merge(Memory& memory) {
+  const Candidates drafted = draft_candidates();
+  const int64_t count = drafted.count(), columns = count + kTextCandidates;
+  std::vector<int32_t> best(count), places(count, -1);
+  std::iota(best.begin(), best.end(), 0);
+  std::stable_sort(best.begin(), best.end(), [&](int32_t i, int32_t j) { return drafted.scores[i] > drafted.scores[j]; });
+  std::vector<int64_t> tokens(kTextCandidates);
+  std::vector<int32_t> parents(kTextCandidates);
+  for (int32_t i = 0; i < kTextCandidates; ++i) {
+    const bool is_drafted = i < kTextCandidates / 2;
+    const int32_t above = is_drafted ? drafted.parents[best[i]] : -1;
+    tokens[i] = is_drafted ? drafted.tokens[best[i]] : -1;
+    parents[i] = !is_drafted ? i - 1 : above < 0 ? -1 : places[above];
+    places[best[i]] = i;
+  }
+  const auto widened = [&](auto values) {
+    values.resize(columns);
+    return values;
+  };
+  MergeText a{};
+  a.text_tokens = {memory.copy(tokens), kTextCandidates};
+  a.text_parents = {memory.copy(parents), kTextCandidates};
+  a.text_scores = {memory.copy(std::vector<float>(kTextCandidates, -20.0f)), kTextCandidates};
+  a.text_counts = memory.copy(std::vector<int32_t>{kTextCandidates});
+  a.roots = memory.zeros<int64_t>(1);
+  a.batch = 1;
+  a.text = kTextCandidates;
+  a.candidates = count;
+  a.tokens = {memory.copy(widened(drafted.tokens)), columns};
+  a.scores = {memory.copy(widened(drafted.scores)), columns};
+  a.parents = {memory.copy(widened(drafted.parents)), columns};
+  a.sources = {memory.zeros<int8_t>(columns), columns};
+  a.appended = memory.zeros<int32_t>(1);
+  return call_of(LTD_OPERATOR(MergeText, merge_text), a, memory);
+}
+
+// Parents of all candidates, what is written of each, the text's, and all that is written of those.
+double merge_bytes() {
+  const double candidates = static_cast<double>(level_offset(kDepth + 1, kWidth));
+  const double of_text = 8 + 4 + 4;
+  return candidates * (4 + 1) + kTextCandidates * (of_text + of_text + 1);
 }
 
 Call prepare_select(Memory& memory, int64_t size) {
@@ -96,6 +146,10 @@ void add_draft_cases(std::vector<Case>& cases) {
                      .bytes = static_cast<double>(kWidth * vocabulary * kElement),
                      .prepare = [vocabulary = vocabulary](Memory& m) { return prepare_entropy(m, vocabulary); }});
   }
+  cases.push_back({.name = "merge_text/candidates:810/text:" + std::to_string(kTextCandidates),
+                   .usual = true,
+                   .bytes = merge_bytes(),
+                   .prepare = prepare_merge});
   for (const int64_t size : kSizes) {
     cases.push_back({.name = "select_tree/candidates:810/V:" + std::to_string(size),
                      .usual = true,

@@ -67,24 +67,25 @@ T* row_of(const Tensors& tensors, const Named& row, int64_t least) {
   return data;
 }
 
-int64_t propose(TextIndex& index, py::handle tokens, py::handle parents, py::handle scores, py::handle features,
-                py::handle cells) {
-  static const std::vector<TensorInfo> written{
-      {"tokens", true}, {"parents", true}, {"scores", true}, {"features", true}, {"cells", true}};
-  const std::array<py::handle, 5> given{tokens, parents, scores, features, cells};
-  std::array<TensorArgument, 5> arguments;
+int64_t propose(TextIndex& index, py::handle tokens, py::handle parents, py::handle scores, py::handle chances,
+                py::handle features, py::handle cells) {
+  static const std::vector<TensorInfo> signature{{"tokens", true},  {"parents", true},  {"scores", true},
+                                                 {"chances", true}, {"features", true}, {"cells", true}};
+  const std::array<py::handle, 6> given{tokens, parents, scores, chances, features, cells};
+  std::array<TensorArgument, 6> arguments;
   for (size_t i = 0; i < given.size(); ++i) {
-    LTD_CHECK(THPVariable_Check(given[i].ptr()), written[i].name, " must be a tensor");
+    LTD_CHECK(THPVariable_Check(given[i].ptr()), signature[i].name, " must be a tensor");
     arguments[i] = {&THPVariable_Unpack(given[i].ptr()), static_cast<int>(i), -1};
   }
   const Tensors tensors(at::kCPU);
   check_tensor({"tokens", *arguments[0].tensor}, tensors.device());
-  check_tensors(arguments, written);
-  const auto named = [&](int i) { return Named{written[i].name.c_str(), *arguments[i].tensor}; };
+  check_tensors(arguments, signature);
+  const auto named = [&](int i) { return Named{signature[i].name.c_str(), *arguments[i].tensor}; };
   return index.propose({row_of<int64_t>(tensors, named(0), index.most()),
                         row_of<int32_t>(tensors, named(1), index.most()),
-                        row_of<float>(tensors, named(2), index.most()), row_of<float>(tensors, named(3), kTextFeatures),
-                        row_of<int32_t>(tensors, named(4), index.most())});
+                        row_of<float>(tensors, named(2), index.most()), row_of<float>(tensors, named(3), index.most()),
+                        row_of<float>(tensors, named(4), kTextFeatures),
+                        row_of<int32_t>(tensors, named(5), index.most())});
 }
 
 }  // namespace
@@ -109,11 +110,13 @@ void bind_lookup(py::module_& module) {
           py::arg("tokens"))
       .def(
           "propose",
-          [](TextIndex& index, py::handle tokens, py::handle parents, py::handle scores, py::handle features,
-             py::handle cells) {
-            return with_input_errors([&] { return propose(index, tokens, parents, scores, features, cells); });
+          [](TextIndex& index, py::handle tokens, py::handle parents, py::handle scores, py::handle chances,
+             py::handle features, py::handle cells) {
+            return with_input_errors(
+                [&] { return propose(index, tokens, parents, scores, chances, features, cells); });
           },
-          py::arg("tokens"), py::arg("parents"), py::arg("scores"), py::arg("features"), py::arg("cells"));
+          py::arg("tokens"), py::arg("parents"), py::arg("scores"), py::arg("chances"), py::arg("features"),
+          py::arg("cells"));
 }
 
 }  // namespace ltd

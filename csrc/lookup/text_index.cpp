@@ -246,11 +246,13 @@ void TextIndex::write_candidates(const TextRows& rows) const {
     rows.tokens[i] = node.token;
     rows.parents[i] = node.parent;
     rows.scores[i] = lowest;
+    rows.chances[i] = static_cast<float>(std::exp(node.log_chance));
     rows.cells[i] = node.cell;
   }
   std::fill(rows.tokens + count, rows.tokens + most_, 0);
   std::fill(rows.parents + count, rows.parents + most_, -1);
   std::fill(rows.scores + count, rows.scores + most_, -INFINITY);
+  std::fill(rows.chances + count, rows.chances + most_, 0.0f);
   std::fill(rows.cells + count, rows.cells + most_, -1);
 }
 

@@ -71,6 +71,7 @@ struct TextRows {
   int64_t* tokens;
   int32_t* parents;  // text candidates, -1 = root
   float* scores;
+  float* chances;
   float* features;
   int32_t* cells;
 };

@@ -102,7 +102,7 @@ __device__ void write_ranked(Pointer<const float> scores, int64_t score_count, i
   if (threadIdx.x % kWarp == 0) *sum = mine;
 }
 
-// What is known besides scores and state. By these threads of the block, as many as `step`.
+// What is known besides scores and state: length, depth and text. By these threads of the block, as many as `step`.
 __device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> observation, int first, int step) {
   const Pointer<float> facts = observation + (a.state_from() - (1 + kMaxDepth + 1));
   for (int i = first; i < 1 + kMaxDepth + 1; i += step) {

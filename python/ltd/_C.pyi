@@ -88,15 +88,17 @@ class TextIndex:
         Raises:
             InputError: something else is among them, or the text gets longer than 2^30 tokens; none is appended then.
         """
-    def propose(self, tokens: Tensor, parents: Tensor, scores: Tensor, features: Tensor, cells: Tensor) -> int:
+    def propose(
+        self, tokens: Tensor, parents: Tensor, scores: Tensor, chances: Tensor, features: Tensor, cells: Tensor
+    ) -> int:
         """Writes the candidates at the end of the text and says how many there are.
 
         All tensors are contiguous, on the CPU, and share no memory; columns behind the candidates are written as
         `ltd.lookup.TextCandidates` says, for `most` columns in all.
 
         Args:
-            tokens: int64 (>= most,); parents: int32 (>= most,); scores: float32 (>= most,); features: float32 (>= 24,);
-            cells: int32 (>= most,).
+            tokens: int64 (>= most,); parents: int32 (>= most,); scores, chances: float32 (>= most,); features: float32
+            (>= 24,); cells: int32 (>= most,).
 
         Raises:
             InputError: a tensor of another shape, type, device or layout, or memory that is shared.

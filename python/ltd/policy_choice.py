@@ -24,7 +24,7 @@ from ltd.policies import Learned, Policy, Static
 from ltd.policies.base import MadeForHead
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
-from ltd.policies.learned.store import shipped_bundle, tuned_bundle
+from ltd.policies.learned.store import shipped_bundle, tuned_bundle, tuned_rule
 from ltd.policies.lookup import Lookup
 from ltd.target.locate import locate
 from ltd.target.model import read_config
@@ -50,15 +50,19 @@ class ChosenPolicy:
             "shipped", which may be made for another processor, or "static", as no learned one fits; "none" is plain
             decoding, asked for with the policy or the draft.
         bundle: that it was read with, if it was.
+        file: that it was read from, if it is a rule that `ltd tune` kept.
     """
 
     policy: Policy | None
     origin: Literal["given", "tuned", "shipped", "static", "none"]
     bundle: Bundle | None = None
+    file: Path | None = None
 
     @property
     def files(self) -> list[Path]:
         """What says how it decides, where that is not its name: facts that name all else by hash."""
+        if self.file is not None:
+            return [self.file]
         return [] if self.bundle is None or self.bundle.folder is None else [self.bundle.folder / FACTS]
 
     def __str__(self) -> str:
@@ -66,6 +70,8 @@ class ChosenPolicy:
             return "plain decoding"
         if self.origin == "static":
             return f"{self.policy}, as no learned one fits; {ADVICE}"
+        if self.file is not None:
+            return f"{self.policy}, tuned for this machine, in {self.file}"
         if self.bundle is None:
             return f"{self.policy}, as asked for"
         if self.origin == "shipped":
@@ -126,6 +132,8 @@ def _best_known(setting: Setting | None, device: torch.device) -> ChosenPolicy:
     if setting.head_sha256 is not None:
         if (bundle := tuned_bundle(setting, device)) is not None:
             return ChosenPolicy(bundle.policy, "tuned", bundle)
+        if (found := tuned_rule(setting)) is not None:
+            return ChosenPolicy(found[1], "tuned", file=found[0])
         if (bundle := shipped_bundle(setting, device)) is not None:
             return ChosenPolicy(bundle.policy, "shipped", bundle)
     return ChosenPolicy(static_tree(device, looks_up=setting.head_sha256 == LOOKUP), "static")

@@ -17,8 +17,8 @@ MAX_CANDIDATES = 2048
 
 
 def candidate_count(width: int, depth: int) -> int:
-    """Candidates of a tree after `depth` expansions beyond the root's own: W + D * W²."""
-    return width + depth * width * width
+    """Candidates of a tree after `depth` expansions beyond the root's own: W + D * W²; none at depth -1."""
+    return width + depth * width * width if depth >= 0 else 0
 
 
 @dataclass(frozen=True, slots=True)

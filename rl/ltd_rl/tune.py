@@ -2,8 +2,10 @@
 
 Every stage keeps its result in a work folder, and a stage whose result is there is not run again: costs
 (`latency.json`), `traces`, the policies (`bundle`, with `training.json`), a comparison in real decoding
-(`validation-…`), and last, if it is surely faster than what is used without, the bundle in the user's cache, where
-`ltd.load` finds it. Questions are split three ways, within each task: to train, to choose the epoch, to compare.
+(`validation-…`), and last, if it is surely faster than what is used without, the bundle or a rule in the user's cache,
+where `ltd.load` finds it. Questions are split three ways, within each task: to train, to choose the epoch, to compare.
+
+Candidates have two sources, the draft and the text itself; how likely the text's are is fitted to the same traces.
 """
 
 from __future__ import annotations
@@ -26,27 +28,30 @@ from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.questions import load_questions
+from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
+from ltd.lookup import TEXT_FEATURES
 from ltd.policies.grid import write_grid
 from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, remove_bundle, save_bundle
 from ltd.policies.learned.policy import Learned
+from ltd.policies import Both, Policy
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder, shipped_bundle
+from ltd.policies.rule_file import RULE, write_rule
 from ltd.policies.static import Static
 from ltd.policy_choice import setting_of
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.comparison import validation_of, winner
+from ltd_rl.baselines.both_search import best_both
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 from ltd_rl.traces.sources import Source, obtain_generations, own_latency
-from ltd_rl.traces.splits import (
-    ThreeWays,
-    split_three_ways,
-)
+from ltd_rl.traces.splits import ThreeWays, split_three_ways
+from ltd_rl.traces.text_fit import fit_text_scores
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.trainers.iterate import Schedule, iterate
 from ltd_rl.trainers.ppo_config import PPOConfig
@@ -54,7 +59,7 @@ from ltd_rl.tune_config import TuneConfig, check_questions
 
 STAGES = 5
 BUNDLE, TRAINING, QUESTIONS, HELD_OUT = "bundle", "training.json", "questions", "held-out"
-DEFAULT, SHIPPED, LEARNED = "default static", "shipped", "learned"  # names for people
+DEFAULT, SHIPPED, LEARNED = "default", "shipped", "learned"  # names for people
 FEW = 10  # questions of a task
 
 
@@ -63,14 +68,15 @@ class Tuned:
     """What came out.
 
     Attributes:
-        kept: the policy whose bundle is in the cache; None if nothing was surely faster than what is used without one.
-        folder: for that bundle, in the cache; it also holds the best static tree, for the method `grid`.
+        kept: the policy whose bundle or rule is in the cache; None if nothing was surely faster than what is used
+            without one.
+        folder: for that, in the cache; it also holds the best static tree of the draft, for the method `grid`.
         names: method names of `ltd eval`, by what they are for people.
         incumbent: the one that is used without a bundle, as such a name for people.
         results: of these methods, in real decoding of questions that nothing was learned or chosen with.
     """
 
-    kept: Learned | None
+    kept: Policy | None
     folder: Path
     names: dict[str, str]
     incumbent: str
@@ -79,7 +85,7 @@ class Tuned:
     @property
     def learned(self) -> bool:
         """Whether the learned policies were kept."""
-        return self.kept is not None and self.kept.size_network is not None
+        return isinstance(self.kept, Learned) and self.kept.size_network is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,9 +103,9 @@ class Work:
         return self.source.folder
 
     @property
-    def default_static(self) -> Static:
-        """The static tree that would be used here without learned policies: the decoder was loaded with it."""
-        assert isinstance(self.decoder.policy, Static)
+    def default(self) -> Policy:
+        """What would be used here without learned policies: the decoder was loaded with it."""
+        assert self.decoder.policy is not None
         return self.decoder.policy
 
     @property
@@ -127,14 +133,16 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
     with only_run(work.folder):
         latency = measure_costs(work)
         split = record_traces(work)
-        sizes, depth = worthwhile(split.known, latency)
-        training, validation, known = (
-            outcomes_of(side, latency, sizes, depth) for side in (split.training, split.validation, split.known)
+        text = fit_text_scores(split.known, LOOKED_UP)
+        sizes, depth = worthwhile(split.known, latency, text)
+        training, validation = (
+            outcomes_of(side, latency, sizes, depth, text, LOOKED_UP) for side in (split.training, split.validation)
         )
-        static = best_setting(known)
+        static = best_setting(outcomes_of(split.known, latency, sizes, depth))
+        rule, _ = best_both(split.known, latency, text)
         policy = train(work, latency, static, training, validation)
-        results, names = compare(work, split.comparison, static)
-        return keep(work, policy, static, results, names)
+        results, names = compare(work, split.comparison, static, rule)
+        return keep(work, policy, static, rule, results, names)
 
 
 def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
@@ -205,7 +213,7 @@ def train(
 def train_exactly(work: Work, training: Outcomes, validation: Outcomes) -> tuple[Learned, Record]:
     """By the exact trainer; and its settings and course."""
     config = ExactConfig(reward=work.config.reward)
-    summary = summary_for(training.sizes)
+    summary = summary_for(training.sizes, TEXT_FEATURES)
     with tqdm(total=config.epochs, unit="epoch", desc="training") as progress:
 
         def told(epoch: Epoch) -> None:
@@ -231,14 +239,17 @@ def best_setting(outcomes: Outcomes) -> tuple[int, int]:
     return depth, outcomes.sizes[step]
 
 
-def compare(work: Work, held_out: list[RecordedGeneration], static: tuple[int, int]) -> tuple[Record, dict[str, str]]:
+def compare(
+    work: Work, held_out: list[RecordedGeneration], static: tuple[int, int], rule: Both
+) -> tuple[Record, dict[str, str]]:
     """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
     shipped = work.shipped
     names = {
         "plain decoding": BASELINE,
-        DEFAULT: method_of((work.default_static.depth, work.default_static.size)),
+        DEFAULT: method_of(work.default),
         "EAGLE-3's static (8, 60)": "eagle3",
-        f"best static ({static[0]}, {static[1]})": method_of(static),
+        f"best static ({static[0]}, {static[1]})": method_of(Static(*static)),
+        "the best of both": method_of(rule),
         **({} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}),
         LEARNED: f"bundle:{work.folder / BUNDLE}",
     }
@@ -279,39 +290,55 @@ def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Pat
     return count
 
 
-def method_of(tree: tuple[int, int]) -> str:
-    """The method of a static tree of this depth and size."""
-    return f"static:{tree[0]}:{tree[1]}"
+def method_of(policy: Policy) -> str:
+    """The method of a policy that a name says all of."""
+    if isinstance(policy, Both):
+        return f"both:depth={policy.depth}:size={policy.size}:text={policy.text}:alone={policy.alone}"
+    assert isinstance(policy, Static)
+    return f"static:{policy.depth}:{policy.size}"
 
 
-def keep(work: Work, policy: Learned, static: tuple[int, int], results: Record, names: dict[str, str]) -> Tuned:
+def keep(
+    work: Work, policy: Learned, static: tuple[int, int], rule: Both, results: Record, names: dict[str, str]
+) -> Tuned:
     """Writes the winner into the cache, unless that is what is used without; see `ltd_rl.comparison.winner`.
 
-    A bundle of an earlier tuning is replaced, or taken away if nothing is kept.
+    The result of an earlier tuning is replaced, or taken away if nothing is kept.
     """
-    folder, fixed = bundle_folder(work.setting), work.default_static
-    trees = {method_of(tree): tree for tree in (static, (fixed.depth, fixed.size))}
+    folder = bundle_folder(work.setting)
+    fixed = {method_of(each): each for each in (rule, Static(*static), work.default)}
     incumbent = SHIPPED if SHIPPED in names else DEFAULT
-    best = winner(results, [names[LEARNED], *trees], names[incumbent])
-    kept = policy if best == names[LEARNED] else constant(policy, *trees[best]) if best in trees else None
-    if best == names[incumbent]:
-        kept = None
-    what = "nothing" if kept is None else "the learned policies" if kept is policy else "a static setting"
+    best = winner(results, [names[LEARNED], *fixed], names[incumbent])
+    kept = None if best == names[incumbent] else {names[LEARNED]: policy, **fixed}[best]
+    what = "nothing" if kept is None else "the learned policies" if kept is policy else "a fixed setting"
     announce(5, f"writing {what} to {folder}")
     settings = read_json(work.folder / TRAINING, dict[str, Any], str(work.folder / TRAINING))
     write_grid(Static(*static), {"made_for": asdict(work.setting), "tasks": list(work.config.tasks)}, folder)
-    if kept is None:
-        remove_bundle(folder)
-    else:
-        validation = validation_of(results, names, names[LEARNED])
+    validation = validation_of(results, names, names[LEARNED])
+    remove_kept(folder)
+    if isinstance(kept, Static):
+        kept = constant(policy, kept.depth, kept.size)
+    if isinstance(kept, Learned):
         save_bundle(Bundle(kept, work.config.reward, settings, validation), folder)
+    elif kept is not None:
+        facts = {"made_for": asdict(work.setting), "training": settings, "validation": validation}
+        write_rule(method_of(kept), facts, folder / RULE)
     return Tuned(kept, folder, names, incumbent, results)
 
 
+def remove_kept(folder: Path) -> None:
+    """Takes away what an earlier tuning kept; raises InputError if that cannot be done."""
+    remove_bundle(folder)
+    try:
+        (folder / RULE).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot remove {folder / RULE}: {error.strerror}") from error
+
+
 def constant(policy: Learned, depth: int, size: int) -> Learned:
-    """A static setting as a policy, which may not lose either, where its size is among those with known costs."""
+    """A static tree as a policy, which may not lose either, where its size is among those with known costs."""
     costs = policy.costs
     if costs is not None:
         step = policy.sizes.index(size) if size in policy.sizes else None
-        costs = None if step is None else replace(costs, verify=(costs.verify[step],))
+        costs = None if step is None else replace(costs, verify=(costs.verify[step],), lookup=0.0)
     return Learned(policy.made_for, depth, (size,), costs=costs)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from emulated import barriers, emulated_kernels, visits, without_barrier
-from op_cases import DTYPES, BeamBuffers, NodeBuffers, random_nodes
+from op_cases import DTYPES, BeamBuffers, NodeBuffers, candidate_columns, random_candidates, random_nodes
 from torch import Tensor
 
 from ltd import ops
@@ -71,6 +71,21 @@ def selected(candidates: int, size: int) -> Case:
     return run
 
 
+def merged(candidates: int, most: int) -> Case:
+    random = np.random.default_rng(candidates)
+    head, text = (random_candidates(random, count, 4, 6) for count in (candidates, most))
+    columns, (tokens, scores, parents) = candidate_columns([head], candidates + most), candidate_columns([text], most)
+    count, root = torch.tensor([most], dtype=torch.int32), torch.tensor([4])
+
+    def run() -> list[Tensor]:
+        written = [column.nan_to_num(-9.0).clone() for column in columns]
+        written += [torch.full((1, candidates + most), 99, dtype=torch.int8), torch.full((1,), 99, dtype=torch.int32)]
+        ops.merge_text(tokens, parents, scores, count, candidates, root, *written)
+        return written
+
+    return run
+
+
 def attended(head_dim: int, prefix: int, nodes: int, dtype: torch.dtype, window: int = 0) -> Case:
     random = generator(head_dim + prefix)
     query = torch.randn(1, 2, nodes, head_dim, generator=random).to(dtype)
@@ -124,12 +139,13 @@ def decided(hidden: list[int]) -> Case:
     return lambda: [ops.depth_action(scores, lengths, 3, 110, 10, weights)]
 
 
-def summarised(states: int, hidden: list[int]) -> Case:
-    given = 2 * (10 + 5) + 2 + 1 + 13 + states
+def summarised(states: int, hidden: list[int], text: int = 0) -> Case:
+    given = 2 * (10 + 5) + 2 + 1 + 13 + states + text
     weights = [random_weights([given, *hidden, actions], generator(actions)) for actions in (2, 20)]
     flat = torch.cat([weight.flatten() for network in weights for weight in network])
     scores = -30 * torch.rand(2, 400, generator=generator(2))
     hidden_states = torch.randn(2, 1, states, generator=generator(4)) if states else None
+    given_text = torch.randn(2, text, generator=generator(5)) if text else None
     lengths = torch.tensor([100, 4000], dtype=torch.int32)
 
     def run() -> list[Tensor]:
@@ -143,6 +159,7 @@ def summarised(states: int, hidden: list[int]) -> Case:
             10,
             5,
             hidden_states,
+            given_text,
             flat,
             [*hidden, 2],
             [*hidden, 20],
@@ -184,6 +201,7 @@ CASES: dict[str, list[Case]] = {
         expanded(140000, 1, torch.float32, batch=1, levels=1),  # more than one tile a split
     ],
     "row_entropy": [entropies(vocabulary, dtype) for vocabulary in (700, 20000) for dtype in DTYPES],
+    "merge_text": [merged(40, 20), merged(600, 64), merged(0, 5)],
     "select_tree": [selected(40, 30), selected(600, 300), selected(2048, 512)],
     "tree_attention": [
         *(attended(head_dim, 150, 12, dtype) for head_dim in (64, 80, 128) for dtype in DTYPES[1:]),
@@ -210,7 +228,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "commit_path": [committed(16, torch.float32), committed(40, torch.bfloat16)],
     "depth_action": [decided([]), decided([64]), decided([70, 30])],
-    "summary_decision": [summarised(0, [64, 32]), summarised(576, [])],
+    "summary_decision": [summarised(0, [64, 32]), summarised(576, []), summarised(37, [16], text=24)],
 }
 
 

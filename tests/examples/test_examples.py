@@ -21,7 +21,7 @@ from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.replay import replay
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TINY_MODELS = ["generate.py", "stream.py", "batch.py", "inside_transformers.py", "own_rule.py"]
+TINY_MODELS = ["generate.py", "stream.py", "batch.py", "inside_transformers.py", "own_rule.py", "lookup.py"]
 TINY_TRACES = ["replay.py", "own_reward.py"]
 SCRIPTS = ["train_size.sh", "train_depth.sh", "eval.sh"]
 
@@ -88,6 +88,12 @@ def test_inside_transformers(shown: Callable[..., str], tiny: tuple[Path, Path])
 def test_own_rule(shown: Callable[..., str], tiny: tuple[Path, Path]) -> None:
     cycles = [tuple(map(int, cycle.split(":"))) for cycle in shown("own_rule.py", *tiny).split()]
     assert cycles and all(size == 4 * (depth + 1) for depth, size in cycles)
+
+
+def test_lookup(shown: Callable[..., str], tiny: tuple[Path, Path]) -> None:
+    said = shown("lookup.py", tiny[0])
+    assert "the same: True" in said
+    assert float(re.findall(r"tokens per cycle: ([0-9.]+)", said)[0]) >= 1.0 and "'text': " in said
 
 
 def test_replay(shown: Callable[..., str], recorded: Callable[[str], Recorded]) -> None:

@@ -18,7 +18,7 @@ def sample_arguments() -> dict[str, tuple]:
     """Valid arguments for every operator."""
     nodes = select_nodes([1, 2, 3], [-1.0, -2.0, -3.0], [-1, 0, 0], 3, 0)
     tree = NodeBuffers.filled([nodes], [4])
-    lengths = torch.tensor([4], dtype=torch.int32)
+    lengths, count = torch.tensor([4], dtype=torch.int32), torch.tensor([2], dtype=torch.int32)
     links = (tree.node_tokens, tree.first_child, tree.next_sibling)
     results = (torch.zeros(1, 3, dtype=torch.int32), torch.zeros(1, 3, dtype=torch.int64), lengths.clone())
     cache = torch.randn(2, 1, 1, 9, 8)
@@ -27,13 +27,17 @@ def sample_arguments() -> dict[str, tuple]:
         torch.tensor([[-1.0, -2.0, -3.0]]),
         torch.tensor([[-1, 0, 0]], dtype=torch.int32),
     )
+    text = (torch.tensor([[1, 4]]), torch.tensor([[-1, 0]], dtype=torch.int32), torch.tensor([[-0.5, -2.5]]), count)
+    merged = [torch.cat([column, column[:, :2]], dim=1) for column in candidates]
+    merged.append(torch.zeros(1, 5, dtype=torch.int8))
     policy = (torch.randn(1, 3), lengths, 2, 4, 1, [torch.randn(2, 6), torch.randn(2)], True)
-    summary = (torch.randn(1, 9), 7, 5, lengths, 2, 3, 1, torch.randn(1, 1, 4).bfloat16())
-    networks = (torch.randn(29 * 5 + 6 * 2 + 29 * 3), [5, 2], [3], True)
+    summary = (torch.randn(1, 9), 7, 5, lengths, 2, 3, 1, torch.randn(1, 1, 4).bfloat16(), torch.randn(1, 24))
+    networks = (torch.randn(53 * 5 + 6 * 2 + 53 * 3), [5, 2], [3], True)
     root = torch.zeros(1, dtype=torch.int64)
     return {
         "expand_beam": (torch.randn(1, 1, 9), torch.arange(9), 0, *BeamBuffers.new(1, 3, 2).arguments()),
         "row_entropy": (torch.randn(2, 3, 9),),
+        "merge_text": (*text, 3, root, *merged, torch.zeros(1, dtype=torch.int32)),
         "select_tree": (*candidates, 3, root, lengths, *NodeBuffers.new(1, 3).arguments()),
         "tree_attention": (torch.randn(1, 2, 4, 8), cache[0], cache[1], lengths, 4, tree.masks, tree.positions, 0.3, 0),
         "accept_greedy": (torch.randn(1, 4, 9), *links, *results),

@@ -11,30 +11,12 @@ import torch
 from emulated import emulated_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import BeamBuffers, NodeBuffers, every_kernel, strided
+from op_cases import BeamBuffers, NodeBuffers, candidate_columns, every_kernel, random_candidates, strided
 from operator_reference import ListTree, select_nodes, unpack
 
 from ltd import ops
 from ltd.errors import InputError
 from official_tree import OfficialNodes, OfficialTree, accept_official
-
-DROPS = [0.0, 0.0, 0.25, 0.5, 3.0, math.inf, math.nan]
-
-
-def random_candidates(random: np.random.Generator, count: int) -> tuple[list[int], list[float], list[int]]:
-    """Tokens, scores and parents of a tree of any shape; many ties, some -inf and NaN."""
-    scores: list[float] = []
-    parents: list[int] = []
-    for candidate in range(count):
-        parent = int(random.integers(-1, candidate)) if candidate else -1
-        above = scores[parent] if parent >= 0 else 0.0
-        # A child of a node without a finite score has none either.
-        drop = random.choice(DROPS) if not math.isnan(above) else math.nan
-        # Half of the zeros are negative: they must rank as equal.
-        scores.append(above - drop if above - drop else random.choice([0.0, -0.0]))
-        parents.append(parent)
-    return random.integers(0, 1000, count).tolist(), scores, parents
-
 
 def check(buffers: NodeBuffers, expected: NodeBuffers) -> None:
     for name, tensor in vars(buffers).items():
@@ -59,10 +41,7 @@ def test_selection_matches_lists(batch, count, unused, more_words, roomy, data):
     random = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     rows = [random_candidates(random, count) for _ in range(batch)]
     roots, lengths = random.integers(0, 1000, batch).tolist(), random.integers(0, 5000, batch).tolist()
-    columns = [
-        torch.tensor([row[i] + [0] * unused for row in rows], dtype=dtype).view(batch, count + unused)
-        for i, dtype in enumerate((torch.int64, torch.float32, torch.int32))
-    ]
+    columns = candidate_columns(rows, count + unused)
     if roomy:
         columns = [strided(column) for column in columns]
     nodes = [select_nodes(*row, size, root) for row, root in zip(rows, roots, strict=True)]
@@ -107,11 +86,7 @@ def test_drafted_trees_are_closed_and_keep_siblings_in_score_order(width, levels
 def test_largest_tree():
     random = np.random.default_rng(0)
     tokens, scores, parents = random_candidates(random, 2048)
-    columns = [
-        torch.tensor([tokens]),
-        torch.tensor([scores], dtype=torch.float32),
-        torch.tensor([parents], dtype=torch.int32),
-    ]
+    columns = candidate_columns([(tokens, scores, parents)], 2048)
     expected = NodeBuffers.filled([select_nodes(tokens, scores, parents, 512, 1)], [9])
     for _ in every_kernel():
         buffers = NodeBuffers.new(1, 513)

@@ -21,10 +21,11 @@ from random_weights import random_weights
 
 @st.composite
 def cases(draw):
-    """Layout, scores, newest_from, lengths, depth, states."""
+    """Layout, scores, newest_from, lengths, depth, states, text; before anything is drafted, states of NaN."""
     sizes = draw(st.integers(1, 64)), draw(st.integers(1, 64)), draw(st.sampled_from([0, 1, 5, 16, 37]))
-    layout = Summary(*sizes, draw(length_ranges))
-    batch, count = draw(st.integers(1, 3)), draw(st.integers(0, 150))
+    layout = Summary(*sizes, draw(length_ranges), draw(st.sampled_from([0, 24])))
+    depth = draw(st.sampled_from([-1] * 6 + [*range(13)])) if layout.text else draw(st.integers(0, 12))
+    batch, count = draw(st.integers(1, 3)), draw(st.integers(0, 150)) if depth >= 0 else 0
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     scores = -25 * torch.rand(batch, count, generator=generator)
     if draw(st.booleans()):
@@ -33,15 +34,17 @@ def cases(draw):
         scores[torch.rand(batch, count, generator=generator) < 0.05] = value
     lengths = torch.randint(0, 4000, (batch,), generator=generator).int()
     state_values = (5 * torch.randn(batch, 1, layout.states, generator=generator)).to(draw(st.sampled_from(DTYPES)))
+    if depth < 0:
+        state_values.fill_(math.nan)
+    text = 3 * torch.randn(batch, layout.text, generator=generator)
     if draw(st.booleans()):
-        scores, state_values = strided(scores), strided(state_values)
-    newest_from, depth = draw(st.integers(0, count)), draw(st.integers(0, 12))
-    return layout, scores, newest_from, lengths, depth, state_values
+        scores, state_values, text = strided(scores), strided(state_values), strided(text)
+    return layout, scores, draw(st.integers(0, count)), lengths, depth, state_values, text if layout.text else None
 
 
 def decision(case, depth_weights=(), size_weights=(), uses_tanh=False):
     """int32 (B, 2), from a buffer that has room for more scores, full of the best."""
-    layout, scores, newest_from, lengths, depth, states = case
+    layout, scores, newest_from, lengths, depth, states, text = case
     buffer = torch.cat([scores, torch.zeros(len(scores), 5)], dim=1)
     actions = strided(torch.full((len(scores), 2), -7, dtype=torch.int32))
     ops.summary_decision(
@@ -53,6 +56,7 @@ def decision(case, depth_weights=(), size_weights=(), uses_tanh=False):
         layout.best,
         layout.newest,
         states if layout.states else None,
+        text,
         flat([*depth_weights, *size_weights]),
         outputs_of(depth_weights),
         outputs_of(size_weights),
@@ -82,8 +86,8 @@ def action(case, weights, uses_tanh=False):
 
 def check(case, weights, uses_tanh=False):
     """The action has the largest output for the builder's observation, up to float32 rounding."""
-    layout, scores, newest_from, lengths, depth, states = case
-    built = layout.build(scores, newest_from, lengths, depth, states[:, 0])
+    layout, scores, newest_from, lengths, depth, states, text = case
+    built = layout.build(scores, newest_from, lengths, depth, states[:, 0], text)
     for _ in every_kernel():
         actions = action(case, weights, uses_tanh)
         assert actions.dtype == torch.int32
@@ -95,14 +99,15 @@ def check(case, weights, uses_tanh=False):
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_the_builder_is_the_reference(case):
-    layout, scores, newest_from, lengths, depth, states = case
-    built = layout.build(scores, newest_from, lengths, depth, states[:, 0]).double()
+    layout, scores, newest_from, lengths, depth, states, text = case
+    built = layout.build(scores, newest_from, lengths, depth, states[:, 0], text).double()
     for b, length in enumerate(lengths.tolist()):
         shown = nearest(length, layout.length_range)
         expected = summary(scores[b].tolist(), newest_from, layout.best, layout.newest, shown, depth)
-        state = states[b, 0].double()
+        state = states[b, 0].double() if depth >= 0 else torch.zeros(layout.states, dtype=torch.float64)
         normal = state / (state.square().mean() + 1e-6).sqrt()
-        torch.testing.assert_close(built[b], torch.cat([expected, normal]), rtol=1e-5, atol=1e-6)
+        features = torch.zeros(0) if text is None else text[b]
+        torch.testing.assert_close(built[b], torch.cat([expected, normal, features.double()]), rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=80, deadline=None)
@@ -112,11 +117,12 @@ def test_the_operator_sees_the_builders_numbers(case, data):
 
     What takes no sum and no exponential is the same to the last bit.
     """
-    layout, scores, newest_from, lengths, depth, states = case
-    built = layout.build(scores, newest_from, lengths, depth, states[:, 0])
+    layout, scores, newest_from, lengths, depth, states, text = case
+    built = layout.build(scores, newest_from, lengths, depth, states[:, 0], text)
     place, row = data.draw(st.integers(0, layout.width - 1)), data.draw(st.integers(0, len(scores) - 1))
     value, exact_until, exact_from = built[row, place], layout.ranked, 2 * layout.ranked + 2
-    exact = place < exact_until or exact_from <= place < layout.width - layout.states
+    in_state = layout.width - layout.text - layout.states <= place < layout.width - layout.text
+    exact = place < exact_until or (exact_from <= place and not in_state)
     above, below = torch.nextafter(value, torch.tensor(math.inf)), torch.nextafter(value, torch.tensor(-math.inf))
     if not exact:
         above, below = value + 1e-5 * (value.abs() + 1e-3), value - 1e-5 * (value.abs() + 1e-3)
@@ -161,7 +167,7 @@ def test_both_at_once_are_each_alone(case, hidden, uses_tanh, seed):
 
 
 def test_without_networks_the_actions_are_0():
-    case = (Summary(2, 1), torch.zeros(2, 2), 0, torch.zeros(2, dtype=torch.int32), 0, None)
+    case = (Summary(2, 1), torch.zeros(2, 2), 0, torch.zeros(2, dtype=torch.int32), 0, None, None)
     assert decision(case).tolist() == [[0, 0], [0, 0]]
 
 
@@ -177,9 +183,11 @@ def test_as_many_scores_as_there_can_be(count, order):
         scores = scores.sort(descending=order == "descending").values
     lengths = torch.tensor([700], dtype=torch.int32)
     states = torch.randn(1, 1, 576, generator=generator).bfloat16()
-    for layout in (Summary(24, 8, 576), Summary(64, 64, 576)):
+    text = torch.randn(1, 24, generator=generator)
+    for layout in (Summary(24, 8, 576), Summary(64, 64, 576), Summary(64, 64, 576, text=24)):
         weights = random_weights([layout.width, 64, 64, 24], generator)
-        check((layout, scores, max(count - 256, 0), lengths, 7, states), weights)
+        given = text if layout.text else None
+        check((layout, scores, max(count - 256, 0), lengths, 7, states, given), weights)
 
 
 def test_a_network_large_enough_for_two_threads():
@@ -187,13 +195,13 @@ def test_a_network_large_enough_for_two_threads():
     weights = random_weights([layout.width, 512, 3], generator)
     lengths = torch.tensor([700, 3], dtype=torch.int32)
     scores, states = -12 * torch.rand(2, 110, generator=generator), torch.randn(2, 1, 576, generator=generator)
-    check((layout, scores, 10, lengths, 1, states), weights, uses_tanh=True)
+    check((layout, scores, 10, lengths, 1, states, None), weights, uses_tanh=True)
 
 
 def test_ties_go_to_the_smallest_action():
     layout = Summary(2, 1)
     weights = [torch.zeros(5, layout.width), torch.tensor([0.0, 2.0, 1.0, 2.0, 2.0])]
-    case = (layout, torch.zeros(1, 2), 0, torch.zeros(1, dtype=torch.int32), 0, None)
+    case = (layout, torch.zeros(1, 2), 0, torch.zeros(1, dtype=torch.int32), 0, None, None)
     assert action(case, weights).tolist() == [1]
 
 
@@ -207,6 +215,7 @@ def bad_call(**changes):
         "best": 2,
         "newest": 1,
         "states": torch.zeros(1, 1, 4).half(),
+        "text": None,
         "weights": torch.zeros(27 * 2 + 27 * 6 + 7 * 3),  # an observation of 26 numbers
         "depth_layers": [2],
         "size_layers": [6, 3],
@@ -255,6 +264,65 @@ def test_bad_input_is_named(changes, message):
         bad_call(**changes)
 
 
+WITH_TEXT = {"text": torch.zeros(1, 24), "weights": torch.zeros(51 * 2 + 51 * 6 + 7 * 3)}
+UNDRAFTED = {"depth": -1, "count": 0, "newest_from": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": -2, "count": 0, "newest_from": 0}, "depth must be -1 to 12, but is -2"),
+        ({"depth": 13}, "depth must be -1 to 12, but is 13"),
+        ({"depth": -1}, "count must be 0 at depth -1, where nothing is drafted yet, but is 3"),
+        ({**UNDRAFTED, "text": None, "weights": torch.zeros(237)}, "depth must be 0 to 12, but is -1"),
+        ({**UNDRAFTED, "states": torch.zeros(1, 1, 4).double()}, "states must be of type Float, Half or BFloat16"),
+        ({**UNDRAFTED, "states": None}, r"weights must be those of all layers, but 32 of 429 are left"),
+        ({"text": None}, "weights must be those of all layers, but 192 of 429 are left"),
+        ({"text": torch.zeros(1, 23)}, "text must have size 24 in dimension 1"),
+        ({"text": torch.zeros(2, 24)}, "text must have size 1 in dimension 0"),
+        ({"text": torch.zeros(24)}, "text must have 2 dimensions"),
+        ({"text": torch.zeros(1, 24).half()}, "text must be of type Float, but is Half"),
+        ({"text": torch.zeros(1, 48)[:, ::2]}, "text must be contiguous in its last dimension"),
+    ],
+)
+def test_bad_input_about_the_text_is_named(changes, message):
+    bad_call(**WITH_TEXT)
+    bad_call(**WITH_TEXT, **UNDRAFTED)
+    with pytest.raises(InputError, match=message):
+        bad_call(**{**WITH_TEXT, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": -1}, "there are 5 scores at depth -1, where nothing is drafted yet; give none"),
+        ({"depth": -2}, "depth -2 or newest level from 1 of 5 is out of range"),
+        ({"depth": 13}, "depth 13 or newest level from 1 of 5 is out of range"),
+        ({"newest_from": 6}, "depth 2 or newest level from 6 of 5 is out of range"),
+        ({"states": None}, r"states \(2, 0\) do not fit; they must be \(2, 4\)"),
+        ({"states": torch.zeros(2, 5)}, r"states \(2, 5\) do not fit; they must be \(2, 4\)"),
+        ({"text": None}, r"features of the text \(2, 0\) do not fit; they must be \(2, 24\)"),
+        ({"text": torch.zeros(1, 24)}, r"features of the text \(1, 24\) do not fit; they must be \(2, 24\)"),
+    ],
+)
+def test_what_the_builder_refuses(changes, message):
+    layout, scores = Summary(2, 1, 4, text=24), torch.zeros(2, 5)
+    given = {"newest_from": 1, "depth": 2, "states": torch.zeros(2, 4), "text": torch.zeros(2, 24)}
+    build = lambda **arguments: layout.build(scores, lengths=[5, 6], **arguments)  # noqa: E731
+    assert build(**given).shape == (2, layout.width)
+    with pytest.raises(InputError, match=message):
+        build(**{**given, **changes})
+
+
+def test_without_the_text_there_is_nothing_to_see_before_drafting():
+    with pytest.raises(InputError, match="depth -1 or newest level from 0 of 0 is out of range"):
+        Summary(2, 1).build(torch.zeros(1, 0), 0, 5, -1, None)
+    with pytest.raises(InputError, match=r"features of the text \(1, 24\) do not fit; they must be \(1, 0\)"):
+        Summary(2, 1).build(torch.zeros(1, 0), 0, 5, 0, None, torch.zeros(1, 24))
+    with pytest.raises(InputError, match="a summary of 23 numbers of the text cannot be; there are 24, or 0"):
+        Summary(2, 1, text=23)
+
+
 def upper_medians(actions):
     """Of each column."""
     return tuple(sorted(column)[len(column) // 2] for column in zip(*actions.tolist(), strict=True))
@@ -264,7 +332,7 @@ def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
     numbers = layout.best, layout.newest, layout.states
     weights = flat([*depth_weights, *size_weights])
     return SummaryAsker(
-        weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh, *layout.length_range
+        weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh, *layout.length_range, layout.text
     )
 
 
@@ -276,7 +344,8 @@ def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
     seed=st.integers(0, 2**31),
 )
 def test_the_asker_says_what_the_operator_says(questions, hidden, uses_tanh, seed):
-    """With either network, with both and with none; asked again, too, for another batch and a tree of another size."""
+    """With either network, with both and with none; asked again, too, for another batch and a tree of another size, or
+    before anything is drafted, where it looks at no states."""
     layout, generator = questions[0][0], torch.Generator().manual_seed(seed)
     depth, size = (
         () if layers is None else random_weights([layout.width, *layers, outputs], generator)
@@ -284,23 +353,25 @@ def test_the_asker_says_what_the_operator_says(questions, hidden, uses_tanh, see
     )
     for _ in every_kernel():
         asks = asker(layout, depth, size, uses_tanh)
-        for _, scores, newest_from, lengths, at, states in questions:
+        for _, scores, newest_from, lengths, at, states, _ in questions:
+            at = at if layout.text else max(at, 0)
             states = torch.linspace(-1, 2, layout.states, dtype=states.dtype).repeat(len(scores), 1, 1)
-            case = (layout, scores, newest_from, lengths, at, states)
-            given = states if layout.states else None
-            answer = asks.ask(scores, scores.shape[1], newest_from, lengths, at, given)
+            text = torch.linspace(-2, 1, 24).repeat(len(scores), 1) if layout.text else None
+            case = (layout, scores, newest_from, lengths, at, states, text)
+            given = states if layout.states and at >= 0 else None
+            answer = asks.ask(scores, scores.shape[1], newest_from, lengths, at, given, text)
             assert answer == upper_medians(decision(case, depth, size, uses_tanh))
 
 
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
-    layout, scores, newest_from, lengths, at, states = case
+    layout, scores, newest_from, lengths, at, states, text = case
     weights = random_weights([layout.width, 9, 5], torch.Generator().manual_seed(seed))
     expected = upper_medians(decision(case, (), weights))
     given = flat(weights)
     sizes = layout.best, layout.newest, layout.states
-    asks = SummaryAsker(given, [], outputs_of(weights), *sizes, False, *layout.length_range)
+    asks = SummaryAsker(given, [], outputs_of(weights), *sizes, False, *layout.length_range, layout.text)
     given.zero_()
     question = (
         torch.cat([scores, torch.zeros(len(scores), 5)], dim=1),
@@ -309,6 +380,7 @@ def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
         lengths,
         at,
         states,
+        text,
     )
     assert asks.ask(*question) == expected == asks.ask(*question)
 
@@ -328,6 +400,8 @@ LAYOUT = Summary(2, 1, 4)  # an observation of 26 numbers
         ({"best": 0}, "best must be 1 to 64, but is 0"),
         ({"newest": 65}, "newest must be 1 to 64, but is 65"),
         ({"states": -1}, "states must be 0 or more, but is -1"),
+        ({"text": 23}, "text must be 0 or 24, but is 23"),
+        ({"text": 24}, "weights must hold all layers, but end before those of size_layers"),
         ({"shortest": 601}, "shortest must be 0 to 600, but is 601"),
         ({"longest": -1}, "longest must be 0 to 2147483647, but is -1"),
         ({"states": 3}, "weights must be those of all layers, but 8 of 237 are left"),
@@ -396,3 +470,13 @@ def test_a_bad_question_is_named_and_the_next_is_answered(changes, message):
     with pytest.raises(InputError, match="summary_decision: " + message):
         asks.ask(**{**question, **changes})
     assert asks.ask(**question) == (0, 1)
+
+
+def test_an_asker_that_reads_the_text_needs_it():
+    layout = Summary(2, 1, 4, text=24)
+    asks = asker(layout, (), [torch.zeros(3, layout.width), torch.tensor([0.0, 2.0, 1.0])])
+    undrafted = torch.zeros(1, 0), 0, 0, torch.zeros(1, dtype=torch.int32), -1, None
+    for text, message in ((None, "text must be a tensor"), (torch.zeros(1, 23), "text must have size 24")):
+        with pytest.raises(InputError, match="summary_decision: " + message):
+            asks.ask(*undrafted, text)
+        assert asks.ask(*undrafted, torch.zeros(1, 24)) == (0, 1)

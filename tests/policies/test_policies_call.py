@@ -13,6 +13,7 @@ import torch
 import ltd
 from ltd._C import SummaryAsker
 from ltd.loading import load
+from ltd.lookup import TEXT_FEATURES, TextCandidates
 from ltd.policies.learned import asking
 from ltd.policies.learned.allowance import CREDIT, SHARE, Costs
 from ltd.policies.learned.network import Network
@@ -24,6 +25,7 @@ from ltd.tree import DraftTree
 Folder = Callable[[str], Path]
 WIDTH, STATES = 3, 4
 LAYOUT = Summary(best=5, newest=2, states=STATES)
+TEXT_LAYOUT = replace(LAYOUT, text=TEXT_FEATURES)
 
 
 def random_network(layout: Layout | Summary, outputs: int, seed: int) -> Network:
@@ -41,10 +43,22 @@ def tree(depth: int, batch: int = 2, states: int | None = STATES) -> DraftTree:
     return grown
 
 
+def looked_up(grown: DraftTree) -> DraftTree:
+    """The same tree, where the text was looked up too."""
+    batch, features = len(grown.roots), torch.randn(len(grown.roots), TEXT_FEATURES)
+    none, scores = torch.zeros(batch, 0, dtype=torch.int32), torch.zeros(batch, 0)
+    counts = torch.zeros(batch, dtype=torch.int32)
+    grown.text = TextCandidates(none.long(), none, scores, counts, [0] * batch, features, none)
+    return grown
+
+
 def expected_actions(network: Network, grown: DraftTree, depth: int) -> list[int]:
-    assert isinstance(network.layout, Summary) and grown.root_states is not None
-    scores, states = grown.scores[:, : grown.candidates], grown.root_states[:, 0]
-    built = network.layout.build(scores, grown.newest_from, grown.lengths, depth, states)
+    assert isinstance(network.layout, Summary)
+    scores, states = grown.scores[:, : grown.candidates], grown.root_states
+    text = grown.text.features if network.layout.text and grown.text is not None else None
+    built = network.layout.build(
+        scores, grown.newest_from, grown.lengths, depth, None if states is None else states[:, 0], text
+    )
     return torch.addmm(network.weights[1], built, network.weights[0].T).argmax(1).tolist()
 
 
@@ -159,6 +173,31 @@ def test_the_operator_answers_as_the_asker_does(batch: int) -> None:
         assert direct(grown, cycle % 5) == operator(grown, cycle % 5)
         answers.add(direct(grown, cycle % 5))
     assert len(answers) > 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_networks_that_read_the_text_are_asked_before_drafting_too(batch: int) -> None:
+    """The operator and the asker answer what the networks say, also where the draft has no state to show yet."""
+    torch.manual_seed(batch)
+    networks = random_network(TEXT_LAYOUT, 2, 0), random_network(TEXT_LAYOUT, 3, 1)
+    weights = torch.cat([tensor.flatten() for network in networks for tensor in network.weights])
+    direct = asking._direct_asker(TEXT_LAYOUT, weights, [2], [3], False)
+    operator = asking._operator_asker(TEXT_LAYOUT, weights, [2], [3], False, batch)
+    answers = set()
+    for cycle in range(60):
+        depth = cycle % 6 - 1
+        grown = looked_up(tree(depth, batch, STATES if depth >= 0 else None))
+        said = tuple(asking.upper_median(expected_actions(network, grown, depth)) for network in networks)
+        assert direct(grown, depth) == operator(grown, depth) == said
+        answers.add((depth, said))
+    assert len([said for depth, said in answers if depth < 0]) > 1 and len({said for _, said in answers}) > 2
+
+
+@pytest.mark.parametrize("size", [TEXT_LAYOUT, LAYOUT])
+def test_a_policy_that_reads_the_text_says_where_there_is_none(size: Summary) -> None:
+    call = learned(depth_network=random_network(TEXT_LAYOUT, 2, 0), size_network=random_network(size, 3, 1)).start(2)
+    with pytest.raises(ltd.InputError, match="reads what the text itself proposes, but nothing was looked up"):
+        call.continue_drafting(tree(1), 1)
 
 
 def at_length(grown: DraftTree, length: int) -> DraftTree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -143,6 +144,43 @@ def random_nodes(random: np.random.Generator, nodes: int, vocabulary: int) -> Li
     return select_nodes(tokens, scores, parents, nodes - 1, root=int(random.integers(vocabulary)))
 
 
+Candidates = tuple[list[int], list[float], list[int]]  # tokens, scores, parents
+DROPS = [0.0, 0.0, 0.25, 0.5, 3.0, math.inf, math.nan]
+
+
+def random_candidates(
+    random: np.random.Generator, count: int, vocabulary: int = 1000, fertile: int | None = None
+) -> Candidates:
+    """A tree of any shape, in which scores do not rise; many ties, some -inf and NaN.
+
+    Args:
+        fertile: only the root and so many of the first candidates have children; None is all. Two such trees of a small
+            vocabulary have a part in common.
+    """
+    scores: list[float] = []
+    parents: list[int] = []
+    for candidate in range(count):
+        last = candidate if fertile is None else min(candidate, fertile)
+        parent = int(random.integers(-1, last)) if last else -1
+        above = scores[parent] if parent >= 0 else 0.0
+        # A child of a node without a finite score has none either.
+        drop = random.choice(DROPS) if not math.isnan(above) else math.nan
+        # Half of the zeros are negative: they must rank as equal.
+        scores.append(above - drop if above - drop else random.choice([0.0, -0.0]))
+        parents.append(parent)
+    return random.integers(0, vocabulary, count).tolist(), scores, parents
+
+
+def candidate_columns(rows: Sequence[Candidates], size: int) -> list[Tensor]:
+    """Tokens, scores and parents in so many columns; behind a row's candidates is rubbish."""
+    types = (torch.int64, torch.float32, torch.int32)
+    columns = [torch.full((len(rows), size), 77, dtype=dtype) for dtype in types]
+    for b, row in enumerate(rows):
+        for column, values in zip(columns, row, strict=True):
+            column[b, : len(values)] = torch.tensor(values, dtype=column.dtype)
+    return columns
+
+
 def near_tie(tree: ListTree, gap: float = 2e-5) -> bool:
     """Whether some candidates of one level score so alike that rounding may decide their order."""
     bounds = [0] + [tree.width + level * tree.width**2 for level in range(len(tree.beams))]
@@ -211,6 +249,7 @@ def random_calls(seed: int, vocabularies: Sequence[int] = (700, 8192, 32_001, 12
     tree = NodeBuffers.filled(nodes, [5] * batch)
     count = tree.node_tokens.shape[1]
     lengths = torch.randint(0, 900, (batch,), generator=generator).int()
+    yield merge_call(random, batch)
     yield select_call(random, batch, lengths)
     yield attention_call(random, normal, tree.masks, tree.positions, lengths)
     links = [tree.node_tokens, tree.first_child, tree.next_sibling]
@@ -265,6 +304,19 @@ def select_call(random: np.random.Generator, batch: int, lengths: Tensor) -> Cal
     return Call("select_tree", [*candidates, *NodeBuffers.new(batch, size + 1).arguments()])
 
 
+def merge_call(random: np.random.Generator, batch: int) -> Call:
+    """Candidates of the text of which some are the head's, some below these, and some neither."""
+    candidates, most = int(random.integers(0, 812)), int(random.integers(1, 65))
+    head = [random_candidates(random, candidates, 6, 8) for _ in range(batch)]
+    text = [random_candidates(random, int(random.integers(0, most + 1)), 6, 8) for _ in range(batch)]
+    counts = torch.tensor([len(row[0]) for row in text], dtype=torch.int32)
+    tokens, scores, parents = candidate_columns(text, most)
+    roots = torch.from_numpy(random.integers(0, 1000, batch))
+    written = [*candidate_columns(head, candidates + most + 3), torch.zeros(batch, candidates + most + 3).char()]
+    appended = torch.zeros(batch, dtype=torch.int32)
+    return Call("merge_text", [tokens, parents, scores, counts, candidates, roots, *written, appended])
+
+
 def attention_call(random: np.random.Generator, normal, masks: Tensor, positions: Tensor, lengths: Tensor) -> Call:
     """Grouped heads of any of the usual sizes; with or without a window."""
     batch, nodes = positions.shape
@@ -300,9 +352,11 @@ def policy_calls(
         weights = random_weights(sizes, generator)
         yield Call(name, [scores, lengths, 8, slots, repeats, weights, uses_tanh])
     scores = -10 * torch.rand(batch, 810, generator=generator)
-    width = 2 * (24 + 8) + 2 + 1 + 13 + 576
+    width = 2 * (24 + 8) + 2 + 1 + 13 + 576 + 24
     networks = [random_weights([width, 64, outputs], generator) for outputs in (2, 24)]
     flat = torch.cat([weight.flatten() for weights in networks for weight in weights])
-    read = [scores, 810, 710, lengths, 8, 24, 8, normal(batch, 1, 576)]
+    text = torch.randn(batch, 24, generator=generator)
+    drafted = [810, 710, lengths, 8] if random.integers(2) else [0, 0, lengths, -1]
+    read = [scores, *drafted, 24, 8, normal(batch, 1, 576), text]
     written = torch.zeros(batch, 2, dtype=torch.int32)
     yield Call("summary_decision", [*read, flat, [64, 2], [64, 24], uses_tanh, written])

@@ -99,6 +99,32 @@ def select_nodes(tokens: list[int], scores: list[float], parents: list[int], siz
     )
 
 
+def merge_lists(
+    head: tuple[list[int], list[float], list[int]],
+    text: tuple[list[int], list[float], list[int]],
+    most: int,
+    root: int,
+) -> tuple[list[int], list[float], list[int], list[int], int]:
+    """The text's candidates beside the head's: tokens, scores, parents and sources, and how many were appended."""
+    number = lambda score: -math.inf if math.isnan(score) else score  # noqa: E731
+    tokens, scores, parents = (list(part) for part in head)
+    count, sources, columns = len(tokens), [1] * len(tokens), {-1: -1}
+    for place, (token, score, text_parent) in enumerate(zip(*text, strict=True)):
+        parent = columns[text_parent]
+        same = [c for c in range(count) if parent < count and (tokens[c], parents[c]) == (token, parent)]
+        columns[place] = same[0] if same else len(tokens)
+        if same:
+            scores[same[0]], sources[same[0]] = max(number(scores[same[0]]), number(score)), 3
+            continue
+        for part, value in zip((tokens, scores, parents, sources), (token, number(score), parent, 2), strict=True):
+            part.append(value)
+    appended = len(tokens) - count
+    for _ in range(most - appended):
+        for part, value in zip((tokens, scores, parents, sources), (root, -math.inf, -1, 0), strict=True):
+            part.append(value)
+    return tokens, scores, parents, sources, appended
+
+
 # --- masks ---
 
 

@@ -29,6 +29,9 @@ def generate(
     ] = None,
     target: TargetOption = None,
     draft: DraftOption = None,
+    history: Annotated[
+        Path | None, typer.Option(help="A text, for example of earlier answers, in which tokens are looked up as well.")
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -53,15 +56,16 @@ def generate(
 ) -> None:
     """Generate text from a prompt: the text as it comes, then one line of statistics."""
     text = read_prompt(prompt, prompt_file)
+    known = "" if history is None else read_text(history)
     asked = asked_policy(policy, depth, size)
     from ltd.decoding.acceptance import Sampling
     from ltd.loading import load
 
     sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
-    if asked == "none" and draft is None:
-        draft = "none"  # plain decoding works for every target, the shipped head for one
     decoder = load(target, draft, policy=asked, dtype=dtype, threads=threads)
+    if known:
+        decoder.history = tuple(decoder.encode(known, chat=False))
     token_ids, shown = stream_text(
         decoder, decoder.encode(text, chat=chat), quiet=as_json, max_new_tokens=max_new_tokens, **sampling
     )
@@ -75,15 +79,23 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     """The prompt from where the user put it."""
     if (prompt is None) == (prompt_file is None):
         raise InputError("give one prompt: as an argument, with --prompt-file, or - to read standard input")
+    if prompt_file is not None:
+        return read_text(prompt_file)
     try:
-        if prompt_file is not None:
-            return prompt_file.read_text(encoding="utf-8-sig")
         text = sys.stdin.read().removeprefix(BYTE_ORDER_MARK) if prompt == "-" else str(prompt)
         text.encode()  # bytes that are not UTF-8 arrive as surrogates, which no tokenizer takes
         return text
     except (OSError, UnicodeError) as error:
-        source = prompt_file or ("standard input" if prompt == "-" else "the argument")
+        source = "standard input" if prompt == "-" else "the argument"
         raise InputError(f"cannot read the prompt as UTF-8 text from {source}: {error}") from error
+
+
+def read_text(file: Path) -> str:
+    """What a file holds. Raises InputError if it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"cannot read {file} as UTF-8 text: {error}") from error
 
 
 def asked_policy(name: str | None, depth: int | None, size: int | None) -> Policy | str | None:

@@ -147,7 +147,8 @@ class TreeMethod(Method):
         here = setting()
         grid = None if here is None else tuned_grid(here)
         if self.spec == TUNED:
-            if chosen.bundle is None and grid is None:  # with a grid, tuning kept no policy, and this is what is used
+            # With a grid, tuning kept no policy, and this is what is used.
+            if chosen.origin != "tuned" and chosen.bundle is None and grid is None:
                 raise InputError(NOT_TUNED)
             return replace(self, chosen=chosen)
         if grid is not None:

@@ -30,6 +30,7 @@ class TextCandidates:
         tokens: int64 (B, T).
         parents: int32 (B, T), text-candidate indices, -1 = root.
         scores: float32 (B, T), in the head's units; never higher than the parent's.
+        chances: float32 (B, T), to be right, the path to it included; 0 behind a row's candidates.
         counts: int32 (B,), candidates of every row; counts_list has the same.
         features: float32 (B, TEXT_FEATURES), what a policy reads: of depth 1 … 8 the highest log-chance of being right
             / 4 and then its exponential (-20 where there is no candidate); the summed chances of the first 2, 4, 8 and
@@ -41,6 +42,7 @@ class TextCandidates:
     tokens: Tensor
     parents: Tensor
     scores: Tensor
+    chances: Tensor
     counts: Tensor
     counts_list: list[int]
     features: Tensor
@@ -54,7 +56,7 @@ class TextSource:
         batch: sequences B; their texts begin empty.
         scores: how likely looked-up tokens are.
         most: candidates T of a sequence at most, 1 … 64.
-        history: tokens of other texts, which are looked up in as well.
+        history: tokens of other texts, -1 between them, which are looked up in as well.
 
     Raises:
         InputError: a number out of range, or a token that is none.
@@ -72,6 +74,7 @@ class TextSource:
         self._buffers = (
             torch.zeros(batch, most, dtype=torch.int64),
             torch.zeros(batch, most, dtype=torch.int32),
+            torch.zeros(batch, most),
             torch.zeros(batch, most),
             torch.zeros(batch, TEXT_FEATURES),
             torch.zeros(batch, most, dtype=torch.int32),
@@ -94,7 +97,6 @@ class TextSource:
         """The candidates at the end of every text, whose last token is the root."""
         batch = len(self._indices)
         counts = [index.propose(*row) for index, row in zip(self._indices, self._rows[:batch], strict=True)]
-        tokens, parents, scores, features, cells = (buffer[:batch].to(device) for buffer in self._buffers)
-        return TextCandidates(
-            tokens, parents, scores, torch.tensor(counts, dtype=torch.int32, device=device), counts, features, cells
-        )
+        tokens, parents, scores, chances, features, cells = (buffer[:batch].to(device) for buffer in self._buffers)
+        counted = torch.tensor(counts, dtype=torch.int32, device=device)
+        return TextCandidates(tokens, parents, scores, chances, counted, counts, features, cells)

@@ -13,21 +13,27 @@ from ltd.policies.base import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
 
 
+LEAST_CHANCE = 0.05  # verifying a token more takes about so much of a plain token's time where forwards are small
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup(FixedSize):
     """The text's best candidates, without a draft; a cycle in which the text proposes nothing is plain.
 
     Args:
         size: the most candidates to verify, 1 … 64.
+        least: the least chance of being right that a candidate must have, 0 … 1.
 
     Raises:
         InputError: a number out of range.
     """
 
     size: int = 8
+    least: float = LEAST_CHANCE
 
     def __post_init__(self) -> None:
         check_text(self.size, 1)
+        check_chance("least", self.least)
 
     @property
     def max_depth(self) -> int:
@@ -44,8 +50,8 @@ class Lookup(FixedSize):
         return False
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """What there is, up to the size."""
-        return text_count(tree, self.size)
+        """What is likely enough, up to the size."""
+        return text_count(tree, self.size, self.least)
 
     def __str__(self) -> str:
         return f"lookup, size {self.size}"
@@ -58,9 +64,10 @@ class Both(FixedSize):
     Args:
         depth: expansions after the root's own draft forward.
         size: candidates to verify besides those that the text may add.
-        text: the most candidates of the text, 1 … 64; as many as there are, up to this number, are verified beside the
-            others. The best of both together are chosen.
+        text: the most candidates of the text, 1 … 64; as many as are likely enough, up to this number, are verified
+            beside the others. The best of both together are chosen.
         alone: the chance of the text's best first token from which on the draft is not asked, 0 … 1; at 1 it always is.
+        least: the least chance of being right that a candidate of the text must have to count, 0 … 1.
 
     Raises:
         InputError: a number out of range.
@@ -70,13 +77,14 @@ class Both(FixedSize):
     size: int = 2
     text: int = 8
     alone: float = 1.0
+    least: float = LEAST_CHANCE
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.depth, self.size)
         check_text(self.text, 1)
         check_tree_limits(1, self.depth, self.max_size)
-        if not 0.0 <= self.alone <= 1.0:
-            raise InputError(f"alone {self.alone} is out of range; it must be 0 … 1")
+        check_chance("alone", self.alone)
+        check_chance("least", self.least)
 
     @property
     def max_depth(self) -> int:
@@ -98,21 +106,27 @@ class Both(FixedSize):
         if depth >= 0:
             return depth < self.depth
         assert tree.text is not None
-        return self.alone >= 1.0 or bool(tree.text.first_chances.mean() < self.alone)
+        return self.alone >= 1.0 or bool(tree.text.chances[:, 0].mean() < self.alone)
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """The size, where the draft was asked, and what the text adds."""
-        return text_count(tree, self.text) + (self.size if depth >= 0 else 0)
+        return text_count(tree, self.text, self.least) + (self.size if depth >= 0 else 0)
 
     def __str__(self) -> str:
         alone = f", the text alone from a chance of {self.alone:g}" * (self.alone < 1.0)
         return f"both, depth {self.depth}, size {self.size} and {self.text} of the text{alone}"
 
 
-def text_count(tree: DraftTree, most: int) -> int:
-    """Candidates that the text proposes, of a batch in the row with the most of them, up to a number."""
+def text_count(tree: DraftTree, most: int, least: float) -> int:
+    """Candidates of the text that are so likely, of a batch in the row with the most of them, up to a number."""
     assert tree.text is not None
-    return min(most, max(tree.text.counts_list))
+    return min(most, int((tree.text.chances > least).sum(dim=1).max()))
+
+
+def check_chance(name: str, chance: float) -> None:
+    """Raises InputError unless it is one."""
+    if not 0.0 <= chance <= 1.0:
+        raise InputError(f"{name} {chance} is out of range; it must be 0 … 1")
 
 
 def check_text(number: int, least: int) -> None:

@@ -1,15 +1,34 @@
-"""A published rule with the free numbers that were found for a machine, as `ltd train-baseline rules` writes it."""
+"""A rule with the free numbers that were found for a machine, as `ltd train-baseline rules` and `ltd tune` write it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ltd.common.files import write_text
 from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 from ltd.policies.base import Policy
 from ltd.policies.by_name import parse_policy
 
 FORMAT, SCHEMA = "ltd-rule", 1
+RULE = "rule.json"  # in the folder that `ltd tune` keeps its result in
+
+
+def write_rule(policy: str, facts: Mapping[str, Any], file: Path) -> None:
+    """Writes a policy, as a user would type it, and what is to be known of it, as JSON values.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    values = {"format": FORMAT, "schema": SCHEMA, "policy": policy, **facts}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(values, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}; name a place that is writable") from error
 
 
 def rule_text(file: str | Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltd.common.files import file_hash, write_text
+from ltd.common.files import file_hash
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
@@ -21,7 +20,7 @@ from ltd.policies.base import MadeForHead, StopsBySignal
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.files import NETWORKS, SHIPPED, WEIGHTS, find_baseline
 from ltd.policies.by_name import NAMED, parse_policy
-from ltd.policies.rule_file import FORMAT, SCHEMA
+from ltd.policies.rule_file import write_rule
 from ltd_rl.baselines.rules import FoundRule, Ground, chances_of, search
 from ltd_rl.baselines.signals import Signals, obtain_signals
 from ltd_rl.traces.format import RecordedGeneration
@@ -185,10 +184,7 @@ def write_rules(found: FoundRules, out: Path, latency: LatencyModel, tasks: list
         latency.save(out / LATENCY)
         for name, rule in found.rules.items():
             sides = zip(("training", "held_out"), (rule.training, rule.held_out), found.plain, strict=True)
-            values = {
-                "format": FORMAT,
-                "schema": SCHEMA,
-                "policy": found.policies[name],
+            facts = {
                 "made_for": dict(latency.setup),
                 "latency": LATENCY,
                 "tasks": tasks,
@@ -203,6 +199,6 @@ def write_rules(found: FoundRules, out: Path, latency: LatencyModel, tasks: list
                     for side, spent, plain in sides
                 },
             }
-            write_text(out / f"{name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+            write_rule(found.policies[name], facts, out / f"{name}.json")
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}; name a place that is writable") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltd.errors import InputError
+from ltd.policies.learned.bundle import BEFORE_TEXT
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.sb3_import import CONSTANT_DEPTH, CONSTANT_SIZE, import_policies, read_network, read_saved
@@ -44,7 +45,8 @@ def layout_in(observation: Any, file: Path) -> Layout | Summary:
     kind = KINDS.get(observation.get("kind")) if isinstance(observation, dict) else None
     if kind is None:
         raise unknown(file)
-    values = {entry.name: observation.get(entry.name) for entry in fields(kind)}
+    known = BEFORE_TEXT | observation
+    values = {entry.name: known.get(entry.name) for entry in fields(kind)}
     numbers = values.pop("length_range")
     whole = [*values.values(), *(numbers if isinstance(numbers, list) and len(numbers) == 2 else [None])]
     if not all(type(value) is int for value in whole):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
+from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.observation import Summary
 from ltd_rl.traces.format import RecordedGeneration
@@ -21,28 +24,37 @@ LARGE_TREE = 32  # from here on more scores are shown
 SMALL_SUMMARY, LARGE_SUMMARY = Summary(12, 6), Summary(64, 32)
 
 
-def worthwhile(generations: Sequence[RecordedGeneration], latency: LatencyModel) -> tuple[tuple[int, ...], int]:
+def worthwhile(
+    generations: Sequence[RecordedGeneration],
+    latency: LatencyModel,
+    text: TextScores | None = None,
+    most: int = LOOKED_UP,
+) -> tuple[tuple[int, ...], int]:
     """The ladder of sizes and the depth limit that leave the optimum at least 99 % of its cycles as they are.
 
     A policy that cannot see the future needs no larger trees than the optimum, which can. A smaller choice is learned
     faster and costs less to evaluate.
 
+    Args:
+        text, most: as for `outcomes_of`.
+
     Returns:
         sizes, ascending from 0; and the depth limit, at least 1.
     """
-    outcomes = outcomes_of(generations, latency, EVERY_SIZE)
+    outcomes = outcomes_of(generations, latency, EVERY_SIZE, text=text, most=most)
     best = optimum(outcomes)
-    drafted = best.depths != PLAIN
+    drafted, verified = best.depths != PLAIN, best.steps > 0
     depth, size = 1, 1
     if drafted.any():
         depth = max(depth, int(np.quantile(best.depths[drafted], COVERED, method="higher")))
-        size = max(size, EVERY_SIZE[int(np.quantile(best.steps[drafted], COVERED, method="higher"))])
+    if verified.any():
+        size = max(size, EVERY_SIZE[int(np.quantile(best.steps[verified], COVERED, method="higher"))])
     return tuple(step for step in EVERY_SIZE if step <= size), depth
 
 
-def summary_for(sizes: Sequence[int]) -> Summary:
-    """What policies with this ladder see."""
-    return SMALL_SUMMARY if sizes[-1] <= LARGE_TREE else LARGE_SUMMARY
+def summary_for(sizes: Sequence[int], text: int = 0) -> Summary:
+    """What policies with this ladder see, with so many numbers of the text's candidates."""
+    return replace(SMALL_SUMMARY if sizes[-1] <= LARGE_TREE else LARGE_SUMMARY, text=text)
 
 
 def relative_costs(outcomes: Outcomes, latency: LatencyModel) -> Costs:
@@ -56,4 +68,5 @@ def relative_costs(outcomes: Outcomes, latency: LatencyModel) -> Costs:
         begin=float(latency.begin(TYPICAL_GAIN, length)) / plain,
         expand=expansions / float(deepest) / plain,
         verify=tuple(float(cost) / plain for cost in latency.verify(sizes, length) + latency.other(sizes, length)),
+        lookup=float(latency.lookup(length)) / plain if outcomes.max_text else 0.0,
     )

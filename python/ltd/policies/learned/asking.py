@@ -63,8 +63,8 @@ def _direct_asker(
     layout: Summary, weights: torch.Tensor, depth_layers: list[int], size_layers: list[int], uses_tanh: bool
 ) -> Asker:
     """On the CPU, where torch's dispatcher would take longer than the answer."""
-    numbers, states = (layout.best, layout.newest, layout.states), layout.states
-    ask_both = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh, *layout.length_range).ask
+    numbers, states, text = (layout.best, layout.newest, layout.states), layout.states, layout.text
+    ask_both = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh, *layout.length_range, text).ask
 
     def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         counts, levels = tree.counts, tree.levels
@@ -74,7 +74,8 @@ def _direct_asker(
             counts[levels - 1] if levels else 0,
             tree.lengths,
             depth,
-            _root_states(tree, states) if states else None,
+            _root_states(tree, states) if states and depth >= 0 else None,
+            _text_features(tree) if text else None,
         )
 
     return ask
@@ -90,6 +91,12 @@ def _operator_asker(
 ) -> Asker:
     """On other devices."""
     actions = torch.zeros(batch, 2, dtype=torch.int32, device=weights.device)
+    unknown = torch.zeros(batch, 1, layout.states, device=weights.device)
+
+    def states_of(tree: DraftTree, depth: int) -> torch.Tensor | None:
+        if not layout.states:
+            return None
+        return _root_states(tree, layout.states) if depth >= 0 else unknown
 
     def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         ops.summary_decision(
@@ -100,7 +107,8 @@ def _operator_asker(
             depth,
             layout.best,
             layout.newest,
-            _root_states(tree, layout.states) if layout.states else None,
+            states_of(tree, depth),
+            _text_features(tree) if layout.text else None,
             weights,
             depth_layers,
             size_layers,
@@ -145,6 +153,13 @@ def _root_states(tree: DraftTree, size: int) -> torch.Tensor:
             "draft"
         )
     return states
+
+
+def _text_features(tree: DraftTree) -> torch.Tensor:
+    """float32 (B, X): what the text proposes at the roots. Raises InputError if nothing was looked up there."""
+    if tree.text is None:
+        raise InputError("the policy reads what the text itself proposes, but nothing was looked up for this tree")
+    return tree.text.features
 
 
 def upper_median(answers: Sequence[int]) -> int:

@@ -1,8 +1,9 @@
 """Policy bundles: a folder with learned policies and what they were made for.
 
 `policy.json` says what the policies decide about, what their networks read, what they were made for and how they were
-trained; `policy.safetensors` holds the networks' weights: `depth.w0`, `depth.b0`, … and `size.w0`, … Nothing in a
-bundle is ever executed.
+trained; `policy.safetensors` holds the networks' weights: `depth.w0`, `depth.b0`, … and `size.w0`, …; and
+`lookup.json`, only with policies that know the text's own candidates, how likely these are, see `ltd.lookup.scores`.
+Nothing in a bundle is ever executed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ltd.common.files import write_bytes, write_text
+from ltd.common.files import file_hash, write_bytes, write_text
 from ltd.common.trained_folder import read_facts, read_weights
 from ltd.errors import InputError
+from ltd.lookup import TextScores
+from ltd.lookup.scores import load_text_scores, save_text_scores
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.network import ACTIVATIONS, Network
 from ltd.policies.learned.observation import (
@@ -38,7 +41,7 @@ from ltd.policies.learned.setting import Setting
 from ltd.policies.static import Static
 
 FORMAT, SCHEMA = "ltd-policy", 1
-FACTS, WEIGHTS = "policy.json", "policy.safetensors"
+FACTS, WEIGHTS, TEXT_SCORES = "policy.json", "policy.safetensors", "lookup.json"
 BEST_STATIC = "best_static"  # in the facts of the training: depth and size of the best static tree on its questions
 # What the operators compute for either observation; a network trained with anything else would be misread.
 FIXED: dict[str, dict[str, Any]] = {
@@ -50,6 +53,7 @@ FIXED: dict[str, dict[str, Any]] = {
     },
 }
 LENGTH_RANGE = "length_range"
+BEFORE_TEXT = {"text": 0}  # facts of a network in bundles that do not know of the text's candidates
 FORMER_REWARD = "objective"  # how bundles that were written earlier call their reward
 KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs"}
 KEYS |= {"training", "validation", "versions", "weights_sha256"}
@@ -120,6 +124,8 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
         "sizes": list(policy.sizes),
         **{f"{name}_network": None if net is None else _network_facts(net) for name, net in networks.items()},
         "costs": None if policy.costs is None else asdict(policy.costs),
+        "max_text": policy.max_text,
+        "text_scores_sha256": None,
         "reward": bundle.reward,
         "training": dict(bundle.training),
         "validation": dict(bundle.validation),
@@ -129,6 +135,9 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / WEIGHTS, weights)
+        if policy.text_scores is not None:
+            save_text_scores(policy.text_scores, folder / TEXT_SCORES, {"made_for": values["made_for"]})
+            values["text_scores_sha256"] = file_hash(folder / TEXT_SCORES)
         write_text(folder / FACTS, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot write the policy bundle {folder}: {error}") from error
@@ -141,7 +150,7 @@ def remove_bundle(folder: Path) -> None:
         InputError: it cannot be removed.
     """
     try:
-        for name in (FACTS, WEIGHTS):
+        for name in (FACTS, WEIGHTS, TEXT_SCORES):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot remove the policy bundle {folder}: {error}") from error
@@ -165,6 +174,8 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
             size_network=_network(values, "size", tensors),
             min_depth=_get(values, "min_depth", int),
             costs=None if values["costs"] is None else _costs(_get(values, "costs", dict)),
+            max_text=_get({"max_text": 0, **values}, "max_text", int),
+            text_scores=_text_scores(values, folder),
         )
         if tensors:
             raise InputError(f"{WEIGHTS} holds tensors that no network has: {', '.join(sorted(tensors))}")
@@ -178,6 +189,15 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
         )
     except InputError as error:
         raise InputError(f"the policy bundle {folder} cannot be used: {error}") from error
+
+
+def _text_scores(values: dict[str, Any], folder: Path) -> TextScores | None:
+    """How likely the text's candidates are; None if the bundle does not say."""
+    if (wanted := values.get("text_scores_sha256")) is None:
+        return None
+    if file_hash(folder / TEXT_SCORES) != wanted:
+        raise InputError(f"{TEXT_SCORES} is missing, or not the file that {FACTS} was written for")
+    return load_text_scores(folder / TEXT_SCORES)
 
 
 def _reward(values: dict[str, Any]) -> str | None:
@@ -229,7 +249,8 @@ def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
             f"its {name} network reads how much was accepted lately, which ltd no longer does; make one with ltd tune"
         )
     layout = Summary if kind == "summary" else Layout
-    sizes = {field.name: _get(facts, field.name, int) for field in fields(layout) if field.name != LENGTH_RANGE}
+    known = BEFORE_TEXT | facts
+    sizes = {field.name: _get(known, field.name, int) for field in fields(layout) if field.name != LENGTH_RANGE}
     try:
         return layout(**sizes, length_range=_length_range(facts))
     except InputError as error:
@@ -253,7 +274,7 @@ def _costs(values: dict[str, Any]) -> Costs:
         return float(value) if is_whole else _get({"a cost": value}, "a cost", float)
 
     verify = tuple(number(cost) for cost in _get(values, "verify", list))
-    return Costs(number(values.get("begin")), number(values.get("expand")), verify)
+    return Costs(number(values.get("begin")), number(values.get("expand")), verify, number(values.get("lookup", 0.0)))
 
 
 def _setting(values: dict[str, Any]) -> Setting:

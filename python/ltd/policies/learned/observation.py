@@ -2,14 +2,15 @@
 
 The paper's observation (`Layout`) is scores, then the context length, then the depth. The latter two are repeated, so
 that they carry weight beside so many scores (its vectors: 100 + 14 + 14 for the depth policy, 1210 + 29 + 29 for the
-size policy). Ours (`Summary`) is the best scores in order, with their probabilities, the length, the depth, and what
-the draft's state at the root says. At inference the operators `depth_action`, `size_action` and `summary_decision`
+size policy). Ours (`Summary`) is the best scores in order, with their probabilities, the length, the depth, what the
+draft's state at the root says, and what the text itself proposes. At inference the operators `depth_action`, `size_action` and `summary_decision`
 build the same numbers and run the network in one go.
 
 A network decides by what it learned only where its inputs are such as it learned from. All but one are bounded by
 themselves: scores are clamped from below and never above 0, so that their exponentials are within 0 … 1 and the sums of
-these within 0 … their number; the depth is 0 … 12; and a state of H numbers, divided by the root of its mean square,
-has none beyond √H. The context length alone grows on, so it is shown within the range that the policy was trained on.
+these within 0 … their number; the depth is -1 … 12; a state of H numbers, divided by the root of its mean square,
+has none beyond √H; and the text's features are logs not below -20, chances, sums and shares of at most
+`ltd.lookup.MAX_TEXT` candidates. The context length alone grows on, so it is shown within the range that the policy was trained on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ltd.errors import InputError
+from ltd.lookup import TEXT_FEATURES
 from ltd.tree import MAX_DEPTH, candidate_count
 
 LOWEST_SCORE = -100.0
@@ -121,6 +123,8 @@ class Summary:
         newest: how many of the best scores of the newest level.
         states: size of the draft's states; 0 leaves them out.
         length_range: as that of a `Layout`.
+        text: numbers of what the text proposes: `ltd.lookup.TEXT_FEATURES`, or 0 to leave them out. Only with them is
+            there an observation before anything is drafted, at depth -1.
 
     Raises:
         InputError: a number out of range, or a range that is none.
@@ -130,6 +134,7 @@ class Summary:
     newest: int
     states: int = 0
     length_range: tuple[int, int] = ANY_LENGTH
+    text: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.best <= MAX_RANKED or not 0 < self.newest <= MAX_RANKED:
@@ -139,6 +144,8 @@ class Summary:
             )
         if self.states < 0:
             raise InputError(f"a summary of {self.states} states cannot be")
+        if self.text not in (0, TEXT_FEATURES):
+            raise InputError(f"a summary of {self.text} numbers of the text cannot be; there are {TEXT_FEATURES}, or 0")
         check_length_range(self.length_range)
 
     @property
@@ -148,8 +155,13 @@ class Summary:
 
     @property
     def width(self) -> int:
-        """Numbers in an observation: scores, probabilities, their two sums, length, depth, state."""
-        return 2 * self.ranked + 2 + 1 + (MAX_DEPTH + 1) + self.states
+        """Numbers in an observation: scores, probabilities, their two sums, length, depth, state, text."""
+        return 2 * self.ranked + 2 + 1 + (MAX_DEPTH + 1) + self.states + self.text
+
+    @property
+    def least_depth(self) -> int:
+        """The first depth that it can show: -1, before anything is drafted, where it shows the text."""
+        return -1 if self.text else 0
 
     def build(
         self,
@@ -157,21 +169,26 @@ class Summary:
         newest_from: int,
         lengths: torch.Tensor | ArrayLike,
         depth: int,
-        states: torch.Tensor,
+        states: torch.Tensor | None,
+        text: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Observations of any number of cycles of the same depth at once.
 
         In this order: the `best` largest scores, descending, and the `newest` largest of the newest level, both not
         below -20, missing ones -20, divided by 4; their exponentials; the sum of the exponentials of the best, and of
-        the newest; length within its range / 1000; 1 at the place of the depth among 0 … 12; and the state divided by
-        the root of its mean square.
+        the newest; length within its range / 1000; 1 at the place of the depth among 0 … 12; the state divided by the
+        root of its mean square; and the text's features as they are.
+
+        At depth -1 nothing is drafted yet: there are no scores, the depth has no place, and the state, which nobody
+        knows yet, counts as zeros.
 
         Args:
             scores: float32 (B, n), of all candidates so far; NaN counts as -20.
             newest_from: where the newest level begins, 0 … n.
             lengths: whole numbers (B,) or one for all: context lengths, without the root.
-            depth: 0 … 12.
-            states: (B, states), any floating type.
+            depth: `least_depth` … 12.
+            states: (B, states), any floating type; None is of no size. Not looked at where the depth is -1.
+            text: float32 (B, text), as `ltd.lookup.TextCandidates.features`; None is of no size.
 
         Returns:
             float32 (B, width), on the scores' device.
@@ -180,18 +197,23 @@ class Summary:
             InputError: another shape, or a depth or place out of range.
         """
         batch, count = scores.shape
-        if states.shape != (batch, self.states):
-            raise InputError(f"states {tuple(states.shape)} do not fit; they must be ({batch}, {self.states})")
-        if not 0 <= depth <= MAX_DEPTH or not 0 <= newest_from <= count:
+        if not self.least_depth <= depth <= MAX_DEPTH or not 0 <= newest_from <= count:
             raise InputError(f"depth {depth} or newest level from {newest_from} of {count} is out of range")
+        if depth < 0 and count > 0:
+            raise InputError(f"there are {count} scores at depth -1, where nothing is drafted yet; give none")
+        if depth < 0:
+            states = scores.new_zeros(batch, self.states)
+        state = normalised(_of_size("states", states, scores, self.states))
+        features = _of_size("features of the text", text, scores, self.text).float()
         known = scores.float().nan_to_num(nan=LEAST_RANKED).clamp(min=LEAST_RANKED)
         ranked = torch.cat([_largest(known, self.best), _largest(known[:, newest_from:], self.newest)], dim=1)
         likely = ranked.exp()
         sums = torch.stack([part.sum(1) for part in likely.split([self.best, self.newest], dim=1)], dim=1)
         length = _shown_lengths(lengths, self.length_range, scores.device).expand(batch, 1)
         place = torch.zeros(batch, MAX_DEPTH + 1, device=scores.device)
-        place[:, depth] = 1.0
-        return torch.cat([ranked / RANKED_UNIT, likely, sums, length, place, normalised(states)], dim=1)
+        if depth >= 0:
+            place[:, depth] = 1.0
+        return torch.cat([ranked / RANKED_UNIT, likely, sums, length, place, state, features], dim=1)
 
 
 def normalised(states: torch.Tensor) -> torch.Tensor:
@@ -200,6 +222,14 @@ def normalised(states: torch.Tensor) -> torch.Tensor:
     if states.shape[-1] == 0:
         return states
     return states * (states.square().mean(dim=-1, keepdim=True) + STATE_EPSILON).rsqrt()
+
+
+def _of_size(name: str, values: torch.Tensor | None, scores: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, size): what is given, None being of no size. Raises InputError if it is of another than the layout shows."""
+    values = scores.new_zeros(len(scores), 0) if values is None else values
+    if values.shape != (len(scores), size):
+        raise InputError(f"{name} {tuple(values.shape)} do not fit; they must be ({len(scores)}, {size})")
+    return values
 
 
 def _largest(scores: torch.Tensor, count: int) -> torch.Tensor:

@@ -18,9 +18,11 @@ import torch
 from ltd.common.assets import shipped_policies
 from ltd.common.files import cache_folder, cached
 from ltd.errors import InputError
+from ltd.policies.base import Policy
 from ltd.policies.grid import GRID
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting
+from ltd.policies.rule_file import RULE, load_rule
 
 FOR_PEOPLE = ("target",)
 FREE_WHEN_SHIPPED = ("target", "hardware", "threads")  # a processor of another kind has similar costs, a GPU has not
@@ -46,6 +48,22 @@ def tuned_bundle(setting: Setting, device: torch.device) -> Bundle | None:
     """
     facts = cached(f"{bundle_name(setting)}/{FACTS}")  # written last, so that without it nothing is there yet
     return None if facts is None else load_fitting(facts.parent, setting, device, FOR_PEOPLE)
+
+
+def tuned_rule(setting: Setting) -> tuple[Path, Policy] | None:
+    """The rule that `ltd tune` kept for exactly this setting instead of a bundle, and its file; None if there is none.
+
+    Warns:
+        UserWarning: it is damaged; it counts as missing.
+    """
+    file = cached(f"{bundle_name(setting)}/{RULE}")
+    if file is None:
+        return None
+    try:
+        return file, load_rule(file)
+    except InputError as error:
+        warnings.warn(f"{error}; it is left out, and ltd tune makes a new one", stacklevel=2)
+        return None
 
 
 def tuned_grid(setting: Setting) -> Path | None:
