@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -202,7 +202,6 @@ def decide(
 
 def text_at(text: TextProposals, position: int) -> TextCandidates:
     """The text's candidates at one position, as `ltd.lookup.TextSource` proposes them to one sequence."""
-    row = slice(position, position + 1)
-    arrays = text.tokens, text.parents, text.scores, text.counts, text.features, text.cells
-    tokens, parents, scores, counts, features, cells = (torch.from_numpy(array[row].copy()) for array in arrays)
-    return TextCandidates(tokens, parents, scores, counts, counts.tolist(), features, cells)
+    names, row = [field.name for field in fields(text)], slice(position, position + 1)
+    arrays = {name: torch.from_numpy(getattr(text, name)[row].copy()) for name in names}
+    return TextCandidates(**arrays, counts_list=arrays["counts"].tolist())

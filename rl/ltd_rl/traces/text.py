@@ -35,7 +35,8 @@ class TextProposals:
 
     Attributes:
         tokens: int64 (P, T). parents: int32 (P, T), text candidates, -1 = root. scores: float32 (P, T), in the head's
-            units; -inf behind the last candidate. counts: int32 (P,), candidates.
+            units; -inf behind the last candidate. chances: float32 (P, T), to be right; 0 behind the last. counts:
+            int32 (P,), candidates.
         features: float32 (P, TEXT_FEATURES), what policies read. cells: int32 (P, T), the evidence for each. Both as in
             `ltd.lookup.TextCandidates`.
     """
@@ -43,6 +44,7 @@ class TextProposals:
     tokens: Integers
     parents: NDArray[np.int32]
     scores: Floats
+    chances: Floats
     counts: NDArray[np.int32]
     features: Floats
     cells: NDArray[np.int32]
@@ -74,6 +76,7 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
         tokens=np.zeros((count, most), dtype=np.int64),
         parents=np.full((count, most), -1, dtype=np.int32),
         scores=np.full((count, most), -np.inf, dtype=np.float32),
+        chances=np.zeros((count, most), dtype=np.float32),
         counts=np.zeros(count, dtype=np.int32),
         features=np.zeros((count, TEXT_FEATURES), dtype=np.float32),
         cells=np.full((count, most), -1, dtype=np.int32),
@@ -86,7 +89,7 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
         there = seen.counts_list[0]
         found.counts[position] = there
         found.features[position] = seen.features[0].numpy()
-        for name in ("tokens", "parents", "scores", "cells"):
+        for name in ("tokens", "parents", "scores", "chances", "cells"):
             getattr(found, name)[position, :there] = getattr(seen, name)[0, :there].numpy()
     return found
 
