@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_outcomes import random_network
 from operator_reference import select_nodes
-from recordings import DEPTH, NEW_TOKENS, Recorded, load_bigrams
+from recordings import DEPTH, NEW_TOKENS, Recorded, Rounded, Schedule, assert_same, decode, load_bigrams
 from safetensors.numpy import load_file
 from small_models import FAMILIES
 
@@ -43,21 +43,6 @@ from ltd_rl.traces.replay import Cycles, follow, gains, replay
 Folder = Callable[[str], Path]
 
 
-def decode(decoder: Decoder, generation: RecordedGeneration, policy: Policy) -> Cycles:
-    """What the real decoder does with the generation's prompt."""
-    prompt = generation.tokens[: generation.prompt_length].tolist()
-    answer = decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy=policy)
-    assert answer.token_ids == generation.tokens[generation.prompt_length :].tolist()
-    found = answer.statistics
-    positions = np.cumsum([0, *found.gains])[: len(found.gains)]
-    return Cycles(positions, np.array(found.depths), np.array(found.sizes), np.array(found.gains))
-
-
-def assert_same(one: Cycles, other: Cycles) -> None:
-    for name in ("positions", "depths", "sizes", "gains"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("depth", "size"), [(0, 0), (0, 3), (0, 60), (1, 12), (3, 20), (4, 60), (4, 512)])
 def test_a_fixed_schedule_is_the_decoder(
@@ -83,32 +68,6 @@ def test_bfloat16_is_exact_too(recorded: Callable[[str], Recorded], tmp_path: Pa
 def test_paths_are_long_enough_to_mean_something(recorded: Callable[[str], Recorded]) -> None:
     seen = {gain for g in recorded("llama").traces.generations for gain in gains(g, DEPTH, 60).tolist()}
     assert seen == set(range(1, DEPTH + 3))
-
-
-@dataclass
-class Schedule:
-    """Decisions by position, for the decoder."""
-
-    generation: RecordedGeneration
-    depths: list[int]
-    sizes: list[int]
-    max_depth: int = DEPTH
-    max_size: int = 512
-
-    def start(self, batch: int) -> Schedule:
-        return self
-
-    def keep(self, rows: list[int]) -> None:
-        pass
-
-    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        return True
-
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        return depth < self.depths[int(tree.lengths[0]) - self.generation.prompt_length]
-
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        return self.sizes[int(tree.lengths[0]) - self.generation.prompt_length]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -155,35 +114,6 @@ def test_a_policy_that_looks_is_the_decoder(recorded: Callable[[str], Recorded],
     run = recorded("llama")
     for generation in run.traces.generations:
         assert_same(replay(generation, ByScores(limit)), decode(run.decoder, generation, ByScores(limit)))
-
-
-class Rounded:
-    """A learned policy that sees the draft's states with the precision that traces keep."""
-
-    def __init__(self, policy: Learned, call: LearnedCall | None = None) -> None:
-        self.policy, self.call = policy, call
-        self.max_depth, self.max_size = policy.max_depth, policy.max_size
-
-    def start(self, batch: int) -> Rounded:
-        return Rounded(self.policy, self.policy.start(batch))
-
-    def keep(self, rows: list[int]) -> None:
-        assert self.call is not None
-        self.call.keep(rows)
-
-    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        assert self.call is not None
-        return self.call.speculate(lengths, gained)
-
-    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        assert self.call is not None and tree.root_states is not None
-        tree.root_states = tree.root_states.half()
-        return self.call.continue_drafting(tree, depth)
-
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        assert self.call is not None and tree.root_states is not None
-        tree.root_states = tree.root_states.half()
-        return self.call.choose_size(tree, depth)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

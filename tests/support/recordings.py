@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from oracle_draft import OracleDraft
 from transformers import AutoModelForCausalLM
@@ -15,9 +16,12 @@ from ltd.decoding.decoder import Decoder
 from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.loading import load as load_decoder
+from ltd.policies import Learned, Policy
+from ltd.policies.learned.policy import LearnedCall
 from ltd.tree import DraftTree
-from ltd_rl.traces.format import Traces
+from ltd_rl.traces.format import RecordedGeneration, Traces
 from ltd_rl.traces.record import RecordConfig
+from ltd_rl.traces.replay import Cycles
 
 DEPTH, NEW_TOKENS = 4, 40
 QUESTIONS = {"first": [["Hi there"], ["What now?"]], "second": [["Say a", "and b"], ["x"]]}
@@ -86,3 +90,79 @@ class Recorded:
     decoder: Decoder
     traces: Traces
     config: RecordConfig
+
+
+def decode(decoder: Decoder, generation: RecordedGeneration, policy: Policy) -> Cycles:
+    """What the real decoder does with the generation's prompt."""
+    prompt = generation.tokens[: generation.prompt_length].tolist()
+    answer = decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy=policy)
+    assert answer.token_ids == generation.tokens[generation.prompt_length :].tolist()
+    found = answer.statistics
+    positions = np.cumsum([0, *found.gains])[: len(found.gains)]
+    return Cycles(positions, np.array(found.depths), np.array(found.sizes), np.array(found.gains))
+
+
+def assert_same(one: Cycles, other: Cycles) -> None:
+    for name in ("positions", "depths", "sizes", "gains"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+@dataclass
+class Schedule:
+    """Decisions by position, for the decoder."""
+
+    generation: RecordedGeneration
+    depths: list[int]
+    sizes: list[int]
+    max_depth: int = DEPTH
+    max_size: int = 512
+    max_text: int = 0
+
+    def start(self, batch: int) -> Schedule:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        return True
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        return depth < self.depths[int(tree.lengths[0]) - self.generation.prompt_length]
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        return self.sizes[int(tree.lengths[0]) - self.generation.prompt_length]
+
+
+class Rounded:
+    """A learned policy that sees the draft's states with the precision that traces keep."""
+
+    def __init__(self, policy: Learned, call: LearnedCall | None = None) -> None:
+        self.policy, self.call = policy, call
+        self.max_depth, self.max_size = policy.max_depth, policy.max_size
+        self.max_text, self.text_scores = policy.max_text, policy.text_scores
+
+    def start(self, batch: int) -> Rounded:
+        return Rounded(self.policy, self.policy.start(batch))
+
+    def keep(self, rows: list[int]) -> None:
+        assert self.call is not None
+        self.call.keep(rows)
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        assert self.call is not None
+        return self.call.speculate(lengths, gained)
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        assert self.call is not None
+        self._round(tree)
+        return self.call.continue_drafting(tree, depth)
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        assert self.call is not None
+        self._round(tree)
+        return self.call.choose_size(tree, depth)
+
+    def _round(self, tree: DraftTree) -> None:
+        if tree.root_states is not None:
+            tree.root_states = tree.root_states.half()
