@@ -44,14 +44,17 @@ class DraftSchedule:
     total: Total
 
 
-def best_static(outcomes: Outcomes) -> tuple[int, int, Total]:
+def best_static(outcomes: Outcomes, least_depth: int = PLAIN) -> tuple[int, int, Total]:
     """Depth and step of the ladder with the highest throughput if all cycles decide so, and what that comes to.
 
     Where tokens are looked up, the sizes are cut at the candidates of both sources, and the depth `PLAIN` is one too.
+
+    Args:
+        least_depth: those below are left out.
     """
     grid = [
         (depth, step, total(outcomes, depth, step))
-        for depth in range(outcomes.least_depth, outcomes.depth + 1)
+        for depth in range(max(least_depth, outcomes.least_depth), outcomes.depth + 1)
         for step in range(len(outcomes.sizes))
     ]
     return max(grid, key=lambda entry: entry[2].throughput)

@@ -234,8 +234,8 @@ class ExactTrainer:
             Network(layout, network.weights()) for network, layout in zip(self.networks, self.layouts, strict=True)
         )
         outcomes = self.outcomes
-        networks = {"depth_network": depth, "size_network": size, **looks_up(outcomes, depth.layout)}
-        return Learned(made_for, outcomes.depth, outcomes.sizes, **networks)
+        text = looks_up(outcomes, depth.layout)
+        return Learned(made_for, outcomes.depth, outcomes.sizes, depth_network=depth, size_network=size, **text)
 
 
 def check_text(outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Summary]) -> bool:

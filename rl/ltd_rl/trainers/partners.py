@@ -35,7 +35,7 @@ def constants(outcomes: Outcomes) -> tuple[int, int]:
     """
     if outcomes.depth >= CONSTANT_DEPTH and outcomes.sizes[-1] >= CONSTANT_SIZE:
         return CONSTANT_DEPTH, nearest_step(outcomes.sizes)
-    depth, step, _ = best_static(outcomes)
+    depth, step, _ = best_static(outcomes, least_depth=0)
     return depth, step
 
 

@@ -88,7 +88,9 @@ class Stage:
 
     def settings(self, live: bool) -> Record:
         """What the result depends on besides the config."""
-        tables = [(o.lengths, o.gains, o.seconds, o.scores, o.states) for o in (self.training, self.validation)]
+        tables = [
+            (o.lengths, o.gains, o.seconds, o.scores, o.states, o.text) for o in (self.training, self.validation)
+        ]
         return {
             "role": self.role,
             "observation": {"kind": type(self.layout).__name__, **asdict(self.layout)},
@@ -130,17 +132,21 @@ def check_observation(name: str) -> None:
 def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
     """The observation of a role: the `paper`'s, our `summary`, or that with the draft's state, `summary+state`.
 
-    It shows the context lengths that the outcomes, which are to be trained on, have.
+    It shows the context lengths that the outcomes, which are to be trained on, have; and what the text proposes, where
+    tokens are looked up.
 
     Raises:
-        InputError: another name, or the draft's state where it has none.
+        InputError: another name, the draft's state where it has none, or the paper's where tokens are looked up.
     """
     check_observation(name)
     if name == "summary+state" and not outcomes.states.shape[1]:
         raise InputError("the observation summary+state shows the draft's state, but this draft has none; use summary")
     if name != "paper":
         states = outcomes.states.shape[1] if name == "summary+state" else 0
-        return replace(summary_for(outcomes.sizes), states=states, length_range=outcomes.length_range)
+        text = outcomes.text.shape[1]
+        return replace(summary_for(outcomes.sizes), states=states, length_range=outcomes.length_range, text=text)
+    if outcomes.max_text:
+        raise InputError("the paper's observation does not show what the text proposes; use summary")
     layout = depth_layout(outcomes.width) if role == "depth" else size_layout(outcomes.width, outcomes.depth)
     return replace(layout, length_range=outcomes.length_range)
 
@@ -148,7 +154,8 @@ def layout_named(name: str, role: Role, outcomes: Outcomes) -> Layout | Summary:
 def constant_policy(outcomes: Outcomes, made_for: Setting) -> Learned:
     """No network yet: see `ltd_rl.trainers.partners.constants`."""
     depth, step = constants(outcomes)
-    return Learned(made_for, depth, (outcomes.sizes[step],))
+    sizes = (outcomes.sizes[step],)
+    return Learned(made_for, depth, sizes, max_text=outcomes.max_text, text_scores=outcomes.text_scores)
 
 
 def with_network(policy: Learned, role: Role, network: Network, outcomes: Outcomes) -> Learned:
