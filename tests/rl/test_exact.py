@@ -10,10 +10,11 @@ import pytest
 import torch
 from made_texts import made_text
 from made_traces import made_generations, made_latency
-from toy_outcomes import DEPTH, SIZES, WIDTH, toy
+from toy_outcomes import DEPTH, SIZES, WIDTH, told, toy
 
 from ltd.errors import InputError
-from ltd.lookup import TEXT_FEATURES, default_text_scores
+from ltd.lookup import TEXT_FEATURES
+from ltd.lookup.scores import default_text_scores
 from ltd.policies.learned.observation import Layout, Summary, depth_layout, size_layout
 from ltd.policies.learned.setting import Setting
 from ltd_rl.traces.observations import Observer, decided, outputs, stops
@@ -125,19 +126,6 @@ def test_it_asks_the_head_where_the_text_does_not_know_better(reward: str) -> No
     found = stops(policy, validation)
     assert decided(policy, validation).throughput > 0.97 * best
     assert (found[known] == -1).mean() > 0.95 and (found[easy & ~known] == DEPTH).mean() > 0.95
-
-
-def told(seed: int) -> Outcomes:
-    """The toy, where at half of the positions the text knows what follows, and says that it does."""
-    plain = toy(seed)
-    known = np.random.default_rng(seed + 100).random(plain.positions) < 0.5
-    gains, seconds = plain.gains.copy(), plain.seconds.copy()
-    gains[:, -1, 1:] = np.minimum(np.where(known, 5, 1), plain.ends - np.arange(plain.positions))[:, None]
-    seconds[:, -1, 1:] += 0.2 * np.array(SIZES[1:], dtype=np.float32)
-    text = np.zeros((plain.positions, TEXT_FEATURES), dtype=np.float32)
-    text[:, 0] = known
-    scores = default_text_scores()
-    return replace(plain, gains=gains, seconds=seconds, text=text, max_text=4, text_scores=scores)
 
 
 @pytest.mark.parametrize(

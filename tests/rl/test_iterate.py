@@ -24,7 +24,7 @@ from ltd.policies.learned.setting import Setting
 
 pytest.importorskip("stable_baselines3")
 
-from toy_outcomes import DEPTH, SIZES, TINY, WIDTH, constant_depth, stage, toy
+from toy_outcomes import DEPTH, SIZES, TINY, WIDTH, constant_depth, stage, told, toy
 
 from ltd_rl.traces.observations import chosen_steps, stops
 from ltd_rl.traces.optimum import best_static
@@ -66,7 +66,7 @@ def test_partners_as_tables(training: Outcomes) -> None:
 def test_a_constant_partner_is_the_papers_where_it_pays_at_all(training: Outcomes) -> None:
     depth, step, _ = best_static(training)
     assert constants(training) == (depth, step)
-    large = replace(training, sizes=(20, 60, 100), gains=np.ones((600, 9, 3), dtype=np.int64))
+    large = replace(training, sizes=(20, 60, 100), gains=np.ones((600, 10, 3), dtype=np.int64))
     assert constants(large) == (8, 1)
     assert constant_policy(training, Setting(WIDTH)).sizes == (SIZES[step],)
 
@@ -141,6 +141,31 @@ def test_three_ways_have_something_of_every_task_or_say_which_has_too_few(counts
     for task in counts:
         assert [task in {name for name, _ in side} for side in (*parts, sides[1])] == [True, True, True]
         assert sum(name == task for name, _ in sides[1]) >= 2
+
+
+def test_the_iterative_schedule_over_both_sources(tmp_path: Path) -> None:
+    """Either policy is asked before the head is, and the bundle knows what was looked up."""
+    training, validation = told(0), told(1, 5)
+    config = {role: PPOConfig.paper(role, **{**TINY, "total_timesteps": 512}) for role in ("depth", "size")}
+    schedule = Schedule(training, validation, Setting(WIDTH), **config, observation="summary", iterations=1)
+    best = iterate(schedule, tmp_path)
+    assert (best.max_text, best.text_scores) == (4, training.text_scores)
+    table = size_table(best, training)
+    assert table.shape == (600, DEPTH + 2)
+    np.testing.assert_array_equal(chosen_steps(best, training, np.full(600, -1)), table[:, -1])
+    read = load_bundle(tmp_path / "bundle").policy
+    assert validated(read, validation) == validated(best, validation)
+    with pytest.raises(InputError, match="does not show what the text proposes"):
+        layout_named("paper", "depth", training)
+    blind = with_network(constant_policy(toy(0), Setting(WIDTH)), "size", size_only(toy(0)), toy(0))
+    with pytest.raises(InputError, match="before the head is asked"):
+        size_table(blind, training)
+
+
+def size_only(outcomes: Outcomes) -> Network:
+    """A size network that sees the head alone."""
+    layout = layout_named("summary", "size", outcomes)
+    return Network(layout, (torch.zeros(len(SIZES), layout.width), torch.zeros(len(SIZES))))
 
 
 def test_the_iterative_schedule(training: Outcomes, validation: Outcomes, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from made_texts import made_proposals, made_text
 from made_traces import made_latency
 
 from ltd.errors import InputError
-from ltd.lookup import TEXT_FEATURES, TextScores, TextSource, default_text_scores
+from ltd.lookup import TEXT_FEATURES, TextScores, TextSource
+from ltd.lookup.scores import default_text_scores
 from ltd.tree import candidate_count
 from ltd_rl.traces import text as texts
 from ltd_rl.traces.format import NO_RANK, RecordedGeneration

@@ -10,6 +10,8 @@ import torch
 from stages import with_plain
 
 from ltd.latency.interpolation import Interpolant
+from ltd.lookup import TEXT_FEATURES
+from ltd.lookup.scores import default_text_scores
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout
 from ltd.policies.learned.policy import Learned
@@ -45,6 +47,19 @@ def toy(seed: int, generations: int = 20, length: int = 30) -> Outcomes:
         states=np.zeros((positions, 0), dtype=np.float32),
         begin=Interpolant(np.array([1.0, 2.0]), np.array([1.0]), np.array([[0.1], [0.2]])),
     )
+
+
+def told(seed: int, generations: int = 20) -> Outcomes:
+    """The toy, where at half of the positions the text knows what follows, and says that it does."""
+    plain = toy(seed, generations)
+    known = np.random.default_rng(seed + 100).random(plain.positions) < 0.5
+    gains, seconds = plain.gains.copy(), plain.seconds.copy()
+    gains[:, -1, 1:] = np.minimum(np.where(known, 5, 1), plain.ends - np.arange(plain.positions))[:, None]
+    seconds[:, -1, 1:] += 0.2 * np.array(SIZES[1:], dtype=np.float32)
+    text = np.zeros((plain.positions, TEXT_FEATURES), dtype=np.float32)
+    text[:, 0] = known
+    scores = default_text_scores()
+    return replace(plain, gains=gains, seconds=seconds, text=text, max_text=4, text_scores=scores)
 
 
 def stage(role: Role, training: Outcomes, validation: Outcomes, **changes: Any) -> Stage:
