@@ -33,8 +33,8 @@ from ltd.policies.learned.bundle import load_bundle
 from ltd_rl.baselines.controller_fit import fit
 from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.limits import worthwhile
-from ltd_rl.traces.optimum import PLAIN, best_static, optimum
-from ltd_rl.traces.outcomes import Outcomes, outcomes_of
+from ltd_rl.traces.optimum import best_static, optimum
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, outcomes_of
 from ltd_rl.traces.splits import VALIDATION_SEED, split_generations
 from ltd_rl.trainers.partners import constants
 from ltd_rl.trainers.validation import fingerprint

@@ -15,8 +15,7 @@ from ltd.policies.controller import ExpectedGain
 from ltd.policies.learned.policy import Learned
 from ltd_rl.baselines.controller_fit import decide_everywhere
 from ltd_rl.traces.observations import chosen_steps, stops
-from ltd_rl.traces.optimum import PLAIN
-from ltd_rl.traces.outcomes import Outcomes, all_catching_up, verified_sizes, visited
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, all_catching_up, verified_sizes, visited
 
 DRAWS = 2000  # of questions, for intervals
 QUARTER = 0.025  # on either side of them
@@ -90,8 +89,7 @@ def spend(outcomes: Outcomes, decisions: Decisions) -> Spending:
     depths, steps = decisions
     rows, plain = np.arange(outcomes.positions), depths == PLAIN
     levels = np.where(plain, 0, depths)
-    gains = np.where(plain, 1, outcomes.gains[rows, levels, steps])
-    seconds = np.where(plain, outcomes.plain_seconds, outcomes.seconds[rows, levels, steps])
+    gains, seconds = outcomes.gains[rows, depths, steps], outcomes.seconds[rows, depths, steps]
     verified = verified_sizes(outcomes.width, outcomes.depth, np.array(outcomes.sizes))
     sizes = np.where(plain, 0, verified[levels, steps])
     seen = visited(gains, outcomes.starts)

@@ -19,7 +19,7 @@ from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
 from ltd.tree import candidate_count
 from ltd_rl.traces.observations import Role
-from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.traces.outcomes import PLAIN, Outcomes
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.trainers.iterate import Schedule, iterations, stage_names
 from ltd_rl.trainers.partners import constants, nearest_step
@@ -160,10 +160,11 @@ def limited(outcomes: Outcomes, static: tuple[int, int], fixed: Fixed) -> Outcom
         return replace(outcomes, sizes=outcomes.sizes[kept], gains=gains, seconds=seconds)
     if fixed == "depth":
         # Stopping earlier is made so dear that the depth network learns to go on, and it is dropped in the end.
-        seconds = outcomes.seconds[:, : depth + 1].copy()
+        stages = [*range(depth + 1), PLAIN]
+        seconds = outcomes.seconds[:, stages]
         seconds[:, :depth] *= NEVER
         scores = outcomes.scores[:, : candidate_count(outcomes.width, depth)]
-        return replace(outcomes, gains=outcomes.gains[:, : depth + 1], seconds=seconds, scores=scores)
+        return replace(outcomes, gains=outcomes.gains[:, stages], seconds=seconds, scores=scores)
     return outcomes
 
 

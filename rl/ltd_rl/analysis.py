@@ -20,8 +20,8 @@ from ltd_rl.baselines.controller_fit import decide_everywhere, fit
 from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.observations import chosen_steps, stops
-from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import Outcomes, catching_up, outcomes_of
+from ltd_rl.traces.optimum import DraftSchedule, best_static, hindsight, optimum
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, catching_up, outcomes_of
 from ltd_rl.traces.replay import Cycles, replay
 
 SIZES = EVERY_SIZE[1:]  # the ladder of all that choose freely

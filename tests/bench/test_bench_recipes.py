@@ -20,8 +20,8 @@ from ltd.common.shards import shard_file
 from ltd.errors import InputError
 from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.observations import Role
-from ltd_rl.traces.optimum import PLAIN, best_static, optimum
-from ltd_rl.traces.outcomes import plain_total, total
+from ltd_rl.traces.optimum import best_static, optimum
+from ltd_rl.traces.outcomes import PLAIN, plain_total, total
 from ltd_rl.trainers.exact import ExactConfig
 from ltd_rl.trainers.ppo_config import PPOConfig
 from recipes_results import constant, interval, spend

@@ -23,8 +23,8 @@ from ltd.policies.learned.setting import Setting
 from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, ReplayedTotal, analyse, fixed, learned, spend
 from ltd_rl.analysis_report import plot, summarise
 from ltd_rl.traces.format import save_shard
-from ltd_rl.traces.optimum import PLAIN, hindsight, optimum
-from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
+from ltd_rl.traces.optimum import hindsight, optimum
+from ltd_rl.traces.outcomes import PLAIN, outcomes_of, plain_total, total
 from ltd_rl.traces.replay import replay
 
 WIDTH, DEPTH = 3, 3
@@ -147,7 +147,8 @@ def test_bad_inputs_are_refused_first(
     wide.mkdir()
     other = made_generations(1, [9])[0]
     scores = np.zeros((9, 5 + 25), dtype=np.float32)
-    widened = replace(other, scores=scores, ranks=other.ranks[:, :2, :2], path=other.path[:, :2], width=5)
+    parts = {"candidates": scores.astype(np.int32), "ranks": other.ranks[:, :2, :2], "path": other.path[:, :2]}
+    widened = replace(other, scores=scores, width=5, **parts)
     save_shard(shard_file(wide, 0), [widened], 5, 1)
     save_bundle(Bundle(Learned(Setting(WIDTH), DEPTH + 1, (4,))), tmp_path / "deep")
     for changes, complaint in (

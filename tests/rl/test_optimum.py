@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from made_traces import made_generations, made_latency
 
 from ltd.latency.interpolation import Interpolant
-from ltd_rl.traces.optimum import PLAIN, DraftSchedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import Outcomes, catching_up, outcomes_of, plain_total, total
+from ltd_rl.traces.optimum import DraftSchedule, best_static, hindsight, optimum
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, catching_up, outcomes_of, plain_total, total
 
 SIZES = (1, 3, 8)
 

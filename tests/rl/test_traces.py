@@ -28,7 +28,15 @@ from ltd.policies.learned.policy import LearnedCall
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl.traces import record as recording
-from ltd_rl.traces.format import NO_RANK, RecordedGeneration, bytes_per_position, load_traces, path_ranks, save_shard
+from ltd_rl.traces.format import (
+    BY_POSITION,
+    NO_RANK,
+    RecordedGeneration,
+    bytes_per_position,
+    load_traces,
+    path_ranks,
+    save_shard,
+)
 from ltd_rl.traces.record import record
 from ltd_rl.traces.replay import Cycles, follow, gains, replay
 
@@ -283,12 +291,12 @@ def test_a_shard_keeps_what_it_was_given(recorded: Callable[[str], Recorded], tm
     assert (again.width, again.depth, again.positions) == (10, DEPTH, run.traces.positions)
     for before, after in zip(generations, again.generations, strict=True):
         assert (before.task, before.turn, before.prompt_length) == (after.task, after.turn, after.prompt_length)
-        for name in ("tokens", "scores", "path", "ranks", "states"):
+        for name in ("tokens", *BY_POSITION):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
     arrays = load_file(shard_file(tmp_path, 0))  # any reader of safetensors will do
-    stored = sum(arrays[name].nbytes for name in ("scores", "path", "ranks", "states"))
+    stored = sum(arrays[name].nbytes for name in BY_POSITION)
     assert stored == again.positions * bytes_per_position(10, DEPTH, again.generations[0].states.shape[1])
-    assert bytes_per_position(10, 12, 576) == 6356
+    assert bytes_per_position(10, 12, 576) == 11196
 
 
 def test_rows_and_shards_change_no_content(recorded: Callable[[str], Recorded], tmp_path: Path) -> None:
@@ -296,7 +304,7 @@ def test_rows_and_shards_change_no_content(recorded: Callable[[str], Recorded], 
     record(replace(run.config, out=tmp_path, rows=100, shard_questions=3), load_bigrams)
     assert [file.name for file in sorted(tmp_path.glob("0*"))] == ["00000.safetensors", "00001.safetensors"]
     for before, after in zip(run.traces.generations, load_traces(tmp_path).generations, strict=True):
-        for name in ("tokens", "scores", "path", "ranks", "states"):
+        for name in ("tokens", *BY_POSITION):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
 
 
@@ -433,6 +441,7 @@ def test_shards_of_two_depths_do_not_go_together(recorded: Callable[[str], Recor
     generation = run.traces.generations[0]
     shallow = replace(
         generation,
+        candidates=generation.candidates[:, : candidate_count(10, 1)],
         scores=generation.scores[:, : candidate_count(10, 1)],
         path=generation.path[:, :2],
         ranks=generation.ranks[:, :2, :2],

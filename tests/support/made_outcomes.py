@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stages import with_plain
 
 from ltd.latency.interpolation import Interpolant
 from ltd.policies.learned.network import Network
@@ -31,9 +32,11 @@ def made_up(seed: int, counts: tuple[int, ...] = (4, 1, 7), depth: int = 3) -> O
         sizes=LADDER,
         starts=starts,
         lengths=generator.integers(1, 900, positions),
-        gains=np.minimum(generator.integers(1, 5, shape), rest[:, None, None]),
-        seconds=(0.01 + generator.random(shape)).astype(np.float32),
-        plain_seconds=np.full(positions, 0.5, dtype=np.float32),
+        **with_plain(
+            np.minimum(generator.integers(1, 5, shape), rest[:, None, None]),
+            0.01 + generator.random(shape),
+            np.full(positions, 0.5, dtype=np.float32),
+        ),
         scores=(-120 * generator.random((positions, candidate_count(WIDTH, depth)))).astype(np.float32),
         states=generator.normal(size=(positions, STATE)).astype(np.float32),
         begin=Interpolant(np.array([1.0, 2.0]), np.array([1.0]), np.array([[0.1], [0.2]])),

@@ -60,6 +60,7 @@ def made_generation(
         width=width,
         prompt_length=int(generator.integers(5, 90)),
         tokens=np.zeros(0, dtype=np.int32),
+        candidates=np.zeros(scores.shape, dtype=np.int32),
         scores=scores,
         path=path,
         ranks=path_ranks(scores, path, width),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stages import with_plain
 
 from ltd.latency.interpolation import Interpolant
 from ltd.policies.learned.network import Network
@@ -39,9 +40,7 @@ def toy(seed: int, generations: int = 20, length: int = 30) -> Outcomes:
         sizes=SIZES,
         starts=np.arange(generations + 1) * length,
         lengths=np.full(positions, 50),
-        gains=gains,
-        seconds=seconds,
-        plain_seconds=np.ones(positions, dtype=np.float32),
+        **with_plain(gains, seconds, np.ones(positions, dtype=np.float32)),
         scores=scores.astype(np.float32),
         states=np.zeros((positions, 0), dtype=np.float32),
         begin=Interpolant(np.array([1.0, 2.0]), np.array([1.0]), np.array([[0.1], [0.2]])),

@@ -115,7 +115,7 @@ def believe(controller: ExpectedGain, outcomes: Outcomes) -> Beliefs:
 
 def fit_trust(beliefs: Beliefs, outcomes: Outcomes) -> Doubles:
     """float64 (2, D + 1, S): the line from the sums of the chances, which are expected - 1, to the gains."""
-    sums, gains = beliefs.expected - 1.0, outcomes.gains
+    sums, gains = beliefs.expected - 1.0, outcomes.gains[:, :-1]  # it always asks the head
     centred = sums - sums.mean(axis=0)
     slopes = (centred * gains).sum(axis=0) / ((centred * centred).sum(axis=0) + RIDGE * len(sums))
     return np.stack([gains.mean(axis=0) - slopes * sums.mean(axis=0), slopes])

@@ -41,5 +41,5 @@ class CycleEpisodes(VecEnvWrapper):
         if self.role == "size":
             return np.ones(self.num_envs, dtype=bool)
         if isinstance(self.venv, ReplayVecEnv):
-            return np.equal(self.venv.walk.depths, 0)
+            return np.equal(self.venv.walk.depths, self.venv.walk.first)
         return np.equal(self.venv.get_attr("expansions"), 0)

@@ -19,8 +19,8 @@ from ltd.errors import InputError
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
 from ltd_rl.environments.rewards import Reward
-from ltd_rl.traces.observations import Observer, Role, check_layout
-from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.traces.observations import Observer, Role, check_layout, first_asked
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, reading_after
 
 PartnerDecisions = Integers | Literal["random"]
 # What is known of an episode: SB3's names for its reward and its steps, then what its throughput needs.
@@ -53,7 +53,8 @@ class Walk:
     """n environments of one role.
 
     A depth policy is asked at every depth below the deepest, where the cycle ends by itself; a size policy once per
-    cycle.
+    cycle. One that sees what the text proposes is asked at depth -1 first, whether to ask the head at all; what it
+    gains without, the head reads as if it were asked in the next cycle.
 
     Args:
         outcomes: the generations; the order is drawn, all of them before any again.
@@ -61,8 +62,8 @@ class Walk:
         layout: of its observation.
         reward: of a cycle at its end.
         partner: the other policy's decisions: for a depth policy the step of the ladder when stopping, int64
-            (P, D + 1); for a size policy the depth, int64 (P,), or "random", uniform from 1 … D in every cycle (the
-            paper's).
+            (P, D + 1), and (P, D + 2) where tokens are looked up, the last column being of depth -1; for a size policy
+            the depth, int64 (P,), or "random", uniform from 1 … D in every cycle (the paper's).
         count: n.
         generator: of everything random.
 
@@ -85,7 +86,12 @@ class Walk:
         self.count, self.generator = count, generator
         self.observer = Observer(outcomes, layout, role)
         deepest = outcomes.depth - 1 if role == "depth" else outcomes.depth  # that the policy is asked at
-        check_layout(layout, role, outcomes.width, deepest, outcomes.states.shape[1])
+        check_layout(layout, role, outcomes.width, deepest, outcomes.states.shape[1], outcomes.max_text)
+        self.first = first_asked(layout)
+        self.seconds = outcomes.seconds
+        if outcomes.max_text:
+            self.seconds = outcomes.seconds.copy()
+            self.seconds[:, PLAIN] += reading_after(outcomes)
         self.queue = np.zeros(0, dtype=np.int64)
         # Positions, where their generations end, and the depths of the present trees.
         self.at, self.limits, self.depths = (np.zeros(count, dtype=np.int64) for _ in range(3))
@@ -109,7 +115,7 @@ class Walk:
     def _begin_cycles(self, environments: Integers) -> None:
         """The depth at which the policy is asked first."""
         if self.role == "depth":
-            self.depths[environments] = 0
+            self.depths[environments] = self.first
         elif isinstance(self.partner, str):
             self.depths[environments] = self.generator.integers(1, self.outcomes.depth + 1, len(environments))
         else:
@@ -137,7 +143,7 @@ class Walk:
         """float64 (m, 6): the cycles that end in these environments with these steps of the ladder, by `CYCLE`."""
         outcomes, at, depths = self.outcomes, self.at[environments], self.depths[environments]
         decisions = at, depths, sizes
-        tokens, seconds = outcomes.gains[decisions], outcomes.seconds[decisions]
+        tokens, seconds = outcomes.gains[decisions], self.seconds[decisions]
         self.at[environments] = at + tokens
         self.episodes[environments, 2:] += np.stack([tokens, seconds, np.ones(len(at))], axis=1)
         lengths, chosen = outcomes.lengths[at], np.asarray(outcomes.sizes)[sizes]
@@ -188,9 +194,10 @@ def check_walk(outcomes: Outcomes, role: Role, partner: PartnerDecisions, count:
         if role == "depth" or partner != "random":
             raise InputError(f"the {role} policy cannot have the partner {partner!r}; give a table of decisions")
         return
-    shape = (outcomes.positions, outcomes.depth + 1) if role == "depth" else (outcomes.positions,)
-    most = len(outcomes.sizes) - 1 if role == "depth" else outcomes.depth
+    stages = outcomes.depth + 1 - outcomes.least_depth
+    shape = (outcomes.positions, stages) if role == "depth" else (outcomes.positions,)
+    least, most = (0, len(outcomes.sizes) - 1) if role == "depth" else (outcomes.least_depth, outcomes.depth)
     if partner.shape != shape or partner.dtype.kind not in "iu":
         raise InputError(f"the partner is a table of {partner.dtype} {partner.shape}; it must be int64 {shape}")
-    if partner.min() < 0 or partner.max() > most:
-        raise InputError(f"the partner decides {partner.min()} … {partner.max()}; it must stay within 0 … {most}")
+    if partner.min() < least or partner.max() > most:
+        raise InputError(f"the partner decides {partner.min()} … {partner.max()}; it must stay within {least} … {most}")

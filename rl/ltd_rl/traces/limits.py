@@ -13,8 +13,8 @@ from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.observation import Summary
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.optimum import PLAIN, optimum
-from ltd_rl.traces.outcomes import Outcomes, outcomes_of
+from ltd_rl.traces.optimum import optimum
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, outcomes_of
 
 # Fine where a small machine's costs begin to rise, coarse where a forward costs much anyway; to the paper's 240.
 EVERY_SIZE = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, *range(80, 241, 20))

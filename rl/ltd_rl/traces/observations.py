@@ -41,8 +41,13 @@ class Observer:
     def at(self, rows: Integers, depths: int | Integers) -> torch.Tensor:
         """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,).
 
-        `PLAIN` is before the head is asked, where the layout shows what the text proposes.
+        `PLAIN` is before the head is asked.
+
+        Raises:
+            InputError: that is asked for, and the layout does not show what the text proposes.
         """
+        if first_asked(self.layout) == 0 and np.min(depths, initial=0) < 0:
+            raise InputError("this policy cannot decide before the head is asked: it does not see what the text proposes")
         if isinstance(self.layout, Layout):
             scores, counts = self.scores_at(rows, depths)
             return self.layout.build(scores, self.outcomes.lengths[rows], depths, counts)

@@ -1,12 +1,13 @@
 """What could be won: the best fixed decision, the best of every cycle in hindsight, and the exact optimum.
 
 All tokens of an answer have to be passed, whatever is decided, so the greatest throughput is the least time. Where a
-cycle begins at position p and gains g, the next begins at p + g. A plain cycle gains one token, which the draft has to
-read before it drafts again. So with u tokens that the draft has not read, the least time from p on is the least of
+cycle begins at position p and gains g, the next begins at p + g. What a cycle gains in which the head is not asked, a
+*silent* one, the draft has to read before it drafts again. A plain cycle is one, with a gain of 1; with what the text
+proposes there are others. So with u tokens that the draft has not read, the least time from p on is the least of
 
     drafting        seconds[p, decision] + best[p + g, g],     g = gain[p, decision], the best of all decisions,
-    a plain cycle   plain[p] + (begin[u + 1] - begin[u]) + best[p + 1, u + 1],
-    no draft again  plain[p] + plain[p + 1] + … up to the end,
+    a silent cycle  seconds[p, decision] + (begin[u + g] - begin[u]) + best[p + g, u + g],     likewise,
+    no draft again  never[p], the least time of silent cycles alone, of which nothing is read,
 
 with best[end, u] = 0, worked out from the end of every answer backwards. (A draft's reading of what a drafting cycle
 gained is in that cycle's seconds, see `ltd_rl.traces.outcomes`.)
@@ -21,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltd.common.arrays import Integers
-from ltd_rl.traces.outcomes import Outcomes, Total, all_catching_up, reading_one_more, total, visited
+from ltd_rl.traces.outcomes import PLAIN, Outcomes, Total, total
 
-PLAIN = -1  # the depth of a plain cycle
 DRAFTING, WAITING, NEVER = range(3)
 KINDS = np.array([NEVER, WAITING, DRAFTING], dtype=np.int8)
 Seconds = NDArray[np.float64]
@@ -34,7 +34,7 @@ class DraftSchedule:
     """A decision for every position, and what they come to.
 
     Attributes:
-        depths: int64 (P,); `PLAIN` is a cycle without a draft.
+        depths: int64 (P,); `PLAIN` is a cycle in which the head is not asked.
         steps: int64 (P,), of the ladder; 0 where the cycle is plain.
         total: over all generations.
     """
@@ -45,10 +45,13 @@ class DraftSchedule:
 
 
 def best_static(outcomes: Outcomes) -> tuple[int, int, Total]:
-    """Depth and step of the ladder with the highest throughput if all cycles decide so, and what that comes to."""
+    """Depth and step of the ladder with the highest throughput if all cycles decide so, and what that comes to.
+
+    Where tokens are looked up, the sizes are cut at the candidates of both sources, and the depth `PLAIN` is one too.
+    """
     grid = [
         (depth, step, total(outcomes, depth, step))
-        for depth in range(outcomes.depth + 1)
+        for depth in range(outcomes.least_depth, outcomes.depth + 1)
         for step in range(len(outcomes.sizes))
     ]
     return max(grid, key=lambda entry: entry[2].throughput)
@@ -60,15 +63,10 @@ def hindsight(outcomes: Outcomes, rate: float | None = None) -> DraftSchedule:
     Args:
         rate: tokens per second. A cycle maximises gain - rate * seconds; None: gain / seconds.
     """
-
-    def worth(gain: NDArray[Any], seconds: NDArray[Any]) -> Seconds:
-        # In float64: what the rate takes away is about as much as the gain.
-        return np.asarray(gain / seconds if rate is None else gain - rate * seconds, dtype=np.float64)
-
-    drafted = worth(outcomes.gains, outcomes.seconds.astype(np.float64)).reshape(outcomes.positions, -1)
-    plain = worth(np.ones(1), outcomes.plain_seconds.astype(np.float64))
-    choices = np.concatenate([plain[:, None], drafted], axis=1).argmax(axis=1)
-    return schedule_of(outcomes, choices)
+    gains, seconds = silent_first(outcomes.gains), silent_first(outcomes.seconds).astype(np.float64)
+    # In float64: what the rate takes away is about as much as the gain.
+    worth = gains / seconds if rate is None else gains - rate * seconds
+    return schedule_of(outcomes, worth.argmax(axis=1))
 
 
 def optimum(outcomes: Outcomes) -> DraftSchedule:
@@ -76,89 +74,133 @@ def optimum(outcomes: Outcomes) -> DraftSchedule:
 
     At positions where none of its cycles begins, it says what would be best if one did and the draft lacked one token.
     """
-    cheapest, choices = cheapest_by_gain(outcomes)
-    wanted, kinds = least_time(outcomes, cheapest)
-    plain = plain_cycles(wanted, kinds, outcomes.starts)
-    return schedule_of(outcomes, np.where(plain, 0, choices[np.arange(outcomes.positions), wanted - 1]))
+    most, sizes = int(outcomes.gains.max()), len(outcomes.sizes)
+    gains, seconds = silent_first(outcomes.gains), silent_first(outcomes.seconds)
+    silent_seconds, silent_choices = cheapest_by_gain(gains[:, :sizes], seconds[:, :sizes], most)
+    draft_seconds, draft_choices = cheapest_by_gain(gains[:, sizes:], seconds[:, sizes:], most)
+    silent, wanted = followed(least_time(outcomes, draft_seconds, silent_seconds), outcomes.starts)
+    rows = np.arange(outcomes.positions)
+    choices = np.where(silent, silent_choices[rows, wanted - 1], sizes + draft_choices[rows, wanted - 1])
+    return schedule_of(outcomes, choices)
 
 
-def cheapest_by_gain(outcomes: Outcomes) -> tuple[Seconds, Integers]:
-    """The cheapest draft with each gain, 1 … G (the largest of all), at every position.
+def silent_first(table: NDArray[Any]) -> NDArray[Any]:
+    """(P, D + 2, S) → (P, (D + 2) * S): all decisions, those of stage -1 before all others."""
+    return np.roll(table, 1, axis=1).reshape(len(table), -1)
+
+
+def cheapest_by_gain(gains: Integers, seconds: NDArray[np.float32], most: int) -> tuple[Seconds, Integers]:
+    """The cheapest decision with each gain, 1 … `most`, at every position.
+
+    Args:
+        gains, seconds: (P, n), of n decisions.
 
     Returns:
-        seconds: float64 (P, G), infinite where no decision gains that.
-        choices: int64 (P, G), as `schedule_of` takes them.
+        seconds: float64 (P, most), infinite where no decision gains that.
+        choices: int64 (P, most), numbers of decisions; of equals, the first.
     """
-    positions, most = outcomes.positions, int(outcomes.gains.max())
-    gains, seconds = outcomes.gains.reshape(positions, -1), outcomes.seconds.reshape(positions, -1)
-    cheapest, choices = np.full((positions, most), np.inf), np.zeros((positions, most), dtype=np.int64)
+    cheapest, choices = np.full((len(gains), most), np.inf), np.zeros((len(gains), most), dtype=np.int64)
     for gain in range(1, most + 1):
         fitting = np.where(gains == gain, seconds, np.float32(np.inf))
-        choices[:, gain - 1] = 1 + fitting.argmin(axis=1)
+        choices[:, gain - 1] = fitting.argmin(axis=1)
         cheapest[:, gain - 1] = fitting.min(axis=1)
     return cheapest, choices
 
 
-def least_time(outcomes: Outcomes, cheapest: Seconds) -> tuple[Integers, NDArray[np.int8]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Plans:
     """What to do at every position, so that all generations take least time.
 
-    Args:
-        cheapest: float64 (P, G), as `cheapest_by_gain` gives it.
+    Where it depends on how many tokens the draft has not read, there is an entry for each number, up to U, which is the
+    longest generation's number of positions. At 0 it is not known: the last token is always unread.
 
-    Returns:
-        wanted: int64 (P,), the gain to go for with a draft.
-        kinds: int8 (P, U + 1), which of this file's three is best where the draft has not read so many tokens:
-            `DRAFTING`, `WAITING` (a plain cycle) or `NEVER` (no draft again). U is the longest generation's number of
-            positions. At 0 it is not known: the last token is always unread.
+    Attributes:
+        kinds: int8 (P, U + 1), which is best: `DRAFTING`, `WAITING` (a silent cycle) or `NEVER` (no draft again).
+        drafting: int64 (P,), the gain to go for with a draft.
+        waiting: int64 (P, U + 1), in a silent cycle before others with a draft.
+        never: int64 (P,), in a silent cycle before none.
     """
-    counts, most = np.diff(outcomes.starts), cheapest.shape[1]
+
+    kinds: NDArray[np.int8]
+    drafting: Integers
+    waiting: Integers
+    never: Integers
+
+
+def least_time(outcomes: Outcomes, drafts: Seconds, silents: Seconds) -> Plans:
+    """Works out all plans.
+
+    Args:
+        drafts, silents: float64 (P, G), the cheapest cycle of each kind by gain, as `cheapest_by_gain` gives it.
+    """
+    counts, most = np.diff(outcomes.starts), drafts.shape[1]
     longest = int(counts.max())
-    wanted, kinds = np.ones(outcomes.positions, dtype=np.int64), np.zeros((outcomes.positions, longest + 1), np.int8)
-    unread = np.arange(1, longest + 1)
+    each, by_unread = outcomes.positions, (outcomes.positions, longest + 1)
+    plans = Plans(
+        kinds=np.zeros(by_unread, dtype=np.int8),
+        drafting=np.ones(each, dtype=np.int64),
+        waiting=np.ones(by_unread, dtype=np.int64),
+        never=np.ones(each, dtype=np.int64),
+    )
+    silent_gains = 1 + np.flatnonzero(np.isfinite(silents).any(axis=0))  # few: without text it is 1 alone
     # By the number of tokens left, modulo G + 1: the least time of each generation from there, by unread tokens.
-    best = np.full((most + 1, len(counts), longest + 2), np.inf)
+    best = np.full((most + 1, len(counts), longest + most + 1), np.inf)
     best[0] = 0.0
-    never = np.zeros(len(counts))  # what is left takes so long without any draft
+    # The same without any draft.
+    never = np.zeros((most + 1, len(counts)))
     for left in range(1, longest + 1):
         alive = np.flatnonzero(counts >= left)
         rows = outcomes.starts[1:][alive] - left
         ahead = [best[(left - gain) % (most + 1), alive, gain] for gain in range(1, min(most, left) + 1)]
-        drafted = cheapest[rows, : len(ahead)] + np.stack(ahead, axis=1)
-        never[alive] += outcomes.plain_seconds[rows]
-        reading = reading_one_more(outcomes.begin, unread, outcomes.lengths[rows, None])
-        later = outcomes.plain_seconds[rows, None] + reading + best[(left - 1) % (most + 1), alive, 2:]
-        wanted[rows], least = 1 + drafted.argmin(axis=1), drafted.min(axis=1)[:, None]
-        least, silent = np.broadcast_to(least, later.shape), np.broadcast_to(never[alive, None], later.shape)
-        times = np.stack([silent, later, least])  # in this order: of equals, the smallest draft
-        kinds[rows, 1:] = KINDS[times.argmin(axis=0)]
-        best[left % (most + 1), alive, 1:-1] = times.min(axis=0)
-    return wanted, kinds
+        drafted = drafts[rows, : len(ahead)] + np.stack(ahead, axis=1)
+        plans.drafting[rows] = 1 + drafted.argmin(axis=1)
+        reading = outcomes.begin(np.arange(longest + most + 1), outcomes.lengths[rows, None])
+        reachable = silent_gains[silent_gains <= left]
+        waits, silences = [], []
+        for gain in reachable.tolist():
+            then, took = (left - gain) % (most + 1), silents[rows, gain - 1]
+            read = reading[:, 1 + gain : 1 + gain + longest] - reading[:, 1 : 1 + longest]
+            waits.append(took[:, None] + read + best[then, alive, 1 + gain : 1 + gain + longest])
+            silences.append(took + never[then, alive])
+        waited, silent = np.stack(waits), np.stack(silences)
+        plans.waiting[rows, 1:], plans.never[rows] = reachable[waited.argmin(axis=0)], reachable[silent.argmin(axis=0)]
+        later = waited.min(axis=0)
+        never[left % (most + 1), alive] = silent.min(axis=0)
+        # In this order: of equals, the smallest draft.
+        kinds = silent.min(axis=0)[:, None], later, drafted.min(axis=1)[:, None]
+        times = np.stack(np.broadcast_arrays(*kinds))
+        plans.kinds[rows, 1:] = KINDS[times.argmin(axis=0)]
+        best[left % (most + 1), alive, 1 : longest + 1] = times.min(axis=0)
+    return plans
 
 
-def plain_cycles(wanted: Integers, kinds: NDArray[np.int8], starts: Integers) -> NDArray[np.bool_]:
-    """bool (P,): where the schedule of `least_time`, followed from the starts, is plain; see `optimum`."""
-    plain = np.array(kinds[:, 1] != DRAFTING, dtype=bool)
+def followed(plans: Plans, starts: Integers) -> tuple[NDArray[np.bool_], Integers]:
+    """Follows the plans from the starts of the generations.
+
+    Returns:
+        silent: bool (P,), where the head is not asked. wanted: int64 (P,), the gain to go for. See `optimum` for where
+            no cycle begins.
+    """
+    kinds = plans.kinds[:, 1]
+    silent = np.array(kinds != DRAFTING, dtype=bool)
+    wanted = np.select([kinds == DRAFTING, kinds == WAITING], [plans.drafting, plans.waiting[:, 1]], plans.never)
     at, ends, unread = starts[:-1].copy(), starts[1:], np.ones(len(starts) - 1, dtype=np.int64)
-    alive, silent = np.arange(len(at)), np.zeros(len(at), dtype=bool)
+    alive, for_good = np.arange(len(at)), np.zeros(len(at), dtype=bool)
     while len(alive):
         here = at[alive]
-        kind = kinds[here, unread[alive]]
-        silent[alive] |= kind == NEVER  # what it saves is that nothing has to be read, so it stays so
-        plain[here] = silent[alive] | (kind != DRAFTING)
-        steps = np.where(plain[here], 1, wanted[here])
-        unread[alive] = np.where(plain[here], unread[alive] + 1, steps)
-        at[alive] = here + steps
+        kind = plans.kinds[here, unread[alive]]
+        for_good[alive] |= kind == NEVER  # what it saves is that nothing has to be read, so it stays so
+        silent[here] = for_good[alive] | (kind != DRAFTING)
+        choices = [plans.never[here], plans.waiting[here, unread[alive]]]
+        wanted[here] = np.select([for_good[alive], kind == WAITING], choices, plans.drafting[here])
+        unread[alive] = np.where(silent[here], unread[alive], 0) + wanted[here]
+        at[alive] = here + wanted[here]
         alive = alive[at[alive] < ends[alive]]
-    return plain
+    return silent, wanted
 
 
 def schedule_of(outcomes: Outcomes, choices: Integers) -> DraftSchedule:
-    """The schedule of choices (P,): 0 is plain, 1 + depth * S + step a draft."""
-    rows, plain = np.arange(outcomes.positions), choices == 0
-    depths, steps = np.divmod(np.maximum(choices - 1, 0), len(outcomes.sizes))
-    gains = np.where(plain, 1, outcomes.gains[rows, depths, steps])
-    seconds = np.where(plain, outcomes.plain_seconds, outcomes.seconds[rows, depths, steps])
-    seen = visited(gains, outcomes.starts)
-    took = seconds[seen].sum(dtype=np.float64) + all_catching_up(outcomes, plain, seen).sum()
-    found = Total(outcomes.tokens, float(took), int(seen.sum()))
-    return DraftSchedule(np.where(plain, PLAIN, depths), steps, found)
+    """The schedule of choices (P,), numbers of decisions in the order of `silent_first`."""
+    stages, steps = np.divmod(choices, len(outcomes.sizes))
+    depths = stages + PLAIN
+    return DraftSchedule(depths, steps, total(outcomes, depths, steps))

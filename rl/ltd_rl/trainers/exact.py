@@ -239,7 +239,7 @@ class ExactTrainer:
 
 
 def check_text(outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Summary]) -> bool:
-    """Whether both layouts show what the text proposes; raises InputError if one alone does, or nothing is looked up."""
+    """Whether both layouts show what the text proposes. Raises InputError if only one does, or nothing is looked up."""
     shown = {first_asked(layout) == PLAIN for layout in layouts}
     if len(shown) > 1:
         raise InputError("one of the two policies sees what the text proposes; both must, or none")

@@ -40,7 +40,9 @@ def constants(outcomes: Outcomes) -> tuple[int, int]:
 
 
 def size_table(partner: int | Learned, outcomes: Outcomes) -> Integers:
-    """int64 (P, D + 1): the step of the ladder that a size policy takes at every position after every depth.
+    """int64 (P, stages): the step of the ladder that a size policy takes at every position after every depth 0 … D.
+
+    Where tokens are looked up there is a last column more, of depth -1.
 
     Args:
         partner: a constant step, or a policy with a size network.
@@ -49,18 +51,18 @@ def size_table(partner: int | Learned, outcomes: Outcomes) -> Integers:
     Raises:
         InputError: a step outside the ladder, or a policy with another ladder or without a size network.
     """
-    shape = (outcomes.positions, outcomes.depth + 1)
+    stages = [*range(outcomes.depth + 1), *range(outcomes.least_depth, 0)]
     if isinstance(partner, int):
         if not 0 <= partner < len(outcomes.sizes):
             raise InputError(f"step {partner} is not one of the {len(outcomes.sizes)} of the ladder")
-        return np.full(shape, partner)
+        return np.full((outcomes.positions, len(stages)), partner)
     if partner.size_network is None or partner.sizes != outcomes.sizes:
         raise InputError(
             f"the partner chooses among the sizes {list(partner.sizes)}, but the ladder here is "
             f"{list(outcomes.sizes)}; use a policy with a size network and the same sizes"
         )
     observer = Observer(outcomes, partner.size_network.layout, "size")
-    everywhere = (np.full(outcomes.positions, depth) for depth in range(shape[1]))
+    everywhere = (np.full(outcomes.positions, depth) for depth in stages)
     columns = [chosen_steps(partner, outcomes, depths, observer) for depths in everywhere]
     return np.stack(columns, axis=1)
 
