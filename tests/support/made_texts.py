@@ -64,6 +64,7 @@ def made_proposals(seed: int, generation: RecordedGeneration, most: int = 12) ->
         tokens=np.zeros((count, most), np.int64),
         parents=np.full((count, most), -1, np.int32),
         scores=np.full((count, most), -np.inf, np.float32),
+        chances=np.zeros((count, most), np.float32),
         counts=generator.integers(0, most + 1, count).astype(np.int32),
         features=generator.random((count, TEXT_FEATURES)).astype(np.float32),
         cells=generator.integers(0, 288, (count, most)).astype(np.int32),
@@ -87,4 +88,5 @@ def made_proposals(seed: int, generation: RecordedGeneration, most: int = 12) ->
             token, parent, score, _ = nodes[node]
             found.tokens[position, place], found.scores[position, place] = token, score
             found.parents[position, place] = -1 if parent < 0 else order.index(parent)
+            found.chances[position, place] = np.exp(score) * 0.9
     return found

@@ -15,7 +15,7 @@ So gains follow from ranks here just as they do in the head's own trees, see `lt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,8 @@ class TextProposals:
 
     Attributes:
         tokens: int64 (P, T). parents: int32 (P, T), text candidates, -1 = root. scores: float32 (P, T), in the head's
-            units; -inf behind the last candidate. counts: int32 (P,), candidates.
+            units; -inf behind the last candidate. chances: float32 (P, T), to be right; 0 there. counts: int32 (P,),
+            candidates.
         features: float32 (P, TEXT_FEATURES), what policies read. cells: int32 (P, T), the evidence for each. Both as in
             `ltd.lookup.TextCandidates`.
     """
@@ -43,6 +44,7 @@ class TextProposals:
     tokens: Integers
     parents: NDArray[np.int32]
     scores: Floats
+    chances: Floats
     counts: NDArray[np.int32]
     features: Floats
     cells: NDArray[np.int32]
@@ -74,6 +76,7 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
         tokens=np.zeros((count, most), dtype=np.int64),
         parents=np.full((count, most), -1, dtype=np.int32),
         scores=np.full((count, most), -np.inf, dtype=np.float32),
+        chances=np.zeros((count, most), dtype=np.float32),
         counts=np.zeros(count, dtype=np.int32),
         features=np.zeros((count, TEXT_FEATURES), dtype=np.float32),
         cells=np.full((count, most), -1, dtype=np.int32),
@@ -86,9 +89,19 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
         there = seen.counts_list[0]
         found.counts[position] = there
         found.features[position] = seen.features[0].numpy()
-        for name in ("tokens", "parents", "scores", "cells"):
+        for name in ("tokens", "parents", "scores", "chances", "cells"):
             getattr(found, name)[position, :there] = getattr(seen, name)[0, :there].numpy()
     return found
+
+
+def likeliest(proposals: TextProposals, most: int) -> TextProposals:
+    """The first so many of the candidates at every position, as a lookup of fewer proposes them.
+
+    What policies read is still of all.
+    """
+    names = ("tokens", "parents", "scores", "chances", "cells")
+    kept = {name: getattr(proposals, name)[:, :most] for name in names}
+    return replace(proposals, counts=np.minimum(proposals.counts, np.int32(most)), **kept)
 
 
 # --- the continuation among the text's candidates ---
@@ -179,6 +192,17 @@ def children_of(generation: RecordedGeneration) -> Integers:
         beam = np.argsort(-generation.scores[:, start:below], axis=1, kind="stable")[:, :width]
         np.put_along_axis(found, start + beam, below + width * np.arange(width)[None], axis=1)
     return found
+
+
+def parents_at(generation: RecordedGeneration, position: int) -> NDArray[np.int32]:
+    """int32 (C,): the parents of the head's candidates at one position, as `DraftTree` has them; -1 = root."""
+    width, starts = generation.width, level_starts(generation.width, generation.depth + 1)
+    scores, parents = generation.scores[position], np.full(starts[-1], -1, dtype=np.int32)
+    for level in range(generation.depth):
+        start, below, end = starts[level : level + 3]
+        beam = np.argsort(-scores[start:below], kind="stable")[:width]
+        parents[below:end] = np.repeat(start + beam, width)
+    return parents
 
 
 def merge_levels(generation: RecordedGeneration, columns: Integers) -> Integers:
