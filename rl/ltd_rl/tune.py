@@ -348,8 +348,8 @@ def keep(
     what = "nothing" if kept is None else "the learned policies" if kept is policy else "a fixed setting"
     announce(5, f"writing {what} to {folder}")
     settings = read_json(work.folder / TRAINING, dict[str, Any], str(work.folder / TRAINING))
-    facts = {"made_for": asdict(work.setting), "tasks": list(work.config.tasks)}
-    write_grid(rule if isinstance(rule, Lookup) else trees[0], facts, folder)
+    searched = {"made_for": asdict(work.setting), "tasks": list(work.config.tasks)}
+    write_grid(rule if isinstance(rule, Lookup) else trees[0], searched, folder)
     validation = validation_of(results, names, names[LEARNED])
     remove_kept(folder)
     if isinstance(kept, Static):
