@@ -153,9 +153,11 @@ def _wanted_text(policy: Policy, text: TextProposals | None) -> TextProposals | 
 
 def _ask(generation: RecordedGeneration, policy: Policy, start: int, text: TextProposals | None) -> Cycles:
     """`replay` with a policy."""
-    if policy.max_depth > generation.depth:
+    if 0 <= generation.depth < policy.max_depth:
         raise InputError(f"the policy drafts to depth {policy.max_depth}; these traces know 0 … {generation.depth}")
-    tree = DraftTree(1, generation.width, generation.depth, 0, torch.device("cpu"), text_limit(policy))
+    if generation.depth < 0 and text is None:
+        raise InputError("these traces are without a draft; a policy that decides anything there looks tokens up")
+    tree = DraftTree(1, generation.width, max(generation.depth, 0), 0, torch.device("cpu"), text_limit(policy))
     ranks, there = stages_of(generation, text)
     call, rows, position, gain = policy.start(1), [], start, 1
     while position < generation.positions:
@@ -196,7 +198,10 @@ def decide(
     tree.begin(root, length, None if text is None else text_at(text, position))
     if not call.speculate(tree.lengths, [gain]):
         return depth, 0
-    while (depth < 0 and text is None) or (depth < call.max_depth and call.continue_drafting(tree, depth)):
+    first_asked = 0 if text is None else -1
+    while depth < generation.depth and (
+        depth < first_asked or (depth < call.max_depth and call.continue_drafting(tree, depth))
+    ):
         if depth < 0:
             # Copies: the mapped file is read-only.
             capacity = generation.scores.shape[1]

@@ -166,6 +166,8 @@ def head_columns(generation: RecordedGeneration, proposals: TextProposals) -> In
     starts = np.array(level_starts(width, generation.depth + 1))
     first_child = children_of(generation)
     columns = np.full(there.shape, -1, dtype=np.int64)
+    if generation.depth < 0:  # the head has none
+        return columns
     for node in range(proposals.most):
         parents = proposals.parents[:, node]
         above = columns[rows, np.maximum(parents, 0)]
@@ -316,5 +318,6 @@ class BothSources:
 
     def _counted(self, before: Flags) -> Integers:
         """bool (m, C) → int64 (m, D + 2): how many of the head's candidates at every stage."""
-        drafted = np.add.reduceat(before, self.starts, axis=1, dtype=np.int64).cumsum(axis=1)
+        starts = np.array(self.starts, dtype=np.int64)
+        drafted = np.add.reduceat(before, starts, axis=1, dtype=np.int64).cumsum(axis=1)
         return np.concatenate([drafted, np.zeros((len(before), 1), dtype=np.int64)], axis=1)
