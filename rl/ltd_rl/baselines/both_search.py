@@ -1,15 +1,15 @@
-"""The best fixed rules that look tokens up, by replay: the text alone (`Lookup`), and beside a fixed tree (`Both`).
+"""The best fixed tree with tokens of the text in it, `Both`, by replay.
 
 What a rule decides follows from the text's candidates at a position, so all positions are decided at once. A lookup of
-fewer candidates proposes the first of those of more, so the text is looked up once for all rules.
+fewer candidates proposes the first of those of more, so the text is looked up once for all rules. Without a draft there
+is `ltd_rl.baselines.lookup_search`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeVar
 
 import numpy as np
 
@@ -25,17 +25,14 @@ from ltd_rl.traces.replay import stages_of
 from ltd_rl.traces.text import Ranks, TextProposals, likeliest, propose_everywhere
 
 DEPTHS = (0, 1, 2, 3)
-DRAFTED = (0, 1, 2, 3, 4, 6, 8)  # candidates besides those that the text may add
+SIZES = (0, 1, 2, 3, 4, 6, 8)  # candidates besides those that the text may add
 TEXTS = (2, 4, 8, 12, 16, 24)  # candidates that the text may add
 ALONE = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # of the text alone
-
-Rule = TypeVar("Rule", Lookup, Both)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextGround:
-    """What rules that look up to so many candidates up would gain at P positions of some generations.
+    """What rules with the same number of text candidates, T, would gain at P positions of some generations.
 
     Attributes:
         latency: the machine's.
@@ -53,38 +50,31 @@ class TextGround:
     there: Integers
 
 
-def best_both(generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores) -> tuple[Both, Total]:
-    """The `Both` with the most tokens per second on these generations, and what it comes to; of equals, the first.
+def best_both(
+    generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores
+) -> tuple[Both, Total]:
+    """The rule with the most tokens per second on these generations, and what it comes to; of equals, the first.
 
     Args:
-        generations: from the traces. latency: the machine's. scores: how likely looked-up tokens are.
+        generations: from the traces, of a head. latency: the machine's. scores: how likely looked-up tokens are.
 
     Raises:
-        InputError: there is no position in the generations.
+        InputError: there is no position, or no head.
     """
-    kept = [shallow(generation, DEPTHS[-1]) for generation in with_positions(generations)]
-    depths = [depth for depth in DEPTHS if depth <= min(generation.depth for generation in kept)]
+    kept = [shallow(generation, DEPTHS[-1]) for generation in generations if generation.positions > 0]
+    if not kept:
+        raise InputError("there is no cycle in these traces; record longer answers")
+    deepest = min(generation.depth for generation in kept)
+    if deepest < 0:
+        raise InputError("these traces are without a draft, so there is no tree for the text to stand in; use Lookup")
     proposals = [propose_everywhere(generation, scores, TEXTS[-1]) for generation in kept]
     found = []
     for text in TEXTS:
         ground = ground_of_text(kept, [likeliest(proposed, text) for proposed in proposals], latency)
-        found.append(best_rule((Both(d, s, text, a) for d, s, a in product(depths, DRAFTED, ALONE)), ground))
+        for depth, size, alone in product(range(min(deepest, DEPTHS[-1]) + 1), SIZES, ALONE):
+            rule = Both(depth, size, text, alone)
+            found.append((rule, spent(ground, *rule_decisions(rule, ground.chances))))
     return max(found, key=lambda entry: entry[1].throughput)
-
-
-def best_lookup(
-    generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores
-) -> tuple[Lookup, Total]:
-    """The same of `Lookup`, which asks no draft."""
-    kept = [shallow(generation, 0) for generation in with_positions(generations)]
-    proposals = [propose_everywhere(generation, scores, SIZES[-1]) for generation in kept]
-    return best_rule((Lookup(size) for size in SIZES), ground_of_text(kept, proposals, latency))
-
-
-def best_rule(rules: Iterable[Rule], ground: TextGround) -> tuple[Rule, Total]:
-    """The rule with the most tokens per second, of equals the first, and what it comes to."""
-    reached = [(rule, spent(ground, *rule_decisions(rule, ground.chances))) for rule in rules]
-    return max(reached, key=lambda entry: entry[1].throughput)
 
 
 def rule_decisions(rule: Lookup | Both, chances: Floats) -> tuple[Integers, Integers]:
@@ -134,14 +124,6 @@ def ground_of_text(
         ranks=ranks,
         there=there,
     )
-
-
-def with_positions(generations: Sequence[RecordedGeneration]) -> list[RecordedGeneration]:
-    """Those in which there is a cycle; raises InputError if there is none."""
-    kept = [generation for generation in generations if generation.positions > 0]
-    if not kept:
-        raise InputError("there is no cycle in these traces; record longer answers")
-    return kept
 
 
 def shallow(generation: RecordedGeneration, depth: int) -> RecordedGeneration:
