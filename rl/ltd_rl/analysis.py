@@ -194,6 +194,12 @@ class FixedChoices:
     lookup: Lookup | None
     both: Both | None
 
+    @property
+    def names(self) -> list[str]:
+        """Of those that there are."""
+        every = {STATIC: self.static, LOOKUP: self.lookup, BOTH: self.both}
+        return [name for name, choice in every.items() if choice is not None]
+
 
 def choose_fixed(traces: Traces, latency: LatencyModel, text: TextScores | None) -> FixedChoices:
     """The best of each kind over all tasks together.
@@ -247,7 +253,7 @@ def notes(config: AnalysisConfig, fixed: FixedChoices, text: TextScores | None) 
         "Hindsight has the most tokens per second in every cycle by itself; the optimum is exact for whole answers. "
         f"Both know {sources}.",
         "Tokens per second leave prefill out, and the time that a policy takes to decide.",
-        f"Of gap: the share of what the optimum has more tokens per second than {yardstick(fixed)}, which x static "
+        f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(fixed.names)}, which x static "
         "compares with as well.",
     ]
     if config.fit is not None:
@@ -256,12 +262,10 @@ def notes(config: AnalysisConfig, fixed: FixedChoices, text: TextScores | None) 
     return found
 
 
-def yardstick(ways: FixedChoices | Iterable[str]) -> str:
-    """The name of the best fixed decision that all sources go into."""
-    if isinstance(ways, FixedChoices):
-        ways = [name for name, way in zip((BOTH, STATIC), (ways.both, ways.static), strict=True) if way is not None]
-    names = set(ways)
-    return next((name for name in (BOTH, STATIC) if name in names), LOOKUP)
+def yardstick(names: Iterable[str]) -> str:
+    """Of the ways to decide, by name, the best fixed one that all sources go into."""
+    known = set(names)
+    return next(name for name in (BOTH, STATIC, LOOKUP) if name in known)
 
 
 # --- ways to decide ---
@@ -416,17 +420,17 @@ def compare(traces: Traces, latency: LatencyModel, ways: dict[str, Way]) -> Anal
                 progress.set_description(f"{task}, {name}")
                 view = way.text, way.most
                 ground = grounds.setdefault(view, TaskGround(generations, latency, *view))
-                results[task][name] = spend(ground, way.decide)
+                results[task][name] = spend(ground, ground.cycles(*way.decide(ground)))
                 progress.update()
     return results
 
 
-def spend(ground: TaskGround, decide: Decide) -> ReplayedTotal:
+def spend(ground: TaskGround, cycles: Iterable[Cycles]) -> ReplayedTotal:
     """Adds up the cycles of all generations, each from its first position on."""
     latency, looks_up = ground.latency, ground.text is not None
     rows = [
         (generation.prompt_length + found.positions, found.depths, found.sizes, found.gains)
-        for generation, found in zip(ground.generations, ground.cycles(*decide(ground)), strict=True)
+        for generation, found in zip(ground.generations, cycles, strict=True)
     ]
     lengths, depths, sizes, gains = (np.concatenate(column) for column in zip(*rows, strict=True))
     drafted, plain = depths >= 0, (depths < 0) & (sizes == 0)

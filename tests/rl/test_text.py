@@ -171,7 +171,7 @@ def test_looking_up_everywhere_is_looking_up_at_each_position(most: int) -> None
         source.extend(0, generation.tokens[: generation.prompt_length + position + 1].tolist())
         seen, count = source.propose(), int(found.counts[position])
         assert seen.counts_list == [count]
-        for name in ("tokens", "parents", "scores", "cells"):
+        for name in ("tokens", "parents", "scores", "chances", "cells"):
             mine, whole = getattr(found, name)[position], getattr(seen, name)[0].numpy()
             np.testing.assert_array_equal(mine[:count], whole[:count], err_msg=name)
             assert len(set(mine[count:].tolist())) <= 1

@@ -24,7 +24,7 @@ from ltd_rl.traces.outcomes import PLAIN, Total, catching_up, lengths_of, visite
 from ltd_rl.traces.replay import stages_of
 from ltd_rl.traces.text import Ranks, TextProposals, likeliest, propose_everywhere
 
-DEPTHS = (0, 1, 2, 3)
+DEEPEST = 3
 SIZES = (0, 1, 2, 3, 4, 6, 8)  # candidates besides those that the text may add
 TEXTS = (2, 4, 8, 12, 16, 24)  # candidates that the text may add
 ALONE = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -61,7 +61,7 @@ def best_both(
     Raises:
         InputError: there is no position, or no head.
     """
-    kept = [shallow(generation, DEPTHS[-1]) for generation in generations if generation.positions > 0]
+    kept = [shallow(generation, DEEPEST) for generation in generations if generation.positions > 0]
     if not kept:
         raise InputError("there is no cycle in these traces; record longer answers")
     deepest = min(generation.depth for generation in kept)
@@ -71,7 +71,7 @@ def best_both(
     found = []
     for text in TEXTS:
         ground = ground_of_text(kept, [likeliest(proposed, text) for proposed in proposals], latency)
-        for depth, size, alone in product(range(min(deepest, DEPTHS[-1]) + 1), SIZES, ALONE):
+        for depth, size, alone in product(range(min(deepest, DEEPEST) + 1), SIZES, ALONE):
             rule = Both(depth, size, text, alone)
             found.append((rule, spent(ground, *rule_decisions(rule, ground.chances))))
     return max(found, key=lambda entry: entry[1].throughput)
