@@ -136,13 +136,13 @@ def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
             known = None if controller is None else controller.text_scores
             text = known or fit_text_scores(others.get("fit", others.get("static_from", traces)).generations, LOOKED_UP)
             progress.update()
-        fixed = choose_fixed(others.get("static_from", traces), latency, text)
+        choices = choose_fixed(others.get("static_from", traces), latency, text)
         progress.update()
         if "fit" in others:
             controller = fitted_controller(others["fit"], latency, text, config)
             progress.update()
-    ways = ways_to_decide(traces, fixed, controller, bundles, text)
-    return compare(traces, latency, ways), notes(config, fixed, text)
+    ways = ways_to_decide(traces, choices, controller, bundles, text)
+    return compare(traces, latency, ways), notes(config, choices, text)
 
 
 def with_text(config: AnalysisConfig, traces: Traces, given: dict[str, Learned | ExpectedGain]) -> bool:
@@ -234,26 +234,26 @@ def fitted_controller(
     return controller
 
 
-def notes(config: AnalysisConfig, fixed: FixedChoices, text: TextScores | None) -> list[str]:
+def notes(config: AnalysisConfig, choices: FixedChoices, text: TextScores | None) -> list[str]:
     """Sentences on where the choices come from."""
     chosen = f"chosen on {'other traces' if config.static_from else 'these traces, all tasks together'}."
     found = []
-    if fixed.static is not None:
-        depth, size = fixed.static
+    if choices.static is not None:
+        depth, size = choices.static
         found.append(f"Best static: depth {depth}, size {size}, {chosen}")
         found.append(f"EAGLE-3 is its default, depth {EAGLE3[0]}, size {EAGLE3[1]}.")
-    if fixed.lookup is not None:
-        found.append(f"Best lookup: the text alone, {fixed.lookup}, {chosen}")
-    if fixed.both is not None:
-        found.append(f"Best both: {fixed.both}, {chosen}")
+    if choices.lookup is not None:
+        found.append(f"Best lookup: the text alone, {choices.lookup}, {chosen}")
+    if choices.both is not None:
+        found.append(f"Best both: {choices.both}, {chosen}")
     sources = "the head's candidates alone" if text is None else "the candidates of both sources"
-    if fixed.static is None:
+    if choices.static is None:
         sources = "the text's candidates"
     found += [
         "Hindsight has the most tokens per second in every cycle by itself; the optimum is exact for whole answers. "
         f"Both know {sources}.",
         "Tokens per second leave prefill out, and the time that a policy takes to decide.",
-        f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(fixed.names)}, which x static "
+        f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(choices.names)}, which x static "
         "compares with as well.",
     ]
     if config.fit is not None:
@@ -333,7 +333,7 @@ class Way:
 
 def ways_to_decide(
     traces: Traces,
-    fixed_choices: FixedChoices,
+    choices: FixedChoices,
     controller: ExpectedGain | None,
     bundles: dict[str, Learned],
     text: TextScores | None,
@@ -342,9 +342,9 @@ def ways_to_decide(
     ways = {"plain": Way(fixed(PLAIN, 0))}
     if traces.depth >= EAGLE3[0]:
         ways["EAGLE-3"] = Way(fixed(*EAGLE3))
-    if fixed_choices.static is not None:
-        ways[STATIC] = Way(fixed(*fixed_choices.static))
-    for name, rule in ((LOOKUP, fixed_choices.lookup), (BOTH, fixed_choices.both)):
+    if choices.static is not None:
+        ways[STATIC] = Way(fixed(*choices.static))
+    for name, rule in ((LOOKUP, choices.lookup), (BOTH, choices.both)):
         if rule is not None:
             ways[name] = Way(ruled(rule), text, rule.max_text)
     if controller is not None:

@@ -361,6 +361,7 @@ def test_a_file_keeps_the_text(fitted: Fitted, tmp_path: Path) -> None:
         ({"text": {"chances": [[0.5]]}}, "text.chances must be 3 rows"),
         ({"text": {"more": [[1.0]]}}, "text.more must be finite numbers of shape"),
         ({"text": {"more": [[1.0], [1.0, 2.0]]}}, "cannot be used"),
+        ({"text": {"more": [[-1.0, 0.0, 0.0, 0.0]] * 13}}, "must not be negative"),
         ({"text": {"scores": {}}}, "lacks text.scores.chances"),
     ],
 )

@@ -98,6 +98,8 @@ class ExpectedGain:
                 raise InputError(f"a controller's {name} must be finite numbers of shape {shape}, not {table.shape}")
         if np.any(self.costs <= 0) or (self.rate is not None and not self.rate > 0):
             raise InputError("a controller's costs and rate must be positive")
+        if self.text is not None and np.any(self.text.more < 0):
+            raise InputError("a controller's text.more must not be negative")
 
     def _tables(self, levels: int, sizes: int, lengths: int) -> list[tuple[str, Doubles, tuple[int, ...]]]:
         """Names, tables, and the shapes that they must have."""
