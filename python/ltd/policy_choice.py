@@ -199,7 +199,9 @@ def expected_setting(
 
 def resolve_draft(target: str | Path | None, draft: str | Path | None) -> str | Path | None:
     """What to draft with, for `find_head`, as `load` resolves it; raises InputError if there is no such target."""
-    return default_draft(read_config(locate(target))) if draft is None else draft
+    if draft is not None or target is None:  # the shipped head is the default target's
+        return draft
+    return default_draft(read_config(locate(target)))
 
 
 def make_setting(

@@ -17,13 +17,14 @@ from ltd.common.files import write_bytes, write_text
 from ltd.common.table import Table, png
 from ltd.evaluation.choice_plots import depth_shares, draw_depths, draw_sizes, draw_time, size_shares
 from ltd.evaluation.scores import MEAN
-from ltd_rl.analysis import OPTIMUM, PARTS, STATIC, Analysis, ReplayedTotal
+from ltd_rl.analysis import OPTIMUM, PARTS, Analysis, ReplayedTotal, yardstick
 
 NUMBERS = ("tokens_per_second", "acceptance_length", "mean_depth", "mean_size")
 COLUMNS = ["", "tokens/s", "x plain", "x static", "of gap", "τ", "mean D", "mean V"]
-LABELS = {"begin": "draft, at the root", "expand": "draft, expansions", "verify": "verification",
+LABELS = {"begin": "draft, at the root", "expand": "draft, expansions", "lookup": "lookup", "verify": "verification",
           "rest": "rest of the cycle", "plain": "plain step"}  # fmt: skip
-COLOURS = {"begin": "#9ecae1", "expand": "#3182bd", "verify": "#e6550d", "rest": "#969696", "plain": "#31a354"}
+COLOURS = {"begin": "#9ecae1", "expand": "#3182bd", "lookup": "#756bb1", "verify": "#e6550d", "rest": "#969696",
+           "plain": "#31a354"}  # fmt: skip
 
 Row = dict[str, float]
 
@@ -47,18 +48,20 @@ def write_analysis(results: Analysis, notes: list[str], out: Path, console: Cons
 def summarise(results: Analysis) -> dict[str, dict[str, Row]]:
     """By task, then by way to decide: the table's numbers. "mean" is the arithmetic mean over several tasks.
 
-    share_of_gap: the part of what the optimum has more tokens per second than the best static decision.
+    to_static, share_of_gap: beside the best fixed decision of all sources, see `ltd_rl.analysis.yardstick`; the share is
+    that of what the optimum has more tokens per second.
     """
     summary: dict[str, dict[str, Row]] = {}
     for task, spent in results.items():
         rates = {name: found.throughput for name, found in spent.items()}
-        gap = rates[OPTIMUM] - rates[STATIC]
+        static = rates[yardstick(rates)]
+        gap = rates[OPTIMUM] - static
         summary[task] = {
             name: {
                 "tokens_per_second": rate,
                 "to_plain": rate / rates["plain"],
-                "to_static": rate / rates[STATIC],
-                "share_of_gap": (rate - rates[STATIC]) / gap if gap > 0 else 0.0,
+                "to_static": rate / static,
+                "share_of_gap": (rate - static) / gap if gap > 0 else 0.0,
                 **{number: getattr(spent[name], number) for number in NUMBERS[1:]},
             }
             for name, rate in rates.items()

@@ -5,7 +5,8 @@ Every stage keeps its result in a work folder, and a stage whose result is there
 (`validation-…`), and last, if it is surely faster than what is used without, the bundle or a rule in the user's cache,
 where `ltd.load` finds it. Questions are split three ways, within each task: to train, to choose the epoch, to compare.
 
-Candidates have two sources, the draft and the text itself; how likely the text's are is fitted to the same traces.
+Candidates have two sources, the draft and the text itself; how likely the text's are is fitted to the same traces. With
+the draft "lookup" there is the text alone: no static tree, and no depth to learn.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from ltd.evaluation.questions import load_questions
 from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
-from ltd.lookup import TEXT_FEATURES
+from ltd.lookup import TEXT_FEATURES, TextScores
 from ltd.policies.grid import write_grid
 from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, remove_bundle, save_bundle
+from ltd.policies import Both, Lookup, Policy
 from ltd.policies.learned.policy import Learned
-from ltd.policies import Both, Policy
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder, shipped_bundle
 from ltd.policies.rule_file import RULE, write_rule
@@ -44,6 +45,7 @@ from ltd.policy_choice import setting_of
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.comparison import validation_of, winner
 from ltd_rl.baselines.both_search import best_both
+from ltd_rl.baselines.lookup_search import best_lookup
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
@@ -70,7 +72,8 @@ class Tuned:
     Attributes:
         kept: the policy whose bundle or rule is in the cache; None if nothing was surely faster than what is used
             without one.
-        folder: for that, in the cache; it also holds the best static tree of the draft, for the method `grid`.
+        folder: for that, in the cache; it also holds the best static tree of the draft, or without one the best way to
+            look tokens up, for the method `grid`.
         names: method names of `ltd eval`, by what they are for people.
         incumbent: the one that is used without a bundle, as such a name for people.
         results: of these methods, in real decoding of questions that nothing was learned or chosen with.
@@ -109,6 +112,11 @@ class Work:
         return self.decoder.policy
 
     @property
+    def drafts(self) -> bool:
+        """Whether there is a draft, and not only tokens that are looked up."""
+        return self.decoder.draft is not None
+
+    @property
     def shipped(self) -> Bundle | None:
         """The shipped bundle that would be used here without a tuned one, if there is one."""
         return shipped_bundle(self.setting, self.decoder.target.device)
@@ -138,8 +146,8 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
         training, validation = (
             outcomes_of(side, latency, sizes, depth, text, LOOKED_UP) for side in (split.training, split.validation)
         )
-        static = best_setting(outcomes_of(split.known, latency, sizes, depth))
-        rule, _ = best_both(split.known, latency, text)
+        static = best_setting(outcomes_of(split.known, latency, sizes, depth)) if work.drafts else None
+        rule = best_rule(work, split.known, latency, text)
         policy = train(work, latency, static, training, validation)
         results, names = compare(work, split.comparison, static, rule)
         return keep(work, policy, static, rule, results, names)
@@ -153,6 +161,8 @@ def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
     setting = replace(here, target=Path(config.target or DEFAULT_TARGET).name)
     if setting.head_sha256 is None:
         raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
+    if decoder.draft is None and config.trainer == "ppo":
+        raise InputError("PPO trains policies that steer a draft, and there is none; use the trainer exact, or name a head")
     folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
     data_dir = config.data_dir
     if data_dir is None:
@@ -191,20 +201,22 @@ def record_traces(work: Work) -> ThreeWays:
 
 
 def train(
-    work: Work, latency: LatencyModel, static: tuple[int, int], training: Outcomes, validation: Outcomes
+    work: Work, latency: LatencyModel, static: tuple[int, int] | None, training: Outcomes, validation: Outcomes
 ) -> Learned:
     """Trains the policies and writes them to the work folder."""
     config = work.config
+    depths = f", depths up to {training.depth}" * work.drafts
     announce(
         3,
-        f"training by {config.trainer} for the reward {config.reward}: sizes up to {training.sizes[-1]}, depths up to "
-        f"{training.depth}, {training.positions} positions, {validation.positions} to choose the epoch",
+        f"training by {config.trainer} for the reward {config.reward}: sizes up to {training.sizes[-1]}{depths}, "
+        f"{training.positions} positions, {validation.positions} to choose the epoch",
     )
     trainer = train_by_ppo if config.trainer == "ppo" else train_exactly
     policy, course = trainer(work, training, validation)
     policy = replace(policy, costs=relative_costs(training, latency))
     settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
-                "positions": training.positions, BEST_STATIC: static, **course}  # fmt: skip
+                "positions": training.positions, **({} if static is None else {BEST_STATIC: static}),
+                **course}  # fmt: skip
     write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
     save_bundle(Bundle(policy, config.reward, settings), work.folder / BUNDLE)
     return policy
@@ -239,17 +251,24 @@ def best_setting(outcomes: Outcomes) -> tuple[int, int]:
     return depth, outcomes.sizes[step]
 
 
+def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel, text: TextScores) -> Both | Lookup:
+    """The best policy without networks: of both sources, or of the text alone where there is no draft."""
+    if work.drafts:
+        return best_both(known, latency, text)[0]
+    assert work.decoder.text_scores is not None, "a decoder without a draft looks tokens up"
+    return best_lookup(known, latency, work.decoder.text_scores)[0]  # by what it decodes with
+
+
 def compare(
-    work: Work, held_out: list[RecordedGeneration], static: tuple[int, int], rule: Both
+    work: Work, held_out: list[RecordedGeneration], static: tuple[int, int] | None, rule: Both | Lookup
 ) -> tuple[Record, dict[str, str]]:
     """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
     shipped = work.shipped
     names = {
         "plain decoding": BASELINE,
         DEFAULT: method_of(work.default),
-        "EAGLE-3's static (8, 60)": "eagle3",
-        f"best static ({static[0]}, {static[1]})": method_of(Static(*static)),
-        "the best of both": method_of(rule),
+        **static_names(static),
+        "the best of both" if work.drafts else "the best lookup": method_of(rule),
         **({} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}),
         LEARNED: f"bundle:{work.folder / BUNDLE}",
     }
@@ -274,6 +293,14 @@ def compare(
     return evaluate(config, work.load), names
 
 
+def static_names(static: tuple[int, int] | None) -> dict[str, str]:
+    """The static trees of a draft that are compared, by names for people: EAGLE-3's, and the best here."""
+    if static is None:
+        return {}
+    best = f"best static ({static[0]}, {static[1]})"
+    return {"EAGLE-3's static (8, 60)": "eagle3", best: method_of(Static(*static))}
+
+
 def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Path) -> int:
     """Writes the questions of held-out generations as a data folder of their own; how many there are."""
     chosen = {(generation.task, generation.question_id) for generation in held_out}
@@ -294,26 +321,35 @@ def method_of(policy: Policy) -> str:
     """The method of a policy that a name says all of."""
     if isinstance(policy, Both):
         return f"both:depth={policy.depth}:size={policy.size}:text={policy.text}:alone={policy.alone}"
+    if isinstance(policy, Lookup):
+        return f"lookup:size={policy.size}:least={policy.least}"
     assert isinstance(policy, Static)
     return f"static:{policy.depth}:{policy.size}"
 
 
 def keep(
-    work: Work, policy: Learned, static: tuple[int, int], rule: Both, results: Record, names: dict[str, str]
+    work: Work,
+    policy: Learned,
+    static: tuple[int, int] | None,
+    rule: Both | Lookup,
+    results: Record,
+    names: dict[str, str],
 ) -> Tuned:
     """Writes the winner into the cache, unless that is what is used without; see `ltd_rl.comparison.winner`.
 
     The result of an earlier tuning is replaced, or taken away if nothing is kept.
     """
     folder = bundle_folder(work.setting)
-    fixed = {method_of(each): each for each in (rule, Static(*static), work.default)}
+    trees = [] if static is None else [Static(*static)]
+    fixed: dict[str, Policy] = {method_of(each): each for each in (rule, *trees, work.default)}
     incumbent = SHIPPED if SHIPPED in names else DEFAULT
     best = winner(results, [names[LEARNED], *fixed], names[incumbent])
     kept = None if best == names[incumbent] else {names[LEARNED]: policy, **fixed}[best]
     what = "nothing" if kept is None else "the learned policies" if kept is policy else "a fixed setting"
     announce(5, f"writing {what} to {folder}")
     settings = read_json(work.folder / TRAINING, dict[str, Any], str(work.folder / TRAINING))
-    write_grid(Static(*static), {"made_for": asdict(work.setting), "tasks": list(work.config.tasks)}, folder)
+    searched = {"made_for": asdict(work.setting), "tasks": list(work.config.tasks)}
+    write_grid(rule if isinstance(rule, Lookup) else trees[0], searched, folder)
     validation = validation_of(results, names, names[LEARNED])
     remove_kept(folder)
     if isinstance(kept, Static):

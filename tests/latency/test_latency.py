@@ -470,9 +470,9 @@ def test_lengths_and_sizes_fit_the_context_and_the_draft() -> None:
     assert Plan().lengths_for(300) == [64, 256, 299]
     assert Plan().lengths_for(40) == [39]
     assert Plan(lengths=(30, 20, 30)).lengths_for(40) == [20, 30]
-    assert Plan(sizes=(5, 0, 200), depth=1).sizes_for(width=10) == [0, 5]
+    assert Plan(sizes=(5, 0, 200)).sizes_for(110) == [0, 5]
     with pytest.raises(InputError, match="smallest size 200 is out of range; it must be 0 … 110"):
-        Plan(sizes=(200, 240), depth=1).sizes_for(width=10)
+        Plan(sizes=(200, 240)).sizes_for(110)
     with pytest.raises(InputError, match="length 40 is out of range; it must be 14 … 39"):
         Plan(lengths=(40,)).lengths_for(40)
     with pytest.raises(InputError, match="max_length 14 is too short"):
@@ -495,6 +495,59 @@ def test_lengths_and_sizes_fit_the_context_and_the_draft() -> None:
 def test_a_plan_that_cannot_be_is_told(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Plan(**changes)
+
+
+@pytest.fixture
+def looking_up(tiny_target: Callable[..., Path]) -> Decoder:
+    """A decoder without a draft."""
+    return load(tiny_target("llama"), "lookup", dtype="float32")
+
+
+@pytest.mark.parametrize("lengths", [(4,), (16, 40), (64, 200)])
+def test_without_a_draft_trees_of_the_text_are_measured(
+    looking_up: Decoder, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...]
+) -> None:
+    """Every tree is as large as it is said to be."""
+    verified: set[tuple[int, int]] = set()
+    verify = TargetSession.verify
+
+    def watched(session: TargetSession, nodes: Any) -> Any:
+        verified.add((nodes.tokens.shape[1] - 1, int(session.lengths[0])))
+        return verify(session, nodes)
+
+    monkeypatch.setattr(TargetSession, "verify", watched)
+    model = calibrate(looking_up, replace(PLAN, lengths=lengths, sizes=(0, 2, 9, 24, 64, 96)))
+    sizes = model.parts["verify"].sizes.astype(int).tolist()
+    assert verified == {(size, length) for size in sizes for length in lengths}
+    assert set(sizes) < {0, 2, 9, 24, 64, 96} and sizes[0] == 0
+    if lengths[0] >= 64:
+        assert sizes[-1] == 64
+    for name, part in model.parts.items():
+        if name in ("begin", "expand"):
+            assert not part.median.any() and not part.high.any(), name
+        else:
+            assert np.all(part.median > 0), name
+    assert model.parts["begin"].sizes.tolist() == [1, 4] and model.parts["expand"].sizes.tolist() == [1, 2]
+    assert np.all(model.draft([0, 3, 12], 50) == 0)
+
+
+def test_sizes_that_no_text_has_are_refused(looking_up: Decoder) -> None:
+    with pytest.raises(InputError, match="smallest size 200 is out of range; it must be 0 … 64"):
+        CycleBench(looking_up, replace(PLAN, lengths=(64, 200), sizes=(200, 240)))
+
+
+def test_latencies_without_a_draft_fit_no_head(
+    looking_up: Decoder, decoder: Decoder, tmp_path: Path
+) -> None:
+    measured = calibrate(looking_up, replace(PLAN, lengths=(64, 200)))
+    measured.save(tmp_path / "latency.json")
+    model = LatencyModel.load(tmp_path / "latency.json")
+    assert model.setup["draft_sha256"] == "lookup" and not model.drafts
+    assert model.mismatch(setup_of(looking_up)) is None
+    assert "measured with draft_sha256 'lookup'" in str(model.mismatch(setup_of(decoder)))
+    shown = [row[0] for row in latency_table(model).rows]
+    assert "looking tokens up" in shown and not any("begin" in row or "expansion" in row for row in shown)
+    assert len(draw(model).axes) == 1 and plot(model).startswith(PNG)
 
 
 def test_calibration_needs_a_draft(tiny_target: Callable[..., Path]) -> None:
@@ -563,6 +616,16 @@ def test_a_mistake_is_one_sentence_before_anything_is_measured(
     error = capsys.readouterr().err
     assert complaint in error and error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "a.json").exists()
+
+
+def test_the_command_measures_without_a_draft(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options[options.index("--draft") + 1] = "lookup"
+    assert main(["calibrate", "--out", str(tmp_path / "latency.json"), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "verify 64 + root" in shown and "looking tokens up" in shown and "expansion" not in shown
+    assert (tmp_path / "latency.png").read_bytes().startswith(PNG)
 
 
 def test_noise_becomes_a_warning(

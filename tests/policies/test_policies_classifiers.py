@@ -20,7 +20,7 @@ from ltd.policies.baselines.disco import Disco
 from ltd.policies.baselines.files import INPUTS, Baseline, load_baseline, network_of, save_baseline
 from ltd.policies.baselines.specdecpp import TreeSpecDecPP
 from ltd.policies.by_name import parse_policy
-from ltd.policies.grid import load_grid
+from ltd.policies.grid import load_grid, write_grid
 from ltd.policies.learned.observation import DEPTH_UNIT
 from ltd.policy_choice import choose_policy, setting_of
 from ltd.tree import DraftTree
@@ -255,6 +255,17 @@ def test_a_grid_search_is_read_as_a_static_policy(tmp_path: Path) -> None:
             load_grid(file)
     with pytest.raises(InputError, match="is missing"):
         load_grid(tmp_path / "other.json")
+
+
+def test_without_a_draft_a_grid_is_a_way_to_look_up(tmp_path: Path) -> None:
+    for policy in (Lookup(5, 0.3), Lookup(64, 0.0), Static(0, 0), Static(3, 12)):
+        write_grid(policy, {"tasks": ["a"]}, tmp_path)
+        assert load_grid(tmp_path / "grid.json") == policy
+    values = {"format": "ltd-grid", "schema": 1, "depth": -1, "size": 5}
+    for wrong, message in (({}, "least is None"), ({"least": 2}, "least is 2"), ({"size": 0, "least": 0}, "at least 1")):
+        (tmp_path / "grid.json").write_text(json.dumps({**values, **wrong}))
+        with pytest.raises(InputError, match=message):
+            load_grid(tmp_path / "grid.json")
 
 
 def test_the_text_stays_the_same(tiny_target: Folder, tiny_head: Folder) -> None:

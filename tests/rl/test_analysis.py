@@ -9,23 +9,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_lookups import even_scores
+from made_texts import made_copies, made_text
 from made_traces import made_generations, made_latency
 
 from ltd.cli.main import main
 from ltd.common.shards import shard_file
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
-from ltd.policies import Learned, Static
+from ltd.lookup import TEXT_FEATURES
+from ltd.policies import Both, Learned, Lookup, Static
 from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.network import Network
-from ltd.policies.learned.observation import Layout
+from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
-from ltd_rl.analysis import PARTS, SIZES, Analysis, AnalysisConfig, ReplayedTotal, analyse, fixed, learned, spend
+from ltd_rl.analysis import (
+    PARTS,
+    SIZES,
+    Analysis,
+    AnalysisConfig,
+    ReplayedTotal,
+    TaskGround,
+    analyse,
+    fixed,
+    learned,
+    ruled,
+    spend,
+)
 from ltd_rl.analysis_report import plot, summarise
+from ltd_rl.baselines.both_search import shallow
 from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.optimum import hindsight, optimum
 from ltd_rl.traces.outcomes import PLAIN, outcomes_of, plain_total, total
 from ltd_rl.traces.replay import replay
+from ltd_rl.traces.text import propose_everywhere
 
 WIDTH, DEPTH = 3, 3
 
@@ -56,33 +75,89 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             save_shard(shard_file(root / name, number), generations, WIDTH, DEPTH)
     made_latency().save(root / "latency.json")
     save_bundle(Bundle(made_policy()), root / "tuned")
-    return {name: root / name for name in ("traces", "fit", "latency.json", "tuned")}
+    save_bundle(Bundle(reading_policy()), root / "reading")
+    return {name: root / name for name in ("traces", "fit", "latency.json", "tuned", "reading")}
 
 
 def test_parts_add_up_to_the_tables() -> None:
-    generations, latency = made_generations(5, [40, 25]), made_latency()
-    outcomes = outcomes_of(generations, latency, SIZES)
+    ground = TaskGround(made_generations(5, [40, 25]), made_latency(), None, 0)
     for depth, step in ((0, 0), (1, 3), (3, 17)):
-        found = spend(generations, fixed(depth, SIZES[step])(generations, outcomes), latency)
-        expected = total(outcomes, depth, step)
+        found = spend(ground, ground.cycles(*fixed(depth, SIZES[step])(ground)))
+        expected = total(ground.outcomes, depth, step)
         assert (found.tokens, found.cycles) == (expected.tokens, expected.cycles)
         assert found.throughput == pytest.approx(expected.throughput, rel=1e-6)
         assert found.acceptance_length == expected.acceptance_length
-        assert found.mean_depth == depth
-    plain = spend(generations, fixed(PLAIN, 0)(generations, outcomes), latency)
-    assert plain.throughput == pytest.approx(plain_total(outcomes).throughput, rel=1e-6)
+        assert found.mean_depth == depth and found.seconds["lookup"] == 0.0
+    plain = spend(ground, ground.cycles(*fixed(PLAIN, 0)(ground)))
+    assert plain.throughput == pytest.approx(plain_total(ground.outcomes).throughput, rel=1e-6)
     assert (plain.depths, plain.sizes, plain.mean_size) == ({}, {}, 0)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_parts_add_up_with_text(seed: int) -> None:
+    generations = [made_text(seed, 30)[0], made_text(seed + 1, 14)[0]]
+    ground = TaskGround(generations, made_latency(), even_scores(0.6), 12)
+    generator, outcomes = np.random.default_rng(seed), ground.outcomes
+    depths = generator.integers(-1, 3, outcomes.positions)
+    steps = generator.integers(0, 8, outcomes.positions)
+    found = spend(ground, ground.cycles(depths, np.array(outcomes.sizes)[steps]))
+    expected = total(outcomes, depths, steps)
+    assert (found.tokens, found.cycles) == (expected.tokens, expected.cycles)
+    assert found.throughput == pytest.approx(expected.throughput, rel=1e-6)
+    assert found.seconds["lookup"] == pytest.approx(found.cycles * 5e-5, rel=3)
+    assert min(found.seconds.values()) >= 0
+    silent = sum(count for depth, count in found.depths.items() if depth < 0)
+    assert 0 < silent < found.cycles and found.mean_depth <= 2
+
+
 def test_learned_policies_at_once_are_learned_policies_one_by_one() -> None:
-    generations, latency = made_generations(5, [40, 25]), made_latency()
-    outcomes = outcomes_of(generations, latency, SIZES)
+    ground = TaskGround(made_generations(5, [40, 25]), made_latency(), None, 0)
     for seed in range(4):
         policy = made_policy(seed)
-        at_once = spend(generations, learned(policy)(generations, outcomes), latency)
-        assert at_once == spend(generations, [replay(generation, policy) for generation in generations], latency)
-    static = spend(generations, [replay(generation, Static(2, 6)) for generation in generations], latency)
-    assert static == spend(generations, fixed(2, 6)(generations, outcomes), latency)
+        at_once = spend(ground, ground.cycles(*learned(policy)(ground)))
+        assert at_once == spend(ground, [replay(generation, policy) for generation in ground.generations])
+    static = spend(ground, [replay(generation, Static(2, 6)) for generation in ground.generations])
+    assert static == spend(ground, ground.cycles(*fixed(2, 6)(ground)))
+
+
+def reading_policy(seed: int = 0) -> Learned:
+    """Random networks that read what the text proposes."""
+    layout, generator = Summary(3, 2, text=TEXT_FEATURES), torch.Generator().manual_seed(seed)
+    networks = [
+        Network(layout, (torch.randn(outputs, layout.width, generator=generator) / 4, torch.zeros(outputs)))
+        for outputs in (2, 4)
+    ]
+    return Learned(Setting(WIDTH), 2, (0, 2, 5, 9), *networks, max_text=8, text_scores=even_scores(0.7))
+
+
+def test_policies_that_read_the_text_at_once_are_they_one_by_one() -> None:
+    generations, seen = [made_text(3, 40)[0], made_text(4, 30)[0]], set()
+    for seed in range(6):
+        policy = reading_policy(seed)
+        assert policy.text_scores is not None
+        ground = TaskGround(generations, made_latency(), policy.text_scores, 8)
+        at_once = spend(ground, ground.cycles(*learned(policy)(ground)))
+        proposals = [propose_everywhere(generation, policy.text_scores, 8) for generation in generations]
+        one_by_one = [replay(g, policy, text=text) for g, text in zip(generations, proposals, strict=True)]
+        assert at_once == spend(ground, one_by_one)
+        seen |= set(at_once.depths)
+    assert PLAIN in seen and len(seen) > 1
+    for rule in (Both(1, 3, 8, 0.6), Lookup(8)):
+        one_by_one = [replay(g, rule, text=text) for g, text in zip(generations, proposals, strict=True)]
+        assert spend(ground, ground.cycles(*ruled(rule)(ground))) == spend(ground, one_by_one)
+
+
+@pytest.fixture(scope="module")
+def texts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same with traces in which there is something to look up."""
+    root = tmp_path_factory.mktemp("texts")
+    for name, tasks, seed in (("traces", ("one", "two"), 10), ("fit", ("one",), 90)):
+        (root / name).mkdir()
+        for number, task in enumerate(tasks):
+            generations = [made_copies(seed + 30 * number + each, 40, task=task) for each in range(4)]
+            save_shard(shard_file(root / name, number), generations, WIDTH, DEPTH)
+    return folders | {name: root / name for name in ("traces", "fit")}
 
 
 def run(folders: dict[str, Path], out: Path, **changes: object) -> tuple[Analysis, list[str]]:
@@ -98,7 +173,7 @@ def test_the_whole_command(folders: dict[str, Path], tmp_path: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert "chosen on other traces" in shown and "fitted to other traces" in shown
     content = json.loads((out / "analysis.json").read_text())
-    names = ["plain", "best static", "controller", "bundle tuned", "hindsight", "optimum"]
+    names = ["plain", "best static", "controller", "bundle tuned", "hindsight", "optimum"]  # the bundle knows no text
     assert [list(rows) for rows in content["summary"].values()] == [names] * 3
     assert list(content["summary"]) == ["one", "two", "mean"]
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -110,8 +185,73 @@ def test_the_whole_command(folders: dict[str, Path], tmp_path: Path, capsys: pyt
     assert "these traces, all tasks together" in capsys.readouterr().out
 
 
+def test_the_whole_command_with_text(
+    texts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["analyze", "--traces", str(texts["traces"]), "--latency", str(texts["latency.json"])]
+    policies = ["--policy", str(texts["tuned"]), "--policy", str(texts["reading"]), "--fit", str(texts["fit"])]
+    assert main([*command, *policies, "--static-from", str(texts["fit"]), "--out", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Best both: both, depth" in shown and "Best lookup: the text alone, lookup, size" in shown
+    assert "than the best both, which" in shown and "the candidates of both sources" in shown
+    content = json.loads((out / "analysis.json").read_text())
+    ways = ["plain", "best static", "best lookup", "best both", "controller", "bundle tuned", "bundle reading"]
+    assert [list(rows) for rows in content["summary"].values()] == [[*ways, "hindsight", "optimum"]] * 3
+    for rows in content["summary"].values():
+        assert rows["best both"]["share_of_gap"] == 0.0 and rows["best both"]["to_static"] == 1.0
+        assert rows["optimum"]["share_of_gap"] == 1.0
+        assert rows["optimum"]["tokens_per_second"] >= max(
+            rows[name]["tokens_per_second"] for name in (*ways[:4], "controller", "hindsight")
+        )
+    for spent in content["spent"].values():
+        looked_up = {name for name, row in spent.items() if row["seconds"]["lookup"] > 0}
+        assert looked_up == {"best lookup", "best both", "controller", "bundle reading", "hindsight", "optimum"}
+        assert set(spent["best lookup"]["depths"]) == {"-1"}
+    again = tmp_path / "again"  # with the controller from its file, which says how likely the text is
+    assert main([*command, "--controller", str(out / "controller.json"), "--out", str(again)]) == 0
+    both = [json.loads((folder / "analysis.json").read_text())["spent"]["two"] for folder in (out, again)]
+    for name in ("controller", "optimum"):
+        assert both[0][name] == both[1][name]
+
+
+def test_whether_the_text_counts(texts: dict[str, Path], tmp_path: Path) -> None:
+    for changes, expected in (
+        ({}, True),
+        ({"text": False}, False),
+        ({"fit": texts["fit"]}, True),
+        ({"policies": (texts["tuned"],)}, False),
+        ({"policies": (texts["tuned"], texts["reading"])}, True),
+        ({"policies": (texts["tuned"],), "text": True}, True),
+        ({"fit": texts["fit"], "text": False}, False),
+    ):
+        results, notes = run(texts, tmp_path, **changes)
+        names = results["two"]
+        assert ("best both" in names) == ("best lookup" in names) == expected
+        assert ("best both" in " ".join(notes)) == expected
+        controller = names.get("controller")
+        assert controller is None or (controller.seconds["lookup"] > 0) == expected
+
+
+def test_without_a_draft_there_is_the_text_alone(texts: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "undrafted"
+    folder.mkdir()
+    save_shard(shard_file(folder, 0), [shallow(made_copies(seed, 30), -1) for seed in range(3)], WIDTH, -1)
+    results, notes = run(texts, tmp_path, traces=folder)
+    assert list(results["made"]) == ["plain", "best lookup", "hindsight", "optimum"]
+    assert "than the best lookup" in " ".join(notes)
+    for changes, complaint in (
+        ({"text": False}, "all candidates are the text's"),
+        ({"fit": folder}, "weighs a draft"),
+        ({"static_from": texts["fit"]}, "one is without a draft"),
+        ({"policies": (texts["tuned"],)}, "recorded without a draft"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            run(texts, tmp_path, traces=folder, **changes)
+
+
 def test_optimum_and_hindsight_are_those_of_the_tables(folders: dict[str, Path], tmp_path: Path) -> None:
-    results, _ = run(folders, tmp_path)
+    results, _ = run(folders, tmp_path, text=False)
     latency = LatencyModel.load(folders["latency.json"])
     outcomes = outcomes_of(made_generations(40, [40, 0, 25], "two"), latency, SIZES)
     for name, find in (("optimum", optimum), ("hindsight", hindsight)):
@@ -141,7 +281,7 @@ def test_bad_inputs_are_refused_first(
     def must_not_run(*arguments: object) -> None:
         raise AssertionError("long work has begun")
 
-    for name in ("choose_static", "fitted_controller", "compare"):
+    for name in ("choose_fixed", "fit_text_scores", "fitted_controller", "compare"):
         monkeypatch.setattr(f"ltd_rl.analysis.{name}", must_not_run)
     wide = tmp_path / "wide"
     wide.mkdir()
@@ -160,6 +300,7 @@ def test_bad_inputs_are_refused_first(
         ({"policies": (tmp_path / "deep",)}, "drafts to depth 4"),
         ({"fit": wide}, "beam width 5"),
         ({"static_from": wide}, "beam width 5"),
+        ({"policies": (folders["reading"],), "text": False}, "bundle reading looks tokens up"),
     ):
         with pytest.raises(InputError, match=complaint):
             run(folders, tmp_path, **changes)

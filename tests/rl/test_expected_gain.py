@@ -16,16 +16,9 @@ from made_traces import made_generations, made_latency
 from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
 from ltd.latency.interpolation import pool
-from ltd.policies.controller import (
-    BINS,
-    BINS_PER_NAT,
-    ExpectedGain,
-    bins_of,
-    level_of_candidates,
-    load_controller,
-    ranked,
-    save_controller,
-)
+from ltd.policies.controller import ExpectedGain
+from ltd.policies.controller_file import load_controller, save_controller
+from ltd.policies.controller_parts import BINS, BINS_PER_NAT, bins_of, level_of_candidates, ranked
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl.baselines.controller_fit import believe, calibrate, choose, decide_everywhere, fit, fit_ahead, ridge
 from ltd_rl.traces.format import RecordedGeneration

@@ -290,7 +290,7 @@ def must_not_load(*arguments: Any, **options: Any) -> Any:
         ({"tasks": ("first",)}, "holds a run with"),
         ({"dtype": "bfloat16"}, "dtype 'float32'"),
         ({"target": "other"}, "holds a run with target"),
-        ({"draft": None}, "holds a run with draft"),
+        ({"draft": None}, "holds a run with depth 4, and this one has -1"),  # no head fits this target
     ],
 )
 def test_the_folder_of_another_run_is_refused(

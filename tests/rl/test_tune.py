@@ -16,7 +16,7 @@ from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
 from ltd.evaluation.scores import scores
 from ltd.loading import load
-from ltd.policies import Learned, Static
+from ltd.policies import Learned, Lookup, Static
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policy_choice import setting_of
 
@@ -190,6 +190,60 @@ def test_only_what_is_surely_faster_is_kept(config: TuneConfig, monkeypatch: pyt
         assert kept.costs is not None and len(kept.costs.verify) == len(kept.sizes)  # drafting may not lose
     else:
         assert (kept.depth_limit, kept.sizes) == (0, (0,))
+
+
+# --- without a draft ---
+
+
+def test_without_a_draft_sizes_are_learned_and_used_by_default(
+    config: TuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, draft="lookup")
+    before = load(config.target, "lookup", dtype="float32")
+    assert isinstance(before.policy, Lookup)
+    decide(monkeypatch, lambda method: method.startswith("bundle:"))
+    tuned = tune(config)
+    assert tuned.learned and tuned.incumbent == "default"
+    assert set(tuned.names) == {"plain decoding", "default", "the best lookup", "learned"}
+    for draft in ("lookup", None):  # no head fits this target
+        decoder = load(config.target, draft, dtype="float32")
+        policy = decoder.policy
+        assert decoder.draft is None and isinstance(policy, Learned) and str(policy) == str(tuned.kept)
+        assert policy.depth_network is None and policy.size_network is not None
+        assert policy.made_for.head_sha256 == "lookup" and policy.depth_limit == 0 and policy.max_text > 0
+        assert policy.text_scores is not None and policy.costs is not None
+        assert (policy.costs.begin, policy.costs.expand) == (0.0, 0.0)
+        for text in ("Say 7", "Say 8", "abcabcabcabcabc"):
+            prompt = decoder.encode(text)
+            answer = decoder.generate(prompt, max_new_tokens=60)
+            assert answer.token_ids == before.generate(prompt, max_new_tokens=60, policy="none").token_ids
+            assert set(answer.statistics.depths) == {-1}
+    assert isinstance(grid(decoder), Lookup)
+    bundle = load_bundle(tuned.folder)
+    assert bundle.best_static is None and set(bundle.validation) == set(tuned.names)
+    monkeypatch.setattr(sources, "calibrate", must_not_run)
+    assert tune(config).folder == tuned.folder
+
+
+@pytest.mark.parametrize("wins", ["lookup:size=3:", "none"])
+def test_without_a_draft_too_only_what_is_surely_faster_is_kept(
+    config: TuneConfig, monkeypatch: pytest.MonkeyPatch, wins: str
+) -> None:
+    monkeypatch.setattr(tuning, "best_lookup", lambda *_: (Lookup(3, 0.2), None))
+    decide(monkeypatch, lambda method: method.startswith(wins))
+    tuned = tune(replace(config, draft="lookup"))
+    decoder = load(config.target, "lookup", dtype="float32")
+    expected = Lookup(3, 0.2) if wins != "none" else Lookup()
+    assert decoder.policy == expected and tuned.kept == (expected if wins != "none" else None)
+    assert (tuned.folder / "rule.json").exists() == (wins != "none") and not (tuned.folder / "policy.json").exists()
+    assert grid(decoder) == Lookup(3, 0.2)  # whatever is kept
+    method = TreeMethod.named("tuned").choose(lambda: setting_of(decoder), decoder.target.device)
+    assert method.chosen is not None and method.chosen.policy == expected
+
+
+def test_ppo_needs_a_draft(config: TuneConfig) -> None:
+    with pytest.raises(InputError, match="there is none; use the trainer exact"):
+        tune(replace(config, draft="lookup", trainer="ppo", reward="ratio"))
 
 
 def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ltd_rl.traces.format import RecordedGeneration, continuations, level_starts
 from ltd_rl.traces.record import find_path
 from ltd_rl.traces.text import TextProposals
 
-WORDS = 5
+WORDS, MANY_WORDS = 5, 40
 Array = np.ndarray[Any, Any]
 
 
@@ -23,23 +24,82 @@ def made_text(
     generator = np.random.default_rng(seed)
     prompt = int(generator.integers(3, 12))
     tokens = generator.integers(0, WORDS, prompt + positions + 1)
+
+    def any_words(wanted: int | None, position: int) -> tuple[Array, Array]:
+        drops = np.cumsum(generator.integers(0, 3, width)) / 2
+        return generator.permutation(WORDS)[:width], drops
+
+    return grown(seed, generator, tokens, prompt, any_words, width, depth, task)
+
+
+def made_copies(seed: int, positions: int, width: int = 3, depth: int = 3, task: str = "made") -> RecordedGeneration:
+    """A generation that repeats itself now and then, and a head that is right as often as it says.
+
+    Where the text repeats itself the text's candidates are right; the head is good at some places and bad at others.
+    """
+    generator, phrases = np.random.default_rng(seed), np.random.default_rng(7).integers(0, MANY_WORDS, (4, 12))
+    prompt = int(generator.integers(20, 60))
+    tokens: list[int] = []
+    while len(tokens) < prompt + positions + 1:
+        if generator.random() < 0.4:
+            tokens += phrases[generator.integers(4), : generator.integers(5, 13)].tolist()
+        else:
+            tokens += generator.integers(0, MANY_WORDS, generator.integers(4, 16)).tolist()
+    skills = np.repeat(generator.choice([0.1, 0.5, 0.9], positions // 8 + 1), 8)
+
+    def skilled(wanted: int | None, position: int) -> tuple[Array, Array]:
+        others = generator.permutation(MANY_WORDS)
+        skill = skills[position]
+        shares = np.array([skill, *np.full(width - 1, (1 - skill) / width)])
+        place = generator.choice(width + 1, p=[*shares, 1 - shares.sum()])
+        if wanted is not None and place < width:
+            others = others[others != wanted]
+            others[place] = wanted
+        elif wanted is not None:
+            others = others[others != wanted]
+        return others[:width], -np.log(shares) + generator.random(width) / 100
+
+    return grown(seed, generator, np.array(tokens[: prompt + positions + 1]), prompt, skilled, width, depth, task)[0]
+
+
+def grown(
+    seed: int,
+    generator: np.random.Generator,
+    tokens: Array,
+    prompt: int,
+    propose: Callable[[int | None, int], tuple[Array, Array]],
+    width: int,
+    depth: int,
+    task: str,
+) -> tuple[RecordedGeneration, Array]:
+    """A generation of these tokens with the trees of a made-up head; and the parents (P, C).
+
+    Args:
+        propose: the children's tokens and how much lower than their parent's their scores are, (W,) each, at a
+            position; told the token that is right where the parent is.
+    """
+    positions = len(tokens) - prompt - 1
     starts, capacity = level_starts(width, depth + 1), candidate_count(width, depth)
+    following = continuations(tokens, prompt + np.arange(positions), depth + 1)
     candidates, parents = np.zeros((positions, capacity), np.int32), np.full((positions, capacity), -1, np.int32)
     scores = np.zeros((positions, capacity), np.float32)
     for position in range(positions):
-        beam = [-1]
+        beam, right = [-1], -1
         for level, first in enumerate(starts[:-1]):
-            place = first
+            place, found = first, -2
+            wanted = int(following[position, level])
             for parent in beam:
                 above = 0.0 if parent < 0 else scores[position, parent]
-                drops = np.cumsum(generator.integers(0, 3, width)) / 2
-                for token, drop in zip(generator.permutation(WORDS)[:width], drops, strict=True):
+                known = wanted if parent == right and wanted >= 0 else None
+                for token, drop in zip(*propose(known, position), strict=True):
                     candidates[position, place], parents[position, place] = token, parent
                     scores[position, place] = above - drop
+                    if token == known and found < 0:
+                        found = place
                     place += 1
             assert place == starts[level + 1]
             beam = sorted(range(first, place), key=lambda column: (-scores[position, column], column))[:width]
-    following = continuations(tokens, prompt + np.arange(positions), depth + 1)
+            right = found
     path = find_path(candidates.astype(np.int64), parents, following, starts)
     generation = RecordedGeneration(
         task=task,
@@ -88,5 +148,5 @@ def made_proposals(seed: int, generation: RecordedGeneration, most: int = 12) ->
             token, parent, score, _ = nodes[node]
             found.tokens[position, place], found.scores[position, place] = token, score
             found.parents[position, place] = -1 if parent < 0 else order.index(parent)
-            found.chances[position, place] = np.exp(score)
+            found.chances[position, place] = np.exp(score) * 0.9
     return found

@@ -18,13 +18,20 @@ def analyze(
     controller: Annotated[Path | None, typer.Option(help="File of a fitted controller.")] = None,
     fit: Annotated[Path | None, typer.Option(help="Folder with traces to fit a controller to.")] = None,
     static_from: Annotated[
-        Path | None, typer.Option(help="Folder with traces to choose the best static tree on; else these traces.")
+        Path | None, typer.Option(help="Folder with traces to choose the best fixed decisions on; else these traces.")
+    ] = None,
+    text: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether candidates may come from the text as well; if not given, unless all given policies know the "
+            "head alone."
+        ),
     ] = None,
 ) -> None:
-    """Compare plain, static, controlled and learned decisions with the exact optimum, on traces."""
+    """Compare plain, fixed, controlled and learned decisions with the exact optimum, on traces."""
     from ltd_rl.analysis import AnalysisConfig, analyse
     from ltd_rl.analysis_report import write_analysis
 
-    config = AnalysisConfig(traces, latency, out, tuple(policy or ()), controller, fit, static_from)
+    config = AnalysisConfig(traces, latency, out, tuple(policy or ()), controller, fit, static_from, text)
     write_analysis(*analyse(config), out, Console())
     print(f"the analysis is in {out}", file=sys.stderr)

@@ -25,7 +25,9 @@ def calibrate(
     """Measure what drafting, verification and plain decoding cost here: a table, a JSON file and a plot."""
     check_out(out)
     if draft == "none":
-        raise InputError("calibration measures drafting beside decoding, so it needs a draft")
+        raise InputError(
+            "calibration measures drafting beside decoding, so it needs a draft; name one, or the draft lookup"
+        )
     from ltd.common.files import write_bytes
     from ltd.latency.calibration import calibrate as run
     from ltd.latency.cycle_bench import Plan

@@ -20,7 +20,7 @@ from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
 from ltd.evaluation.methods import Method
 from ltd.evaluation.questions import TASKS, Question, fingerprint
-from ltd.policy_choice import expected_setting
+from ltd.policy_choice import expected_setting, resolve_draft
 from ltd.target.device import resolve_device, resolve_dtype
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def choose_methods(config: RunConfig, names: Sequence[str]) -> list[Method]:
 def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequence[Method] = ()) -> Record:
     """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
     values = {**dataclasses.asdict(config), **machine_facts()}
-    head = find_head(config.draft)
+    head = find_head(resolve_draft(config.target, config.draft))
     values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)

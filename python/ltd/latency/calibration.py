@@ -34,12 +34,13 @@ def calibrate(
     """Measures on this machine; shows a progress bar.
 
     Args:
-        decoder: with a draft; unused meanwhile.
+        decoder: with a draft, or one that looks tokens up without, as `ltd.load` makes it of the draft "lookup"; unused
+            meanwhile.
         plan: what to measure; None is the default.
         target: what the decoder's was loaded from, as for `ltd.load`; it names it in the result.
 
     Raises:
-        InputError: a decoder without a draft, or a length that does not fit its context.
+        InputError: a decoder of plain decoding alone, or a length that does not fit its context.
     """
     plan = Plan() if plan is None else plan
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The decoder's own cycles, timed part by part, with trees of chosen sizes."""
+"""The decoder's own cycles, timed part by part, with trees of chosen sizes: of a draft, or of the text's candidates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle
 
+import numpy as np
 import torch
 
 from ltd.decoding.acceptance import MAX_GAIN, accept_greedy
@@ -17,6 +18,8 @@ from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
+from ltd.lookup import MAX_TEXT, TextScores, TextSource
+from ltd.lookup.scores import AGREEMENTS, MATCHES, MOST_CHANCE, RATES
 from ltd.tree import MAX_DEPTH, MAX_SIZE, DraftTree, candidate_count
 
 LENGTHS = (64, 256, 512, 1024)
@@ -24,9 +27,16 @@ SIZES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 200, 240)
 GAINS = (1, 2, 4, 8, MAX_GAIN)
 LOOKED_UP = 32  # candidates of the text, as learned policies have them
 WORDS = 50  # different tokens in the text: so few that at every place there are as many candidates as that
+FEW_WORDS = 4  # the same without a draft, where trees are to have `MAX_TEXT` candidates behind a short text too
 Key = tuple[str, int, int]  # part, size, length
 Timings = dict[Key, list[float]]
 Taken = Iterable[tuple[Key, float]]
+# By these nothing that the text proposes is left out as too unlikely.
+ALL_LIKELY = TextScores(
+    np.full((MATCHES, AGREEMENTS, RATES), MOST_CHANCE, dtype=np.float32),
+    np.zeros(0, dtype=np.float32),
+    np.zeros(0, dtype=np.float32),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,7 @@ class Plan:
 
     Args:
         lengths: context lengths in tokens; None takes 64, 256, 512 and 1024, as far as the context goes.
-        sizes: candidates to verify, without the root; those that no tree of this draft can have are left out.
+        sizes: candidates to verify, without the root; those that no tree here can have are left out.
         gains: tokens that the draft reads at the beginning of a cycle.
         depth: how deep to draft, 1 … 12.
         seconds: about how long to measure; every point is measured three times at least, however long that takes.
@@ -69,9 +79,8 @@ class Plan:
         check_range("length", self.lengths, least, most)
         return sorted(set(self.lengths))
 
-    def sizes_for(self, width: int) -> list[int]:
-        """The sizes, in order, that a tree of this beam width can have at the full depth."""
-        most = candidate_count(width, self.depth)
+    def sizes_for(self, most: int) -> list[int]:
+        """The sizes, in order, that a tree of so many candidates can have."""
         check_range("smallest size", (min(self.sizes),), 0, most)
         return sorted({size for size in self.sizes if size <= most})
 
@@ -138,7 +147,8 @@ class CycleBench:
     """Runs the decoder's cycles and prefills at chosen sizes and lengths, and says what their parts took.
 
     Args:
-        decoder: whose target and draft are measured; its own settings do not count, only its max_length.
+        decoder: whose target and draft are measured, or, where it looks tokens up without a draft, that; its own
+            settings do not count, only its max_length.
         plan: what to measure.
 
     Raises:
@@ -150,10 +160,17 @@ class CycleBench:
     """
 
     def __init__(self, decoder: Decoder, plan: Plan) -> None:
-        if decoder.draft is None:
-            raise InputError("calibration measures drafting beside decoding, so it needs a draft; load one")
+        if decoder.draft is None and decoder.text_scores is None:
+            raise InputError(
+                "calibration measures drafting beside decoding, so it needs a draft; load one, or the draft lookup"
+            )
         self.target, self.draft, self.max_length = decoder.target, decoder.draft, decoder.max_length
-        self.lengths, sizes = plan.lengths_for(self.max_length), plan.sizes_for(self.draft.width)
+        self.lengths = plan.lengths_for(self.max_length)
+        generator = torch.Generator().manual_seed(plan.seed)
+        words = min(FEW_WORDS if self.draft is None else WORDS, self.target.vocab_size)
+        # One more than the longest context: the root.
+        self.text = torch.randint(words, (self.lengths[-1] + 1,), generator=generator)
+        sizes = plan.sizes_for(self.most_candidates(plan.depth))
         self.grid = {
             "begin": sorted(set(plan.gains)),
             "expand": list(range(1, plan.depth + 1)),
@@ -163,16 +180,23 @@ class CycleBench:
             "plain": [0],
             "prefill": [0],
         }
-        self.policy = OrderedSize(plan.depth, max(sizes))
-        self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length)
+        looked_up, scores = (MAX_TEXT, ALL_LIKELY) if self.draft is None else (LOOKED_UP, None)
+        self.policy = OrderedSize(plan.depth, max(sizes), max_text=looked_up)
+        self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length, text_scores=scores)
         self.plain = Decoder(self.target, max_length=self.max_length)
         self.gains = {length: cycle(self.grid["begin"]) for length in self.lengths}
-        generator = torch.Generator().manual_seed(plan.seed)
-        # One more than the longest context: the root.
-        words = min(WORDS, self.target.vocab_size)
-        self.text = torch.randint(words, (self.lengths[-1] + 1,), generator=generator)
         self.capacity = self.request(self.drafting, self.lengths[-1]).capacity
         self.features = self.read_features()
+
+    def most_candidates(self, depth: int) -> int:
+        """Candidates that trees can have at all lengths: the draft's of this depth, or else those of the text."""
+        if self.draft is not None:
+            return candidate_count(self.draft.width, depth)
+        source, read, found = TextSource(1, ALL_LIKELY, MAX_TEXT), 0, MAX_TEXT
+        for length in self.lengths:
+            source.extend(0, self.text[read : length + 1].tolist())
+            read, found = length + 1, min(found, source.propose().counts_list[0])
+        return found
 
     def points(self) -> list[partial[Taken]]:
         """Everything to measure, as calls that give what the parts took."""
@@ -189,14 +213,17 @@ class CycleBench:
     def time_cycle(self, size: int, length: int, gains: Iterator[int]) -> Taken:
         """A cycle that drafts to the full depth and verifies so many candidates, after the next of the gains."""
         count, self.policy.size = next(gains), size
-        request = self.request(self.drafting, length)
+        read = length - count + 1  # all that is committed, but for the last gain
+        request = self.request(self.drafting, read)
         with request.open(self.target, self.capacity):
             assert request.speculation is not None
             # Nothing is read again: the rows hold some text's keys and values, and time does not depend on which.
             request.session.cache.advance([length])
-            request.speculation.session.pretend_read([length - count + 1])  # all committed, but for the last gain
+            if request.speculation.session is not None:
+                request.speculation.session.pretend_read([read])
             laps = self.run_cycle(self.drafting, request, self.gain(length, count))
-        begin, *expansions = [seconds for part, seconds in laps if part == "draft"]
+        drafting = [seconds for part, seconds in laps if part == "draft"]
+        begin, *expansions = drafting or [0.0] * (1 + self.policy.max_depth)  # what is not there takes no time
         verify = sum(seconds for part, seconds in laps if part == "verify")
         lookup = sum(seconds for part, seconds in laps if part == "lookup")
         other = sum(seconds for part, seconds in laps if part not in ("draft", "verify", "lookup"))

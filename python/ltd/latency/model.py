@@ -16,6 +16,7 @@ from ltd.common.files import expand_user, write_text
 from ltd.common.json_files import Real, Whole, parse_json
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.opening import LOOKUP
 from ltd.errors import InputError
 from ltd.latency.interpolation import Interpolant
 from ltd.ops.library import build_info
@@ -117,6 +118,7 @@ class LatencyModel:
         setup: what the costs depend on, see `setup_of`.
         parts: the measurements; their sizes count for `begin` the tokens of the last gain, for `expand` levels from
             1, for `verify` and `other` candidates without the root; `lookup`, `plain` and `prefill` have the one size 0.
+            Without a draft `begin` and `expand` take no time.
         rounds: how often every point was measured.
         seconds: how long measuring took.
     """
@@ -125,6 +127,11 @@ class LatencyModel:
     parts: dict[str, Measurements]
     rounds: int
     seconds: float
+
+    @property
+    def drafts(self) -> bool:
+        """Whether there was a draft, and not only tokens that were looked up."""
+        return bool(self.setup.get("draft_sha256") != LOOKUP)
 
     # --- asking ---
 
@@ -279,9 +286,12 @@ def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, An
 
     Args:
         decoder: the models, loaded.
-        target: what the target was loaded from, as for `ltd.load`. The draft counts by its weights.
+        target: what the target was loaded from, as for `ltd.load`. The draft counts by its weights; where tokens are
+            looked up without one, `LOOKUP` takes the place of their hash.
     """
     build, draft = build_info(), decoder.draft
+    looks_up = draft is None and decoder.text_scores is not None
+    weights = None if draft is None or draft.origin is None else draft.origin.sha256
     return {
         **machine_facts(),
         "ltd": build["version"],
@@ -289,6 +299,6 @@ def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, An
         "device": str(decoder.target.device),
         "dtype": str(decoder.target.dtype).removeprefix("torch."),
         "target": expand_user(target or DEFAULT_TARGET).resolve().name,
-        "draft_sha256": None if draft is None or draft.origin is None else draft.origin.sha256,
+        "draft_sha256": LOOKUP if looks_up else weights,
         "width": None if draft is None else draft.width,
     }

@@ -22,13 +22,19 @@ LABELS = {
     "plain": "plain decoding, a token",
     "prefill": "prefill",
 }
+DRAFTING = ("begin", "expand")
 
 
 def latency_table(model: LatencyModel) -> Table:
-    """Medians in milliseconds by context length; of verification all sizes, of other parts the first and the last."""
+    """Medians in milliseconds by context length; of verification all sizes, of other parts the first and the last.
+
+    Parts of drafting are left out where there was no draft.
+    """
     lengths = next(iter(model.parts.values())).lengths
     rows = []
     for name, part in model.parts.items():
+        if name in DRAFTING and not model.drafts:
+            continue
         places = range(len(part.sizes)) if name == "verify" else sorted({0, len(part.sizes) - 1})
         for place in places:
             medians = [f"{1e3 * seconds:.2f}" for seconds in part.median[place]]
@@ -49,7 +55,7 @@ def describe(model: LatencyModel) -> str:
 
 
 def plot(model: LatencyModel) -> bytes:
-    """A PNG: verification by size and drafting by depth, in milliseconds, one line per context length."""
+    """A PNG: verification by size and drafting by depth, if there was a draft, in milliseconds, one line per length."""
     return png(draw(model))
 
 
@@ -58,15 +64,16 @@ def draw(model: LatencyModel) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_verify(left, model)
-    draw_draft(right, model)
-    right.set_ylim(bottom=0)
-    for axes in (left, right):
+    panels = figure.subplots(1, 2 if model.drafts else 1, squeeze=False)[0]
+    draw_verify(panels[0], model)
+    if model.drafts:
+        draw_draft(panels[1], model)
+        panels[1].set_ylim(bottom=0)
+    for axes in panels:
         axes.set_ylabel("milliseconds")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(title="context length", loc="upper left", frameon=False, fontsize="small")
+    panels[0].legend(title="context length", loc="upper left", frameon=False, fontsize="small")
     figure.suptitle(describe(model), fontsize=8)
     return figure
 

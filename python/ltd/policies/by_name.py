@@ -9,12 +9,13 @@ from ltd.policies.baselines.disco import disco
 from ltd.policies.baselines.specdecpp import tree_specdecpp
 from ltd.policies.ddd import DDD
 from ltd.policies.gammatune import GammaTune
-from ltd.policies.lookup import Both
+from ltd.policies.lookup import Both, Lookup
 from ltd.policies.static import Static
 from ltd.policies.svip import SVIP
 
 NAMED: dict[str, Named[Policy]] = {
     "eagle3": Named(Static, "nothing", "EAGLE-3's own static tree"),
+    "lookup": Named(Lookup, "nothing", "no draft: the text's likeliest tokens, if each is likely enough"),
     "both": Named(
         Both,
         "draft or not",

@@ -1,4 +1,7 @@
-"""The result of a grid search: the static depth and size that were fastest on the training questions."""
+"""The result of a grid search: the static depth and size that were fastest on the training questions.
+
+Without a draft the depth is -1, and what is fixed is how many tokens are looked up, and how likely each must be.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from typing import Any
 from ltd.common.files import expand_user, write_text
 from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
+from ltd.policies.lookup import Lookup
 from ltd.policies.static import Static
 
 FORMAT, SCHEMA = "ltd-grid", 1
 GRID = "grid.json"
+NO_DRAFT = -1  # the depth without one
 
 
-def write_grid(policy: Static, facts: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def write_grid(policy: Static | Lookup, facts: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Writes the result of a search into a folder, `grid.json`, and returns what it holds.
 
     Args:
@@ -27,7 +32,12 @@ def write_grid(policy: Static, facts: Mapping[str, Any], folder: Path) -> dict[s
     Raises:
         InputError: it cannot be written.
     """
-    values = {"format": FORMAT, "schema": SCHEMA, "depth": policy.depth, "size": policy.size, **facts}
+    numbers: dict[str, Any] = {"depth": NO_DRAFT, "size": policy.size}
+    if isinstance(policy, Lookup):
+        numbers["least"] = policy.least
+    else:
+        numbers["depth"] = policy.depth
+    values = {"format": FORMAT, "schema": SCHEMA, **numbers, **facts}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / GRID, json.dumps(values, indent=1) + "\n")
@@ -36,8 +46,8 @@ def write_grid(policy: Static, facts: Mapping[str, Any], folder: Path) -> dict[s
     return values
 
 
-def load_grid(file: str | Path) -> Static:
-    """The static policy in a file of `ltd train-baseline grid`.
+def load_grid(file: str | Path) -> Static | Lookup:
+    """The static policy in a file of `ltd train-baseline grid`, or of `ltd tune`.
 
     Raises:
         InputError: there is no such file, or it holds no such policy.
@@ -48,6 +58,16 @@ def load_grid(file: str | Path) -> Static:
         for name in ("depth", "size"):
             if type(values[name]) is not int:
                 raise InputError(f"{name} is {values[name]!r}, but must be a whole number")
+        if values["depth"] == NO_DRAFT:
+            return Lookup(values["size"], _least_chance(values))
         return Static(values["depth"], values["size"])
     except InputError as error:
         raise InputError(f"the grid search {file} cannot be used: {error}") from error
+
+
+def _least_chance(values: Mapping[str, Any]) -> float:
+    """How likely each token must be; raises InputError if that is no chance."""
+    least = values.get("least")
+    if type(least) not in (int, float) or not 0 <= least <= 1:
+        raise InputError(f"least is {least!r}, but must be a number of 0 … 1")
+    return float(least)

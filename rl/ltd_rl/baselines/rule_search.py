@@ -16,7 +16,7 @@ from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
 from ltd.policies import Policy
-from ltd.policies.base import MadeForHead, StopsBySignal
+from ltd.policies.base import MadeForHead, StopsBySignal, text_limit
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.files import NETWORKS, SHIPPED, WEIGHTS, find_baseline
 from ltd.policies.by_name import NAMED, parse_policy
@@ -103,6 +103,8 @@ def rules_here(source: Source, networks: Path | None) -> tuple[dict[str, Policy]
         if name in NETWORKS:
             models[name] = str(networks / name) if own and networks is not None else SHIPPED
         rule = parse_policy(text_of(name, models.get(name), {}))
+        if text_limit(rule):  # searched for elsewhere: the rules here steer the draft alone
+            continue
         if isinstance(rule, MadeForHead) and rule.head_sha256 not in (None, sha256):
             reason = f"its network was trained for another draft head; make one with ltd train-baseline {name}"
             if own:

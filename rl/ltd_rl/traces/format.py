@@ -27,7 +27,8 @@ format's number, W, D, and each generation's task, question_id, turn, prompt_len
 and D 12 a position takes 2 · 4840 + 26 + 338 bytes, and 2 per number of its state: 11196 with the shipped head.
 
 What the text itself proposes at a position is not recorded: it follows from the tokens, see `ltd_rl.traces.text`. The
-candidates' tokens are there to tell which of its proposals the head has made too.
+candidates' tokens are there to tell which of its proposals the head has made too. Where nothing was drafted, D is -1:
+there are no candidates, no levels and no states, and a position is its token alone.
 
 Rounding the states to float16 changes a number by at most 1 part in 2048. It is all that a policy can tell from the
 decoder: one that reads states decides the same unless two of its actions are that close. All else is exact.
@@ -75,7 +76,7 @@ class Header(TypedDict):
 
     format: Whole
     width: Count
-    depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)]
+    depth: Annotated[int, Field(ge=-1, le=MAX_DEPTH)]
     generations: list[GenerationEntry]
 
 
@@ -111,7 +112,7 @@ class RecordedGeneration:
 
     @property
     def depth(self) -> int:
-        """D, the deepest tree that was recorded."""
+        """D, the deepest tree that was recorded; -1 where nothing was drafted."""
         return int(self.ranks.shape[1]) - 1
 
 
@@ -141,8 +142,8 @@ def bytes_per_position(width: int, depth: int, state_size: int) -> int:
 
 
 def level_starts(width: int, depth: int) -> list[int]:
-    """The first candidate of each level 0 … depth."""
-    return [0, *(candidate_count(width, level) for level in range(depth))]
+    """The first candidate of each level 0 … depth; no level at depth -1."""
+    return [candidate_count(width, level - 1) for level in range(depth + 1)]
 
 
 def continuations(tokens: NDArray[np.int64], roots: NDArray[np.int64], count: int) -> NDArray[np.int64]:

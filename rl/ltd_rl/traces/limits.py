@@ -39,12 +39,12 @@ def worthwhile(
         text, most: as for `outcomes_of`.
 
     Returns:
-        sizes, ascending from 0; and the depth limit, at least 1.
+        sizes, ascending from 0; and the depth limit, at least 1, but -1 for traces without a draft.
     """
     outcomes = outcomes_of(generations, latency, EVERY_SIZE, text=text, most=most)
     best = optimum(outcomes)
     drafted, verified = best.depths != PLAIN, best.steps > 0
-    depth, size = 1, 1
+    depth, size = min(1, outcomes.depth), 1
     if drafted.any():
         depth = max(depth, int(np.quantile(best.depths[drafted], COVERED, method="higher")))
     if verified.any():

@@ -103,6 +103,8 @@ def cheapest_by_gain(gains: Integers, seconds: NDArray[np.float32], most: int) -
         choices: int64 (P, most), numbers of decisions; of equals, the first.
     """
     cheapest, choices = np.full((len(gains), most), np.inf), np.zeros((len(gains), most), dtype=np.int64)
+    if not gains.shape[1]:
+        return cheapest, choices
     for gain in range(1, most + 1):
         fitting = np.where(gains == gain, seconds, np.float32(np.inf))
         choices[:, gain - 1] = fitting.argmin(axis=1)

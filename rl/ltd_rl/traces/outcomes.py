@@ -77,7 +77,7 @@ class Outcomes:
 
     @property
     def depth(self) -> int:
-        """D, the deepest decision."""
+        """D, the deepest decision; -1 where the traces are without a draft."""
         return int(self.gains.shape[1]) - 2
 
     @property
@@ -121,15 +121,19 @@ def outcomes_of(
 
     Raises:
         InputError: no positions; a ladder that does not ascend within 0 … 512, or that lacks 0, a plain cycle, where
-            tokens are looked up; a depth beyond that of the traces; or `most` out of range.
+            tokens are looked up; a depth beyond that of the traces; `most` out of range; or traces without a draft,
+            where nothing is looked up either.
     """
     kept = [generation for generation in generations if generation.positions > 0]
     if not kept:
         raise InputError("there is no cycle in these traces; record longer answers")
     deepest = min(generation.depth for generation in kept)
     depth = deepest if depth is None else depth
-    if not 0 <= depth <= deepest:
-        raise InputError(f"depth {depth} is out of range; these traces know 0 … {deepest}")
+    if deepest < 0 and text is None:
+        raise InputError("these traces are without a draft, so there is nothing to decide; record some with a head")
+    if not min(0, deepest) <= depth <= deepest:
+        known = f"0 … {deepest}" if deepest >= 0 else "no draft"
+        raise InputError(f"depth {depth} is out of range; these traces know {known}")
     ladder = checked_ladder(sizes)
     if text is not None and ladder[0] > 0:
         raise InputError(f"the sizes begin with {ladder[0]}; where tokens are looked up, they must begin with 0")

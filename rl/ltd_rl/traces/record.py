@@ -1,5 +1,8 @@
 """Records traces: greedy answers to questions, and the full-depth draft tree at every position of them.
 
+With the draft "lookup" nothing is drafted, and the answers are all there is to record: what the text proposes follows
+from them.
+
 Nothing here is random, and a shard depends on the settings and its own questions only, so a recording that was stopped
 goes on as if it had not been. Exact where the forwards are row-exact, which is the CPU engine; elsewhere up to the
 rounding of the type.
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +23,16 @@ from tqdm import tqdm
 from ltd.common.journal import Journal, Record
 from ltd.common.shards import check_space, shard_file
 from ltd.decoding.decoder import Decoder
+from ltd.decoding.speculation import NOT_ASKED
 from ltd.drafts import Draft, DraftSession
 from ltd.drafts.base import DEFAULT_WIDTH
-from ltd.drafts.opening import find_head, state_size
+from ltd.drafts.opening import NONE, find_head, state_size
 from ltd.errors import InputError
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, run_settings
 from ltd.loading import load as load_decoder
+from ltd.policy_choice import resolve_draft
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
 from ltd_rl.traces.format import (
     FORMAT,
@@ -48,7 +53,7 @@ class RecordConfig(RunConfig):
     """What to record; `out` is a folder.
 
     Attributes:
-        depth: of the recorded trees, 0 … 12.
+        depth: of the recorded trees, 0 … 12; without a head there are none, whatever it is, see `resolved`.
         rows: positions drafted at the same time.
         shard_questions: questions per file; what a kill loses at most.
         gigabytes: the most disk space that the traces may take.
@@ -61,11 +66,22 @@ class RecordConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
-        check_tree_limits(DEFAULT_WIDTH, self.depth, 0)
+        if self.depth != NOT_ASKED or find_head(self.draft) is not None:
+            check_tree_limits(DEFAULT_WIDTH, self.depth, 0)
         if self.rows < 1 or self.shard_questions < 1:
             raise InputError(f"rows is {self.rows} and shard_questions {self.shard_questions}; both must be at least 1")
-        if find_head(self.draft) is None:
-            raise InputError("traces are of a draft, so there must be one; name a head, or leave the shipped one")
+        if self.draft == NONE:
+            raise InputError('traces are of a draft, so there must be one; name a head, or use the draft "lookup"')
+
+    def resolved(self) -> RecordConfig:
+        """The same with the draft that `ltd.load` takes, and the depth -1 where that drafts nothing.
+
+        Raises:
+            InputError: there is no such target.
+        """
+        draft = resolve_draft(self.target, self.draft)
+        name = None if draft is None else str(draft)
+        return replace(self, draft=name, depth=NOT_ASKED if find_head(name) is None else self.depth)
 
 
 def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) -> None:
@@ -80,6 +96,7 @@ def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) ->
             another run's, before a model loads; or a turn is too long, as early as that is known.
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
+    config = config.resolved()
     check_record_space(config, len(all_turns(questions)))
     starts = range(0, len(questions), config.shard_questions)
     shards = [questions[start : start + config.shard_questions] for start in starts]
@@ -98,8 +115,7 @@ def record_settings(config: RecordConfig, questions: Sequence[Question]) -> Reco
 def check_record_space(config: RecordConfig, answers: int) -> None:
     """Raises InputError if so many answers could take more space than there is, or than the config allows."""
     head = find_head(config.draft)
-    assert head is not None
-    each = bytes_per_position(DEFAULT_WIDTH, config.depth, state_size(head))
+    each = bytes_per_position(DEFAULT_WIDTH, config.depth, 0 if head is None else state_size(head))
     needed = answers * config.max_new_tokens * each / 1e9
     what = f"the traces of {answers} answers may need"
     check_space(config.out, needed, what, ("gigabytes", config.gigabytes), "questions")
@@ -108,12 +124,9 @@ def check_record_space(config: RecordConfig, answers: int) -> None:
 def record_missing(
     config: RecordConfig, shards: Sequence[Sequence[Question]], missing: Sequence[int], load: Callable[..., Decoder]
 ) -> None:
-    """Loads the model and writes the missing shards."""
+    """Loads the model and writes the missing shards; the config is `resolved`."""
     decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
-    draft = decoder.draft
-    if draft is None or draft.width != DEFAULT_WIDTH:
-        found = "there is none" if draft is None else f"this one's is {draft.width}"
-        raise InputError(f"traces are recorded with a draft of beam width {DEFAULT_WIDTH}, but {found}; load another")
+    draft = None if config.depth == NOT_ASKED else find_draft(decoder)
     check_turns(decoder, [turn for number in missing for turn in all_turns(shards[number])])
     turns = [len(all_turns(shard)) for shard in shards]
     done = sum(turns) - sum(turns[number] for number in missing)
@@ -124,13 +137,22 @@ def record_missing(
                 for question in shards[number]
                 for generation in record_question(decoder, draft, question, config, progress)
             ]
-            save_shard(shard_file(config.out, number), generations, draft.width, config.depth)
+            save_shard(shard_file(config.out, number), generations, DEFAULT_WIDTH, config.depth)
+
+
+def find_draft(decoder: Decoder) -> Draft:
+    """The draft to record trees of; raises InputError if there is none, or one of another beam width."""
+    draft = decoder.draft
+    if draft is None or draft.width != DEFAULT_WIDTH:
+        found = "there is none" if draft is None else f"this one's is {draft.width}"
+        raise InputError(f"traces are recorded with a draft of beam width {DEFAULT_WIDTH}, but {found}; load another")
+    return draft
 
 
 def record_question(
-    decoder: Decoder, draft: Draft, question: Question, config: RecordConfig, progress: tqdm[Any]
+    decoder: Decoder, draft: Draft | None, question: Question, config: RecordConfig, progress: tqdm[Any]
 ) -> Iterator[RecordedGeneration]:
-    """The traces of every turn, each after the greedy answers to the turns before."""
+    """The traces of every turn, each after the greedy answers to the turns before; see `record_answer`."""
     answers: list[list[int]] = []
     for turn in all_turns([question]):
         prompt = encode_turn(decoder, turn, answers)
@@ -144,33 +166,36 @@ def record_question(
 
 @torch.inference_mode()
 def record_answer(
-    decoder: Decoder, draft: Draft, turn: Turn, prompt: list[int], answer: list[int], config: RecordConfig
+    decoder: Decoder, draft: Draft | None, turn: Turn, prompt: list[int], answer: list[int], config: RecordConfig
 ) -> RecordedGeneration:
-    """Drafts at every position of one answer."""
+    """Drafts at every position of one answer; without a draft, where the depth is -1, there is only its text."""
     tokens, positions = np.array(prompt + answer), len(answer) - 1
-    starts = level_starts(draft.width, config.depth + 1)
+    starts = level_starts(DEFAULT_WIDTH, config.depth + 1)
     candidates = np.zeros((positions, starts[-1]), dtype=np.int32)
     scores = np.zeros((positions, starts[-1]), dtype=np.float32)
     path = np.full((positions, config.depth + 1), -1, dtype=np.int16)
-    states = np.zeros((positions, draft.state_size), dtype=np.float16)
-    for first, tree in draft_everywhere(decoder, draft, prompt + answer, len(prompt), config.depth, config.rows):
+    states = np.zeros((positions, 0 if draft is None else draft.state_size), dtype=np.float16)
+    drafting: Iterator[tuple[int, DraftTree]] = iter(())
+    if draft is not None:
+        drafting = draft_everywhere(decoder, draft, prompt + answer, len(prompt), config.depth, config.rows)
+    for first, tree in drafting:
         block = slice(first, first + len(tree.roots))
         drafted = tree.tokens.cpu().numpy()
         candidates[block], scores[block] = drafted, tree.scores.cpu().numpy()
-        if draft.state_size:
+        if states.shape[1]:
             assert tree.root_states is not None
             states[block] = tree.root_states[:, 0].float().clamp(-LARGEST_STATE, LARGEST_STATE).cpu().numpy()
         following = continuations(tokens, len(prompt) + np.arange(positions)[block], config.depth + 1)
         path[block] = find_path(drafted, tree.parents.cpu().numpy(), following, starts)
     return RecordedGeneration(
         *turn.key,
-        width=draft.width,
+        width=DEFAULT_WIDTH,
         prompt_length=len(prompt),
         tokens=tokens.astype(np.int32),
         candidates=candidates,
         scores=scores,
         path=path,
-        ranks=path_ranks(scores, path, draft.width),
+        ranks=path_ranks(scores, path, DEFAULT_WIDTH),
         states=states,
     )
 

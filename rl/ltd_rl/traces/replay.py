@@ -14,7 +14,7 @@ from ltd.policies import Policy, PolicyCall
 from ltd.policies.base import text_limit
 from ltd.tree import MAX_SIZE, DraftTree
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.text import Ranks, TextProposals, candidate_counts, head_alone, merged_ranks
+from ltd_rl.traces.text import Ranks, TextProposals, candidate_counts, head_alone, merged_ranks, parents_at
 
 Decisions = tuple[int | Integers, int | Integers] | Policy
 """Depths and sizes, each one number or one for every position (int64 (P,)); or a policy."""
@@ -45,7 +45,8 @@ def replay(
     Args:
         generation: from the traces.
         decisions: where they are numbers, all positions are worked out at once; a policy is asked cycle by cycle, and
-            may look at the scores, the lengths, the root's state and the text of its tree only.
+            may look at the scores, the lengths, the root's state and the text of its tree only, and with text at the
+            candidates' tokens and parents.
         start: the position of the first cycle, 0 … P; at P there is none.
         text: what the text proposes at all positions. With it, trees are of both sources, and depths may be -1, where
             the head is not asked. Policies that look nothing up do not need it and do without.
@@ -58,11 +59,19 @@ def replay(
         raise InputError(f"start {start} is out of range; the generation has positions 0 … {generation.positions - 1}")
     if not isinstance(decisions, tuple):
         return _ask(generation, decisions, start, _wanted_text(decisions, text))
-    depths, sizes = _for_every_position(generation, *decisions, text)
-    ranks, there = stages_of(generation, text)
-    every_gain, rows = gained(ranks, decisions[0], sizes), np.arange(generation.positions)
-    visited, verified = follow(every_gain, start), np.minimum(sizes, there[rows, depths])
-    return Cycles(visited, depths[visited], verified[visited], every_gain[visited])
+    _for_every_position(generation, *decisions, text)
+    return cycles_of(stages_of(generation, text), *decisions, start)
+
+
+def cycles_of(
+    stages: tuple[Ranks, Integers], depths: int | Integers, sizes: int | Integers, start: int = 0
+) -> Cycles:
+    """`replay` of decisions that are known to be in range, where ranks and candidates are: as `stages_of` gives them."""
+    ranks, there = stages
+    every_gain, rows = gained(ranks, depths, sizes), np.arange(len(ranks))
+    every_depth, verified = np.broadcast_to(depths, rows.shape), np.minimum(sizes, there[rows, depths])
+    visited = follow(every_gain, start)
+    return Cycles(visited, every_depth[visited], verified[visited], every_gain[visited])
 
 
 def gains(
@@ -144,9 +153,11 @@ def _wanted_text(policy: Policy, text: TextProposals | None) -> TextProposals | 
 
 def _ask(generation: RecordedGeneration, policy: Policy, start: int, text: TextProposals | None) -> Cycles:
     """`replay` with a policy."""
-    if policy.max_depth > generation.depth:
+    if 0 <= generation.depth < policy.max_depth:
         raise InputError(f"the policy drafts to depth {policy.max_depth}; these traces know 0 … {generation.depth}")
-    tree = DraftTree(1, generation.width, generation.depth, 0, torch.device("cpu"), text_limit(policy))
+    if generation.depth < 0 and text is None:
+        raise InputError("these traces are without a draft; a policy that decides anything there looks tokens up")
+    tree = DraftTree(1, generation.width, max(generation.depth, 0), 0, torch.device("cpu"), text_limit(policy))
     ranks, there = stages_of(generation, text)
     call, rows, position, gain = policy.start(1), [], start, 1
     while position < generation.positions:
@@ -171,7 +182,7 @@ def decide(
 
     Args:
         tree: for B = 1, of the traces' width and depth; its scores, lengths, levels, text and the root's state become
-            those of the position. Its tokens and beams do not.
+            those of the position; with text, its tokens and parents too. Its beams do not.
         call: the policy, for this generation.
         gain: tokens of the cycle before; 1, the prefill's, where there is none.
         text: what the text proposes, for a policy that looks tokens up.
@@ -187,10 +198,17 @@ def decide(
     tree.begin(root, length, None if text is None else text_at(text, position))
     if not call.speculate(tree.lengths, [gain]):
         return depth, 0
-    while (depth < 0 and text is None) or (depth < call.max_depth and call.continue_drafting(tree, depth)):
+    first_asked = 0 if text is None else -1
+    while depth < generation.depth and (
+        depth < first_asked or (depth < call.max_depth and call.continue_drafting(tree, depth))
+    ):
         if depth < 0:
             # Copies: the mapped file is read-only.
-            tree.scores[0, : generation.scores.shape[1]] = torch.from_numpy(np.array(generation.scores[position]))
+            capacity = generation.scores.shape[1]
+            tree.scores[0, :capacity] = torch.from_numpy(np.array(generation.scores[position]))
+            if text is not None:
+                tree.tokens[0, :capacity] = torch.from_numpy(np.array(generation.candidates[position]))
+                tree.parents[0, :capacity] = torch.from_numpy(parents_at(generation, position))
             states = torch.from_numpy(np.array(generation.states[position]))[None, None]
             tree.root_states = states if states.numel() else None
         tree.levels, depth = tree.levels + 1, depth + 1

@@ -15,7 +15,7 @@ So gains follow from ranks here just as they do in the head's own trees, see `lt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,16 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
     return found
 
 
+def likeliest(proposals: TextProposals, most: int) -> TextProposals:
+    """The first so many of the candidates at every position, as a lookup of fewer proposes them.
+
+    What policies read is still of all.
+    """
+    names = ("tokens", "parents", "scores", "chances", "cells")
+    kept = {name: getattr(proposals, name)[:, :most] for name in names}
+    return replace(proposals, counts=np.minimum(proposals.counts, np.int32(most)), **kept)
+
+
 # --- the continuation among the text's candidates ---
 
 
@@ -156,6 +166,8 @@ def head_columns(generation: RecordedGeneration, proposals: TextProposals) -> In
     starts = np.array(level_starts(width, generation.depth + 1))
     first_child = children_of(generation)
     columns = np.full(there.shape, -1, dtype=np.int64)
+    if generation.depth < 0:  # the head has none
+        return columns
     for node in range(proposals.most):
         parents = proposals.parents[:, node]
         above = columns[rows, np.maximum(parents, 0)]
@@ -180,6 +192,17 @@ def children_of(generation: RecordedGeneration) -> Integers:
         beam = np.argsort(-generation.scores[:, start:below], axis=1, kind="stable")[:, :width]
         np.put_along_axis(found, start + beam, below + width * np.arange(width)[None], axis=1)
     return found
+
+
+def parents_at(generation: RecordedGeneration, position: int) -> NDArray[np.int32]:
+    """int32 (C,): the parents of the head's candidates at one position, as `DraftTree` has them; -1 = root."""
+    width, starts = generation.width, level_starts(generation.width, generation.depth + 1)
+    scores, parents = generation.scores[position], np.full(starts[-1], -1, dtype=np.int32)
+    for level in range(generation.depth):
+        start, below, end = starts[level : level + 3]
+        beam = np.argsort(-scores[start:below], kind="stable")[:width]
+        parents[below:end] = np.repeat(start + beam, width)
+    return parents
 
 
 def merge_levels(generation: RecordedGeneration, columns: Integers) -> Integers:
@@ -295,5 +318,6 @@ class BothSources:
 
     def _counted(self, before: Flags) -> Integers:
         """bool (m, C) → int64 (m, D + 2): how many of the head's candidates at every stage."""
-        drafted = np.add.reduceat(before, self.starts, axis=1, dtype=np.int64).cumsum(axis=1)
+        starts = np.array(self.starts, dtype=np.int64)
+        drafted = np.add.reduceat(before, starts, axis=1, dtype=np.int64).cumsum(axis=1)
         return np.concatenate([drafted, np.zeros((len(before), 1), dtype=np.int64)], axis=1)
