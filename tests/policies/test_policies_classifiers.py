@@ -22,6 +22,8 @@ from ltd.policies.baselines.specdecpp import TreeSpecDecPP
 from ltd.policies.by_name import parse_policy
 from ltd.policies.grid import load_grid, write_grid
 from ltd.policies.learned.observation import DEPTH_UNIT
+from ltd.policies.lookup import Lookup
+from ltd.policies.static import Static
 from ltd.policy_choice import choose_policy, setting_of
 from ltd.tree import DraftTree
 
