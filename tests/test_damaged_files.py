@@ -28,7 +28,7 @@ from ltd.latency.model import LatencyModel
 from ltd.lookup.scores import load_text_scores
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.files import load_baseline
-from ltd.policies.controller import load_controller
+from ltd.policies.controller_file import load_controller
 from ltd.policies.grid import load_grid
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.learned.observation import depth_layout

@@ -17,7 +17,7 @@ from ltd.common.table import Table
 from ltd.decoding.decoder import PolicyChoice
 from ltd.policies import Policy
 from ltd.policies.by_name import NAMED as POLICIES
-from ltd.policies.controller import load_controller
+from ltd.policies.controller_file import load_controller
 from ltd.policies.grid import load_grid
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.rule_file import load_rule

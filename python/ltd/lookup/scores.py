@@ -89,14 +89,26 @@ def save_text_scores(scores: TextScores, file: Path, facts: Mapping[str, Any]) -
     Raises:
         InputError: the file cannot be written.
     """
-    tables = ("chances", "head_scores", "head_log_chances")
-    parts = {name: _shortest(getattr(scores, name)) for name in tables}
-    content = {"format": FORMAT, "schema": SCHEMA, "facts": dict(facts), **parts}
+    content = {"format": FORMAT, "schema": SCHEMA, "facts": dict(facts), **text_scores_values(scores)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(content, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"cannot write the lookup's scores {file}: {error}") from error
+
+
+def text_scores_values(scores: TextScores) -> dict[str, Any]:
+    """The parts for JSON; `text_scores_of` makes the same scores of them."""
+    return {name: _shortest(getattr(scores, name)) for name in ("chances", "head_scores", "head_log_chances")}
+
+
+def text_scores_of(parts: TextScoresFile) -> TextScores:
+    """The scores that are stored; a ValueError says what is wrong with them."""
+    # Too large for float32 is infinite, which is refused; lists of different lengths are a ValueError.
+    with np.errstate(over="ignore"):
+        return TextScores(
+            *(np.array(table, np.float32) for table in (parts.chances, parts.head_scores, parts.head_log_chances))
+        )
 
 
 def _shortest(values: Floats) -> Any:
@@ -113,12 +125,7 @@ def load_text_scores(file: str | Path) -> TextScores:
     file = Path(file)
     try:
         read_facts(file, FORMAT, SCHEMA, ())
-        parts = read_json(file, TextScoresFile)
-        # Too large for float32 is infinite, which is refused; lists of different lengths are a ValueError.
-        with np.errstate(over="ignore"):
-            return TextScores(
-                *(np.array(table, np.float32) for table in (parts.chances, parts.head_scores, parts.head_log_chances))
-            )
+        return text_scores_of(read_json(file, TextScoresFile))
     except ValueError as error:
         raise InputError(f"the lookup's scores {file} cannot be used: {error}") from error
 

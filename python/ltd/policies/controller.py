@@ -13,29 +13,37 @@ and with cost(D, V, L) in seconds a cycle at context length L is worth
 When drafting has stopped, the size of the greatest worth is verified. Before that, the worth of going on is predicted:
 a linear function for every depth of what is known now. `ltd_rl.baselines.controller_fit` fits all tables to traces.
 
+A controller over both sources counts the V best of the text's candidates and the draft's together, merged as the tree
+merges them, and its predictions read what the text proposes as well. It is first asked at depth -1: the best worth of
+the text's candidates alone against the predicted worth of drafting. There the tables have one row more, the last.
+
 Looking at a level takes 40 to 55 µs of NumPy on one core of a server, once per level; the size is then known as well.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltd.common.arrays import Doubles, Floats, Integers
-from ltd.common.files import write_text
-from ltd.common.json_files import Count, Real, Whole, read_json
+from ltd.common.arrays import Doubles
 from ltd.errors import InputError
+from ltd.lookup import MAX_TEXT_DEPTH, TEXT_FEATURES, TextScores
+from ltd.policies.controller_parts import (
+    BINS,
+    TextSeen,
+    TextTables,
+    bins_of,
+    level_of_candidates,
+    ranked,
+    text_seen,
+)
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
 
-FORMAT, SCHEMA = "ltd-controller", 1
-BINS, BINS_PER_NAT = 512, 32
 FEATURES = 6
 
 
@@ -45,14 +53,17 @@ class ExpectedGain:
 
     Args:
         width: beam width W that it was fitted for.
-        sizes: what it chooses from, ascending, from 1 on.
+        sizes: what it chooses from, ascending, from 1 on; with text from 0 on.
         chances: float64 (D + 1, BINS), by level and `bins_of` the score: the probability to be on the target's path.
-        trust: float64 (2, D + 1, S), a and b.
+        trust: float64 (2, D + 1, S), a and b; with text (2, D + 2, S).
         lengths: float64 (T,), context lengths, ascending.
-        costs: float64 (D + 1, S, T), seconds of a cycle; linear in the length between, constant outside.
-        ahead: float64 (D, FEATURES): what `features` of a depth predict of the worth of going on.
+        costs: float64 (D + 1, S, T), seconds of a cycle; linear in the length between, constant outside. With text
+            (D + 2, 1, T), of one that verifies nothing: how many a size comes to depends on how many there are.
+        ahead: float64 (D, FEATURES): what `features` of a depth predict of the worth of going on; with text
+            (D + 1, FEATURES + TEXT_FEATURES).
         rate: tokens per second that a second is worth; None: the worth is tokens per second of the cycle itself.
         drafts: False if plain decoding is worth more.
+        text: what it knows of the text's candidates; None leaves the draft's alone.
 
     Raises:
         InputError: parts that do not go together.
@@ -70,29 +81,38 @@ class ExpectedGain:
     ahead: Doubles
     rate: float | None
     drafts: bool = True
-    looked: list[tuple[tuple[int, bytes, bytes], tuple[Doubles, Doubles]]] = field(
+    text: TextTables | None = None
+    looked: list[tuple[tuple[int, tuple[bytes, ...]], tuple[Doubles, Doubles]]] = field(
         default_factory=list, init=False, repr=False
     )
 
     def __post_init__(self) -> None:
-        levels = len(self.chances)
-        check_tree_limits(self.width, levels - 1, 0)
-        ladder = np.asarray(self.sizes)
-        if not len(ladder) or ladder[0] < 1 or ladder[-1] > MAX_SIZE or np.any(np.diff(ladder) <= 0):
-            raise InputError(f"a controller's sizes {list(self.sizes)} must ascend within 1 … {MAX_SIZE}")
+        levels, ladder, least = len(self.chances), np.asarray(self.sizes), 1 if self.text is None else 0
+        check_tree_limits(self.width, levels - 1, 0, self.max_text)
+        if not len(ladder) or ladder[0] < least or ladder[-1] > MAX_SIZE or np.any(np.diff(ladder) <= 0):
+            raise InputError(f"a controller's sizes {list(self.sizes)} must ascend within {least} … {MAX_SIZE}")
         if self.lengths.ndim != 1 or not len(self.lengths) or np.any(np.diff(self.lengths) <= 0):
             raise InputError("a controller's lengths must ascend")
-        for name, shape in (
-            ("chances", (levels, BINS)),
-            ("trust", (2, levels, len(ladder))),
-            ("costs", (levels, len(ladder), len(self.lengths))),
-            ("ahead", (levels - 1, FEATURES)),
-        ):
-            table = getattr(self, name)
+        for name, table, shape in self._tables(levels, len(ladder), len(self.lengths)):
             if table.shape != shape or not np.isfinite(table).all():
                 raise InputError(f"a controller's {name} must be finite numbers of shape {shape}, not {table.shape}")
         if np.any(self.costs <= 0) or (self.rate is not None and not self.rate > 0):
             raise InputError("a controller's costs and rate must be positive")
+
+    def _tables(self, levels: int, sizes: int, lengths: int) -> list[tuple[str, Doubles, tuple[int, ...]]]:
+        """Names, tables, and the shapes that they must have."""
+        found: list[tuple[str, Doubles, tuple[int, ...]]] = [("chances", self.chances, (levels, BINS))]
+        if self.text is None:
+            stages, priced, inputs = levels, sizes, FEATURES
+        else:
+            stages, priced, inputs = levels + 1, 1, FEATURES + TEXT_FEATURES
+            found.append(("text.more", self.text.more, (self.max_size + 1, lengths)))
+        return [
+            *found,
+            ("trust", self.trust, (2, stages, sizes)),
+            ("costs", self.costs, (stages, priced, lengths)),
+            ("ahead", self.ahead, (stages - 1, inputs)),
+        ]
 
     @property
     def max_depth(self) -> int:
@@ -103,6 +123,16 @@ class ExpectedGain:
     def max_size(self) -> int:
         """The largest size."""
         return self.sizes[-1]
+
+    @property
+    def max_text(self) -> int:
+        """The most candidates of the text, 0 of a controller over the draft alone."""
+        return 0 if self.text is None else self.text.most
+
+    @property
+    def text_scores(self) -> TextScores | None:
+        """How likely the text's candidates are, as they are to be looked up."""
+        return None if self.text is None else self.text.scores
 
     # --- the questions of a policy; a batch decides what is best for the mean of its sequences ---
 
@@ -118,7 +148,7 @@ class ExpectedGain:
         return self.drafts
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Whether going on is predicted to be worth more than the best size now."""
+        """Whether going on is predicted to be worth more than the best size now; at -1, than the text alone."""
         worth, features = self._look(tree, depth)
         return bool(self.going_on(features, depth).mean() > worth.max(axis=1).mean())
 
@@ -129,46 +159,90 @@ class ExpectedGain:
 
     def _look(self, tree: DraftTree, depth: int) -> tuple[Doubles, Doubles]:
         """`judge` of what a tree holds."""
-        if tree.width != self.width:
+        if depth >= 0 and tree.width != self.width:
             raise InputError(
                 f"the controller was fitted for beam width {self.width}, but the draft's is {tree.width}; fit another"
             )
         count = candidate_count(self.width, depth)
-        scores, lengths = tree.scores[:, :count].cpu().numpy(), tree.lengths.cpu().numpy()
-        key = (depth, lengths.tobytes(), scores.tobytes())
+        parts = [tree.lengths, tree.scores[:, :count]]
+        if self.text is not None:
+            assert tree.text is not None, "what the text proposes was not looked up"
+            parts += [tree.tokens[:, :count], tree.parents[:, :count]]
+            parts += [tree.text.tokens, tree.text.parents, tree.text.chances]
+        key = (depth, tuple(part.cpu().numpy().tobytes() for part in parts))
         if not self.looked or self.looked[0][0] != key:
-            levels = level_of_candidates(self.width, depth)
-            chances = self.chances[levels, bins_of(scores)]
-            _, best = ranked(scores, chances, self.max_size)
-            self.looked[:] = [(key, self.judge(best, chances[:, levels == depth], lengths, depth))]
+            self.looked[:] = [(key, self._judged(tree, count, depth))]
         return self.looked[0][1]
+
+    def _judged(self, tree: DraftTree, count: int, depth: int) -> tuple[Doubles, Doubles]:
+        """The same, worked out anew for the first `count` candidates of the draft."""
+        scores, lengths = tree.scores[:, :count].cpu().numpy(), tree.lengths.cpu().numpy()
+        levels = level_of_candidates(self.width, depth)
+        chances = self.chances[levels, bins_of(scores)]
+        if self.text is None:
+            best = ranked(scores, chances, self.max_size)[1]
+            return self.judge(best, chances[:, levels == depth], lengths, depth)
+        seen = text_seen(tree, count, depth)
+        scores, chances = self.text.with_both(scores, chances, seen.columns, seen.scores)
+        best = self.best_of_both(scores, chances, seen, depth)
+        return self.judge(best, chances[:, levels == depth], lengths, depth, seen)
 
     # --- the same for any number of cycles at once, n, of the same depth ---
 
-    def judge(self, best: Doubles, newest: Doubles, lengths: NDArray[Any], depth: int) -> tuple[Doubles, Doubles]:
+    def best_of_both(self, scores: NDArray[np.float32], chances: Doubles, seen: TextSeen, depth: int) -> Doubles:
+        """float64 (n, m): the chances of the best candidates of both sources, in order; up to `max_size`.
+
+        Args:
+            scores, chances: (n, c), of the draft's, as `TextTables.with_both` leaves them; or of the best of them, in
+                order. seen: the text's.
+        """
+        if depth < 0:
+            return seen.chances[:, : self.max_size]
+        assert self.text is not None
+        texts = self.text.beside(seen)
+        together = (np.concatenate(parts, axis=1) for parts in zip((scores, chances), texts, strict=True))
+        return ranked(*together, self.max_size)[1]
+
+    def judge(
+        self, best: Doubles, newest: Doubles, lengths: NDArray[Any], depth: int, seen: TextSeen | None = None
+    ) -> tuple[Doubles, Doubles]:
         """What every size is worth, and what predicts the worth of going on.
 
         Args:
             best: (n, m), the chances of the best-scored candidates, in order; up to `max_size`.
-            newest: (n, W or W²), the chances of the newest level.
+            newest: (n, W or W²), the chances of the newest level; (n, 0) at depth -1.
             lengths: (n,), context lengths.
+            seen: what the text proposes; only with tables for it.
 
         Returns:
-            worth (n, S) and features (n, FEATURES).
+            worth (n, S) and features, see `features`.
         """
-        worth = self.worth(self.expected(best, depth), self.cost(lengths, depth))
-        return worth, features(worth.max(axis=1), newest.sum(axis=1), newest.max(axis=1))
+        worth = self.worth(self.expected(best, depth), self.cost(lengths, depth, seen))
+        read = None if seen is None else seen.features
+        return worth, features(worth.max(axis=1), newest.sum(axis=1), newest.max(axis=1, initial=0.0), read)
 
     def expected(self, best: Doubles, depth: int) -> Doubles:
         """float64 (n, S): the expected gain of every size, from the chances (n, m) of the best candidates."""
-        places = np.minimum(self.sizes, best.shape[1]) - 1
+        sums = np.zeros((len(best), best.shape[1] + 1))
+        np.cumsum(best, axis=1, out=sums[:, 1:])
         add, times = self.trust[:, depth]
-        gains: Doubles = np.minimum(np.maximum(add + times * best.cumsum(axis=1)[:, places], 1.0), depth + 2.0)
+        most = depth + 2.0 if self.text is None else MAX_TEXT_DEPTH + 1.0
+        places = np.minimum(self.sizes, best.shape[1])
+        gains: Doubles = np.minimum(np.maximum(add + times * sums[:, places], 1.0), most)
         return gains
 
-    def cost(self, lengths: NDArray[Any], depth: int) -> Doubles:
-        """float64 (n, S): seconds of cycles of every size at context lengths (n,)."""
-        knots, costs = self.lengths, self.costs[depth].T
+    def cost(self, lengths: NDArray[Any], depth: int, seen: TextSeen | None = None) -> Doubles:
+        """float64 (n, S): seconds of cycles of every size at context lengths (n,); seen: see `judge`."""
+        seconds = self._at(self.costs[depth], lengths)
+        if self.text is None or seen is None:
+            return seconds
+        there = candidate_count(self.width, depth) + seen.apart.sum(axis=1)
+        verified = np.minimum(self.sizes, there[:, None])
+        return seconds + np.take_along_axis(self._at(self.text.more, lengths), verified, axis=1)
+
+    def _at(self, table: Doubles, lengths: NDArray[Any]) -> Doubles:
+        """(m, T) → float64 (n, m): seconds at context lengths (n,)."""
+        knots, costs = self.lengths, table.T
         if len(knots) == 1:
             return np.broadcast_to(costs, (len(lengths), costs.shape[1]))
         inside = np.minimum(np.maximum(lengths, knots[0]), knots[-1])  # np.clip takes longer for so few
@@ -189,90 +263,15 @@ class ExpectedGain:
 
     def __str__(self) -> str:
         how = "tokens per second of each cycle" if self.rate is None else f"gain - {self.rate:.1f}/s * cost"
-        return f"controller, depth up to {self.max_depth}, size up to {self.max_size}, maximising {how}"
+        text = f", with up to {self.max_text} candidates of the text" * (self.max_text > 0)
+        return f"controller, depth up to {self.max_depth}, size up to {self.max_size}{text}, maximising {how}"
 
 
-def features(worth: Doubles, mass: Doubles, top: Doubles) -> Doubles:
-    """float64 (n, FEATURES) of (n,) each: the present worth, and the sum and best of the newest level's chances."""
-    return np.stack([np.ones_like(worth), worth, mass, mass * mass, top, top * top], axis=1)
+def features(worth: Doubles, mass: Doubles, top: Doubles, text: Doubles | None = None) -> Doubles:
+    """float64 (n, FEATURES) of (n,) each: the present worth, and the sum and best of the newest level's chances.
 
-
-def bins_of(scores: Floats) -> Integers:
-    """The bin of every score: 0 holds the best, down to BINS - 1 for all below -BINS / BINS_PER_NAT, and NaN."""
-    known = np.fmax(np.fmin(-scores * np.float32(BINS_PER_NAT), np.float32(BINS - 1)), np.float32(0))
-    bins: Integers = known.astype(np.int64)
-    return bins
-
-
-def level_of_candidates(width: int, depth: int) -> Integers:
-    """int64 (C,): the levels of the candidates of a tree of that depth."""
-    return np.repeat(np.arange(depth + 1), [width, *[width * width] * depth])
-
-
-def ranked(scores: Floats, chances: Doubles, most: int) -> tuple[Floats, Doubles]:
-    """Scores (n, c) and chances (n, c) of the `most` best, by (score descending, index ascending) as the tree selects.
-
-    It is enough to give the best of the levels before, in their order, and then the newest level.
+    Args:
+        text: float64 (n, TEXT_FEATURES), stand behind them.
     """
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :most]
-    rows = np.arange(len(order))[:, None]
-    return scores[rows, order], chances[rows, order]
-
-
-def save_controller(controller: ExpectedGain, file: Path, facts: dict[str, Any] | None = None) -> None:
-    """Writes JSON; `facts`, for people, say what it was fitted to."""
-    values = {
-        entry.name: value.tolist() if isinstance(value, np.ndarray) else value
-        for entry in fields(controller)
-        if entry.init
-        for value in [getattr(controller, entry.name)]
-    }
-    content = {"format": FORMAT, "schema": SCHEMA, "fitted": facts or {}, **values}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(content) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write the controller {file}: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class ControllerFile:
-    """The parts of a controller as they are stored; tables are lists of rows."""
-
-    width: Count
-    sizes: tuple[Whole, ...]
-    chances: list[list[Real]]
-    lengths: list[Real]
-    ahead: list[list[Real]]
-    trust: list[list[list[Real]]]
-    costs: list[list[list[Real]]]
-    rate: Real | None
-    drafts: bool
-
-
-def load_controller(file: str | Path) -> ExpectedGain:
-    """Reads what `save_controller` wrote.
-
-    Raises:
-        InputError: there is no such file, or it is no whole controller; the message names it and says why.
-    """
-    try:
-        values = read_json(Path(file), dict[str, Any])
-        if (values.get("format"), values.get("schema")) != (FORMAT, SCHEMA):
-            raise ValueError(f"it is not of format {FORMAT!r}, schema {SCHEMA}")
-        parts = read_json(Path(file), ControllerFile)
-        tables = {
-            name: np.array(getattr(parts, name), dtype=np.float64).reshape(shape)
-            for name, shape in (("chances", (-1, BINS)), ("lengths", -1), ("ahead", (-1, FEATURES)))
-        }
-        return ExpectedGain(
-            width=parts.width,
-            sizes=parts.sizes,
-            trust=np.array(parts.trust, dtype=np.float64),
-            costs=np.array(parts.costs, dtype=np.float64),
-            rate=parts.rate,
-            drafts=parts.drafts,
-            **tables,
-        )
-    except ValueError as error:
-        raise InputError(f"the controller {file} cannot be used: {error}") from error
+    found = np.stack([np.ones_like(worth), worth, mass, mass * mass, top, top * top], axis=1)
+    return found if text is None else np.concatenate([found, text], axis=1)

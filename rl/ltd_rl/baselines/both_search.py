@@ -1,0 +1,157 @@
+"""The best fixed rules that look tokens up, by replay: the text alone (`Lookup`), and beside a fixed tree (`Both`).
+
+What a rule decides follows from the text's candidates at a position, so all positions are decided at once. A lookup of
+fewer candidates proposes the first of those of more, so the text is looked up once for all rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TypeVar
+
+import numpy as np
+
+from ltd.common.arrays import Floats, Integers
+from ltd.errors import InputError
+from ltd.latency.model import LatencyModel
+from ltd.lookup import TextScores
+from ltd.policies import Both, Lookup
+from ltd.tree import candidate_count
+from ltd_rl.traces.format import RecordedGeneration
+from ltd_rl.traces.outcomes import PLAIN, Total, catching_up, lengths_of, visited
+from ltd_rl.traces.replay import stages_of
+from ltd_rl.traces.text import Ranks, TextProposals, likeliest, propose_everywhere
+
+DEPTHS = (0, 1, 2, 3)
+DRAFTED = (0, 1, 2, 3, 4, 6, 8)  # candidates besides those that the text may add
+TEXTS = (2, 4, 8, 12, 16, 24)  # candidates that the text may add
+ALONE = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # of the text alone
+
+Rule = TypeVar("Rule", Lookup, Both)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextGround:
+    """What rules that look up to so many candidates up would gain at P positions of some generations.
+
+    Attributes:
+        latency: the machine's.
+        starts: int64 (G + 1,), the first position of every generation, and P.
+        lengths: int64 (P,), context lengths.
+        chances: float32 (P, T), of the text's candidates, best first; 0 where there is none.
+        ranks: uint16 (P, D + 2, L). there: int64 (P, D + 2), candidates. Both by stage, see `ltd_rl.traces.text`.
+    """
+
+    latency: LatencyModel
+    starts: Integers
+    lengths: Integers
+    chances: Floats
+    ranks: Ranks
+    there: Integers
+
+
+def best_both(generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores) -> tuple[Both, Total]:
+    """The `Both` with the most tokens per second on these generations, and what it comes to; of equals, the first.
+
+    Args:
+        generations: from the traces. latency: the machine's. scores: how likely looked-up tokens are.
+
+    Raises:
+        InputError: there is no position in the generations.
+    """
+    kept = [shallow(generation, DEPTHS[-1]) for generation in with_positions(generations)]
+    depths = [depth for depth in DEPTHS if depth <= min(generation.depth for generation in kept)]
+    proposals = [propose_everywhere(generation, scores, TEXTS[-1]) for generation in kept]
+    found = []
+    for text in TEXTS:
+        ground = ground_of_text(kept, [likeliest(proposed, text) for proposed in proposals], latency)
+        found.append(best_rule((Both(d, s, text, a) for d, s, a in product(depths, DRAFTED, ALONE)), ground))
+    return max(found, key=lambda entry: entry[1].throughput)
+
+
+def best_lookup(
+    generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores
+) -> tuple[Lookup, Total]:
+    """The same of `Lookup`, which asks no draft."""
+    kept = [shallow(generation, 0) for generation in with_positions(generations)]
+    proposals = [propose_everywhere(generation, scores, SIZES[-1]) for generation in kept]
+    return best_rule((Lookup(size) for size in SIZES), ground_of_text(kept, proposals, latency))
+
+
+def best_rule(rules: Iterable[Rule], ground: TextGround) -> tuple[Rule, Total]:
+    """The rule with the most tokens per second, of equals the first, and what it comes to."""
+    reached = [(rule, spent(ground, *rule_decisions(rule, ground.chances))) for rule in rules]
+    return max(reached, key=lambda entry: entry[1].throughput)
+
+
+def rule_decisions(rule: Lookup | Both, chances: Floats) -> tuple[Integers, Integers]:
+    """int64 (P,) each: depth, `PLAIN` without the draft, and size that a rule decides on.
+
+    Args:
+        chances: float32 (P, T), of the text's candidates, at least as many as the rule looks up.
+    """
+    text = np.count_nonzero(chances[:, : rule.max_text] > np.float32(rule.least), axis=1)
+    if isinstance(rule, Lookup):
+        return np.full(len(text), PLAIN), text
+    silent = (chances[:, 0] >= np.float32(rule.alone)) & (rule.alone < 1.0)
+    return np.where(silent, PLAIN, rule.depth), text + np.where(silent, 0, rule.size)
+
+
+def spent(ground: TextGround, depths: Integers, sizes: Integers) -> Total:
+    """What deciding so at every position comes to, as `Outcomes` would count it."""
+    rows, starts, latency = np.arange(len(depths)), ground.starts, ground.latency
+    accepted = np.count_nonzero(ground.ranks[rows, depths] < sizes.astype(np.uint16)[:, None], axis=1)
+    ends = np.repeat(starts[1:], np.diff(starts))
+    gains = np.minimum(1 + accepted, ends - rows)
+    seen = np.flatnonzero(visited(gains, starts))
+    depth, gain, length = depths[seen], gains[seen], ground.lengths[seen]
+    size, silent = np.minimum(sizes[seen], ground.there[seen, depth]), depth == PLAIN
+    tree = latency.verify(size, length) + latency.other(size, length)
+    root = latency.verify(0, length) + latency.other(0, length)
+    begun = np.where(silent, latency.plain(length) - root, latency.draft(np.maximum(depth, 0), length, gain))
+    seconds = float((begun + tree + latency.lookup(length)).sum())
+    for first, end in zip(starts[:-1], starts[1:], strict=True):
+        here = slice(*np.searchsorted(seen, (first, end)))
+        if silent[here].any():
+            seconds += catching_up(latency.begin, seen[here] - first, silent[here], length[here])
+    return Total(len(rows), seconds, len(seen))
+
+
+def ground_of_text(
+    generations: Sequence[RecordedGeneration], proposals: Sequence[TextProposals], latency: LatencyModel
+) -> TextGround:
+    """The ground of generations that all have positions, with what is looked up there."""
+    stages = [stages_of(generation, proposed) for generation, proposed in zip(generations, proposals, strict=True)]
+    ranks, there = (np.concatenate(parts) for parts in zip(*stages, strict=True))
+    return TextGround(
+        latency=latency,
+        starts=np.cumsum([0, *(generation.positions for generation in generations)]),
+        lengths=np.concatenate([lengths_of(generation) for generation in generations]),
+        chances=np.concatenate([proposed.chances for proposed in proposals]),
+        ranks=ranks,
+        there=there,
+    )
+
+
+def with_positions(generations: Sequence[RecordedGeneration]) -> list[RecordedGeneration]:
+    """Those in which there is a cycle; raises InputError if there is none."""
+    kept = [generation for generation in generations if generation.positions > 0]
+    if not kept:
+        raise InputError("there is no cycle in these traces; record longer answers")
+    return kept
+
+
+def shallow(generation: RecordedGeneration, depth: int) -> RecordedGeneration:
+    """A generation as if recorded to no more than this depth, which makes replays faster."""
+    depth = min(depth, generation.depth)
+    count, levels = candidate_count(generation.width, depth), depth + 1
+    return replace(
+        generation,
+        candidates=generation.candidates[:, :count],
+        scores=generation.scores[:, :count],
+        path=generation.path[:, :levels],
+        ranks=generation.ranks[:, :levels, :levels],
+    )
