@@ -161,7 +161,7 @@ def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
     if setting.head_sha256 is None:
         raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
     if decoder.draft is None and config.trainer == "ppo":
-        raise InputError("PPO trains policies that steer a draft, and there is none; use the trainer exact, or name a head")
+        raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
     folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
     data_dir = config.data_dir
     if data_dir is None:

@@ -27,7 +27,7 @@ def record(
     tasks: TasksOption,
     limit: LimitOption = None,
     max_new_tokens: MaxNewTokensOption = 128,
-    depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12; none are with the draft lookup.")] = 12,
+    depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12; the draft lookup has none.")] = 12,
     rows: Annotated[int, typer.Option(help="Positions drafted at the same time.")] = 32,
     gigabytes: Annotated[float, typer.Option(help="Most disk space for the traces.")] = 4.0,
     target: TargetOption = None,
