@@ -44,8 +44,7 @@ from ltd.policies.static import Static
 from ltd.policy_choice import setting_of
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.comparison import validation_of, winner
-from ltd_rl.baselines.both_search import best_both
-from ltd_rl.baselines.lookup_search import best_lookup
+from ltd_rl.baselines.both_search import best_both, best_lookup
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
@@ -162,7 +161,7 @@ def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
     if setting.head_sha256 is None:
         raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
     if decoder.draft is None and config.trainer == "ppo":
-        raise InputError("PPO trains policies that steer a draft, and there is none; use the trainer exact, or name a head")
+        raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
     folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
     data_dir = config.data_dir
     if data_dir is None:

@@ -52,7 +52,7 @@ class TuneConfig:
             raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
         check_reward(self.reward, self.trainer)
         if self.draft == "none":
-            raise InputError("policies steer a draft, so there must be one; name a head, or leave the shipped one")
+            raise InputError('policies steer a draft, so there must be one; name a head, or use the draft "lookup"')
         for name, least in {"questions": LEAST_COMPARED * len(self.tasks), "max_new_tokens": 1}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")

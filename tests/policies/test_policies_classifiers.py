@@ -22,6 +22,8 @@ from ltd.policies.baselines.specdecpp import TreeSpecDecPP
 from ltd.policies.by_name import parse_policy
 from ltd.policies.grid import load_grid, write_grid
 from ltd.policies.learned.observation import DEPTH_UNIT
+from ltd.policies.lookup import Lookup
+from ltd.policies.static import Static
 from ltd.policy_choice import choose_policy, setting_of
 from ltd.tree import DraftTree
 
@@ -262,7 +264,8 @@ def test_without_a_draft_a_grid_is_a_way_to_look_up(tmp_path: Path) -> None:
         write_grid(policy, {"tasks": ["a"]}, tmp_path)
         assert load_grid(tmp_path / "grid.json") == policy
     values = {"format": "ltd-grid", "schema": 1, "depth": -1, "size": 5}
-    for wrong, message in (({}, "least is None"), ({"least": 2}, "least is 2"), ({"size": 0, "least": 0}, "at least 1")):
+    empty: dict[str, Any] = {"size": 0, "least": 0}
+    for wrong, message in (({}, "least is None"), ({"least": 2}, "least is 2"), (empty, "at least 1")):
         (tmp_path / "grid.json").write_text(json.dumps({**values, **wrong}))
         with pytest.raises(InputError, match=message):
             load_grid(tmp_path / "grid.json")

@@ -27,7 +27,7 @@ def record(
     tasks: TasksOption,
     limit: LimitOption = None,
     max_new_tokens: MaxNewTokensOption = 128,
-    depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12.")] = 12,
+    depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12; the draft lookup has none.")] = 12,
     rows: Annotated[int, typer.Option(help="Positions drafted at the same time.")] = 32,
     gigabytes: Annotated[float, typer.Option(help="Most disk space for the traces.")] = 4.0,
     target: TargetOption = None,
@@ -35,7 +35,7 @@ def record(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Record greedy answers with the full draft tree at every position, to train policies on."""
+    """Record greedy answers with the full draft tree at every position, if there is a head, to train policies on."""
     from ltd_rl.traces.record import RecordConfig
     from ltd_rl.traces.record import record as run
 

@@ -117,8 +117,8 @@ class LatencyModel:
     Attributes:
         setup: what the costs depend on, see `setup_of`.
         parts: the measurements; their sizes count for `begin` the tokens of the last gain, for `expand` levels from
-            1, for `verify` and `other` candidates without the root; `lookup`, `plain` and `prefill` have the one size 0.
-            Without a draft `begin` and `expand` take no time.
+            1, for `verify` and `other` candidates without the root; `lookup`, `plain` and `prefill` have the one size
+            0. Without a draft `begin` and `expand` take no time.
         rounds: how often every point was measured.
         seconds: how long measuring took.
     """
