@@ -41,7 +41,7 @@ def load(
     Args:
         target: a local folder, a GGUF file or a hub name; None is SmolLM2-135M-Instruct.
         draft: a folder with an EAGLE-3 head; None is the shipped head, which fits the default target; "none" leaves
-            plain decoding only.
+            plain decoding only. With the policy "none" no head is read.
         policy: how deep to draft and how many candidates to verify; None is the policy that `ltd tune` made for this
             target, draft and machine, or else a shipped one that fits, or else "static", a static setting for this
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
@@ -64,10 +64,11 @@ def load(
     if place.type != "cpu":
         check_kernels(place)
     set_threads(threads)
+    folder = find_head(draft)
     chosen = choose_policy(policy, partial(expected_setting, target, draft, kind, place), place)
     loaded = load_model(target, kind, place)
     rules = ModelRules.of(loaded.model)
-    model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
+    model, head = prepare(loaded, None if chosen.policy is None else folder, kind, place, takes_weights=True)
     return Decoder(
         model,
         head,

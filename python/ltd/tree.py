@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd import ops
+from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
 
 MAX_WIDTH = 16
@@ -198,7 +199,7 @@ def check_tree_limits(width: int, max_depth: int, max_size: int) -> None:
         ("depth", max_depth, 0, MAX_DEPTH),
         ("size", max_size, 0, MAX_SIZE),
     ):
-        if not low <= value <= high:
+        if not low <= as_whole(value, name) <= high:
             raise InputError(f"{name} {value} is out of range; it must be {low} … {high}")
     if candidate_count(width, max_depth) > MAX_CANDIDATES:
         raise InputError(

@@ -59,8 +59,6 @@ def generate(
 
     sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
-    if asked == "none" and draft is None:
-        draft = "none"  # plain decoding works for every target, the shipped head for one
     decoder = load(target, draft, policy=asked, dtype=dtype, threads=threads)
     token_ids, shown = stream_text(
         decoder, decoder.encode(text, chat=chat), quiet=as_json, max_new_tokens=max_new_tokens, **sampling

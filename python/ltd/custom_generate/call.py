@@ -20,6 +20,8 @@ from transformers import (
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from ltd.common.argument_types import check_offers
+from ltd.common.assets import shipped_head
 from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, unpadded
 from ltd.custom_generate.streaming import TokenStream, ended
 from ltd.decoding.acceptance import Acceptor, Sampling
@@ -29,11 +31,14 @@ from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
+from ltd.drafts import Draft
 from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.loading import prepare
-from ltd.policy_choice import NONE, STATIC, PolicyRequest, choose_policy, read_bundle, setting_of
-from ltd.target.model import LoadedModel
+from ltd.policy_choice import NONE, STATIC, PolicyRequest, check_asked, choose_policy, read_bundle, setting_of
+from ltd.target.locate import DEFAULT_TARGET
+from ltd.target.model import FAMILIES, LoadedModel
+from ltd.target.target import Target
 
 
 class CustomGenerate:
@@ -45,17 +50,23 @@ class CustomGenerate:
 
     Args:
         draft: a folder with an EAGLE-3 head for the model; None is the shipped head (for SmolLM2-135M-Instruct);
-            "none" leaves plain decoding only.
+            "none" leaves plain decoding only. With the policy "none" no head is read.
         policy: see `ltd.load`.
         streamer: is told the prompt and every token, as by `generate`, if that is given none itself.
 
+    Raises:
+        InputError: an argument of the wrong type, or no policy of that name.
+
     Attributes:
         policy: as it was asked for, or as it was read from a bundle; another one counts from the next call on.
-        last_statistics: of the last call.
+        last_statistics: of the call whose cycle ran last.
     """
 
     def __init__(self, draft: str | Path | None = None, *, policy: PolicyRequest = None, streamer: Any = None) -> None:
         self.head_folder = find_head(draft)
+        check_asked(policy)
+        if streamer is not None:
+            check_offers(streamer, ("put", "end"), "streamer", "a streamer of transformers")
         self.policy, self.streamer = policy, streamer
         if isinstance(policy, str | Path) and policy not in (NONE, STATIC):
             self.policy = read_bundle(policy).policy  # now, as there may be none
@@ -65,7 +76,7 @@ class CustomGenerate:
 
     @property
     def last_statistics(self) -> Statistics:
-        """Statistics of the last call; empty before the first."""
+        """Statistics of the call whose cycle ran last; empty before the first."""
         return Statistics() if self.decoder is None else self.decoder.last_statistics
 
     def __call__(
@@ -115,15 +126,35 @@ class CustomGenerate:
     def _prepared_for(self, model: PreTrainedModel) -> tuple[Decoder, Speculation | None]:
         """The decoder for a model as it is now, and what drafts in it for one call."""
         with self._preparing:
-            if self.decoder is None or self.decoder.target.model is not model or not self.decoder.target.is_current:
-                loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
-                target, draft = prepare(loaded, self.head_folder, model.dtype, model.device)
-                self.decoder, self._chosen_for = Decoder(target, draft), None
+            head = None if self.policy == NONE else self.head_folder
+            decoder = self.decoder
+            if decoder is None or not is_for(decoder, model, head):
+                decoder, self._chosen_for = Decoder(*self._read(model, head)), None
+                self.decoder = decoder
             if self._chosen_for is None or self._chosen_for[0] is not self.policy:
-                chosen = choose_policy(self.policy, partial(setting_of, self.decoder), model.device)
-                self.decoder.policy = None if self.decoder.draft is None else chosen.policy
+                chosen = choose_policy(self.policy, partial(setting_of, decoder), model.device)
+                decoder.policy = None if decoder.draft is None else chosen.policy
                 self._chosen_for = (self.policy,)
-            return self.decoder, self.decoder.speculation()
+            return decoder, decoder.speculation()
+
+    def _read(self, model: PreTrainedModel, head: Path | None) -> tuple[Target, Draft | None]:
+        """What decodes a model, with the draft in a folder, if there is to be one."""
+        loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
+        try:
+            return prepare(loaded, head, model.dtype, model.device)
+        except InputError as error:
+            if head != shipped_head() or model.config.model_type not in FAMILIES:
+                raise
+            raise InputError(
+                "the head that comes with ltd, which CustomGenerate uses unless another is named, was made for "
+                f"{DEFAULT_TARGET} and does not fit this model: {error}"
+            ) from error
+
+
+def is_for(decoder: Decoder, model: PreTrainedModel, head: Path | None) -> bool:
+    """Whether a decoder is for a model as it is now, and has a draft if there is to be one."""
+    is_current = decoder.target.model is model and decoder.target.is_current
+    return is_current and (head is None or decoder.draft is not None)
 
 
 def padding(config: GenerationConfig) -> int | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ltd.common.argument_types import truth_from, whole_from
 from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.drafts import Draft, DraftSession
 from ltd.policies import Policy, PolicyCall
+from ltd.policies.base import started
 from ltd.tree import DraftTree, check_tree_limits
 
 
@@ -44,7 +46,7 @@ class Speculation:
     def start(self, batch: int, capacity: int) -> None:
         """Begins with B new sequences of so many rows, the largest tree included; `close` ends them."""
         self.unread.clear()
-        self.session, self.call = self.draft.start(batch, capacity), self.policy.start(batch)
+        self.call, self.session = started(self.policy, batch), self.draft.start(batch, capacity)
 
     def close(self) -> None:
         """Ends what `start` began."""
@@ -66,22 +68,28 @@ class Speculation:
 
         Returns:
             the depth, and the size that the policy wants verified; 0 and 0 without a draft.
+
+        Raises:
+            InputError: an answer of the policy is of the wrong type.
         """
         policy, depth = self.call, 0
         if not self.begin(tree, gain, watch):
             return 0, 0
-        while depth < policy.max_depth and policy.continue_drafting(tree, depth):
+        while depth < policy.max_depth and truth_from(
+            self.policy, "continue_drafting", policy.continue_drafting(tree, depth)
+        ):
             watch.lap("policy")
             self.deepen(tree, watch)
             depth += 1
-        size = policy.choose_size(tree, depth)
+        size = whole_from(self.policy, "choose_size", policy.choose_size(tree, depth))
         watch.lap("policy")
         return depth, size
 
     def begin(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> bool:
         """Drafts the first level, if the policy wants a draft; says whether it does. Arguments as `grow`."""
         self.unread.append(gain)
-        speculates = self.call.speculate(tree.lengths, gain.accepted.counts)
+        answer = self.call.speculate(tree.lengths, gain.accepted.counts)
+        speculates = truth_from(self.policy, "speculate", answer)
         watch.lap("policy")
         if speculates:
             logits = self.session.begin(*joined(self.unread))

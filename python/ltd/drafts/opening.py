@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ltd.common.argument_types import as_path
 from ltd.common.assets import shipped_head
 from ltd.common.files import expand_user
 from ltd.drafts.base import Draft, Origin
@@ -88,10 +89,10 @@ def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, orig
 
 
 def find_head(draft: str | Path | None) -> Path | None:
-    """The folder of the head, or None for plain decoding."""
+    """The folder of the head, or None for plain decoding; InputError if it is no path."""
     if draft is None:
         return shipped_head()
-    return None if str(draft) == "none" else expand_user(draft)
+    return None if str(as_path(draft, "draft")) == "none" else expand_user(draft)
 
 
 def head_hash(folder: Path | None) -> str | None:
