@@ -43,7 +43,7 @@ def test_whole_numbers_in_every_form(number: int) -> None:
         assert set(found) == {number} and all(type(one) is int for one in found)
 
 
-@pytest.mark.parametrize("wrong", [*NO_NUMBERS, 8.0, np.float64(8), torch.tensor(8.0)], ids=repr)
+@pytest.mark.parametrize("wrong", [*NO_NUMBERS, 8.0, np.float64(8), torch.tensor(8.0)])
 def test_what_is_no_whole_number(wrong: Any) -> None:
     for call in (lambda: as_whole(wrong, "max"), lambda: as_wholes([1, wrong], "max")):
         with pytest.raises(InputError, match=r"max is .*, but must be a whole number$"):
@@ -52,7 +52,7 @@ def test_what_is_no_whole_number(wrong: Any) -> None:
         whole_from(Path(), "size", wrong)
 
 
-@pytest.mark.parametrize("wrong", [5, "ab", b"ab", {2: 3}, None, torch.tensor(2), np.array(2)], ids=repr)
+@pytest.mark.parametrize("wrong", [5, "ab", b"ab", {2: 3}, None, torch.tensor(2), np.array(2)])
 def test_what_is_no_list_of_whole_numbers(wrong: Any) -> None:
     with pytest.raises(InputError, match=r"^ends is .*, but must be a list of whole numbers$"):
         as_wholes(wrong, "ends")
@@ -67,7 +67,7 @@ def test_numbers_in_every_form(number: float) -> None:
     assert as_number(3, "x") == 3.0
 
 
-@pytest.mark.parametrize("wrong", [*NO_NUMBERS, 10**400], ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("wrong", [*NO_NUMBERS, 10**400])
 def test_what_is_no_number(wrong: Any) -> None:
     with pytest.raises(InputError, match=r"^heat is .*, but must be a number$"):
         as_number(wrong, "heat")

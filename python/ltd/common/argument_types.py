@@ -22,7 +22,8 @@ _SHORT.maxother = _SHORT.maxstring = _SHORT.maxlong = 60
 
 def wrong_type(name: str, value: object, wanted: str) -> InputError:
     """The error to raise: what is wrong, and what would be right."""
-    return InputError(f"{name} is {_SHORT.repr(value)}, but must be {wanted}")
+    shown = " ".join(_SHORT.repr(value).split())  # in one line
+    return InputError(f"{name} is {shown}, but must be {wanted}")
 
 
 def as_whole(value: Any, name: str) -> int:
