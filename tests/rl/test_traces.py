@@ -149,6 +149,13 @@ def test_a_policy_that_looks_is_the_decoder(recorded: Callable[[str], Recorded],
         assert_same(replay(generation, ByScores(limit)), decode(run.decoder, generation, ByScores(limit)))
 
 
+@pytest.mark.parametrize("question", ["speculate", "continue_drafting", "choose_size"])
+def test_an_answer_that_is_none_is_named(recorded: Callable[[str], Recorded], question: str) -> None:
+    policy = type("Odd", (ByScores,), {question: lambda *arguments: 2.5})(-2.0)
+    with pytest.raises(InputError, match=f"what Odd.{question} answers is 2.5, but must be"):
+        replay(recorded("llama").traces.generations[0], policy)
+
+
 class Rounded:
     """A learned policy that sees the draft's states with the precision that traces keep."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ltd.common.argument_types import truth_from, whole_from
 from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.policies import Policy, PolicyCall
@@ -133,19 +134,19 @@ def decide(
         gained: tokens of the cycle before; 1, the prefill's, where there is none.
 
     Raises:
-        InputError: a size out of range.
+        InputError: a size out of range, or an answer of the wrong type.
     """
     context = generation.prompt_length + position
     tree.begin(torch.tensor([int(generation.tokens[context])]), torch.tensor([context], dtype=torch.int32))
-    if not call.speculate(tree.lengths, [gained]):
+    if not truth_from(call, "speculate", call.speculate(tree.lengths, [gained])):
         return 0, 0
     tree.scores[0] = torch.from_numpy(np.array(generation.scores[position]))  # a copy: the mapped file is read-only
     states = torch.from_numpy(np.array(generation.states[position]))[None, None]
     tree.root_states = states if states.numel() else None
     tree.levels, depth = 1, 0
-    while depth < call.max_depth and call.continue_drafting(tree, depth):
+    while depth < call.max_depth and truth_from(call, "continue_drafting", call.continue_drafting(tree, depth)):
         tree.levels, depth = tree.levels + 1, depth + 1
-    size = call.choose_size(tree, depth)
+    size = whole_from(call, "choose_size", call.choose_size(tree, depth))
     if not 0 <= size <= call.max_size:
         raise InputError(f"size {size} is out of range; this policy verifies 0 … {call.max_size} candidates")
     return depth, size
