@@ -7,7 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import VOCABULARY
@@ -47,6 +49,17 @@ def test_plain_decoding(tiny_target: Folder, tiny_head: Folder, options: dict[st
     decoder = ltd.load(tiny_target("llama"), **{"draft": tiny_head("llama"), **options}, device="cpu")
     assert decoder.policy is None
     assert decoder.generate([5, 6], max_new_tokens=4).statistics.acceptance_length == 1.0
+
+
+def test_plain_decoding_reads_no_head(tiny_target: Folder, tmp_path: Path) -> None:
+    """Neither the shipped one, which does not fit, nor one that is damaged, nor one that is not there."""
+    (tmp_path / "config.json").write_text("no JSON")
+    for draft in (None, tmp_path, "/no/such/head"):
+        decoder = ltd.load(tiny_target("llama"), draft, policy="none", device="cpu")
+        assert decoder.draft is None and decoder.policy is None
+        assert set(decoder.generate([5, 6], max_new_tokens=4).statistics.sizes) == {0}
+    with pytest.raises(ltd.InputError, match="a policy needs a draft"):
+        decoder.generate([5, 6], policy=ltd.Static(1, 3))
 
 
 def test_the_static_policy_by_name(tiny_target: Folder, tiny_head: Folder) -> None:
@@ -102,15 +115,31 @@ def test_the_shipped_head_fits_the_default_target_only(tiny_target: Folder) -> N
     ("options", "message"),
     [
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 2.5}, "threads is 2.5, but must be a whole number"),
+        ({"threads": "1"}, "threads is '1', but must be a whole number"),
         ({"dtype": "int4"}, "dtype"),
+        ({"dtype": 7}, "dtype 7 is not supported; use auto"),
+        ({"dtype": None}, "dtype None is not supported; use auto"),
+        ({"dtype": np.dtype("float32")}, "dtype .* is not supported; use auto"),
+        ({"device": 3}, "device is 3, but must be cpu, cuda, cuda:N or a torch.device"),
+        ({"device": 2.5}, "device is 2.5, but must be cpu"),
         ({"max_length": 257}, "max_length 257"),
         ({"max_length": 1}, "max_length 1"),
+        ({"max_length": 20.5}, "max_length is 20.5, but must be a whole number"),
+        ({"max_length": "20"}, "max_length is '20', but must be a whole number"),
         ({"draft": "/no/such/head"}, "/no/such/head"),
+        ({"draft": 3}, "draft is 3, but must be a text or a Path"),
+        ({"draft": 3, "policy": "none"}, "draft is 3, but must be a text or a Path"),
+        ({"draft": b"head"}, "draft is b'head', but must be a text or a Path"),
+        ({"target": 5}, "target is 5, but must be a text or a Path"),
+        ({"target": ["a"]}, r"target is \['a'\], but must be a text or a Path"),
+        ({"policy": 5}, 'policy is 5, but must be a policy such as .*, the folder of a bundle, "static", "none" or None'),
+        ({"policy": ltd.Static}, "policy is <class .*, but must be a policy such as"),
     ],
 )
-def test_wrong_arguments(tiny_target: Folder, tiny_head: Folder, options: dict[str, object], message: str) -> None:
+def test_wrong_arguments(tiny_target: Folder, tiny_head: Folder, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ltd.InputError, match=message):
-        ltd.load(tiny_target("llama"), **{"draft": tiny_head("llama"), "device": "cpu", **options})
+        ltd.load(**{"target": tiny_target("llama"), "draft": tiny_head("llama"), "device": "cpu", **options})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -52,8 +52,8 @@ def load(
     Args:
         target: a local folder, a GGUF file or a hub name; None is SmolLM2-135M-Instruct.
         draft: a folder with an EAGLE-3 head; "lookup" drafts nothing, but looks tokens up in the text so far, which
-            works with every target; "none" leaves plain decoding only. None is the shipped head where it has the sizes
-            for the target, as for the default one, and else "lookup".
+            works with every target; "none" leaves plain decoding only, and so does the policy "none". None is the
+            shipped head where it has the sizes for the target, as for the default one, and else "lookup".
         policy: how deep to draft and how many candidates to verify; None is the policy that `ltd tune` made for this
             target, draft and machine, or else a shipped one that fits, or else "static", a static setting for this
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
@@ -77,6 +77,7 @@ def load(
     if place.type != "cpu":
         check_kernels(place)
     set_threads(threads)
+    find_head(draft)  # raises if it is no path
     draft = NO_DRAFT if policy == NONE else resolve_draft(target, draft)
     looks_up = str(draft) == LOOKUP
     asked = static_tree(place, looks_up=True) if looks_up and policy == STATIC else policy

@@ -21,7 +21,7 @@ from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import LOOKUP, default_draft, find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import Learned, Policy, Static
-from ltd.policies.base import MadeForHead
+from ltd.policies.base import MadeForHead, check_policy
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
 from ltd.policies.learned.store import shipped_bundle, tuned_bundle, tuned_rule
@@ -98,6 +98,7 @@ def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.devi
             threads.
         UserWarning: a damaged bundle was left out of the choice.
     """
+    check_asked(asked)
     if asked is None:
         return _best_known(setting(), device)
     if asked == NONE:
@@ -111,6 +112,12 @@ def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.devi
         chosen = ChosenPolicy(asked, "given")
     _check_made_for(chosen.policy, setting)
     return chosen
+
+
+def check_asked(policy: PolicyRequest) -> None:
+    """Raises InputError unless something can be asked for as a policy; whether there is one of its name is left open."""
+    if policy is not None and not isinstance(policy, str | Path):
+        check_policy(policy, 'a policy such as ltd.Static(3, 24), the folder of a bundle, "static", "none" or None')
 
 
 def read_bundle(name: str | Path, device: str | torch.device = "cpu") -> Bundle:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd import ops
+from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextCandidates
 
@@ -242,7 +243,7 @@ def check_tree_limits(width: int, max_depth: int, max_size: int, max_text: int =
         ("size", max_size, 0, MAX_SIZE),
         ("number of candidates of the text", max_text, 0, MAX_TEXT),
     ):
-        if not low <= value <= high:
+        if not low <= as_whole(value, name) <= high:
             raise InputError(f"{name} {value} is out of range; it must be {low} … {high}")
     if (count := candidate_count(width, max_depth) + max_text) > MAX_CANDIDATES:
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -268,12 +269,65 @@ class TooLong(AtRandom):
         ([1], {"max_new_tokens": 0}, "max_new_tokens 0"),
         ([1], {"temperature": -1.0}, "temperature -1.0"),
         ([1], {"length": TooLong()}, "chains of 33 tokens are out of range"),
+        (5, {}, "not int"),
+        ([1], {"max_new_tokens": "8"}, "max_new_tokens is '8', but must be a whole number"),
+        ([1], {"max_new_tokens": True}, "max_new_tokens is True, but must be a whole number"),
+        ([1], {"temperature": "hot"}, "temperature is 'hot', but must be a number"),
+        ([1], {"top_k": 2.5}, "top_k is 2.5, but must be a whole number"),
+        ([1], {"seed": 1.5}, "seed is 1.5, but must be a whole number"),
+        ([1], {"stop_token_ids": "ab"}, "stop_token_ids is 'ab', but must be a list of whole numbers"),
+        ([1], {"length": 5}, "length is 5, but must be a rule such as"),
+        ([1], {"length": "heuristic"}, "length is 'heuristic', but must be a rule such as"),
+        ([1], {"length": Constant}, "length is <class .*, but must be a rule such as"),
     ],
 )
 def test_bad_input_is_named_at_once(
-    prompt: list[int], settings: dict[str, object], message: str, decoder: ChainDecoder
+    prompt: object, settings: dict[str, object], message: str, decoder: ChainDecoder
 ) -> None:
     with pytest.raises(InputError, match=message):
         decoder.stream(prompt, **settings)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="max_length 300"):
         ChainDecoder(decoder.target, decoder.draft, Constant(1), max_length=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": "gpt2"}, "target is 'gpt2', but must be a Target; ltd.load"),
+        ({"length": 5}, "length is 5, but must be a rule such as"),
+        ({"stop_ids": 2}, "stop_ids is 2, but must be a list of whole numbers"),
+        ({"max_length": 20.5}, "max_length is 20.5, but must be a whole number"),
+    ],
+)
+def test_a_decoder_of_wrong_parts(arguments: dict[str, Any], message: str, decoder: ChainDecoder) -> None:
+    parts: dict[str, Any] = {"target": decoder.target, "draft": decoder.draft, "length": Constant(2)}
+    with pytest.raises(InputError, match=message):
+        ChainDecoder(**{**parts, **arguments})
+    with pytest.raises(InputError, match="folder of a chain draft is 5, but must be a text or a Path"):
+        ChainDecoder.beside(Decoder(decoder.target), 5, Constant(2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [2.5, "3", None, True])
+def test_lengths_of_the_wrong_type(wrong: Any) -> None:
+    for make in (lambda: Constant(wrong), lambda: Heuristic(wrong), lambda: Heuristic(1, wrong)):
+        with pytest.raises(InputError, match=f"(length|most) is {wrong!r}, but must be a whole number"):
+            make()
+
+
+def test_answers_of_a_rule_that_are_none(decoder: ChainDecoder) -> None:
+    class Undecided(AtRandom):
+        def more(self, drafted: int, chance: float, state: torch.Tensor) -> Any:
+            return None
+
+    with pytest.raises(InputError, match="what Undecided.more answers is None, but must be True or False"):
+        decoder.generate(PROMPT, max_new_tokens=9, stop_token_ids=(), length=Undecided(3))
+    assert len(decoder.generate(PROMPT, max_new_tokens=9, stop_token_ids=()).token_ids) == 9  # nothing is left behind
+
+
+def test_statistics_are_of_the_stream_that_was_read_last(decoder: ChainDecoder) -> None:
+    prompts, told = [PROMPT, PROMPT[:3]], [0, 0]
+    streams = [decoder.stream(prompt, max_new_tokens=40, stop_token_ids=()) for prompt in prompts]
+    for turn in (0, 1, 0, 0, 1, 0, 1):
+        told[turn] += len(next(streams[turn]))
+        statistics = decoder.last_statistics
+        assert (statistics.prompt_tokens, statistics.new_tokens) == (len(prompts[turn]), told[turn])

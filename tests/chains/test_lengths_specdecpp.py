@@ -92,8 +92,13 @@ def test_calls_do_not_share_their_product() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"threshold": 1.2}, {"threshold": -0.1}, {"threshold": math.nan}, {"least": 0}, {"least": 5, "most": 4},
-     {"most": 33}],
+     {"most": 33}, {"threshold": "0.3"}, {"threshold": None}, {"least": 2.5}, {"most": "20"}, {"most": True}],
 )  # fmt: skip
 def test_settings_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match="must be"):
         SpecDecPP(random_head(0), **settings)  # type: ignore[arg-type]
+
+
+def test_a_head_of_the_wrong_type() -> None:
+    with pytest.raises(InputError, match="head is 5, but must be a text or a Path"):
+        SpecDecPP(5)  # type: ignore[arg-type]

@@ -168,3 +168,44 @@ def test_what_cannot_be_honoured_is_refused(
         model.generate(
             ids, attention_mask=torch.ones_like(ids), custom_generate=speculative, max_new_tokens=3, **options
         )
+
+
+def test_plain_decoding_reads_no_head(model: PreTrainedModel, tiny_head: Folder) -> None:
+    """The shipped one does not fit; a policy that is given later has its draft then."""
+    ids, custom = prompts(1, 7), ltd.CustomGenerate(policy="none")
+    options = {"do_sample": False, "attention_mask": torch.ones_like(ids), "max_new_tokens": 12}
+    expected = model.generate(ids, **options)
+    assert torch.equal(model.generate(ids, custom_generate=custom, **options), expected)
+    custom = ltd.CustomGenerate(tiny_head("llama"), policy="none")
+    choices: list[tuple[Any, set[int]]] = [("none", {0}), (ltd.Static(1, 3), {3}), ("none", {0}), (ltd.Static(1, 4), {4})]
+    decoders = []
+    for custom.policy, sizes in choices:
+        assert torch.equal(model.generate(ids, custom_generate=custom, **options), expected)
+        assert set(custom.last_statistics.sizes) == sizes
+        decoders.append(custom.decoder)
+    assert decoders[0] is not decoders[1] and decoders[1] is decoders[2] is decoders[3]  # the head is read once
+
+
+def test_the_shipped_head_does_not_fit_and_is_named(model: PreTrainedModel) -> None:
+    message = "head that comes with ltd, .* unless another is named, .* SmolLM2-135M-Instruct and does not fit .*: ."
+    with pytest.raises(ltd.InputError, match=message):
+        model.generate(prompts(1, 7), custom_generate=ltd.CustomGenerate(), max_new_tokens=3)
+
+
+def test_another_head_that_does_not_fit_is_told_as_it_is(model: PreTrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(ltd.InputError, match="^there is no draft head in"):
+        model.generate(prompts(1, 7), custom_generate=ltd.CustomGenerate(tmp_path), max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"draft": 3}, "draft is 3, but must be a text or a Path"),
+        ({"policy": 5}, "policy is 5, but must be a policy such as"),
+        ({"policy": ltd.Static}, "policy is <class .*, but must be a policy such as"),
+        ({"streamer": 5}, "streamer is 5, but must be a streamer of transformers"),
+    ],
+)
+def test_arguments_of_the_wrong_type(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ltd.InputError, match=message):
+        ltd.CustomGenerate(**arguments)

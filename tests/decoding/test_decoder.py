@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,10 +17,12 @@ from small_models import FAMILIES, VOCABULARY
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import ltd
+from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.loading import load
 from ltd.policies import Static
 from ltd.target.target import Target
+from ltd.tree import DraftTree
 
 Folder = Callable[[str], Path]
 
@@ -201,12 +205,55 @@ def test_taps_are_the_hidden_states_of_transformers(tiny_target: Folder) -> None
         ([5], {"top_k": -1}, "top_k"),
         ([5], {"seed": -1}, "seed"),
         ([5], {"policy": Static(1, 4)}, "draft"),
+        (5, {}, "not int"),
+        ({5}, {}, "not set"),
+        ([5], {"max_new_tokens": "8"}, "max_new_tokens is '8', but must be a whole number"),
+        ([5], {"max_new_tokens": 2.5}, "max_new_tokens is 2.5, but must be a whole number"),
+        ([5], {"max_new_tokens": True}, "max_new_tokens is True, but must be a whole number"),
+        ([5], {"max_new_tokens": None}, "max_new_tokens is None, but must be a whole number"),
+        ([5], {"temperature": "hot"}, "temperature is 'hot', but must be a number"),
+        ([5], {"temperature": None}, "temperature is None, but must be a number"),
+        ([5], {"temperature": True}, "temperature is True, but must be a number"),
+        ([5], {"top_p": "1"}, "top_p is '1', but must be a number"),
+        ([5], {"top_k": 2.5}, "top_k is 2.5, but must be a whole number"),
+        ([5], {"top_k": None}, "top_k is None, but must be a whole number"),
+        ([5], {"seed": 1.5}, "seed is 1.5, but must be a whole number"),
+        ([5], {"seed": "1"}, "seed is '1', but must be a whole number"),
+        ([5], {"stop_token_ids": 2}, "stop_token_ids is 2, but must be a list of whole numbers"),
+        ([5], {"stop_token_ids": "ab"}, "stop_token_ids is 'ab', but must be a list of whole numbers"),
+        ([5], {"stop_token_ids": [2, 2.5]}, "in stop_token_ids is 2.5, but must be a whole number"),
+        ([5], {"stop_token_ids": ["<end>"]}, "in stop_token_ids is '<end>', but must be a whole number"),
+        ([5], {"policy": "static"}, "policy is 'static', but must be None, \"none\" or a policy .* are for ltd.load"),
+        ([5], {"policy": Path("bundle")}, "policy is .*bundle.*, but must be None, \"none\" or a policy"),
+        ([5], {"policy": Static}, "policy is <class .*, but must be None, \"none\" or a policy"),
+        ([5], {"policy": 5}, "policy is 5, but must be None, \"none\" or a policy"),
     ],
 )
-def test_bad_input_is_one_clear_sentence(tiny_target: Folder, prompt: object, options: dict, message: str) -> None:
+def test_bad_input_is_one_clear_sentence(
+    tiny_target: Folder, prompt: object, options: dict[str, object], message: str
+) -> None:
     decoder = Decoder(Target(plain_model(tiny_target("llama"))))
+    for call in (decoder.generate, decoder.stream):  # a stream says it at once, before anything is read of it
+        with pytest.raises(ltd.InputError, match=message):
+            call(prompt, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": "gpt2"}, "target is .gpt2., but must be a Target; ltd.load"),
+        ({"draft": "head"}, "draft is .head., but must be a Draft; ltd.load"),
+        ({"policy": "static"}, "policy is .static., but"),
+        ({"stop_ids": 2}, "stop_ids is 2, but must be a list of whole numbers"),
+        ({"stop_ids": "ab"}, "stop_ids is .ab., but must be a list of whole numbers"),
+        ({"max_length": 20.5}, "max_length is 20.5, but must be a whole number"),
+        ({"max_length": "20"}, "max_length is .20., but must be a whole number"),
+    ],
+)
+def test_a_decoder_of_wrong_parts(tiny_target: Folder, arguments: dict[str, Any], message: str) -> None:
+    parts = {"target": Target(plain_model(tiny_target("llama"))), **arguments}
     with pytest.raises(ltd.InputError, match=message):
-        decoder.generate(prompt, **options)
+        Decoder(**parts)
 
 
 @pytest.mark.parametrize(("depth", "size"), [(-1, 5), (13, 5), (3, -1), (3, 513)])
@@ -246,3 +293,105 @@ def test_without_a_seed_torch_decides(tiny_target: Folder) -> None:
     second = decoder.generate([5], temperature=1.0).token_ids
     torch.manual_seed(5)
     assert decoder.generate([5], temperature=1.0).token_ids == first != second
+
+
+def test_numbers_of_numpy_and_tensors_are_numbers(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("llama"))
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, noise=1.0), Static(np.int64(3), 20))
+    (prompt,) = random_prompts(12, [7])
+    plain: dict[str, Any] = {"max_new_tokens": 20, "temperature": 1.5, "top_k": 50, "top_p": 0.5, "seed": 3}
+    others: dict[str, Any] = {"max_new_tokens": np.int32(20), "temperature": torch.tensor(1.5), "top_k": np.array([50]),
+                              "top_p": np.float32(0.5), "seed": torch.tensor([3])}  # fmt: skip
+    expected = decoder.generate(prompt, **plain).token_ids
+    assert decoder.generate(np.array(prompt), **others).token_ids == expected
+    for stop in (torch.tensor(expected[4:5]), {expected[4]}, [np.int64(expected[4])]):
+        answer = decoder.generate(prompt, stop_token_ids=stop, **others).token_ids  # type: ignore[arg-type]
+        assert answer == expected[: expected.index(expected[4]) + 1]
+
+
+def test_statistics_are_of_the_stream_that_was_read_last(tiny_target: Folder) -> None:
+    model = plain_model(tiny_target("llama"))
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))), OracleDraft(model, noise=1.0), Static(2, 9))
+    lengths = [4, 9]
+    streams = [decoder.stream(prompt, max_new_tokens=40) for prompt in random_prompts(3, lengths)]
+    told = [0, 0]
+    for turn in (0, 1, 0, 0, 1, 0, 1):
+        told[turn] += len(next(streams[turn], []))
+        statistics = decoder.last_statistics
+        assert (statistics.prompt_tokens, statistics.new_tokens) == (lengths[turn], told[turn])
+    list(streams[0])
+    assert decoder.generate([5], max_new_tokens=2).statistics is decoder.last_statistics
+
+
+def test_a_request_is_run_once(tiny_target: Folder) -> None:
+    decoder = Decoder(Target(plain_model(tiny_target("llama"))))
+    request = decoder.request([[5, 6]], Sampling(), 4, None, None)
+    running = decoder.run(request)
+    for _ in range(2):  # neither before it has begun nor after its end
+        with pytest.raises(ltd.InputError, match="this request has been run"):
+            decoder.run(request)
+        list(running)
+    assert request.answers == [decoder.generate([5, 6], max_new_tokens=4).token_ids]
+
+
+class Answers:
+    """A policy that gives whatever answers it is told to give."""
+
+    max_depth, max_size = 2, 9
+
+    def __init__(self, speculate: object = True, continue_drafting: object = True, choose_size: object = 9) -> None:
+        self.answers = speculate, continue_drafting, choose_size
+
+    def start(self, batch: int) -> Answers:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> Any:
+        return self.answers[0]
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> Any:
+        return self.answers[1]
+
+    def choose_size(self, tree: DraftTree, depth: int) -> Any:
+        return self.answers[2]
+
+
+class Startless(Answers):
+    def start(self, batch: int) -> Any:
+        return None
+
+
+@pytest.fixture(scope="module")
+def drafting(tiny_target: Folder, tiny_head: Folder) -> Decoder:
+    return load(tiny_target("llama"), tiny_head("llama"), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        *[(Answers(speculate=wrong), "Answers.speculate answers .* True or False") for wrong in (None, 1, 2.5, "x")],
+        *[
+            (Answers(continue_drafting=wrong), "Answers.continue_drafting answers .* True or False")
+            for wrong in (None, 0, 2.5, "x", torch.ones(2, dtype=torch.bool))
+        ],
+        *[
+            (Answers(choose_size=wrong), "what Answers.choose_size answers is .* but must be a whole number")
+            for wrong in (None, 2.5, "x", True, np.float64(3), torch.tensor([3, 4]))
+        ],
+        (Answers(choose_size=10), "size 10 is out of range"),
+        (Startless(), "what Startless.start returns is None, but must be an object with .*choose_size"),
+    ],
+)
+def test_answers_of_a_policy_that_are_none(drafting: Decoder, policy: Answers, message: str) -> None:
+    with pytest.raises(ltd.InputError, match=message):
+        drafting.generate([5, 6], max_new_tokens=8, policy=policy)
+    assert len(drafting.generate([5, 6], max_new_tokens=8, policy=Answers()).token_ids) == 8  # nothing is left behind
+
+
+def test_answers_of_a_policy_in_other_forms(drafting: Decoder) -> None:
+    truth, size = torch.tensor([True]), np.int64(9)
+    for policy in (Answers(truth, truth, size), Answers(np.bool_(True), np.bool_(True), torch.tensor(9))):
+        statistics = drafting.generate([5, 6], max_new_tokens=8, policy=policy).statistics
+        assert set(statistics.depths) == {2} and set(statistics.sizes) == {9}

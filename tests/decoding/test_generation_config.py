@@ -157,3 +157,29 @@ def test_settings_that_no_processor_takes_are_named(asked: dict[str, Any], tiny_
     folder = folder_with(tiny_target("llama"), tmp_path / "model", asked)
     with pytest.raises(ltd.InputError, match="generation config cannot be used"):
         ltd.load(folder, "none", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"suppress_tokens": list(range(96))},
+        {"begin_suppress_tokens": list(range(96))},
+        {"suppress_tokens": [token for token in range(96) if token != EOS], "min_new_tokens": 3},
+    ],
+    ids=lambda asked: "-".join(asked),
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_token_left_is_one_sentence(
+    asked: dict[str, Any], temperature: float, tiny_target: Folder, tmp_path: Path
+) -> None:
+    decoder = with_a_good_draft(folder_with(tiny_target("llama"), tmp_path / "model", asked))
+    for policy in (None, "none"):
+        with pytest.raises(ltd.InputError, match="left no token to choose.*generation config suppresses"):
+            decoder.generate(PROMPTS, max_new_tokens=5, temperature=temperature, policy=policy)
+
+
+def test_one_token_left_is_taken(tiny_target: Folder, tmp_path: Path) -> None:
+    asked = {"suppress_tokens": [token for token in range(96) if token != 7]}
+    decoder = with_a_good_draft(folder_with(tiny_target("llama"), tmp_path / "model", asked))
+    for temperature in (0.0, 1.0):
+        assert decoder.generate(PROMPTS[0], max_new_tokens=5, temperature=temperature).token_ids == [7] * 5

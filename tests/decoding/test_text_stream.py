@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_of_all_kinds import KINDS, TEXT
@@ -167,3 +168,25 @@ def test_the_cost_is_linear(kind: str, tokens: str) -> None:
         stream.finish()
         costs.append(counted.decoded / count)
     assert max(costs) <= 3 * WINDOW and costs[1] <= 1.2 * costs[0] + 1
+
+
+@pytest.mark.parametrize("tokenizer", [5, None, "gpt2", PreTrainedTokenizerFast])
+def test_what_is_no_tokenizer(tokenizer: Any) -> None:
+    with pytest.raises(ltd.InputError, match="tokenizer is .*, but must be a tokenizer of transformers"):
+        ltd.TextStream(tokenizer)
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ltd.InputError, match="skip_special_tokens is 'yes', but must be True or False"):
+        ltd.TextStream(TOKENIZER, skip_special_tokens="yes")  # type: ignore[arg-type]
+    stream = ltd.TextStream(TOKENIZER)
+    wrong: list[Any] = [5, "ab", None, [1.5], [None], [[1]], {1: 2}]
+    for token_ids in wrong:
+        with pytest.raises(ltd.InputError, match=r"token_ids is .* must be a (list of )?whole number"):
+            stream.push(token_ids)
+    for token_ids in ([3, -1], [2**31], [2**80, 0]):
+        with pytest.raises(ltd.InputError, match=r"token_ids are .* within 0 … 2\^31 - 1"):
+            stream.push(token_ids)
+    letters = TOKENIZER("abc")["input_ids"]  # what was refused has left nothing behind
+    forms: list[Any] = [letters[:1], np.array(letters[1:2]), torch.tensor(letters[2:])]
+    assert [stream.push(form) for form in forms] == ["a", "b", "c"] and stream.push([]) == ""

@@ -116,6 +116,13 @@ def test_a_policy_that_looks_is_the_decoder(recorded: Callable[[str], Recorded],
         assert_same(replay(generation, ByScores(limit)), decode(run.decoder, generation, ByScores(limit)))
 
 
+@pytest.mark.parametrize("question", ["speculate", "continue_drafting", "choose_size"])
+def test_an_answer_that_is_none_is_named(recorded: Callable[[str], Recorded], question: str) -> None:
+    policy = type("Odd", (ByScores,), {question: lambda *arguments: 2.5})(-2.0)
+    with pytest.raises(InputError, match=f"what Odd.{question} answers is 2.5, but must be"):
+        replay(recorded("llama").traces.generations[0], policy)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("costs", [None, Costs(0.4, 0.3, (1.0, 1.1, 1.4, 2.0))])
 def test_a_learned_policy_is_the_decoder(recorded: Callable[[str], Recorded], family: str, costs: Costs | None) -> None:

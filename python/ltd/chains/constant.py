@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd.chains.length import MAX_LENGTH
+from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
 
 
@@ -18,13 +19,13 @@ class Constant:
         length: K, 1 … 32.
 
     Raises:
-        InputError: out of range.
+        InputError: out of range, or not whole.
     """
 
     length: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.length <= MAX_LENGTH:
+        if not 1 <= as_whole(self.length, "length") <= MAX_LENGTH:
             raise InputError(f"a chain of {self.length} tokens is out of range; use 1 … {MAX_LENGTH}")
 
     @property

@@ -19,13 +19,14 @@ import torch
 from ltd.chains.draft import ChainDraft, ChainSession
 from ltd.chains.length import MAX_LENGTH, Length, LengthCall
 from ltd.chains.sampling import Chain, ChainSampling
+from ltd.common.argument_types import as_whole, as_wholes, check_offers, truth_from
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
-from ltd.target.target import Target, TargetSession
+from ltd.target.target import Target, TargetSession, check_target
 from ltd.tree import TreeNodes
 
 
@@ -84,10 +85,10 @@ class ChainDecoder:
         max_length: prompt and answer together; by default the model's context limit.
 
     Raises:
-        InputError: a length or max_length out of range.
+        InputError: a length or max_length out of range, or an argument of the wrong type.
 
     Attributes:
-        last_statistics: of the last call; sizes are the drafted tokens K of every cycle, depths K - 1.
+        last_statistics: of the call whose cycle ran last; sizes are the drafted tokens K of every cycle, depths K - 1.
     """
 
     def __init__(
@@ -100,9 +101,10 @@ class ChainDecoder:
         stop_ids: Sequence[int] = (),
         max_length: int | None = None,
     ) -> None:
+        check_target(target)
         self.max_length = length_limit(max_length, target.context_limit)
         self.target, self.draft, self.length = target, draft, check_length(length)
-        self.tokenizer, self.stop_ids = tokenizer, tuple(stop_ids)
+        self.tokenizer, self.stop_ids = tokenizer, as_wholes(stop_ids, "stop_ids")
         self.last_statistics = Statistics()
 
     @classmethod
@@ -169,7 +171,8 @@ class ChainDecoder:
             length: instead of the decoder's own.
 
         Raises:
-            InputError: more than one prompt, one that cannot be answered, or a number out of range; at once.
+            InputError: more than one prompt, one that cannot be answered, a number out of range, or an argument of
+                the wrong type; at once.
         """
         request = self._request(
             input_ids,
@@ -208,7 +211,7 @@ class ChainDecoder:
 
     @torch.inference_mode()
     def _run(self, request: ChainRequest) -> Iterator[list[int]]:
-        self.last_statistics = statistics = request.statistics
+        statistics = request.statistics
         watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
         capacity = len(request.prompt) + request.stops.limit(0) + MAX_LENGTH + 1
         with self.target.session(1, capacity, tap=False) as request.target, self.draft.start(capacity) as request.draft:
@@ -220,6 +223,7 @@ class ChainDecoder:
                 news, alive = take([0], [gained], [request.answer], request.stops)
                 statistics.add_news(news)
                 watch.lap("other")
+                self.last_statistics = statistics  # of streams that are read in turns, the one that ran last
                 yield news[0]
                 if not alive:
                     return
@@ -271,7 +275,7 @@ class ChainDecoder:
             if len(chain) == most:
                 break
             watch.lap("draft")
-            goes_on = request.call.more(len(chain), chance, step.state)
+            goes_on = truth_from(request.length, "more", request.call.more(len(chain), chance, step.state))
             watch.lap("policy")
             if not goes_on:
                 return chain
@@ -292,7 +296,8 @@ def chain_nodes(tokens: list[int], position: int) -> TreeNodes:
 
 
 def check_length(length: Length) -> Length:
-    """The rule itself, or InputError if it asks for chains that are too long."""
-    if not 1 <= length.max_length <= MAX_LENGTH:
+    """The rule itself, or InputError if it is none, or asks for chains that are too long."""
+    check_offers(length, ("max_length", "start"), "length", "a rule such as ltd.chains.Constant(5)")
+    if not 1 <= as_whole(length.max_length, "max_length of the rule") <= MAX_LENGTH:
         raise InputError(f"chains of {length.max_length} tokens are out of range; use 1 … {MAX_LENGTH}")
     return length

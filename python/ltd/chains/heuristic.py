@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd.chains.length import MAX_LENGTH
+from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
 
 
@@ -22,14 +23,15 @@ class Heuristic:
         most: the longest chain, up to 32.
 
     Raises:
-        InputError: a length out of range.
+        InputError: a length out of range, or not whole.
     """
 
     start_length: int = 5
     most: int = 20
 
     def __post_init__(self) -> None:
-        if not 1 <= self.start_length <= self.most <= MAX_LENGTH:
+        start_length, most = as_whole(self.start_length, "start_length"), as_whole(self.most, "most")
+        if not 1 <= start_length <= most <= MAX_LENGTH:
             raise InputError(
                 f"start_length is {self.start_length} and most {self.most}; they must be "
                 f"1 ≤ start_length ≤ most ≤ {MAX_LENGTH}"

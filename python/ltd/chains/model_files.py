@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from ltd.common.argument_types import as_path
 from ltd.common.files import expand_user, first_line, write_bytes, write_text
 from ltd.common.json_files import Count, Whole, read_json
 from ltd.common.tensor_files import read_tensors
@@ -116,7 +117,7 @@ def read_chain(folder: str | Path) -> ChainFiles:
     Raises:
         InputError: there is none in the folder, or it is damaged; the message says why.
     """
-    folder = expand_user(folder)
+    folder = expand_user(as_path(folder, "the folder of a chain draft"))
     damaged = f"{folder} cannot be read as a chain draft"
     if not (folder / CONFIG).is_file():
         raise InputError(f"there is no chain draft in {folder}; ltd train-draft --kind chain makes one")

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from ltd.common.argument_types import check_offers
 from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, unpadded
 from ltd.custom_generate.streaming import TokenStream, ended
 from ltd.decoding.acceptance import Acceptor, Sampling
@@ -29,10 +30,20 @@ from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
+from ltd.drafts.opening import NONE as NO_DRAFT
 from ltd.drafts.opening import default_draft, find_head, find_text_scores
 from ltd.errors import InputError
 from ltd.loading import prepare
-from ltd.policy_choice import NONE, STATIC, PolicyRequest, choose_policy, read_bundle, setting_of, static_tree
+from ltd.policy_choice import (
+    NONE,
+    STATIC,
+    PolicyRequest,
+    check_asked,
+    choose_policy,
+    read_bundle,
+    setting_of,
+    static_tree,
+)
 from ltd.target.model import LoadedModel
 
 
@@ -45,16 +56,24 @@ class CustomGenerate:
 
     Args:
         draft: a folder with an EAGLE-3 head for the model; "lookup" looks tokens up in the text so far instead; "none"
-            leaves plain decoding only. None is the shipped head for SmolLM2-135M-Instruct, and "lookup" for others.
+            leaves plain decoding only, and so does the policy "none". None is the shipped head for
+            SmolLM2-135M-Instruct, and "lookup" for others.
         policy: see `ltd.load`.
         streamer: is told the prompt and every token, as by `generate`, if that is given none itself.
 
+    Raises:
+        InputError: an argument of the wrong type, or no policy of that name.
+
     Attributes:
         policy: as it was asked for, or as it was read from a bundle; another one counts from the next call on.
-        last_statistics: of the last call.
+        last_statistics: of the call whose cycle ran last.
     """
 
     def __init__(self, draft: str | Path | None = None, *, policy: PolicyRequest = None, streamer: Any = None) -> None:
+        find_head(draft)  # raises if it is no path
+        check_asked(policy)
+        if streamer is not None:
+            check_offers(streamer, ("put", "end"), "streamer", "a streamer of transformers")
         self.draft = draft
         self.policy, self.streamer = policy, streamer
         if isinstance(policy, str | Path) and policy not in (NONE, STATIC):
@@ -65,7 +84,7 @@ class CustomGenerate:
 
     @property
     def last_statistics(self) -> Statistics:
-        """Statistics of the last call; empty before the first."""
+        """Statistics of the call whose cycle ran last; empty before the first."""
         return Statistics() if self.decoder is None else self.decoder.last_statistics
 
     def __call__(
@@ -115,18 +134,30 @@ class CustomGenerate:
     def _prepared_for(self, model: PreTrainedModel) -> tuple[Decoder, Speculation | None]:
         """The decoder for a model as it is now, and what drafts in it for one call."""
         with self._preparing:
-            if self.decoder is None or self.decoder.target.model is not model or not self.decoder.target.is_current:
-                loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
-                name = default_draft(model.config) if self.draft is None else self.draft
-                target, draft = prepare(loaded, find_head(name), model.dtype, model.device)
-                self.decoder, self._chosen_for = Decoder(target, draft, text_scores=find_text_scores(name)), None
+            decoder, name = self.decoder, NO_DRAFT if self.policy == NONE else self.draft or default_draft(model.config)
+            if decoder is None or not is_for(decoder, model, plain=name == NO_DRAFT):
+                decoder, self._chosen_for = read(model, name), None
+                self.decoder = decoder
             if self._chosen_for is None or self._chosen_for[0] is not self.policy:
-                looks_up = self.decoder.draft is None and self.decoder.text_scores is not None
+                looks_up = decoder.draft is None and decoder.text_scores is not None
                 asked = static_tree(model.device, looks_up=True) if looks_up and self.policy == STATIC else self.policy
-                chosen = choose_policy(asked, partial(setting_of, self.decoder), model.device)
-                self.decoder.policy = chosen.policy if looks_up or self.decoder.draft is not None else None
+                chosen = choose_policy(asked, partial(setting_of, decoder), model.device)
+                decoder.policy = chosen.policy if looks_up or decoder.draft is not None else None
                 self._chosen_for = (self.policy,)
-            return self.decoder, self.decoder.speculation()
+            return decoder, decoder.speculation()
+
+
+def read(model: PreTrainedModel, draft: str | Path | None) -> Decoder:
+    """What decodes a model with a draft, named as for `ltd.load`."""
+    loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
+    target, head = prepare(loaded, find_head(draft), model.dtype, model.device)
+    return Decoder(target, head, text_scores=find_text_scores(draft))
+
+
+def is_for(decoder: Decoder, model: PreTrainedModel, *, plain: bool) -> bool:
+    """Whether a decoder is for a model as it is now, and has something to propose tokens, unless it decodes plainly."""
+    is_current = decoder.target.model is model and decoder.target.is_current
+    return is_current and (plain or decoder.text_scores is not None)
 
 
 def padding(config: GenerationConfig) -> int | None:

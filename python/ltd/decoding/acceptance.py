@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from ltd import ops
+from ltd.common.argument_types import as_number, as_whole
 from ltd.decoding.gain import Accepted
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT_DEPTH
@@ -45,7 +46,7 @@ class Sampling:
         seed: of the sampled text, 0 … 2^63 - 1; None draws one from torch's generator.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or something else than a number.
     """
 
     temperature: float = 0.0
@@ -54,6 +55,11 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", as_number(self.temperature, "temperature"))
+        object.__setattr__(self, "top_k", as_whole(self.top_k, "top_k"))
+        object.__setattr__(self, "top_p", as_number(self.top_p, "top_p"))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", as_whole(self.seed, "seed"))
         if not 0.0 <= self.temperature < float("inf"):
             raise InputError(f"temperature {self.temperature} is out of range; use 0 (greedy) or a positive number")
         if self.temperature and not ops.LEAST_TEMPERATURE <= self.temperature <= ops.LARGEST_TEMPERATURE:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from ltd.common.argument_types import as_wholes, check_offers
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.gain import Accepted, Gain
 from ltd.decoding.generation_config import ModelRules
@@ -20,7 +21,8 @@ from ltd.drafts import Draft
 from ltd.errors import InputError
 from ltd.lookup import TextScores
 from ltd.policies import Policy
-from ltd.target.target import Target
+from ltd.policies.base import check_policy
+from ltd.target.target import Target, check_target
 from ltd.tree import DraftTree, TreeNodes, root_only
 
 PolicyChoice = Policy | Literal["none"] | None
@@ -56,7 +58,11 @@ class Decoder:
         rules: the logits processors of the model's own generation settings; None is none.
 
     Raises:
-        InputError: a policy that does not fit the draft, or a max_length beyond the context limit.
+        InputError: a policy that does not fit the draft, a max_length beyond the context limit, or an argument of the
+            wrong type.
+
+    Attributes:
+        last_statistics: of the call whose cycle ran last.
     """
 
     def __init__(
@@ -72,9 +78,12 @@ class Decoder:
         text_scores: TextScores | None = None,
         history: Sequence[int] = (),
     ) -> None:
+        check_target(target)
+        if draft is not None:
+            check_offers(draft, ("width", "start"), "draft", "a Draft; ltd.load makes a decoder from names and folders")
         self.max_length = length_limit(max_length, target.context_limit)
         self.target, self.draft, self.policy = target, draft, policy
-        self.tokenizer, self.stop_ids, self.rules = tokenizer, tuple(stop_ids), rules
+        self.tokenizer, self.stop_ids, self.rules = tokenizer, as_wholes(stop_ids, "stop_ids"), rules
         self.text_scores, self.history = text_scores, tuple(history)
         self.last_statistics = Statistics()
         self.speculation()  # raises if they do not fit
@@ -102,13 +111,15 @@ class Decoder:
             max_new_tokens: at most so many new tokens; the context limit ends an answer too.
             temperature, top_k, top_p, seed: see `ltd.decoding.acceptance.Sampling`.
             stop_token_ids: tokens that end an answer; by default the model's.
-            policy: instead of the decoder's own; "none" is plain decoding.
+            policy: instead of the decoder's own: a policy, "none", which is plain decoding, or None, which is the
+                decoder's. The names and folders that `ltd.load` takes are not for a call.
 
         Returns:
             a Generation; for a batch a list of them.
 
         Raises:
-            InputError: an empty prompt, one longer than the context, unknown ids, or a number out of range.
+            InputError: an empty prompt, one longer than the context, unknown ids, a number out of range, or an argument
+                of the wrong type.
         """
         prompts, is_batch = normalise(input_ids)
         sampling = Sampling(temperature, top_k, top_p, seed)
@@ -130,7 +141,10 @@ class Decoder:
         stop_token_ids: Sequence[int] | None = None,
         policy: PolicyChoice = None,
     ) -> Iterator[list[int]]:
-        """`generate` for one prompt, yielding the new tokens of each cycle; `last_statistics` has the numbers."""
+        """`generate` for one prompt, yielding the new tokens of each cycle.
+
+        `last_statistics` has the numbers; where streams are read in turns, those of the stream that was read last.
+        """
         prompts, _ = normalise(input_ids)
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
@@ -163,11 +177,12 @@ class Decoder:
         """The draft with a call's policy, or else the decoder's; None is plain decoding.
 
         Raises:
-            InputError: there is no draft for the policy to decide about, or the policy does not fit it.
+            InputError: it is no policy, there is no draft for it to decide about, or it does not fit the draft.
         """
         chosen = self.policy if policy is None else policy
         if chosen is None or chosen == "none":
             return None
+        check_policy(chosen, 'None, "none" or a policy such as ltd.Static(3, 24); names and folders are for ltd.load')
         return Speculation(self.draft, chosen, self.text_scores, self.history)
 
     def run(self, request: Request) -> Iterator[dict[int, list[int]]]:
@@ -176,15 +191,18 @@ class Decoder:
         Yields, after the prefill and after every cycle, {prompt: its new tokens}; they are then also in the answers.
 
         Raises:
-            InputError: an empty prompt or an unknown id; at once.
+            InputError: an empty prompt, an unknown id, or a request that has been run; at once.
         """
         check_ids(request.prompts, self.target.vocab_size)
+        if request.was_run:
+            raise InputError("this request has been run, and a second answer would be added to its first; make another")
+        request.was_run = True
         return self._run(request)
 
     @torch.inference_mode()
     def _run(self, request: Request) -> Iterator[dict[int, list[int]]]:
         rows = list(range(len(request.prompts)))
-        self.last_statistics = statistics = request.statistics
+        statistics = request.statistics
         watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
         with request.open(self.target):
             with turn:
@@ -195,6 +213,7 @@ class Decoder:
                 news, alive = take(rows, gain.accepted.token_lists, request.answers, request.stops)
                 statistics.add_news(news)
                 watch.lap("other")
+                self.last_statistics = statistics  # of streams that are read in turns, the one that ran last
                 yield news
                 if not alive:
                     return

@@ -20,6 +20,10 @@ from ltd.errors import InputError
 from ltd.tree import TreeNodes, root_only
 
 Advance = tuple[int, int]  # a node, and the token after it
+NO_TOKEN = (
+    "logits processors left no token to choose, or a score of +inf; "
+    "check them, and which tokens the generation config suppresses"
+)
 
 
 class Choose(Protocol):
@@ -31,9 +35,12 @@ class Choose(Protocol):
 
 
 def choose_best(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
-    """The best ones."""
-    best: list[int] = scores.argmax(dim=-1).tolist()
-    return best
+    """The best ones. Raises InputError where every token has been ruled out: they would all be as good."""
+    best = scores.argmax(dim=-1)
+    if (scores.gather(-1, best[:, None]) == -torch.inf).any():
+        raise InputError(NO_TOKEN)
+    chosen: list[int] = best.tolist()
+    return chosen
 
 
 def chooser(sampling: Sampling) -> Choose:
@@ -44,7 +51,7 @@ def chooser(sampling: Sampling) -> Choose:
 
     def choose(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
         if not scores.amax(dim=-1).isfinite().all():
-            raise InputError("logits processors left no token that can be drawn, or a score of +inf; check them")
+            raise InputError(NO_TOKEN)
         nodes = root_only(torch.zeros_like(positions), positions)
         return [tokens[0] for tokens in accept(scores[:, None].contiguous(), nodes, rows, []).token_lists]
 

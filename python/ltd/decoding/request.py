@@ -29,6 +29,7 @@ class Request:
         statistics: of this call.
         session: its sequences in the target, while it is open.
         tree: the buffers of its trees, while it is open.
+        was_run: whether a decoder was told to run it, which can be done once.
     """
 
     prompts: list[list[int]]
@@ -39,6 +40,7 @@ class Request:
     statistics: Statistics = field(init=False)
     session: TargetSession = field(init=False, repr=False)
     tree: DraftTree = field(init=False, repr=False)
+    was_run: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.answers = [[] for _ in self.prompts]

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ltd.common.argument_types import truth_from, whole_from
 from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.drafts import Draft, DraftSession
 from ltd.errors import InputError
 from ltd.lookup import TextCandidates, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
-from ltd.policies.base import text_limit
+from ltd.policies.base import started, text_limit
 from ltd.tree import DraftTree, check_tree_limits
 
 NOT_ASKED = -1  # the depth of a cycle in which the draft is not asked
@@ -71,7 +72,7 @@ class Speculation:
     def start(self, prompts: list[list[int]], capacity: int) -> None:
         """Begins with new sequences of so many rows, the largest tree included; `close` ends them."""
         self.unread.clear()
-        self.call = self.policy.start(len(prompts))
+        self.call = started(self.policy, len(prompts))
         if self.max_text:
             scores = getattr(self.policy, "text_scores", None) or self.text_scores or default_text_scores()
             self.source = TextSource(len(prompts), scores, self.max_text, self.history)
@@ -111,6 +112,9 @@ class Speculation:
 
         Returns:
             the depth, `NOT_ASKED` without a draft; and the size that the policy wants verified, 0 in a plain cycle.
+
+        Raises:
+            InputError: an answer of the policy is of the wrong type.
         """
         depth = NOT_ASKED
         if not self.speculates(tree, gain, watch):
@@ -119,7 +123,7 @@ class Speculation:
             watch.lap("policy")
             self.deepen(tree, depth, watch)
             depth += 1
-        size = self.call.choose_size(tree, depth)
+        size = whole_from(self.policy, "choose_size", self.call.choose_size(tree, depth))
         watch.lap("policy")
         return depth, size
 
@@ -127,7 +131,8 @@ class Speculation:
         """Whether the policy wants any candidates in this cycle. Arguments as `grow`."""
         if self.draft is not None:
             self.unread.append(gain)
-        speculates = self.call.speculate(tree.lengths, gain.accepted.counts)
+        answer = self.call.speculate(tree.lengths, gain.accepted.counts)
+        speculates = truth_from(self.policy, "speculate", answer)
         watch.lap("policy")
         return speculates
 
@@ -137,7 +142,9 @@ class Speculation:
             return False
         if depth == NOT_ASKED and tree.text is None:
             return True
-        return depth < self.call.max_depth and self.call.continue_drafting(tree, depth)
+        if depth >= self.call.max_depth:
+            return False
+        return truth_from(self.policy, "continue_drafting", self.call.continue_drafting(tree, depth))
 
     def deepen(self, tree: DraftTree, depth: int, watch: Stopwatch) -> None:
         """Drafts one more level of a tree that was drafted to a depth, the first where that is `NOT_ASKED`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ltd.common.argument_types import as_whole, as_wholes
 from ltd.errors import InputError
 
 
@@ -35,10 +36,16 @@ class StopRule:
 
     @classmethod
     def usual(cls, prompts: list[list[int]], stop_ids: Iterable[int], max_new_tokens: int, max_length: int) -> StopRule:
-        """At most max_new_tokens new ones, and max_length with the prompt. Raises InputError if none is wanted."""
+        """At most max_new_tokens new ones, and max_length with the prompt.
+
+        Raises:
+            InputError: none is wanted, or a number is not whole.
+        """
+        max_new_tokens = as_whole(max_new_tokens, "max_new_tokens")
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens {max_new_tokens} is out of range; it must be at least 1")
-        return cls(frozenset(stop_ids), [min(max_new_tokens, max_length - len(prompt)) for prompt in prompts])
+        ends = frozenset(as_wholes(stop_ids, "stop_token_ids"))
+        return cls(ends, [min(max_new_tokens, max_length - len(prompt)) for prompt in prompts])
 
     def limit(self, row: int) -> int:
         """The most new tokens of this prompt."""

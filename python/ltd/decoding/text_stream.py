@@ -6,7 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ltd.common.argument_types import as_truth, as_wholes, check_offers
+from ltd.errors import InputError
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+TOKENIZER = ("decode", "convert_ids_to_tokens", "added_tokens_decoder", "all_special_ids")  # what is asked of one
 MOST_PENDING = 3  # bytes of an unfinished UTF-8 character, each of which may show as a replacement character
 WINDOW = 32  # tokens that are usually decoded at once, at most
 # A byte token of SentencePiece. A run of them is decoded as a whole: one wrong byte, and every byte of it is replaced.
@@ -32,12 +36,16 @@ class TextStream:
         tokenizer: of `transformers`. Its decoder must be local, as all usual ones are: besides the above, the text of
             a token may depend on whether it is the first or the last, and on the bytes beside it.
         skip_special_tokens: as `decode` takes it.
+
+    Raises:
+        InputError: an argument of the wrong type.
     """
 
     def __init__(self, tokenizer: Any, *, skip_special_tokens: bool = True) -> None:
-        self._tokenizer, self._skip = tokenizer, skip_special_tokens
+        check_offers(tokenizer, TOKENIZER, "tokenizer", "a tokenizer of transformers")
+        self._tokenizer, self._skip = tokenizer, as_truth(skip_special_tokens, "skip_special_tokens")
         self._cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
-        self._special = special_ids(tokenizer) if skip_special_tokens else frozenset[int]()
+        self._special = special_ids(tokenizer) if self._skip else frozenset[int]()
         self._begin()
 
     def _begin(self) -> None:
@@ -47,7 +55,14 @@ class TextStream:
         self._given = 0  # characters of their text, before any clean-up, that have been given out
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Adds tokens and returns the text that is certain now and was not before; maybe none."""
+        """Adds tokens and returns the text that is certain now and was not before; maybe none.
+
+        Raises:
+            InputError: something else than token ids.
+        """
+        token_ids = as_wholes(token_ids, "token_ids")
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < 2**31:
+            raise InputError(f"token_ids are {min(token_ids)} … {max(token_ids)}, but must be within 0 … 2^31 - 1")
         names = self._tokenizer.convert_ids_to_tokens(list(token_ids))
         for token, name in zip(token_ids, names, strict=True):
             is_byte = name is not None and BYTE_TOKEN.fullmatch(name) is not None

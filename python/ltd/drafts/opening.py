@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ltd.common.argument_types import as_path
 from ltd.common.assets import shipped_head
 from ltd.common.files import expand_user
 from ltd.drafts.base import Draft, Origin
@@ -93,17 +94,17 @@ def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, orig
 
 
 def find_head(draft: str | Path | None) -> Path | None:
-    """The folder of the head, or None for `NONE` and `LOOKUP`."""
+    """The folder of the head, or None for `NONE` and `LOOKUP`; InputError if it is no path."""
     if draft is None:
         return shipped_head()
-    return None if str(draft) in (NONE, LOOKUP) else expand_user(draft)
+    return None if str(as_path(draft, "draft")) in (NONE, LOOKUP) else expand_user(draft)
 
 
 def default_draft(config: PretrainedConfig) -> str | None:
     """The draft for a target if none is named: None, the shipped head, where it has the sizes for it, or `LOOKUP`."""
     head = read_config(shipped_head())
-    sizes = (head.get("vocab_size"), head.get("target_hidden_size"))
-    return None if sizes == (config.vocab_size, config.hidden_size) else LOOKUP
+    made_for = (head.get("vocab_size"), head.get("target_hidden_size"))
+    return None if made_for == tuple(getattr(config, name, None) for name in ("vocab_size", "hidden_size")) else LOOKUP
 
 
 def find_text_scores(draft: str | Path | None) -> TextScores | None:

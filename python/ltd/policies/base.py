@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
+from ltd.common.argument_types import check_offers
 from ltd.tree import DraftTree
 
 
@@ -85,6 +86,20 @@ class Policy(Protocol):
     def start(self, batch: int) -> PolicyCall:
         """The policy for one call with B sequences. One that keeps nothing between cycles may return itself."""
         ...
+
+
+def check_policy(policy: Any, wanted: str) -> None:
+    """Raises InputError, which says what is wanted, unless something can be asked as a policy is."""
+    check_offers(policy, ("max_depth", "max_size", "start"), "policy", wanted)
+
+
+def started(policy: Policy, batch: int) -> PolicyCall:
+    """`policy.start`; InputError, which names its class, if what it returns cannot be asked as a call is."""
+    call = policy.start(batch)
+    questions = ("max_depth", "keep", "speculate", "continue_drafting", "choose_size")
+    name = f"what {type(policy).__name__}.start returns"
+    check_offers(call, questions, name, f"an object with {', '.join(questions)}")
+    return call
 
 
 class MadeForHead:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ltd.common.argument_types import as_number, as_wholes
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
@@ -32,7 +33,7 @@ class DDD(StopsBySignal, FixedSize):
         size: candidates to verify, without the root.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or something else than a number.
     """
 
     floor: float = -0.3
@@ -42,11 +43,12 @@ class DDD(StopsBySignal, FixedSize):
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.max_depth, self.size)
-        if not math.isfinite(self.floor):
+        if not math.isfinite(as_number(self.floor, "floor")):
             raise InputError(f"floor is {self.floor}; it must be a finite number of nats, such as -0.3")
-        ascending = list(self.levels) == sorted(set(self.levels))
-        if not self.levels or not ascending or self.levels[0] < 1 or self.levels[-1] > MAX_DEPTH:
-            shown = "/".join(map(str, self.levels)) or "none"
+        levels = as_wholes(self.levels, "levels")
+        ascending = list(levels) == sorted(set(levels))
+        if not levels or not ascending or levels[0] < 1 or levels[-1] > MAX_DEPTH:
+            shown = "/".join(map(str, levels)) or "none"
             raise InputError(f"levels are {shown}; they must ascend within 1 … {MAX_DEPTH}, such as 5/7/9")
 
     def signal(self, tree: DraftTree) -> torch.Tensor:

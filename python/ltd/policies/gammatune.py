@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ltd.common.argument_types import as_number
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
@@ -30,7 +31,7 @@ class GammaTune:
         size: candidates to verify, without the root.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or something else than a number.
     """
 
     depth: int = 8
@@ -39,7 +40,7 @@ class GammaTune:
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.depth, self.size)
-        if not 0 < self.rate <= 1:
+        if not 0 < as_number(self.rate, "rate") <= 1:
             raise InputError(f"rate is {self.rate}; it must be above 0 and at most 1, such as 0.2")
 
     @property

@@ -17,7 +17,7 @@ class Static(FixedSize):
         size: candidates to verify, without the root; 60 is its default.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or something else than a number.
     """
 
     depth: int = 8

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ltd.common.argument_types import as_number
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.policies.tree_signals import newest_entropy
@@ -37,7 +38,7 @@ class SVIP(StopsBySignal, FixedSize):
         size: candidates to verify, without the root.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or something else than a number.
     """
 
     factor: float = 0.15
@@ -47,9 +48,10 @@ class SVIP(StopsBySignal, FixedSize):
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.max_depth, self.size)
-        if not 0 < self.factor < math.inf:
+        factor, bound = as_number(self.factor, "factor"), as_number(self.bound, "bound")
+        if not 0 < factor < math.inf:
             raise InputError(f"factor is {self.factor}; it must be above 0 and finite, such as 0.15")
-        if not 0 <= self.bound <= 1:
+        if not 0 <= bound <= 1:
             raise InputError(f"bound is {self.bound}; it is a probability, so it must be 0 … 1")
 
     def signal(self, tree: DraftTree) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ltd.common.argument_types import wrong_type
 from ltd.errors import InputError
 
 
@@ -12,6 +13,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
     None is the CPU: the CUDA kernels have not run on a GPU yet, so they are used only where somebody asks for them.
     """
+    if not isinstance(device, str | torch.device | None):
+        raise wrong_type("device", device, "cpu, cuda, cuda:N or a torch.device")
     try:
         chosen = torch.device("cpu" if device is None else device)
     except RuntimeError as error:
@@ -30,7 +33,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" or torch.cpu._is_avx2_supported() else torch.float32
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if chosen not in (torch.float32, torch.bfloat16, torch.float16):
+    if not isinstance(chosen, torch.dtype) or chosen not in (torch.float32, torch.bfloat16, torch.float16):
         raise InputError(f"dtype {dtype!r} is not supported; use auto, float32, bfloat16 or float16")
     return chosen
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
+from ltd.common.argument_types import as_path
 from ltd.common.files import cache_folder, cached, expand_user, first_line
 from ltd.errors import InputError
 from ltd.target.stored import check_sizes, load_whole, stored_in_gguf
@@ -40,7 +41,7 @@ def locate(name: str | Path | None) -> str:
     """
     if name is None or str(name) == DEFAULT_TARGET:
         return locate_default()
-    path = expand_user(name)
+    path = expand_user(as_path(name, "target"))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise InputError(f"there is no GGUF file at {path}")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ltd.common.argument_types import wrong_type
 from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
@@ -200,3 +201,9 @@ class TargetSession:
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
         self.cache.keep(rows)
+
+
+def check_target(target: object) -> None:
+    """Raises InputError unless it is a target, as where somebody gives the name of one."""
+    if not isinstance(target, Target):
+        raise wrong_type("target", target, "a Target; ltd.load makes a decoder from names and folders")

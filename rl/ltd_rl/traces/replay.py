@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from ltd.common.argument_types import truth_from, whole_from
 from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.lookup import TextCandidates
@@ -191,17 +192,21 @@ def decide(
         the depth, -1 where the head is not asked; and the size, 0 in a plain cycle.
 
     Raises:
-        InputError: a size out of range.
+        InputError: a size out of range, or an answer of the wrong type.
     """
     context, depth = generation.prompt_length + position, -1
     root, length = torch.tensor([int(generation.tokens[context])]), torch.tensor([context], dtype=torch.int32)
     tree.begin(root, length, None if text is None else text_at(text, position))
-    if not call.speculate(tree.lengths, [gain]):
+    if not truth_from(call, "speculate", call.speculate(tree.lengths, [gain])):
         return depth, 0
     first_asked = 0 if text is None else -1
-    while depth < generation.depth and (
-        depth < first_asked or (depth < call.max_depth and call.continue_drafting(tree, depth))
-    ):
+
+    def goes_on() -> bool:
+        if depth < first_asked:
+            return True
+        return depth < call.max_depth and truth_from(call, "continue_drafting", call.continue_drafting(tree, depth))
+
+    while depth < generation.depth and goes_on():
         if depth < 0:
             # Copies: the mapped file is read-only.
             capacity = generation.scores.shape[1]
@@ -212,7 +217,7 @@ def decide(
             states = torch.from_numpy(np.array(generation.states[position]))[None, None]
             tree.root_states = states if states.numel() else None
         tree.levels, depth = tree.levels + 1, depth + 1
-    size = call.choose_size(tree, depth)
+    size = whole_from(call, "choose_size", call.choose_size(tree, depth))
     if not 0 <= size <= call.max_size:
         raise InputError(f"size {size} is out of range; this policy verifies 0 … {call.max_size} candidates")
     return depth, size

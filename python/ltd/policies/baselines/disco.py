@@ -35,7 +35,7 @@ class Disco(StopsBySignal, FixedSize, MadeForHead):
         head_sha256: hash of the draft head that it was trained for; None fits any.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or something else than a number.
     """
 
     classifier: Classifier

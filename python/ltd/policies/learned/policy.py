@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 
+from ltd.common.argument_types import as_whole, as_wholes, wrong_type
 from ltd.errors import InputError
 from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Allowance, Costs
@@ -61,11 +62,13 @@ class Learned:
     allowance: Allowance = field(default_factory=Allowance, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.made_for, Setting):
+            raise wrong_type("made_for", self.made_for, "a Setting")
         width = self.made_for.width
         check_tree_limits(width, self.depth_limit, 0, self.max_text)
-        if not 0 <= self.min_depth <= self.depth_limit:
+        if not 0 <= as_whole(self.min_depth, "min_depth") <= self.depth_limit:
             raise InputError(f"min_depth {self.min_depth} is out of range; it must be 0 … {self.depth_limit}")
-        if not self.sizes or any(not 0 <= size <= MAX_SIZE for size in self.sizes):
+        if not as_wholes(self.sizes, "sizes") or any(not 0 <= size <= MAX_SIZE for size in self.sizes):
             raise InputError(f"the size ladder {list(self.sizes)} must hold sizes of 0 … {MAX_SIZE}")
         if any(low >= high for low, high in pairwise(self.sizes)):
             raise InputError(f"the size ladder {list(self.sizes)} must ascend")
