@@ -73,6 +73,8 @@ class PPOConfig:
             raise InputError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
         if self.target_kl is not None and not 0 < self.target_kl < math.inf:
             raise InputError(f"target_kl is {self.target_kl}; it must be a positive number")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed is {self.seed}; it must be 0 … 2^31 - 1")
         for name in ("pi_arch", "vf_arch"):
             layers = getattr(self, name)
             if len(layers) >= MAX_LAYERS or any(units < 1 for units in layers):
