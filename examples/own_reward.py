@@ -31,9 +31,8 @@ def main(folder, steps="10000"):
     for kind in (RatioReward, PatientReward):
         reward = kind(plain_seconds=float(outcomes.plain_seconds.mean()))
         env = ReplayVecEnv(outcomes, "size", Summary(best=8, newest=8), reward, "random", count=8, seed=0)
-        model = PPO("MlpPolicy", env, n_steps=64, batch_size=256, learning_rate=3e-3, seed=0, device="cpu")
-        model.learn(int(steps))
-        actions, _ = model.predict(np.concatenate([env.reset() for _ in range(25)]), deterministic=True)
+        ppo = PPO("MlpPolicy", env, n_steps=64, batch_size=256, learning_rate=3e-3, seed=0, device="cpu")
+        actions, _ = ppo.learn(int(steps)).predict(np.concatenate([env.reset() for _ in range(25)]), deterministic=True)
         print(f"{kind.__name__}: {np.array(outcomes.sizes)[actions].mean():.1f} candidates on average")
 
 

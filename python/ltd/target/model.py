@@ -70,8 +70,8 @@ def read_config(place: str) -> PretrainedConfig:
     What is in it is looked at as JSON first: no code that a folder brings along is ever asked for, let alone run.
 
     Raises:
-        InputError: it cannot be read, is not of a supported family, says numbers that no model can have, or asks for more than its
-            folder holds.
+        InputError: it cannot be read, is not of a supported family, says numbers that no model can have, or
+            asks for more than its folder holds.
     """
     try:
         file = Path(place, CONFIG) if Path(place).is_dir() else Path(str(cached_file(place, CONFIG)))
