@@ -46,7 +46,8 @@ def stored_in(folder: Path) -> Stored:
                 with safe_open(file, framework="pt") as content:
                     shapes += [content.get_slice(name).get_shape() for name in content.keys()]  # noqa: SIM118
             except (SafetensorError, OSError, ValueError) as error:
-                raise InputError(f"cannot load the model in {str(folder)!r}: {file.name}: {reason_of(error)}") from error
+                what = f"cannot load the model in {str(folder)!r}: {file.name}"
+                raise InputError(f"{what}: {reason_of(error)}") from error
         return Stored(len(shapes), sum(map(_product, shapes)))
     size = sum(file.stat().st_size for file in folder.glob("*.bin"))
     return Stored(size // LEAST_BYTES, size)
