@@ -8,7 +8,6 @@ import typer
 
 from ltd.cli.analyze import analyze
 from ltd.cli.calibrate import calibrate
-from ltd.cli.command import CheckedCommand
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
 from ltd.cli.generate import generate
@@ -20,6 +19,7 @@ from ltd.cli.train_acceptance import train_acceptance
 from ltd.cli.train_baseline import train_baseline
 from ltd.cli.train_draft import train_draft
 from ltd.cli.tune import tune
+from ltd.common.command import CheckedCommand
 
 ABOUT = "Learning to Draft: a language model generates the same text, faster."
 

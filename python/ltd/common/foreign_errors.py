@@ -17,8 +17,9 @@ def reason_of(error: BaseException) -> str:
         line = " ".join(text.split())
     if isinstance(error, KeyError) and len(error.args) == 1:
         (key,) = error.args
-        is_sentence = isinstance(key, str) and " " in key
-        return key.splitlines()[0] if is_sentence else f"{key!r} is missing, or is no name that is known there"
+        if isinstance(key, str) and " " in key.strip():  # a sentence, which Python would put into quotes
+            return key.strip().splitlines()[0]
+        return f"{key!r} is missing, or is no name that is known there"
     if isinstance(error, ArithmeticError):
         return f"one of its numbers is 0 or too large ({line})"
     if isinstance(error, AttributeError | IndexError | TypeError):

@@ -66,7 +66,7 @@ class PPOConfig:
         for name in ("total_timesteps", "eval_freq", "n_steps", "n_epochs", "count"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name, most in (("gamma", 1.0), ("ent_coef", math.inf), ("lr", math.inf)):
+        for name, most in (("gamma", 1.0), ("ent_coef", 1e6), ("lr", 1e6)):
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 0 … {most}")
         if self.activation not in ACTIVATIONS:

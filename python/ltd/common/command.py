@@ -1,9 +1,9 @@
-"""What every command refuses before it runs: flags that contradict each other, and empty values."""
+"""What every command line refuses before it runs: flags that contradict each other, and empty values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperOption
 
@@ -14,7 +14,12 @@ class CheckedCommand(TyperCommand):
     """A command whose options are looked at as they were typed.
 
     An empty path would otherwise be the current folder, and of two contradicting flags the last would count.
+
+    Attributes:
+        takes_empty: whether an empty value is as good as none, for options that may be left out.
     """
+
+    takes_empty: ClassVar[bool] = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses as usual, after the checks; a usage error without a context gets this one, which names the command.
@@ -26,7 +31,9 @@ class CheckedCommand(TyperCommand):
             values, _, order = self.make_parser(ctx).parse_args(args=list(args))
             for option in self.get_params(ctx):
                 if isinstance(option, TyperOption):
-                    check_option(option, values.get(str(option.name)), order)
+                    check_opposites(option, order)
+                    if option.required or not self.takes_empty:
+                        check_empty(option, values.get(str(option.name)))
             return super().parse_args(ctx, args)
         except Exception as error:
             if getattr(error, "ctx", self) is None:
@@ -34,17 +41,16 @@ class CheckedCommand(TyperCommand):
             raise
 
 
-def check_option(option: TyperOption, value: Any, order: Sequence[Any]) -> None:
-    """Raises InputError if an option is empty, or a flag and its opposite were both given.
-
-    Args:
-        option: one of a command.
-        value: as it was typed; None if it was not, and a sequence where there are several.
-        order: the parameters in the order in which they were typed.
-    """
-    name = option.opts[0]
+def check_opposites(option: TyperOption, order: Sequence[Any]) -> None:
+    """Raises InputError if a flag and its opposite are both in the order in which the parameters were typed."""
     if option.secondary_opts and sum(typed is option for typed in order) > 1:
-        raise InputError(f"{name} and {option.secondary_opts[0]} exclude each other; give one of them, once")
+        names = f"{option.opts[0]} and {option.secondary_opts[0]}"
+        raise InputError(f"{names} exclude each other; give one of them, once")
+
+
+def check_empty(option: TyperOption, value: Any) -> None:
+    """Raises InputError if an option is empty; its value is as it was typed, several in a sequence, and None for none."""
     parts = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(part, str) and not part.strip() for part in parts):
-        raise InputError(f"{name} is empty; give it a value{'' if option.required else ', or leave it out'}")
+        advice = "" if option.required else ", or leave it out"
+        raise InputError(f"{option.opts[0]} is empty; give it a value{advice}")
