@@ -48,7 +48,7 @@ def test_a_context_that_holds_no_answer(changed: Callable[..., str]) -> None:
         ltd.load(folder, "none")
 
 
-@pytest.mark.parametrize("value", [0, 0.0, -1e4, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [0, 0.0, -1e4, float("inf"), float("nan"), 10**400])
 @pytest.mark.parametrize("name", ["rope_theta", "factor", "original_max_position_embeddings"])
 def test_positions_that_cannot_be_turned(changed: Callable[..., str], name: str, value: float) -> None:
     folder = changed(rope_parameters={**LINEAR, name: value})

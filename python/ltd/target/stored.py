@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,8 @@ def check_numbers(config: PretrainedConfig, place: str) -> None:
             f"the config of {place!r} says {config.num_attention_heads} heads of {head_dim} numbers for {kv_heads} "
             "key/value heads; heads must be a multiple of these, and of an even number"
         )
-    rope = getattr(config, "rope_parameters", None) or {}
+    stated = getattr(config, "rope_parameters", None)
+    rope = stated if isinstance(stated, Mapping) else {}
     parts = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]  # one for each kind of layer, or all
     for name, number in ((name, part[name]) for part in parts for name in ROPE_NUMBERS if part.get(name) is not None):
         if not _is_real(number) or number <= 0:
@@ -165,7 +166,7 @@ def _some(names: list[str]) -> str:
 
 
 def _is_real(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _product(shape: list[int]) -> int:
