@@ -24,7 +24,9 @@ from ltd.common.files import cache_folder, file_hash, write_text
 from ltd.common.journal import Record
 from ltd.common.json_files import read_json
 from ltd.common.lock import only_run
+from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.opening import LOOKUP
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.method_table import BASELINE
@@ -41,7 +43,8 @@ from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder, shipped_bundle
 from ltd.policies.rule_file import RULE, write_rule
 from ltd.policies.static import Static
-from ltd.policy_choice import setting_of
+from ltd.policy_choice import expected_setting
+from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.comparison import validation_of, winner
 from ltd_rl.baselines.both_search import best_both, best_lookup
@@ -136,8 +139,10 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
         InputError: something in the config or the data is wrong; before any long work, as far as it is known then.
     """
     check_questions(config)
-    work = prepare(config, load)
-    with only_run(work.folder):
+    setting = expected(config)
+    folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
+    with only_run(folder):
+        work = prepare(config, setting, folder, load)
         latency = measure_costs(work)
         split = record_traces(work)
         text = fit_text_scores(split.known, LOOKED_UP)
@@ -152,17 +157,26 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
         return keep(work, policy, static, rule, results, names)
 
 
-def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
-    """Loads the models and finds the folders."""
-    decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
-    here = setting_of(decoder)
+def expected(config: TuneConfig) -> Setting:
+    """What the policies will be made for, known without loading weights.
+
+    Raises:
+        InputError: there is no such target or head, or none that a bundle can be known to belong to.
+    """
+    set_threads(config.threads)  # a setting has the number of threads
+    device = resolve_device(None)
+    here = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
     assert here is not None, "TuneConfig takes no draft none"
-    setting = replace(here, target=Path(config.target or DEFAULT_TARGET).name)
-    if setting.head_sha256 is None:
+    if here.head_sha256 is None:
         raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
-    if decoder.draft is None and config.trainer == "ppo":
+    if here.head_sha256 == LOOKUP and config.trainer == "ppo":
         raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
-    folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
+    return replace(here, target=Path(config.target or DEFAULT_TARGET).name)
+
+
+def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
+    """Loads the models, and writes the questions where none are given."""
+    decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
     data_dir = config.data_dir
     if data_dir is None:
         data_dir = folder / QUESTIONS
