@@ -34,7 +34,8 @@ from ltd.evaluation.questions import load_questions
 from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
-from ltd.lookup import TEXT_FEATURES, TextScores
+from ltd.lookup import TEXT_FEATURES
+from ltd.lookup.scores import default_text_scores
 from ltd.policies.grid import write_grid
 from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, remove_bundle, save_bundle
 from ltd.policies import Both, Lookup, Policy
@@ -151,7 +152,7 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
             outcomes_of(side, latency, sizes, depth, text, LOOKED_UP) for side in (split.training, split.validation)
         )
         static = best_setting(outcomes_of(split.known, latency, sizes, depth)) if work.drafts else None
-        rule = best_rule(work, split.known, latency, text)
+        rule = best_rule(work, split.known, latency)
         policy = train(work, latency, static, training, validation)
         results, names = compare(work, split.comparison, static, rule)
         return keep(work, policy, static, rule, results, names)
@@ -264,12 +265,13 @@ def best_setting(outcomes: Outcomes) -> tuple[int, int]:
     return depth, outcomes.sizes[step]
 
 
-def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel, text: TextScores) -> Both | Lookup:
-    """The best policy without networks: of both sources, or of the text alone where there is no draft."""
-    if work.drafts:
-        return best_both(known, latency, text)[0]
-    assert work.decoder.text_scores is not None, "a decoder without a draft looks tokens up"
-    return best_lookup(known, latency, work.decoder.text_scores)[0]  # by what it decodes with
+def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel) -> Both | Lookup:
+    """The best policy without networks: of both sources, or of the text alone where there is no draft.
+
+    A rule keeps no scores of its own, so it is searched by those that the decoder has.
+    """
+    scores = work.decoder.text_scores or default_text_scores()
+    return best_both(known, latency, scores)[0] if work.drafts else best_lookup(known, latency, scores)[0]
 
 
 def compare(
