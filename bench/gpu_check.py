@@ -13,6 +13,7 @@ Only the standard library is used here, since the first step makes the environme
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -134,7 +135,21 @@ def with_json(name: str, work: Callable[[Path], None]) -> dict[str, Any]:
     """What `work` writes into the file that it is given."""
     file = OUT / f"{name}-results.json"
     work(file)
-    content: dict[str, Any] = json.loads(file.read_text())
+    return read_object(file)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. `ltd.common.json_files` is not there before the first step has made it.
+
+    Raises:
+        StepError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StepError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise StepError(f"{file} holds no JSON object")
     return content
 
 
@@ -162,10 +177,11 @@ def run_step(name: str, step: Callable[[], dict[str, Any] | None], state: str) -
     """Runs a step, unless it has succeeded already in the same state of the sources, and keeps its result."""
     file = OUT / f"{re.sub(r'[^a-z]+', '-', name)}.json"
     if file.is_file():
-        kept = json.loads(file.read_text())
-        if kept["state"] == state:
-            print(f"== {name}: done before")
-            return Done(True, results=kept["results"])
+        with contextlib.suppress(StepError):  # damaged: the step is done again
+            kept = read_object(file)
+            if kept.get("state") == state and "results" in kept:
+                print(f"== {name}: done before")
+                return Done(True, results=kept["results"])
     print(f"== {name}", flush=True)
     try:
         results = step()

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ltd.common.files import write_text
+from ltd.common.json_files import Real, read_json
 from ltd.policies.learned.bundle import FACTS, Bundle, save_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.policy import Learned
@@ -105,13 +107,21 @@ def bundle_folder(out: Path, row: str) -> Path:
 # --- time ---
 
 
+class StageClock(TypedDict):
+    """What the file of a stage says: the seconds that it took so far, and whether it is finished."""
+
+    wall_seconds: Real
+    cpu_seconds: Real
+    finished: bool
+
+
 @contextmanager
 def on_the_clock(folder: Path) -> Iterator[None]:
     """Adds the seconds of a stage to those in its folder, unless it had been finished; also if it is interrupted."""
     file = folder / CLOCK
-    taken: dict[str, Any] = {"wall_seconds": 0.0, "cpu_seconds": 0.0, "finished": False}
+    taken: StageClock = {"wall_seconds": 0.0, "cpu_seconds": 0.0, "finished": False}
     if file.exists():
-        taken = json.loads(file.read_text(encoding="utf-8"))
+        taken = read_json(file, StageClock, str(file))
     finished, wall, cpu = taken["finished"], time.perf_counter(), time.process_time()
     try:
         yield
@@ -126,8 +136,11 @@ def on_the_clock(folder: Path) -> Iterator[None]:
 
 def clocked(folders: Sequence[Path]) -> dict[str, float]:
     """The seconds of several stages together."""
-    read = [json.loads((folder / CLOCK).read_text(encoding="utf-8")) for folder in folders]
-    return {name: sum(taken[name] for taken in read) for name in ("wall_seconds", "cpu_seconds")}
+    read = [read_json(folder / CLOCK, StageClock, str(folder / CLOCK)) for folder in folders]
+    return {
+        "wall_seconds": sum(taken["wall_seconds"] for taken in read),
+        "cpu_seconds": sum(taken["cpu_seconds"] for taken in read),
+    }
 
 
 # --- exact ---

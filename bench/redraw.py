@@ -7,11 +7,11 @@ Pictures whose numbers are not stored are left as they are.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ltd.common.files import write_bytes
+from ltd.common.json_files import read_json
 from ltd.common.table import png
 from ltd.evaluation.chain_plots import pareto_points, plot_pareto
 from ltd.evaluation.methods import split_label
@@ -80,9 +80,10 @@ def pictures(results: Path = RESULTS) -> dict[Path, bytes]:
     }
 
 
-def read(folder: Path) -> Any:
+def read(folder: Path) -> dict[str, Any]:
     """The results in a folder."""
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    file = folder / "results.json"
+    return read_json(file, dict[str, Any], str(file))
 
 
 if __name__ == "__main__":

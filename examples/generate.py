@@ -7,18 +7,24 @@ many tokens it gained per cycle, and how fast it would come without drafting: th
 import sys
 
 import ltd
+from ltd.common.program import run_words
 
-decoder = ltd.load(*sys.argv[1:3])
-prompt = decoder.encode("Why is the sky blue?")
 
-answer = decoder.generate(prompt, max_new_tokens=64)
-print(decoder.tokenizer.decode(answer.token_ids, skip_special_tokens=True))
-print(
-    f"{answer.statistics.acceptance_length:.2f} tokens per cycle, "
-    f"{answer.statistics.tokens_per_second:.1f} tokens per second",
-    file=sys.stderr,
-)
+def main(target=None, head=None):
+    decoder = ltd.load(target, head)
+    prompt = decoder.encode("Why is the sky blue?")
 
-plain = decoder.generate(prompt, max_new_tokens=64, policy="none")
-print(f"{plain.statistics.tokens_per_second:.1f} without drafting", file=sys.stderr)
-assert plain.token_ids == answer.token_ids
+    answer = decoder.generate(prompt, max_new_tokens=64)
+    print(decoder.tokenizer.decode(answer.token_ids, skip_special_tokens=True))
+    print(
+        f"{answer.statistics.acceptance_length:.2f} tokens per cycle, "
+        f"{answer.statistics.tokens_per_second:.1f} tokens per second",
+        file=sys.stderr,
+    )
+
+    plain = decoder.generate(prompt, max_new_tokens=64, policy="none")
+    print(f"{plain.statistics.tokens_per_second:.1f} without drafting", file=sys.stderr)
+    assert plain.token_ids == answer.token_ids
+
+
+run_words(main, "python examples/generate.py [TARGET HEAD]")

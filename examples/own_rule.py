@@ -5,9 +5,9 @@ remembers something between cycles returns a new object from `start`. A rule can
 """
 
 import math
-import sys
 
 import ltd
+from ltd.common.program import run_words
 
 
 class WhileLikely:
@@ -29,6 +29,10 @@ class WhileLikely:
         return 4 * (depth + 1)
 
 
-decoder = ltd.load(*sys.argv[1:3], policy=WhileLikely())
-answer = decoder.generate(decoder.encode("Count from one to twenty."), max_new_tokens=64)
-print(*(f"{depth}:{size}" for depth, size in zip(answer.statistics.depths, answer.statistics.sizes, strict=True)))
+def main(target=None, head=None):
+    decoder = ltd.load(target, head, policy=WhileLikely())
+    told = decoder.generate(decoder.encode("Count from one to twenty."), max_new_tokens=64).statistics
+    print(*(f"{depth}:{size}" for depth, size in zip(told.depths, told.sizes, strict=True)))
+
+
+run_words(main, "python examples/own_rule.py [TARGET HEAD]")

@@ -4,14 +4,18 @@ You see the text grow cycle by cycle. A cycle gains several tokens, and a charac
 of them; `TextStream` gives out text as soon as it is certain, and the pieces are together what `decode` makes of all.
 """
 
-import sys
-
 import ltd
+from ltd.common.program import run_words
 
-decoder = ltd.load(*sys.argv[1:3])
-prompt = decoder.encode("Write a poem about the sea, with emoji.")
 
-stream = ltd.TextStream(decoder.tokenizer)
-for tokens in decoder.stream(prompt, max_new_tokens=64):
-    print(stream.push(tokens), end="", flush=True)
-print(stream.finish())
+def main(target=None, head=None):
+    decoder = ltd.load(target, head)
+    prompt = decoder.encode("Write a poem about the sea, with emoji.")
+
+    stream = ltd.TextStream(decoder.tokenizer)
+    for tokens in decoder.stream(prompt, max_new_tokens=64):
+        print(stream.push(tokens), end="", flush=True)
+    print(stream.finish())
+
+
+run_words(main, "python examples/stream.py [TARGET HEAD]")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ltd.common.differences import MARKS, difference
 from ltd.common.journal import Journal
 from ltd.common.lock import LOCK, holds_nothing, only_run
 from ltd.errors import InputError
@@ -42,6 +43,30 @@ def test_a_journal_of_other_settings_names_the_difference(tmp_path: Path) -> Non
         Journal(tmp_path / "j", {"limit": 4, "seed": 0})
     with pytest.raises(InputError, match="more None, and this one has 1"):
         Journal(tmp_path / "j", {"limit": 3, "seed": 0, "more": 1})
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_what_nobody_gave_is_told_in_words(tmp_path: Path, mark: str) -> None:
+    Journal(tmp_path / "j", {"a": 1, mark: "5f0e"}).__exit__(None, None, None)
+    with pytest.raises(InputError, match=f"holds a run with {MARKS[mark]} than this one's; use the same") as told:
+        Journal(tmp_path / "j", {"a": 1, mark: "77ab"})
+    assert "_" not in str(told.value).replace(str(tmp_path), "") and "5f0e" not in str(told.value)
+    with pytest.raises(InputError, match="holds a run with methods None, and this one has 2"):  # which explains it
+        Journal(tmp_path / "j", {"a": 1, "methods": 2})
+
+
+JSON = st.recursive(st.none() | st.integers() | st.text(), lambda parts: st.lists(parts, max_size=2))
+SETTINGS = st.dictionaries(st.sampled_from([*MARKS, "a", "z"]), JSON)
+
+
+@given(SETTINGS, SETTINGS)
+def test_a_difference_is_told_where_there_is_one(before: dict[str, Any], now: dict[str, Any]) -> None:
+    different = sorted(name for name in before | now if before.get(name) != now.get(name))
+    named = [name for name in different if name not in MARKS]
+    found = difference(before, now)
+    assert (found is None) == (not different)
+    if found is not None:
+        assert found.startswith(f"with {named[0]} " if named else f"with {MARKS[different[0]]} ")
 
 
 @pytest.mark.parametrize("content", [b'{"settings": {}}\nnot json\n{}\n', b"\xff\n", b"[1]\n"])

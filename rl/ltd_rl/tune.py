@@ -24,7 +24,9 @@ from ltd.common.files import cache_folder, file_hash, write_text
 from ltd.common.journal import Record
 from ltd.common.json_files import read_json
 from ltd.common.lock import only_run
+from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.opening import LOOKUP
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.method_table import BASELINE
@@ -32,7 +34,7 @@ from ltd.evaluation.questions import load_questions
 from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
-from ltd.lookup import TEXT_FEATURES, TextScores
+from ltd.lookup import TEXT_FEATURES, default_text_scores
 from ltd.policies.grid import write_grid
 from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, remove_bundle, save_bundle
 from ltd.policies import Both, Lookup, Policy
@@ -41,7 +43,8 @@ from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder, shipped_bundle
 from ltd.policies.rule_file import RULE, write_rule
 from ltd.policies.static import Static
-from ltd.policy_choice import setting_of
+from ltd.policy_choice import expected_setting
+from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.comparison import validation_of, winner
 from ltd_rl.baselines.both_search import best_both, best_lookup
@@ -136,8 +139,10 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
         InputError: something in the config or the data is wrong; before any long work, as far as it is known then.
     """
     check_questions(config)
-    work = prepare(config, load)
-    with only_run(work.folder):
+    setting = expected(config)
+    folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
+    with only_run(folder):
+        work = prepare(config, setting, folder, load)
         latency = measure_costs(work)
         split = record_traces(work)
         text = fit_text_scores(split.known, LOOKED_UP)
@@ -146,23 +151,32 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
             outcomes_of(side, latency, sizes, depth, text, LOOKED_UP) for side in (split.training, split.validation)
         )
         static = best_setting(outcomes_of(split.known, latency, sizes, depth)) if work.drafts else None
-        rule = best_rule(work, split.known, latency, text)
+        rule = best_rule(work, split.known, latency)
         policy = train(work, latency, static, training, validation)
         results, names = compare(work, split.comparison, static, rule)
         return keep(work, policy, static, rule, results, names)
 
 
-def prepare(config: TuneConfig, load: Callable[..., Decoder]) -> Work:
-    """Loads the models and finds the folders."""
-    decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
-    here = setting_of(decoder)
+def expected(config: TuneConfig) -> Setting:
+    """What the policies will be made for, known without loading weights.
+
+    Raises:
+        InputError: there is no such target or head, or none that a bundle can be known to belong to.
+    """
+    set_threads(config.threads)  # a setting has the number of threads
+    device = resolve_device(None)
+    here = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
     assert here is not None, "TuneConfig takes no draft none"
-    setting = replace(here, target=Path(config.target or DEFAULT_TARGET).name)
-    if setting.head_sha256 is None:
+    if here.head_sha256 is None:
         raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
-    if decoder.draft is None and config.trainer == "ppo":
+    if here.head_sha256 == LOOKUP and config.trainer == "ppo":
         raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
-    folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
+    return replace(here, target=Path(config.target or DEFAULT_TARGET).name)
+
+
+def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
+    """Loads the models, and writes the questions where none are given."""
+    decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
     data_dir = config.data_dir
     if data_dir is None:
         data_dir = folder / QUESTIONS
@@ -250,12 +264,13 @@ def best_setting(outcomes: Outcomes) -> tuple[int, int]:
     return depth, outcomes.sizes[step]
 
 
-def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel, text: TextScores) -> Both | Lookup:
-    """The best policy without networks: of both sources, or of the text alone where there is no draft."""
-    if work.drafts:
-        return best_both(known, latency, text)[0]
-    assert work.decoder.text_scores is not None, "a decoder without a draft looks tokens up"
-    return best_lookup(known, latency, work.decoder.text_scores)[0]  # by what it decodes with
+def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel) -> Both | Lookup:
+    """The best policy without networks: of both sources, or of the text alone where there is no draft.
+
+    A rule keeps no scores of its own, so it is searched by those that the decoder has.
+    """
+    scores = work.decoder.text_scores or default_text_scores()
+    return best_both(known, latency, scores)[0] if work.drafts else best_lookup(known, latency, scores)[0]
 
 
 def compare(

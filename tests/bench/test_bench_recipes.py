@@ -153,6 +153,9 @@ def test_the_clock_goes_on_after_an_interruption_and_stops_in_the_end(tmp_path: 
             assert after["finished"] and after["wall_seconds"] > before["wall_seconds"]
         else:
             assert after == before
+    (tmp_path / "seconds.json").write_text('{"wall_seconds": 1}')
+    with pytest.raises(InputError, match=r"seconds\.json lacks"), on_the_clock(tmp_path):
+        pass
 
 
 def test_steps_are_a_share_of_the_papers() -> None:

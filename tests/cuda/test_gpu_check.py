@@ -65,6 +65,25 @@ def test_a_changed_source_makes_all_run_again(ran: list[str], monkeypatch: pytes
     assert ran == list(gpu_check.STEPS)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"state": "same"}'])
+def test_a_step_whose_result_is_damaged_runs_again(ran: list[str], tmp_path: Path, content: str) -> None:
+    gpu_check.main([])
+    (tmp_path / "out" / "build.json").write_text(content)
+    ran.clear()
+    ran.append("operators' tests")
+    assert gpu_check.main([]) == 0
+    assert ran[1:] == ["build", "operators' tests"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_results_that_are_no_object_fail_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr(gpu_check, "OUT", tmp_path)
+    with pytest.raises(StepError, match=r"x-results\.json"):
+        gpu_check.with_json("x", lambda file: None if content is None else file.write_text(content))
+
+
 def test_without_a_build_nothing_else_is_tried(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise StepError("no compiler")

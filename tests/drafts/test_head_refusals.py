@@ -67,6 +67,16 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, name: str, number
         load(folder)
 
 
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
+def test_numbers_that_make_no_positions_or_norms_are_refused(folder: Path, value: float) -> None:
+    change(folder, rope_theta=value)
+    with pytest.raises(InputError, match="rope_theta"):
+        load(folder)
+    change(folder, rope_theta=1e4, rms_norm_eps=-1.0 if value == 0 else value)
+    with pytest.raises(InputError, match="rms_norm_eps"):
+        load(folder)
+
+
 @pytest.mark.parametrize("place", ["flat", "nested"])
 @pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_pytorch_tanh", 7])
 def test_another_activation_is_refused(folder: Path, place: str, activation: Any) -> None:

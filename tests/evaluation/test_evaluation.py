@@ -84,6 +84,12 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
         ({"methods": ("transformers:magic",)}, "unknown method 'transformers:magic'"),
         ({"methods": ("transformers:lookup:tokens=0",)}, "with N at least 1"),
         ({"methods": ("transformers:assisted",), "chain": "nowhere"}, "no chain draft in nowhere"),
+        ({"methods": ("none", "=static:2:3")}, "'=static:2:3' has an empty label; write LABEL=static:2:3"),
+        ({"methods": ("none", " =ddd")}, "empty label"),
+        ({"methods": ("grid:",)}, "name of a file or folder is empty"),
+        ({"target": ""}, "name of a file or folder is empty"),
+        ({"chain": "somewhere"}, "no method here uses a chain draft"),
+        ({"temperature": 1.0, "seed": 2**63 - 1}, f"each of the 3 questions .* must be 0 … {2**63 - 3}"),
         ({"turns": 0}, "turns is 0"),
         ({"methods": ("none", "none")}, "name each method once"),
         ({"against": "ddd"}, "no method 'ddd' in this run to compare with; it has none, eagle3, static:2:4"),
@@ -97,6 +103,12 @@ def test_bad_input_is_told_before_a_model_loads(config: EvalConfig, changes: dic
     with pytest.raises(InputError, match=complaint):
         evaluate(replace(config, **changes), load=must_not_load)
     assert not (config.out / "results.json").exists()
+
+
+def test_the_last_seeds_are_taken(config: EvalConfig) -> None:
+    last = 2**63 - 3
+    results = evaluate(replace(config, methods=("none",), temperature=1.0, seed=last, max_new_tokens=2))
+    assert results["settings"]["seed"] == last and len(results["samples"]) == 4
 
 
 def test_an_out_folder_that_is_a_file_is_told_before_a_model_loads(config: EvalConfig, tmp_path: Path) -> None:
@@ -386,6 +398,9 @@ def test_a_check_of_chains(config: EvalConfig, chain: str, tmp_path: Path) -> No
         CheckConfig(config.data_dir, tmp_path / "check.json", config.tasks, max_new_tokens=8, method="chain:3", **model)
     )
     assert is_lossless(results) and len(results["prompts"]) == 4
+    trees = CheckConfig(config.data_dir, tmp_path / "trees.json", config.tasks, method="eagle3", **model)
+    with pytest.raises(InputError, match="no method here uses a chain draft"):
+        check(trees, must_not_load)
 
 
 def test_adding_a_method_to_a_run_is_refused(config: EvalConfig) -> None:

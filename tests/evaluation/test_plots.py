@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from rich.console import Console
 
+from ltd.errors import InputError
 from ltd.evaluation.chain_plots import draw_pareto, plot_pareto, series
 from ltd.evaluation.choice_plots import draw_time
 from ltd.evaluation.plots import MANY, MANY_BARS, REACH, TIME_COLOURS, TIME_LABELS, draw_speed
@@ -181,6 +182,16 @@ def test_tables_do_not_divide_time_from_outside(tmp_path: Path) -> None:
 
 
 # --- stored pictures ---
+
+
+def test_stored_numbers_that_are_none_are_told(tmp_path: Path) -> None:
+    from redraw import read
+
+    for content in (None, "{", "[]"):
+        if content is not None:
+            (tmp_path / "results.json").write_text(content)
+        with pytest.raises(InputError, match=r"results\.json"):
+            read(tmp_path)
 
 
 def test_stored_pictures_are_drawn_from_stored_numbers() -> None:

@@ -28,13 +28,15 @@ SCRIPTS = ["train_size.sh", "train_depth.sh", "eval.sh"]
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """shown(name, argument, …) runs a program among the examples and returns what it prints."""
+    """shown(name, argument, …) runs a program among the examples, which must end well, and returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
-        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        assert ended.value.code == 0
         return capsys.readouterr().out
 
     return run
@@ -112,6 +114,47 @@ def test_own_reward(shown: Callable[..., str], tmp_path: Path) -> None:
     lines = shown("own_reward.py", tmp_path, 4096)
     sizes = dict(re.findall(r"^(\w+): ([0-9.]+) candidates on average$", lines, flags=re.MULTILINE))
     assert 2 <= float(sizes["RatioReward"]) < float(sizes["PatientReward"]) <= 60
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """refused(name, argument, …) runs a program among the examples, and returns the one sentence that it must end with."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ")
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize("name", TINY_MODELS + TINY_TRACES)
+def test_a_wrong_call_is_told_how_it_is_called(refused: Callable[..., str], name: str) -> None:
+    if name == "own_reward.py":
+        pytest.importorskip("stable_baselines3")
+    usage = re.search(r"`(python examples/[^`]+)`", (EXAMPLES / name).read_text())
+    assert usage is not None
+    for arguments in ((), ("a", "b", "c")) if name in TINY_TRACES else (("a", "b", "c"),):
+        assert refused(name, *arguments).endswith(f"; write: {usage[1]}\n")
+
+
+@pytest.mark.parametrize("name", TINY_MODELS + TINY_TRACES)
+def test_a_wrong_folder_is_one_sentence(refused: Callable[..., str], name: str) -> None:
+    if name == "own_reward.py":
+        pytest.importorskip("stable_baselines3")
+    for folder in ("/no/such/folder", ""):
+        assert folder in refused(name, folder)
+
+
+def test_steps_are_a_number(refused: Callable[..., str]) -> None:
+    pytest.importorskip("stable_baselines3")
+    for steps in ("many", "0", "-1", "1.5"):
+        assert f"STEPS is {steps!r}" in refused("own_reward.py", "folder", steps)
 
 
 def run_script(name: str, *arguments: object) -> str:

@@ -233,8 +233,8 @@ def set_at(values: dict[str, Any], path: str, value: Any) -> None:
     [
         ("format", "other", "holds no latencies"),
         ("schema", 2, "has version 2 of the format, this ltd reads 1"),
-        ("setup", None, "setup = None: input should be an object"),
-        ("rounds", "many", "rounds = 'many': input should be a valid integer"),
+        ("setup", None, "setup = None, but it must be an object"),
+        ("rounds", "many", "rounds = 'many', but it must be a whole number"),
         ("parts/plain", None, "plain: it is no object"),
         ("parts/verify/sizes", [5, 5], "verify: its sizes are not increasing"),
         ("parts/verify/lengths", [], "verify: its lengths are not increasing"),

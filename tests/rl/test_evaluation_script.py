@@ -128,6 +128,18 @@ def test_one_sentence_about_a_mistake(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_empty_folder_is_not_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, values in (("save_path", ("x", "")), ("data_dir", ("", "x"))):
+        assert main(["--data_dir", values[0], "--save_path", values[1], "--base_model_path", ""]) == 2
+        assert capsys.readouterr().err == f"error: --{name} is empty; give it a value\n"
+    assert main(["--data_dir", "x", "--save_path"]) == 2
+    assert capsys.readouterr().err.endswith("; see evaluate.py --help\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_policies_that_do_not_go_together_are_refused(
     zips: tuple[Path, Path], bundle: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -147,11 +147,11 @@ def test_the_grid_holds_what_every_setting_comes_to(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["disco", "--samples", "SAMPLES", "--traces", "x"], "not on traces"),
-        (["grid", "--samples", "SAMPLES"], "reads no samples"),
-        (["rules", "--samples", "SAMPLES"], "reads no samples"),
+        (["disco", "--samples", "SAMPLES", "--traces", "x"], "disco makes no use of --traces"),
+        (["grid", "--samples", "SAMPLES"], "grid makes no use of --samples"),
+        (["rules", "--samples", "SAMPLES"], "rules makes no use of --samples"),
         (["rules", "--latency", "nowhere.json"], "nowhere.json"),
-        (["grid", "--networks", "x"], "reads no --networks"),
+        (["grid", "--networks", "x"], "grid makes no use of --networks"),
         (["disco", "--samples", "nowhere"], "there are no samples"),
         (["other"], "other"),
         (["disco", "--tasks", "gsm8k"], "give --data-dir"),

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from ltd.cli import main
+from ltd.common.files import cache_folder
+from ltd.common.lock import LOCK, only_run
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
@@ -279,6 +281,30 @@ def test_bad_settings_are_told_before_a_model_loads(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         tune(replace(config, **changes), must_not_load)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_second_run_in_the_same_folder_is_told_before_a_model_loads(config: TuneConfig, named: bool) -> None:
+    if not named:  # in the user's cache, under a name that depends on the setting
+        config = replace(config, out=None)
+    seen: list[Path] = []
+
+    def load_and_stop(*_: Any, **__: Any) -> Any:
+        seen.extend(file.parent for folder in (config.out, cache_folder()) if folder for file in folder.rglob(LOCK))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(config, load_and_stop)
+    (folder,) = seen  # which is held when the model is asked for
+    assert folder == config.out if named else folder.parent == cache_folder() / "tuning"
+    with only_run(folder), pytest.raises(InputError, match=f"another run is at work in {folder}"):
+        tune(config, must_not_load)
+
+
+def test_the_folder_in_the_cache_is_that_of_the_loaded_setting(config: TuneConfig) -> None:
+    here = setting_of(load(config.target, config.draft, dtype="float32"))
+    assert here is not None and config.target is not None
+    assert tuning.expected(config) == replace(here, target=Path(config.target).name)
 
 
 def test_the_command_shows_a_comparison(config: TuneConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def test_finished_run_and_resuming(
     first, second = (load_file(tmp_path / name / "acceptance.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
-    with pytest.raises(InputError, match=r"was started with weight = 6\.0"):
+    with pytest.raises(InputError, match=r"holds a training with weight 6\.0, and this one has 2\.0"):
         train_acceptance(config(tmp_path / "whole", chain, run, tiny_target("llama"), weight=2.0))
 
 

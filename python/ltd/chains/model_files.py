@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ltd.common.argument_types import as_path
-from ltd.common.files import expand_user, first_line, write_bytes, write_text
+from ltd.common.files import expand_user, write_bytes, write_text
+from ltd.common.foreign_errors import reason_of
 from ltd.common.json_files import Count, Whole, read_json
 from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
@@ -131,7 +132,7 @@ def read_chain(folder: str | Path) -> ChainFiles:
         check_sizes(config, stored_in(folder), str(folder), embedding=False)
         tensors = read_tensors(folder / WEIGHTS, WEIGHTS)
     except Exception as error:  # what a config may not say is known to transformers alone, and it raises anything
-        raise InputError(f"{damaged} ({first_line(error)})") from error
+        raise InputError(f"{damaged} ({reason_of(error)})") from error
     facts = file["ltd_chain"].facts
     words = tensors.pop(WORDS, None)
     if words is not None and (words.dim() != 1 or words.dtype != torch.int32):

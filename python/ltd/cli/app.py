@@ -19,6 +19,7 @@ from ltd.cli.train_acceptance import train_acceptance
 from ltd.cli.train_baseline import train_baseline
 from ltd.cli.train_draft import train_draft
 from ltd.cli.tune import tune
+from ltd.common.command import CheckedCommand
 
 ABOUT = "Learning to Draft: a language model generates the same text, faster."
 
@@ -28,20 +29,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(generate)
-app.command()(demo)
-app.command()(info)
-app.command("eval")(evaluate)
-app.command()(check)
-app.command()(methods)
-app.command()(calibrate)
-app.command("train-draft")(train_draft)
-app.command("train-acceptance")(train_acceptance)
-app.command()(record)
-app.command()(tune)
-app.command("train-baseline")(train_baseline)
-app.command()(analyze)
-app.command("import-policy")(import_policy)
+for name, command in {
+    "generate": generate,
+    "demo": demo,
+    "info": info,
+    "eval": evaluate,
+    "check": check,
+    "methods": methods,
+    "calibrate": calibrate,
+    "train-draft": train_draft,
+    "train-acceptance": train_acceptance,
+    "record": record,
+    "tune": tune,
+    "train-baseline": train_baseline,
+    "analyze": analyze,
+    "import-policy": import_policy,
+}.items():
+    app.command(name, cls=CheckedCommand)(command)
 
 
 def show_version(wanted: bool) -> None:

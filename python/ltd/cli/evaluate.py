@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ltd.cli.options import (
+    GREEDY,
     ChainOption,
     DataDirOption,
     DraftOption,
@@ -20,6 +21,7 @@ from ltd.cli.options import (
     TemperatureOption,
     ThreadsOption,
     names,
+    refuse_unused,
 )
 from ltd.evaluation.questions import TASKS
 
@@ -28,6 +30,7 @@ LOSSY = 1  # exit code of `ltd check`
 
 
 def evaluate(
+    context: typer.Context,
     data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="Folder for the results; a rerun goes on where the last one was.")],
     tasks: TasksOption = ALL_TASKS,
@@ -86,6 +89,8 @@ def evaluate(
         threads=threads,
         against=against,
     )
+    if temperature == 0:
+        refuse_unused(context, ("seed",), GREEDY)
     write_report(run(config), out, Console(), against)
 
 

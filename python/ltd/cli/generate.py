@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltd.cli.options import DraftOption, DtypeOption, MaxNewTokensOption, TargetOption, TemperatureOption, ThreadsOption
+from ltd.cli.options import (
+    GREEDY,
+    DraftOption,
+    DtypeOption,
+    MaxNewTokensOption,
+    TargetOption,
+    TemperatureOption,
+    ThreadsOption,
+    refuse_unused,
+)
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +30,7 @@ BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it; no model should
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from standard input.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read the prompt from this file.")] = None,
     chat: Annotated[
@@ -57,12 +67,14 @@ def generate(
     """Generate text from a prompt: the text as it comes, then one line of statistics."""
     text = read_prompt(prompt, prompt_file)
     known = "" if history is None else read_text(history)
-    asked = asked_policy(policy, depth, size)
+    asked = asked_policy(policy, depth, size, draft)
     from ltd.decoding.acceptance import Sampling
     from ltd.loading import load
 
     sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
+    if temperature == 0:
+        refuse_unused(context, ("top_p", "top_k", "seed"), GREEDY)
     decoder = load(target, draft, policy=asked, dtype=dtype, threads=threads)
     if known:
         decoder.history = tuple(decoder.encode(known, chat=False))
@@ -98,13 +110,19 @@ def read_text(file: Path) -> str:
         raise InputError(f"cannot read {file} as UTF-8 text: {error}") from error
 
 
-def asked_policy(name: str | None, depth: int | None, size: int | None) -> Policy | str | None:
+def asked_policy(
+    name: str | None, depth: int | None, size: int | None, draft: str | None = None
+) -> Policy | str | None:
     """What to ask `ltd.load` for; None leaves the choice to it. A depth or size alone means a static tree.
 
     Raises:
         InputError: options that do not go together, a tree out of range, or no such policy.
     """
     tree_given = depth is not None or size is not None
+    if draft == "none" and (tree_given or name not in (None, "none")):
+        raise InputError("--draft none drafts no tree, so it takes no --policy, --depth or --size; leave them out")
+    if draft == "lookup" and tree_given:
+        raise InputError("--draft lookup drafts no tree, so it takes neither --depth nor --size")
     if name == "none":
         if tree_given:
             raise InputError("--policy none drafts no tree, so it takes neither --depth nor --size")

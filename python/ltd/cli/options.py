@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ltd.errors import InputError
 
 TargetOption = Annotated[
     str | None, typer.Option(help="Local folder, GGUF file or hub name; SmolLM2-135M-Instruct if not given.")
@@ -26,7 +29,29 @@ DataDirOption = Annotated[Path, typer.Option(help="Folder that holds TASK/questi
 TasksOption = Annotated[str, typer.Option(help="Names of tasks, with commas between.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of every task.")]
 
+# What stands before `makes no use of`, see `refuse_unused`.
+GREEDY = "decoding at temperature 0 is greedy and"
+
 
 def names(text: str) -> tuple[str, ...]:
     """The names in a list with commas between."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def refuse_unused(context: typer.Context, names: Iterable[str], what: str) -> None:
+    """Refuses options that were given and would have no effect.
+
+    Args:
+        context: of the call.
+        names: of the parameters without effect.
+        what: makes no use of them; the message begins with it.
+
+    Raises:
+        InputError: at least one of them was given.
+    """
+    spelled = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in names}
+    unused = [spelled[name] for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    if unused:
+        them = "it" if len(unused) == 1 else "them"
+        raise InputError(f"{what} makes no use of {', '.join(unused)}; leave {them} out")

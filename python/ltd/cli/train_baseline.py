@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ltd.cli.options import DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
-from ltd.errors import InputError
+from ltd.cli.options import (
+    DraftOption,
+    DtypeOption,
+    LimitOption,
+    TargetOption,
+    ThreadsOption,
+    names,
+    refuse_unused,
+)
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
@@ -32,7 +40,23 @@ class BaselineKind(str, Enum):
     RULES = RULES
 
 
+NETWORKS = (BaselineKind.DISCO, BaselineKind.SPECDECPP, BaselineKind.C2T)
+SEARCHES = (BaselineKind.GRID, BaselineKind.RULES)
+# The options that only some kinds know, and these kinds.
+KNOWN_TO = {
+    "samples": NETWORKS,
+    "epochs": NETWORKS,
+    "seed": NETWORKS,
+    "width": (BaselineKind.SPECDECPP,),
+    "traces": SEARCHES,
+    "latency": SEARCHES,
+    "seconds": SEARCHES,
+    "networks": (BaselineKind.RULES,),
+}
+
+
 def train_baseline(
+    context: typer.Context,
     kind: Annotated[
         BaselineKind,
         typer.Argument(help="disco, specdecpp, c2t; grid: the best static tree; rules: every rule's free numbers."),
@@ -66,6 +90,7 @@ def train_baseline(
     threads: ThreadsOption = None,
 ) -> None:
     """Train a baseline of the comparison (disco, specdecpp, c2t), or search the best static tree (grid) or rules."""
+    refuse_ineffective(context, kind, samples=samples, traces=traces, latency=latency)
     shared: dict[str, Any] = {
         "data_dir": data_dir,
         "tasks": names(tasks),
@@ -76,25 +101,35 @@ def train_baseline(
         "dtype": dtype,
         "threads": threads,
     }
-    if networks is not None and kind is not BaselineKind.RULES:
-        raise InputError(f"{kind.value} reads no --networks; leave the option out")
-    if kind in (BaselineKind.GRID, BaselineKind.RULES):
-        if samples is not None:
-            raise InputError(f"the search for {kind.value} reads no samples; give --traces, or neither")
+    if kind in SEARCHES:
         source = search_source(out, traces, latency, seconds, shared)
         if kind is BaselineKind.GRID:
             search_static(source, out)
         else:
             search_all_rules(source, out, networks)
         return
-    if traces is not None or latency is not None:
-        raise InputError(f"{kind.value} is trained on samples, not on traces or latencies; leave these options out")
     from ltd_rl.baselines.train import BaselineConfig
     from ltd_rl.baselines.train import train_baseline as run
 
     trained = run(BaselineConfig(kind.value, out, samples=samples, width=width, epochs=epochs, seed=seed, **shared))
     Console().print(course(trained).rich())
     print(f"the baseline is in {out}; ltd eval knows it as {kind.value}:model={out}", file=sys.stderr)
+
+
+def refuse_ineffective(
+    context: typer.Context, kind: BaselineKind, *, samples: Path | None, traces: Path | None, latency: Path | None
+) -> None:
+    """Raises InputError for a given option that another kind knows, or that what else is given makes useless."""
+    refuse_unused(context, (name for name, kinds in KNOWN_TO.items() if kind not in kinds), kind.value)
+    if samples is not None:  # tasks and max_new_tokens are written into the baseline's facts
+        refuse_unused(context, ("data_dir", "limit", "dtype", "threads"), "training on --samples")
+    if traces is not None:
+        refuse_unused(context, ("data_dir", "tasks", "limit", "max_new_tokens"), "a search with --traces")
+    if latency is not None:
+        refuse_unused(context, ("seconds",), "a search with --latency")
+    if kind is BaselineKind.GRID and traces is not None and latency is not None:
+        model = ("target", "draft", "dtype", "threads")
+        refuse_unused(context, model, "grid with --traces and --latency loads no model and")
 
 
 def search_source(
@@ -104,9 +139,11 @@ def search_source(
     from ltd_rl.baselines.train import WORK, questions_folder
     from ltd_rl.traces.sources import Source
 
+    source = Source(folder=out / WORK, traces=traces, latency=latency, seconds=seconds, **shared)  # checks the numbers
     if traces is None:
-        shared["data_dir"] = questions_folder(shared["data_dir"], shared["tasks"], shared["limit"], out / WORK)
-    return Source(folder=out / WORK, traces=traces, latency=latency, seconds=seconds, **shared)
+        data_dir = questions_folder(shared["data_dir"], shared["tasks"], shared["limit"], out / WORK)
+        source = replace(source, data_dir=data_dir)
+    return source
 
 
 def search_all_rules(source: Source, out: Path, networks: Path | None) -> None:

@@ -40,8 +40,10 @@ def expand_user(path: str | Path) -> Path:
     """A path with `~` replaced by a home folder.
 
     Raises:
-        InputError: nobody knows that home.
+        InputError: it is an empty text, which would be the current folder, or nobody knows that home.
     """
+    if path == "":
+        raise InputError("the name of a file or folder is empty; write one, or . for the current folder")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -90,8 +92,3 @@ def write_text(path: Path, content: str) -> None:
 def file_hash(path: Path) -> str | None:
     """SHA-256 of a file's content, or None if there is no such file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for use inside a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

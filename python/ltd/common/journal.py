@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ltd.common.differences import difference
 from ltd.common.files import errors_about
 from ltd.common.json_files import parse_json
 from ltd.common.lock import LOCK, only_user
@@ -86,13 +87,10 @@ class Journal:
     def _compare(self, recorded: Any, settings: Record) -> None:
         if not isinstance(recorded, dict):
             raise InputError(f"{self.path} was not written by ltd; name another place")
-        for name in sorted(recorded.keys() | settings.keys()):
-            before, now = recorded.get(name), settings.get(name)
-            if before != now:
-                raise InputError(
-                    f"{self.path} holds a run with {name} {before!r}, and this one has {now!r}; "
-                    "use the same settings to go on with it, or name another place"
-                )
+        if (found := difference(recorded, settings)) is not None:
+            raise InputError(
+                f"{self.path} holds a run {found}; use the same settings to go on with it, or name another place"
+            )
 
     def __enter__(self) -> Journal:
         return self

@@ -14,6 +14,25 @@ from ltd.errors import InputError
 
 T = TypeVar("T")
 MOST_SHOWN = 60  # letters of a wrong value
+# By pydantic's name of what is wrong: what a value must be; braces stand for what it says beside the name.
+WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    **dict.fromkeys(("dict_type", "dataclass_type", "model_type"), "an object"),
+    **dict.fromkeys(("literal_error", "enum"), "{expected}"),
+    "int_parsing_size": "a smaller whole number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "none_required": "null",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """A whole number that tensors can hold."""
@@ -69,7 +88,7 @@ _reader: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 def _reason(error: ValidationError) -> str:
     """The first thing that is wrong, as the rest of a sentence."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         return f"is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
     place = ".".join(str(part) for part in first["loc"])
@@ -80,4 +99,7 @@ def _reason(error: ValidationError) -> str:
         return "holds no JSON object"
     shown = repr(first["input"])
     shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
-    return f"says {place}{' = ' if place else ''}{shown}: {message[:1].lower()}{message[1:]}"
+    said = f"says {place}{' = ' if place else ''}{shown}"
+    if (wanted := WANTED.get(first["type"])) is not None:
+        return f"{said}, but it must be {wanted.format(**first.get('ctx', {}))}"
+    return f"{said}: {message[:1].lower()}{message[1:]}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import inspect
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from ltd.errors import InputError
 
@@ -43,6 +44,24 @@ def run_program(run: Callable[[], int | None]) -> int:
             return code
     except (KeyboardInterrupt, SystemExit, Exception) as error:
         return code_for(error)
+
+
+def run_words(run: Callable[..., None], usage: str) -> NoReturn:
+    """Runs a small script with the words of the command line as arguments, and ends with its code, see `run_program`.
+
+    Args:
+        run: what it does.
+        usage: how it is called, for a message where there are more or fewer words than `run` takes.
+    """
+
+    def checked() -> None:
+        try:
+            bound = inspect.signature(run).bind(*sys.argv[1:])
+        except TypeError:
+            raise InputError(f"that is not how it is called; write: {usage}") from None
+        run(*bound.args)
+
+    sys.exit(run_program(checked))
 
 
 def code_for(error: BaseException) -> int:
@@ -80,7 +99,7 @@ def sentence_for(error: BaseException) -> str | None:
     if isinstance(error, InputError):
         return one_line(error)
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors
-        return f"{error.format_message().rstrip('.')}; see {program_name(error)} --help"
+        return f"{error.format_message().rstrip('.')}; see {command_of(error)}--help"
     if isinstance(error, OSError):
         if error.strerror is None:  # made by a library, with a text of its own
             return one_line(error)
@@ -90,10 +109,14 @@ def sentence_for(error: BaseException) -> str | None:
     return None
 
 
-def program_name(error: Any) -> str:
-    """What the program of a usage error calls itself."""
+def command_of(error: Any) -> str:
+    """The program and command that a usage error is about, with a space behind; nothing if it does not say."""
+    names: list[str] = []
     context = getattr(error, "ctx", None)
-    return "ltd" if context is None else str(context.find_root().info_name)
+    while context is not None:
+        names.insert(0, f"{context.info_name} ")
+        context = context.parent
+    return "".join(names)
 
 
 def one_line(error: BaseException) -> str:

@@ -69,7 +69,7 @@ def check_space(folder: Path, needed: float, what: str, limit: tuple[str, float]
     """
     option, most = limit
     what = f"{what} {needed:.3g} GB"
-    if needed > most:
+    if not needed <= most:  # nor is it a number that is none
         raise InputError(f"{what}, but {option} is {most:g}; raise it or ask for fewer {items}")
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     kept = sum(file.stat().st_size for file in shard_files(folder)) / 1e9

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
 
+from ltd.common.foreign_errors import reason_of
 from ltd.errors import InputError
 
 MOST_GROWTH = 20  # times; weights hardly shrink in a zip file, and what shrinks more is a trap
@@ -30,7 +31,7 @@ def read_tensors(source: Path | bytes, what: str) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise InputError(f"{what} is missing") from error
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{what} cannot be read: {error}") from error
+        raise InputError(f"{what} cannot be read: {reason_of(error)}") from error
 
 
 def read_members(file: Path, names: tuple[str, ...]) -> tuple[bytes, ...]:

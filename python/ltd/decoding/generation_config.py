@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
-from ltd.common.files import first_line
+from ltd.common.foreign_errors import reason_of
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.in_step import InStep, InStepAcceptor, chooser
 from ltd.decoding.stopping import StopRule
@@ -109,7 +109,7 @@ class ModelRules:
             rules = cls(model)
             return rules if rules.of_any_prompt() else None
         except (ValueError, TypeError) as error:
-            raise InputError(f"the model's generation config cannot be used: {first_line(error)}") from error
+            raise InputError(f"the model's generation config cannot be used: {reason_of(error)}") from error
 
     def __str__(self) -> str:
         return ", ".join(type(each).__name__ for each in self.of_any_prompt())

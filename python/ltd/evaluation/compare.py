@@ -27,13 +27,14 @@ from ltd.evaluation.lossless import first_difference
 from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.methods import Method, expand, split_label
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
-from ltd.evaluation.run_config import RunConfig, choose_methods, in_rotation, run_settings
+from ltd.evaluation.run_config import RunConfig, check_chain, choose_methods, in_rotation, run_settings
 from ltd.evaluation.scores import all_scores
 from ltd.loading import load as load_decoder
 
 SampleKey = tuple[str, str, int, str]  # task, question, turn (from 0), method
 Samples = dict[SampleKey, Record]
 WARM_UP_TOKENS = 16
+MOST_SEEDS = 2**63  # that `Sampling` takes, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
     questions = [dataclasses.replace(question, turns=question.turns[: config.turns]) for question in asked]
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
     methods = choose_methods(config, config.methods)
+    check_chain(config.chain, methods)
     pieces = plan(questions, methods, config.seed)
     settings = run_settings(config, questions, methods)
     with Journal(config.out / "samples.jsonl", settings) as journal:
@@ -113,7 +115,16 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
 
 
 def plan(questions: Sequence[Question], methods: Sequence[Method], seed: int) -> list[Piece]:
-    """Every answer in the order of generation."""
+    """Every answer in the order of generation.
+
+    Raises:
+        InputError: the questions' seeds, the first of which is `seed`, are more than there are.
+    """
+    if seed + len(questions) > MOST_SEEDS:
+        raise InputError(
+            f"seed {seed} is out of range: each of the {len(questions)} questions gets the next one, so it must be 0 … "
+            f"{MOST_SEEDS - len(questions)}"
+        )
     seeds = {question: seed + number for number, question in enumerate(questions)}
     return [Piece(turn, method, seeds[turn.question]) for turn, method in in_rotation(all_turns(questions), methods)]
 

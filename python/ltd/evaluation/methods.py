@@ -72,7 +72,10 @@ class Method(ABC):
             InputError: there is no such method (the message names those there are), an option or number of it is
                 wrong, or a file that it names cannot be used.
         """
-        kind = split_label(name)[1].partition(":")[0]
+        label, spec = split_label(name)
+        if not label.strip():
+            raise InputError(f"the method {name!r} has an empty label; write LABEL={spec}, or {spec} alone")
+        kind = spec.partition(":")[0]
         if kind == CHAIN:
             return ChainMethod.named(name)
         return TransformersMethod.named(name) if kind == TRANSFORMERS else TreeMethod.named(name)

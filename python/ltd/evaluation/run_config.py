@@ -78,6 +78,12 @@ def choose_methods(config: RunConfig, names: Sequence[str]) -> list[Method]:
     return [Method.parse(name).choose(setting, device) for name in names]
 
 
+def check_chain(chain: str | None, methods: Sequence[Method]) -> None:
+    """Raises InputError if a chain draft is named that no method uses."""
+    if chain is not None and not any(method.needs_chain for method in methods):
+        raise InputError(f"chain is {chain}, but no method here uses a chain draft; leave it out, or add such a method")
+
+
 def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequence[Method] = ()) -> Record:
     """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
     values = {**dataclasses.asdict(config), **machine_facts()}

@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from ltd.common.argument_types import as_path
-from ltd.common.files import cache_folder, cached, expand_user, first_line
+from ltd.common.files import cache_folder, cached, expand_user
+from ltd.common.foreign_errors import reason_of
 from ltd.errors import InputError
 from ltd.target.stored import check_sizes, load_whole, stored_in_gguf
 
@@ -187,5 +188,5 @@ def quiet_transformers() -> Iterator[None]:
 
 def meaning_of(error: BaseException) -> str:
     """The first line of an error's message, or what it means where that line points at what nobody sees."""
-    line = first_line(error)
+    line = reason_of(error)
     return next((meaning for words, meaning in MEANINGS.items() if words in line), line)

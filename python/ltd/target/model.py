@@ -19,7 +19,7 @@ from transformers.utils.hub import cached_file
 from ltd.common.json_files import read_json
 from ltd.errors import InputError
 from ltd.target.locate import CONFIG, locate, meaning_of, quiet_transformers
-from ltd.target.stored import check_sizes, load_whole, stored_in
+from ltd.target.stored import SIZES, check_counts, check_numbers, check_sizes, load_whole, stored_in
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -70,11 +70,14 @@ def read_config(place: str) -> PretrainedConfig:
     What is in it is looked at as JSON first: no code that a folder brings along is ever asked for, let alone run.
 
     Raises:
-        InputError: it cannot be read, is not of a supported family, or asks for more than its folder holds.
+        InputError: it cannot be read, is not of a supported family, says numbers that no model can have, or
+            asks for more than its folder holds.
     """
     try:
         file = Path(place, CONFIG) if Path(place).is_dir() else Path(str(cached_file(place, CONFIG)))
-        check_family(read_json(file, dict[str, Any]), place)
+        values = read_json(file, dict[str, Any])
+        check_family(values, place)
+        check_counts({name: values[name] for name in SIZES if values.get(name) is not None}, place)
         config: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except InputError as error:
         raise InputError(f"cannot read a model from {place!r}: {error}") from error
@@ -83,6 +86,8 @@ def read_config(place: str) -> PretrainedConfig:
     check_family({"model_type": config.model_type}, place)
     if Path(place).is_dir():
         check_sizes(config, stored_in(Path(place)), place)
+    else:
+        check_numbers(config, place)
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,22 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from ltd.common.foreign_errors import reason_of
 from ltd.engine.kv_cache import key_value_sizes
 from ltd.errors import InputError
 
 LEAST_BYTES = 64  # that a file spends on a tensor, its name and place included
+# The sizes of a config, and the least of each; a text has a token to read and one to write.
+SIZES = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "intermediate_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 2,
+}
+ROPE_NUMBERS = ("rope_theta", "factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +46,8 @@ def stored_in(folder: Path) -> Stored:
                 with safe_open(file, framework="pt") as content:
                     shapes += [content.get_slice(name).get_shape() for name in content.keys()]  # noqa: SIM118
             except (SafetensorError, OSError, ValueError) as error:
-                raise InputError(f"cannot load the model in {str(folder)!r}: {file.name}: {error}") from error
+                what = f"cannot load the model in {str(folder)!r}: {file.name}"
+                raise InputError(f"{what}: {reason_of(error)}") from error
         return Stored(len(shapes), sum(map(_product, shapes)))
     size = sum(file.stat().st_size for file in folder.glob("*.bin"))
     return Stored(size // LEAST_BYTES, size)
@@ -52,8 +66,38 @@ def stored_in_gguf(file: Path) -> Stored:
     return Stored(len(reader.tensors), sum(_product(tensor.shape.tolist()) for tensor in reader.tensors))
 
 
+def check_counts(sizes: Mapping[str, Any], place: str) -> None:
+    """Raises InputError if one of a config's sizes, by name, is none; `place` is for the message."""
+    for name, size in sizes.items():
+        if type(size) is not int or not SIZES[name] <= size < 2**31:
+            raise InputError(
+                f"the config of {place!r} says {name} = {size!r}, but it must be a whole number, "
+                f"{SIZES[name]} … 2^31 - 1"
+            )
+
+
+def check_numbers(config: PretrainedConfig, place: str) -> None:
+    """Raises InputError if a model cannot be computed with the numbers of its config; `place` is for the message."""
+    check_counts({name: getattr(config, name, None) for name in SIZES}, place)
+    kv_heads, head_dim = key_value_sizes(config)
+    if type(head_dim) is not int or head_dim < 2 or head_dim % 2 or config.num_attention_heads % kv_heads:
+        raise InputError(
+            f"the config of {place!r} says {config.num_attention_heads} heads of {head_dim} numbers for {kv_heads} "
+            "key/value heads; heads must be a multiple of these, and of an even number"
+        )
+    stated = getattr(config, "rope_parameters", None)
+    rope = stated if isinstance(stated, Mapping) else {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]  # one for each kind of layer, or all
+    for name, number in ((name, part[name]) for part in parts for name in ROPE_NUMBERS if part.get(name) is not None):
+        if not _is_real(number) or number <= 0:
+            raise InputError(f"the config of {place!r} says {name} = {number!r}, but it must be a number above 0")
+    eps = getattr(config, "rms_norm_eps", 0)
+    if not _is_real(eps) or eps < 0:
+        raise InputError(f"the config of {place!r} says rms_norm_eps = {eps!r}, but it must be a number of at least 0")
+
+
 def check_sizes(config: PretrainedConfig, stored: Stored, place: str, *, embedding: bool = True) -> None:
-    """Raises InputError if a config's sizes are none, or ask for more than there is, before anything is allocated.
+    """Raises InputError if a config's numbers are none, or ask for more than there is, before anything is allocated.
 
     Args:
         config: of a model.
@@ -61,18 +105,8 @@ def check_sizes(config: PretrainedConfig, stored: Stored, place: str, *, embeddi
         place: for the message.
         embedding: whether the token embedding must be in them.
     """
-    sizes = {name: getattr(config, name, None) for name in
-             ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-              "num_key_value_heads", "max_position_embeddings")}  # fmt: skip
-    for name, size in sizes.items():
-        if type(size) is not int or not 1 <= size < 2**31:
-            raise InputError(f"the config of {place!r} says {name} = {size!r}, but it must be a whole number above 0")
+    check_numbers(config, place)
     kv_heads, head_dim = key_value_sizes(config)
-    if type(head_dim) is not int or head_dim < 2 or head_dim % 2 or config.num_attention_heads % kv_heads:
-        raise InputError(
-            f"the config of {place!r} says {config.num_attention_heads} heads of {head_dim} numbers for {kv_heads} "
-            "key/value heads; heads must be a multiple of these, and of an even number"
-        )
     hidden, layers = config.hidden_size, config.num_hidden_layers
     attention = 2 * (config.num_attention_heads + kv_heads) * head_dim
     needed = hidden * (config.vocab_size * embedding + layers * (attention + 3 * config.intermediate_size))
@@ -129,6 +163,10 @@ def check_complete(info: Mapping[str, Any], place: str) -> None:
 def _some(names: list[str]) -> str:
     """The first of some names, and how many more there are."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _is_real(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _product(shape: list[int]) -> int:

@@ -12,6 +12,7 @@ from ltd.errors import InputError
 
 # What a stage's files depend on is compared when a folder is resumed; these say how to run, not what to make.
 RUN_ONLY = frozenset({"out", "threads", "device", "checkpoint_seconds", "cache_gigabytes", "rows"})
+MOST_SEED = 2**31 - 1  # generators are seeded with multiples of a seed, which must fit too
 # The kinds of draft, and the fields that only one of them knows.
 ONLY_OF = {
     "eagle3": ("trim_vocabulary", "feature_layers", "intermediate_size", "ttt_steps", "ttt_decay", "start_from_target"),
@@ -67,6 +68,7 @@ class TrainDraftConfig:
                 raise InputError(f"{name} is {value!r}, but must be a whole number of at least {bound}")
         for name in ("two_turn_share", "opening_share", "greedy_share"):
             self._check_range(name, 0.0, 1.0)
+        self._check_range("seed", 0, MOST_SEED)
         self._check_range("held_out_share", 0.001, 0.5)
         self._check_range("warmup_share", 0.0, 0.9)
         for name in ("user_temperature", "ttt_decay", "learning_rate", "checkpoint_seconds", "cache_gigabytes"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltd.common.files import write_text
+from ltd.common.files import expand_user, write_text
 from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import check_space
@@ -48,7 +48,7 @@ def train_draft(config: TrainDraftConfig) -> Path:
     Run again with the same config, it goes on where it was stopped; a finished run only returns.
     Raises InputError for a folder that holds another run or is in use by one, or a target that cannot be trained for.
     """
-    out = Path(config.out)
+    out = expand_user(config.out)
     check_folder(config, out)
     with only_run(out):
         claim_folder(config, out)

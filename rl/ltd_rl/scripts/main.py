@@ -11,11 +11,18 @@ from typing import Any, TypeVar, get_type_hints
 
 import typer
 
+from ltd.common.command import CheckedCommand
 from ltd.common.program import run_program
 from ltd_rl.scripts.options import PPO_DEFAULTS, Options, parameter
 from ltd_rl.traces.observations import Role
 
 T = TypeVar("T")
+
+
+class ScriptCommand(CheckedCommand):
+    """A command whose options, but for those that it needs, are not given where they are empty."""
+
+    takes_empty = True
 
 
 def make_app(kind: type[T], run: Callable[[T], None], about: str, defaults: Mapping[str, Any]) -> typer.Typer:
@@ -35,7 +42,7 @@ def make_app(kind: type[T], run: Callable[[T], None], about: str, defaults: Mapp
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(command)
+    app.command(cls=ScriptCommand, context_settings={"help_option_names": ["-h", "--help"]})(command)
     return app
 
 

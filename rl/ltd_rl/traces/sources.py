@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltd.common.threads import check_threads
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.questions import Question, load_questions
@@ -37,6 +38,9 @@ class Source:
         max_new_tokens: per answer.
         depth: of the recorded trees.
         seconds: about how long to calibrate.
+
+    Raises:
+        InputError: a number out of range.
     """
 
     folder: Path
@@ -52,6 +56,12 @@ class Source:
     max_new_tokens: int = 128
     depth: int = 12
     seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        Plan(seconds=self.seconds)  # raises if it is out of range
 
     def questions(self) -> list[Question]:
         """What to record the answers to; raises InputError as `record_config` does, or if they are not there."""

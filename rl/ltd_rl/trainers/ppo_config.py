@@ -66,13 +66,15 @@ class PPOConfig:
         for name in ("total_timesteps", "eval_freq", "n_steps", "n_epochs", "count"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name, most in (("gamma", 1.0), ("ent_coef", math.inf), ("lr", math.inf)):
+        for name, most in (("gamma", 1.0), ("ent_coef", 1e6), ("lr", 1e6)):
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 0 … {most}")
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
         if self.target_kl is not None and not 0 < self.target_kl < math.inf:
             raise InputError(f"target_kl is {self.target_kl}; it must be a positive number")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed is {self.seed}; it must be 0 … 2^31 - 1")
         for name in ("pi_arch", "vf_arch"):
             layers = getattr(self, name)
             if len(layers) >= MAX_LAYERS or any(units < 1 for units in layers):

@@ -17,7 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ltd.common.files import first_line, write_bytes, write_text
+from ltd.common.files import write_bytes, write_text
+from ltd.common.foreign_errors import reason_of
 from ltd.common.json_files import read_json
 from ltd.common.tensor_files import DAMAGE, load_pickled, read_tensors
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
@@ -169,7 +170,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"{file} holds pickled code or is damaged; only plain tensors are read, so convert it to safetensors"
             ) from error
         except DAMAGE as error:
-            raise InputError(f"{file} cannot be read as tensors: {first_line(error)}") from error
+            raise InputError(f"{file} cannot be read as tensors: {reason_of(error)}") from error
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"the draft head in {folder} holds something that is not a tensor")
     return tensors

@@ -8,6 +8,7 @@ tree mask) and training (the attention of training-time test) share every other 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,6 +81,11 @@ class Eagle3Config:
         if self.draft_vocab_size > self.vocab_size:
             raise InputError(
                 f"draft head: draft_vocab_size ({self.draft_vocab_size}) exceeds vocab_size ({self.vocab_size})"
+            )
+        if not 0 < self.rope_theta < math.inf or not 0 <= self.rms_norm_eps < math.inf:
+            raise InputError(
+                f"draft head: rope_theta is {self.rope_theta} and rms_norm_eps {self.rms_norm_eps}; the first must be "
+                "above 0, the second at least 0, and both finite"
             )
         if not self.feature_layers or min(self.feature_layers) < 0:
             raise InputError(f"draft head: feature_layers is {self.feature_layers}, but needs indices of 0 or more")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltd.common.foreign_errors import reason_of
 from ltd.common.tensor_files import DAMAGE, load_pickled, read_members
 from ltd.errors import InputError
 from ltd.policies.learned.bundle import Bundle
@@ -125,7 +126,7 @@ def read_saved(file: Path, states_relu: bool = False) -> Saved:
             rest = (OPTIMIZER,) if OPTIMIZER in archive.namelist() else ()
         data, weights, *optimizer = read_members(file, ("data", "policy.pth", *rest))
     except DAMAGE as error:
-        raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {error}") from error
+        raise InputError(f"{file} is not a zip file of Stable-Baselines3's PPO.save: {reason_of(error)}") from error
     settings = read_settings(data)
     check_settings(settings, str(file))
     found = "ReLU" if states_relu else activation(settings)

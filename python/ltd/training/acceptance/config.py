@@ -9,6 +9,7 @@ from typing import Any
 
 from ltd.common.threads import check_threads
 from ltd.errors import InputError
+from ltd.training.config import MOST_SEED
 
 RUN_ONLY = frozenset({"out", "threads", "dtype"})  # say how to run, not what to make
 
@@ -40,7 +41,8 @@ class AcceptanceConfig:
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}, but must be at least {least}")
         check_threads(self.threads)
-        for name, (low, high) in {"mixing": (0.001, 1.0), "warmup": (0.0, 0.9), "held_out": (0.001, 0.5)}.items():
+        for name, (low, high) in {"mixing": (0.001, 1.0), "warmup": (0.0, 0.9), "held_out": (0.001, 0.5),
+                                  "seed": (0, MOST_SEED)}.items():  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be between {low} and {high}")
         for name in ("weight", "lr"):

@@ -12,7 +12,8 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from ltd.chains.acceptance_files import FACTS, draft_hash, save_acceptance
 from ltd.chains.model_files import chain_for_transformers, read_chain
-from ltd.common.files import write_text
+from ltd.common.differences import difference
+from ltd.common.files import expand_user, write_text
 from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import shard_files
@@ -50,7 +51,7 @@ def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
     Raises:
         InputError: the draft, the run or the target cannot be used, or `out` holds another training or is in use.
     """
-    out = Path(config.out)
+    out = expand_user(config.out)
     conversations = choose_texts(config)
     check_folder(config, out)
     with only_run(out):
@@ -90,7 +91,7 @@ def _run_stages(config: AcceptanceConfig, out: Path, conversations: dict[str, li
 
 def choose_texts(config: AcceptanceConfig) -> dict[str, list[Conversation]]:
     """The first conversations of the run that together have `config.tokens` answer tokens, in two parts."""
-    data = Path(config.run) / "data"
+    data = expand_user(config.run) / "data"
     if not shard_files(data):
         raise InputError(f"{config.run} holds no conversations; give the folder of an ltd train-draft run")
     parts: dict[str, list[Conversation]] = {part: [] for part in PARTS}
@@ -116,12 +117,8 @@ def check_folder(config: AcceptanceConfig, out: Path) -> None:
     file, mine = out / CONFIG, facts_of(config)
     if file.exists():
         stored = read_json(file, dict[str, Any], str(file))
-        if different := [name for name, value in mine.items() if stored.get(name) != value]:
-            name = different[0]
-            raise InputError(
-                f"{out} was started with {name} = {stored.get(name)!r}, but this run says {mine[name]!r};"
-                " use the same value or another folder"
-            )
+        if (found := difference({name: stored.get(name) for name in mine}, mine)) is not None:
+            raise InputError(f"{out} holds a training {found}; use the same settings to go on, or another folder")
     elif not holds_nothing(out):
         raise InputError(f"{out} is not empty and holds no training of an acceptance head; give a new or empty folder")
 
