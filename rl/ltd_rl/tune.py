@@ -34,8 +34,7 @@ from ltd.evaluation.questions import load_questions
 from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
-from ltd.lookup import TEXT_FEATURES
-from ltd.lookup.scores import default_text_scores
+from ltd.lookup import TEXT_FEATURES, default_text_scores
 from ltd.policies.grid import write_grid
 from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, remove_bundle, save_bundle
 from ltd.policies import Both, Lookup, Policy

@@ -23,8 +23,7 @@ from torch import Tensor
 from ltd.common.files import file_hash, write_bytes, write_text
 from ltd.common.trained_folder import read_facts, read_weights
 from ltd.errors import InputError
-from ltd.lookup import TextScores
-from ltd.lookup.scores import load_text_scores, save_text_scores
+from ltd.lookup import TextScores, load_text_scores, save_text_scores
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.network import ACTIVATIONS, Network
 from ltd.policies.learned.observation import (
