@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ltd.common.argument_types import as_truth, as_whole, wrong_type
-from ltd.common.files import first_line
+from ltd.common.foreign_errors import reason_of
 from ltd.errors import InputError
 
 Tokens = torch.Tensor | Sequence[int] | Sequence[Sequence[int]] | Sequence[torch.Tensor]
@@ -50,7 +50,7 @@ def encode(tokenizer: Any, text: str | Messages, chat: bool | None = None) -> li
     try:
         return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
     except Exception as error:  # a template is a program of somebody else's, and raises anything
-        raise InputError(f"the model's chat template does not take these messages: {first_line(error)}") from error
+        raise InputError(f"the model's chat template does not take these messages: {reason_of(error)}") from error
 
 
 def check_text_or_messages(given: Any) -> None:
