@@ -47,7 +47,8 @@ from ltd.policy_choice import expected_setting
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.comparison import validation_of, winner
-from ltd_rl.baselines.both_search import best_both, best_lookup
+from ltd_rl.baselines.both_search import best_both
+from ltd_rl.baselines.lookup_search import best_lookup
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile

@@ -245,7 +245,7 @@ def test_without_a_draft_too_only_what_is_surely_faster_is_kept(
 
 def test_ppo_needs_a_draft(config: TuneConfig) -> None:
     with pytest.raises(InputError, match="there is none; use the trainer exact"):
-        tune(replace(config, draft="lookup", trainer="ppo", reward="ratio"))
+        tune(replace(config, draft="lookup", trainer="ppo", reward="ratio"), must_not_load)
 
 
 def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
