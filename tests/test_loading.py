@@ -133,7 +133,10 @@ def test_the_shipped_head_fits_the_default_target_only(tiny_target: Folder) -> N
         ({"draft": b"head"}, "draft is b'head', but must be a text or a Path"),
         ({"target": 5}, "target is 5, but must be a text or a Path"),
         ({"target": ["a"]}, r"target is \['a'\], but must be a text or a Path"),
-        ({"policy": 5}, 'policy is 5, but must be a policy such as .*, the folder of a bundle, "static", "none" or None'),
+        (
+            {"policy": 5},
+            'policy is 5, but must be a policy such as .*, the folder of a bundle, "static", "none" or None',
+        ),
         ({"policy": ltd.Static}, "policy is <class .*, but must be a policy such as"),
     ],
 )

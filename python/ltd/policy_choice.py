@@ -115,7 +115,7 @@ def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.devi
 
 
 def check_asked(policy: PolicyRequest) -> None:
-    """Raises InputError unless something can be asked for as a policy; whether there is one of its name is left open."""
+    """Raises InputError unless something can be asked for as a policy; whether a name means one is left open."""
     if policy is not None and not isinstance(policy, str | Path):
         check_policy(policy, 'a policy such as ltd.Static(3, 24), the folder of a bundle, "static", "none" or None')
 

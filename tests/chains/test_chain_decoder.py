@@ -319,7 +319,7 @@ def test_answers_of_a_rule_that_are_none(decoder: ChainDecoder) -> None:
         def more(self, drafted: int, chance: float, state: torch.Tensor) -> Any:
             return None
 
-    with pytest.raises(InputError, match="what Undecided.more answers is None, but must be True or False"):
+    with pytest.raises(InputError, match=r"what Undecided\.more answers is None, but must be True or False"):
         decoder.generate(PROMPT, max_new_tokens=9, stop_token_ids=(), length=Undecided(3))
     assert len(decoder.generate(PROMPT, max_new_tokens=9, stop_token_ids=()).token_ids) == 9  # nothing is left behind
 

@@ -25,6 +25,11 @@ from ltd.common.argument_types import (
 )
 from ltd.errors import InputError
 
+
+class Rule:
+    """Whose answers are wrong."""
+
+
 NO_NUMBERS = ["8", b"8", None, [8], (8,), {8: 8}, int, np.array([1, 2]), torch.zeros(0), torch.zeros(2, 2), 1j, True,
               np.bool_(True), torch.tensor(True)]  # fmt: skip
 
@@ -48,8 +53,8 @@ def test_what_is_no_whole_number(wrong: Any) -> None:
     for call in (lambda: as_whole(wrong, "max"), lambda: as_wholes([1, wrong], "max")):
         with pytest.raises(InputError, match=r"max is .*, but must be a whole number$"):
             call()
-    with pytest.raises(InputError, match=r"^what Path\.size answers is .*, but must be a whole number$"):
-        whole_from(Path(), "size", wrong)
+    with pytest.raises(InputError, match=r"^what Rule\.size answers is .*, but must be a whole number$"):
+        whole_from(Rule(), "size", wrong)
 
 
 @pytest.mark.parametrize("wrong", [5, "ab", b"ab", {2: 3}, None, torch.tensor(2), np.array(2)])
@@ -84,8 +89,8 @@ def test_truth_values_in_every_form(truth: bool) -> None:
 def test_what_is_no_truth_value(wrong: Any) -> None:
     with pytest.raises(InputError, match=r"^chat is .*, but must be True or False$"):
         as_truth(wrong, "chat")
-    with pytest.raises(InputError, match=r"^what Path\.more answers is .*, but must be True or False$"):
-        truth_from(Path(), "more", wrong)
+    with pytest.raises(InputError, match=r"^what Rule\.more answers is .*, but must be True or False$"):
+        truth_from(Rule(), "more", wrong)
 
 
 class Place(os.PathLike[str]):

@@ -177,7 +177,12 @@ def test_plain_decoding_reads_no_head(model: PreTrainedModel, tiny_head: Folder)
     expected = model.generate(ids, **options)
     assert torch.equal(model.generate(ids, custom_generate=custom, **options), expected)
     custom = ltd.CustomGenerate(tiny_head("llama"), policy="none")
-    choices: list[tuple[Any, set[int]]] = [("none", {0}), (ltd.Static(1, 3), {3}), ("none", {0}), (ltd.Static(1, 4), {4})]
+    choices: list[tuple[Any, set[int]]] = [
+        ("none", {0}),
+        (ltd.Static(1, 3), {3}),
+        ("none", {0}),
+        (ltd.Static(1, 4), {4}),
+    ]
     decoders = []
     for custom.policy, sizes in choices:
         assert torch.equal(model.generate(ids, custom_generate=custom, **options), expected)
@@ -187,13 +192,13 @@ def test_plain_decoding_reads_no_head(model: PreTrainedModel, tiny_head: Folder)
 
 
 def test_the_shipped_head_does_not_fit_and_is_named(model: PreTrainedModel) -> None:
-    message = "head that comes with ltd, .* unless another is named, .* SmolLM2-135M-Instruct and does not fit .*: ."
+    message = r"head that comes with ltd, .* unless another is named, .*SmolLM2-135M-Instruct and does not fit .*: ."
     with pytest.raises(ltd.InputError, match=message):
         model.generate(prompts(1, 7), custom_generate=ltd.CustomGenerate(), max_new_tokens=3)
 
 
 def test_another_head_that_does_not_fit_is_told_as_it_is(model: PreTrainedModel, tmp_path: Path) -> None:
-    with pytest.raises(ltd.InputError, match="^there is no draft head in"):
+    with pytest.raises(ltd.InputError, match=r"^there is no draft head in"):
         model.generate(prompts(1, 7), custom_generate=ltd.CustomGenerate(tmp_path), max_new_tokens=3)
 
 

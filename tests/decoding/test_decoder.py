@@ -224,9 +224,9 @@ def test_taps_are_the_hidden_states_of_transformers(tiny_target: Folder) -> None
         ([5], {"stop_token_ids": [2, 2.5]}, "in stop_token_ids is 2.5, but must be a whole number"),
         ([5], {"stop_token_ids": ["<end>"]}, "in stop_token_ids is '<end>', but must be a whole number"),
         ([5], {"policy": "static"}, "policy is 'static', but must be None, \"none\" or a policy .* are for ltd.load"),
-        ([5], {"policy": Path("bundle")}, "policy is .*bundle.*, but must be None, \"none\" or a policy"),
-        ([5], {"policy": Static}, "policy is <class .*, but must be None, \"none\" or a policy"),
-        ([5], {"policy": 5}, "policy is 5, but must be None, \"none\" or a policy"),
+        ([5], {"policy": Path("bundle")}, 'policy is .*bundle.*, but must be None, "none" or a policy'),
+        ([5], {"policy": Static}, 'policy is <class .*, but must be None, "none" or a policy'),
+        ([5], {"policy": 5}, 'policy is 5, but must be None, "none" or a policy'),
     ],
 )
 def test_bad_input_is_one_clear_sentence(

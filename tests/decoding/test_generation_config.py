@@ -174,7 +174,7 @@ def test_no_token_left_is_one_sentence(
 ) -> None:
     decoder = with_a_good_draft(folder_with(tiny_target("llama"), tmp_path / "model", asked))
     for policy in (None, "none"):
-        with pytest.raises(ltd.InputError, match="left no token to choose.*generation config suppresses"):
+        with pytest.raises(ltd.InputError, match=r"left no token to choose.*generation config suppresses"):
             decoder.generate(PROMPTS, max_new_tokens=5, temperature=temperature, policy=policy)
 
 

@@ -141,7 +141,7 @@ def test_arguments_of_encode() -> None:
         with pytest.raises(InputError, match=f"chat is {chat!r}, but must be True or False"):
             encode(small_tokenizer(), "Hi", chat)  # type: ignore[arg-type]
     for tokenizer in (5, "gpt2"):
-        with pytest.raises(InputError, match="tokenizer is .*, but must be a tokenizer of transformers"):
+        with pytest.raises(InputError, match=r"tokenizer is .*, but must be a tokenizer of transformers"):
             encode(tokenizer, "Hi")
 
 
@@ -152,5 +152,5 @@ def test_arguments_of_encode() -> None:
 def test_what_a_template_does_not_take(template: str) -> None:
     tokenizer = small_tokenizer()
     tokenizer.chat_template = template
-    with pytest.raises(InputError, match="chat template does not take these messages: ."):
+    with pytest.raises(InputError, match=r"chat template does not take these messages: ."):
         encode(tokenizer, MESSAGES)

@@ -172,7 +172,7 @@ def test_the_cost_is_linear(kind: str, tokens: str) -> None:
 
 @pytest.mark.parametrize("tokenizer", [5, None, "gpt2", PreTrainedTokenizerFast])
 def test_what_is_no_tokenizer(tokenizer: Any) -> None:
-    with pytest.raises(ltd.InputError, match="tokenizer is .*, but must be a tokenizer of transformers"):
+    with pytest.raises(ltd.InputError, match=r"tokenizer is .*, but must be a tokenizer of transformers"):
         ltd.TextStream(tokenizer)
 
 

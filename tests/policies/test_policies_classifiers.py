@@ -308,7 +308,7 @@ def test_networks_trained_for_another_head_are_refused(
 @pytest.mark.parametrize("make", [C2T, Disco, TreeSpecDecPP])
 def test_thresholds_of_the_wrong_type(make: Callable[..., Any], wrong: object) -> None:
     kind = {C2T: "c2t", Disco: "disco", TreeSpecDecPP: "specdecpp"}[make]
-    with pytest.raises(InputError, match="threshold is .*, but must be a number"):
+    with pytest.raises(InputError, match=r"threshold is .*, but must be a number"):
         make(network(kind, 0), wrong)
-    with pytest.raises(InputError, match="size is 2.5, but must be a whole number"):
+    with pytest.raises(InputError, match=r"size is 2\.5, but must be a whole number"):
         make(network(kind, 0), size=2.5)
