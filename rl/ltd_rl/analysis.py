@@ -174,7 +174,9 @@ def check_goes_with(traces: Traces, name: str, other: Traces | Learned | Expecte
     if width != traces.width:
         raise InputError(f"{name} is for beam width {width}, and the traces were recorded with {traces.width}")
     if isinstance(other, Traces) and depth != min(traces.depth, 0):
-        raise InputError(f"of the traces and {name} one is without a draft, and the other not; give such as go together")
+        raise InputError(
+            f"of the traces and {name} one is without a draft, and the other not; give such as go together"
+        )
     if depth > traces.depth:
         known = f"to {traces.depth} only" if traces.depth >= 0 else "without a draft"
         raise InputError(f"{name} drafts to depth {depth}, and the traces were recorded {known}")
@@ -253,8 +255,8 @@ def notes(config: AnalysisConfig, choices: FixedChoices, text: TextScores | None
         "Hindsight has the most tokens per second in every cycle by itself; the optimum is exact for whole answers. "
         f"Both know {sources}.",
         "Tokens per second leave prefill out, and the time that a policy takes to decide.",
-        f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(choices.names)}, which x static "
-        "compares with as well.",
+        f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(choices.names)}, which "
+        "x static compares with as well.",
     ]
     if config.fit is not None:
         same = config.fit.resolve() == config.traces.resolve()
@@ -353,7 +355,9 @@ def ways_to_decide(
         seen = policy.text_scores or text if policy.max_text else None
         ways[name] = Way(learned(policy), seen, policy.max_text)
     most = 0 if text is None else LOOKED_UP
-    return ways | {name: Way(by_schedule(find), text, most) for name, find in (("hindsight", hindsight), (OPTIMUM, optimum))}
+    return ways | {
+        name: Way(by_schedule(find), text, most) for name, find in (("hindsight", hindsight), (OPTIMUM, optimum))
+    }
 
 
 def fixed(depth: int, size: int) -> Decide:

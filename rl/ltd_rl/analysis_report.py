@@ -48,8 +48,8 @@ def write_analysis(results: Analysis, notes: list[str], out: Path, console: Cons
 def summarise(results: Analysis) -> dict[str, dict[str, Row]]:
     """By task, then by way to decide: the table's numbers. "mean" is the arithmetic mean over several tasks.
 
-    to_static, share_of_gap: beside the best fixed decision of all sources, see `ltd_rl.analysis.yardstick`; the share is
-    that of what the optimum has more tokens per second.
+    to_static, share_of_gap: beside the best fixed decision of all sources, see `ltd_rl.analysis.yardstick`; the share
+    is that of what the optimum has more tokens per second.
     """
     summary: dict[str, dict[str, Row]] = {}
     for task, spent in results.items():

@@ -39,6 +39,7 @@ from ltd_rl.analysis import (
     spend,
 )
 from ltd_rl.analysis_report import plot, summarise
+from ltd_rl.baselines import both_search
 from ltd_rl.baselines.both_search import shallow
 from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.optimum import hindsight, optimum
@@ -62,6 +63,13 @@ def made_policy(seed: int = 0) -> Learned:
     }
     networks = {name: Network(layouts[name], weights[name]) for name in weights}
     return Learned(Setting(WIDTH), DEPTH, (2, 5, 9), networks["depth"], networks["size"])
+
+
+@pytest.fixture(autouse=True)
+def few_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for the best of both takes seconds, and is tested elsewhere."""
+    for name, values in {"DEEPEST": 1, "SIZES": (0, 2), "TEXTS": (2, 8), "ALONE": (0.5, 1.0)}.items():
+        monkeypatch.setattr(both_search, name, values)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,9 @@ def by_tables(rule: Both | Lookup, generations: list[RecordedGeneration]) -> Tot
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_a_rule_decides_everywhere_as_cycle_by_cycle(rule: Both | Lookup, generations: list[RecordedGeneration]) -> None:
+def test_a_rule_decides_everywhere_as_cycle_by_cycle(
+    rule: Both | Lookup, generations: list[RecordedGeneration]
+) -> None:
     scores = fit_text_scores(generations, 24)
     for generation in generations:
         proposals = likeliest(propose_everywhere(generation, scores, 24), rule.max_text)
@@ -78,6 +80,7 @@ def test_it_finds_the_best(generations: list[RecordedGeneration], monkeypatch: p
     tried = {"SIZES": (0, 2, 5), "TEXTS": (2, 8), "ALONE": (0.4, 1.0)}
     for name, values in (tried | {"DEEPEST": 2}).items():
         monkeypatch.setattr(both_search, name, values)
+    generations = generations[:3]
     rule, found = best_both([*generations, *made_generations(1, [0])], made_latency(), fit_text_scores(generations, 24))
     every = [Both(d, s, t, a) for d, s, t, a in product(range(3), *tried.values())]
     throughputs = {each: by_tables(each, generations).throughput for each in every}

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ltd.common.arrays import Doubles, Floats, Integers
@@ -62,7 +61,7 @@ def ranked(scores: Floats, chances: Doubles, most: int) -> tuple[Floats, Doubles
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextTables:
-    """What a controller knows of the text's candidates. N is its largest size, T the number of lengths with known costs.
+    """What a controller knows of the text's candidates; N is its largest size, T that of lengths with known costs.
 
     Args:
         most: candidates of a tree at most, 1 … 64.
@@ -142,7 +141,7 @@ def text_seen(tree: DraftTree, candidates: int, depth: int) -> TextSeen:
     assert text is not None, "there is no text to look at"
     tokens, parents = text.tokens.tolist(), text.parents.tolist()
     columns = np.full((len(tokens), text.tokens.shape[1]), NO_COLUMN)
-    kinds = np.full(columns.shape, MISSED)
+    kinds = np.full(columns.shape, FOLLOWS)
     if depth >= 0:
         drafted = tree.parents[:, :candidates].tolist(), tree.tokens[:, :candidates].tolist()
         for row, count in enumerate(text.counts_list):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def spent(ground: TextGround, depths: Integers, sizes: Integers) -> Total:
     root = latency.verify(0, length) + latency.other(0, length)
     begun = np.where(silent, latency.plain(length) - root, latency.draft(np.maximum(depth, 0), length, gain))
     seconds = float((begun + tree + latency.lookup(length)).sum())
-    for first, end in zip(starts[:-1], starts[1:], strict=True):
+    for first, end in pairwise(starts.tolist()):
         here = slice(*np.searchsorted(seen, (first, end)))
         if silent[here].any():
             seconds += catching_up(latency.begin, seen[here] - first, silent[here], length[here])

@@ -94,17 +94,22 @@ def placed(generation: RecordedGeneration, proposals: TextProposals) -> TextPlac
 
 
 def tallies(places: TextPlaces, scores: Floats, depth: int) -> list[tuple[Integers, Integers]]:
-    """By kind of `ltd.policies.controller_parts`, in order: the bins of all candidates that are ever of it, and of those
-    of them that are on the target's path.
+    """By kind of `ltd.policies.controller_parts`, in order: the bins of all candidates that are ever of it, and of
+    those of them that are on the target's path.
 
     Args:
         scores: float32 (P, C), the head's, of levels 0 … `depth`.
     """
     there, columns = places.there, places.merged(depth)
-    leaves = np.minimum(np.where(columns >= 0, places.levels, NEVER), places.lost)  # from this depth on it is no FOLLOWS
+    leaves = np.minimum(
+        np.where(columns >= 0, places.levels, NEVER), places.lost
+    )  # from this depth on it is no FOLLOWS
     rows, nodes = np.nonzero(there & (columns >= 0))
     higher = np.fmax(scores[rows, columns[rows, nodes]], places.scores[rows, nodes])
-    bins, kinds = bins_of_chances(places.chances), {MISSED: there & (places.lost <= depth), FOLLOWS: there & (leaves > 0)}
+    bins, kinds = (
+        bins_of_chances(places.chances),
+        {MISSED: there & (places.lost <= depth), FOLLOWS: there & (leaves > 0)},
+    )
     found = {kind: (bins[mask], bins[mask & places.right]) for kind, mask in kinds.items()}
     found[BOTH] = bins_of(higher), bins_of(higher[places.right[rows, nodes]])
     return [found[kind] for kind in sorted(found)]
