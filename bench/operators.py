@@ -83,16 +83,15 @@ def tree_cases(dtype: torch.dtype) -> Iterator[Case]:
 
 
 def merge_case(tree: DraftTree) -> Case:
-    """merge_text of 32 candidates: the draft's 16 best, and a chain below them; beside dictionaries that find as much."""
+    """merge_text of the draft's 16 best candidates and a chain of as many below them, beside dictionaries."""
     count, half = tree.candidates, 16
     best = tree.scores[0, :count].sort(descending=True, stable=True).indices[:half].tolist()
     places = {-1: -1} | {candidate: place for place, candidate in enumerate(best)}
     above = [places[int(tree.parents[0, candidate])] for candidate in best] + list(range(half - 1, 2 * half - 1))
     said = tree.tokens[0, best].tolist() + [VOCABULARY + place for place in range(half)]
     text = torch.tensor([said]), torch.tensor([above], dtype=torch.int32), torch.full((1, 2 * half), -20.0)
-    columns = [
-        torch.cat([column[:, :count], column[:, : 2 * half]], dim=1) for column in (tree.tokens, tree.scores, tree.parents)
-    ]
+    drafted = tree.tokens[:, :count], tree.scores[:, :count], tree.parents[:, :count]
+    columns = [torch.cat([column, column[:, : 2 * half]], dim=1) for column in drafted]
     columns.append(torch.zeros(1, count + 2 * half, dtype=torch.int8))
     counts, appended = torch.tensor([2 * half], dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
 

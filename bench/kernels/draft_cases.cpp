@@ -63,7 +63,8 @@ Call prepare_merge(Memory& memory) {
   const int64_t count = drafted.count(), columns = count + kTextCandidates;
   std::vector<int32_t> best(count), places(count, -1);
   std::iota(best.begin(), best.end(), 0);
-  std::stable_sort(best.begin(), best.end(), [&](int32_t i, int32_t j) { return drafted.scores[i] > drafted.scores[j]; });
+  const auto is_better = [&](int32_t i, int32_t j) { return drafted.scores[i] > drafted.scores[j]; };
+  std::stable_sort(best.begin(), best.end(), is_better);
   std::vector<int64_t> tokens(kTextCandidates);
   std::vector<int32_t> parents(kTextCandidates);
   for (int32_t i = 0; i < kTextCandidates; ++i) {

@@ -60,7 +60,7 @@ inline constexpr int kMaxBeamWidth = 16;
 inline constexpr int kMaxDepth = 12;
 inline constexpr int kMaxCandidates = 2048;
 inline constexpr int kMaxNodes = 513;  // the root and up to 512 candidates
-inline constexpr int kMaxText = 64;  // candidates that the text itself proposes
+inline constexpr int kMaxText = 64;    // candidates that the text itself proposes
 inline constexpr int kTextFeatures = 24;
 
 // Where CUDA kernels run; the CPU's take no notice of it.

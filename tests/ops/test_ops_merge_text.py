@@ -140,7 +140,12 @@ HEAD: Candidates = ([4, 5, 4, 6, 5], [-1.0, -2.0, -1.5, -1.75, -3.0], [-1, -1, 0
     [
         (NOTHING, HEAD[1], [1] * 5, 0),
         # All merged: two raised, one that is lower, one that is equal.
-        (([4, 4, 6, 5], [-0.5, -1.25, -1.875, -2.0], [-1, 0, 0, -1]), [-0.5, -2.0, -1.25, -1.75, -3.0], [3] * 4 + [1], 0),
+        (
+            ([4, 4, 6, 5], [-0.5, -1.25, -1.875, -2.0], [-1, 0, 0, -1]),
+            [-0.5, -2.0, -1.25, -1.75, -3.0],
+            [3, 3, 3, 3, 1],
+            0,
+        ),
         # None merged: other tokens, and the head's tokens below other parents.
         (([9, 4, 6], [-0.5, -0.5, -0.75], [-1, 0, -1]), [*HEAD[1], -0.5, -0.5, -0.75], [1] * 5 + [2] * 3, 3),
         # Below the head's last level, in a chain and beside it.

@@ -329,11 +329,10 @@ def upper_medians(actions):
 
 
 def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
+    layers = outputs_of(depth_weights), outputs_of(size_weights)
     numbers = layout.best, layout.newest, layout.states
     weights = flat([*depth_weights, *size_weights])
-    return SummaryAsker(
-        weights, outputs_of(depth_weights), outputs_of(size_weights), *numbers, uses_tanh, *layout.length_range, layout.text
-    )
+    return SummaryAsker(weights, *layers, *numbers, uses_tanh, *layout.length_range, layout.text)
 
 
 @settings(max_examples=60, deadline=None)

@@ -100,15 +100,22 @@ def test_summaries_costs_and_activations_are_kept(tmp_path: Path) -> None:
 
 
 def test_whether_the_text_is_read_is_kept_and_bundles_of_before_do_not_read_it(tmp_path: Path) -> None:
-    layouts = Summary(24, 8, 5, text=24), Summary(24, 8, 5)
-    networks = network(layouts[0], [4], 2), network(layouts[1], [4], 3)
-    save_bundle(Bundle(Learned(Setting(10), 3, (0, 8, 20), *networks)), tmp_path)
-    written = json.loads((tmp_path / "policy.json").read_text())
-    assert [written[f"{name}_network"]["text"] for name in ("depth", "size")] == [24, 0]
-    edit(tmp_path, lambda v: v["size_network"].pop("text"))
-    read = load_bundle(tmp_path).policy
-    assert read.depth_network is not None and read.size_network is not None
-    assert (read.depth_network.layout, read.size_network.layout) == layouts
+    def written_and_read(text: int, *unknown: str) -> tuple[list[int], list[Any], int]:
+        """What is written of the text; the layouts and the most candidates of the text that are read again."""
+        layouts = Summary(24, 8, 5, text=text), Summary(12, 6, text=text)
+        networks = network(layouts[0], [4], 2), network(layouts[1], [4], 3)
+        save_bundle(Bundle(Learned(Setting(10), 3, (0, 8, 20), *networks, max_text=2 * text)), tmp_path)
+        written = json.loads((tmp_path / "policy.json").read_text())
+        facts = [written[f"{name}_network"]["text"] for name in ("depth", "size")]
+        for name in unknown:
+            edit(tmp_path, lambda v, name=name: (v[f"{name}_network"].pop("text"), v.pop("max_text", None)))
+        read = load_bundle(tmp_path).policy
+        assert read.depth_network is not None and read.size_network is not None
+        assert (read.depth_network.layout, read.size_network.layout) == layouts
+        return facts, [read.depth_network.layout.text, read.size_network.layout.text], read.max_text
+
+    assert written_and_read(0, "depth", "size") == ([0, 0], [0, 0], 0)
+    assert written_and_read(24) == ([24, 24], [24, 24], 48)
     for wrong, message in ((5, "5 numbers of the text cannot be"), ("24", "text is '24', but must be of type int")):
         edit(tmp_path, lambda v, wrong=wrong: v["depth_network"].update(text=wrong))
         with pytest.raises(ltd.InputError, match=message):
