@@ -540,9 +540,7 @@ def test_sizes_that_no_text_has_are_refused(looking_up: Decoder) -> None:
         CycleBench(looking_up, replace(PLAN, lengths=(64, 200), sizes=(200, 240)))
 
 
-def test_latencies_without_a_draft_fit_no_head(
-    looking_up: Decoder, decoder: Decoder, tmp_path: Path
-) -> None:
+def test_latencies_without_a_draft_fit_no_head(looking_up: Decoder, decoder: Decoder, tmp_path: Path) -> None:
     measured = calibrate(looking_up, replace(PLAN, lengths=(64, 200)))
     measured.save(tmp_path / "latency.json")
     model = LatencyModel.load(tmp_path / "latency.json")
