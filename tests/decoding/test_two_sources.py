@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import ltd
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.speculation import Speculation
+from ltd.loading import make_target
 from ltd.lookup import MAX_TEXT_DEPTH
 from ltd.policies import Policy
 from ltd.target.target import Target
@@ -28,6 +29,12 @@ Folder = Callable[[str], Path]
 @cache
 def model_in(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@cache
+def target_in(folder: Path) -> Target:
+    """On the engine, whose forwards are row-exact: sampled texts are the same to the last bit, and not only nearly."""
+    return make_target(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), (), takes_weights=True)
 
 
 def repetitive(seed: int, length: int, words: int) -> list[int]:
@@ -70,12 +77,13 @@ def test_the_text_is_plain_decodings(
     temperature: float,
     knows_the_answer: bool,
 ) -> None:
-    model, prompt = model_in(tiny_target(family)), repetitive(seed, length, words)
+    folder, prompt = tiny_target(family), repetitive(seed, length, words)
+    model, target = model_in(folder), target_in(folder)
     options = {"max_new_tokens": 40, "temperature": temperature, "seed": seed}
-    expected = answer_of(Decoder(Target(model), stop_ids=[2]), prompt, **options)
+    expected = answer_of(Decoder(target, stop_ids=[2]), prompt, **options)
     history = [*prompt, *expected.token_ids] if knows_the_answer else []
     draft = OracleDraft(model, noise=noise)
-    found = answer_of(Decoder(Target(model), draft, policy, stop_ids=[2], history=history), prompt, **options)
+    found = answer_of(Decoder(target, draft, policy, stop_ids=[2], history=history), prompt, **options)
     assert found.token_ids == expected.token_ids
     accepted = sum(found.statistics.gains) - found.statistics.cycles
     # What is cut off behind the end was accepted as well, but did not become part of the answer.
@@ -84,7 +92,7 @@ def test_the_text_is_plain_decodings(
 
 def test_a_known_text_is_copied_without_a_draft(tiny_target: Folder) -> None:
     decoder = ltd.load(tiny_target("llama"), "lookup", policy=ltd.Lookup(16), dtype="float32", device="cpu")
-    prompt = repetitive(1, 30, 300)
+    prompt = repetitive(1, 30, 90)
     expected = answer_of(decoder, prompt, max_new_tokens=100, policy="none").token_ids
     decoder.history = (*prompt, *expected)
     found = answer_of(decoder, prompt, max_new_tokens=100)
@@ -96,29 +104,31 @@ def test_a_known_text_is_copied_without_a_draft(tiny_target: Folder) -> None:
 
 
 def test_both_sources_are_told_apart(tiny_target: Folder) -> None:
-    model, prompt = model_in(tiny_target("llama")), repetitive(2, 30, 300)
-    expected = answer_of(Decoder(Target(model)), prompt, max_new_tokens=60).token_ids
+    model, prompt = model_in(tiny_target("llama")), repetitive(2, 30, 90)
+    target = target_in(tiny_target("llama"))
+    expected = answer_of(Decoder(target), prompt, max_new_tokens=60).token_ids
     history = [*prompt, *expected]
     oracle = OracleDraft(model, sharpness=20.0)
-    both = answer_of(Decoder(Target(model), oracle, ltd.Both(3, 8, 16), history=history), prompt, max_new_tokens=60)
+    both = answer_of(Decoder(target, oracle, ltd.Both(3, 8, 16), history=history), prompt, max_new_tokens=60)
     assert both.token_ids == expected
     sources = both.statistics.sources
     assert sources["both"] > 0 and sources["text"] > 0  # the draft is as right, but not as deep
     blind = OracleDraft(model, noise=1e4)
-    text = answer_of(Decoder(Target(model), blind, ltd.Both(3, 8, 16), history=history), prompt, max_new_tokens=60)
+    text = answer_of(Decoder(target, blind, ltd.Both(3, 8, 16), history=history), prompt, max_new_tokens=60)
     assert text.token_ids == expected and text.statistics.sources["text"] > sources["text"]
     alone = answer_of(
-        Decoder(Target(model), oracle, ltd.Both(3, 8, 16, alone=0.3), history=history), prompt, max_new_tokens=60
+        Decoder(target, oracle, ltd.Both(3, 8, 16, alone=0.3), history=history), prompt, max_new_tokens=60
     )
     assert alone.token_ids == expected and alone.statistics.depths.count(-1) > len(alone.statistics.depths) / 2
 
 
 def test_rows_of_a_batch_look_up_apart(tiny_target: Folder) -> None:
     model = model_in(tiny_target("qwen2"))
-    prompts = [repetitive(seed, length, words) for seed, length, words in ((1, 5, 2), (2, 60, 300), (3, 33, 7))]
-    plain = Decoder(Target(model), stop_ids=[2])
-    decoder = Decoder(Target(model), OracleDraft(model, noise=2.0), ltd.Both(1, 4, 12), stop_ids=[2])
-    alone = Decoder(Target(model), None, ltd.Lookup(12), stop_ids=[2])
+    target = target_in(tiny_target("qwen2"))
+    prompts = [repetitive(seed, length, words) for seed, length, words in ((1, 5, 2), (2, 60, 90), (3, 33, 7))]
+    plain = Decoder(target, stop_ids=[2])
+    decoder = Decoder(target, OracleDraft(model, noise=2.0), ltd.Both(1, 4, 12), stop_ids=[2])
+    alone = Decoder(target, None, ltd.Lookup(12), stop_ids=[2])
     for temperature in (0.0, 1.0):
         options = {"max_new_tokens": 50, "temperature": temperature, "seed": 5}
         expected = [answer.token_ids for answer in plain.generate(prompts, **options)]  # type: ignore[union-attr]
@@ -161,22 +171,24 @@ class AsksOnce(ltd.Both):
 
 def test_a_policy_of_both_is_asked_before_anything_is_drafted(tiny_target: Folder) -> None:
     model = model_in(tiny_target("llama"))
+    target = target_in(tiny_target("llama"))
     policy = AsksOnce(2, 4, 4)
     policy.asked.clear()
-    answer_of(Decoder(Target(model), OracleDraft(model), policy), [5, 6, 7], max_new_tokens=2)
+    answer_of(Decoder(target, OracleDraft(model), policy), [5, 6, 7], max_new_tokens=2)
     assert policy.asked == [("deeper", -1), ("deeper", 0), ("deeper", 1), ("size", 2)]
 
 
 def test_policies_that_know_the_draft_alone_look_nothing_up(tiny_target: Folder) -> None:
     model = model_in(tiny_target("llama"))
-    answer = answer_of(Decoder(Target(model), OracleDraft(model), ltd.Static(1, 4)), [5] * 20, max_new_tokens=20)
+    target = target_in(tiny_target("llama"))
+    answer = answer_of(Decoder(target, OracleDraft(model), ltd.Static(1, 4)), [5] * 20, max_new_tokens=20)
     assert answer.statistics.sources == {} and answer.statistics.seconds["lookup"] == 0.0
 
 
 def test_without_a_draft_a_policy_must_know_the_text(tiny_target: Folder) -> None:
-    model = model_in(tiny_target("llama"))
+    target = target_in(tiny_target("llama"))
     with pytest.raises(ltd.InputError, match=r"there is none.*ltd\.Lookup"):
-        Decoder(Target(model), None, ltd.Static(1, 4))
+        Decoder(target, None, ltd.Static(1, 4))
     assert Speculation(None, ltd.Lookup(5)).limits == (1, 0, 5)
 
 

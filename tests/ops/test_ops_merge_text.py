@@ -200,7 +200,7 @@ def test_the_first_of_several_is_meant():
     text: Candidates = ([4, 6], [-0.5, -0.75], [-1, 0])
     check([head], [text], 2, [0])
     for _ in every_kernel():
-        tokens, scores, parents, sources, _ = merge([head], [text], 2, [0])
+        _, scores, parents, sources, _ = merge([head], [text], 2, [0])
         assert scores[0].tolist() == [-0.5, -1.0, -2.0, -0.75, -math.inf]
         assert (parents[0, 3].item(), sources[0].tolist()) == (0, [3, 1, 1, 2, 0])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from operator_reference import ListTree, select_nodes, unpack
 from ltd import ops
 from ltd.errors import InputError
 from official_tree import OfficialNodes, OfficialTree, accept_official
+
 
 def check(buffers: NodeBuffers, expected: NodeBuffers) -> None:
     for name, tensor in vars(buffers).items():

@@ -45,10 +45,10 @@ def tree(depth: int, batch: int = 2, states: int | None = STATES) -> DraftTree:
 
 def looked_up(grown: DraftTree) -> DraftTree:
     """The same tree, where the text was looked up too."""
-    batch, features = len(grown.roots), torch.randn(len(grown.roots), TEXT_FEATURES)
+    batch, features = len(grown.roots), 5 * torch.randn(len(grown.roots), TEXT_FEATURES)
     none, scores = torch.zeros(batch, 0, dtype=torch.int32), torch.zeros(batch, 0)
     counts = torch.zeros(batch, dtype=torch.int32)
-    grown.text = TextCandidates(none.long(), none, scores, counts, [0] * batch, features, none)
+    grown.text = TextCandidates(none.long(), none, scores, scores.clone(), counts, [0] * batch, features, none)
     return grown
 
 

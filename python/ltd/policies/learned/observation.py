@@ -3,14 +3,15 @@
 The paper's observation (`Layout`) is scores, then the context length, then the depth. The latter two are repeated, so
 that they carry weight beside so many scores (its vectors: 100 + 14 + 14 for the depth policy, 1210 + 29 + 29 for the
 size policy). Ours (`Summary`) is the best scores in order, with their probabilities, the length, the depth, what the
-draft's state at the root says, and what the text itself proposes. At inference the operators `depth_action`, `size_action` and `summary_decision`
-build the same numbers and run the network in one go.
+draft's state at the root says, and what the text itself proposes. At inference the operators `depth_action`,
+`size_action` and `summary_decision` build the same numbers and run the network in one go.
 
 A network decides by what it learned only where its inputs are such as it learned from. All but one are bounded by
 themselves: scores are clamped from below and never above 0, so that their exponentials are within 0 … 1 and the sums of
-these within 0 … their number; the depth is -1 … 12; a state of H numbers, divided by the root of its mean square,
-has none beyond √H; and the text's features are logs not below -20, chances, sums and shares of at most
-`ltd.lookup.MAX_TEXT` candidates. The context length alone grows on, so it is shown within the range that the policy was trained on.
+these within 0 … their number; the depth is -1 … 12; a state of H numbers, divided by the root of its mean square, has
+none beyond √H; and the text's features are logs not below -20, chances, sums and shares of at most
+`ltd.lookup.MAX_TEXT` candidates. The context length alone grows on, so it is shown within the range that the policy was
+trained on.
 """
 
 from __future__ import annotations
