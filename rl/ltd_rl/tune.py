@@ -35,9 +35,9 @@ from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
 from ltd.lookup import TEXT_FEATURES, default_text_scores
+from ltd.policies import Both, Lookup, Policy
 from ltd.policies.grid import write_grid
 from ltd.policies.learned.bundle import BEST_STATIC, FACTS, Bundle, remove_bundle, save_bundle
-from ltd.policies import Both, Lookup, Policy
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder, shipped_bundle
@@ -46,9 +46,9 @@ from ltd.policies.static import Static
 from ltd.policy_choice import expected_setting
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
-from ltd_rl.comparison import validation_of, winner
 from ltd_rl.baselines.both_search import best_both
 from ltd_rl.baselines.lookup_search import best_lookup
+from ltd_rl.comparison import validation_of, winner
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile

@@ -36,7 +36,9 @@ def test_all_that_is_understood_is_listed_once() -> None:
     assert len(set(listed)) == len(listed)
     assert {*WORDS, *POLICIES, *PAPER_METHODS} <= set(listed)
     assert {f"{kind}:{'FOLDER' if kind == 'bundle' else 'FILE'}" for kind in FILES} <= set(listed)
-    assert {row.decides for row in rows()} == {"nothing", "depth", "size", "depth or size", "both", "length"}
+    assert {row.decides for row in rows()} == {
+        "nothing", "depth", "size", "depth or size", "draft or not", "both", "length"
+    }  # fmt: skip
     assert all(row.rule and not row.rule.endswith(".") for row in rows())
 
 

@@ -32,6 +32,7 @@ from ltd.latency.interpolation import Interpolant, isotonic
 from ltd.latency.model import PARTS, LatencyModel, Measurements, setup_of
 from ltd.latency.report import describe, draw, latency_table, plot
 from ltd.loading import load, prepare
+from ltd.lookup import TextSource
 from ltd.policies import Static
 from ltd.target.model import load_model
 from ltd.target.target import TargetSession
@@ -163,6 +164,7 @@ def known_model(spread: float = 0.0) -> LatencyModel:
         "expand": measured([1, 2, 3], lengths, lambda level, length: 10 * level + length / 64, spread),
         "verify": measured([0, 240], lengths, lambda size, length: 100 + size + length, spread),
         "other": measured([0, 240], lengths, lambda size, length: size / 240 + 0 * length, spread),
+        "lookup": measured([0], lengths, lambda _, length: length / 32, spread),
         "plain": measured([0], lengths, lambda _, length: 90 + length, spread),
         "prefill": measured([0], lengths, lambda _, length: 2 * length, spread),
     }
@@ -179,7 +181,7 @@ def test_the_parts_make_a_cycle() -> None:
     assert model.verify(60, 128) == 100 + 60 + 128
     assert model.other(60, 128) == 0.25
     assert model.cycle(2, 60, 128, gain=4) == 40 + 288 + 0.25
-    assert model.plain(100) == 190 and model.prefill(1000) == 2000
+    assert model.plain(100) == 190 and model.prefill(1000) == 2000 and model.lookup(128) == 4
     assert model.draft(5, 64) == model.draft(3, 64) + 2 * model.expand(3, 64)  # deeper than measured
 
 
@@ -232,7 +234,7 @@ def set_at(values: dict[str, Any], path: str, value: Any) -> None:
     ("path", "value", "complaint"),
     [
         ("format", "other", "holds no latencies"),
-        ("schema", 2, "has version 2 of the format, this ltd reads 1"),
+        ("schema", 1, "has version 1 of the format, this ltd reads 2"),
         ("setup", None, "setup = None, but it must be an object"),
         ("rounds", "many", "rounds = 'many', but it must be a whole number"),
         ("parts/plain", None, "plain: it is no object"),
@@ -347,6 +349,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, decoder: Decoder) -> Clock:
         lambda session, nodes: 3 * nodes.tokens.shape[1] + int(session.lengths[0]),
     )
     clock.charge(monkeypatch, TargetSession, "commit", lambda *_: 7)
+    clock.charge(monkeypatch, TextSource, "propose", lambda *_: 4)
     clock.charge(monkeypatch, TargetSession, "prefill", lambda session, row, tokens: 11 * len(tokens))
     return clock
 
@@ -359,6 +362,7 @@ def test_every_part_is_measured_at_every_point(decoder: Decoder) -> None:
         "expand": lambda level, length: 2 * level + length,
         "verify": lambda size, length: 3 * (size + 1) + length,
         "other": lambda size, length: 7,
+        "lookup": lambda _, length: 4,
         "plain": lambda _, length: 3 + length + 7,
         "prefill": lambda _, length: 11 * length,
     }
@@ -473,10 +477,10 @@ def test_lengths_and_sizes_fit_the_context_and_the_draft() -> None:
     assert Plan(sizes=(5, 0, 200)).sizes_for(110) == [0, 5]
     with pytest.raises(InputError, match="smallest size 200 is out of range; it must be 0 … 110"):
         Plan(sizes=(200, 240)).sizes_for(110)
-    with pytest.raises(InputError, match="length 40 is out of range; it must be 14 … 39"):
+    with pytest.raises(InputError, match="length 40 is out of range; it must be 17 … 39"):
         Plan(lengths=(40,)).lengths_for(40)
-    with pytest.raises(InputError, match="max_length 14 is too short"):
-        Plan().lengths_for(14)
+    with pytest.raises(InputError, match="max_length 17 is too short"):
+        Plan().lengths_for(17)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +491,7 @@ def test_lengths_and_sizes_fit_the_context_and_the_draft() -> None:
         ({"sizes": ()}, "there is no size"),
         ({"sizes": (513,)}, "size 513 is out of range"),
         ({"gains": (0,)}, "gain 0 is out of range"),
-        ({"gains": (15,)}, "gain 15 is out of range"),
+        ({"gains": (18,)}, "gain 18 is out of range"),
         ({"depth": 13}, "depth 13 is out of range"),
         ({"depth": 0}, "depth 0 is out of range"),
     ],
@@ -536,9 +540,7 @@ def test_sizes_that_no_text_has_are_refused(looking_up: Decoder) -> None:
         CycleBench(looking_up, replace(PLAN, lengths=(64, 200), sizes=(200, 240)))
 
 
-def test_latencies_without_a_draft_fit_no_head(
-    looking_up: Decoder, decoder: Decoder, tmp_path: Path
-) -> None:
+def test_latencies_without_a_draft_fit_no_head(looking_up: Decoder, decoder: Decoder, tmp_path: Path) -> None:
     measured = calibrate(looking_up, replace(PLAN, lengths=(64, 200)))
     measured.save(tmp_path / "latency.json")
     model = LatencyModel.load(tmp_path / "latency.json")

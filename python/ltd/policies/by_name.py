@@ -19,7 +19,7 @@ NAMED: dict[str, Named[Policy]] = {
     "both": Named(
         Both,
         "draft or not",
-        "a fixed tree of the draft and the text's candidates; the text alone where its best first token is likely enough",
+        "a fixed tree of the draft and the text's candidates; the text alone where its first token is likely enough",
     ),
     "ddd": Named(
         DDD,

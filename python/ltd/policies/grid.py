@@ -68,6 +68,6 @@ def load_grid(file: str | Path) -> Static | Lookup:
 def _least_chance(values: Mapping[str, Any]) -> float:
     """How likely each token must be; raises InputError if that is no chance."""
     least = values.get("least")
-    if type(least) not in (int, float) or not 0 <= least <= 1:
+    if not isinstance(least, int | float) or isinstance(least, bool) or not 0 <= least <= 1:
         raise InputError(f"least is {least!r}, but must be a number of 0 … 1")
     return float(least)
