@@ -94,9 +94,8 @@ void bind_lookup(py::module_& module) {
   py::class_<TextIndex>(module, "TextIndex", "Looks up the end of one text in the text itself.")
       .def(py::init([](const std::vector<float>& chances, std::vector<float> head_scores,
                        std::vector<float> head_log_chances, int64_t most) {
-             return with_input_errors([&] {
-               return new_text_index(chances, std::move(head_scores), std::move(head_log_chances), most);
-             });
+             return with_input_errors(
+                 [&] { return new_text_index(chances, std::move(head_scores), std::move(head_log_chances), most); });
            }),
            py::arg("chances"), py::arg("head_scores"), py::arg("head_log_chances"), py::arg("most"))
       .def_property_readonly("size", &TextIndex::size)

@@ -80,7 +80,7 @@ def check(index: TextIndex, reference: ListIndex) -> None:
 # --- against the reference ---
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     scores=text_scores(),
     most=st.sampled_from([1, 2, 3, 5, 8, 20, MAX_TEXT]),
@@ -98,7 +98,7 @@ def test_small_alphabets(scores: TextScores, most: int, parts: list[list[int]]) 
     assert index.size == sum(map(len, parts))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     scores=text_scores(),
     letters=st.integers(1, 6),
@@ -106,9 +106,7 @@ def test_small_alphabets(scores: TextScores, most: int, parts: list[list[int]]) 
     noise=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
     seed=st.integers(0, 2**32),
 )
-def test_more_places_than_are_looked_at(
-    scores: TextScores, letters: int, period: int, noise: float, seed: int
-) -> None:
+def test_more_places_than_are_looked_at(scores: TextScores, letters: int, period: int, noise: float, seed: int) -> None:
     """Long texts that repeat themselves more or less."""
     random = np.random.default_rng(seed)
     text = np.resize(random.integers(0, letters, period), 260)

@@ -1,4 +1,4 @@
-"""A plain reference of the whole lookup: every position is tried, and lists are searched. Slow and obvious on purpose."""
+"""A plain reference of the whole lookup: every position is tried, lists are searched. Slow and obvious on purpose."""
 
 from __future__ import annotations
 

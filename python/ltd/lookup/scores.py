@@ -28,7 +28,7 @@ from ltd.errors import InputError
 
 FORMAT, SCHEMA = "ltd-lookup", 1
 MATCHES, AGREEMENTS, RATES = 16, 6, 3
-LEAST_CHANCE, MOST_CHANCE = np.float32(0.001), np.float32(0.999)
+LEAST_CHANCE, MOST_CHANCE = 0.001, 0.999
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ class TextScores:
         shape = (MATCHES, AGREEMENTS, RATES)
         if self.chances.shape != shape:
             raise InputError(f"chances must be of shape {shape}, but are of {self.chances.shape}")
-        if not np.all((self.chances >= LEAST_CHANCE) & (self.chances <= MOST_CHANCE)):
+        if not np.all((self.chances >= np.float32(LEAST_CHANCE)) & (self.chances <= np.float32(MOST_CHANCE))):
             raise InputError(f"chances must be {LEAST_CHANCE} … {MOST_CHANCE}, but one is not")
         if self.head_scores.ndim != 1 or self.head_scores.shape != self.head_log_chances.shape:
             raise InputError(
