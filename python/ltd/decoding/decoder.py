@@ -284,7 +284,7 @@ class Decoder:
 
 def accepted_sources(tree: DraftTree, nodes: TreeNodes, accepted: Accepted) -> list[int]:
     """Who proposed the accepted candidates of all sequences, see `DraftTree.sources`."""
-    if nodes.tokens.shape[1] == 1:
+    if max(accepted.counts) == 1:
         return []
     candidates = nodes.candidates.gather(1, accepted.path.clamp(max=nodes.tokens.shape[1] - 1).long())
     sources = tree.sources.gather(1, candidates.clamp(min=0).long()).tolist()

@@ -97,6 +97,9 @@ class TextSource:
         """The candidates at the end of every text, whose last token is the root."""
         batch = len(self._indices)
         counts = [index.propose(*row) for index, row in zip(self._indices, self._rows[:batch], strict=True)]
-        tokens, parents, scores, chances, features, cells = (buffer[:batch].to(device) for buffer in self._buffers)
+        parts = self._buffers if batch == len(self._rows) else [buffer[:batch] for buffer in self._buffers]
+        tokens, parents, scores, chances, features, cells = (
+            parts if device.type == "cpu" else [part.to(device) for part in parts]
+        )
         counted = torch.tensor(counts, dtype=torch.int32, device=device)
         return TextCandidates(tokens, parents, scores, chances, counted, counts, features, cells)
