@@ -146,6 +146,13 @@ def test_wrong_arguments(tiny_target: Folder, tiny_head: Folder, options: dict[s
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["target", "draft", "policy"])
+def test_an_empty_name_is_not_the_current_folder(tiny_target: Folder, tiny_head: Folder, name: str) -> None:
+    names = {"target": str(tiny_target("llama")), "draft": str(tiny_head("llama")), name: ""}
+    with pytest.raises(ltd.InputError, match="the name of a file or folder is empty"):
+        ltd.load(**names)
+
+
 def test_no_gpu_here(tiny_target: Folder) -> None:
     with pytest.raises(ltd.InputError, match="no CUDA GPU"):
         ltd.load(tiny_target("llama"), "none", device="cuda")

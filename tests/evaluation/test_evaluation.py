@@ -87,7 +87,6 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
         ({"methods": ("none", "=static:2:3")}, "'=static:2:3' has an empty label; write LABEL=static:2:3"),
         ({"methods": ("none", " =ddd")}, "empty label"),
         ({"methods": ("grid:",)}, "name of a file or folder is empty"),
-        ({"target": ""}, "name of a file or folder is empty"),
         ({"chain": "somewhere"}, "no method here uses a chain draft"),
         ({"temperature": 1.0, "seed": 2**63 - 1}, f"each of the 3 questions .* must be 0 … {2**63 - 3}"),
         ({"turns": 0}, "turns is 0"),

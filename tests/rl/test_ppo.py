@@ -243,8 +243,8 @@ def test_other_settings_are_refused(training: Outcomes, validation: Outcomes, tm
     for other, settings, complaint in (
         (lesson, replace(config, lr=1.0), "lr 0.003, and this one has 1.0"),
         (replace(lesson, reward="time"), config, "reward 'ratio', and this one has 'time'"),
-        (replace(lesson, training=toy(2)), config, "traces_and_latencies"),
-        (replace(lesson, partner=constant_depth(training)), config, "partner 'random'"),
+        (replace(lesson, training=toy(2)), config, "other traces or latencies"),
+        (replace(lesson, partner=constant_depth(training)), config, "another policy beside the one in training"),
     ):
         with pytest.raises(InputError, match=complaint):
             other.train(settings, tmp_path)
