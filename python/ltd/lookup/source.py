@@ -65,9 +65,9 @@ class TextSource:
     def __init__(self, batch: int, scores: TextScores, most: int, history: Sequence[int] = ()) -> None:
         if not 1 <= most <= MAX_TEXT:
             raise InputError(f"most = {most} text candidates is out of range; it must be 1 … {MAX_TEXT}")
-        parts = scores.chances.ravel(), scores.head_scores, scores.head_log_chances
-        numbers = [part.tolist() for part in parts]
-        self._indices = [TextIndex(*numbers, most) for _ in range(batch)]
+        chances, knots = scores.chances.ravel().tolist(), scores.head_scores.tolist()
+        log_chances = scores.head_log_chances.tolist()
+        self._indices = [TextIndex(chances, knots, log_chances, most) for _ in range(batch)]
         if history:
             for index in self._indices:
                 index.extend([*history, SEPARATOR])
