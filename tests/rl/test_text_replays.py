@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_outcomes import random_network
 from made_texts import made_text
+from made_traces import made_latency
 from recordings import DEPTH, Recorded, Rounded, Schedule, assert_same, decode
 from small_models import FAMILIES
 
@@ -29,7 +30,6 @@ from ltd_rl.traces.observations import decided
 from ltd_rl.traces.outcomes import Total, outcomes_of
 from ltd_rl.traces.replay import replay
 from ltd_rl.traces.text import TextProposals, propose_everywhere
-from made_traces import made_latency
 
 KNOTS = np.array([-6, -1], np.float32), np.array([-5, -0.5], np.float32)
 SCORES = TextScores(default_text_scores().chances, *KNOTS)
@@ -84,7 +84,6 @@ def test_the_two_sources_and_the_text_alone_both_gain(both: Callable[[str], Reco
     heads = [replay(generation, (DEPTH, 60)) for generation in generations]
     most = [max(cycles.gains.max() for cycles in each) for each in (whole, alone, heads)]
     counts = [sum(len(cycles.gains) for cycles in each) for each in (whole, alone, heads)]
-    print(most, counts, sum(generation.positions for generation in generations))
     assert most[0] > most[2]  # deeper than the head drafts
     assert counts[0] < counts[2]
     assert most[1] > 3

@@ -64,9 +64,7 @@ def replay(
     return cycles_of(stages_of(generation, text), *decisions, start)
 
 
-def cycles_of(
-    stages: tuple[Ranks, Integers], depths: int | Integers, sizes: int | Integers, start: int = 0
-) -> Cycles:
+def cycles_of(stages: tuple[Ranks, Integers], depths: int | Integers, sizes: int | Integers, start: int = 0) -> Cycles:
     """`replay` of decisions that are known to be in range, where ranks and candidates are: as `stages_of` gives them."""
     ranks, there = stages
     every_gain, rows = gained(ranks, depths, sizes), np.arange(len(ranks))
