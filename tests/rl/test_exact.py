@@ -115,16 +115,17 @@ def test_without_the_head_reading_counts_as_if_it_were_asked_next(both: Outcomes
 @pytest.mark.parametrize("reward", ["renewal", "ratio"])
 def test_it_asks_the_head_where_the_text_does_not_know_better(reward: str) -> None:
     training, validation = told(1), told(2)
-    config = ExactConfig(reward=reward, hidden=(16,), epochs=20, batch=32, learning_rate=5e-3)
+    # With less entropy, renewal can get stuck in never asking the head.
+    config = ExactConfig(reward=reward, hidden=(16,), epochs=20, batch=32, learning_rate=5e-3, entropy=0.2)
     policy = train_exact(training, validation, (BOTH, BOTH), config, Setting(WIDTH)).policy
     assert (policy.max_text, policy.text_scores) == (4, training.text_scores)
     known, easy = validation.text[:, 0] > 0.5, validation.scores[:, 0] > -4
-    depths = np.select([known, easy], [-1, DEPTH], -1)
-    steps = np.select([known, easy], [1, len(SIZES) - 1], 0)
+    # Whether it is easy, the head's scores tell, so it has to be asked.
+    depths, steps = np.select([known, easy], [-1, DEPTH], 0), np.select([known, easy], [1, len(SIZES) - 1], 0)
     best = total(validation, depths, steps).throughput
     assert best > 1.1 * best_static(validation)[2].throughput
     found = stops(policy, validation)
-    assert decided(policy, validation).throughput > 0.97 * best
+    assert decided(policy, validation).throughput > 0.98 * best
     assert (found[known] == -1).mean() > 0.95 and (found[easy & ~known] == DEPTH).mean() > 0.95
 
 

@@ -21,10 +21,9 @@ from small_models import FAMILIES
 from ltd.common.shards import shard_file
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
-from ltd.policies import Learned, Policy, Static
+from ltd.policies import Learned, Static
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.observation import Summary
-from ltd.policies.learned.policy import LearnedCall
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl.traces import record as recording
@@ -38,7 +37,7 @@ from ltd_rl.traces.format import (
     save_shard,
 )
 from ltd_rl.traces.record import record
-from ltd_rl.traces.replay import Cycles, follow, gains, replay
+from ltd_rl.traces.replay import follow, gains, replay
 
 Folder = Callable[[str], Path]
 

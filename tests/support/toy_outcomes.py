@@ -50,16 +50,20 @@ def toy(seed: int, generations: int = 20, length: int = 30) -> Outcomes:
 
 
 def told(seed: int, generations: int = 20) -> Outcomes:
-    """The toy, where at half of the positions the text knows what follows, and says that it does."""
+    """The toy with cheaper trees, where at half of the positions the text knows what follows, and says that it does."""
     plain = toy(seed, generations)
     known = np.random.default_rng(seed + 100).random(plain.positions) < 0.5
+    depths, sizes = np.arange(DEPTH + 1)[:, None], np.array(SIZES)
     gains, seconds = plain.gains.copy(), plain.seconds.copy()
+    seconds[:, :-1] = 1 + 0.3 * depths + 0.1 * sizes
+    seconds[:, -1, 1:] = 1.8
     gains[:, -1, 1:] = np.minimum(np.where(known, 5, 1), plain.ends - np.arange(plain.positions))[:, None]
-    seconds[:, -1, 1:] += 0.2 * np.array(SIZES[1:], dtype=np.float32)
     text = np.zeros((plain.positions, TEXT_FEATURES), dtype=np.float32)
     text[:, 0] = known
     scores = default_text_scores()
-    return replace(plain, gains=gains, seconds=seconds, text=text, max_text=4, text_scores=scores)
+    begin = Interpolant(np.array([1.0, 2.0]), np.array([1.0]), np.array([[0.02], [0.04]]))
+    tables = {"gains": gains, "seconds": seconds, "begin": begin}
+    return replace(plain, **tables, text=text, max_text=4, text_scores=scores)
 
 
 def stage(role: Role, training: Outcomes, validation: Outcomes, **changes: Any) -> Stage:

@@ -47,7 +47,9 @@ class Observer:
             InputError: that is asked for, and the layout does not show what the text proposes.
         """
         if first_asked(self.layout) == 0 and np.min(depths, initial=0) < 0:
-            raise InputError("this policy cannot decide before the head is asked: it does not see what the text proposes")
+            raise InputError(
+                "this policy cannot decide before the head is asked: it does not see what the text proposes"
+            )
         if isinstance(self.layout, Layout):
             scores, counts = self.scores_at(rows, depths)
             return self.layout.build(scores, self.outcomes.lengths[rows], depths, counts)
@@ -128,9 +130,7 @@ def looks_up(outcomes: Outcomes, layout: Layout | Summary) -> dict[str, Any]:
     return {}
 
 
-def check_layout(
-    layout: Layout | Summary, role: Role, width: int, depth: int, states: int, max_text: int = 0
-) -> None:
+def check_layout(layout: Layout | Summary, role: Role, width: int, depth: int, states: int, max_text: int = 0) -> None:
     """Raises InputError if a layout cannot show the trees that a policy is asked about.
 
     Args:

@@ -88,9 +88,7 @@ class Stage:
 
     def settings(self, live: bool) -> Record:
         """What the result depends on besides the config."""
-        tables = [
-            (o.lengths, o.gains, o.seconds, o.scores, o.states, o.text) for o in (self.training, self.validation)
-        ]
+        tables = [(o.lengths, o.gains, o.seconds, o.scores, o.states, o.text) for o in (self.training, self.validation)]
         return {
             "role": self.role,
             "observation": {"kind": type(self.layout).__name__, **asdict(self.layout)},
