@@ -124,7 +124,15 @@ def measure(env: ReplayVecEnv, seconds: float) -> Rate:
 
 def linear_costs() -> LatencyModel:
     """Made-up costs of about a small model's on two cores."""
-    cost = {"begin": 0.002, "expand": 0.002, "verify": 0.03, "other": 0.001, "lookup": 0.0, "plain": 0.03, "prefill": 0.1}
+    cost = {
+        "begin": 0.002,
+        "expand": 0.002,
+        "verify": 0.03,
+        "other": 0.001,
+        "lookup": 0.0,
+        "plain": 0.03,
+        "prefill": 0.1,
+    }
     parts = {name: linear_part(cost[name]) for name in PARTS}
     return LatencyModel({"processor": MADE_UP}, parts, rounds=1, seconds=0.0)
 

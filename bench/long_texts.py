@@ -1,4 +1,4 @@
-"""Makes questions about long given texts, for `ltd eval`: this project's own pages and programs, and new words.
+r"""Makes questions about long given texts, for `ltd eval`: this project's own pages and programs, and new words.
 
 Four tasks, in the form of `ltd.evaluation.questions`:
 
@@ -8,7 +8,8 @@ Four tasks, in the form of `ltd.evaluation.questions`:
     novel      random words to go on with, where looking up cannot help
 
     python bench/long_texts.py out/long-texts
-    ltd eval --data-dir out/long-texts --tasks summaries,passages,edits,novel --methods none,static:1:4,both:0:2:8 --out out/long
+    ltd eval --data-dir out/long-texts --tasks summaries,passages,edits,novel --out out/long \
+        --methods none,static:1:4,both:0:2:8
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ NOVEL_QUESTIONS, NOVEL_WORDS = 20, 60
 
 def pages() -> Iterator[str]:
     """The pages of the documentation, long ones cut into parts that are long enough."""
-    for file in sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *(ROOT / "bench/results").glob("*/README.md")]):
+    for file in sorted(
+        [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *(ROOT / "bench/results").glob("*/README.md")]
+    ):
         text = file.read_text(encoding="utf-8")
         parts = [text[first : first + CHARACTERS] for first in range(0, len(text), CHARACTERS)]
         yield from (part for part in parts if len(part) >= SHORTEST)
@@ -57,7 +60,8 @@ def edits() -> Iterator[str]:
     for file in sorted((ROOT / "python/ltd").rglob("*.py")):
         code = file.read_text(encoding="utf-8")
         if 1_500 <= len(code) <= 3_500:
-            yield f"Rename the first function or class of this program to `renamed`, and write the program out.\n\n```python\n{code}```"
+            task = "Rename the first function or class of this program to `renamed`, and write the program out."
+            yield f"{task}\n\n```python\n{code}```"
 
 
 def novel() -> Iterator[str]:

@@ -81,11 +81,10 @@ int64_t propose(TextIndex& index, py::handle tokens, py::handle parents, py::han
   check_tensor({"tokens", *arguments[0].tensor}, tensors.device());
   check_tensors(arguments, signature);
   const auto named = [&](int i) { return Named{signature[i].name.c_str(), *arguments[i].tensor}; };
-  return index.propose({row_of<int64_t>(tensors, named(0), index.most()),
-                        row_of<int32_t>(tensors, named(1), index.most()),
-                        row_of<float>(tensors, named(2), index.most()), row_of<float>(tensors, named(3), index.most()),
-                        row_of<float>(tensors, named(4), kTextFeatures),
-                        row_of<int32_t>(tensors, named(5), index.most())});
+  return index.propose(
+      {row_of<int64_t>(tensors, named(0), index.most()), row_of<int32_t>(tensors, named(1), index.most()),
+       row_of<float>(tensors, named(2), index.most()), row_of<float>(tensors, named(3), index.most()),
+       row_of<float>(tensors, named(4), kTextFeatures), row_of<int32_t>(tensors, named(5), index.most())});
 }
 
 }  // namespace
@@ -111,8 +110,7 @@ void bind_lookup(py::module_& module) {
           "propose",
           [](TextIndex& index, py::handle tokens, py::handle parents, py::handle scores, py::handle chances,
              py::handle features, py::handle cells) {
-            return with_input_errors(
-                [&] { return propose(index, tokens, parents, scores, chances, features, cells); });
+            return with_input_errors([&] { return propose(index, tokens, parents, scores, chances, features, cells); });
           },
           py::arg("tokens"), py::arg("parents"), py::arg("scores"), py::arg("chances"), py::arg("features"),
           py::arg("cells"));

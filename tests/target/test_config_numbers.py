@@ -55,7 +55,7 @@ def test_positions_that_cannot_be_turned(changed: Callable[..., str], name: str,
     with pytest.raises(ltd.InputError, match=f"says {name} = .*, but it must be a number above 0|original_max"):
         load_model(folder, torch.float32, torch.device("cpu"))
     if name == "rope_theta":  # as files of older versions say it
-        with pytest.raises(ltd.InputError, match="says rope_theta = .*, but it must be a number above 0"):
+        with pytest.raises(ltd.InputError, match=r"says rope_theta = .*, but it must be a number above 0"):
             read_config(changed(rope_theta=value))
 
 

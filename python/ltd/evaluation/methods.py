@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -37,7 +37,7 @@ from ltd.evaluation.method_table import (
     WORDS,
     rows,
 )
-from ltd.policies import Both, Lookup, Static
+from ltd.policies import Both, Lookup, Policy, Static
 from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
 from ltd.policies.grid import load_grid
@@ -233,7 +233,9 @@ def read_policy(name: str) -> PolicyChoice:
         return parse_policy(name)
     if kind in FILES:
         return FILES[kind].make(expand_user(rest))
-    numbers, makers = rest.split(":"), {STATIC: (Static, 2), LOOKED_UP: (Lookup, 1), BOTH: (Both, 3)}
+    numbers = rest.split(":")
+    makers: dict[str, tuple[Callable[..., Policy], int]]
+    makers = {STATIC: (Static, 2), LOOKED_UP: (Lookup, 1), BOTH: (Both, 3)}
     make, count = makers.get(kind, (Static, 0))
     if len(numbers) != count or not all(number.isdecimal() for number in numbers):
         raise InputError(

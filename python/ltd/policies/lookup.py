@@ -12,7 +12,6 @@ from ltd.errors import InputError
 from ltd.policies.base import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
 
-
 LEAST_CHANCE = 0.05  # verifying a token more takes about so much of a plain token's time where forwards are small
 
 

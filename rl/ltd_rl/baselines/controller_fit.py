@@ -196,8 +196,8 @@ def believe(controller: ExpectedGain, outcomes: Outcomes, places: TextPlaces | N
         newest.append(best[:, :0])
     masses = [chances.sum(axis=1) for chances in newest]
     tops = [chances.max(axis=1, initial=0.0) for chances in newest]
-    tables = (np.stack(parts, axis=1) for parts in (expected, costs, masses, tops))
-    return Beliefs(*tables, text=None if places is None else places.features)
+    stacked = [np.stack(parts, axis=1) for parts in (expected, costs, masses, tops)]
+    return Beliefs(*stacked, None if places is None else places.features)
 
 
 def fit_trust(beliefs: Beliefs, outcomes: Outcomes) -> Doubles:

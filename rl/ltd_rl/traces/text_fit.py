@@ -62,7 +62,9 @@ def smoothed(hits: Integers, counts: Integers) -> Floats:
     overall = hit.sum() / seen.sum()
     by_match = (hit.sum(axis=1) + IMAGINED * overall) / (seen.sum(axis=1) + IMAGINED)
     chances = (hit + IMAGINED * by_match[:, None]) / (seen + IMAGINED)
-    return np.clip(chances.reshape(MATCHES, AGREEMENTS, RATES).astype(np.float32), LEAST_CHANCE, MOST_CHANCE)
+    table = chances.reshape(MATCHES, AGREEMENTS, RATES).astype(np.float32)
+    bounded: Floats = np.clip(table, LEAST_CHANCE, MOST_CHANCE)
+    return bounded
 
 
 def head_knots(generations: Sequence[RecordedGeneration]) -> tuple[Floats, Floats]:
