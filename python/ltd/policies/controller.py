@@ -201,9 +201,9 @@ class ExpectedGain:
         if depth < 0:
             return seen.chances[:, : self.max_size]
         assert self.text is not None
-        texts = self.text.beside(seen)
-        together = (np.concatenate(parts, axis=1) for parts in zip((scores, chances), texts, strict=True))
-        return ranked(*together, self.max_size)[1]
+        text_scores, text_chances = self.text.beside(seen)
+        scores = np.concatenate([scores, text_scores], axis=1)
+        return ranked(scores, np.concatenate([chances, text_chances], axis=1), self.max_size)[1]
 
     def judge(
         self, best: Doubles, newest: Doubles, lengths: NDArray[Any], depth: int, seen: TextSeen | None = None
