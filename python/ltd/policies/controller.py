@@ -18,6 +18,7 @@ merges them, and its predictions read what the text proposes as well. It is firs
 the text's candidates alone against the predicted worth of drafting. There the tables have one row more, the last.
 
 Looking at a level takes 40 to 55 µs of NumPy on one core of a server, once per level; the size is then known as well.
+With 32 candidates of the text beside the draft's it takes two to three times as long.
 """
 
 from __future__ import annotations
