@@ -18,6 +18,7 @@ merges them, and its predictions read what the text proposes as well. It is firs
 the text's candidates alone against the predicted worth of drafting. There the tables have one row more, the last.
 
 Looking at a level takes 40 to 55 µs of NumPy on one core of a server, once per level; the size is then known as well.
+With 32 candidates of the text beside the draft's it takes two to three times as long.
 """
 
 from __future__ import annotations
@@ -202,8 +203,8 @@ class ExpectedGain:
             return seen.chances[:, : self.max_size]
         assert self.text is not None
         text_scores, text_chances = self.text.beside(seen)
-        all_scores = np.concatenate([scores, text_scores], axis=1)
-        return ranked(all_scores, np.concatenate([chances, text_chances], axis=1), self.max_size)[1]
+        scores = np.concatenate([scores, text_scores], axis=1)
+        return ranked(scores, np.concatenate([chances, text_chances], axis=1), self.max_size)[1]
 
     def judge(
         self, best: Doubles, newest: Doubles, lengths: NDArray[Any], depth: int, seen: TextSeen | None = None

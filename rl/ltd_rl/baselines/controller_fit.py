@@ -194,10 +194,13 @@ def believe(controller: ExpectedGain, outcomes: Outcomes, places: TextPlaces | N
         expected.append(controller.expected(controller.best_of_both(best_scores, best, seen, PLAIN), PLAIN))
         costs.append(controller.cost(outcomes.lengths, PLAIN, seen))
         newest.append(best[:, :0])
-    masses = [chances.sum(axis=1) for chances in newest]
-    tops = [chances.max(axis=1, initial=0.0) for chances in newest]
-    stacked = [np.stack(parts, axis=1) for parts in (expected, costs, masses, tops)]
-    return Beliefs(*stacked, None if places is None else places.features)
+    return Beliefs(
+        expected=np.stack(expected, axis=1),
+        costs=np.stack(costs, axis=1),
+        masses=np.stack([chances.sum(axis=1) for chances in newest], axis=1),
+        tops=np.stack([chances.max(axis=1, initial=0.0) for chances in newest], axis=1),
+        text=None if places is None else places.features,
+    )
 
 
 def fit_trust(beliefs: Beliefs, outcomes: Outcomes) -> Doubles:
