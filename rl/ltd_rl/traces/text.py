@@ -52,7 +52,7 @@ class TextProposals:
     @property
     def most(self) -> int:
         """T."""
-        return self.tokens.shape[1]
+        return int(self.tokens.shape[1])
 
     @property
     def there(self) -> Flags:
@@ -216,7 +216,8 @@ def candidate_counts(generation: RecordedGeneration, proposals: TextProposals) -
     """int64 (P, D + 2): candidates at every stage, the head's and those that are appended to them."""
     merged = merge_levels(generation, head_columns(generation, proposals))
     heads = level_starts(generation.width, generation.depth + 1)[1:]
-    return appended(proposals.there, merged, generation.depth) + np.array([*heads, 0])
+    counts: Integers = appended(proposals.there, merged, generation.depth) + np.array([*heads, 0])
+    return counts
 
 
 def appended(chosen: Flags, merged: Integers, depth: int) -> Integers:
