@@ -65,11 +65,7 @@ def replay(
 
 
 def cycles_of(stages: tuple[Ranks, Integers], depths: int | Integers, sizes: int | Integers, start: int = 0) -> Cycles:
-    """`replay` of decisions that are known to be in range.
-
-    Args:
-        stages: as `stages_of` gives them.
-    """
+    """`replay` of decisions that are known to be in range; ranks and candidates as `stages_of` gives them."""
     ranks, there = stages
     every_gain, rows = gained(ranks, depths, sizes), np.arange(len(ranks))
     every_depth, verified = np.broadcast_to(depths, rows.shape), np.minimum(sizes, there[rows, depths])

@@ -61,10 +61,9 @@ def smoothed(hits: Integers, counts: Integers) -> Floats:
     hit, seen = (values.reshape(MATCHES, -1) for values in (hits, counts))
     overall = hit.sum() / seen.sum()
     by_match = (hit.sum(axis=1) + IMAGINED * overall) / (seen.sum(axis=1) + IMAGINED)
-    chances = (hit + IMAGINED * by_match[:, None]) / (seen + IMAGINED)
-    table = chances.reshape(MATCHES, AGREEMENTS, RATES).astype(np.float32)
-    bounded: Floats = np.clip(table, LEAST_CHANCE, MOST_CHANCE)
-    return bounded
+    chances = ((hit + IMAGINED * by_match[:, None]) / (seen + IMAGINED)).reshape(MATCHES, AGREEMENTS, RATES)
+    clipped: Floats = np.clip(chances.astype(np.float32), LEAST_CHANCE, MOST_CHANCE)
+    return clipped
 
 
 def head_knots(generations: Sequence[RecordedGeneration]) -> tuple[Floats, Floats]:

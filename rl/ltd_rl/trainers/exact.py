@@ -234,9 +234,14 @@ class ExactTrainer:
             Network(layout, network.weights()) for network, layout in zip(self.networks, self.layouts, strict=True)
         )
         outcomes = self.outcomes
-        asked = None if outcomes.depth < 0 else depth  # without a draft there is no depth to decide about
-        text = looks_up(outcomes, depth.layout)
-        return Learned(made_for, max(outcomes.depth, 0), outcomes.sizes, asked, size, **text)
+        return Learned(
+            made_for,
+            max(outcomes.depth, 0),
+            outcomes.sizes,
+            depth_network=None if outcomes.depth < 0 else depth,  # without a draft there is no depth to decide about
+            size_network=size,
+            **looks_up(outcomes, depth.layout),
+        )
 
 
 def check_text(outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Summary]) -> bool:
