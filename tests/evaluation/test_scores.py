@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ltd.evaluation.plots import plot_sources
 from ltd.evaluation.scores import MEAN, all_scores, drafted, group, intervals, scores, spent
 
 
@@ -91,8 +92,19 @@ def test_plain_decoding_and_transformers_discard_nothing_that_is_known() -> None
 
 def test_where_the_time_went() -> None:
     row = spent([sample("a", "1", "x", [3, 1], 1.0), sample("a", "2", "x", [4], 3.0)])
-    assert row.milliseconds == pytest.approx({"draft": 125, "verify": 250, "policy": 62.5, "rest": 62.5})
-    assert row.shares == pytest.approx({"draft": 0.25, "verify": 0.5, "policy": 0.125, "rest": 0.125})
+    assert row.milliseconds == pytest.approx({"draft": 125, "lookup": 0, "verify": 250, "policy": 62.5, "rest": 62.5})
+    assert row.shares == pytest.approx({"draft": 0.25, "lookup": 0, "verify": 0.5, "policy": 0.125, "rest": 0.125})
+
+
+def test_whose_candidates_were_accepted() -> None:
+    one = sample("a", "1", "x", [3, 1], 1.0) | {"depths": [-1, 0], "sizes": [4, 2]}
+    other = sample("a", "2", "x", [4], 3.0) | {"depths": [2], "sizes": [9]}
+    assert drafted([one, other]).sources == {} and drafted([one, other]).depths == {-1: 1, 0: 1, 2: 1}
+    one["sources"], other["sources"] = {"draft": 1, "text": 1, "both": 0}, {"draft": 0, "text": 2, "both": 1}
+    found = drafted([one, other]).sources
+    assert found == pytest.approx({"draft": 1 / 3, "text": 1.0, "both": 1 / 3})
+    plot = plot_sources({"x": drafted([one, other])})
+    assert plot.startswith(b"\x89PNG")
     assert row.prefill == 0.5
 
 

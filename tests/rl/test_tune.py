@@ -20,7 +20,7 @@ from ltd.evaluation.scores import scores
 from ltd.loading import load
 from ltd.policies import Learned, Lookup, Static
 from ltd.policies.learned.bundle import load_bundle
-from ltd.policy_choice import setting_of
+from ltd.policy_choice import DEFAULT_CPU_POLICY, setting_of
 
 pytest.importorskip("stable_baselines3")
 
@@ -98,7 +98,7 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     config: TuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load(config.target, config.draft, dtype="float32")
-    assert isinstance(before.policy, Static)
+    assert before.policy == DEFAULT_CPU_POLICY
     with pytest.raises(InputError, match="find it with ltd tune"):
         grid(before)
     decide(monkeypatch, lambda method: method.startswith("bundle:"))
@@ -182,9 +182,9 @@ def test_only_what_is_surely_faster_is_kept(config: TuneConfig, monkeypatch: pyt
     assert grid(decoder) == Static(0, 0)  # whatever is kept
     if wins == "none":
         assert tuned.kept is None and not (tuned.folder / "policy.json").exists()
-        assert decoder.policy == Static(1, 4)
+        assert decoder.policy == DEFAULT_CPU_POLICY
         method = TreeMethod.named("tuned").choose(lambda: setting_of(decoder), decoder.target.device)
-        assert method.chosen is not None and method.chosen.policy == Static(1, 4)
+        assert method.chosen is not None and method.chosen.policy == DEFAULT_CPU_POLICY
         return
     kept = load_bundle(tuned.folder).policy
     assert (kept.size_network is not None) == tuned.learned
