@@ -94,6 +94,7 @@ def test_where_the_time_went() -> None:
     row = spent([sample("a", "1", "x", [3, 1], 1.0), sample("a", "2", "x", [4], 3.0)])
     assert row.milliseconds == pytest.approx({"draft": 125, "lookup": 0, "verify": 250, "policy": 62.5, "rest": 62.5})
     assert row.shares == pytest.approx({"draft": 0.25, "lookup": 0, "verify": 0.5, "policy": 0.125, "rest": 0.125})
+    assert row.prefill == 0.5
 
 
 def test_whose_candidates_were_accepted() -> None:
@@ -105,7 +106,6 @@ def test_whose_candidates_were_accepted() -> None:
     assert found == pytest.approx({"draft": 1 / 3, "text": 1.0, "both": 1 / 3})
     plot = plot_sources({"x": drafted([one, other])})
     assert plot.startswith(b"\x89PNG")
-    assert row.prefill == 0.5
 
 
 def test_all_scores_are_plain_values() -> None:
