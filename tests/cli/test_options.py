@@ -1,4 +1,4 @@
-"""Options that contradict each other, that have no effect, or whose value cannot be: refused by name, before any work."""
+"""Options that contradict each other, have no effect, or whose value cannot be: refused by name, before any work."""
 
 from __future__ import annotations
 
