@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,7 +35,7 @@ class Everything:
     pair: tuple[int, int] = (0, 0)
     named: dict[str, Real] | None = None
     small: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    few: Annotated[list[int], Field(min_length=1, max_length=2)] = Field(default_factory=lambda: [1])  # noqa: RUF009 (pydantic's own form)
+    few: Annotated[list[int], Field(min_length=1, max_length=2)] = field(default_factory=lambda: [1])
 
 
 @pytest.mark.parametrize(

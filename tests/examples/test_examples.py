@@ -118,7 +118,7 @@ def test_own_reward(shown: Callable[..., str], tmp_path: Path) -> None:
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """refused(name, argument, …) runs a program among the examples; returns the one sentence that it must end with."""
+    """refused(name, argument, …) runs a program among the examples, and returns the sentence that it must end with."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> str:

@@ -52,7 +52,7 @@ def test_a_context_that_holds_no_answer(changed: Callable[..., str]) -> None:
 @pytest.mark.parametrize("name", ["rope_theta", "factor", "original_max_position_embeddings"])
 def test_positions_that_cannot_be_turned(changed: Callable[..., str], name: str, value: float) -> None:
     folder = changed(rope_parameters={**LINEAR, name: value})
-    with pytest.raises(ltd.InputError, match=f"says {name} = .*, but it must be a number above 0|original_max"):
+    with pytest.raises(ltd.InputError, match=f"says {name} = .*, but it must be a number above 0"):
         load_model(folder, torch.float32, torch.device("cpu"))
     if name == "rope_theta":  # as files of older versions say it
         with pytest.raises(ltd.InputError, match=r"says rope_theta = .*, but it must be a number above 0"):

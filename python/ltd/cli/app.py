@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "demo": demo,
     "info": info,
@@ -44,7 +45,8 @@ for name, command in {
     "train-baseline": train_baseline,
     "analyze": analyze,
     "import-policy": import_policy,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name, cls=CheckedCommand)(command)
 
 

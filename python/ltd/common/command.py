@@ -36,8 +36,9 @@ class CheckedCommand(TyperCommand):
                         check_empty(option, values.get(str(option.name)))
             return super().parse_args(ctx, args)
         except Exception as error:
-            if getattr(error, "ctx", self) is None:
-                vars(error)["ctx"] = ctx  # of a usage error of typer's parser
+            usage: Any = error
+            if getattr(usage, "ctx", self) is None:  # of typer's parser, which does not say where
+                usage.ctx = ctx
             raise
 
 
@@ -49,7 +50,7 @@ def check_opposites(option: TyperOption, order: Sequence[Any]) -> None:
 
 
 def check_empty(option: TyperOption, value: Any) -> None:
-    """Raises InputError if an option is empty; its value is as it was typed, several in a sequence, None for none."""
+    """Raises InputError if an option is empty; its value is as typed, several in a sequence, and None for none."""
     parts = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(part, str) and not part.strip() for part in parts):
         advice = "" if option.required else ", or leave it out"
