@@ -58,7 +58,7 @@ def test_plain_decoding_reads_no_head(tiny_target: Folder, tmp_path: Path) -> No
         decoder = ltd.load(tiny_target("llama"), draft, policy="none", device="cpu")
         assert decoder.draft is None and decoder.policy is None
         assert set(decoder.generate([5, 6], max_new_tokens=4).statistics.sizes) == {0}
-    with pytest.raises(ltd.InputError, match="a policy needs a draft"):
+    with pytest.raises(ltd.InputError, match="decides about a draft, and there is none"):
         decoder.generate([5, 6], policy=ltd.Static(1, 3))
 
 
@@ -107,8 +107,9 @@ def test_a_head_for_another_tokenizer(tiny_target: Folder, tiny_head: Folder, tm
 
 def test_the_shipped_head_fits_the_default_target_only(tiny_target: Folder) -> None:
     assert (shipped_head() / "model.safetensors").is_file()
+    assert ltd.load(tiny_target("llama"), device="cpu").draft is None  # tokens are looked up instead
     with pytest.raises(ltd.InputError, match="head"):
-        ltd.load(tiny_target("llama"), device="cpu")
+        ltd.load(tiny_target("llama"), shipped_head(), device="cpu")
 
 
 @pytest.mark.parametrize(

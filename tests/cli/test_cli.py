@@ -93,8 +93,10 @@ def test_json_is_one_object_and_drafting_changes_no_token(run: Run, model: list[
     )
     plain, static, deep, empty, default = (set(zip(a["depths"], a["sizes"], strict=True)) for a in answers)
     usual = load(model[1], model[3], policy="static").policy
-    assert (plain, static, deep, empty) == ({(0, 0)}, {(usual.depth, usual.size)}, {(3, 60)}, {(8, 0)})
-    assert len(default) == 1
+    assert (plain, deep, empty) == ({(-1, 0)}, {(3, 60)}, {(8, 0)})
+    for chosen in (static, default):  # how many tokens the text proposes differs from cycle to cycle
+        assert {depth for depth, _ in chosen} <= {-1, usual.depth}
+        assert max(size for _, size in chosen) <= usual.max_size
 
 
 def test_sampling_depends_on_the_seed_alone(run: Run, model: list[str]) -> None:

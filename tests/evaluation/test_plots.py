@@ -161,7 +161,7 @@ def outside(task: str, question: str, seconds: float) -> dict[str, Any]:
 
 def test_time_from_outside_is_no_rest_of_a_cycle() -> None:
     assert spent([outside("a", "1", 2.0)]).milliseconds == pytest.approx(
-        {"draft": 0, "verify": 0, "policy": 0, "rest": 0, WHOLE: 500}
+        {"draft": 0, "lookup": 0, "verify": 0, "policy": 0, "rest": 0, WHOLE: 500}
     )
     times = [spent([sample("a", "1", "none", [1], 1.0)]), spent([outside("a", "1", 2.0)])]
     axes = Figure().add_subplot()
@@ -178,7 +178,7 @@ def test_tables_do_not_divide_time_from_outside(tmp_path: Path) -> None:
         "samples": [sample("a", "1", "none", [1, 1], 1.0), outside("a", "1", 2.0)],
     }
     write_report(results, tmp_path, Console(quiet=True))
-    assert "| transformers | - | - | - | - | 0.500 s |" in (tmp_path / "table.md").read_text()
+    assert "| transformers | - | - | - | - | - | 0.500 s |" in (tmp_path / "table.md").read_text()
 
 
 # --- stored pictures ---

@@ -35,7 +35,7 @@ def test_names_and_options(text: str, policy: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dd", "there is no policy 'dd'; there are eagle3, ddd, svip, gammatune"),
+        ("dd", "there is no policy 'dd'; there are eagle3, lookup, both, ddd, svip"),
         ("", "there is no policy ''"),
         ("svip:floor=1", "svip has no option 'floor'; it has factor, bound, max_depth, size"),
         ("ddd:floor", "'floor' in 'ddd:floor' is not of the form OPTION=VALUE"),

@@ -161,7 +161,7 @@ def test_a_cycle_without_a_draft_gains_one_token_and_never_calls_the_draft(
     monkeypatch.setattr(Eagle3Session, "begin", lambda *arguments: pytest.fail("the draft was used"))
     (prompt,) = random_prompts(3, [7])
     answer = engine_decoder.generate(prompt, max_new_tokens=NEW, policy=Skipping([False], 20))
-    assert set(answer.statistics.sizes) == set(answer.statistics.depths) == {0}
+    assert set(answer.statistics.sizes) == {0} and set(answer.statistics.depths) == {-1}
     assert set(answer.statistics.gains) == {1}
 
 

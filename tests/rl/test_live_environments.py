@@ -45,6 +45,12 @@ class Abacus:
     def cycle(self, depth: Any, size: Any, length: Any, gain: Any) -> Any:
         return 1.0 + 0.1 * depth + 0.01 * size + 0.0 * (length + gain)
 
+    def verify(self, size: Any, length: Any) -> Any:
+        return 1.0 + 0.01 * size + 0.0 * length
+
+    def other(self, size: Any, length: Any) -> Any:
+        return 0.0 * (size + length)
+
 
 def live(run: Recorded, role: str, **changes: Any) -> LiveEnv:
     """An environment of the first recorded question."""

@@ -25,7 +25,7 @@ from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, 
 from ltd.custom_generate.streaming import TokenStream, ended
 from ltd.decoding.acceptance import Acceptor, Sampling
 from ltd.decoding.decoder import Decoder
-from ltd.decoding.in_step import InStep, InStepAcceptor, chooser, length_of
+from ltd.decoding.in_step import InStep, InStepAcceptor, choose_best, chooser, length_of
 from ltd.decoding.request import Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
@@ -183,7 +183,7 @@ def acceptance(
     sampling, rule = known_sampling(processors, do_sample), known_stops(criteria, input_ids, config)
     if sampling is not None and rule is not None:
         return sampling.acceptor(), rule
-    choose = chooser(Sampling(temperature=1.0 if do_sample else 0.0))
+    choose = chooser(Sampling(temperature=1.0 if do_sample else 0.0), greedy=choose_best)
     rows = range(len(input_ids))
     both = InStepAcceptor([InStep(rows, input_ids, processors, criteria, choose, padding(config))])
     return both, both

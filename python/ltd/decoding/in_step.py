@@ -35,18 +35,22 @@ class Choose(Protocol):
 
 
 def choose_best(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
+    """The best ones, the first of equals, as `transformers` chooses, even where every token has been ruled out."""
+    best: list[int] = scores.argmax(dim=-1).tolist()
+    return best
+
+
+def choose_possible(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
     """The best ones. Raises InputError where every token has been ruled out: they would all be as good."""
-    best = scores.argmax(dim=-1)
-    if (scores.gather(-1, best[:, None]) == -torch.inf).any():
+    if (scores.amax(dim=-1) == -torch.inf).any():
         raise InputError(NO_TOKEN)
-    chosen: list[int] = best.tolist()
-    return chosen
+    return choose_best(scores, positions, rows)
 
 
-def chooser(sampling: Sampling) -> Choose:
-    """How the tokens of one call are chosen."""
+def chooser(sampling: Sampling, *, greedy: Choose = choose_possible) -> Choose:
+    """How the tokens of one call are chosen; `greedy` chooses at temperature 0."""
     if sampling.temperature == 0.0:
-        return choose_best
+        return greedy
     accept = sampling.acceptor()
 
     def choose(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
