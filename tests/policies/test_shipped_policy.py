@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from op_cases import every_kernel
 
 from ltd.common.assets import shipped_head, shipped_policies
 from ltd.drafts.opening import head_hash
+from ltd.lookup import TextSource, default_text_scores
 from ltd.policies.learned.bundle import FACTS, load_bundle
 from ltd.policies.learned.policy import Learned
 from ltd.tree import DraftTree
@@ -57,11 +59,26 @@ def drafted_depth(policy: Learned, own: float, length: int) -> int:
     return depth
 
 
-def empty_tree(policy: Learned, length: int) -> DraftTree:
-    """A tree at the end of a context of this length."""
-    tree = DraftTree(1, policy.made_for.width, policy.max_depth, policy.max_size, torch.device("cpu"))
-    tree.begin(torch.tensor([5]), torch.tensor([length], dtype=torch.int32))
+def empty_tree(policy: Learned, length: int, text: Sequence[int] = ()) -> DraftTree:
+    """A tree at the end of a context of this length, with what a text proposes, by default nothing."""
+    size, device = (policy.made_for.width, policy.max_depth, policy.max_size), torch.device("cpu")
+    tree, proposed = DraftTree(1, *size, device, policy.max_text), None
+    if policy.max_text:
+        source = TextSource(1, policy.text_scores or default_text_scores(), policy.max_text)
+        source.extend(0, text)
+        proposed = source.propose()
+    tree.begin(torch.tensor([5]), torch.tensor([length], dtype=torch.int32), proposed)
     return tree
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_where_the_text_is_sure_it_is_enough(folder: Path) -> None:
+    policy = load_bundle(folder).policy
+    assert policy.max_text
+    for text, asks in (([*range(20)] * 4, False), ([*range(80)], True)):
+        call, tree = policy.start(1), empty_tree(policy, 200, text)
+        assert call.continue_drafting(tree, -1) == asks
+        assert asks or call.choose_size(tree, -1) >= 4
 
 
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
@@ -88,9 +105,10 @@ def test_long_contexts_are_decided_as_the_longest_that_it_knows(
 
     def decide(at: int) -> tuple[bool, int]:
         tree, call = empty_tree(policy, at), policy.start(1)
-        tree.levels = depth + 1
+        drafted = min(depth, policy.max_depth - 1)
+        tree.levels = drafted + 1
         tree.scores[:] = scores[:, : tree.scores.shape[1]]
-        return call.continue_drafting(tree, depth), call.choose_size(tree, depth)
+        return call.continue_drafting(tree, drafted), call.choose_size(tree, drafted)
 
     for _ in every_kernel():
         assert decide(length) == decide(longest)
