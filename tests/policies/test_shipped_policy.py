@@ -39,23 +39,22 @@ def test_it_is_for_the_shipped_head_and_says_where_it_comes_from(folder: Path) -
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
 def test_a_confident_draft_gets_a_deeper_tree_than_a_doubtful_one(folder: Path) -> None:
     policy = load_bundle(folder).policy
-    assert drafted_depth(policy, -0.01, 200) > drafted_depth(policy, -4.0, 200)
+    assert drafted_depth(policy, 20.0, 200) > drafted_depth(policy, 1.0, 200)
 
 
-def drafted_depth(policy: Learned, own: float, length: int) -> int:
-    """How deep it drafts where one child of every level's best has this log-probability, and all others are hopeless.
+def drafted_depth(policy: Learned, sharpness: float, length: int) -> int:
+    """How deep it drafts with a draft whose logits are random, times a factor: at 1 all tokens are about as likely.
 
     Args:
-        length: of the context.
+        length: of the context, whose text proposes nothing.
     """
-    tree, call = empty_tree(policy, length), policy.start(1)
-    tree.scores.fill_(-15.0)
-    tree.levels, depth = 1, 0
-    tree.scores[0, 0] = own
+    tree, call, generator = empty_tree(policy, length), policy.start(1), torch.Generator().manual_seed(0)
+    assert call.continue_drafting(tree, -1)
+    depth = 0
+    tree.expand(sharpness * torch.randn(1, 1, 2000, generator=generator), None)
     while depth < policy.max_depth and call.continue_drafting(tree, depth):
-        before = tree.candidates
-        tree.levels, depth = tree.levels + 1, depth + 1
-        tree.scores[0, before] = own * (depth + 1)
+        tree.expand(sharpness * torch.randn(1, tree.width, 2000, generator=generator), None)
+        depth += 1
     return depth
 
 
@@ -119,4 +118,4 @@ def test_long_contexts_are_decided_as_the_longest_that_it_knows(
 def test_a_confident_draft_gets_a_deep_tree_behind_long_contexts_too(folder: Path, length: int) -> None:
     policy = load_bundle(folder).policy
     for _ in every_kernel():
-        assert drafted_depth(policy, -0.01, length) > max(0, drafted_depth(policy, -4.0, length))
+        assert drafted_depth(policy, 20.0, length) > max(0, drafted_depth(policy, 1.0, length))
