@@ -67,6 +67,10 @@ def generate(
     """Generate text from a prompt: the text as it comes, then one line of statistics."""
     text = read_prompt(prompt, prompt_file)
     known = "" if history is None else read_text(history)
+    if history is not None and not known.strip():
+        raise InputError(f"the history {history} is empty; name a file with text, or leave it out")
+    if known and ("none" in (policy, draft) or depth is not None or size is not None):
+        raise InputError("--history is looked up in, which plain decoding and static trees do not; leave it out")
     asked = asked_policy(policy, depth, size, draft)
     from ltd.decoding.acceptance import Sampling
     from ltd.loading import load

@@ -50,6 +50,8 @@ class Speculation:
     unread: list[Gain] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        if not getattr(self.policy, "drafts", True):
+            self.draft = None  # it would read all texts, and keep what it reads, for nothing
         if self.draft is None and not self.max_text:
             raise InputError(
                 f"the policy {self.policy} decides about a draft, and there is none; load one, use a policy that looks "

@@ -25,8 +25,8 @@ class Statistics:
         depths, sizes: what the policy chose, per cycle (for the whole batch); the depth is -1 where the draft was not
             asked.
         gains: tokens gained, per cycle and sequence, as far as they became part of the answer.
-        sources: accepted candidates, by who proposed them: the draft, the text so far, or both. Only where tokens are
-            looked up.
+        sources: accepted candidates, as far as they became part of the answer, by who proposed them: the draft, the
+            text so far, or both. Only where tokens are looked up; what only filled up a batch's trees is in none.
     """
 
     prompt_tokens: int = 0

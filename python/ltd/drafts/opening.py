@@ -115,10 +115,13 @@ def find_text_scores(draft: str | Path | None) -> TextScores | None:
     """
     if str(draft) == NONE:
         return None
-    head = find_head(draft)
-    if head is None or not (head / TEXT_SCORES).is_file():
-        return default_text_scores()
-    return load_text_scores(head / TEXT_SCORES)
+    file = text_scores_file(find_head(draft))
+    return default_text_scores() if file is None else load_text_scores(file)
+
+
+def text_scores_file(head: Path | None) -> Path | None:
+    """The file in a head's folder that says how likely looked-up tokens are; None if it does not."""
+    return head / TEXT_SCORES if head is not None and (head / TEXT_SCORES).exists() else None
 
 
 def head_hash(folder: Path | None) -> str | None:

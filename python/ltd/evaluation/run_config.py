@@ -15,7 +15,7 @@ from ltd.common.files import file_hash
 from ltd.common.journal import Record
 from ltd.common.machine import machine_facts
 from ltd.common.threads import check_threads
-from ltd.drafts.opening import find_head, head_hash
+from ltd.drafts.opening import find_head, head_hash, text_scores_file
 from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
 from ltd.evaluation.methods import Method
@@ -91,6 +91,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequ
     values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)
+    values["text_scores_sha256"] = None if (scores := text_scores_file(head)) is None else file_hash(scores)
     if hashes := {method.name: found for method in methods if (found := hash_files(method))}:
         values["policies_sha256"] = hashes
     if any(method.needs_chain for method in methods):

@@ -20,7 +20,7 @@ from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextScores, TextSource
 from ltd.lookup.scores import AGREEMENTS, MATCHES, MOST_CHANCE, RATES
-from ltd.tree import MAX_DEPTH, MAX_SIZE, DraftTree, candidate_count
+from ltd.tree import MAX_CANDIDATES, MAX_DEPTH, MAX_SIZE, DraftTree, candidate_count
 
 LENGTHS = (64, 256, 512, 1024)
 SIZES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 200, 240)
@@ -180,7 +180,9 @@ class CycleBench:
             "plain": [0],
             "prefill": [0],
         }
-        looked_up, scores = (MAX_TEXT, ALL_LIKELY) if self.draft is None else (LOOKED_UP, None)
+        looked_up, scores = MAX_TEXT, ALL_LIKELY
+        if self.draft is not None:  # beside a wide draft there may be room for fewer
+            looked_up, scores = min(LOOKED_UP, MAX_CANDIDATES - candidate_count(self.draft.width, plan.depth)), None
         self.policy = OrderedSize(plan.depth, max(sizes), max_text=looked_up)
         self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length, text_scores=scores)
         self.plain = Decoder(self.target, max_length=self.max_length)

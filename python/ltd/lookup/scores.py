@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def load_text_scores(file: str | Path) -> TextScores:
         raise InputError(f"the lookup's scores {file} cannot be used: {error}") from error
 
 
+@cache
 def default_text_scores() -> TextScores:
     """Those that come with this package."""
     return load_text_scores(shipped_text_scores())

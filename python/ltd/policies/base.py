@@ -75,6 +75,9 @@ class Policy(Protocol):
     Attributes:
         max_depth: the deepest tree it may ask for, 0 … 12 expansions after the root's own draft forward.
         max_size: the most candidates it may send to verification, 0 … 512.
+
+    Two more are read where a policy has them: `max_text`, see `text_limit`, and `drafts`, which is False of one that
+    never asks a draft.
     """
 
     @property

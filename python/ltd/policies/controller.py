@@ -171,7 +171,7 @@ class ExpectedGain:
         if self.text is not None:
             assert tree.text is not None, "what the text proposes was not looked up"
             parts += [tree.tokens[:, :count], tree.parents[:, :count]]
-            parts += [tree.text.tokens, tree.text.parents, tree.text.chances]
+            parts += [tree.text.tokens, tree.text.parents, tree.text.chances, tree.text.features]
         key = (depth, tuple(part.cpu().numpy().tobytes() for part in parts))
         if not self.looked or self.looked[0][0] != key:
             self.looked[:] = [(key, self._judged(tree, count, depth))]

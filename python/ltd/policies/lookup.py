@@ -7,7 +7,9 @@ places are candidates, scored by how often such a match goes on as it says, see 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from ltd.common.argument_types import as_number, as_whole
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize
 from ltd.tree import DraftTree, check_tree_limits
@@ -30,8 +32,10 @@ class Lookup(FixedSize):
     size: int = 8
     least: float = LEAST_CHANCE
 
+    drafts: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        check_text(self.size, 1)
+        check_text(as_whole(self.size, "size"), 1)
         check_chance("least", self.least)
 
     @property
@@ -80,7 +84,7 @@ class Both(FixedSize):
 
     def __post_init__(self) -> None:
         check_tree_limits(1, self.depth, self.size)
-        check_text(self.text, 1)
+        check_text(as_whole(self.text, "text"), 1)
         check_tree_limits(1, self.depth, self.max_size)
         check_chance("alone", self.alone)
         check_chance("least", self.least)
@@ -124,7 +128,7 @@ def text_count(tree: DraftTree, most: int, least: float) -> int:
 
 def check_chance(name: str, chance: float) -> None:
     """Raises InputError unless it is one."""
-    if not 0.0 <= chance <= 1.0:
+    if not 0.0 <= as_number(chance, name) <= 1.0:
         raise InputError(f"{name} {chance} is out of range; it must be 0 … 1")
 
 
