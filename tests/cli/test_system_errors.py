@@ -143,6 +143,7 @@ def test_an_error_of_the_system_is_one_sentence_and_exit_code_2(
 def test_an_interrupt_while_something_is_imported_ends_quietly(module: str) -> None:
     program = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
@@ -272,6 +273,7 @@ def test_a_journal_on_a_full_disk_names_itself_and_goes_on_later(tmp_path: Path)
 
 
 def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     file = tmp_path / "file"
     file.write_text("old")
 
@@ -282,4 +284,5 @@ def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    signal.signal(signal.SIGINT, before)
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and file.read_text() == "old"

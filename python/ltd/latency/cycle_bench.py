@@ -180,9 +180,9 @@ class CycleBench:
             "plain": [0],
             "prefill": [0],
         }
-        looked_up, scores = MAX_TEXT, ALL_LIKELY
+        looked_up, scores = MAX_TEXT, None if self.draft is not None else ALL_LIKELY
         if self.draft is not None:  # beside a wide draft there may be room for fewer
-            looked_up, scores = min(LOOKED_UP, MAX_CANDIDATES - candidate_count(self.draft.width, plan.depth)), None
+            looked_up = min(LOOKED_UP, MAX_CANDIDATES - candidate_count(self.draft.width, plan.depth))
         self.policy = OrderedSize(plan.depth, max(sizes), max_text=looked_up)
         self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length, text_scores=scores)
         self.plain = Decoder(self.target, max_length=self.max_length)
