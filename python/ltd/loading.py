@@ -19,12 +19,10 @@ from ltd.errors import InputError
 from ltd.ops.library import build_info
 from ltd.policy_choice import (
     NONE,
-    STATIC,
     PolicyRequest,
     choose_policy,
     expected_setting,
     resolve_draft,
-    static_tree,
 )
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids, tokenizer_fingerprint
@@ -80,8 +78,8 @@ def load(
     find_head(draft)  # raises if it is no path
     draft = NO_DRAFT if policy == NONE else resolve_draft(target, draft)
     looks_up = str(draft) == LOOKUP
-    asked = static_tree(place, looks_up=True) if looks_up and policy == STATIC else policy
-    chosen = choose_policy(asked, partial(expected_setting, target, draft, kind, place), place)
+    setting = partial(expected_setting, target, draft, kind, place)
+    chosen = choose_policy(policy, setting, place, looks_up=looks_up)
     scores = find_text_scores(draft)
     loaded = load_model(target, kind, place)
     rules = ModelRules.of(loaded.model)

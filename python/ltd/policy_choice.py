@@ -79,7 +79,9 @@ class ChosenPolicy:
         return f"{self.policy}, {'tuned for this machine, ' * (self.origin == 'tuned')}in {self.bundle.folder}"
 
 
-def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.device) -> ChosenPolicy:
+def choose_policy(
+    asked: PolicyRequest, setting: FindSetting, device: torch.device, *, looks_up: bool = False
+) -> ChosenPolicy:
     """The policy that was asked for, or the best that is known here.
 
     Args:
@@ -88,6 +90,7 @@ def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.devi
         setting: says what a policy meets here; None where there is no draft to decide about, whatever is asked for.
             It is called only where the answer depends on it, as it reads the whole draft head for its hash.
         device: where the decoder is.
+        looks_up: whether tokens are looked up and nothing is drafted: then "static" is the fixed setting for that.
 
     Raises:
         InputError: there is no such policy, no whole bundle in the folder, or it was made for another target or head.
@@ -103,7 +106,7 @@ def choose_policy(asked: PolicyRequest, setting: FindSetting, device: torch.devi
     if asked == NONE:
         return ChosenPolicy(None, "none")
     if asked == STATIC:
-        return ChosenPolicy(static_tree(device), "given")
+        return ChosenPolicy(static_tree(device, looks_up=looks_up), "given")
     if isinstance(asked, str | Path):
         bundle = read_bundle(asked, device)
         chosen = ChosenPolicy(bundle.policy, "given", bundle)
@@ -181,10 +184,10 @@ def setting_of(decoder: Decoder) -> Setting | None:
     A decoder without a draft, but with text scores, looks tokens up.
     """
     target, draft = decoder.target, decoder.draft
-    if draft is None:
-        if decoder.text_scores is None:
-            return None
+    if decoder.looks_up:
         return make_setting(target.config, LOOKUP, target.dtype, target.device)
+    if draft is None:
+        return None
     head_sha256 = None if draft.origin is None else draft.origin.sha256
     return make_setting(target.config, head_sha256, target.dtype, target.device, draft.width)
 

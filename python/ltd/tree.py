@@ -15,6 +15,7 @@ MAX_WIDTH = 16
 MAX_DEPTH = 12
 MAX_SIZE = 512
 MAX_CANDIDATES = 2048
+NOT_ASKED = -1  # the depth of a cycle in which the draft is not asked
 
 
 def candidate_count(width: int, depth: int) -> int:

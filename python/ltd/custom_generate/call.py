@@ -42,7 +42,6 @@ from ltd.policy_choice import (
     choose_policy,
     read_bundle,
     setting_of,
-    static_tree,
 )
 from ltd.target.model import LoadedModel
 
@@ -139,10 +138,9 @@ class CustomGenerate:
                 decoder, self._chosen_for = read(model, name), None
                 self.decoder = decoder
             if self._chosen_for is None or self._chosen_for[0] is not self.policy:
-                looks_up = decoder.draft is None and decoder.text_scores is not None
-                asked = static_tree(model.device, looks_up=True) if looks_up and self.policy == STATIC else self.policy
-                chosen = choose_policy(asked, partial(setting_of, decoder), model.device)
-                decoder.policy = chosen.policy if looks_up or decoder.draft is not None else None
+                setting = partial(setting_of, decoder)
+                chosen = choose_policy(self.policy, setting, model.device, looks_up=decoder.looks_up)
+                decoder.policy = chosen.policy if decoder.looks_up or decoder.draft is not None else None
                 self._chosen_for = (self.policy,)
             return decoder, decoder.speculation()
 

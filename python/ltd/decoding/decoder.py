@@ -14,7 +14,7 @@ from ltd.decoding.gain import Accepted, Gain
 from ltd.decoding.generation_config import ModelRules
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import Request
-from ltd.decoding.speculation import NOT_ASKED, Speculation
+from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.drafts import Draft
@@ -23,7 +23,7 @@ from ltd.lookup import SEPARATOR, TextScores
 from ltd.policies import Policy
 from ltd.policies.base import check_policy
 from ltd.target.target import Target, check_target
-from ltd.tree import DraftTree, TreeNodes, root_only
+from ltd.tree import NOT_ASKED, DraftTree, TreeNodes, root_only
 
 PolicyChoice = Policy | Literal["none"] | None
 
@@ -89,6 +89,11 @@ class Decoder:
         self.text_scores, self.history = text_scores, history
         self.last_statistics = Statistics()
         self.speculation()  # raises if they do not fit
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether tokens are looked up in the text alone: there is no draft, but there are scores for them."""
+        return self.draft is None and self.text_scores is not None
 
     @property
     def history(self) -> tuple[int, ...]:

@@ -14,9 +14,7 @@ from ltd.errors import InputError
 from ltd.lookup import TextCandidates, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
 from ltd.policies.base import started, text_limit
-from ltd.tree import DraftTree, check_tree_limits
-
-NOT_ASKED = -1  # the depth of a cycle in which the draft is not asked
+from ltd.tree import NOT_ASKED, DraftTree, check_tree_limits
 
 
 @dataclass(slots=True)

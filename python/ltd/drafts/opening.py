@@ -21,10 +21,10 @@ from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
 from ltd.lookup import TextScores, default_text_scores, load_text_scores
+from ltd.lookup.scores import TEXT_SCORES
 
 NONE = "none"  # instead of a draft's folder: plain decoding
 LOOKUP = "lookup"  # the same: no draft, but tokens are looked up in the text so far
-TEXT_SCORES = "lookup.json"  # in a draft's folder: how likely looked-up tokens are beside this draft's
 
 
 @dataclass(frozen=True, slots=True)

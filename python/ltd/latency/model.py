@@ -290,7 +290,6 @@ def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, An
             looked up without one, `LOOKUP` takes the place of their hash.
     """
     build, draft = build_info(), decoder.draft
-    looks_up = draft is None and decoder.text_scores is not None
     weights = None if draft is None or draft.origin is None else draft.origin.sha256
     return {
         **machine_facts(),
@@ -299,6 +298,6 @@ def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, An
         "device": str(decoder.target.device),
         "dtype": str(decoder.target.dtype).removeprefix("torch."),
         "target": expand_user(target or DEFAULT_TARGET).resolve().name,
-        "draft_sha256": LOOKUP if looks_up else weights,
+        "draft_sha256": LOOKUP if decoder.looks_up else weights,
         "width": None if draft is None else draft.width,
     }

@@ -28,6 +28,7 @@ from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 
 FORMAT, SCHEMA = "ltd-lookup", 1
+TEXT_SCORES = "lookup.json"  # in the folder of a draft or of policies: how likely looked-up tokens are beside these
 MATCHES, AGREEMENTS, RATES = 16, 6, 3
 LEAST_CHANCE, MOST_CHANCE = 0.001, 0.999
 

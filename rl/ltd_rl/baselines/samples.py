@@ -22,7 +22,7 @@ from ltd.common.shards import shard_file, write_shard
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
-from ltd.decoding.speculation import NOT_ASKED, Speculation
+from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import take
 from ltd.drafts.opening import find_head
@@ -33,7 +33,7 @@ from ltd.evaluation.run_config import RunConfig, run_settings
 from ltd.loading import load as load_decoder
 from ltd.policies import Static
 from ltd.policies.tree_signals import levels_of
-from ltd.tree import DraftTree
+from ltd.tree import NOT_ASKED, DraftTree
 from ltd_rl.traces.record import LARGEST_STATE
 
 TREE = Static(depth=8, size=60)  # EAGLE-3's default

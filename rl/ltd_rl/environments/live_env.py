@@ -20,14 +20,14 @@ from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
 from ltd.decoding.prompts import check_prompts
-from ltd.decoding.speculation import NOT_ASKED, Speculation
+from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import take
 from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
-from ltd.tree import MAX_DEPTH, DraftTree
+from ltd.tree import MAX_DEPTH, NOT_ASKED, DraftTree
 from ltd_rl.environments.live_partners import RandomDepth, Steered
 from ltd_rl.environments.registration import action_space, observation_space
 from ltd_rl.environments.rewards import Reward

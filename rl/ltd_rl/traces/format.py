@@ -164,7 +164,7 @@ def path_ranks(scores: NDArray[np.float32], path: NDArray[np.int16], width: int)
         uint16 (P, D + 1, D + 1), [position, depth, level].
     """
     positions, levels = path.shape
-    starts, indices = level_starts(width, levels - 1), np.arange(scores.shape[1])
+    starts = level_starts(width, levels - 1)
     ranks = np.full((positions, levels, levels), NO_RANK, dtype=np.uint16)
     for level in range(levels):
         there = path[:, level] >= 0
@@ -172,10 +172,20 @@ def path_ranks(scores: NDArray[np.float32], path: NDArray[np.int16], width: int)
             break
         seen, node = scores[there], path[there, level, None].astype(np.int64)
         score = np.take_along_axis(seen, node, axis=1)
-        before = (seen > score) | ((seen == score) & (indices < node))
+        before = comes_before(seen, score, node)
         counts = np.add.reduceat(before, starts, axis=1, dtype=np.int64).cumsum(axis=1)
         ranks[there, level:, level] = counts[:, level:]
     return ranks
+
+
+def comes_before(scores: NDArray[np.float32], score: NDArray[np.float32], node: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool (n, C): which candidates `select_tree` takes before one of them, by (score descending, index ascending).
+
+    Args:
+        scores: float32 (n, C). score: float32 (n, 1), that of the one. node: int64 (n, 1), its index.
+    """
+    first: NDArray[np.bool_] = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < node))
+    return first
 
 
 def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int, depth: int) -> None:

@@ -23,7 +23,6 @@ from tqdm import tqdm
 from ltd.common.journal import Journal, Record
 from ltd.common.shards import check_space, shard_file
 from ltd.decoding.decoder import Decoder
-from ltd.decoding.speculation import NOT_ASKED
 from ltd.drafts import Draft, DraftSession
 from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import NONE, find_head, state_size
@@ -33,7 +32,7 @@ from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, run_settings
 from ltd.loading import load as load_decoder
 from ltd.policy_choice import resolve_draft
-from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
+from ltd.tree import MAX_DEPTH, NOT_ASKED, DraftTree, check_tree_limits
 from ltd_rl.traces.format import (
     FORMAT,
     RecordedGeneration,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ltd.common.arrays import Floats, Integers
 from ltd.lookup import MAX_TEXT_DEPTH, TEXT_FEATURES, TextScores, TextSource
-from ltd_rl.traces.format import NO_RANK, RecordedGeneration, continuations, level_starts
+from ltd_rl.traces.format import NO_RANK, RecordedGeneration, comes_before, continuations, level_starts
 
 BLOCK = 512  # positions at once
 Ranks = NDArray[np.uint16]
@@ -296,7 +296,7 @@ class BothSources:
         rows = np.flatnonzero(nodes >= 0)
         scores, node = self.scores[rows], nodes[rows, None]
         score = np.take_along_axis(scores, node, axis=1)
-        before = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < node))
+        before = comes_before(scores, score, node)
         others = self.there[rows] & (self.text_scores[rows] > score)  # of equals, the head's come first
         counts = self._counted(before) + appended(others, self.merged[rows], self.depth)
         ranks[rows, level:-1, level] = counts[:, level:-1]
@@ -310,7 +310,7 @@ class BothSources:
         rows = np.flatnonzero(nodes >= 0)
         texts, node = self.text_scores[rows], nodes[rows, None]
         score = np.take_along_axis(texts, node, axis=1)
-        earlier = (texts > score) | ((texts == score) & (np.arange(texts.shape[1]) < node))
+        earlier = comes_before(texts, score, node)
         counts = self._counted(self.scores[rows] >= score)
         counts += appended(self.there[rows] & earlier, self.merged[rows], self.depth)
         stages = np.array([*range(self.depth + 1), -1])

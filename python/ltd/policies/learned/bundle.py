@@ -24,6 +24,7 @@ from ltd.common.files import file_hash, write_bytes, write_text
 from ltd.common.trained_folder import read_facts, read_weights
 from ltd.errors import InputError
 from ltd.lookup import TextScores, load_text_scores, save_text_scores
+from ltd.lookup.scores import TEXT_SCORES
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.network import ACTIVATIONS, Network
 from ltd.policies.learned.observation import (
@@ -40,7 +41,7 @@ from ltd.policies.learned.setting import Setting
 from ltd.policies.static import Static
 
 FORMAT, SCHEMA = "ltd-policy", 1
-FACTS, WEIGHTS, TEXT_SCORES = "policy.json", "policy.safetensors", "lookup.json"
+FACTS, WEIGHTS = "policy.json", "policy.safetensors"
 BEST_STATIC = "best_static"  # in the facts of the training: depth and size of the best static tree on its questions
 # What the operators compute for either observation; a network trained with anything else would be misread.
 FIXED: dict[str, dict[str, Any]] = {

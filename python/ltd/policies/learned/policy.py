@@ -15,10 +15,9 @@ from ltd.policies.learned.asking import askers
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
-from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
+from ltd.tree import MAX_SIZE, NOT_ASKED, DraftTree, candidate_count, check_tree_limits
 
 CONTINUE = 1  # the depth network's output; 0 is stop
-NOT_DRAFTED = -1  # the depth before the draft's own forward at the root
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ class LearnedCall:
         self.allowance = policy.allowance
         self._sizes, self._costs = policy.sizes, policy.costs
         # Below this depth it drafts without asking; where the text may be enough, it asks before it drafts at all.
-        self._min_depth = policy.min_depth if policy.min_depth or not policy.max_text else NOT_DRAFTED
+        self._min_depth = policy.min_depth if policy.min_depth or not policy.max_text else NOT_ASKED
         self._networks = policy.depth_network, policy.size_network
         self._ask_depth, self._ask_size, self._asks_both = askers(*self._networks, batch)
         self._began = False
