@@ -1,10 +1,10 @@
 """Tokens per second of what one could generate with instead of `ltd`, on the same prompts, in one interleaved run.
 
     python bench/peers.py --data-dir DIR --out DIR [--tasks mt_bench,gsm8k,alpaca,qa] [--limit N] [--threads 2]
-                          [--static 1:4] … [--lookup 10] … [--gguf FILE] [--target …] [--draft …] [--dtype bfloat16]
+                          [--method METHOD] … [--lookup 10] … [--gguf FILE] [--target …] [--draft …] [--dtype …]
 
 The rows: `transformers`, plain and with prompt lookup; llama.cpp through llama-cpp-python, the same, with the GGUF
-file as it is and converted to the type of the others; `ltd`, plain, with static trees and with EAGLE-3's default tree.
+file as it is and converted to the type of the others; `ltd`, plain and with its own methods, as `ltd eval` names them.
 Every prompt goes to all of them in turn, each time beginning with the next one; a conversation goes on with the answers
 of plain `transformers`, so the prompts are the same for all. All are greedy.
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from ltd.evaluation.encoding import encode_turn
 from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.methods import TreeMethod
 from ltd.evaluation.questions import TASKS, Turn, all_turns, load_questions
-from ltd.evaluation.run_config import RunConfig, in_rotation, run_settings
+from ltd.evaluation.run_config import RunConfig, choose_methods, in_rotation, run_settings
 from ltd.ops.library import build_info
 from ltd.target.device import resolve_dtype
 from ltd.target.locate import packaged_gguf
@@ -68,13 +68,13 @@ class PeersConfig(RunConfig):
     """What to compare, on what; `out` is a folder.
 
     Attributes:
-        statics: ltd's static trees, "depth:size".
+        methods: of ltd, beside plain decoding; trees and looked-up tokens, as `TreeMethod` reads them.
         lookups: how many tokens prompt lookup proposes at most.
         gguf: the model for llama.cpp; None is the target, if it is a GGUF file or the default.
     """
 
     dtype: str = "bfloat16"
-    statics: tuple[str, ...] = ("1:4",)
+    methods: tuple[str, ...] = ("static:1:4", "eagle3")
     lookups: tuple[int, ...] = (2, 10)  # what llama-cpp-python recommends for CPUs, and the usual number elsewhere
     gguf: str | None = None
 
@@ -86,7 +86,7 @@ class PeersConfig(RunConfig):
             raise InputError(f"lookup is {min(self.lookups)}; it counts proposed tokens, so it must be at least 1")
         chosen = [row.name for row in make_rows(self, with_llama_cpp=True)]
         if len(set(chosen)) != len(chosen):
-            raise InputError(f"the rows are {'; '.join(chosen)}; name each static tree and each lookup once")
+            raise InputError(f"the rows are {'; '.join(chosen)}; name each method and each lookup once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +124,18 @@ def make_rows(config: PeersConfig, with_llama_cpp: bool) -> list[Row]:
     """All rows, in the order of the table."""
     dtype = str(resolve_dtype(config.dtype, CPU)).removeprefix("torch.")
     others = ("transformers", QUANTISED, f"llama.cpp {dtype}") if with_llama_cpp else ("transformers",)
-    ways = (BASELINE, *(f"static:{tree}" for tree in config.statics), "eagle3")
     return [
         *(Row(engine, lookup=lookup) for engine in others for lookup in (None, *config.lookups)),
-        *(Row("ltd", method=TreeMethod.named(way)) for way in ways),
+        *(Row("ltd", method=TreeMethod.named(name)) for name in (BASELINE, *config.methods)),
     ]
+
+
+def chosen_rows(config: PeersConfig, with_llama_cpp: bool) -> list[Row]:
+    """The rows, with the policies that `ltd`'s methods come to here; raises InputError as `choose_methods` does."""
+    rows = make_rows(config, with_llama_cpp)
+    names = [row.method.name for row in rows if row.method is not None]
+    chosen = {method.name: method for method in choose_methods(config, names)}
+    return [row if row.method is None else replace(row, method=chosen[row.method.name]) for row in rows]
 
 
 def find_gguf(config: PeersConfig) -> Path | None:
@@ -153,8 +160,9 @@ def compare(config: PeersConfig) -> Record:
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     gguf = find_gguf(config)
     refusal = llama_cpp_refusal(gguf)
-    rows = make_rows(config, with_llama_cpp=refusal is None)
-    settings = {**run_settings(config, questions), **peer_settings(rows, gguf, refusal)}
+    rows = chosen_rows(config, with_llama_cpp=refusal is None)
+    methods = [row.method for row in rows if row.method is not None]
+    settings = {**run_settings(config, questions, methods), **peer_settings(rows, gguf, refusal)}
     pairs = in_rotation(all_turns(questions), rows)
     with Journal(config.out / "samples.jsonl", settings) as journal:
         samples: Samples = {(s["task"], s["question_id"], s["turn"], s["method"]): s for s in journal.records}
@@ -207,8 +215,10 @@ def load_peers(config: PeersConfig, rows: Sequence[Row], decoder: Decoder, gguf:
     peers: dict[str, Peer] = {}
     for row in rows:
         if row.method is not None:
-            decoder.speculation(row.method.policy)  # raises if its trees are too large
-            peers[row.name] = LtdPeer(decoder, row.method.policy)
+            assert row.method.chosen is not None, "rows are chosen before they are loaded"
+            policy = row.method.chosen.policy or BASELINE
+            decoder.speculation(policy)  # raises if its trees are too large
+            peers[row.name] = LtdPeer(decoder, policy)
         elif row.engine == "transformers":
             peers[row.name] = TransformersPeer(model, decoder.stop_ids, row.lookup)
         else:
@@ -275,7 +285,9 @@ def parse(arguments: list[str] | None) -> PeersConfig:
     parser.add_argument("--draft", help="its head; default: the shipped one")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, help="of every engine; default: torch's own choice")
-    parser.add_argument("--static", dest="statics", action="append", metavar="D:V", help="may be repeated")
+    parser.add_argument(
+        "--method", dest="methods", action="append", help="of ltd, as ltd eval knows it; may be repeated"
+    )
     parser.add_argument("--lookup", dest="lookups", action="append", type=int, metavar="N", help="may be repeated")
     parser.add_argument("--gguf", help="the model for llama.cpp; default: the target's own file")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}

@@ -51,7 +51,7 @@ def config(data: Path, tmp_path: Path, tiny_target: Callable[..., Path], tiny_he
         target=str(tiny_target("llama")),
         draft=str(tiny_head("llama")),
         dtype="float32",
-        statics=("0:3", "2:4"),
+        methods=("static:0:3", "static:2:4", "both:0:2:3", "eagle3"),
         lookups=(2,),
     )
 
@@ -143,6 +143,7 @@ def test_rows_have_names_and_know_their_plain_decoding(config: PeersConfig) -> N
         "ltd, plain": OURS,
         "ltd, static:0:3": OURS,
         "ltd, static:2:4": OURS,
+        "ltd, both:0:2:3": OURS,
         "ltd, eagle3": OURS,
     }
     without = make_rows(config, with_llama_cpp=False)
@@ -197,7 +198,7 @@ def test_the_comparison_is_made_reported_and_not_repeated(
     config: PeersConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = compare(config)
-    assert len(results["samples"]) == 3 * 6
+    assert len(results["samples"]) == 3 * 7
     for sample in results["samples"]:
         assert sum(sample["gains"]) < sample["new_tokens"] <= config.max_new_tokens
         # In float32 nothing that is lossless says anything else.
@@ -221,8 +222,8 @@ def test_the_comparison_is_made_reported_and_not_repeated(
         ({"threads": 0}, "threads is 0"),
         ({"max_new_tokens": 1}, "a rate begins with the second token"),
         ({"dtype": "int8"}, "dtype 'int8'"),
-        ({"statics": ("0",)}, "unknown method 'static:0'"),
-        ({"statics": ("0:3", "0:3")}, "each static tree and each lookup once"),
+        ({"methods": ("static:0",)}, "unknown method 'static:0'"),
+        ({"methods": ("static:0:3", "static:0:3")}, "each method and each lookup once"),
         ({"lookups": (0,)}, "lookup is 0"),
         ({"gguf": "nowhere.gguf"}, "no GGUF file at nowhere.gguf"),
         ({"max_new_tokens": 250}, "first, question 7, turn 1: the prompt has"),
@@ -236,7 +237,9 @@ def test_bad_input_is_told(config: PeersConfig, changes: dict[str, Any], complai
 
 def test_the_command_line_ends_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="error: there is no data folder"):
-        peers.main(["--data-dir", str(tmp_path / "none"), "--out", str(tmp_path), "--static", "1:4", "--lookup", "3"])
+        peers.main(
+            ["--data-dir", str(tmp_path / "none"), "--out", str(tmp_path), "--method", "static:1:4", "--lookup", "3"]
+        )
 
 
 # --- llama.cpp, which need not be here ---
