@@ -1,11 +1,17 @@
 """Builds, tests and times everything on this machine's NVIDIA GPU.
 
-    python bench/gpu_check.py [--fresh]          (or: make gpu-check)
+    make gpu-check                               sets up .venv, as the other targets do
+    make gpu-check SYSTEM=1 [OUT=FOLDER] [BUDGET=SECONDS] [PYTHON=python3.12]
+                                                 installs and downloads nothing: this Python has torch and what a
+                                                 build needs, and the package is built beside its sources
 
-One step after the other: the build, the CUDA compile report, the operators' tests on the GPU, compute-sanitizer's
-memcheck and racecheck of every kernel, the microbenchmarks, and the operators beside what one would use otherwise. A
-step that has succeeded is not done again until a source changes. All results go to bench/results/<gpu>/results.json.
-Not yet run: nothing of it works without a GPU.
+One step after the other, the most telling first: the build, the operators' tests on the GPU, decoding with planted
+models of an 8B shape (`planted.py`), the microbenchmarks, compute-sanitizer's memcheck and racecheck of every kernel,
+the operators beside what one would use otherwise, and, in .venv, the CUDA compile report. Each has a time limit of its
+own; what does not fit into the budget is left out, and said. A step that has succeeded is not done again until a source
+changes. The results are written after every step: to bench/results/<gpu>/results.json, or else to a folder of the
+caller's choice. Not yet run: nothing of it works without a GPU, but --rehearse builds without one, for
+LTD_CUDA_ARCHITECTURES, and lets every other step say what it lacks.
 
 Only the standard library is used here, since the first step makes the environment.
 """
@@ -14,230 +20,210 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import hashlib
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-PYTHON = ROOT / ".venv" / "bin" / "python"
-OUT = ROOT / "out" / "gpu-check"
-SOURCES = ("CMakeLists.txt", "Makefile", "setup.py", "cmake", "csrc", "python/ltd", "bench", "tests")
-SUFFIXES = {".txt", ".py", ".cmake", ".h", ".cpp", ".cu", ".cuh", ""}
-SANITIZER_PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
+from gpu_machine import ROOT, Gpu, find_gpu, source_digest
+from gpu_steps import KEPT, Place, Results, Step, StepError, file_name, programs_missing, read_object, steps_of
+from system_python import missing_headers, missing_modules
 
-
-class StepError(Exception):
-    """A step has failed; the message says what."""
-
-
-# --- what is here ---
-
-
-def gpu_name() -> str | None:
-    """The first GPU's name, asked of NVIDIA's driver; None without one."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    name, device = ctypes.create_string_buffer(256), ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
-        return None
-    return name.value.decode()
-
-
-def source_digest() -> str:
-    """Changes with every source that a step depends on."""
-    digest = hashlib.sha256()
-    for place in SOURCES:
-        path = ROOT / place
-        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-        for file in files:
-            if file.suffix in SUFFIXES:
-                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def find_sanitizer() -> str:
-    """Where compute-sanitizer is.
-
-    Raises:
-        StepError: it is not here.
-    """
-    places = os.pathsep.join([os.environ.get("PATH", ""), *SANITIZER_PLACES])
-    found = shutil.which("compute-sanitizer", path=places)
-    if found is None:
-        raise StepError("compute-sanitizer was not found; it comes with the CUDA toolkit")
-    return found
-
-
-# --- steps ---
-
-
-def run(*command: str | Path, **environment: str) -> None:
-    """Runs a command in the repository, with its output on the terminal.
-
-    Raises:
-        StepError: it has failed.
-    """
-    code = subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False).returncode
-    if code != 0:
-        raise StepError(f"{' '.join(map(str, command))} ended with exit code {code}")
-
-
-def kernel_bench() -> Path:
-    """The program of microbenchmarks that the build step has made."""
-    found = sorted(ROOT.glob("build/cmake-*/bench/kernels/kernel_bench"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise StepError("kernel_bench has not been built")
-    return found[-1]
-
-
-def build() -> None:
-    """The environment, the extension with its CUDA kernels, and the microbenchmarks."""
-    run("make", "V=1", "-W", "setup.py", "install", ".venv/.stamp-dev", "kernel-bench-build", LTD_CUDA="ON")
-
-
-def check_compiling() -> dict[str, Any]:
-    """Registers, memory and spills of every kernel on every architecture."""
-    return with_json("cuda-check", lambda file: run(PYTHON, "bench/cuda_check.py", "--json", file))
-
-
-def check_operators() -> None:
-    """Every operator against the CPU's."""
-    run(PYTHON, "-m", "pytest", "-q", "tests/ops/test_ops_cuda.py", LTD_TEST_DEVICE="cuda")
-
-
-def sanitize(tool: str) -> None:
-    """Every kernel under one of compute-sanitizer's tools."""
-    run(find_sanitizer(), "--tool", tool, "--error-exitcode", "1", kernel_bench(), "--once")
-
-
-def time_kernels() -> dict[str, Any]:
-    """All sizes, against the floor."""
-    return with_json("kernels", lambda file: run(kernel_bench(), "--benchmark_filter=^cuda/", f"--summary={file}"))
-
-
-def time_operators() -> dict[str, Any]:
-    """The operators beside what one would use otherwise."""
-    return with_json("operators", lambda file: run(PYTHON, "bench/gpu_operators.py", "--json", file))
-
-
-def with_json(name: str, work: Callable[[Path], None]) -> dict[str, Any]:
-    """What `work` writes into the file that it is given."""
-    file = OUT / f"{name}-results.json"
-    work(file)
-    return read_object(file)
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. `ltd.common.json_files` is not there before the first step has made it.
-
-    Raises:
-        StepError: it cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StepError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise StepError(f"{file} holds no JSON object")
-    return content
-
-
-STEPS: dict[str, Callable[[], dict[str, Any] | None]] = {
-    "build": build,
-    "compile report": check_compiling,
-    "operators' tests": check_operators,
-    "memcheck": lambda: sanitize("memcheck"),
-    "racecheck": lambda: sanitize("racecheck"),
-    "microbenchmarks": time_kernels,
-    "comparison": time_operators,
-}
+SYSTEM_BUDGET = 480.0  # seconds; of a machine that is lent
+NO_GPU = Gpu("no GPU", "90")
 
 
 @dataclass
 class Done:
-    """How a step has ended."""
+    """How a step has ended: ok, failed or left out."""
 
-    ok: bool
+    state: str
     message: str = ""
-    results: dict[str, Any] | None = None
+    seconds: float = 0.0
+    results: Results = None
+
+    @property
+    def ok(self) -> bool:
+        return self.state == "ok"
 
 
-def run_step(name: str, step: Callable[[], dict[str, Any] | None], state: str) -> Done:
-    """Runs a step, unless it has succeeded already in the same state of the sources, and keeps its result."""
-    file = OUT / f"{re.sub(r'[^a-z]+', '-', name)}.json"
-    if file.is_file():
-        with contextlib.suppress(StepError):  # damaged: the step is done again
-            kept = read_object(file)
-            if kept.get("state") == state and "results" in kept:
-                print(f"== {name}: done before")
-                return Done(True, results=kept["results"])
-    print(f"== {name}", flush=True)
-    try:
-        results = step()
-    except StepError as error:
-        print(f"gpu-check: {name} failed: {error}", file=sys.stderr)
-        return Done(False, str(error))
-    file.write_text(json.dumps({"state": state, "results": results}))
-    return Done(True, results=results)
+@dataclass
+class Check:
+    """A run of all steps."""
+
+    place: Place
+    gpu: Gpu
+    out: Path  # the file for the results
+    budget: float  # seconds
+    digest: str
+    done: dict[str, Done] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self.budget - (time.monotonic() - self.started)
+
+    def run(self) -> None:
+        """All steps, with the results written after each."""
+        for name, step in steps_of(self.place):
+            self.done[name] = self.kept(name) or self.refused(step) or self.tried(name, step)
+            print(f"== {name}: {self.done[name].state} ({self.done[name].seconds:.0f} s)", flush=True)
+            if self.done[name].message:
+                print(f"gpu-check: {name}: {self.done[name].message}", file=sys.stderr, flush=True)
+            self.write()
+
+    def kept(self, name: str) -> Done | None:
+        """How the step ended before, if it succeeded in the same state of sources and machine."""
+        file = KEPT / f"{file_name(name)}.json"
+        if file.is_file():
+            with contextlib.suppress(StepError):  # damaged: the step is done again
+                found = read_object(file)
+                if found.get("state") == self.state and "results" in found:
+                    return Done("ok", "done before", results=found["results"])
+        return None
+
+    @property
+    def state(self) -> str:
+        """What a kept result is of."""
+        return f"{self.gpu.name} {self.place.python} {self.place.architectures} {self.digest}"
+
+    def refused(self, step: Step) -> Done | None:
+        """Why the step is left out, if it is."""
+        lacking = [name for name in step.after if not self.done[name].ok]
+        if lacking:
+            return Done("left out", f"it needs {lacking[0]}, which has not succeeded")
+        missing = missing_modules(step.modules) if self.place.system else []
+        missing += programs_missing(step, self.place)
+        if missing:
+            return Done("left out", f"not installed here: {', '.join(missing)}")
+        if step.usual > self.left:
+            left = max(self.left, 0.0)
+            return Done("left out", f"{left:.0f} s of the budget are left, and it takes about {step.usual:.0f} s")
+        return None
+
+    def tried(self, name: str, step: Step) -> Done:
+        """Runs the step, and keeps its results if it succeeds."""
+        print(f"== {name} ...", flush=True)
+        begin = time.monotonic()
+        self.place.limit = min(step.limit, self.left)
+        try:
+            results = step.run(self.place)
+        except (StepError, OSError) as error:
+            return Done("failed", str(error), time.monotonic() - begin)
+        write(KEPT / f"{file_name(name)}.json", {"state": self.state, "results": results})
+        return Done("ok", "", time.monotonic() - begin, results)
+
+    def write(self) -> None:
+        """What there is so far."""
+        steps = {name: asdict(done) for name, done in self.done.items()}
+        about = {"gpu": self.gpu.name, "architecture": self.place.architectures, "budget_s": self.limited_budget}
+        write(self.out, {**about, "seconds": round(time.monotonic() - self.started, 1), "steps": steps})
+
+    @property
+    def limited_budget(self) -> float | None:
+        """For JSON, which has no infinity."""
+        return None if self.budget == float("inf") else self.budget
 
 
-# --- results ---
+def write(file: Path, content: dict[str, object]) -> None:
+    """Writes JSON so that nobody ever sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(file)
 
 
 def print_results(done: dict[str, Done]) -> None:
     """The timings, and how every step has ended."""
-    kernels = done["microbenchmarks"].results or {"results": []}
-    print(f"\n{'kernel':<60} {'median us':>10} {'GB/s':>8} {'of floor':>9}")
-    for line in kernels["results"]:
+    kernels = results_of(done, "microbenchmarks")
+    if kernels:
+        print(f"\n{'kernel':<60} {'median us':>10} {'GB/s':>8} {'of floor':>9}")
+    for line in kernels:
         share = f"{100 * line['floor_share']:.0f} %"
         print(f"{line['name']:<60} {line['median_us']:>10.1f} {line['gb_per_s']:>8.0f} {share:>9}")
-    comparison = done["comparison"].results or {"results": []}
-    print(f"\n{'operator':<60} {'ltd us':>10} {'best other us':>14}")
-    for line in comparison["results"]:
-        best = min(line["others"], key=lambda name: line["others"][name]["median"])
-        other = f"{line['others'][best]['median']:.1f}"
-        print(f"{line['operator']:<60} {line['ltd']['median']:>10.1f} {other:>14} ({best})")
+    planted = done["decoding"].results if "decoding" in done else None
+    if planted is not None:
+        print(f"\n{planted['shape']}, milliseconds per cycle")
+        for name, way in planted["ways"].items():
+            parts = ", ".join(f"{part} {time:.3f}" for part, time in way["parts"].items())
+            print(f"{name:<8} {way['rate']:>8.1f} tokens/s {way['ms_per_cycle']:>8.3f} ({parts})")
+    comparison = results_of(done, "comparison")
+    if comparison:
+        print(f"\n{'operator':<60} {'ltd us':>10} {'best other us':>14}")
+    for line in comparison:
+        others = {name: timing["median"] for name, timing in line["others"].items()}
+        best = min(others, key=lambda name: others[name], default=None)
+        other = "none" if best is None else f"{others[best]:.1f} ({best})"
+        print(f"{line['operator']:<60} {line['ltd']['median']:>10.1f} {other:>14}")
     print()
     for name, step in done.items():
-        print(f"{name:<20} {'ok' if step.ok else f'failed: {step.message}'}")
+        about = "" if step.ok else f": {step.message.splitlines()[0]}"
+        print(f"{name:<24} {step.state}{about}")
+
+
+def results_of(done: dict[str, Done], name: str) -> list[dict[str, object]]:
+    """The lines that a step has measured."""
+    results = done[name].results if name in done else None
+    return [] if results is None else results["results"]
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Builds, tests and times everything on an NVIDIA GPU.")
+    parser.add_argument("--system", action="store_true", help="use this Python as it is; install nothing")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results.json and logs, instead of ours")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help=f"for everything (default: {SYSTEM_BUDGET:.0f} with --system)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="do all steps again")
+    parser.add_argument("--rehearse", action="store_true", help="go on without a GPU, as far as that is possible")
+    options = parser.parse_args(arguments)
+    if options.budget is not None and not options.budget > 0:
+        parser.error(f"--budget must be above 0, but is {options.budget}")
+    if options.budget is None:
+        options.budget = SYSTEM_BUDGET if options.system else float("inf")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Builds, tests and times everything on an NVIDIA GPU.")
-    parser.add_argument("--fresh", action="store_true", help="do all steps again")
-    options = parser.parse_args(arguments)
-    gpu = gpu_name()
+    options = read_options(arguments)
+    gpu = find_gpu() or (NO_GPU if options.rehearse else None)
     if gpu is None:
         print("gpu-check needs an NVIDIA GPU and its driver, and finds none here", file=sys.stderr)
         return 2
+    if options.system and (missing := missing_headers()):
+        print(f"gpu-check can compile no module for {sys.executable}: there is no {missing[0]}", file=sys.stderr)
+        return 2
     if options.fresh:
-        shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir(parents=True, exist_ok=True)
-    state = f"{gpu} {source_digest()}"
-    done: dict[str, Done] = {}
-    for name, step in STEPS.items():
-        if name != "build" and not done["build"].ok:
-            done[name] = Done(False, "there is no build")
-        else:
-            done[name] = run_step(name, step, state)
-    print_results(done)
-    file = ROOT / "bench" / "results" / re.sub(r"[^a-z0-9]+", "-", gpu.lower()) / "results.json"
-    file.parent.mkdir(exist_ok=True)
-    steps = {name: {"ok": step.ok, "message": step.message, "results": step.results} for name, step in done.items()}
-    file.write_text(json.dumps({"gpu": gpu, "steps": steps}, indent=2) + "\n")
-    print(f"written: {file.relative_to(ROOT)}")
-    return 0 if all(step.ok for step in done.values()) else 1
+        shutil.rmtree(KEPT, ignore_errors=True)
+    usual = KEPT if gpu is NO_GPU else ROOT / "bench" / "results" / file_name(gpu.name)
+    folder = (options.out or usual).absolute()
+    place = Place(
+        python=Path(sys.executable) if options.system else ROOT / ".venv" / "bin" / "python",
+        system=options.system,
+        architectures=os.environ.get("LTD_CUDA_ARCHITECTURES") or (gpu.architecture if options.system else ""),
+        logs=folder if options.out else KEPT,
+    )
+    check = Check(place, gpu, folder / "results.json", options.budget, source_digest())
+    say_what_is_missing(place)
+    check.run()
+    print_results(check.done)
+    print(f"written: {check.out}")
+    return 0 if all(step.ok for step in check.done.values()) else 1
+
+
+def say_what_is_missing(place: Place) -> None:
+    """Before anything takes time: the steps for which something is not installed."""
+    if not place.system:
+        return
+    for name, step in steps_of(place):
+        missing = missing_modules(step.modules) + programs_missing(step, place)
+        if missing:
+            print(f"gpu-check: {name} will be left out; not installed here: {', '.join(missing)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Times the operators on a GPU beside what one would use otherwise: PyTorch's operators, and those compiled.
 
-    python bench/gpu_operators.py [--json FILE] [--rounds N] [--only NAME ...]
+    python bench/gpu_operators.py [--json FILE] [--rounds N] [--no-compile] [--only NAME ...]
 
 At W 10, D 8, V 60, bfloat16, heads of an 8B model (32 query heads on 8 of 128, 32 layers). Each way is captured in a
 CUDA graph and run in turns with the others, with cold caches, between two events; the medians count. What cannot be
@@ -31,6 +31,7 @@ from timing import Timing, circumstances, write_json
 WIDTH, DEPTH, SIZE = 10, 8, 60
 QUERY_HEADS, KV_HEADS, HEAD_DIM, LAYERS = 32, 8, 128, 32
 DTYPE = torch.bfloat16
+COMPILED = ("torch.compile", "FlexAttention")  # what compiles for minutes
 FLUSH_BYTES = 256 << 20  # more than any L2 cache
 
 Run = Callable[[], object]
@@ -262,10 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Times the operators on a GPU beside what one would use otherwise.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     parser.add_argument("--rounds", type=int, default=100, help="for each line of the table (default: 100)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile and FlexAttention")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="operators whose names begin so")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("gpu_operators.py needs an NVIDIA GPU, and torch finds none", file=sys.stderr)
+        print("gpu_operators.py: torch finds no GPU", file=sys.stderr)
         return 2
     torch.set_default_device("cuda")
     torch.manual_seed(0)
@@ -277,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for contest in all_contests():
             if options.only and not contest.name.startswith(tuple(options.only)):
                 continue
+            if options.no_compile:
+                contest.others = {name: run for name, run in contest.others.items() if name not in COMPILED}
             timings, missing = measure(contest, options.rounds)
             table.add_row(contest.name, str(timings["ltd"]), *(str(timings.get(name, "-")) for name in contest.others))
             ours = asdict(timings.pop("ltd"))

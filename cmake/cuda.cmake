@@ -1,8 +1,14 @@
 # Options and architectures of CUDA sources; bench/cuda_check.py reads the same files.
 
-# Compiles a target's CUDA sources as all of ours: for the architectures that this nvcc knows, and to PTX for the newest.
+# Compiles a target's CUDA sources as all of ours: for the architectures that are asked for, or else for those that this
+# nvcc knows, and to PTX for the newest.
 function(ltd_compile_cuda target)
   file(STRINGS "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/cuda_options.txt" options)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${options}>")
+  if(LTD_CUDA_ARCHITECTURES)
+    set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${LTD_CUDA_ARCHITECTURES}")
+    return()
+  endif()
   file(STRINGS "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/cuda_architectures.txt" numbers)
   execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-code OUTPUT_VARIABLE known)
   set(architectures "")
@@ -16,5 +22,4 @@ function(ltd_compile_cuda target)
     message(FATAL_ERROR "ltd: ${CMAKE_CUDA_COMPILER} knows none of the architectures in cmake/cuda_architectures.txt")
   endif()
   set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${architectures};${newest}-virtual")
-  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${options}>")
 endfunction()

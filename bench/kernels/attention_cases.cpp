@@ -48,7 +48,6 @@ Case make_case(const Model& model, const Labelled& prefix, int64_t size) {
       .name = std::string("tree_attention/") + model.label + "/prefix:" + prefix.label + "/V:" + std::to_string(size),
       .usual = size == kUsualSize || prefix.value == kUsualPrefix,
       .bytes = kElement * (2 * rows * cache_width + 2 * nodes * query_width),
-      .operations = 4 * nodes * rows * query_width,
       .prepare = [model, prefix, size](Memory& m) { return prepare(m, model, prefix.value, size); }};
 }
 

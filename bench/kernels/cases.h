@@ -26,11 +26,10 @@ inline constexpr Labelled kVocabularies[] = {{"8k", 8192}, {"32k", 32000}, {"128
 inline constexpr int64_t kSizes[] = {20, 60, 120, 240};
 
 struct Case {
-  std::string name;         // operator/shape
-  bool usual;               // timed unless a filter asks for others
-  double bytes;             // that have to come from memory or go there, at the least
-  double gpu_bytes = 0.0;   // the same on a GPU, if more
-  double operations = 0.0;  // of floating-point numbers, if they can take longer than the bytes
+  std::string name;        // operator/shape
+  bool usual;              // timed unless a filter asks for others
+  double bytes;            // that have to come from memory or go there, at the least
+  double gpu_bytes = 0.0;  // the same on a GPU, if more
   std::function<Call(Memory&)> prepare;
 
   double bytes_on(const Device& device) const { return device.is_gpu() && gpu_bytes > 0.0 ? gpu_bytes : bytes; }

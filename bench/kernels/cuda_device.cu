@@ -98,7 +98,6 @@ class CudaDevice : public Device {
 
   double bandwidth() const override { return bandwidth_; }
   double launch_seconds() const override { return launch_seconds_; }
-  double rough_speed() const override { return 1e14; }
 
  private:
   void read(int64_t bytes) {

@@ -41,9 +41,6 @@ class Device {
   // Measured: bytes per second of a large read, and the seconds of a call that does nothing.
   virtual double bandwidth() const = 0;
   virtual double launch_seconds() const = 0;
-
-  // About how many operations a second it can do, to choose how often something is timed.
-  virtual double rough_speed() const = 0;
 };
 
 std::unique_ptr<Device> make_host_device();

@@ -108,7 +108,6 @@ class HostDevice : public Device {
 
   double bandwidth() const override { return bandwidth_; }
   double launch_seconds() const override { return 0.0; }
-  double rough_speed() const override { return 5e10 * thread_count(); }
 
  private:
   double bandwidth_ = measure_bandwidth();

@@ -1,60 +1,30 @@
 // Times the operators' kernels at realistic sizes, without torch.
 //
-//   kernel_bench [--summary=FILE] [--once] [--benchmark_filter=REGEX] [--benchmark_out=FILE] ...
+//   kernel_bench [--json=FILE] [--device=cpu|cuda] [--filter=REGEX] [--seconds=S] [--repetitions=N]
+//   kernel_bench --once [--device=cpu|cuda]
 //
-// Memory is cold at every start: neither inputs nor outputs are in a cache. --once runs every operator at its first
-// size only, without timing it, for tools that watch what kernels do. Without a filter only the usual sizes are timed.
-#include <benchmark/benchmark.h>
-
+// Memory is cold at every start: neither inputs nor outputs are in a cache. A case runs until it has taken so many
+// seconds and so many repetitions. Without a filter only the usual sizes are timed. --once runs every operator at its
+// first size only, without timing it, for tools that watch what kernels do.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cases.h"
+#include "options.h"
 #include "report.h"
 
 namespace ltd::bench {
 namespace {
 
-constexpr double kSecondsPerCase = 0.4;
-constexpr double kLeastSamples = 7;
-constexpr double kMostSamples = 200;
 constexpr int kWarmUps = 2;
-constexpr double kColdRate = 2e9;  // bytes per second of getting ready for the next sample, roughly
-
-struct Options {
-  std::string summary;
-  bool once = false;
-  bool filtered = false;
-
-  // Takes ours out of the arguments; the rest are Google Benchmark's.
-  static Options taken_from(int& count, char** arguments) {
-    Options options;
-    int kept = 1;
-    for (int i = 1; i < count; ++i) {
-      const std::string argument = arguments[i];
-      if (argument.rfind("--summary=", 0) == 0) {
-        options.summary = argument.substr(std::strlen("--summary="));
-      } else if (argument == "--once") {
-        options.once = true;
-      } else {
-        options.filtered |= argument.rfind("--benchmark_filter", 0) == 0;
-        arguments[kept++] = arguments[i];
-      }
-    }
-    count = kept;
-    return options;
-  }
-};
-
-int64_t sample_count(const Case& c, const Device& device) {
-  const double seconds = c.operations / device.rough_speed() + c.bytes_on(device) / kColdRate;
-  return static_cast<int64_t>(std::clamp(kSecondsPerCase / seconds, kLeastSamples, kMostSamples));
-}
+constexpr int kMostSamples = 200;
+constexpr int kBadArguments = 2;  // exit code
 
 // Between the two nearest of sorted values.
 double quantile(const std::vector<double>& sorted, double share) {
@@ -64,73 +34,82 @@ double quantile(const std::vector<double>& sorted, double share) {
   return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
-void time_case(benchmark::State& state, const Case& c, Device& device) {
-  Memory memory(device);
-  const Timed once = device.timed(c.prepare(memory), memory.blocks());
+// Seconds of each run: until the wall's seconds and the repetitions are both over, or there are as many as help.
+std::vector<double> samples_of(const Timed& once, const Options& options) {
+  using Clock = std::chrono::steady_clock;
   for (int i = 0; i < kWarmUps; ++i) once();
+  const size_t least = options.repetitions, most = std::max(options.repetitions, kMostSamples);
+  const Clock::time_point start = Clock::now();
   std::vector<double> samples;
-  for ([[maybe_unused]] auto _ : state) {
+  while (samples.size() < least ||
+         (samples.size() < most && std::chrono::duration<double>(Clock::now() - start).count() < options.seconds)) {
     samples.push_back(once());
-    state.SetIterationTime(samples.back());
   }
+  return samples;
+}
+
+Line time_case(const std::string& name, const Case& c, Device& device, const Options& options) {
+  Memory memory(device);
+  std::vector<double> samples = samples_of(device.timed(c.prepare(memory), memory.blocks()), options);
   std::sort(samples.begin(), samples.end());
   const double median = quantile(samples, 0.5), bytes = c.bytes_on(device);
-  state.counters[kMedian] = median * 1e6;
-  state.counters[kLow] = quantile(samples, 0.25) * 1e6;
-  state.counters[kHigh] = quantile(samples, 0.75) * 1e6;
-  state.counters[kRate] = bytes / median * 1e-9;
-  state.counters[kShare] = std::max(bytes / device.bandwidth(), device.launch_seconds()) / median;
+  return {name,
+          median * 1e6,
+          quantile(samples, 0.25) * 1e6,
+          quantile(samples, 0.75) * 1e6,
+          bytes / median * 1e-9,
+          std::max(bytes / device.bandwidth(), device.launch_seconds()) / median,
+          static_cast<int>(samples.size())};
 }
 
-void add_benchmark(const Case& c, Device& device) {
-  const auto run = [&c, &device](benchmark::State& state) {
-    try {
-      time_case(state, c, device);
-    } catch (const std::exception& error) {
-      state.SetLabel(error.what());
-      state.SkipWithError(error.what());
+// Whatever fails is in the report, and the others are timed all the same.
+int time_all(const std::vector<Case>& cases, const std::vector<Device*>& devices, const Options& options) {
+  Report report(devices);
+  for (Device* device : devices) {
+    for (const Case& c : cases) {
+      const std::string name = device->name() + "/" + c.name;
+      if (!options.wants(name, c.usual)) continue;
+      try {
+        report.add(time_case(name, c, *device, options));
+      } catch (const std::exception& error) {
+        report.add_failure(name, error.what());
+      }
     }
-  };
-  benchmark::RegisterBenchmark((device.name() + "/" + c.name).c_str(), run)
-      ->UseManualTime()
-      ->Iterations(sample_count(c, device));
-}
-
-void run_once(const Case& c, Device& device) {
-  Memory memory(device);
-  device.run(c.prepare(memory));
-  std::printf("%s/%s\n", device.name().c_str(), c.name.c_str());
+  }
+  if (!options.json.empty()) report.write(options.json);
+  return report.has_failures() ? 1 : 0;
 }
 
 std::string operator_of(const Case& c) { return c.name.substr(0, c.name.find('/')); }
 
-int run(int count, char** arguments) {
-  const Options options = Options::taken_from(count, arguments);
-  benchmark::Initialize(&count, arguments);
-  if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 2;
-  std::vector<std::unique_ptr<Device>> owned;
-#ifdef LTD_WITH_CUDA
-  owned.push_back(make_cuda_device());
-#endif
-  if (!options.once || owned.empty() || owned[0] == nullptr) owned.push_back(make_host_device());
-  std::vector<Device*> devices;
-  for (const auto& device : owned) {
-    if (device != nullptr) devices.push_back(device.get());
+int run_each_once(const std::vector<Case>& cases, Device& device) {
+  for (size_t i = 0; i < cases.size(); ++i) {
+    if (i > 0 && operator_of(cases[i]) == operator_of(cases[i - 1])) continue;
+    Memory memory(device);
+    device.run(cases[i].prepare(memory));
+    std::printf("%s/%s\n", device.name().c_str(), cases[i].name.c_str());
   }
+  return 0;
+}
 
-  const std::vector<Case> cases = all_cases();
-  for (Device* device : devices) {
-    for (size_t i = 0; i < cases.size(); ++i) {
-      const bool first = i == 0 || operator_of(cases[i]) != operator_of(cases[i - 1]);
-      if (options.once && first) run_once(cases[i], *device);
-      if (!options.once && (cases[i].usual || options.filtered)) add_benchmark(cases[i], *device);
-    }
+// The GPU first, if there is one.
+std::vector<std::unique_ptr<Device>> make_devices(const std::string& only) {
+  std::vector<std::unique_ptr<Device>> devices;
+#ifdef LTD_WITH_CUDA
+  if (only != "cpu") {
+    if (std::unique_ptr<Device> gpu = make_cuda_device()) devices.push_back(std::move(gpu));
   }
-  if (options.once) return 0;
-  Report report(devices);
-  const size_t started = benchmark::RunSpecifiedBenchmarks(&report);
-  if (!options.summary.empty()) report.write(options.summary);
-  return static_cast<size_t>(report.count()) == started ? 0 : 1;
+#endif
+  if (only != "cuda") devices.push_back(make_host_device());
+  if (devices.empty()) throw std::runtime_error("--device=cuda, but there is no GPU, or none in this build");
+  return devices;
+}
+
+int run(const Options& options) {
+  const std::vector<std::unique_ptr<Device>> devices = make_devices(options.device);
+  std::vector<Device*> used;
+  for (const auto& device : devices) used.push_back(device.get());
+  return options.once ? run_each_once(all_cases(), *used[0]) : time_all(all_cases(), used, options);
 }
 
 }  // namespace
@@ -149,7 +128,10 @@ std::vector<Case> all_cases() {
 
 int main(int count, char** arguments) {
   try {
-    return ltd::bench::run(count, arguments);
+    return ltd::bench::run(ltd::bench::Options::taken_from(count, arguments));
+  } catch (const std::invalid_argument& error) {
+    std::fprintf(stderr, "kernel_bench: %s\n", error.what());
+    return ltd::bench::kBadArguments;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "kernel_bench: %s\n", error.what());
     return 1;

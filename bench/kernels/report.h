@@ -1,8 +1,6 @@
 // What is shown and written: one line for each shape.
 #pragma once
 
-#include <benchmark/benchmark.h>
-
 #include <string>
 #include <vector>
 
@@ -10,33 +8,38 @@
 
 namespace ltd::bench {
 
-// Names of a benchmark's numbers, in Google Benchmark's own file as well.
-inline constexpr const char* kMedian = "median_us";
-inline constexpr const char* kLow = "low_us";  // the quartiles
-inline constexpr const char* kHigh = "high_us";
-inline constexpr const char* kRate = "gb_per_s";
-inline constexpr const char* kShare = "floor_share";  // the floor's part of the median
+struct Line {
+  std::string name;                                     // device/operator/shape
+  double median_us = 0.0, low_us = 0.0, high_us = 0.0;  // low and high are the quartiles
+  double gb_per_s = 0.0;
+  double floor_share = 0.0;  // the floor's part of the median
+  int samples = 0;
+};
 
-class Report : public benchmark::BenchmarkReporter {
+class Report {
  public:
-  explicit Report(const std::vector<Device*>& devices) : devices_(devices) {}
+  // Shows what the devices are, and the head of the table.
+  explicit Report(const std::vector<Device*>& devices);
 
-  bool ReportContext(const Context& context) override;
-  void ReportRuns(const std::vector<Run>& runs) override;
+  // Shows a line and keeps it.
+  void add(const Line& line);
 
-  // Writes all lines and what the devices are. Throws std::runtime_error if the file cannot be written.
+  // Shows that something could not be timed, and why.
+  void add_failure(const std::string& name, const std::string& reason);
+
+  // Writes all lines, what failed, and what the devices are. Throws std::runtime_error if the file cannot be written.
   void write(const std::string& path) const;
 
-  int count() const { return static_cast<int>(lines_.size()); }
+  bool has_failures() const { return !failures_.empty(); }
 
  private:
-  struct Line {
-    std::string name;
-    double median, low, high, rate, share;
+  struct Failure {
+    std::string name, reason;
   };
 
   std::vector<Device*> devices_;
   std::vector<Line> lines_;
+  std::vector<Failure> failures_;
 };
 
 }  // namespace ltd::bench

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import gpu_check
-from gpu_check import StepError
+import gpu_machine
+import gpu_steps
+import system_python
+from gpu_machine import Gpu
+from gpu_steps import Place, Step, StepError
+
+NAMES = list(gpu_steps.STEPS)
+
+
+def results_in(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def make_step(run, usual: float = 0.0, after: tuple[str, ...] = (), modules: tuple[str, ...] = ()) -> Step:
+    return Step(run, usual=usual, limit=60, after=after, modules=modules)
 
 
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the steps that have run; the third fails at first."""
+    """The names of the steps that have run; the second fails at first."""
     names: list[str] = []
 
     def step(name: str) -> dict | None:
         names.append(name)
         if name == "operators' tests" and names.count(name) == 1:
-            raise StepError("it has to")
+            raise StepError("it has to\n    with its log")
         return {"results": []} if name in ("microbenchmarks", "comparison") else None
 
-    steps = {name: lambda name=name: step(name) for name in gpu_check.STEPS}
-    (tmp_path / "bench" / "results").mkdir(parents=True)
-    monkeypatch.setattr(gpu_check, "STEPS", steps)
+    steps = {
+        name: make_step(lambda _, name=name: step(name), after=real.after) for name, real in gpu_steps.STEPS.items()
+    }
+    monkeypatch.setattr(gpu_steps, "STEPS", steps)
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_check, "OUT", tmp_path / "out")
-    monkeypatch.setattr(gpu_check, "gpu_name", lambda: "NVIDIA Test 9")
+    monkeypatch.setattr(gpu_check, "KEPT", tmp_path / "out")
+    monkeypatch.setattr(gpu_check, "find_gpu", lambda: Gpu("NVIDIA Test 9", "90"))
     monkeypatch.setattr(gpu_check, "source_digest", lambda: "same")
     return names
 
@@ -35,18 +52,35 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_without_a_gpu_there_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, ran: list[str]
 ) -> None:
-    monkeypatch.setattr(gpu_check, "gpu_name", lambda: None)
+    monkeypatch.setattr(gpu_check, "find_gpu", lambda: None)
     assert gpu_check.main([]) == 2
     assert capsys.readouterr().err.splitlines() == ["gpu-check needs an NVIDIA GPU and its driver, and finds none here"]
     assert not ran
 
 
+def test_a_rehearsal_goes_on_without_one(monkeypatch: pytest.MonkeyPatch, ran: list[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu_check, "find_gpu", lambda: None)
+    gpu_check.main(["--rehearse"])
+    assert ran == NAMES
+    assert results_in(tmp_path / "out")["gpu"] == "no GPU"
+
+
+def test_a_system_without_headers_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, ran: list[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(system_python.sysconfig, "get_path", lambda _: str(tmp_path))
+    assert gpu_check.main(["--system"]) == 2
+    assert f"there is no {tmp_path}/Python.h (of python3-dev)" in capsys.readouterr().err
+    assert not ran
+
+
 def test_a_second_run_goes_on(ran: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert gpu_check.main([]) == 1
-    assert ran == list(gpu_check.STEPS)
-    content = json.loads((tmp_path / "bench" / "results" / "nvidia-test-9" / "results.json").read_text())
-    assert [name for name, step in content["steps"].items() if not step["ok"]] == ["operators' tests"]
-    assert "failed: it has to" in capsys.readouterr().out
+    assert ran == NAMES
+    content = results_in(tmp_path / "bench" / "results" / "nvidia-test-9")
+    assert [name for name, step in content["steps"].items() if step["state"] != "ok"] == ["operators' tests"]
+    assert content["steps"]["operators' tests"]["message"] == "it has to\n    with its log"
+    assert "failed: it has to\n" in capsys.readouterr().out
     ran.clear()
     ran.append("operators' tests")
     assert gpu_check.main([]) == 0
@@ -54,7 +88,7 @@ def test_a_second_run_goes_on(ran: list[str], tmp_path: Path, capsys: pytest.Cap
     assert gpu_check.main([]) == 0
     assert len(ran) == 2
     assert gpu_check.main(["--fresh"]) == 0
-    assert len(ran) == 2 + len(gpu_check.STEPS)
+    assert len(ran) == 2 + len(NAMES)
 
 
 def test_a_changed_source_makes_all_run_again(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +96,7 @@ def test_a_changed_source_makes_all_run_again(ran: list[str], monkeypatch: pytes
     ran.clear()
     monkeypatch.setattr(gpu_check, "source_digest", lambda: "other")
     gpu_check.main([])
-    assert ran == list(gpu_check.STEPS)
+    assert ran == NAMES
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"state": "same"}'])
@@ -75,29 +109,130 @@ def test_a_step_whose_result_is_damaged_runs_again(ran: list[str], tmp_path: Pat
     assert ran[1:] == ["build", "operators' tests"]
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]"])
-def test_results_that_are_no_object_fail_the_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+def test_results_are_there_after_every_step(ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def look(_: Place) -> None:
+        file = tmp_path / "mine" / "results.json"
+        seen.append(list(json.loads(file.read_text())["steps"]) if file.is_file() else [])
+
+    names = ("build", "one", "two")
+    monkeypatch.setattr(gpu_steps, "STEPS", {name: make_step(look) for name in names})
+    assert gpu_check.main(["--out", str(tmp_path / "mine")]) == 0
+    assert seen == [[], ["build"], ["build", "one"]]
+    assert list(results_in(tmp_path / "mine")["steps"]) == list(names)
+
+
+def test_what_does_not_fit_into_the_budget_is_left_out(
+    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_check, "OUT", tmp_path)
-    with pytest.raises(StepError, match=r"x-results\.json"):
-        gpu_check.with_json("x", lambda file: None if content is None else file.write_text(content))
+    done: list[str] = []
+    steps = {
+        "build": make_step(lambda _: done.append("build")),
+        "long": make_step(lambda _: done.append("long"), usual=1000.0),
+        "short": make_step(lambda _: done.append("short"), usual=1.0),
+        "after it": make_step(lambda _: done.append("after it"), after=("long",)),
+    }
+    monkeypatch.setattr(gpu_steps, "STEPS", steps)
+    assert gpu_check.main(["--budget", "900"]) == 1
+    assert done == ["build", "short"]
+    content = results_in(tmp_path / "bench" / "results" / "nvidia-test-9")
+    assert content["budget_s"] == 900
+    assert content["steps"]["long"]["state"] == "left out"
+    assert "of the budget are left, and it takes about 1000 s" in content["steps"]["long"]["message"]
+    assert content["steps"]["after it"]["message"] == "it needs long, which has not succeeded"
 
 
-def test_without_a_build_nothing_else_is_tried(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+def test_a_step_may_take_what_is_left_of_the_budget(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(gpu_steps, "STEPS", {"build": make_step(lambda place: limits.append(place.limit))})
+    gpu_check.main(["--budget", "30"])
+    gpu_check.main(["--fresh"])
+    assert 29 < limits[0] <= 30 and limits[1] == 60
+
+
+def test_what_is_not_installed_is_said_first(
+    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    steps = {"build": make_step(lambda _: None), "other": make_step(lambda _: None, modules=("no_such_module",))}
+    monkeypatch.setattr(gpu_steps, "STEPS", steps)
+    monkeypatch.setattr(gpu_check, "missing_headers", list)
+    assert gpu_check.main(["--system"]) == 1
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == "gpu-check: other will be left out; not installed here: no_such_module"
+    content = results_in(tmp_path / "bench" / "results" / "nvidia-test-9")
+    assert content["budget_s"] == gpu_check.SYSTEM_BUDGET
+    assert content["steps"]["other"]["state"] == "left out"
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "soon"])
+def test_a_bad_budget_is_refused(budget: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main(["--budget", budget])
+    assert ended.value.code == 2
+
+
+def test_without_a_build_what_needs_it_is_left_out(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(_: Place) -> None:
         raise StepError("no compiler")
 
-    monkeypatch.setitem(gpu_check.STEPS, "build", fail)
+    monkeypatch.setitem(gpu_steps.STEPS, "build", make_step(fail))
     assert gpu_check.main([]) == 1
-    assert not ran
+    assert ran == ["compile report"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(Path(sys.executable), system=True, architectures="90", logs=tmp_path / "logs", limit=60)
+
+
+def test_a_command_sees_what_it_is_built_for(place: Place) -> None:
+    show = "import os; print(*(os.environ[name] for name in ('LTD_CUDA', 'LTD_CUDA_ARCHITECTURES', 'MORE')))"
+    place.run("x", sys.executable, "-c", show, MORE="1")
+    assert (place.logs / "x.log").read_text() == "ON 90 1\n"
+
+
+def test_a_failed_command_shows_the_end_of_its_output(place: Place) -> None:
+    with pytest.raises(StepError) as raised:
+        place.run("x", sys.executable, "-c", "for i in range(30): print('line', i)\nraise SystemExit(3)")
+    message = str(raised.value)
+    assert "ended with exit code 3" in message and "line 29" in message and "line 14\n" not in message
+
+
+def test_a_command_that_takes_too_long_is_stopped_with_what_it_has_started(place: Place, tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    inner = f"import time, pathlib; time.sleep(2); pathlib.Path({str(late)!r}).touch()"
+    place.limit = 0.5
+    start = time.monotonic()
+    with pytest.raises(StepError, match=r"did not end within 0\.5 s"):
+        place.run("x", "sh", "-c", f'"{sys.executable}" -c "{inner}" & wait')
+    assert time.monotonic() - start < 2
+    time.sleep(2.5)
+    assert not late.exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_results_that_are_no_object_fail_the_step(place: Place, content: str | None) -> None:
+    place.logs.mkdir()
+    with pytest.raises(StepError, match=r"x\.json"):
+        place.read_json("x", lambda file: None if content is None else file.write_text(content))
 
 
 def test_the_digest_is_of_the_sources() -> None:
-    assert gpu_check.source_digest() == gpu_check.source_digest()
+    assert gpu_machine.source_digest() == gpu_machine.source_digest()
 
 
 def test_a_missing_sanitizer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(gpu_steps.shutil, "which", lambda *_, **__: None)
     with pytest.raises(StepError, match="compute-sanitizer was not found"):
-        gpu_check.find_sanitizer()
+        gpu_steps.find_sanitizer(Path(sys.executable))
+
+
+def test_what_a_system_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert system_python.main(["neither"]) == 2
+    monkeypatch.setattr(system_python, "TESTS", ("pytest", "no_such_module"))
+    capsys.readouterr()
+    assert system_python.main(["dev"]) == 1
+    assert capsys.readouterr().err.strip().endswith("lacks no_such_module")

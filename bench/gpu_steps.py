@@ -1,0 +1,237 @@
+"""The steps of gpu-check: what each runs, how long it may take and what it needs; only the standard library is used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_machine import ROOT
+from system_python import BUILD, PACKAGE, PROGRAMS, missing_programs, search_path
+
+KEPT = ROOT / "out" / "gpu-check"  # results of steps that need not be done again
+TAIL = 15  # lines of a failed command's output that are shown
+
+Results = dict[str, Any] | None
+
+
+class StepError(Exception):
+    """A step has failed; the message says what."""
+
+
+@dataclass
+class Place:
+    """Where the steps run, and with what.
+
+    `system` is an environment that has everything and is not written to: nothing is installed, the package is built
+    beside its sources. Else it is .venv, which `make` sets up. The time limit is that of the step that runs.
+    """
+
+    python: Path
+    system: bool
+    architectures: str  # to compile for
+    logs: Path
+    limit: float = 0.0  # seconds
+
+    def run(self, log: str, *command: str | Path, **environment: str) -> None:
+        """Runs a command in the repository, with its output in a log.
+
+        Raises:
+            StepError: it has failed or taken too long; the message ends with the last lines of its output.
+        """
+        paths = [ROOT / "python", ROOT / "rl"] if self.system else []
+        ours = {
+            "PATH": search_path(self.python),
+            "LTD_CUDA": "ON",
+            "LTD_CUDA_ARCHITECTURES": self.architectures,
+            "PYTHONPATH": os.pathsep.join(filter(None, [*map(str, paths), os.environ.get("PYTHONPATH", "")])),
+        }
+        self.logs.mkdir(parents=True, exist_ok=True)
+        file = self.logs / f"{log}.log"
+        with file.open("a") as output:
+            code = finish(command, os.environ | ours | environment, output.fileno(), self.limit)
+        if code != 0:
+            ended = f"did not end within {self.limit:.1f} s" if code is None else f"ended with exit code {code}"
+            lines = file.read_text(errors="replace").splitlines()[-TAIL:]
+            raise StepError("\n    ".join([f"{' '.join(map(str, command))} {ended}; the end of {file}:", *lines]))
+
+    def read_json(self, name: str, work: Callable[[Path], None]) -> dict[str, Any]:
+        """What `work` writes into the file that it is given."""
+        file = self.logs / f"{name}.json"
+        file.unlink(missing_ok=True)
+        work(file)
+        return read_object(file)
+
+    def kernel_bench(self) -> Path:
+        """The program of microbenchmarks.
+
+        Raises:
+            StepError: it is not there.
+        """
+        program = self.build_folder() / "bench" / "kernels" / "kernel_bench"
+        if not program.is_file():
+            raise StepError("kernel_bench has not been built")
+        return program
+
+    def build_folder(self) -> Path:
+        """Where setup.py builds for this Python."""
+        asked = subprocess.run(
+            [self.python, "-c", "import sys; print(sys.implementation.cache_tag)"],
+            capture_output=True, text=True, check=True)  # fmt: skip
+        return ROOT / "build" / f"cmake-{asked.stdout.strip()}"
+
+
+def finish(command: tuple[str | Path, ...], environment: dict[str, str], output: int, limit: float) -> int | None:
+    """The exit code of a command, or None if it had to be stopped, with all that it had started."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        start_new_session=True)  # fmt: skip
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:  # also when the user interrupts
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. `ltd.common.json_files` is not there before the first step has made it.
+
+    Raises:
+        StepError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StepError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise StepError(f"{file} holds no JSON object")
+    return content
+
+
+def find_sanitizer(python: Path) -> str:
+    """Where compute-sanitizer is.
+
+    Raises:
+        StepError: it is not here.
+    """
+    found = shutil.which("compute-sanitizer", path=search_path(python))
+    if found is None:
+        raise StepError("compute-sanitizer was not found; it comes with the CUDA toolkit")
+    return found
+
+
+# --- what the steps do ---
+
+
+def build(place: Place) -> None:
+    """The extension with its CUDA kernels; where it is not the system's Python, its environment before."""
+    if place.system:
+        place.run("build", place.python, "setup.py", "build_ext", "--inplace")
+    else:
+        place.run("build", "make", "V=1", "-W", "setup.py", "install", ".venv/.stamp-dev")
+
+
+def check_decoding(place: Place) -> Results:
+    """The decode loop with planted models: is the text the known one, and how long does each part of a cycle take?"""
+    options = ("--shape", "llama-8b", "--depth", "8", "--size", "60", "--tau", "5.5", "--device", "cuda")
+    return place.read_json(
+        "planted", lambda file: place.run("planted", place.python, "bench/planted.py", *options, "--out", file)
+    )
+
+
+def build_kernel_bench(place: Place) -> None:
+    """The program of microbenchmarks, from the build's own objects."""
+    place.run("build", "cmake", "-S", ".", "-B", place.build_folder(), "-DLTD_BENCH=ON")
+    place.run("build", "cmake", "--build", place.build_folder(), "--target", "kernel_bench")
+
+
+def check_operators(place: Place) -> None:
+    """Every operator against the CPU's. What the other tests share is left out: it needs more than these do."""
+    options = ("-q", "--noconftest", "-p", "no:cacheprovider")
+    place.run("operators", place.python, "-m", "pytest", *options, "tests/ops/test_ops_cuda.py", LTD_TEST_DEVICE="cuda")
+
+
+def time_kernels(place: Place) -> Results:
+    """The usual sizes, against the floor."""
+    options = ("--device=cuda", "--seconds=0.05")
+    return place.read_json(
+        "kernels", lambda file: place.run("kernels", place.kernel_bench(), *options, f"--json={file}")
+    )
+
+
+def sanitize(place: Place, tool: str) -> None:
+    """Every kernel under one of compute-sanitizer's tools."""
+    options = ("--tool", tool, "--error-exitcode", "1")
+    place.run(tool, find_sanitizer(place.python), *options, place.kernel_bench(), "--once", "--device=cuda")
+
+
+def time_operators(place: Place) -> Results:
+    """The operators beside what one would use otherwise; compiled ways too where there is time for compiling."""
+    options = ("--no-compile",) if place.system else ()
+    return place.read_json(
+        "comparison",
+        lambda file: place.run("comparison", place.python, "bench/gpu_operators.py", *options, "--json", file),
+    )
+
+
+def check_compiling(place: Place) -> Results:
+    """Registers, memory and spills of every kernel on every architecture."""
+    return place.read_json(
+        "cuda-check", lambda file: place.run("cuda-check", place.python, "bench/cuda_check.py", "--json", file)
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: what it does, how many seconds it usually takes on 16 cores (an estimate) and may take at most, what it
+    needs of the Python that runs it and of the machine, and which steps must have succeeded before."""
+
+    run: Callable[[Place], Results]
+    usual: float
+    limit: float
+    modules: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ("build",)
+
+
+STEPS: dict[str, Step] = {
+    "build": Step(build, usual=60, limit=1800, modules=("torch", *BUILD), programs=(*PROGRAMS, "nvcc"), after=()),
+    "operators' tests": Step(check_operators, usual=90, limit=240, modules=(*PACKAGE, "pytest")),
+    "decoding": Step(check_decoding, usual=60, limit=150, modules=PACKAGE),
+    "microbenchmarks' build": Step(build_kernel_bench, usual=20, limit=300),
+    "microbenchmarks": Step(time_kernels, usual=30, limit=120, after=("microbenchmarks' build",)),
+    "memcheck": Step(lambda place: sanitize(place, "memcheck"), usual=30, limit=180, after=("microbenchmarks' build",)),
+    "racecheck": Step(
+        lambda place: sanitize(place, "racecheck"), usual=60, limit=240, after=("microbenchmarks' build",)
+    ),
+    "comparison": Step(time_operators, usual=30, limit=600, modules=PACKAGE),
+    "compile report": Step(check_compiling, usual=120, limit=1200, modules=("rich",), programs=("nvcc",), after=()),
+}
+
+
+def steps_of(place: Place) -> Iterator[tuple[str, Step]]:
+    """In their order. The report for other GPUs needs none, and so no time of a lent one."""
+    for name, step in STEPS.items():
+        if not (place.system and name == "compile report"):
+            yield name, step
+
+
+def programs_missing(step: Step, place: Place) -> list[str]:
+    """What a step needs of the machine and does not find. In .venv, cmake and ninja come with the first step."""
+    return missing_programs((p for p in step.programs if place.system or p not in ("cmake", "ninja")), place.python)
+
+
+def file_name(name: str) -> str:
+    """A step's or a GPU's name as a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,64 @@
+"""Whether this Python has what a build beside the sources needs, for `make SYSTEM=1`; with the standard library alone.
+
+    python bench/system_python.py build|dev
+
+Says what is missing in one sentence, with exit code 1. Nothing is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+PACKAGE = ("torch", "transformers", "safetensors", "numpy", "pydantic", "typing_extensions", "tqdm", "filelock", "rich")
+BUILD = ("pybind11", "setuptools")
+TESTS = ("pytest", "xdist", "hypothesis", "scipy")
+PROGRAMS = ("cmake", "ninja", "c++")
+TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
+
+
+def search_path(python: Path) -> str:
+    """PATH with the programs that belong to a Python in front and the CUDA toolkit's behind."""
+    return os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath), *TOOLKIT])
+
+
+def missing_modules(names: Iterable[str]) -> list[str]:
+    """Those that this Python cannot import."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def missing_programs(names: Iterable[str], python: Path) -> list[str]:
+    """Those that are not installed."""
+    return [name for name in names if shutil.which(name, path=search_path(python)) is None]
+
+
+def missing_headers() -> list[str]:
+    """The file without which no module can be compiled for this Python, if it is not there."""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return [] if header.is_file() else [f"{header} (of python3-dev)"]
+
+
+def missing_for(purpose: str) -> list[str]:
+    """What is missing for a build, or for the tests and checks besides."""
+    if purpose == "dev":
+        return missing_modules(TESTS)
+    return missing_headers() + missing_modules((*PACKAGE, *BUILD)) + missing_programs(PROGRAMS, Path(sys.executable))
+
+
+def main(arguments: Sequence[str]) -> int:
+    if list(arguments) not in (["build"], ["dev"]):
+        print("usage: system_python.py build|dev", file=sys.stderr)
+        return 2
+    missing = missing_for(arguments[0])
+    if missing:
+        print(f"{sys.executable} is used as it is (SYSTEM), but lacks {', '.join(missing)}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
