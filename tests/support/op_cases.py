@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from emulated import emulated_kernels
+from near_draws import RIGHT
 from operator_reference import ListNodes, ListTree, pack, select_nodes
 from torch import Tensor
 
@@ -212,15 +213,33 @@ class Call:
         return [*returned, *(argument for argument in self.arguments if isinstance(argument, Tensor))]
 
     def compare(self, results: list[Tensor], wanted: list[Tensor]) -> None:
-        """Raises AssertionError where results are not the same: whole numbers exactly, others up to rounding."""
+        """Raises AssertionError where results are not the same: whole numbers exactly, others up to rounding. Tokens
+        that were drawn may differ where both are right, as rounding decides between them (near_draws)."""
+        results = [result.cpu() for result in results]
+        if self.name in RIGHT and not self.same(results, wanted):
+            for side in (results, wanted):
+                assert RIGHT[self.name](self.arguments, side), self.name
+            return
+        self.demand_same(results, wanted)
+
+    def same(self, results: list[Tensor], wanted: list[Tensor]) -> bool:
+        """Whether demand_same has nothing to say."""
+        try:
+            self.demand_same(results, wanted)
+        except AssertionError:
+            return False
+        return True
+
+    def demand_same(self, results: list[Tensor], wanted: list[Tensor]) -> None:
+        """As compare, without an exception for tokens."""
         if self.name.startswith("accept_") and self.name != "accept_chain":  # nothing is said of a path behind its end
             results, wanted = ([*tensors[:-3], *recorded(*tensors[-3:])] for tensors in (results, wanted))
         for result, right in zip(results, wanted, strict=True):
             if right.is_floating_point():
                 loose = 1e-4 if right.dtype == torch.float32 else 2e-2
-                torch.testing.assert_close(result.cpu(), right, rtol=loose, atol=loose, equal_nan=True)
+                torch.testing.assert_close(result, right, rtol=loose, atol=loose, equal_nan=True)
             else:
-                assert torch.equal(result.cpu(), right), self.name
+                assert torch.equal(result, right), self.name
 
 
 def moved(argument: object, device: str) -> object:
@@ -276,7 +295,8 @@ def random_calls(seed: int, vocabularies: Sequence[int] = (700, 8192, 32_001, 12
 
 
 def expand_calls(random: np.random.Generator, normal, batch: int, vocabulary: int) -> Iterator[Call]:
-    """Two levels, of which the second finds what the first has written on the CPU; none with scores nearly equal."""
+    """Two levels, of which the second finds what the first has written on the CPU; none with scores so nearly equal
+    that the order is one of rounding, which at scores of 20 and two devices' exponentials is some 1e-5."""
     width = int(random.integers(1, 17))
     buffers = BeamBuffers.new(batch, width, 2)
     d2t = torch.from_numpy(random.integers(0, 50, vocabulary))
@@ -286,7 +306,7 @@ def expand_calls(random: np.random.Generator, normal, batch: int, vocabulary: in
         call.run()
         first = 0 if level == 0 else width
         gaps = buffers.scores[:, first : first + rows * width].sort(dim=1).values.diff(dim=1)
-        if not ((gaps > 0) & (gaps < 1e-5)).any():
+        if not ((gaps > 0) & (gaps < 1e-4)).any():
             yield before
 
 

@@ -20,6 +20,11 @@ using ToyFunction = void (*)(const Toy&);
 // Null if there is none of the name.
 ToyFunction find_toy(const char* name);
 
+// Writes the place that locate() of accept/row_search.cuh finds in a row of masses, whose target is the last unit of
+// their total. After the first pass a mass of m is m / kLater (0: nothing), as if rounded otherwise in another place.
+template <int kLater>
+void locate_mass(const Toy& a);
+
 // Of each toy, in bytes.
 inline int64_t toy_workspace(const Toy&) { return 512; }
 
