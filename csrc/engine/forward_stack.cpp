@@ -1,5 +1,9 @@
 #include "engine/forward_stack.h"
 
+#include <array>
+#include <iterator>
+#include <vector>
+
 #include "common/scratch.h"
 #include "engine/exact_attention.h"
 
@@ -27,13 +31,55 @@ class Forward {
     zero_padding(normed_, a_.hidden);
     zero_padding(mixed_, a_.query_heads * a_.head_dim);
     zero_padding(active_, a_.intermediate);
-    run_team(thread_count(), [&](const Team& team) {
-      for (int64_t layer = 0; layer < a_.layers; ++layer) run_layer(team, layer);
-      run_head(team);
-    });
+    const int threads = thread_count();
+    const Items items(*this, threads);
+    const std::vector<int64_t> counts = items.of_all_phases(a_.layers);
+    in_phases(threads, counts.data(), std::ssize(counts),
+              [&](int64_t phase, const Share& share) { run_share(items, phase, share); });
   }
 
  private:
+  // What a layer does, in this order; each needs all of what is before it. Last come the phases of the head.
+  enum LayerPhase : int64_t {
+    kNorm,
+    kProject,
+    kPlaceHeads,
+    kAttend,
+    kAddAttention,
+    kPostNorm,
+    kActivate,
+    kAddActive,
+    kLayerPhases,
+  };
+  enum HeadPhase : int64_t { kFinalNorm, kLogits };
+
+  // How the phases are divided.
+  struct Items {
+    int64_t rows;
+    int64_t heads;
+    AttentionItems attention;
+    ProductItems qkv, output, gate_up, down, lm_head;
+
+    Items(const Forward& f, int threads)
+        : rows(f.rows_),
+          heads(f.rows_ * f.heads_),
+          attention(f.a_, threads),
+          qkv(rows, f.a_.qkv.at(0), threads),
+          output(rows, f.a_.output.at(0), threads),
+          gate_up(rows, f.a_.gate_up.at(0), threads),
+          down(rows, f.a_.down.at(0), threads),
+          lm_head(f.a_.batch * f.a_.kept, f.a_.lm_head.at(0), threads) {}
+
+    std::vector<int64_t> of_all_phases(int64_t layers) const {
+      const std::array<int64_t, kLayerPhases> layer{rows,         qkv.count, heads,         attention.count,
+                                                    output.count, rows,      gate_up.count, down.count};
+      std::vector<int64_t> counts;
+      for (int64_t i = 0; i < layers; ++i) counts.insert(counts.end(), layer.begin(), layer.end());
+      counts.insert(counts.end(), {rows, lm_head.count});
+      return counts;
+    }
+  };
+
   // Lays the buffers out; returns their size in bytes.
   int64_t carve(char* memory) {
     int64_t used = 0;
@@ -64,8 +110,8 @@ class Forward {
     return useful_threads(work, a_.threads);
   }
 
-  float* sums(const Team& team) const { return scratch_ + team.index * thread_floats_; }
-  float* attention_memory(const Team& team) const { return sums(team) + kGroupSums; }
+  float* sums(const Share& share) const { return scratch_ + share.thread * thread_floats_; }
+  float* attention_memory(const Share& share) const { return sums(share) + kGroupSums; }
   Element* state(int64_t row) const { return static_cast<Element*>(a_.states) + row * a_.hidden; }
 
   template <typename T>
@@ -83,56 +129,55 @@ class Forward {
     }
   }
 
-  void norm(const Team& team, const void* weight, int64_t layer) const {
-    const auto [first, last] = team.share(rows_);
-    for (int64_t row = first; row < last; ++row) {
+  void run_share(const Items& items, int64_t phase, const Share& share) const {
+    const int64_t layer = phase / kLayerPhases;
+    if (layer == a_.layers) return run_head_share(items, phase % kLayerPhases, share);
+    switch (phase % kLayerPhases) {
+      case kNorm:
+        tap(layer, share.first, share.last);
+        return a_.embeddings == nullptr ? norm(share, a_.input_norm, layer) : norm_pair(share, layer);
+      case kProject:
+        return store_product<Kind>(share, items.qkv, normed_, a_.qkv.at(layer), sums(share), qkv_);
+      case kPlaceHeads:
+        return place_heads(share, layer);
+      case kAttend:
+        return attend(AttentionTask<Kind>{a_, layer, qkv_, heads_ * a_.head_dim, mixed_}, share, items.attention,
+                      attention_memory(share));
+      case kAddAttention:
+        return add_linear(share, items.output, mixed_, a_.output.at(layer));
+      case kPostNorm:
+        return norm(share, a_.post_norm, layer);
+      case kActivate:
+        return activate(share, items.gate_up, a_.gate_up.at(layer));
+      case kAddActive:
+        return add_linear(share, items.down, active_, a_.down.at(layer));
+    }
+  }
+
+  void norm(const Share& share, const void* weight, int64_t layer) const {
+    for (int64_t row = share.first; row < share.last; ++row) {
       norm_row(state(row), at(weight, layer, a_.hidden), a_.hidden, a_.epsilon, normed_[row]);
     }
-    team.wait_for_all();
   }
 
   // What a draft head's projections read.
-  void norm_pair(const Team& team, int64_t layer) const {
+  void norm_pair(const Share& share, int64_t layer) const {
     const Element* const weight = at(a_.input_norm, layer, a_.hidden);
-    const auto [first, last] = team.share(rows_);
-    for (int64_t row = first; row < last; ++row) {
+    for (int64_t row = share.first; row < share.last; ++row) {
       const Element* const embedding = at(a_.embeddings, row, a_.hidden);
       norm_row(embedding, at(a_.embedding_norm, layer, a_.hidden), a_.hidden, a_.epsilon, normed_[row]);
       norm_row(state(row), weight, a_.hidden, a_.epsilon, normed_[row] + a_.hidden);
       if (a_.residual_is_normed) norm_row(state(row), weight, a_.hidden, a_.epsilon, state(row));
     }
-    team.wait_for_all();
-  }
-
-  void run_layer(const Team& team, int64_t layer) const {
-    const auto [first, last] = team.share(rows_);
-    tap(layer, first, last);
-    a_.embeddings == nullptr ? norm(team, a_.input_norm, layer) : norm_pair(team, layer);
-    project(team, a_.qkv.at(layer));
-    place_heads(team, layer);
-    attend(AttentionTask<Kind>{a_, layer, qkv_, heads_ * a_.head_dim, mixed_}, team, attention_memory(team));
-    team.wait_for_all();
-    add_linear(team, mixed_, a_.output.at(layer));
-    norm(team, a_.post_norm, layer);
-    activate(team, a_.gate_up.at(layer));
-    add_linear(team, active_, a_.down.at(layer));
-  }
-
-  // qkv = linear(normed)
-  void project(const Team& team, const PackedLinear& linear) const {
-    store_product<Kind>(team, normed_, rows_, linear, sums(team), qkv_);
-    team.wait_for_all();
   }
 
   // Norms query and key heads, turns them to their positions, and writes keys and values into the cache.
-  void place_heads(const Team& team, int64_t layer) const {
-    const auto [first, last] = team.share(rows_ * heads_);
-    for (int64_t item = first; item < last; ++item) {
+  void place_heads(const Share& share, int64_t layer) const {
+    for (int64_t item = share.first; item < share.last; ++item) {
       const int64_t row = item / heads_;
       const int64_t head = item % heads_;
       place_head(layer, row / a_.nodes, row % a_.nodes, head, qkv_ + item * a_.head_dim);
     }
-    team.wait_for_all();
   }
 
   template <typename Table>
@@ -163,21 +208,20 @@ class Forward {
   }
 
   // state += linear(x)
-  void add_linear(const Team& team, Rows x, const PackedLinear& linear) const {
-    multiply<Kind>(team, x, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+  void add_linear(const Share& share, const ProductItems& items, Rows x, const PackedLinear& linear) const {
+    multiply<Kind>(share, items, x, linear, sums(share), [&](int64_t row, int64_t output, const float* sums) {
       for_outputs(linear, output, [&](int64_t i, int64_t count) {
         Element* const target = state(row) + output + i;
         store_part(target, load_part(target, count) + rounded<Element>(output_part<Element>(linear, sums, output, i)),
                    count);
       });
     });
-    team.wait_for_all();
   }
 
   // active = silu(gate(normed)) * up(normed); a block of gate_up holds 16 gates and the 16 ups that go with them.
-  void activate(const Team& team, const PackedLinear& linear) const {
+  void activate(const Share& share, const ProductItems& items, const PackedLinear& linear) const {
     constexpr int64_t kHalf = kBlockOutputs / 2;
-    multiply<Kind>(team, normed_, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+    multiply<Kind>(share, items, normed_, linear, sums(share), [&](int64_t row, int64_t output, const float* sums) {
       const int64_t first = output / 2;
       for (int64_t i = 0; i < kHalf && first + i < a_.intermediate; i += kLanes) {
         const Floats gate = rounded<Element>(output_part<Element>(linear, sums, output, i));
@@ -186,21 +230,21 @@ class Forward {
                    a_.intermediate - first - i);
       }
     });
-    team.wait_for_all();
   }
 
-  // Logits of the kept rows.
-  void run_head(const Team& team) const {
-    const auto [first, last] = team.share(rows_);
-    tap(a_.layers, first, last);
-    const int64_t wanted = a_.batch * a_.kept;
-    const auto [first_wanted, last_wanted] = team.share(wanted);
-    for (int64_t i = first_wanted; i < last_wanted; ++i) {
-      const int64_t row = i / a_.kept * a_.nodes + a_.nodes - a_.kept + i % a_.kept;
-      norm_row(state(row), at(a_.final_norm, 0, 0), a_.hidden, a_.epsilon, normed_[i]);
+  // Logits of the kept rows; all rows are tapped.
+  void run_head_share(const Items& items, int64_t phase, const Share& share) const {
+    if (phase == kLogits) {
+      return store_product<Kind>(share, items.lm_head, normed_, a_.lm_head.at(0), sums(share),
+                                 static_cast<Element*>(a_.logits));
     }
-    team.wait_for_all();
-    store_product<Kind>(team, normed_, wanted, a_.lm_head.at(0), sums(team), static_cast<Element*>(a_.logits));
+    tap(a_.layers, share.first, share.last);
+    for (int64_t row = share.first; row < share.last; ++row) {
+      const int64_t kept = row % a_.nodes - (a_.nodes - a_.kept);
+      if (kept < 0) continue;
+      Activation* const normed = normed_[row / a_.nodes * a_.kept + kept];
+      norm_row(state(row), at(a_.final_norm, 0, 0), a_.hidden, a_.epsilon, normed);
+    }
   }
 
   const ForwardStack& a_;

@@ -28,8 +28,9 @@ void run_linear(const Linear& a) {
   float* const sums = reinterpret_cast<float*>(scratch);
   const ActivationRows<Activation> rows{reinterpret_cast<Activation*>(scratch + sums_bytes), stride};
   copy_rows<Kind>(a, rows);
-  run_team(threads, [&](const Team& team) {
-    store_product<Kind>(team, rows, a.rows, a.weight, sums + team.index * kGroupSums,
+  const ProductItems items(a.rows, a.weight, threads);
+  in_phases(threads, &items.count, 1, [&](int64_t, const Share& share) {
+    store_product<Kind>(share, items, rows, a.weight, sums + share.thread * kGroupSums,
                         static_cast<typename Kind::Element*>(a.result));
   });
 }
