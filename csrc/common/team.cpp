@@ -75,12 +75,13 @@ class alignas(64) Phase {
  public:
   void set_count(int64_t count) { count_ = static_cast<uint32_t>(count); }
 
-  // Takes the next items: less and less of what is left, so that a thread's items mostly follow each other in memory
-  // and the last ones end together. [0, 0) when none is left.
+  // Takes the next items; [0, 0) when none is left. A thread's part of what is left at a time ("guided
+  // self-scheduling", Polychronopoulos and Kuck, 1987): items mostly follow each other in memory, and the last ones end
+  // together. But never so many that the others would wait long for a thread that is away.
   std::pair<int64_t, int64_t> take(int64_t threads) {
     uint32_t first = next_.load(std::memory_order_relaxed);
     while (first < count_) {
-      const uint32_t size = std::max<uint32_t>(1, (count_ - first) / static_cast<uint32_t>(2 * threads));
+      const uint32_t size = std::clamp<uint32_t>((count_ - first) / static_cast<uint32_t>(threads), 1, kMostItems);
       if (next_.compare_exchange_weak(first, first + size, std::memory_order_relaxed)) return {first, first + size};
     }
     return {0, 0};
@@ -101,6 +102,7 @@ class alignas(64) Phase {
   }
 
  private:
+  static constexpr uint32_t kMostItems = 64;
   static constexpr uint32_t kSleepers = 1u << 31;  // in done_: somebody sleeps, and must be woken at the end
 
   uint32_t count_ = 0;

@@ -30,8 +30,10 @@ void run_linear(const Linear& a) {
   copy_rows<Kind>(a, rows);
   const ProductItems items(a.rows, a.weight, threads);
   in_phases(threads, &items.count, 1, [&](int64_t, const Share& share) {
-    store_product<Kind>(share, items, rows, a.weight, sums + share.thread * kGroupSums,
-                        static_cast<typename Kind::Element*>(a.result));
+    for (int64_t item = share.first; item < share.last; ++item) {
+      store_product<Kind>(items[item], rows, a.weight, sums + share.thread * kGroupSums,
+                          static_cast<typename Kind::Element*>(a.result));
+    }
   });
 }
 

@@ -177,31 +177,46 @@ void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, i
   }
 }
 
-// How the work of a product is divided: every block of outputs, for the rows in so many groups.
+// Part of a product: blocks of outputs for some rows.
+struct ProductItem {
+  int64_t first_block;
+  int64_t last_block;
+  int64_t first_row;
+  int64_t rows;
+};
+
+// How the work of a product is divided: so many blocks of outputs together, for the rows in so many groups.
 struct ProductItems {
   int64_t rows;
+  int64_t blocks;
+  int64_t span;
   int64_t groups;
   int64_t count;
 
-  ProductItems(int64_t rows, const PackedLinear& linear, int64_t threads)
-      : rows(rows), groups(ceil_div(rows, kGroupRows)) {
-    const int64_t blocks = packed_blocks(linear.outputs);
-    while (groups * blocks < 2 * threads && groups * kProductRows < rows) ++groups;
-    count = blocks * groups;
+  ProductItems(int64_t rows, const PackedLinear& linear, int64_t threads, int64_t span = 1)
+      : rows(rows), blocks(packed_blocks(linear.outputs)), span(span), groups(ceil_div(rows, kGroupRows)) {
+    const int64_t spans = ceil_div(blocks, span);
+    while (groups * spans < 2 * threads && groups * kProductRows < rows) ++groups;
+    count = spans * groups;
+  }
+
+  ProductItem operator[](int64_t item) const {
+    const int64_t block = item / groups * span;
+    const int64_t row = rows * (item % groups) / groups;
+    return {block, at_most(block + span, blocks), row, rows * (item % groups + 1) / groups - row};
   }
 };
 
-// Computes a share of the items of x * weight, with memory for kGroupSums sums; finish(row, first output, its 32 sums)
-// takes each result.
+// Computes an item of x * weight, with memory for kGroupSums sums; finish(row, first output, its 32 sums) takes each
+// result.
 template <typename Kind, typename Finish>
-void multiply(const Share& share, const ProductItems& items, ActivationRows<typename Kind::Activation> x,
-              const PackedLinear& linear, float* sums, Finish&& finish) {
-  for (int64_t item = share.first; item < share.last; ++item) {
-    const int64_t block = item / items.groups;
-    const int64_t row = items.rows * (item % items.groups) / items.groups;
-    const int64_t count = items.rows * (item % items.groups + 1) / items.groups - row;
-    run_block<Kind>(x, row, count, linear, block, sums);
-    for (int64_t r = 0; r < count; ++r) finish(row + r, block * kBlockOutputs, sums + r * kBlockOutputs);
+void multiply(const ProductItem& item, ActivationRows<typename Kind::Activation> x, const PackedLinear& linear,
+              float* sums, Finish&& finish) {
+  for (int64_t block = item.first_block; block < item.last_block; ++block) {
+    run_block<Kind>(x, item.first_row, item.rows, linear, block, sums);
+    for (int64_t r = 0; r < item.rows; ++r) {
+      finish(item.first_row + r, block * kBlockOutputs, sums + r * kBlockOutputs);
+    }
   }
 }
 
@@ -221,12 +236,12 @@ LTD_INLINE void for_outputs(const PackedLinear& linear, int64_t first, Body&& bo
   for (int64_t i = 0; i < count; i += kLanes) body(i, count - i);
 }
 
-// A share of result = linear(x), rounded; rows of the result are `linear.outputs` apart.
+// An item of result = linear(x), rounded; rows of the result are `linear.outputs` apart.
 template <typename Kind>
-void store_product(const Share& share, const ProductItems& items, ActivationRows<typename Kind::Activation> x,
-                   const PackedLinear& linear, float* sums, typename Kind::Element* result) {
+void store_product(const ProductItem& item, ActivationRows<typename Kind::Activation> x, const PackedLinear& linear,
+                   float* sums, typename Kind::Element* result) {
   using Element = typename Kind::Element;
-  multiply<Kind>(share, items, x, linear, sums, [&](int64_t row, int64_t output, const float* sums) {
+  multiply<Kind>(item, x, linear, sums, [&](int64_t row, int64_t output, const float* sums) {
     for_outputs(linear, output, [&](int64_t i, int64_t count) {
       store_part(result + row * linear.outputs + output + i, output_part<Element>(linear, sums, output, i), count);
     });

@@ -129,32 +129,35 @@ def check_threads(threads: int | None) -> None:
 def set_threads(threads: int | None) -> None:
     """Sets torch's threads on the CPU; raises InputError as `check_threads` does.
 
-    None leaves the number that OMP_NUM_THREADS or torch.set_num_threads gave, and torch's own where it is small enough;
-    only a number of torch's own that is more than `Processors.threads` is lowered to it.
+    None leaves the number there is, which is torch's own or what OMP_NUM_THREADS, torch.set_num_threads or an earlier
+    call gave. Only the first call of a process lowers a number of torch's own that is above `Processors.threads`.
     """
+    global _decided
     check_threads(threads)
     import torch  # takes seconds, and to check a number needs none of it
 
-    if threads is None:
+    if threads is None and not _decided:
         threads, _ = choose_threads(torch.get_num_threads(), find_processors())
-    if threads != torch.get_num_threads():
+    _decided = True
+    if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
 
 
+_decided = False  # whether the number of threads was set in this process
+
+
 def choose_threads(present: int, processors: Processors) -> tuple[int, str]:
-    """The number of threads where none was asked for, and why.
+    """The number of threads where none was asked for, and why, for people.
 
     Args:
-        present: torch's number now.
-
-    torch starts with a number for the processors that it may be placed on, or for their cores; any other was given.
+        present: torch's number now. It starts with one for all processors that it may be placed on, or for their cores;
+            any other was given.
     """
     given = [name for name in GIVEN_NUMBERS if os.environ.get(name)]
     if given:
-        return present, f"{given[0]} is set"
+        return present, f"as {given[0]} says"
     if present not in (processors.usable, processors.cores):
         return present, "as torch was told"
-    if present <= processors.threads:
-        return present, "one for each core" if present == processors.cores else "torch's own number"
-    why = "the quota of this container" if processors.threads < processors.cores else "one for each core"
-    return processors.threads, why
+    if processors.threads < processors.cores:
+        return min(present, processors.threads), "what the quota allows"
+    return min(present, processors.threads), "one for each core"
