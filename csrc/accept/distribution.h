@@ -2,12 +2,14 @@
 // only.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
 #include "accept/accept.h"
 #include "accept/ranking.h"
 #include "common/scratch.h"
+#include "common/team.h"
 #include "common/vector.h"
 
 namespace ltd::LTD_ISA {
@@ -51,10 +53,8 @@ struct Row {
 template <typename T>
 void find_peaks(Row<T>& row) {
   const int64_t chunks = row.chunks();
-  [[maybe_unused]] const int threads = row.useful_threads();
-  int nan_chunks = 0;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(+ : nan_chunks)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+  std::atomic<int> nan_chunks = 0;
+  for_items(row.useful_threads(), chunks, [&](int64_t chunk) {
     Floats peaks = splat(-kInfinity);
     Ints nan{};
     for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
@@ -63,8 +63,8 @@ void find_peaks(Row<T>& row) {
       nan |= x != x;
     }
     store(row.lane_peaks + chunk * kLanes, peaks);
-    nan_chunks += any(nan);
-  }
+    if (any(nan)) nan_chunks.fetch_add(1, std::memory_order_relaxed);
+  });
   Floats peaks = splat(-kInfinity);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) peaks = larger(load(row.lane_peaks + chunk * kLanes), peaks);
   row.peak = largest_lane(peaks);
@@ -132,10 +132,8 @@ void add_chunks(const Row<T>& row, Weights& weights) {
 template <typename T>
 void weigh(const Row<T>& row, float temperature, float bound, Weights& weights) {
   const int64_t chunks = row.chunks();
-  [[maybe_unused]] const int threads = row.useful_threads();
   const float rate = 1.0f / temperature;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+  for_items(row.useful_threads(), chunks, [&](int64_t chunk) {
     Doubles sums{};
     if (any(load(row.lane_peaks + chunk * kLanes) >= bound)) {
       for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
@@ -146,7 +144,7 @@ void weigh(const Row<T>& row, float temperature, float bound, Weights& weights) 
       }
     }
     weights.chunk_sums[chunk] = sum_lanes(sums);
-  }
+  });
   add_chunks(row, weights);
 }
 

@@ -8,12 +8,9 @@
 // items of a block are joined.
 #include "attention/tree_attention.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "attention/products.h"
 #include "common/scratch.h"
+#include "common/team.h"
 
 namespace ltd::LTD_ISA {
 namespace {
@@ -356,28 +353,23 @@ void run(const TreeAttention& a) {
   thread_local Scratch memory;
   float* const states = memory.reserve<float>(items * plan.item_floats + plan.threads * scratch_floats);
   float* const scratch = states + items * plan.item_floats;
-#pragma omp parallel num_threads(plan.threads) if (plan.threads > 1)
-  {
-#ifdef _OPENMP
-    float* const own_scratch = scratch + omp_get_thread_num() * scratch_floats;
-#else
-    float* const own_scratch = scratch;
-#endif
-    // Without splits a block is finished by its only item; the second loop, and the wait before it, are left out.
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < items; ++i) {
+  const auto attend = [&](const Share& share) {
+    for (int64_t i = share.first; i < share.last; ++i) {
       const Item item = item_at(a, plan, i);
       float* const state = states + i * plan.item_floats;
-      run_item<Arithmetic, T>(a, plan, item, state, own_scratch);
+      run_item<Arithmetic, T>(a, plan, item, state, scratch + share.thread * scratch_floats);
       if (plan.splits == 1) finish<T>(a, plan, item, state);
     }
-    if (plan.splits > 1) {
-#pragma omp for schedule(static)
-      for (int64_t i = 0; i < blocks; ++i) {
-        finish<T>(a, plan, item_at(a, plan, i * plan.splits), states + i * plan.splits * plan.item_floats);
-      }
+  };
+  const auto merge = [&](const Share& share) {
+    for (int64_t i = share.first; i < share.last; ++i) {
+      finish<T>(a, plan, item_at(a, plan, i * plan.splits), states + i * plan.splits * plan.item_floats);
     }
-  }
+  };
+  // Without splits a block is finished by its only item, and there is no second phase.
+  const int64_t counts[] = {items, blocks};
+  in_phases(plan.threads, counts, plan.splits > 1 ? 2 : 1,
+            [&](int64_t phase, const Share& share) { phase == 0 ? attend(share) : merge(share); });
 }
 
 }  // namespace

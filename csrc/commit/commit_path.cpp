@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/team.h"
+
 namespace ltd {
 namespace {
 
@@ -29,16 +31,13 @@ void commit_path(const CommitPath& a) {
   }
   if (moved == 0) return;
   const int64_t bytes = 2 * moved * a.layers * a.heads * a.row_bytes;
-  [[maybe_unused]] const int threads = static_cast<int>(std::min<int64_t>(a.threads, bytes / kBytesPerThread + 1));
-#pragma omp parallel for num_threads(threads) if (threads > 1) collapse(2)
-  for (int64_t layer = 0; layer < a.layers; ++layer) {
-    for (int64_t b = 0; b < a.batch; ++b) {
-      for (int64_t head = 0; head < a.heads; ++head) {
-        commit_head(a, a.keys, layer, b, head);
-        commit_head(a, a.values, layer, b, head);
-      }
+  const int threads = static_cast<int>(std::min<int64_t>(a.threads, bytes / kBytesPerThread + 1));
+  for_items(threads, a.layers * a.batch, [&](int64_t item) {
+    for (int64_t head = 0; head < a.heads; ++head) {
+      commit_head(a, a.keys, item / a.batch, item % a.batch, head);
+      commit_head(a, a.values, item / a.batch, item % a.batch, head);
     }
-  }
+  });
 }
 
 }  // namespace ltd

@@ -296,18 +296,27 @@ LTD_INLINE int64_t count_groups(int64_t rows, int64_t heads, int64_t threads) {
   return best;
 }
 
-// This thread's part of a layer's attention.
+// How the work of a layer's attention is divided: every key/value head, its rows in so many groups.
+struct AttentionItems {
+  int64_t rows;
+  int64_t groups;
+  int64_t count;
+
+  AttentionItems(const ForwardStack& a, int64_t threads)
+      : rows(a.query_heads / a.kv_heads * a.nodes),
+        groups(count_groups(rows, a.batch * a.kv_heads, threads)),
+        count(a.batch * a.kv_heads * groups) {}
+};
+
+// A share of a layer's attention.
 template <typename Kind>
-void attend(const AttentionTask<Kind>& task, const Team& team, float* memory) {
+void attend(const AttentionTask<Kind>& task, const Share& share, const AttentionItems& items, float* memory) {
   const ForwardStack& a = task.a;
   const AttentionScratch scratch = AttentionScratch::in(memory, a);
-  const int64_t rows = task.group_heads() * a.nodes;
-  const int64_t heads = a.batch * a.kv_heads;
-  const int64_t groups = count_groups(rows, heads, team.size);
-  for (int64_t item = team.index; item < heads * groups; item += team.size) {
-    const int64_t head = item / groups;
-    const int64_t first_row = rows * (item % groups) / groups;
-    const int64_t count = rows * (item % groups + 1) / groups - first_row;
+  for (int64_t item = share.first; item < share.last; ++item) {
+    const int64_t head = item / items.groups;
+    const int64_t first_row = items.rows * (item % items.groups) / items.groups;
+    const int64_t count = items.rows * (item % items.groups + 1) / items.groups - first_row;
     AttentionGroup group{head / a.kv_heads, head % a.kv_heads, first_row, count, ceil_div(count, kLanes), 0, 0};
     limit_keys(task, group);
 #if defined(__AVX512BF16__)

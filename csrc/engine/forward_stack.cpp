@@ -1,10 +1,18 @@
 #include "engine/forward_stack.h"
 
+#include <array>
+#include <iterator>
+#include <numeric>
+#include <vector>
+
 #include "common/scratch.h"
 #include "engine/exact_attention.h"
 
 namespace ltd::LTD_ISA {
 namespace {
+
+// Up to so many rows every thread norms for itself: that takes less time than waiting for each other once more.
+constexpr int64_t kRowsNormedAlone = 8;
 
 template <typename Kind>
 class Forward {
@@ -13,7 +21,12 @@ class Forward {
   using Rows = ActivationRows<Activation>;
 
  public:
-  explicit Forward(const ForwardStack& a) : a_(a), rows_(a.batch * a.nodes), heads_(a.query_heads + 2 * a.kv_heads) {
+  explicit Forward(const ForwardStack& a)
+      : a_(a),
+        rows_(a.batch * a.nodes),
+        heads_(a.query_heads + 2 * a.kv_heads),
+        threads_(thread_count()),
+        norms_alone_(threads_ > 1 && rows_ <= kRowsNormedAlone && !a.residual_is_normed) {
     int64_t longest = 0;
     for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
     const int64_t attention = AttentionScratch::floats(a, longest + a.first_row + a.nodes);
@@ -24,16 +37,54 @@ class Forward {
     const int64_t bytes = carve(nullptr);
     thread_local Scratch memory;
     carve(memory.reserve<char>(bytes));
-    zero_padding(normed_, a_.hidden);
-    zero_padding(mixed_, a_.query_heads * a_.head_dim);
-    zero_padding(active_, a_.intermediate);
-    run_team(thread_count(), [&](const Team& team) {
-      for (int64_t layer = 0; layer < a_.layers; ++layer) run_layer(team, layer);
-      run_head(team);
-    });
+    zero_padding(normed_, normed_rows(), a_.hidden);
+    zero_padding(mixed_, rows_, a_.query_heads * a_.head_dim);
+    zero_padding(active_, rows_, a_.intermediate);
+    const Items items(*this, threads_);
+    const std::vector<int64_t> counts = items.of_all_phases(a_.layers, rows_);
+    in_phases(threads_, counts.data(), std::ssize(counts),
+              [&](int64_t phase, const Share& share) { run_share(items, phase, share); });
   }
 
  private:
+  // What a layer does, in this order; each needs all of what is before it. Last come the phases of the head.
+  enum LayerPhase : int64_t {
+    kNorm,
+    kProject,
+    kAttend,
+    kAddAttention,
+    kPostNorm,
+    kActivate,
+    kAddActive,
+    kLayerPhases,
+  };
+  enum HeadPhase : int64_t { kFinalNorm, kLogits };
+
+  // How the phases are divided.
+  struct Items {
+    int64_t normed_rows;
+    AttentionItems attention;
+    ProductItems qkv, output, gate_up, down, lm_head;
+
+    Items(const Forward& f, int threads)
+        : normed_rows(f.norms_alone_ ? 0 : f.rows_),
+          attention(f.a_, threads),
+          qkv(f.rows_, f.a_.qkv.at(0), threads, std::lcm(f.a_.head_dim, kBlockOutputs) / kBlockOutputs),
+          output(f.rows_, f.a_.output.at(0), threads),
+          gate_up(f.rows_, f.a_.gate_up.at(0), threads),
+          down(f.rows_, f.a_.down.at(0), threads),
+          lm_head(f.a_.batch * f.a_.kept, f.a_.lm_head.at(0), threads) {}
+
+    std::vector<int64_t> of_all_phases(int64_t layers, int64_t rows) const {
+      const std::array<int64_t, kLayerPhases> layer{normed_rows, qkv.count,     attention.count, output.count,
+                                                    normed_rows, gate_up.count, down.count};
+      std::vector<int64_t> counts;
+      for (int64_t i = 0; i < layers; ++i) counts.insert(counts.end(), layer.begin(), layer.end());
+      counts.insert(counts.end(), {rows, lm_head.count});
+      return counts;
+    }
+  };
+
   // Lays the buffers out; returns their size in bytes.
   int64_t carve(char* memory) {
     int64_t used = 0;
@@ -42,21 +93,23 @@ class Forward {
       used += (bytes + 63) / 64 * 64;
       return place;
     };
-    const auto take_rows = [&](int64_t size) {
+    const auto take_rows = [&](int64_t size, int64_t count) {
       const int64_t stride = activation_stride<Activation>(size);
-      return Rows{reinterpret_cast<Activation*>(take(rows_ * stride * sizeof(Activation))), stride};
+      return Rows{reinterpret_cast<Activation*>(take(count * stride * sizeof(Activation))), stride};
     };
-    normed_ = take_rows(a_.qkv.inputs);
-    mixed_ = take_rows(a_.query_heads * a_.head_dim);
-    active_ = take_rows(a_.intermediate);
+    normed_ = take_rows(a_.qkv.inputs, normed_rows());
+    mixed_ = take_rows(a_.query_heads * a_.head_dim, rows_);
+    active_ = take_rows(a_.intermediate, rows_);
     qkv_ = reinterpret_cast<Element*>(take(rows_ * heads_ * a_.head_dim * sizeof(Element)));
-    scratch_ = reinterpret_cast<float*>(take(a_.threads * thread_floats_ * sizeof(float)));
+    scratch_ = reinterpret_cast<float*>(take(threads_ * thread_floats_ * sizeof(float)));
     return used;
   }
 
-  void zero_padding(Rows rows, int64_t size) const {
-    for (int64_t r = 0; r < rows_ && size % 2 != 0; ++r) rows[r][size] = Activation{};
+  void zero_padding(Rows rows, int64_t count, int64_t size) const {
+    for (int64_t r = 0; r < count && size % 2 != 0; ++r) rows[r][size] = Activation{};
   }
+
+  int64_t normed_rows() const { return norms_alone_ ? threads_ * rows_ : rows_; }
 
   int thread_count() const {
     const int64_t layer = (heads_ + a_.query_heads) * a_.head_dim + 3 * a_.intermediate;
@@ -64,8 +117,8 @@ class Forward {
     return useful_threads(work, a_.threads);
   }
 
-  float* sums(const Team& team) const { return scratch_ + team.index * thread_floats_; }
-  float* attention_memory(const Team& team) const { return sums(team) + kGroupSums; }
+  float* sums(const Share& share) const { return scratch_ + share.thread * thread_floats_; }
+  float* attention_memory(const Share& share) const { return sums(share) + kGroupSums; }
   Element* state(int64_t row) const { return static_cast<Element*>(a_.states) + row * a_.hidden; }
 
   template <typename T>
@@ -83,56 +136,76 @@ class Forward {
     }
   }
 
-  void norm(const Team& team, const void* weight, int64_t layer) const {
-    const auto [first, last] = team.share(rows_);
-    for (int64_t row = first; row < last; ++row) {
-      norm_row(state(row), at(weight, layer, a_.hidden), a_.hidden, a_.epsilon, normed_[row]);
+  void run_share(const Items& items, int64_t phase, const Share& share) const {
+    const int64_t layer = phase / kLayerPhases;
+    if (layer == a_.layers) return run_head_share(items, phase % kLayerPhases, share);
+    switch (phase % kLayerPhases) {
+      case kNorm:
+        tap(layer, share.first, share.last);
+        return norm_input(layer, share.first, share.last, normed_);
+      case kProject:
+        return project(share, items.qkv, layer);
+      case kAttend:
+        return attend(AttentionTask<Kind>{a_, layer, qkv_, heads_ * a_.head_dim, mixed_}, share, items.attention,
+                      attention_memory(share));
+      case kAddAttention:
+        return add_linear(share, items.output, mixed_, a_.output.at(layer));
+      case kPostNorm:
+        return norm(a_.post_norm, layer, share.first, share.last, normed_);
+      case kActivate:
+        return activate(share, items.gate_up, layer);
+      case kAddActive:
+        return add_linear(share, items.down, active_, a_.down.at(layer));
     }
-    team.wait_for_all();
+  }
+
+  void norm(const void* weight, int64_t layer, int64_t first, int64_t last, Rows normed) const {
+    for (int64_t row = first; row < last; ++row) {
+      norm_row(state(row), at(weight, layer, a_.hidden), a_.hidden, a_.epsilon, normed[row]);
+    }
   }
 
   // What a draft head's projections read.
-  void norm_pair(const Team& team, int64_t layer) const {
+  void norm_pair(int64_t layer, int64_t first, int64_t last, Rows normed) const {
     const Element* const weight = at(a_.input_norm, layer, a_.hidden);
-    const auto [first, last] = team.share(rows_);
     for (int64_t row = first; row < last; ++row) {
       const Element* const embedding = at(a_.embeddings, row, a_.hidden);
-      norm_row(embedding, at(a_.embedding_norm, layer, a_.hidden), a_.hidden, a_.epsilon, normed_[row]);
-      norm_row(state(row), weight, a_.hidden, a_.epsilon, normed_[row] + a_.hidden);
+      norm_row(embedding, at(a_.embedding_norm, layer, a_.hidden), a_.hidden, a_.epsilon, normed[row]);
+      norm_row(state(row), weight, a_.hidden, a_.epsilon, normed[row] + a_.hidden);
       if (a_.residual_is_normed) norm_row(state(row), weight, a_.hidden, a_.epsilon, state(row));
     }
-    team.wait_for_all();
   }
 
-  void run_layer(const Team& team, int64_t layer) const {
-    const auto [first, last] = team.share(rows_);
-    tap(layer, first, last);
-    a_.embeddings == nullptr ? norm(team, a_.input_norm, layer) : norm_pair(team, layer);
-    project(team, a_.qkv.at(layer));
-    place_heads(team, layer);
-    attend(AttentionTask<Kind>{a_, layer, qkv_, heads_ * a_.head_dim, mixed_}, team, attention_memory(team));
-    team.wait_for_all();
-    add_linear(team, mixed_, a_.output.at(layer));
-    norm(team, a_.post_norm, layer);
-    activate(team, a_.gate_up.at(layer));
-    add_linear(team, active_, a_.down.at(layer));
+  void norm_input(int64_t layer, int64_t first, int64_t last, Rows normed) const {
+    a_.embeddings == nullptr ? norm(a_.input_norm, layer, first, last, normed) : norm_pair(layer, first, last, normed);
   }
 
-  // qkv = linear(normed)
-  void project(const Team& team, const PackedLinear& linear) const {
-    store_product<Kind>(team, normed_, rows_, linear, sums(team), qkv_);
-    team.wait_for_all();
+  // The rows that a product reads: the norms of all, or those that this thread has computed by itself.
+  Rows normed_of(const Share& share) const {
+    return {normed_.data + (norms_alone_ ? share.thread * rows_ * normed_.stride : 0), normed_.stride};
+  }
+
+  // qkv = linear(normed). A head that is whole is placed at once.
+  void project(const Share& share, const ProductItems& items, int64_t layer) const {
+    const Rows normed = normed_of(share);
+    if (norms_alone_ && share.is_first) norm_input(layer, 0, rows_, normed);
+    if (norms_alone_ && share.first == 0) tap(layer, 0, rows_);
+    for (int64_t i = share.first; i < share.last; ++i) {
+      const ProductItem item = items[i];
+      store_product<Kind>(item, normed, a_.qkv.at(layer), sums(share), qkv_);
+      place_heads(layer, item);
+    }
   }
 
   // Norms query and key heads, turns them to their positions, and writes keys and values into the cache.
-  void place_heads(const Team& team, int64_t layer) const {
-    const auto [first, last] = team.share(rows_ * heads_);
-    for (int64_t item = first; item < last; ++item) {
-      const int64_t row = item / heads_;
-      const int64_t head = item % heads_;
-      place_head(layer, row / a_.nodes, row % a_.nodes, head, qkv_ + item * a_.head_dim);
+  void place_heads(int64_t layer, const ProductItem& item) const {
+    const int64_t first = item.first_block * kBlockOutputs / a_.head_dim;
+    const int64_t last = at_most(item.last_block * kBlockOutputs / a_.head_dim, heads_);
+    for (int64_t row = item.first_row; row < item.first_row + item.rows; ++row) {
+      for (int64_t head = first; head < last; ++head) {
+        place_head(layer, row / a_.nodes, row % a_.nodes, head, qkv_ + (row * heads_ + head) * a_.head_dim);
+      }
     }
-    team.wait_for_all();
   }
 
   template <typename Table>
@@ -163,21 +236,24 @@ class Forward {
   }
 
   // state += linear(x)
-  void add_linear(const Team& team, Rows x, const PackedLinear& linear) const {
-    multiply<Kind>(team, x, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+  void add_linear(const Share& share, const ProductItems& items, Rows x, const PackedLinear& linear) const {
+    const auto add = [&](int64_t row, int64_t output, const float* sums) {
       for_outputs(linear, output, [&](int64_t i, int64_t count) {
         Element* const target = state(row) + output + i;
         store_part(target, load_part(target, count) + rounded<Element>(output_part<Element>(linear, sums, output, i)),
                    count);
       });
-    });
-    team.wait_for_all();
+    };
+    for (int64_t i = share.first; i < share.last; ++i) multiply<Kind>(items[i], x, linear, sums(share), add);
   }
 
   // active = silu(gate(normed)) * up(normed); a block of gate_up holds 16 gates and the 16 ups that go with them.
-  void activate(const Team& team, const PackedLinear& linear) const {
+  void activate(const Share& share, const ProductItems& items, int64_t layer) const {
     constexpr int64_t kHalf = kBlockOutputs / 2;
-    multiply<Kind>(team, normed_, rows_, linear, sums(team), [&](int64_t row, int64_t output, const float* sums) {
+    const PackedLinear linear = a_.gate_up.at(layer);
+    const Rows normed = normed_of(share);
+    if (norms_alone_ && share.is_first) norm(a_.post_norm, layer, 0, rows_, normed);
+    const auto store = [&](int64_t row, int64_t output, const float* sums) {
       const int64_t first = output / 2;
       for (int64_t i = 0; i < kHalf && first + i < a_.intermediate; i += kLanes) {
         const Floats gate = rounded<Element>(output_part<Element>(linear, sums, output, i));
@@ -185,29 +261,34 @@ class Forward {
         store_part(active_[row] + first + i, rounded<Element>(rounded<Element>(silu(gate)) * up),
                    a_.intermediate - first - i);
       }
-    });
-    team.wait_for_all();
+    };
+    for (int64_t i = share.first; i < share.last; ++i) multiply<Kind>(items[i], normed, linear, sums(share), store);
   }
 
-  // Logits of the kept rows.
-  void run_head(const Team& team) const {
-    const auto [first, last] = team.share(rows_);
-    tap(a_.layers, first, last);
-    const int64_t wanted = a_.batch * a_.kept;
-    const auto [first_wanted, last_wanted] = team.share(wanted);
-    for (int64_t i = first_wanted; i < last_wanted; ++i) {
-      const int64_t row = i / a_.kept * a_.nodes + a_.nodes - a_.kept + i % a_.kept;
-      norm_row(state(row), at(a_.final_norm, 0, 0), a_.hidden, a_.epsilon, normed_[i]);
+  // Logits of the kept rows; all rows are tapped.
+  void run_head_share(const Items& items, int64_t phase, const Share& share) const {
+    if (phase == kLogits) {
+      for (int64_t i = share.first; i < share.last; ++i) {
+        store_product<Kind>(items.lm_head[i], normed_, a_.lm_head.at(0), sums(share), static_cast<Element*>(a_.logits));
+      }
+      return;
     }
-    team.wait_for_all();
-    store_product<Kind>(team, normed_, wanted, a_.lm_head.at(0), sums(team), static_cast<Element*>(a_.logits));
+    tap(a_.layers, share.first, share.last);
+    for (int64_t row = share.first; row < share.last; ++row) {
+      const int64_t kept = row % a_.nodes - (a_.nodes - a_.kept);
+      if (kept < 0) continue;
+      Activation* const normed = normed_[row / a_.nodes * a_.kept + kept];
+      norm_row(state(row), at(a_.final_norm, 0, 0), a_.hidden, a_.epsilon, normed);
+    }
   }
 
   const ForwardStack& a_;
   const int64_t rows_;
   const int64_t heads_;
+  const int threads_;
+  const bool norms_alone_;  // every thread norms all rows for itself
   int64_t thread_floats_;
-  Rows normed_{};     // (rows, hidden)
+  Rows normed_{};     // (rows, hidden), for every thread where they norm alone
   Rows mixed_{};      // (rows, query_heads * head_dim)
   Rows active_{};     // (rows, intermediate)
   Element* qkv_{};    // (rows, heads, head_dim)

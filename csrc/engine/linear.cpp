@@ -28,9 +28,12 @@ void run_linear(const Linear& a) {
   float* const sums = reinterpret_cast<float*>(scratch);
   const ActivationRows<Activation> rows{reinterpret_cast<Activation*>(scratch + sums_bytes), stride};
   copy_rows<Kind>(a, rows);
-  run_team(threads, [&](const Team& team) {
-    store_product<Kind>(team, rows, a.rows, a.weight, sums + team.index * kGroupSums,
-                        static_cast<typename Kind::Element*>(a.result));
+  const ProductItems items(a.rows, a.weight, threads);
+  in_phases(threads, &items.count, 1, [&](int64_t, const Share& share) {
+    for (int64_t item = share.first; item < share.last; ++item) {
+      store_product<Kind>(items[item], rows, a.weight, sums + share.thread * kGroupSums,
+                          static_cast<typename Kind::Element*>(a.result));
+    }
   });
 }
 

@@ -4,14 +4,10 @@
 // computed in.
 #pragma once
 
-#include <sched.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include <array>
 #include <utility>
 
+#include "common/team.h"
 #include "common/vector.h"
 #include "engine/packed_linear.h"
 #include "engine/rows.h"
@@ -35,55 +31,6 @@ constexpr int64_t kChunkSteps = 1024;
 
 // How far a single tile's rows read ahead in the stream of weights: so near that they come into the first-level cache.
 constexpr int64_t kAheadSteps = 64;
-
-// Where the threads of a team wait for each other.
-struct Barrier {
-  int64_t arrived = 0;
-  int64_t round = 0;
-};
-
-// The threads that work on one forward together.
-struct Team {
-  int64_t index;
-  int64_t size;
-  Barrier* barrier;
-
-  // [first, second) of `count` items is this thread's share.
-  std::pair<int64_t, int64_t> share(int64_t count) const { return {count * index / size, count * (index + 1) / size}; }
-
-  // OpenMP's own barrier spins for milliseconds before it gives the processor away; where the machine has other work to
-  // do, the thread waited for may be the one that needs it. There are hundreds of barriers in a forward.
-  void wait_for_all() const {
-    constexpr int kPatience = 2000;
-    if (size == 1) return;
-    const int64_t round = __atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE);
-    if (__atomic_add_fetch(&barrier->arrived, 1, __ATOMIC_ACQ_REL) == size) {
-      __atomic_store_n(&barrier->arrived, 0, __ATOMIC_RELAXED);
-      __atomic_store_n(&barrier->round, round + 1, __ATOMIC_RELEASE);
-      return;
-    }
-    for (int tries = 0; __atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE) == round; ++tries) {
-      if (tries > kPatience) sched_yield();
-#if defined(__SSE2__)
-      _mm_pause();
-#endif
-    }
-  }
-};
-
-// Calls body(team) in each of a team's threads.
-template <typename Body>
-void run_team(int threads, Body&& body) {
-  Barrier barrier;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-#ifdef _OPENMP
-    body(Team{omp_get_thread_num(), omp_get_num_threads(), &barrier});
-#else
-    body(Team{0, 1, &barrier});
-#endif
-  }
-}
 
 // Multiply-adds below which a further thread costs more than it saves.
 constexpr int64_t kWorkOfThread = 1 << 16;
@@ -230,21 +177,46 @@ void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, i
   }
 }
 
-// Computes this thread's part of x * weight, with memory for kGroupSums sums; finish(row, first output, its 32 sums)
-// takes each result.
-template <typename Kind, typename Finish>
-void multiply(const Team& team, ActivationRows<typename Kind::Activation> x, int64_t rows, const PackedLinear& linear,
-              float* sums, Finish&& finish) {
-  const int64_t blocks = packed_blocks(linear.outputs);
-  int64_t groups = (rows + kGroupRows - 1) / kGroupRows;
-  while (groups * blocks < 2 * team.size && groups * kProductRows < rows) ++groups;
-  const auto [first, last] = team.share(blocks * groups);
-  for (int64_t item = first; item < last; ++item) {
-    const int64_t block = item / groups;
+// Part of a product: blocks of outputs for some rows.
+struct ProductItem {
+  int64_t first_block;
+  int64_t last_block;
+  int64_t first_row;
+  int64_t rows;
+};
+
+// How the work of a product is divided: so many blocks of outputs together, for the rows in so many groups.
+struct ProductItems {
+  int64_t rows;
+  int64_t blocks;
+  int64_t span;
+  int64_t groups;
+  int64_t count;
+
+  ProductItems(int64_t rows, const PackedLinear& linear, int64_t threads, int64_t span = 1)
+      : rows(rows), blocks(packed_blocks(linear.outputs)), span(span), groups(ceil_div(rows, kGroupRows)) {
+    const int64_t spans = ceil_div(blocks, span);
+    while (groups * spans < 2 * threads && groups * kProductRows < rows) ++groups;
+    count = spans * groups;
+  }
+
+  ProductItem operator[](int64_t item) const {
+    const int64_t block = item / groups * span;
     const int64_t row = rows * (item % groups) / groups;
-    const int64_t count = rows * (item % groups + 1) / groups - row;
-    run_block<Kind>(x, row, count, linear, block, sums);
-    for (int64_t r = 0; r < count; ++r) finish(row + r, block * kBlockOutputs, sums + r * kBlockOutputs);
+    return {block, at_most(block + span, blocks), row, rows * (item % groups + 1) / groups - row};
+  }
+};
+
+// Computes an item of x * weight, with memory for kGroupSums sums; finish(row, first output, its 32 sums) takes each
+// result.
+template <typename Kind, typename Finish>
+void multiply(const ProductItem& item, ActivationRows<typename Kind::Activation> x, const PackedLinear& linear,
+              float* sums, Finish&& finish) {
+  for (int64_t block = item.first_block; block < item.last_block; ++block) {
+    run_block<Kind>(x, item.first_row, item.rows, linear, block, sums);
+    for (int64_t r = 0; r < item.rows; ++r) {
+      finish(item.first_row + r, block * kBlockOutputs, sums + r * kBlockOutputs);
+    }
   }
 }
 
@@ -264,12 +236,12 @@ LTD_INLINE void for_outputs(const PackedLinear& linear, int64_t first, Body&& bo
   for (int64_t i = 0; i < count; i += kLanes) body(i, count - i);
 }
 
-// result = linear(x), rounded; rows of the result are `linear.outputs` apart.
+// An item of result = linear(x), rounded; rows of the result are `linear.outputs` apart.
 template <typename Kind>
-void store_product(const Team& team, ActivationRows<typename Kind::Activation> x, int64_t rows,
-                   const PackedLinear& linear, float* sums, typename Kind::Element* result) {
+void store_product(const ProductItem& item, ActivationRows<typename Kind::Activation> x, const PackedLinear& linear,
+                   float* sums, typename Kind::Element* result) {
   using Element = typename Kind::Element;
-  multiply<Kind>(team, x, rows, linear, sums, [&](int64_t row, int64_t output, const float* sums) {
+  multiply<Kind>(item, x, linear, sums, [&](int64_t row, int64_t output, const float* sums) {
     for_outputs(linear, output, [&](int64_t i, int64_t count) {
       store_part(result + row * linear.outputs + output + i, output_part<Element>(linear, sums, output, i), count);
     });

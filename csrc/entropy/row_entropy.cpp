@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "common/chunks.h"
+#include "common/team.h"
 #include "common/vector.h"
 
 namespace ltd::LTD_ISA {
@@ -64,13 +65,12 @@ float entropy_of(const T* logits, int64_t vocabulary) {
 
 void row_entropy(const RowEntropy& a) {
   const int64_t rows = a.batch * a.rows;
-  [[maybe_unused]] const int threads = static_cast<int>(at_most(rows * a.vocabulary / kLogitsPerThread + 1, a.threads));
+  const int threads = static_cast<int>(at_most(rows * a.vocabulary / kLogitsPerThread + 1, a.threads));
   with_type(a.logits.dtype, [&](auto type) {
     using T = decltype(type);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 1)
-    for (int64_t i = 0; i < rows; ++i) {
+    for_items(threads, rows, [&](int64_t i) {
       a.entropies[i / a.rows][i % a.rows] = entropy_of(a.logits.at<T>(i / a.rows, i % a.rows), a.vocabulary);
-    }
+    });
   });
 }
 

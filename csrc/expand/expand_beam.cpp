@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "common/chunks.h"
+#include "common/team.h"
 #include "common/vector.h"
 
 namespace ltd::LTD_ISA {
@@ -121,11 +122,10 @@ void choose_beam(const ExpandBeam& a, int64_t b) {
 void expand_beam(const ExpandBeam& a) {
   const int64_t rows = a.batch * a.rows;
   const int64_t useful_threads = rows * a.vocabulary / kLogitsPerThread + 1;
-  [[maybe_unused]] const int threads = static_cast<int>(useful_threads < a.threads ? useful_threads : a.threads);
+  const int threads = static_cast<int>(useful_threads < a.threads ? useful_threads : a.threads);
   with_type(a.logits.dtype, [&](auto type) {
     using T = decltype(type);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic, 1)
-    for (int64_t i = 0; i < rows; ++i) expand_row<T>(a, i / a.rows, i % a.rows);
+    for_items(threads, rows, [&](int64_t i) { expand_row<T>(a, i / a.rows, i % a.rows); });
   });
   for (int64_t b = 0; b < a.batch; ++b) choose_beam(a, b);
 }

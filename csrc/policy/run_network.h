@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/scratch.h"
+#include "common/team.h"
 #include "common/vector.h"
 #include "policy/network.h"
 
@@ -38,16 +39,10 @@ LTD_INLINE void apply_row(const PolicyLayer& layer, Span used, const float* inpu
   outputs[row] = value;
 }
 
-// On one thread without OpenMP: its runtime would be entered for nothing, and is rarely in the processor's caches.
 void apply(const PolicyLayer& layer, Span used, const float* inputs, float* outputs, int max_threads) {
   const int64_t useful_threads = layer.outputs * layer.inputs / kWeightsPerThread + 1;
   const int threads = static_cast<int>(useful_threads < max_threads ? useful_threads : max_threads);
-  if (threads <= 1) {
-    for (int64_t row = 0; row < layer.outputs; ++row) apply_row(layer, used, inputs, outputs, row);
-    return;
-  }
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t row = 0; row < layer.outputs; ++row) apply_row(layer, used, inputs, outputs, row);
+  for_items(threads, layer.outputs, [&](int64_t row) { apply_row(layer, used, inputs, outputs, row); });
 }
 
 // The built-in is libm's function. std::tanh might leave a copy of itself for all instruction sets (see LTD_INLINE).

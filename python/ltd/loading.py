@@ -57,7 +57,8 @@ def load(
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
         device: None is the CPU. "cuda" needs a build with CUDA kernels, which have not run on a GPU yet.
-        threads: CPU threads, at most one per core; None leaves torch's own number.
+        threads: CPU threads, at most one per processor; None is what OMP_NUM_THREADS or torch.set_num_threads gave, or
+            else torch's own number, but no more than there are cores and the quota of a container allows.
         max_length: prompt and answer together; None is the model's context limit.
         history: token ids of other texts, such as earlier answers, in which tokens are looked up as well.
 

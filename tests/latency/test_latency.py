@@ -22,6 +22,7 @@ from scipy.optimize import isotonic_regression
 
 from ltd.cli import main
 from ltd.common.files import file_hash
+from ltd.common.threads import usable_cores
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.engine.cpu import Engine
@@ -31,6 +32,7 @@ from ltd.latency.cycle_bench import CycleBench, Plan, Timings
 from ltd.latency.interpolation import Interpolant, isotonic
 from ltd.latency.model import PARTS, LatencyModel, Measurements, setup_of
 from ltd.latency.report import describe, draw, latency_table, plot
+from ltd.latency.thread_count import ThreadCounts, candidates, time_thread_counts
 from ltd.loading import load, prepare
 from ltd.lookup import TextSource
 from ltd.policies import Static
@@ -374,6 +376,32 @@ def test_every_part_is_measured_at_every_point(decoder: Decoder) -> None:
     assert model.noise == model.drift == 0.0 and model.warning() is None
     assert model.setup["dtype"] == "float32" and model.setup["width"] == 10
     assert model.rounds == 3 and model.seconds > 0
+
+
+def test_every_number_of_threads_is_timed(decoder: Decoder) -> None:
+    before = torch.get_num_threads()
+    counts = time_thread_counts(decoder.target, rounds=2)
+    assert torch.get_num_threads() == counts.used == before
+    assert {1, before, usable_cores()} <= counts.seconds.keys()
+    assert all(seconds > 0 for seconds in counts.seconds.values())
+
+
+@pytest.mark.parametrize(
+    ("cores", "usable", "used", "expected"),
+    [(1, 1, 1, [1]), (2, 2, 1, [1, 2]), (4, 8, 4, [1, 2, 3, 4, 6, 8]), (5, 10, 7, [1, 2, 3, 4, 5, 6, 7, 8, 10])],
+)
+def test_numbers_of_threads_worth_a_try(cores: int, usable: int, used: int, expected: list[int]) -> None:
+    assert candidates(cores, usable, used) == expected
+
+
+def test_another_number_of_threads_is_named_if_clearly_faster() -> None:
+    near, far = ThreadCounts(2, {1: 0.0099, 2: 0.01}), ThreadCounts(2, {1: 0.008, 2: 0.01})
+    assert (near.fastest, far.fastest) == (2, 1)
+    assert (
+        str(near)
+        == "Threads: 2 in use, which is fastest; a forward of one token takes 9.90 ms with 1, 10.00 ms with 2."
+    )
+    assert "2 in use, but --threads 1 is faster" in str(far)
 
 
 def test_rounds_fill_the_time_and_visit_every_point_alike(decoder: Decoder, clock: Clock) -> None:

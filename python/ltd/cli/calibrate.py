@@ -32,10 +32,12 @@ def calibrate(
     from ltd.latency.calibration import calibrate as run
     from ltd.latency.cycle_bench import Plan
     from ltd.latency.report import describe, latency_table, plot
+    from ltd.latency.thread_count import time_thread_counts
     from ltd.loading import load
 
     plan = Plan(seconds=seconds)  # raises if it is out of range, before a model is loaded
     decoder = load(target, draft, dtype=dtype, threads=threads)
+    counts = time_thread_counts(decoder.target) if decoder.target.device.type == "cpu" else None
     model = run(decoder, plan, target=target)
     picture = out.with_suffix(".png")
     model.save(out)
@@ -43,6 +45,8 @@ def calibrate(
     console = Console()
     console.print(latency_table(model).rich())
     console.print(describe(model), highlight=False)
+    if counts is not None:
+        console.print(str(counts), highlight=False)
     console.print(f"The latencies are in {out}, the plot is in {picture}.", highlight=False, soft_wrap=True)
     if warning := model.warning():
         print(f"warning: {warning}", file=sys.stderr)

@@ -26,18 +26,25 @@ def info() -> None:
 
 def facts() -> dict[str, str]:
     """What `ltd info` shows, top to bottom."""
+    import torch
+
     from ltd.common.assets import shipped_head
     from ltd.common.machine import machine_facts
+    from ltd.common.threads import choose_threads, find_processors, set_threads
     from ltd.ops.library import build_info
     from ltd.target.device import resolve_device, resolve_dtype
 
-    device = resolve_device(None)
+    processors, device = find_processors(), resolve_device(None)
+    threads, why = choose_threads(torch.get_num_threads(), processors)
+    set_threads(None)
     dtype, head = resolve_dtype("auto", device), shipped_head()
     return {
         "ltd": version("ltd"),
         "python": platform.python_version(),
         "transformers": version("transformers"),
         **{name: str(value) for name, value in machine_facts().items()},
+        "cores": str(processors),
+        "threads": f"{threads}, {why} (--threads takes up to {processors.usable})",
         "device": str(device),
         "dtype": f"{dtype} (--dtype auto)".replace("torch.", ""),
         **{f"kernels: {name}": str(value) for name, value in build_info().items()},

@@ -22,7 +22,7 @@ DraftOption = Annotated[
 ]
 ChainOption = Annotated[str | None, typer.Option(help="Folder with a chain draft; the shipped one if not given.")]
 DtypeOption = Annotated[str, typer.Option(help="auto (the fastest here), float32, bfloat16 or float16.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice if not given.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; ltd info says how many if not given.")]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most new tokens.")]
 TemperatureOption = Annotated[float, typer.Option(help="0 is greedy.")]
 DataDirOption = Annotated[Path, typer.Option(help="Folder that holds TASK/question.jsonl for every task.")]
