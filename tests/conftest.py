@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulated_tiles import EMULATED_TILES, add_emulated_tiles
 from op_cases import ISAS
 from recordings import DEPTH, NEW_TOKENS, QUESTIONS, Recorded, load_bigrams
 from small_models import FAMILIES, VOCABULARY, small_config, small_tokenizer
@@ -122,6 +123,16 @@ def recorded(
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set of this machine, one after the other."""
+    _C.use_cpu_isa(request.param)
+    yield request.param
+    _C.use_cpu_isa(ISAS[-1])
+
+
+@pytest.fixture(params=[*ISAS, EMULATED_TILES])
+def engine_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set of this machine, and a processor's tiles, emulated, in all of the engine's operators."""
+    if request.param == EMULATED_TILES:
+        add_emulated_tiles()
     _C.use_cpu_isa(request.param)
     yield request.param
     _C.use_cpu_isa(ISAS[-1])

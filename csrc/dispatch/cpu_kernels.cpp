@@ -25,6 +25,12 @@ namespace avx512_bf16 {
 extern const CpuKernels kernels;
 }
 #endif
+#ifdef LTD_AMX_KERNELS
+namespace amx_bf16 {
+extern const CpuKernels kernels;
+bool tiles_work();
+}  // namespace amx_bf16
+#endif
 
 namespace {
 
@@ -39,9 +45,18 @@ bool has_avx512_bf16() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 5 & 1) != 0;
 }
+
+#ifdef LTD_AMX_KERNELS
+bool has_amx_bf16() {
+  constexpr unsigned kTilesAndBFloat16 = 1u << 24 | 1u << 22;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  return (edx & kTilesAndBFloat16) == kTilesAndBFloat16 && amx_bf16::tiles_work();
+}
+#endif
 #endif
 
-std::vector<const CpuKernels*> supported_kernels() {
+std::vector<const CpuKernels*> find_supported_kernels() {
   std::vector<const CpuKernels*> supported{&baseline::kernels};
 #ifdef LTD_X86_KERNELS
   // __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
@@ -51,10 +66,20 @@ std::vector<const CpuKernels*> supported_kernels() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       supported.push_back(&avx512::kernels);
-      if (has_avx512_bf16()) supported.push_back(&avx512_bf16::kernels);
+      if (has_avx512_bf16()) {
+        supported.push_back(&avx512_bf16::kernels);
+#ifdef LTD_AMX_KERNELS
+        if (has_amx_bf16()) supported.push_back(&amx_bf16::kernels);
+#endif
+      }
     }
   }
 #endif
+  return supported;
+}
+
+const std::vector<const CpuKernels*>& supported_kernels() {
+  static const std::vector<const CpuKernels*> supported = find_supported_kernels();
   return supported;
 }
 
@@ -82,10 +107,10 @@ std::string joined(const std::vector<std::string>& names) {
 }
 
 const CpuKernels* initial_kernels() {
-  const std::vector<const CpuKernels*> supported = supported_kernels();
+  const std::vector<const CpuKernels*>& supported = supported_kernels();
   const char* wanted = std::getenv("LTD_CPU_ISA");
   if (wanted == nullptr || *wanted == '\0') return supported.back();
-  const std::vector<std::string> names{"baseline", "avx2", "avx512", "avx512_bf16"};
+  const std::vector<std::string> names{"baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16"};
   size_t level = 0;
   while (level < names.size() && names[level] != wanted) ++level;
   if (level == names.size()) {

@@ -17,8 +17,8 @@ struct CpuKernels {
 };
 
 // The kernels in use: the widest that the processor and its operating system support, unless the environment variable
-// LTD_CPU_ISA (baseline, avx2, avx512 or avx512_bf16) asks for narrower ones. Throws std::invalid_argument if it names
-// anything else.
+// LTD_CPU_ISA (baseline, avx2, avx512, avx512_bf16 or amx_bf16) asks for narrower ones. Throws std::invalid_argument if
+// it names anything else.
 const CpuKernels& cpu_kernels();
 
 // Names of the instruction sets that can be used here, narrowest first.

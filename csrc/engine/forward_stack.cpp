@@ -37,9 +37,10 @@ class Forward {
     const int64_t bytes = carve(nullptr);
     thread_local Scratch memory;
     carve(memory.reserve<char>(bytes));
-    zero_padding(normed_, normed_rows(), a_.hidden);
-    zero_padding(mixed_, rows_, a_.query_heads * a_.head_dim);
-    zero_padding(active_, rows_, a_.intermediate);
+    for (int64_t row = 0; row < rows_; ++row) {
+      zero_behind<Kind>(mixed_[row], a_.query_heads * a_.head_dim);
+      zero_behind<Kind>(active_[row], a_.intermediate);
+    }
     const Items items(*this, threads_);
     const std::vector<int64_t> counts = items.of_all_phases(a_.layers, rows_);
     in_phases(threads_, counts.data(), std::ssize(counts),
@@ -95,7 +96,7 @@ class Forward {
     };
     const auto take_rows = [&](int64_t size, int64_t count) {
       const int64_t stride = activation_stride<Activation>(size);
-      return Rows{reinterpret_cast<Activation*>(take(count * stride * sizeof(Activation))), stride};
+      return Rows{reinterpret_cast<Activation*>(take((count + kSpareRows) * stride * sizeof(Activation))), stride};
     };
     normed_ = take_rows(a_.qkv.inputs, normed_rows());
     mixed_ = take_rows(a_.query_heads * a_.head_dim, rows_);
@@ -103,10 +104,6 @@ class Forward {
     qkv_ = reinterpret_cast<Element*>(take(rows_ * heads_ * a_.head_dim * sizeof(Element)));
     scratch_ = reinterpret_cast<float*>(take(threads_ * thread_floats_ * sizeof(float)));
     return used;
-  }
-
-  void zero_padding(Rows rows, int64_t count, int64_t size) const {
-    for (int64_t r = 0; r < count && size % 2 != 0; ++r) rows[r][size] = Activation{};
   }
 
   int64_t normed_rows() const { return norms_alone_ ? threads_ * rows_ : rows_; }
@@ -137,6 +134,7 @@ class Forward {
   }
 
   void run_share(const Items& items, int64_t phase, const Share& share) const {
+    const UsesTiles uses;
     const int64_t layer = phase / kLayerPhases;
     if (layer == a_.layers) return run_head_share(items, phase % kLayerPhases, share);
     switch (phase % kLayerPhases) {
@@ -159,9 +157,14 @@ class Forward {
     }
   }
 
+  void norm_into(Activation* target, const Element* row, const Element* weight) const {
+    norm_row(row, weight, a_.hidden, a_.epsilon, target);
+    zero_behind<Kind>(target, a_.hidden);
+  }
+
   void norm(const void* weight, int64_t layer, int64_t first, int64_t last, Rows normed) const {
     for (int64_t row = first; row < last; ++row) {
-      norm_row(state(row), at(weight, layer, a_.hidden), a_.hidden, a_.epsilon, normed[row]);
+      norm_into(normed[row], state(row), at(weight, layer, a_.hidden));
     }
   }
 
@@ -172,6 +175,7 @@ class Forward {
       const Element* const embedding = at(a_.embeddings, row, a_.hidden);
       norm_row(embedding, at(a_.embedding_norm, layer, a_.hidden), a_.hidden, a_.epsilon, normed[row]);
       norm_row(state(row), weight, a_.hidden, a_.epsilon, normed[row] + a_.hidden);
+      zero_behind<Kind>(normed[row], 2 * a_.hidden);
       if (a_.residual_is_normed) norm_row(state(row), weight, a_.hidden, a_.epsilon, state(row));
     }
   }
@@ -277,8 +281,7 @@ class Forward {
     for (int64_t row = share.first; row < share.last; ++row) {
       const int64_t kept = row % a_.nodes - (a_.nodes - a_.kept);
       if (kept < 0) continue;
-      Activation* const normed = normed_[row / a_.nodes * a_.kept + kept];
-      norm_row(state(row), at(a_.final_norm, 0, 0), a_.hidden, a_.epsilon, normed);
+      norm_into(normed_[row / a_.nodes * a_.kept + kept], state(row), at(a_.final_norm, 0, 0));
     }
   }
 

@@ -1,180 +1,24 @@
 // The products of the engine: rows of activations with packed weights. Included by engine sources only.
 //
-// Every element of the result is one chain of multiply-adds over the inputs, first to last, whatever the tile it was
-// computed in.
+// Every element of the result is one sum in one order, however many rows are computed with it.
 #pragma once
 
-#include <array>
 #include <utility>
 
 #include "common/team.h"
 #include "common/vector.h"
+#include "engine/block_product.h"
 #include "engine/packed_linear.h"
 #include "engine/rows.h"
 
 namespace ltd::LTD_ISA {
 namespace {
 
-// Register block: up to kProductRows rows times kProductVectors vectors of outputs.
-#if defined(__AVX512F__)
-constexpr int kProductRows = 12;
-#else
-constexpr int kProductRows = 4;
-#endif
-constexpr int kProductVectors = 2;
-
-// Rows whose sums wait in the second-level cache, and steps of a block that stay in the first while all their tiles use
-// them.
-constexpr int64_t kGroupRows = 21 * kProductRows;
-constexpr int64_t kGroupSums = kGroupRows * kBlockOutputs;
-constexpr int64_t kChunkSteps = 1024;
-
-// How far a single tile's rows read ahead in the stream of weights: so near that they come into the first-level cache.
-constexpr int64_t kAheadSteps = 64;
-
 // Multiply-adds below which a further thread costs more than it saves.
 constexpr int64_t kWorkOfThread = 1 << 16;
 
 LTD_INLINE int useful_threads(int64_t work, int threads) {
   return static_cast<int>(at_most(work / kWorkOfThread + 1, threads));
-}
-
-// How elements are multiplied. Element: of the model; Activation: how rows are kept; kInputs: inputs of a step.
-struct FloatProduct {
-  using Element = float;
-  using Activation = float;
-  static constexpr int64_t kInputs = 1;
-  using Weights = Floats;
-
-  LTD_INLINE static Weights weights(const char* step) { return load_raw<Floats>(step); }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
-    return sum + splat(row[0]) * weights;
-  }
-};
-
-#if defined(__AVX512BF16__)
-// Two multiply-adds in one instruction. (AMX, where there is some, would be one more such struct, with tiles for
-// vectors.)
-struct BFloat16Product {
-  using Element = BFloat16;
-  using Activation = BFloat16;
-  static constexpr int64_t kInputs = 2;
-  using Weights = Floats;
-
-  LTD_INLINE static Weights weights(const char* step) { return load_raw<Floats>(step); }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
-    int pair;
-    std::memcpy(&pair, row, sizeof pair);
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)weights);
-  }
-};
-#else
-struct BFloat16Product {
-  using Element = BFloat16;
-  using Activation = float;
-  static constexpr int64_t kInputs = 2;
-  struct Weights {
-    Floats even, odd;
-  };
-
-  LTD_INLINE static Weights weights(const char* step) {
-    const Words pairs = load_raw<Words>(step);
-    return {(Floats)(pairs << 16), (Floats)(pairs & 0xffff0000u)};
-  }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
-    sum = sum + splat(row[0]) * weights.even;
-    return sum + splat(row[1]) * weights.odd;
-  }
-};
-#endif
-
-// One tile of a product.
-template <typename Kind>
-struct Tile {
-  const typename Kind::Activation* rows;
-  int64_t row_stride;
-  const char* weights;  // a block from some step on
-  int64_t steps;
-  float* sums;        // (rows, kBlockOutputs)
-  bool first;         // sums start from zero
-  const char* ahead;  // fetched into the cache meanwhile
-  int64_t ahead_step;
-};
-
-template <typename Kind, int M>
-void run_tile(const Tile<Kind>& tile) {
-  constexpr int V = kProductVectors;
-  for (int64_t column = 0; column < kBlockOutputs; column += V * kLanes) {
-    Floats sums[M][V];
-    for (int m = 0; m < M; ++m) {
-      for (int v = 0; v < V; ++v) {
-        sums[m][v] = tile.first ? Floats{} : load(tile.sums + m * kBlockOutputs + column + v * kLanes);
-      }
-    }
-    const char* step = tile.weights + column * 4;
-    const char* ahead = tile.ahead;
-    const typename Kind::Activation* row = tile.rows;
-    for (int64_t s = 0; s < tile.steps; ++s) {
-      __builtin_prefetch(ahead);
-      __builtin_prefetch(ahead + 64);
-      typename Kind::Weights weights[V];
-      for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * 4);
-      for (int m = 0; m < M; ++m) {
-        for (int v = 0; v < V; ++v) sums[m][v] = Kind::multiply_add(sums[m][v], row + m * tile.row_stride, weights[v]);
-      }
-      step += kStepBytes;
-      ahead += tile.ahead_step;
-      row += Kind::kInputs;
-    }
-    for (int m = 0; m < M; ++m) {
-      for (int v = 0; v < V; ++v) store(tile.sums + m * kBlockOutputs + column + v * kLanes, sums[m][v]);
-    }
-  }
-}
-
-template <typename Kind, int... kRows>
-constexpr auto tile_table(std::integer_sequence<int, kRows...>) {
-  return std::array{&run_tile<Kind, kRows + 1>...};
-}
-
-// Rows of activations; behind an odd last input stands a zero.
-template <typename Activation>
-struct ActivationRows {
-  Activation* data;
-  int64_t stride;
-
-  LTD_INLINE Activation* operator[](int64_t row) const { return data + row * stride; }
-};
-
-// Rows apart by an odd number of cache lines: they would fall on each other in the cache if apart by a large power of
-// two.
-template <typename Activation>
-LTD_INLINE int64_t activation_stride(int64_t size) {
-  constexpr int64_t kLine = 64 / sizeof(Activation);
-  return ((size + 1 + kLine - 1) / kLine | 1) * kLine;
-}
-
-// The sums of one block for `count` rows from `first_row` on.
-template <typename Kind>
-void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, int64_t count,
-               const PackedLinear& linear, int64_t block, float* sums) {
-  static constexpr auto kTiles = tile_table<Kind>(std::make_integer_sequence<int, kProductRows>());
-  const int64_t tiles = ceil_div(count, kProductRows);
-  const char* const weights = linear.blocks + block * linear.steps * kStepBytes;
-  // Several tiles take turns in fetching the next block. What is ahead may lie behind the last: fetching it is
-  // harmless.
-  const int64_t ahead_steps = tiles == 1 ? kAheadSteps : linear.steps;
-  const int64_t ahead_step = kStepBytes / tiles;
-  for (int64_t step = 0; step < linear.steps; step += kChunkSteps) {
-    const int64_t steps = at_most(linear.steps - step, kChunkSteps);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t row = count * t / tiles;
-      const char* ahead = weights + (ahead_steps + step) * kStepBytes + t * steps * ahead_step;
-      kTiles[count * (t + 1) / tiles - row - 1]({x[first_row + row] + step * Kind::kInputs, x.stride,
-                                                 weights + step * kStepBytes, steps, sums + row * kBlockOutputs,
-                                                 step == 0, ahead, ahead_step});
-    }
-  }
 }
 
 // Part of a product: blocks of outputs for some rows.

@@ -61,7 +61,7 @@ def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_equals_transformers(family: str, dtype: torch.dtype, isa: str) -> None:
+def test_equals_transformers(family: str, dtype: torch.dtype, engine_isa: str) -> None:
     exact, plain = family_model(family, torch.float32), family_model(family, dtype)
     if dtype == torch.bfloat16:  # the same weights, computed in float32
         exact = copy.deepcopy(plain).float()
@@ -111,7 +111,7 @@ def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, no
 @given(seed=st.integers(0, 2**31), nodes=st.integers(2, 70), length=st.integers(1, 70))
 @torch.inference_mode()
 def test_a_tree_gives_the_bits_of_single_steps(
-    family: str, dtype: torch.dtype, isa: str, threads: int, seed: int, nodes: int, length: int
+    family: str, dtype: torch.dtype, engine_isa: str, threads: int, seed: int, nodes: int, length: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     engine, cache = family_engine(family, dtype), new_cache(family_model(family, dtype), 1)
@@ -141,7 +141,7 @@ def test_a_tree_gives_the_bits_of_single_steps(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_chunks_and_batches_change_no_bit(family: str, dtype: torch.dtype, isa: str) -> None:
+def test_chunks_and_batches_change_no_bit(family: str, dtype: torch.dtype, engine_isa: str) -> None:
     engine, model = family_engine(family, dtype), family_model(family, dtype)
     tokens = torch.randint(3, VOCABULARY, (3, 90), generator=torch.Generator().manual_seed(5))
     whole = new_cache(model, 3)
@@ -181,7 +181,7 @@ ODD_SIZES = {
 
 @pytest.mark.parametrize("name", ODD_SIZES)
 @torch.inference_mode()
-def test_other_sizes_and_options(name: str, isa: str) -> None:
+def test_other_sizes_and_options(name: str, engine_isa: str) -> None:
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.2}
     model = random_model(LlamaConfig(**{**sizes, **heads, "max_position_embeddings": 512, **ODD_SIZES[name]}))

@@ -31,7 +31,7 @@ def test_packing(outputs: int, inputs: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (33, 7), (96, 130)])
-def test_linear(outputs: int, inputs: int, dtype: torch.dtype, isa: str, threads: int) -> None:
+def test_linear(outputs: int, inputs: int, dtype: torch.dtype, engine_isa: str, threads: int) -> None:
     generator = torch.Generator().manual_seed(inputs)
     weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
     packed = torch.empty(ops.packed_shape(outputs, inputs, dtype), dtype=dtype)

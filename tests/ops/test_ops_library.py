@@ -95,7 +95,7 @@ def test_the_environment_lowers_the_instruction_set(isa):
 def test_a_wrong_instruction_set_is_named():
     result = run_python(PRINT_ISA, LTD_CPU_ISA="sse9")
     assert result.returncode != 0
-    assert "LTD_CPU_ISA is 'sse9' but must be one of baseline, avx2, avx512, avx512_bf16" in result.stderr
+    assert "LTD_CPU_ISA is 'sse9' but must be one of baseline, avx2, avx512, avx512_bf16, amx_bf16" in result.stderr
     with pytest.raises(ValueError, match="no CPU kernels for 'sse9' here; supported are baseline"):
         _C.use_cpu_isa("sse9")
 

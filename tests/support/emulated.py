@@ -4,50 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch  # noqa: F401 - ltd._C needs its libraries
-from filelock import FileLock
+from built_libraries import ROOT, built_library
 
 from ltd import _C
 
-ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "emulation"
 KERNELS = "emulated cuda"
-
-
-def _run(*command: str | Path) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"the emulation of CUDA cannot be built: {' '.join(map(str, command))}\n{done.stdout}")
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
     """The library of tests/cuda/emulation, built anew if older than its sources; its kernels are added to ltd's."""
-    beside_python = Path(sys.executable).parent
-    cmake, ninja = (shutil.which(tool, path=beside_python) or shutil.which(tool) for tool in ("cmake", "ninja"))
-    if cmake is None or ninja is None:
-        raise RuntimeError("the emulation of CUDA cannot be built: cmake and ninja must be installed")
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with FileLock(BUILD / "build.lock"):  # of several processes that run tests, one builds
-        _run(
-            cmake,
-            "-S",
-            ROOT / "tests" / "cuda" / "emulation",
-            "-B",
-            BUILD,
-            "-G",
-            "Ninja",
-            f"-DCMAKE_MAKE_PROGRAM={ninja}",
-        )
-        _run(cmake, "--build", BUILD, "--target", "ltd_emulation")
-    loaded = ctypes.CDLL(str(BUILD / "libltd_emulation.so"))
+    loaded = built_library("ltd_emulation", ROOT / "tests" / "cuda" / "emulation", ROOT / "build" / "emulation")
     loaded.ltd_emulated_kernels.restype = ctypes.c_void_p
     loaded.ltd_emulation_seed.argtypes = [ctypes.c_uint64]
     loaded.ltd_emulation_barrier_place.restype = ctypes.c_char_p

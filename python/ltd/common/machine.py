@@ -20,6 +20,8 @@ def processor_name() -> str:
 
 def vector_unit() -> str:
     """The widest vector instructions that matter to the kernels."""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
     if torch.cpu._is_avx512_bf16_supported():
         return "AVX-512 BF16"
     if torch.cpu._is_avx512_supported():
