@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_machine import ROOT
-from system_python import BUILD, PACKAGE, PROGRAMS, missing_programs, search_path
+from system_python import PACKAGE, PROGRAMS, missing_programs, search_path
 
 KEPT = ROOT / "out" / "gpu-check"  # results of steps that need not be done again
 TAIL = 15  # lines of a failed command's output that are shown
@@ -137,7 +137,7 @@ def find_sanitizer(python: Path) -> str:
 def build(place: Place) -> None:
     """The extension with its CUDA kernels; where it is not the system's Python, its environment before."""
     if place.system:
-        place.run("build", place.python, "setup.py", "build_ext", "--inplace")
+        place.run("build", place.python, "cmake/extension.py")
     else:
         place.run("build", "make", "V=1", "-W", "setup.py", "install", ".venv/.stamp-dev")
 
@@ -206,7 +206,9 @@ class Step:
 
 
 STEPS: dict[str, Step] = {
-    "build": Step(build, usual=60, limit=1800, modules=("torch", *BUILD), programs=(*PROGRAMS, "nvcc"), after=()),
+    "build": Step(
+        build, usual=60, limit=1800, modules=("torch", "numpy", "pybind11"), programs=(*PROGRAMS, "nvcc"), after=()
+    ),
     "operators' tests": Step(check_operators, usual=90, limit=240, modules=(*PACKAGE, "pytest")),
     "decoding": Step(check_decoding, usual=60, limit=150, modules=PACKAGE),
     "microbenchmarks' build": Step(build_kernel_bench, usual=20, limit=300),
