@@ -192,6 +192,11 @@ def check_compiling(place: Place) -> Results:
     )
 
 
+def write_mark(place: Place) -> None:
+    """The mark that lets `ltd` choose this GPU by itself, see `ltd.common.gpu_mark`."""
+    place.run("mark", place.python, "-c", "from ltd.common.gpu_mark import write_mark; print(write_mark())")
+
+
 @dataclass(frozen=True)
 class Step:
     """A step: what it does, how many seconds it usually takes on 16 cores (an estimate) and may take at most, what it
@@ -213,13 +218,29 @@ STEPS: dict[str, Step] = {
     "decoding": Step(check_decoding, usual=60, limit=150, modules=PACKAGE),
     "microbenchmarks' build": Step(build_kernel_bench, usual=20, limit=300),
     "microbenchmarks": Step(time_kernels, usual=30, limit=120, after=("microbenchmarks' build",)),
-    "memcheck": Step(lambda place: sanitize(place, "memcheck"), usual=30, limit=180, after=("microbenchmarks' build",)),
+    "memcheck": Step(
+        lambda place: sanitize(place, "memcheck"),
+        usual=30,
+        limit=180,
+        programs=("compute-sanitizer",),
+        after=("microbenchmarks' build",),
+    ),
     "racecheck": Step(
-        lambda place: sanitize(place, "racecheck"), usual=60, limit=240, after=("microbenchmarks' build",)
+        lambda place: sanitize(place, "racecheck"),
+        usual=60,
+        limit=240,
+        programs=("compute-sanitizer",),
+        after=("microbenchmarks' build",),
     ),
     "comparison": Step(time_operators, usual=30, limit=600, modules=PACKAGE),
     "compile report": Step(check_compiling, usual=120, limit=1200, modules=("rich",), programs=("nvcc",), after=()),
 }
+
+
+# What must have succeeded before `ltd` chooses the GPU by itself, and what must not have failed.
+TELLING = ("build", "operators' tests", "decoding")
+WATCHING = ("memcheck", "racecheck")
+MARK_SECONDS = 60.0
 
 
 def steps_of(place: Place) -> Iterator[tuple[str, Step]]:
