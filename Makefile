@@ -135,7 +135,7 @@ $(STAMPS)/.stamp-dev: FORCE
 	@mkdir -p $(STAMPS); test -e $@ || touch $@
 
 $(STAMPS)/.stamp-ltd: $(BUILD_INPUTS) $(STAMPS)/.stamp-packages
-	@PATH="$(PROGRAMS):$$PATH" $(STEP) "4/$(STEPS) compiling the kernels" $(PY) setup.py build_ext --inplace
+	@PATH="$(PROGRAMS):$$PATH" $(STEP) "4/$(STEPS) compiling the kernels" $(PY) cmake/extension.py
 	@touch $@
 
 else

@@ -10,8 +10,11 @@ models of an 8B shape (`planted.py`), the microbenchmarks, compute-sanitizer's m
 the operators beside what one would use otherwise, and, in .venv, the CUDA compile report. Each has a time limit of its
 own; what does not fit into the budget is left out, and said. A step that has succeeded is not done again until a source
 changes. The results are written after every step: to bench/results/<gpu>/results.json, or else to a folder of the
-caller's choice. Not yet run: nothing of it works without a GPU, but --rehearse builds without one, for
-LTD_CUDA_ARCHITECTURES, and lets every other step say what it lacks.
+caller's choice. Where the first three have succeeded and no check of memory or races has failed, `ltd` chooses this GPU
+by itself from then on.
+
+Not yet run: nothing of it works without a GPU, but --rehearse builds without one, for LTD_CUDA_ARCHITECTURES, and lets
+every other step say what it lacks.
 
 Only the standard library is used here, since the first step makes the environment.
 """
@@ -30,7 +33,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gpu_machine import ROOT, Gpu, find_gpu, source_digest
-from gpu_steps import KEPT, Place, Results, Step, StepError, file_name, programs_missing, read_object, steps_of
+from gpu_steps import (
+    KEPT,
+    MARK_SECONDS,
+    TELLING,
+    WATCHING,
+    Place,
+    Results,
+    Step,
+    StepError,
+    file_name,
+    programs_missing,
+    read_object,
+    steps_of,
+    write_mark,
+)
 from system_python import missing_headers, missing_modules
 
 SYSTEM_BUDGET = 480.0  # seconds; of a machine that is lent
@@ -124,6 +141,19 @@ class Check:
         about = {"gpu": self.gpu.name, "architecture": self.place.architectures, "budget_s": self.limited_budget}
         write(self.out, {**about, "seconds": round(time.monotonic() - self.started, 1), "steps": steps})
 
+    def mark(self) -> bool:
+        """Lets `ltd` choose this GPU by itself if it decodes rightly, as far as was looked."""
+        states = {name: done.state for name, done in self.done.items()}
+        if any(states.get(name) != "ok" for name in TELLING) or any(states.get(name) == "failed" for name in WATCHING):
+            return False
+        self.place.limit = MARK_SECONDS
+        try:
+            write_mark(self.place)
+        except StepError as error:
+            print(f"gpu-check: no mark in the cache: {error}", file=sys.stderr)
+            return False
+        return True
+
     @property
     def limited_budget(self) -> float | None:
         """For JSON, which has no infinity."""
@@ -211,7 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = Check(place, gpu, folder / "results.json", options.budget, source_digest())
     say_what_is_missing(place)
     check.run()
+    marked = check.mark()
     print_results(check.done)
+    if marked:
+        print("ltd decodes on this GPU from now on where no device is named")
     print(f"written: {check.out}")
     return 0 if all(step.ok for step in check.done.values()) else 1
 

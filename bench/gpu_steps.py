@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_machine import ROOT
-from system_python import BUILD, PACKAGE, PROGRAMS, missing_programs, search_path
+from system_python import PACKAGE, PROGRAMS, missing_programs, search_path
 
 KEPT = ROOT / "out" / "gpu-check"  # results of steps that need not be done again
 TAIL = 15  # lines of a failed command's output that are shown
@@ -137,7 +137,7 @@ def find_sanitizer(python: Path) -> str:
 def build(place: Place) -> None:
     """The extension with its CUDA kernels; where it is not the system's Python, its environment before."""
     if place.system:
-        place.run("build", place.python, "setup.py", "build_ext", "--inplace")
+        place.run("build", place.python, "cmake/extension.py")
     else:
         place.run("build", "make", "V=1", "-W", "setup.py", "install", ".venv/.stamp-dev")
 
@@ -192,6 +192,11 @@ def check_compiling(place: Place) -> Results:
     )
 
 
+def write_mark(place: Place) -> None:
+    """The mark that lets `ltd` choose this GPU by itself, see `ltd.common.gpu_mark`."""
+    place.run("mark", place.python, "-c", "from ltd.common.gpu_mark import write_mark; print(write_mark())")
+
+
 @dataclass(frozen=True)
 class Step:
     """A step: what it does, how many seconds it usually takes on 16 cores (an estimate) and may take at most, what it
@@ -206,18 +211,36 @@ class Step:
 
 
 STEPS: dict[str, Step] = {
-    "build": Step(build, usual=60, limit=1800, modules=("torch", *BUILD), programs=(*PROGRAMS, "nvcc"), after=()),
+    "build": Step(
+        build, usual=60, limit=1800, modules=("torch", "numpy", "pybind11"), programs=(*PROGRAMS, "nvcc"), after=()
+    ),
     "operators' tests": Step(check_operators, usual=90, limit=240, modules=(*PACKAGE, "pytest")),
     "decoding": Step(check_decoding, usual=60, limit=150, modules=PACKAGE),
     "microbenchmarks' build": Step(build_kernel_bench, usual=20, limit=300),
     "microbenchmarks": Step(time_kernels, usual=30, limit=120, after=("microbenchmarks' build",)),
-    "memcheck": Step(lambda place: sanitize(place, "memcheck"), usual=30, limit=180, after=("microbenchmarks' build",)),
+    "memcheck": Step(
+        lambda place: sanitize(place, "memcheck"),
+        usual=30,
+        limit=180,
+        programs=("compute-sanitizer",),
+        after=("microbenchmarks' build",),
+    ),
     "racecheck": Step(
-        lambda place: sanitize(place, "racecheck"), usual=60, limit=240, after=("microbenchmarks' build",)
+        lambda place: sanitize(place, "racecheck"),
+        usual=60,
+        limit=240,
+        programs=("compute-sanitizer",),
+        after=("microbenchmarks' build",),
     ),
     "comparison": Step(time_operators, usual=30, limit=600, modules=PACKAGE),
     "compile report": Step(check_compiling, usual=120, limit=1200, modules=("rich",), programs=("nvcc",), after=()),
 }
+
+
+# What must have succeeded before `ltd` chooses the GPU by itself, and what must not have failed.
+TELLING = ("build", "operators' tests", "decoding")
+WATCHING = ("memcheck", "racecheck")
+MARK_SECONDS = 60.0
 
 
 def steps_of(place: Place) -> Iterator[tuple[str, Step]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PACKAGE = ("torch", "transformers", "safetensors", "numpy", "pydantic", "typing_extensions", "tqdm", "filelock", "rich")
-BUILD = ("pybind11", "setuptools")
+BUILD = ("pybind11",)
 TESTS = ("pytest", "xdist", "hypothesis", "scipy")
 PROGRAMS = ("cmake", "ninja", "c++")
 TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")

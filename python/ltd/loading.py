@@ -24,7 +24,7 @@ from ltd.policy_choice import (
     expected_setting,
     resolve_draft,
 )
-from ltd.target.device import resolve_device, resolve_dtype
+from ltd.target.device import AUTO, choose_device, resolve_dtype, say_device
 from ltd.target.model import LoadedModel, load_model, stop_token_ids, tokenizer_fingerprint
 from ltd.target.opening import open_forward
 from ltd.target.target import Target
@@ -36,7 +36,7 @@ def load(
     *,
     policy: PolicyRequest = None,
     dtype: str | torch.dtype = "auto",
-    device: str | torch.device | None = None,
+    device: str | torch.device | None = AUTO,
     threads: int | None = None,
     max_length: int | None = None,
     history: Sequence[int] = (),
@@ -56,7 +56,8 @@ def load(
             target, draft and machine, or else a shipped one that fits, or else "static", a static setting for this
             kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
-        device: None is the CPU. "cuda" needs a build with CUDA kernels, which have not run on a GPU yet.
+        device: cpu, cuda or cuda:N; "auto" is the GPU once `make gpu-check` has passed on it with this build, and until
+            then the CPU. Where there is a GPU, which it is, and why, is said on standard error.
         threads: CPU threads, at most one per processor; None is what OMP_NUM_THREADS or torch.set_num_threads gave, or
             else torch's own number, but no more than there are cores and the quota of a container allows.
         max_length: prompt and answer together; None is the model's context limit.
@@ -71,10 +72,12 @@ def load(
             threads.
         UserWarning: a damaged bundle was left out of the choice.
     """
-    place = resolve_device(device)
+    chosen_device = choose_device(device)
+    place = chosen_device.device
     kind = resolve_dtype(dtype, place)
     if place.type != "cpu":
         check_kernels(place)
+    say_device(chosen_device)
     set_threads(threads)
     find_head(draft)  # raises if it is no path
     draft = NO_DRAFT if policy == NONE else resolve_draft(target, draft)

@@ -165,7 +165,7 @@ def expected(config: TuneConfig) -> Setting:
         InputError: there is no such target or head, or none that a bundle can be known to belong to.
     """
     set_threads(config.threads)  # a setting has the number of threads
-    device = resolve_device(None)
+    device = resolve_device(config.device)
     here = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
     assert here is not None, "TuneConfig takes no draft none"
     if here.head_sha256 is None:
@@ -177,7 +177,9 @@ def expected(config: TuneConfig) -> Setting:
 
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
     """Loads the models, and writes the questions where none are given."""
-    decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
+    decoder = load(
+        config.target, config.draft, policy="static", device=config.device, dtype=config.dtype, threads=config.threads
+    )
     data_dir = config.data_dir
     if data_dir is None:
         data_dir = folder / QUESTIONS
@@ -188,6 +190,7 @@ def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[.
         tasks=config.tasks,
         target=config.target,
         draft=config.draft,
+        device=config.device,
         dtype=config.dtype,
         threads=config.threads,
         limit=config.limit,
@@ -301,6 +304,7 @@ def compare(
         max_new_tokens=work.config.max_new_tokens,
         target=work.config.target,
         draft=work.config.draft,
+        device=work.config.device,
         dtype=work.config.dtype,
         threads=work.config.threads,
         methods=methods,

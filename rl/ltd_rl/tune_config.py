@@ -27,7 +27,7 @@ class TuneConfig:
         reward: by name, one that the trainer knows, see `ltd_rl.environments.rewards`.
         seconds: about how long to measure costs.
         questions: about so many held-out ones are decoded to compare, shared by the tasks.
-        target, draft, dtype, threads: as for `ltd.load`.
+        target, draft, device, dtype, threads: as for `ltd.load`.
 
     Raises:
         InputError: a setting that cannot work.
@@ -44,6 +44,7 @@ class TuneConfig:
     questions: int = 24
     target: str | None = None
     draft: str | None = None
+    device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
 

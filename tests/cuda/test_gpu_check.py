@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def results_in(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
-def make_step(run, usual: float = 0.0, after: tuple[str, ...] = (), modules: tuple[str, ...] = ()) -> Step:
+def make_step(
+    run: Callable[[Place], object], usual: float = 0.0, after: tuple[str, ...] = (), modules: tuple[str, ...] = ()
+) -> Step:
     return Step(run, usual=usual, limit=60, after=after, modules=modules)
 
 
@@ -42,6 +45,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         name: make_step(lambda _, name=name: step(name), after=real.after) for name, real in gpu_steps.STEPS.items()
     }
     monkeypatch.setattr(gpu_steps, "STEPS", steps)
+    monkeypatch.setattr(gpu_check, "write_mark", lambda _: names.append("mark"))
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "KEPT", tmp_path / "out")
     monkeypatch.setattr(gpu_check, "find_gpu", lambda: Gpu("NVIDIA Test 9", "90"))
@@ -84,11 +88,48 @@ def test_a_second_run_goes_on(ran: list[str], tmp_path: Path, capsys: pytest.Cap
     ran.clear()
     ran.append("operators' tests")
     assert gpu_check.main([]) == 0
-    assert ran[1:] == ["operators' tests"]
+    assert ran[1:] == ["operators' tests", "mark"]
     assert gpu_check.main([]) == 0
-    assert len(ran) == 2
+    assert ran[3:] == ["mark"]
     assert gpu_check.main(["--fresh"]) == 0
-    assert len(ran) == 2 + len(NAMES)
+    assert ran[4:] == [*NAMES, "mark"]
+    assert "ltd decodes on this GPU from now on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "marked"), [("decoding", False), ("memcheck", False), ("comparison", True), ("", True)]
+)
+def test_a_gpu_that_has_failed_a_check_is_not_marked(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch, name: str, marked: bool
+) -> None:
+    def fail(_: Place) -> None:
+        raise StepError("wrong")
+
+    ran.append("operators' tests")  # which then succeeds
+    if name:
+        monkeypatch.setitem(gpu_steps.STEPS, name, make_step(fail))
+    gpu_check.main([])
+    assert ("mark" in ran) == marked
+
+
+def test_what_was_left_out_keeps_no_gpu_from_being_marked(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran.append("operators' tests")
+    monkeypatch.setitem(gpu_steps.STEPS, "comparison", make_step(lambda _: None, usual=1e9))
+    assert gpu_check.main(["--budget", "1000"]) == 1
+    assert "mark" in ran and "comparison" not in ran
+
+
+def test_a_mark_that_cannot_be_written_is_said(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(_: Place) -> None:
+        raise StepError("no space")
+
+    ran.append("operators' tests")
+    monkeypatch.setattr(gpu_check, "write_mark", fail)
+    assert gpu_check.main([]) == 0
+    shown = capsys.readouterr()
+    assert "no mark in the cache: no space" in shown.err and "from now on" not in shown.out
 
 
 def test_a_changed_source_makes_all_run_again(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +147,7 @@ def test_a_step_whose_result_is_damaged_runs_again(ran: list[str], tmp_path: Pat
     ran.clear()
     ran.append("operators' tests")
     assert gpu_check.main([]) == 0
-    assert ran[1:] == ["build", "operators' tests"]
+    assert ran[1:] == ["build", "operators' tests", "mark"]
 
 
 def test_results_are_there_after_every_step(ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

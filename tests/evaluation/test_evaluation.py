@@ -26,6 +26,7 @@ from ltd.evaluation.method_table import PAPER_METHODS
 from ltd.evaluation.methods import Method, TransformersMethod, TreeMethod
 from ltd.evaluation.questions import Question
 from ltd.evaluation.report import write_report
+from ltd.evaluation.run_config import run_settings
 from ltd.loading import load as load_decoder
 from ltd.policies import DDD, Static
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
@@ -144,6 +145,13 @@ def test_every_answer_is_recorded_and_identical_to_plain_decoding(config: EvalCo
         assert drafted or set(sample["gains"]) <= {1}
     assert results["settings"]["dtype"] == "float32"
     assert {"processor", "cores", "threads", "torch"} <= results["settings"].keys()
+
+
+def test_results_of_a_gpu_say_so(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the CPU are kept as they were when there was no other device."""
+    assert "device" not in run_settings(replace(config, device="cpu"), [])
+    monkeypatch.setattr("ltd.evaluation.run_config.resolve_device", torch.device)
+    assert run_settings(replace(config, device="cuda:1"), [])["device"] == "cuda:1"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

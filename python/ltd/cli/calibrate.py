@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import DraftOption, DtypeOption, TargetOption, ThreadsOption
+from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, TargetOption, ThreadsOption
 from ltd.errors import InputError
 
 
@@ -19,6 +19,7 @@ def calibrate(
     seconds: Annotated[float, typer.Option(help="About how long to measure; noise shrinks with time.")] = 60.0,
     target: TargetOption = None,
     draft: DraftOption = None,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -36,7 +37,7 @@ def calibrate(
     from ltd.loading import load
 
     plan = Plan(seconds=seconds)  # raises if it is out of range, before a model is loaded
-    decoder = load(target, draft, dtype=dtype, threads=threads)
+    decoder = load(target, draft, device=device, dtype=dtype, threads=threads)
     counts = time_thread_counts(decoder.target) if decoder.target.device.type == "cpu" else None
     model = run(decoder, plan, target=target)
     picture = out.with_suffix(".png")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ltd.cli.generate import describe, stream_text
-from ltd.cli.options import DraftOption, DtypeOption, MaxNewTokensOption, TargetOption, ThreadsOption
+from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, MaxNewTokensOption, TargetOption, ThreadsOption
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def demo(
     target: TargetOption = None,
     draft: DraftOption = None,
     max_new_tokens: MaxNewTokensOption = 128,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -48,7 +49,7 @@ def demo(
     """
     from ltd.loading import load
 
-    decoder = load(target, draft, dtype=dtype, threads=threads)
+    decoder = load(target, draft, device=device, dtype=dtype, threads=threads)
     if decoder.policy is None:
         raise InputError("the demo compares drafting with plain decoding, so it needs a draft")
     table = Table("prompt", "plain, tokens/s", "draft trees, tokens/s", "speedup", "τ", "same text")

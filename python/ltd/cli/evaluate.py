@@ -12,6 +12,7 @@ from ltd.cli.options import (
     GREEDY,
     ChainOption,
     DataDirOption,
+    DeviceOption,
     DraftOption,
     DtypeOption,
     LimitOption,
@@ -51,6 +52,7 @@ def evaluate(
     target: TargetOption = None,
     draft: DraftOption = None,
     chain: ChainOption = None,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     against: Annotated[
@@ -85,6 +87,7 @@ def evaluate(
         target=target,
         draft=draft,
         chain=chain,
+        device=device,
         dtype=dtype,
         threads=threads,
         against=against,
@@ -104,6 +107,7 @@ def check(
     target: TargetOption = None,
     draft: DraftOption = None,
     chain: ChainOption = None,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = None,
 ) -> None:
@@ -121,6 +125,7 @@ def check(
         target=target,
         draft=draft,
         chain=chain,
+        device=device,
         dtype=dtype,
         threads=threads,
     )

@@ -11,6 +11,7 @@ import typer
 
 from ltd.cli.options import (
     GREEDY,
+    DeviceOption,
     DraftOption,
     DtypeOption,
     MaxNewTokensOption,
@@ -60,6 +61,7 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Sample from the best tokens that hold this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from so many best tokens; 0 is all.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -79,7 +81,7 @@ def generate(
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
     if temperature == 0:
         refuse_unused(context, ("top_p", "top_k", "seed"), GREEDY)
-    decoder = load(target, draft, policy=asked, dtype=dtype, threads=threads)
+    decoder = load(target, draft, policy=asked, device=device, dtype=dtype, threads=threads)
     if known:
         decoder.history = tuple(decoder.encode(known, chat=False))
     token_ids, shown = stream_text(

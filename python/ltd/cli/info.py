@@ -32,9 +32,10 @@ def facts() -> dict[str, str]:
     from ltd.common.machine import machine_facts
     from ltd.common.threads import choose_threads, find_processors, set_threads
     from ltd.ops.library import build_info
-    from ltd.target.device import resolve_device, resolve_dtype
+    from ltd.target.device import choose_device, resolve_dtype
 
-    processors, device = find_processors(), resolve_device(None)
+    processors, chosen = find_processors(), choose_device("auto")
+    device = chosen.device
     threads, why = choose_threads(torch.get_num_threads(), processors)
     set_threads(None)
     dtype, head = resolve_dtype("auto", device), shipped_head()
@@ -45,7 +46,7 @@ def facts() -> dict[str, str]:
         **{name: str(value) for name, value in machine_facts().items()},
         "cores": str(processors),
         "threads": f"{threads}, {why} (--threads takes up to {processors.usable})",
-        "device": str(device),
+        "device": f"{device}: {chosen.reason}" if chosen.reason else str(device),
         "dtype": f"{dtype} (--dtype auto)".replace("torch.", ""),
         **{f"kernels: {name}": str(value) for name, value in build_info().items()},
         "default target": default_target(),

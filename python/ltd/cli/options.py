@@ -22,6 +22,12 @@ DraftOption = Annotated[
 ]
 ChainOption = Annotated[str | None, typer.Option(help="Folder with a chain draft; the shipped one if not given.")]
 DtypeOption = Annotated[str, typer.Option(help="auto (the fastest here), float32, bfloat16 or float16.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda or cuda:N; auto is the GPU once make gpu-check has passed on it with this build, else the CPU."
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; ltd info says how many if not given.")]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most new tokens.")]
 TemperatureOption = Annotated[float, typer.Option(help="0 is greedy.")]

@@ -10,6 +10,7 @@ import typer
 
 from ltd.cli.options import (
     DataDirOption,
+    DeviceOption,
     DraftOption,
     DtypeOption,
     LimitOption,
@@ -32,6 +33,7 @@ def record(
     gigabytes: Annotated[float, typer.Option(help="Most disk space for the traces.")] = 4.0,
     target: TargetOption = None,
     draft: DraftOption = None,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -50,6 +52,7 @@ def record(
         gigabytes=gigabytes,
         target=target,
         draft=draft,
+        device=device,
         dtype=dtype,
         threads=threads,
     )

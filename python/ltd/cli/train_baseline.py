@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ltd.cli.options import (
+    DeviceOption,
     DraftOption,
     DtypeOption,
     LimitOption,
@@ -86,6 +87,7 @@ def train_baseline(
     ] = None,
     target: TargetOption = None,
     draft: DraftOption = None,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -98,6 +100,7 @@ def train_baseline(
         "max_new_tokens": max_new_tokens,
         "target": target,
         "draft": draft,
+        "device": device,
         "dtype": dtype,
         "threads": threads,
     }
@@ -122,13 +125,13 @@ def refuse_ineffective(
     """Raises InputError for a given option that another kind knows, or that what else is given makes useless."""
     refuse_unused(context, (name for name, kinds in KNOWN_TO.items() if kind not in kinds), kind.value)
     if samples is not None:  # tasks and max_new_tokens are written into the baseline's facts
-        refuse_unused(context, ("data_dir", "limit", "dtype", "threads"), "training on --samples")
+        refuse_unused(context, ("data_dir", "limit", "device", "dtype", "threads"), "training on --samples")
     if traces is not None:
         refuse_unused(context, ("data_dir", "tasks", "limit", "max_new_tokens"), "a search with --traces")
     if latency is not None:
         refuse_unused(context, ("seconds",), "a search with --latency")
     if kind is BaselineKind.GRID and traces is not None and latency is not None:
-        model = ("target", "draft", "dtype", "threads")
+        model = ("target", "draft", "device", "dtype", "threads")
         refuse_unused(context, model, "grid with --traces and --latency loads no model and")
 
 

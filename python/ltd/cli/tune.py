@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
+from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
@@ -34,6 +34,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Work folder; one in the user's cache if not given.")] = None,
     target: TargetOption = None,
     draft: DraftOption = None,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -53,6 +54,7 @@ def tune(
         questions=questions,
         target=target,
         draft=draft,
+        device=device,
         dtype=dtype,
         threads=threads,
     )

@@ -38,7 +38,7 @@ class RunConfig:
         tasks: task names.
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per turn.
-        target, draft, dtype, threads: as for `ltd.load`.
+        target, draft, device, dtype, threads: as for `ltd.load`.
     """
 
     data_dir: Path
@@ -48,6 +48,7 @@ class RunConfig:
     max_new_tokens: int = 128
     target: str | None = None
     draft: str | None = None
+    device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
 
@@ -72,7 +73,7 @@ def choose_methods(config: RunConfig, names: Sequence[str]) -> list[Method]:
     Raises:
         InputError: as `Method.parse` and `Method.choose` do.
     """
-    device = resolve_device(None)
+    device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     setting = cache(partial(expected_setting, config.target, config.draft, dtype, device))  # it reads the whole head
     return [Method.parse(name).choose(setting, device) for name in names]
@@ -88,7 +89,11 @@ def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequ
     """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
     values = {**dataclasses.asdict(config), **machine_facts()}
     head = find_head(resolve_draft(config.target, config.draft))
-    values["dtype"] = str(resolve_dtype(config.dtype, resolve_device(None))).removeprefix("torch.")
+    device = resolve_device(config.device)
+    values["dtype"] = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
+    values["device"] = str(device)
+    if device.type == "cpu":  # as runs were kept when there was no other
+        del values["device"]
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)
     values["text_scores_sha256"] = None if (scores := text_scores_file(head)) is None else file_hash(scores)

@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+from functools import cache
+
 import torch
 
 from ltd.common.argument_types import wrong_type
+from ltd.common.gpu_mark import is_marked
 from ltd.errors import InputError
+from ltd.ops.library import build_info
+
+AUTO = "auto"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenDevice:
+    """A device, and why it is this one, for people; the reason is empty where there was no choice."""
+
+    device: torch.device
+    reason: str = ""
+
+
+def choose_device(device: str | torch.device | None) -> ChosenDevice:
+    """The device that was asked for, or the better one here.
+
+    Args:
+        device: cpu, cuda, cuda:N; "auto" or None is the GPU once `make gpu-check` has passed on it with this build, and
+            until then the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if not isinstance(device, str | torch.device | None):
+        raise wrong_type("device", device, "auto, cpu, cuda, cuda:N or a torch.device")
+    if device is None or device == AUTO:
+        return best_device()
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but this torch sees no CUDA GPU; use device cpu")
+    return ChosenDevice(chosen)
+
+
+def best_device() -> ChosenDevice:
+    """The GPU where it is known to decode rightly with this build, and else the CPU."""
+    if not torch.cuda.is_available():
+        return ChosenDevice(CPU)
+    gpu, build = torch.cuda.get_device_name(), build_info()
+    if not build["cuda"]:
+        return ChosenDevice(CPU, f"there is an {gpu}, but this build has no CUDA kernels: {build['cuda_reason']}")
+    if is_marked(gpu):
+        return ChosenDevice(torch.device("cuda"), f"make gpu-check has passed on this {gpu}")
+    return ChosenDevice(
+        CPU, f"make gpu-check has not passed with this build on the {gpu} here; device cuda uses it all the same"
+    )
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Turns a device name into a device, or raises InputError.
+    """As `choose_device`, without the reason."""
+    return choose_device(device).device
 
-    None is the CPU: the CUDA kernels have not run on a GPU yet, so they are used only where somebody asks for them.
-    """
-    if not isinstance(device, str | torch.device | None):
-        raise wrong_type("device", device, "cpu, cuda, cuda:N or a torch.device")
-    try:
-        chosen = torch.device("cpu" if device is None else device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but this torch sees no CUDA GPU; use device cpu")
-    return chosen
+
+@cache  # a sentence is said once
+def say_device(chosen: ChosenDevice) -> None:
+    """Says where decoding happens and why, where there was a choice."""
+    if chosen.reason:
+        print(f"ltd decodes on device {chosen.device}: {chosen.reason}", file=sys.stderr)
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -131,7 +131,14 @@ def rules_signals(
     identity = {"networks": used, "head_sha256": head_hash(head), "dtype": source.dtype}
 
     def opened() -> Decoder:
-        return load(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads)
+        return load(
+            source.target,
+            source.draft,
+            policy="static",
+            device=source.device,
+            dtype=source.dtype,
+            threads=source.threads,
+        )
 
     return obtain_signals(generations, stopping, depth, source.folder / SIGNALS, identity, opened)
 

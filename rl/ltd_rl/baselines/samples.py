@@ -80,7 +80,14 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
         missing = [n for n in range(len(starts)) if not shard_file(config.out, n).exists()]
         if not missing:
             return
-        decoder = load(config.target, config.draft, policy="static", dtype=config.dtype, threads=config.threads)
+        decoder = load(
+            config.target,
+            config.draft,
+            policy="static",
+            device=config.device,
+            dtype=config.dtype,
+            threads=config.threads,
+        )
         check_turns(decoder, all_turns(questions))
         done = len(starts) - len(missing)
         with tqdm(total=len(questions), initial=done * config.shard_questions, unit="question", desc="sampling") as bar:

@@ -57,7 +57,7 @@ class BaselineConfig:
         width: of specdecpp's head.
         epochs: None is the paper's number.
         seed: of samples, first weights and order.
-        target, draft, dtype, threads: as for `ltd.load`.
+        target, draft, device, dtype, threads: as for `ltd.load`.
 
     Raises:
         InputError: a setting that cannot work.
@@ -75,6 +75,7 @@ class BaselineConfig:
     seed: int = 0
     target: str | None = None
     draft: str | None = None
+    device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
 
@@ -176,6 +177,7 @@ def obtain_samples(config: BaselineConfig, work: Path, load: Callable[..., Decod
         max_new_tokens=config.max_new_tokens,
         target=config.target,
         draft=config.draft,
+        device=config.device,
         dtype=config.dtype,
         threads=config.threads,
         seed=config.seed,

@@ -51,6 +51,7 @@ class EvaluationOptions:
     num_choices: int = option(1, "Answers to each question; there is one.")
     max_new_token: int = option(128, "Most new tokens of an answer.")
     limit: int | None = option(None, "Only the first so many questions of every task.")
+    device: str = option("auto", "cpu, cuda or cuda:N; auto is the GPU once make gpu-check has passed on it.")
     dtype: str = option("auto", "auto (the fastest here), float32, bfloat16 or float16.")
     threads: int | None = option(None, "CPU threads; torch's own choice if not given.")
 
@@ -94,6 +95,7 @@ def run_evaluation(options: EvaluationOptions) -> None:
         temperature=options.temperature,
         target=options.base_model_path or None,
         draft=options.ea_model_path or None,
+        device=options.device,
         dtype=options.dtype,
         threads=options.threads,
     )

@@ -59,6 +59,7 @@ class Options:
     limit: int | None = option(None, "Record the first so many questions only.")
     max_new_tokens: int = option(128, "Most tokens of a recorded answer.")
     calibration_seconds: float = option(60.0, "About how long to calibrate.")
+    device: str = option("auto", "cpu, cuda or cuda:N; auto is the GPU once make gpu-check has passed on it.")
     dtype: str = option("auto", "auto (the fastest here), float32, bfloat16 or float16.")
     threads: int | None = option(None, "CPU threads; torch's own choice if not given.")
 

@@ -78,7 +78,14 @@ def live_environment(role: Role, options: Options, data: Data, policy: Policy) -
     random = role == "size" and not options.partner
     source = source_of(options)
     env = LiveEnv(
-        load_decoder(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads),
+        load_decoder(
+            source.target,
+            source.draft,
+            policy="static",
+            device=source.device,
+            dtype=source.dtype,
+            threads=source.threads,
+        ),
         role,
         data.prompts,
         layout_named(options.observation, role, data.training),
@@ -101,6 +108,7 @@ def source_of(options: Options) -> Source:
         tasks=(options.dataset_train,) if options.dataset_train else (),
         target=options.base_model_path or None,
         draft=options.ea_model_path or None,
+        device=options.device,
         dtype=options.dtype,
         threads=options.threads,
         limit=options.limit,

@@ -124,7 +124,7 @@ def record_missing(
     config: RecordConfig, shards: Sequence[Sequence[Question]], missing: Sequence[int], load: Callable[..., Decoder]
 ) -> None:
     """Loads the model and writes the missing shards; the config is `resolved`."""
-    decoder = load(config.target, config.draft, dtype=config.dtype, threads=config.threads)
+    decoder = load(config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads)
     draft = None if config.depth == NOT_ASKED else find_draft(decoder)
     check_turns(decoder, [turn for number in missing for turn in all_turns(shards[number])])
     turns = [len(all_turns(shard)) for shard in shards]

@@ -33,7 +33,7 @@ class Source:
         traces: folder of `ltd record`; None records.
         latency: file of `ltd calibrate`; None calibrates.
         data_dir, tasks: the questions, needed to record.
-        target, draft, dtype, threads: as for `ltd.load`.
+        target, draft, device, dtype, threads: as for `ltd.load`.
         limit: only the first so many questions; None for all.
         max_new_tokens: per answer.
         depth: of the recorded trees.
@@ -50,6 +50,7 @@ class Source:
     tasks: tuple[str, ...] = ()
     target: str | None = None
     draft: str | None = None
+    device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
     limit: int | None = None
@@ -80,6 +81,7 @@ class Source:
             max_new_tokens=self.max_new_tokens,
             target=self.target,
             draft=self.draft,
+            device=self.device,
             dtype=self.dtype,
             threads=self.threads,
             depth=self.depth,
@@ -161,7 +163,9 @@ def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> 
         load: stands in for `ltd.load`.
     """
     file = source.folder / LATENCY
-    decoder = load(source.target, source.draft, policy="static", dtype=source.dtype, threads=source.threads)
+    decoder = load(
+        source.target, source.draft, policy="static", device=source.device, dtype=source.dtype, threads=source.threads
+    )
     if file.exists():
         known = LatencyModel.load(file)
         if known.mismatch(setup_of(decoder, source.target)) is None:
