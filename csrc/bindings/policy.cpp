@@ -5,10 +5,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
-#include <exception>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,6 +15,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/device.h"
+#include "bindings/python_arguments.h"
 #include "bindings/register.h"
 #include "policy/policy_action.h"
 #include "policy/summary_decision.h"
@@ -178,14 +178,6 @@ void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_fr
 
 // --- the same without torch's dispatcher, which takes longer than the kernel ---
 
-// A Python object that must be a tensor that can be read here. The reference lives as long as the object.
-const Tensor& tensor_of(const char* name, py::handle object) {
-  LTD_CHECK(THPVariable_Check(object.ptr()), name, " must be a tensor");
-  const Tensor& tensor = THPVariable_Unpack(object.ptr());
-  check_tensor({name, tensor}, at::kCPU);
-  return tensor;
-}
-
 class SummaryAsker {
  public:
   SummaryAsker(py::handle weights, const std::vector<int64_t>& depth_layers, const std::vector<int64_t>& size_layers,
@@ -239,27 +231,35 @@ class SummaryAsker {
   SummaryDecision a_{};  // of the last question; the layout and the networks stay
 };
 
-// Raises bad arguments as the operators' Python functions do.
-void raise_input_error(std::exception_ptr thrown) {
-  try {
-    if (thrown) std::rethrow_exception(thrown);
-  } catch (const c10::ValueError& error) {
-    const std::string message = std::string("summary_decision: ") + error.what_without_backtrace();
-    py::set_error(py::module_::import("ltd.errors").attr("InputError"), message.c_str());
-  }
+// The operator's name, as messages begin.
+template <typename Function>
+auto asking(Function&& function) {
+  return with_input_errors("summary_decision", function);
 }
 
 }  // namespace
 
 void bind_policy(py::module_& module) {
-  py::register_local_exception_translator(&raise_input_error);
+  using Layers = std::vector<int64_t>;
   py::class_<SummaryAsker>(module, "SummaryAsker", "Asks what summary_decision decides, without torch's dispatcher.")
-      .def(py::init<py::handle, const std::vector<int64_t>&, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    bool, int64_t, int64_t, int64_t>(),
-           py::arg("weights"), py::arg("depth_layers"), py::arg("size_layers"), py::arg("best"), py::arg("newest"),
-           py::arg("states"), py::arg("uses_tanh"), py::arg("shortest"), py::arg("longest"), py::arg("text") = 0)
-      .def("ask", &SummaryAsker::ask, py::arg("scores"), py::arg("count"), py::arg("newest_from"), py::arg("lengths"),
-           py::arg("depth"), py::arg("states"), py::arg("text") = py::none());
+      .def(
+          py::init([](py::handle weights, const Layers& depth_layers, const Layers& size_layers, int64_t best,
+                      int64_t newest, int64_t states, bool uses_tanh, int64_t shortest, int64_t longest, int64_t text) {
+            return asking([&] {
+              return std::make_unique<SummaryAsker>(weights, depth_layers, size_layers, best, newest, states, uses_tanh,
+                                                    shortest, longest, text);
+            });
+          }),
+          py::arg("weights"), py::arg("depth_layers"), py::arg("size_layers"), py::arg("best"), py::arg("newest"),
+          py::arg("states"), py::arg("uses_tanh"), py::arg("shortest"), py::arg("longest"), py::arg("text") = 0)
+      .def(
+          "ask",
+          [](SummaryAsker& asker, py::handle scores, int64_t count, int64_t newest_from, py::handle lengths,
+             int64_t depth, py::handle states, py::handle text) {
+            return asking([&] { return asker.ask(scores, count, newest_from, lengths, depth, states, text); });
+          },
+          py::arg("scores"), py::arg("count"), py::arg("newest_from"), py::arg("lengths"), py::arg("depth"),
+          py::arg("states"), py::arg("text") = py::none());
 }
 
 }  // namespace ltd

@@ -8,130 +8,25 @@
 namespace ltd {
 namespace {
 
-constexpr int kSteps = 32;       // along every chain for candidates
-constexpr int kRateSteps = 8;    // for the best place alone
-constexpr float kRateShare = 8;  // of the average, what a token moves
+constexpr int kSteps = 32;  // along every chain for candidates
 constexpr double kLeastChance = 0.01;
 constexpr double kLeastLogFeature = -20;
-constexpr size_t kFewestSlots = 16;
-
-bool holds_separator(const std::vector<int32_t>& text, int32_t end, int length) {
-  const auto last = text.begin() + end + 1;
-  return std::find(last - length, last, kSeparator) != last;
-}
 
 }  // namespace
 
-// --- the chains ---
-
-int64_t EndChains::add(const std::vector<int32_t>& text) {
-  const auto end = static_cast<int32_t>(text.size()) - 1;
-  before_.push_back(-1);
-  if (end + 1 < length_ || holds_separator(text, end, length_)) return 1;
-  int64_t steps = 1;
-  if (2 * (used_ + 1) > newest_.size()) steps += grow(text);
-  int32_t& newest = newest_[slot_of(text, end, steps)];
-  if (newest < 0) ++used_;
-  before_[end] = newest;
-  newest = end;
-  return steps;
-}
-
-size_t EndChains::slot_of(const std::vector<int32_t>& text, int32_t end, int64_t& steps) const {
-  const auto last = text.begin() + end + 1;
-  uint64_t hash = 0;
-  for (auto token = last - length_; token != last; ++token) {
-    hash = (hash ^ static_cast<uint32_t>(*token)) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 32;
-  }
-  size_t slot = hash & (newest_.size() - 1);
-  for (; newest_[slot] >= 0; slot = (slot + 1) & (newest_.size() - 1)) {
-    ++steps;
-    if (std::equal(last - length_, last, text.begin() + newest_[slot] + 1 - length_)) break;
-  }
-  return slot;
-}
-
-int64_t EndChains::grow(const std::vector<int32_t>& text) {
-  const std::vector<int32_t> old = std::exchange(newest_, {});
-  newest_.assign(std::max(kFewestSlots, 2 * old.size()), -1);
-  int64_t steps = static_cast<int64_t>(newest_.size());
-  for (const int32_t end : old) {
-    if (end >= 0) newest_[slot_of(text, end, steps)] = end;
-  }
-  return steps;
-}
-
-int64_t EndChains::bytes() const {
-  return static_cast<int64_t>((before_.capacity() + newest_.capacity()) * sizeof(int32_t));
-}
-
-// --- the text ---
-
 TextIndex::TextIndex(const float* chances, std::vector<float> head_scores, std::vector<float> head_log_chances,
-                     int64_t most)
-    : head_scores_(std::move(head_scores)), head_log_chances_(std::move(head_log_chances)), most_(most) {
+                     int64_t most, IndexedText text)
+    : head_scores_(std::move(head_scores)),
+      head_log_chances_(std::move(head_log_chances)),
+      most_(most),
+      text_(std::move(text)) {
   for (int cell = 0; cell < kEvidenceCells; ++cell) log_chances_[cell] = std::log(static_cast<double>(chances[cell]));
 }
 
-int64_t TextIndex::bytes() const {
-  int64_t bytes = static_cast<int64_t>(text_.capacity() * sizeof(int32_t));
-  for (const EndChains& chains : chains_) bytes += chains.bytes();
-  return bytes;
-}
-
-void TextIndex::append(int32_t token) {
-  if (token != kSeparator) {
-    find_places(kRateSteps, true);
-    if (!places_.empty()) {
-      const Place& best = *std::min_element(places_.begin(), places_.end(), is_better);
-      const float hit = text_[best.end + 1] == token ? 1 : 0;
-      rate_ += (hit - rate_) / kRateShare;
-    }
-  }
-  text_.push_back(token);
-  for (EndChains& chains : chains_) steps_ += chains.add(text_);
-}
-
-int TextIndex::rate_bin() const { return rate_ < 1.0f / 3 ? 0 : rate_ < 2.0f / 3 ? 1 : 2; }
-
-// --- places ---
-
-bool TextIndex::is_better(const Place& a, const Place& b) {
-  return a.match > b.match || (a.match == b.match && a.end > b.end);
-}
-
-int TextIndex::match_at(int32_t end) {
-  const auto last = static_cast<int32_t>(text_.size()) - 1;
-  int match = 0;
-  while (match < kMaxMatch && match <= end && text_[end - match] == text_[last - match] &&
-         text_[end - match] != kSeparator) {
-    ++match;
-  }
-  steps_ += match;
-  return match;
-}
-
-// Unordered. What `only_best` leaves out matches less than what it finds.
-void TextIndex::find_places(int most_steps, bool only_best) {
-  places_.clear();
-  if (text_.empty()) return;
-  int above = kMaxMatch + 1;  // places that match so long were found along the chain before, if they were near enough
-  for (const EndChains& chains : chains_) {
-    int32_t end = chains.before(static_cast<int32_t>(text_.size()) - 1);
-    for (int step = 0; step < most_steps && end >= 0; ++step, end = chains.before(end)) {
-      ++steps_;
-      if (text_[end + 1] == kSeparator) continue;  // says nothing
-      const int match = match_at(end);
-      if (match < above) places_.push_back({end, match});
-    }
-    if (only_best && !places_.empty()) return;
-    above = chains.length();
-  }
-}
+int TextIndex::rate_bin() const { return text_.rate() < 1.0f / 3 ? 0 : text_.rate() < 2.0f / 3 ? 1 : 2; }
 
 void TextIndex::rank_places() {
-  std::sort(places_.begin(), places_.end(), is_better);
+  std::sort(places_.begin(), places_.end(), IndexedText::is_better);
   if (places_.size() > kMaxText) places_.resize(kMaxText);
   for (size_t i = 0; i < places_.size(); ++i) {
     same_match_[i] = 0;
@@ -148,7 +43,7 @@ bool TextIndex::comes_later(const Node& a, const Node& b) {
 }
 
 void TextIndex::grow_tree() {
-  find_places(kSteps, false);
+  text_.find_places(kSteps, false, places_);
   rank_places();
   nodes_.clear();
   open_.clear();
@@ -177,8 +72,8 @@ void TextIndex::find_children(const Node& node, int32_t index) {
   for (uint64_t left = node.places; left != 0; left &= left - 1) {
     const int place = std::countr_zero(left);
     const int32_t end = places_[place].end;
-    const int32_t distance = static_cast<int32_t>(text_.size()) - 1 - end;
-    says[place] = text_[end + 1 + depth % distance];
+    const int32_t distance = text_.size() - 1 - end;
+    says[place] = text_.token(end + 1 + depth % distance);
     if (says[place] != kSeparator) speaking |= uint64_t{1} << place;
     ++steps_;
   }
@@ -223,6 +118,7 @@ int64_t TextIndex::propose(const TextRows& rows) {
   grow_tree();
   write_candidates(rows);
   write_features(rows.features);
+  *rows.count = static_cast<int32_t>(nodes_.size());
   return static_cast<int64_t>(nodes_.size());
 }
 
@@ -278,7 +174,7 @@ void TextIndex::write_features(float* features) const {
   features[20] = static_cast<float>(longest) / kMaxMatch;
   features[21] = static_cast<float>(count) / 32;
   features[22] = static_cast<float>(nodes_.size()) / 32;
-  features[23] = rate_;
+  features[23] = text_.rate();
 }
 
 }  // namespace ltd

@@ -1,11 +1,9 @@
 // TextIndex: looks up the end of a text in the text itself. Where its last tokens stood before, the tokens that
 // followed them then are candidates for what follows now.
 //
-// A place is an earlier position whose last m tokens are the text's last m; m is its match, counted up to 16. For the
-// last 4, 2 and 1 tokens of every position the index knows the position before it with the same ones. Along these
-// chains propose() looks at the 32 newest positions each, and the best 64 places by (match descending, newest first)
-// speak. A place says what followed it; where the text ends, what it said goes on from its beginning. It falls silent
-// where another text begins.
+// Of the places that IndexedText finds along its chains, the 32 newest of each, the best 64 by (match descending,
+// newest first) speak. A place says what followed it; where the text ends, what it said goes on from its beginning. It
+// falls silent where another text begins.
 //
 // What the places say is a tree of tokens. A child is a token that some of its parent's places say, and has these; its
 // chance, if its parent is right, is looked up by the evidence for it:
@@ -15,59 +13,30 @@
 //   match      that of the child's best place, and one more for every token between it and the root, up to 16
 //   agreement  among those of the parent's places that match longest: 0: there is one, and it says the token; 1: there
 //              are more, and all do; if some do: 2: the newest does, 3: several do, 4: one does; 5: none does
-//   rate       how often the best place was right lately: of an average that starts at 1/2, and that every appended
-//              token with a place moves by an eighth, 0: below 1/3, 1: below 2/3, 2: from there on
+//   rate       0: below 1/3, 1: below 2/3, 2: from there on
 //
 // The tree's nodes are candidates in the order of their chance of being right, the product of those along their path;
 // between equals, the one whose parent came first, then the one with the best place. None is less likely than 1 %, or
 // more than 16 tokens deep.
 //
-// Memory is linear in the text; appending a token and proposing take constant time.
+// Proposing takes constant time.
 #pragma once
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "common/types.h"
+#include "lookup/indexed_text.h"
 
 namespace ltd {
 
 inline constexpr int kMaxTextDepth = 16;
-inline constexpr int kMaxMatch = 16;
 inline constexpr int kAgreements = 6;
 inline constexpr int kRates = 3;
 inline constexpr int kEvidenceCells = kMaxMatch * kAgreements * kRates;
-inline constexpr int32_t kSeparator = -1;  // stands between texts
 
-// By the end of every sequence of so many tokens: the end of the same ones before it.
-class EndChains {
- public:
-  explicit EndChains(int length) : length_(length) {}
-
-  int length() const { return length_; }
-
-  // Of the same tokens as the ones that end here; -1 = none.
-  int32_t before(int32_t end) const { return before_[end]; }
-
-  // Takes the text's newest token in, once after every one; the number of steps that took.
-  int64_t add(const std::vector<int32_t>& text);
-
-  int64_t bytes() const;
-
- private:
-  // The slot of the tokens that end there: the one with the same ones, or a free one.
-  size_t slot_of(const std::vector<int32_t>& text, int32_t end, int64_t& steps) const;
-  int64_t grow(const std::vector<int32_t>& text);
-
-  int length_;
-  std::vector<int32_t> before_;
-  std::vector<int32_t> newest_;  // a hash table of ends, all of different tokens; -1 = free. At least half are.
-  size_t used_ = 0;
-};
-
-// Where propose() writes, `most` columns each; 24 features.
+// Where propose() writes, `most` columns each; 24 features, and how many candidates there are.
 struct TextRows {
   int64_t* tokens;
   int32_t* parents;  // text candidates, -1 = root
@@ -75,25 +44,22 @@ struct TextRows {
   float* chances;
   float* features;
   int32_t* cells;
+  int32_t* count;
 };
 
 class TextIndex {
  public:
   // `chances` are kEvidenceCells numbers above 0 and up to 1. The knots ascend strictly, as many of both; `most` is
-  // 1 ... kMaxText.
-  TextIndex(const float* chances, std::vector<float> head_scores, std::vector<float> head_log_chances, int64_t most);
+  // 1 ... kMaxText; `text` is empty, or stands behind an earlier one.
+  TextIndex(const float* chances, std::vector<float> head_scores, std::vector<float> head_log_chances, int64_t most,
+            IndexedText text);
 
-  int64_t most() const { return most_; }
-  int64_t size() const { return static_cast<int64_t>(text_.size()); }
+  // What is looked up, and in what; kSeparator in it is never proposed.
+  IndexedText& text() { return text_; }
+  const IndexedText& text() const { return text_; }
 
-  // Elementary steps so far: a token compared, looked up or taken up.
-  int64_t steps() const { return steps_; }
-
-  // That the text and its chains take.
-  int64_t bytes() const;
-
-  // A token or kSeparator, which matches nothing and is never proposed.
-  void append(int32_t token);
+  // Elementary steps so far, the text's included: a token compared, looked up or taken up.
+  int64_t steps() const { return steps_ + text_.steps(); }
 
   // Candidates at the end of the text; how many there are. Their scores are logs of their chances in the units of a
   // head, along lines between its knots, with slope 1 beyond them; the logs themselves without knots. Behind the
@@ -109,11 +75,6 @@ class TextIndex {
   int64_t propose(const TextRows& rows);
 
  private:
-  struct Place {
-    int32_t end;
-    int32_t match;
-  };
-
   struct Node {
     double log_chance;
     uint64_t places;  // bit i: place i says it
@@ -124,11 +85,8 @@ class TextIndex {
     int32_t cell;
   };
 
-  static bool is_better(const Place& a, const Place& b);
   static bool comes_later(const Node& a, const Node& b);
 
-  int match_at(int32_t end);
-  void find_places(int most_steps, bool only_best);
   void rank_places();
   void grow_tree();
   void find_children(const Node& node, int32_t index);
@@ -141,13 +99,11 @@ class TextIndex {
   std::vector<float> head_scores_;
   std::vector<float> head_log_chances_;
   int64_t most_;
-  std::vector<int32_t> text_;
-  std::array<EndChains, 3> chains_{EndChains(4), EndChains(2), EndChains(1)};
-  float rate_ = 0.5f;
+  IndexedText text_;
   int64_t steps_ = 0;
 
   // Of the newest question.
-  std::vector<Place> places_;
+  std::vector<IndexedText::Place> places_;
   std::array<uint64_t, kMaxText> same_match_;  // by place: those with its match
   std::vector<Node> nodes_;
   std::vector<Node> open_;  // a heap

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd import ops
+from ltd._C import count_sources
 from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextCandidates
@@ -95,6 +96,7 @@ class DraftTree:
         self.tokens, self.parents = new(capacity, dtype=torch.int64), new(capacity)
         self.scores = new(capacity, dtype=torch.float32)
         self.sources, self._appended = new(capacity, dtype=torch.int8), new()
+        self._appended_here = self._appended.numpy().data if device.type == "cpu" else None
         self.beam_nodes, self.beam_rows = new(levels, width), new(width, dtype=torch.int64)
         self.beam_tokens = new(width, dtype=torch.int64)
         self.beam_masks = new(levels, width, words(levels * width), dtype=torch.int64)
@@ -193,7 +195,25 @@ class DraftTree:
             self._appended,
         )
         # How many there are is known on the host without waiting only if that is where they were counted.
-        self._merged = int(self._appended.max()) if self._appended.is_cpu else max(self.text.counts_list)
+        appended = self.text.counts_list if self._appended_here is None else self._appended_here
+        self._merged = max(appended)
+
+    def count_sources(self, path: torch.Tensor, kept: list[int]) -> list[int]:
+        """How many of the accepted candidates the draft alone, the text alone and both proposed: three numbers.
+
+        What only filled up a column of the merged tree counts for none of them.
+
+        Args:
+            path: int32 (B, P), the accepted nodes of the tree that `select` chose last, the root first.
+            kept: how many of the nodes behind the root count, per sequence. Where it is none in all of them nothing
+                is looked at, and there need not have been a merge.
+        """
+        if not any(kept):
+            return [0, 0, 0]
+        sources, candidates = self.sources, self.nodes.candidates
+        if not path.is_cpu:
+            sources, candidates, path = sources.cpu(), candidates.cpu(), path.cpu()
+        return count_sources(sources, candidates, path, kept)
 
     def select(self, size: int) -> TreeNodes:
         """The `size` best-scored candidates (all, if there are fewer) with the root, as views of the tree's buffers.

@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from lookup_reference import ListIndex
 from made_lookups import even_scores, text_scores
 
-from ltd._C import TextIndex
+from ltd._C import HistoryIndex, TextIndex, count_sources
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TEXT_FEATURES, TextScores
 
-BEYOND = 3  # columns behind those that are written
+ROWS = {"tokens": torch.int64, "parents": torch.int32, "scores": torch.float32, "chances": torch.float32}
+ROWS |= {"features": torch.float32, "cells": torch.int32, "count": torch.int32}
+BEYOND = 4  # columns before and behind those that are written
 
 
-def new_index(scores: TextScores, most: int = MAX_TEXT) -> TextIndex:
+def new_index(scores: TextScores, most: int = MAX_TEXT, history: HistoryIndex | None = None) -> TextIndex:
     parts = scores.chances.ravel(), scores.head_scores, scores.head_log_chances
-    return TextIndex(*(part.tolist() for part in parts), most)
+    return TextIndex(*(part.tolist() for part in parts), most, history)
 
 
 @dataclass
@@ -38,18 +40,23 @@ class Proposed:
 
     @classmethod
     def by(cls, index: TextIndex, most: int = MAX_TEXT) -> Proposed:
-        rubbish = [
-            torch.full((most + BEYOND,), 99, dtype=dtype)
-            for dtype in (torch.int64, torch.int32, torch.float32, torch.float32, torch.int32)
-        ]
-        tokens, parents, scores, chances, cells = rubbish
-        features = torch.full((TEXT_FEATURES + BEYOND,), 99.0)
-        count = index.propose(tokens, parents, scores, chances, features, cells)
-        for row, filling in ((tokens, 0), (parents, -1), (scores, -math.inf), (chances, 0), (cells, -1)):
-            assert row[count:].tolist() == [filling] * (most - count) + [99] * BEYOND
-        assert features[TEXT_FEATURES:].tolist() == [99] * BEYOND
-        rows = (row[:count].tolist() for row in (tokens, parents, scores, chances))
-        return cls(*rows, features[:TEXT_FEATURES].tolist(), cells[:count].tolist())
+        def rubbish(columns: int, dtype: torch.dtype) -> torch.Tensor:
+            """With room before and behind it."""
+            return torch.full((columns + 2 * BEYOND,), 99, dtype=dtype)
+
+        sizes = {name: TEXT_FEATURES if name == "features" else 1 if name == "count" else most for name in ROWS}
+        roomy = {name: rubbish(size, ROWS[name]) for name, size in sizes.items()}
+        rows = {name: whole[BEYOND:-BEYOND] for name, whole in roomy.items()}
+        index.write_to(**rows)
+        count = index.propose()
+        assert rows["count"].tolist() == [count]
+        for whole in roomy.values():
+            assert [*whole[:BEYOND], *whole[-BEYOND:]] == [99] * 2 * BEYOND
+        fillings = {"tokens": 0, "parents": -1, "scores": -math.inf, "chances": 0, "cells": -1}
+        for name, filling in fillings.items():
+            assert rows[name][count:].tolist() == [filling] * (most - count)
+        found = {name: rows[name][:count].tolist() for name in fillings}
+        return cls(**found, features=rows["features"].tolist())
 
     @property
     def depths(self) -> list[int]:
@@ -287,33 +294,82 @@ def test_bad_numbers_are_refused(changes: dict[str, object], message: str) -> No
         TextIndex(**{**arguments, **changes})
 
 
-ROWS = {"tokens": torch.int64, "parents": torch.int32, "scores": torch.float32, "chances": torch.float32}
-ROWS |= {"features": torch.float32, "cells": torch.int32}
-
-
 @pytest.mark.parametrize("name", ROWS)
 def test_bad_tensors_are_refused(name: str) -> None:
     index = new_index(even_scores(0.9), 30)
-    index.extend([1, 2, 1])
-    least = TEXT_FEATURES if name == "features" else 30
-    rows = {other: torch.zeros(30, dtype=dtype) for other, dtype in ROWS.items()}
-    for bad, message in (
+    sizes = dict.fromkeys(ROWS, 30) | {"features": TEXT_FEATURES, "count": 1}
+    size, dtype = sizes[name], ROWS[name]
+    rows = {other: torch.zeros(sizes[other], dtype=dtype) for other, dtype in ROWS.items()}
+    bad = [
         (None, f"{name} must be a tensor"),
-        (torch.zeros(30, dtype=torch.float64), f"{name} must be of type"),
-        (torch.zeros(least - 1, dtype=ROWS[name]), f"{name} must hold {least} numbers at least"),
-        (torch.zeros(1, 30, dtype=ROWS[name]), f"{name} must have 1 dimensions"),
-        (torch.zeros(60, dtype=ROWS[name])[::2], f"{name} must be contiguous"),
-        (torch.zeros(30, dtype=ROWS[name], device="meta"), f"{name} must be on the CPU"),
-        (torch.zeros(1, dtype=ROWS[name]).expand(30), f"{name} is written: each of its elements"),
-    ):
+        (torch.zeros(size, dtype=torch.float64), f"{name} must be of type"),
+        (torch.zeros(size + 1, dtype=dtype), f"{name} must have size {size} in dimension 0"),
+        (torch.zeros(1, size, dtype=dtype), f"{name} must have 1 dimensions"),
+        (torch.zeros(size, dtype=dtype, device="meta"), f"{name} must be on the CPU"),
+    ]
+    if size > 1:
+        bad += [
+            (torch.zeros(2 * size, dtype=dtype)[::2], f"{name} must be contiguous"),
+            (torch.zeros(1, dtype=dtype).expand(size), f"{name} is written: each of its elements"),
+        ]
+    for tensor, message in bad:
         with pytest.raises(InputError, match=message):
-            index.propose(**{**rows, name: bad})
-    assert not any(row.any() for row in rows.values())
-    assert index.propose(**rows) > 0
+            index.write_to(**{**rows, name: tensor})
+    with pytest.raises(InputError, match="there is no row to write to; call write_to before propose"):
+        index.propose()
 
 
-def test_shared_memory_is_refused() -> None:
-    index = new_index(even_scores(0.9), 10)
-    rows = {name: torch.zeros(30, dtype=dtype) for name, dtype in ROWS.items()}
-    with pytest.raises(InputError, match="parents is written: it must have memory of its own"):
-        index.propose(**{**rows, "cells": rows["parents"]})
+# --- a history ---
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    scores=text_scores(),
+    history=st.lists(st.integers(-1, 3), max_size=60),
+    parts=st.lists(st.lists(st.integers(-1, 3), max_size=25), max_size=4),
+)
+def test_a_history_is_the_beginning_of_every_text(
+    scores: TextScores, history: list[int], parts: list[list[int]]
+) -> None:
+    """Two texts behind one of them are each what a text with all its tokens is, and leave it as it was."""
+    shared = HistoryIndex(history)
+    for _ in range(2):
+        index, reference = new_index(scores, history=shared), ListIndex(scores, MAX_TEXT)
+        reference.extend([*history, -1])
+        check(index, reference)
+        for part in parts:
+            index.extend(part)
+            reference.extend(part)
+            check(index, reference)
+        assert index.size == len(history) + 1 + sum(map(len, parts))
+
+
+def test_a_history_costs_a_text_nothing() -> None:
+    index = new_index(even_scores(0.9), history=HistoryIndex(range(100_000)))
+    assert index.size == 100_001 and index.steps == 0 and index.memory == 0
+
+
+@pytest.mark.parametrize("token", [-2, 2**31])
+def test_a_history_of_what_is_no_token_is_refused(token: int) -> None:
+    with pytest.raises(InputError, match=f"text_index: tokens must be -1 to 2147483647, but is {token}"):
+        HistoryIndex([1, token])
+
+
+# --- whose candidates were accepted ---
+
+
+def test_sources_are_counted_along_the_paths() -> None:
+    sources = torch.tensor([[1, 2, 3, 0], [2, 2, 1, 0]], dtype=torch.int8)
+    candidates = torch.tensor([[-1, 2, 0, 1, 9], [-1, 0, 1, 2, 9]], dtype=torch.int32)
+    path = torch.tensor([[0, 1, 3, 2], [0, 1, 2, 9]], dtype=torch.int32)
+    assert count_sources(sources, candidates, path, [3, 2]) == [1, 3, 1]
+    assert count_sources(sources, candidates, path, [1, 0]) == [0, 0, 1]
+    fillers = torch.zeros_like(sources)
+    assert count_sources(fillers, candidates, path, [3, 2]) == [0, 0, 0]
+    for kept, message in (([4, 0], "kept must be 0 to 3, but is 4"), ([0, 3], "path must be 0 to 4, but is 9")):
+        with pytest.raises(InputError, match=f"count_sources: {message}"):
+            count_sources(sources, candidates, path, kept)
+    with pytest.raises(InputError, match="sources must have size 1 in dimension 0"):
+        count_sources(sources, candidates, path, [1])
+    with pytest.raises(InputError, match="path must be of type"):
+        count_sources(sources, candidates, path.long(), [1, 1])

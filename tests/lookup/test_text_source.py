@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_lookups import even_scores, text_scores
 
 from ltd.errors import InputError
-from ltd.lookup import MAX_TEXT, TEXT_FEATURES, TextCandidates, TextScores, TextSource
+from ltd.lookup import MAX_TEXT, TEXT_FEATURES, TextCandidates, TextHistory, TextScores, TextSource
 from ltd.lookup.scores import default_text_scores
 
 TEXT = st.lists(st.integers(0, 2), max_size=30)
@@ -23,7 +23,7 @@ def row_of(found: TextCandidates, row: int) -> list[object]:
 
 
 def alone(text: list[int], scores: TextScores, most: int, history: list[int]) -> list[object]:
-    source = TextSource(1, scores, most, history)
+    source = TextSource(1, scores, most, TextHistory(history))
     source.extend(0, text)
     return row_of(source.propose(), 0)
 
@@ -39,7 +39,7 @@ def alone(text: list[int], scores: TextScores, most: int, history: list[int]) ->
 def test_a_batch_is_each_sequence_alone(
     scores: TextScores, most: int, texts: list[tuple[list[int], list[int]]], history: list[int], data: st.DataObject
 ) -> None:
-    source = TextSource(len(texts), scores, most, history)
+    source = TextSource(len(texts), scores, most, TextHistory(history))
     for row, (first, _) in enumerate(texts):
         source.extend(row, first)
     found = source.propose()
@@ -52,9 +52,7 @@ def test_a_batch_is_each_sequence_alone(
 
     kept = sorted(data.draw(st.sets(st.integers(0, len(texts) - 1))))
     source.keep(kept)
-    for place, row in enumerate(kept):
-        source.extend(place, texts[row][1])
-    found = source.propose()
+    found = source.propose([texts[row][1] for row in kept])
     assert len(found.tokens) == len(found.counts) == len(found.features) == len(kept)
     for place, row in enumerate(kept):
         first, second = texts[row]
@@ -63,7 +61,7 @@ def test_a_batch_is_each_sequence_alone(
 
 def test_history_is_looked_up_in_but_not_gone_on_with() -> None:
     scores = even_scores(0.9)
-    source = TextSource(1, scores, 8, history=[1, 2, 3, 4])
+    source = TextSource(1, scores, 8, TextHistory([1, 2, 3, 4]))
     assert source.propose().counts_list == [0]
     source.extend(0, [1])
     assert source.propose().tokens[0, :4].tolist() == [2, 3, 4, 0] and source.propose().counts_list == [3]
@@ -84,10 +82,10 @@ def test_views_are_overwritten_by_the_next_lookup() -> None:
 
 
 def test_another_device_gets_copies() -> None:
-    source = TextSource(2, even_scores(0.9), 4)
-    found = source.propose(torch.device("meta"))
+    source = TextSource(2, even_scores(0.9), 4, device=torch.device("meta"))
+    found = source.propose([[1, 2, 1], [1, 1]])
     parts = found.tokens, found.parents, found.scores, found.chances, found.counts, found.features, found.cells
-    assert {part.device.type for part in parts} == {"meta"} and found.counts_list == [0, 0]
+    assert {part.device.type for part in parts} == {"meta"} and found.counts_list == [4, 4]
 
 
 @pytest.mark.parametrize("most", [0, 65, -1])
@@ -98,7 +96,7 @@ def test_sizes_out_of_range_are_refused(most: int) -> None:
 
 def test_what_is_no_token_is_refused() -> None:
     with pytest.raises(InputError, match="tokens must be"):
-        TextSource(1, default_text_scores(), 4, history=[3, -2])
+        TextSource(1, default_text_scores(), 4, TextHistory([3, -2]))
     source = TextSource(1, default_text_scores(), 4)
     with pytest.raises(InputError, match="tokens must be"):
         source.extend(0, [1, 2**40])

@@ -10,7 +10,7 @@ import torch
 
 from ltd.common.argument_types import as_wholes, check_offers, wrong_type
 from ltd.decoding.acceptance import Sampling
-from ltd.decoding.gain import Accepted, Gain
+from ltd.decoding.gain import Gain
 from ltd.decoding.generation_config import ModelRules
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import Request
@@ -19,11 +19,11 @@ from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.drafts import Draft
 from ltd.errors import InputError
-from ltd.lookup import SEPARATOR, TextScores
+from ltd.lookup import SEPARATOR, TextHistory, TextScores
 from ltd.policies import Policy
 from ltd.policies.base import check_policy
 from ltd.target.target import Target, check_target
-from ltd.tree import NOT_ASKED, DraftTree, TreeNodes, root_only
+from ltd.tree import NOT_ASKED, DraftTree, root_only
 
 PolicyChoice = Policy | Literal["none"] | None
 
@@ -99,12 +99,13 @@ class Decoder:
     def history(self) -> tuple[int, ...]:
         """Token ids of other texts in which tokens are looked up as well, -1 between two texts.
 
-        It may be changed between calls. Every call indexes all of it anew, in about a microsecond for three tokens.
+        It may be changed between calls. It is indexed when it is first looked up in, in about a microsecond for three
+        tokens, and calls share that index.
 
         Raises:
             InputError: what it is set to holds something that is no token of the target.
         """
-        return self._history
+        return self._history.tokens
 
     @history.setter
     def history(self, tokens: Sequence[int]) -> None:
@@ -115,7 +116,7 @@ class Decoder:
                 f"history holds the token id {unknown}, which is not in the target's vocabulary (0 … {last}); make it "
                 "with the target's own tokenizer"
             )
-        self._history = history
+        self._history = TextHistory(history)
 
     def encode(self, text: str | Messages, *, chat: bool | None = None) -> list[int]:
         """Token ids of a text or of chat messages; chat=None uses the chat template if there is one."""
@@ -212,7 +213,7 @@ class Decoder:
         if chosen is None or chosen == "none":
             return None
         check_policy(chosen, 'None, "none" or a policy such as ltd.Static(3, 24); names and folders are for ltd.load')
-        return Speculation(self.draft, chosen, self.text_scores, self.history)
+        return Speculation(self.draft, chosen, self.text_scores, self._history)
 
     def run(self, request: Request) -> Iterator[dict[int, list[int]]]:
         """Runs all prompts to their ends, in lockstep.
@@ -241,9 +242,10 @@ class Decoder:
             while True:
                 news, alive = take(rows, gain.accepted.token_lists, request.answers, request.stops)
                 statistics.add_news(news)
-                for sources, tokens in zip(gain.sources, news.values(), strict=False):
-                    statistics.add_sources(sources[: len(tokens)])
                 watch.lap("other")
+                if request.tree.text is not None:
+                    statistics.add_sources(request.tree.count_sources(gain.accepted.path, kept(gain, news)))
+                    watch.lap("lookup")
                 self.last_statistics = statistics  # of streams that are read in turns, the one that ran last
                 yield news
                 if not alive:
@@ -284,7 +286,7 @@ class Decoder:
         """A cycle's first part: a tree that begins at the roots of the last gain, and what the text proposes there."""
         roots = gain.roots
         watch.lap("other")
-        text = None if request.speculation is None else request.speculation.look_up(gain, roots.device)
+        text = None if request.speculation is None else request.speculation.look_up(gain)
         request.tree.begin(roots, request.session.lengths, text)
         watch.lap("lookup" if text is not None else "other")
         return request.tree
@@ -294,9 +296,6 @@ class Decoder:
     ) -> Gain:
         """A cycle's last part: verifies the `size` best candidates of a tree that was expanded `depth` times."""
         session = request.session
-        if size and tree.text is not None:
-            tree.merge()
-            watch.lap("lookup")
         nodes = tree.select(size)
         watch.lap("select")
         verified = session.verify(nodes)
@@ -307,17 +306,9 @@ class Decoder:
         watch.lap("commit")
         request.statistics.depths.append(depth)
         request.statistics.sizes.append(nodes.tokens.shape[1] - 1)
-        if tree.text is None:
-            return Gain(accepted, features)
-        sources = accepted_sources(tree, nodes, accepted)
-        watch.lap("lookup")
-        return Gain(accepted, features, sources)
+        return Gain(accepted, features)
 
 
-def accepted_sources(tree: DraftTree, nodes: TreeNodes, accepted: Accepted) -> list[list[int]]:
-    """Who proposed the accepted candidates of every sequence, see `DraftTree.sources`."""
-    if max(accepted.counts) == 1:
-        return [[] for _ in accepted.counts]
-    candidates = nodes.candidates.gather(1, accepted.path.clamp(max=nodes.tokens.shape[1] - 1).long())
-    sources = tree.sources.gather(1, candidates.clamp(min=0).long()).tolist()
-    return [row[1:count] for row, count in zip(sources, accepted.counts, strict=True)]
+def kept(gain: Gain, news: dict[int, list[int]]) -> list[int]:
+    """How many of the accepted candidates of every sequence became part of its answer; the last token is none."""
+    return [min(len(tokens), count - 1) for tokens, count in zip(news.values(), gain.accepted.counts, strict=True)]

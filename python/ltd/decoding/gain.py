@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -38,13 +38,10 @@ class Gain:
     Attributes:
         accepted: the tokens; sequence b's last valid one is its next root.
         features: (B, n, F * Ht) of the nodes before those tokens, now committed; None if nothing is tapped.
-        sources: who proposed the accepted candidates of every sequence, see `DraftTree.sources`; empty where nothing is
-            looked up.
     """
 
     accepted: Accepted
     features: torch.Tensor | None
-    sources: list[list[int]] = field(default_factory=list)
 
     @property
     def following(self) -> torch.Tensor:

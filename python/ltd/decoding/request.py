@@ -82,7 +82,7 @@ class Request:
             if self.speculation is None:
                 yield
                 return
-            self.speculation.start(self.prompts, rows)
+            self.speculation.start(self.prompts, rows, target.device)
             try:
                 yield
             finally:

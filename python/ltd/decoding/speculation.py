@@ -11,7 +11,7 @@ from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.drafts import Draft, DraftSession
 from ltd.errors import InputError
-from ltd.lookup import TextCandidates, TextScores, TextSource, default_text_scores
+from ltd.lookup import TextCandidates, TextHistory, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
 from ltd.policies.base import started, text_limit
 from ltd.tree import NOT_ASKED, DraftTree, check_tree_limits
@@ -27,7 +27,7 @@ class Speculation:
         text_scores: how likely the text's candidates are, unless the policy was made with others; None is as
             `default_text_scores` says. They are looked up only for a policy that knows them, see
             `ltd.policies.base.text_limit`.
-        history: token ids of other texts, in which candidates are looked up as well.
+        history: other texts, in which candidates are looked up as well.
 
     Raises:
         InputError: the policy asks for more than a tree can hold, or decides about a draft alone where there is none.
@@ -41,7 +41,7 @@ class Speculation:
     draft: Draft | None
     policy: Policy
     text_scores: TextScores | None = None
-    history: tuple[int, ...] = ()
+    history: TextHistory | None = None
     session: DraftSession | None = field(default=None, init=False, repr=False, compare=False)
     call: PolicyCall = field(init=False, repr=False, compare=False)
     source: TextSource | None = field(default=None, init=False, repr=False, compare=False)
@@ -69,13 +69,17 @@ class Speculation:
             return 1, 0, self.policy.max_size
         return self.draft.width, self.policy.max_depth, self.policy.max_size
 
-    def start(self, prompts: list[list[int]], capacity: int) -> None:
-        """Begins with new sequences of so many rows, the largest tree included; `close` ends them."""
+    def start(self, prompts: list[list[int]], capacity: int, device: torch.device) -> None:
+        """Begins with new sequences of so many rows, the largest tree included; `close` ends them.
+
+        Args:
+            device: of the trees.
+        """
         self.unread.clear()
         self.call = started(self.policy, len(prompts))
         if self.max_text:
             scores = getattr(self.policy, "text_scores", None) or self.text_scores or default_text_scores()
-            self.source = TextSource(len(prompts), scores, self.max_text, self.history)
+            self.source = TextSource(len(prompts), scores, self.max_text, self.history, device)
             for row, prompt in enumerate(prompts):
                 self.source.extend(row, prompt)
         if self.draft is not None:
@@ -94,21 +98,18 @@ class Speculation:
                 part.keep(rows)
         self.call.keep(rows)
 
-    def look_up(self, gain: Gain, device: torch.device) -> TextCandidates | None:
-        """What the text proposes behind the last gain, on a device; None where nothing is looked up."""
-        if self.source is None:
-            return None
-        for row, tokens in enumerate(gain.accepted.token_lists):
-            self.source.extend(row, tokens)
-        return self.source.propose(device)
+    def look_up(self, gain: Gain) -> TextCandidates | None:
+        """What the text proposes behind the last gain; None where nothing is looked up."""
+        return None if self.source is None else self.source.propose(gain.accepted.token_lists)
 
     def grow(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> tuple[int, int]:
         """Drafts from the roots of the last gain, as deep as the policy wants, or not at all.
 
         Args:
-            tree: begun at these roots; filled, unless the policy wants no draft.
+            tree: begun at these roots; filled with what is drafted, unless the policy wants no draft, and with what the
+                text proposes, unless it wants nothing verified.
             gain: of the last cycle, or of the prefill.
-            watch: told what is drafting and what is deciding.
+            watch: told what is drafting, deciding and merging.
 
         Returns:
             the depth, `NOT_ASKED` without a draft; and the size that the policy wants verified, 0 in a plain cycle.
@@ -125,6 +126,9 @@ class Speculation:
             depth += 1
         size = whole_from(self.policy, "choose_size", self.call.choose_size(tree, depth))
         watch.lap("policy")
+        if size and tree.text is not None:
+            tree.merge()
+            watch.lap("lookup")
         return depth, size
 
     def speculates(self, tree: DraftTree, gain: Gain, watch: Stopwatch) -> bool:

@@ -38,10 +38,10 @@ class Statistics:
     gains: list[int] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
 
-    def add_sources(self, found: list[int]) -> None:
-        """Counts accepted candidates by who proposed them, given as `DraftTree.sources` does."""
-        for number, name in enumerate(SOURCES, 1):
-            self.sources[name] = self.sources.get(name, 0) + found.count(number)
+    def add_sources(self, counts: list[int]) -> None:
+        """Counts accepted candidates by who proposed them, in the order of `SOURCES`."""
+        for name, count in zip(SOURCES, counts, strict=True):
+            self.sources[name] = self.sources.get(name, 0) + count
 
     def add_news(self, news: dict[int, list[int]]) -> None:
         """Counts the new tokens of a cycle; the first call's are the prefill's and no gain of a cycle."""

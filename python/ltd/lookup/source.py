@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ltd._C import TextIndex
+from ltd._C import HistoryIndex, TextIndex
 from ltd.errors import InputError
 from ltd.lookup.scores import TextScores
 
@@ -49,6 +50,26 @@ class TextCandidates:
     cells: Tensor
 
 
+class TextHistory:
+    """Other texts that are looked up in as well. They are indexed once, when they are first needed, for all requests.
+
+    Args:
+        tokens: with -1 between two texts.
+    """
+
+    def __init__(self, tokens: Sequence[int] = ()) -> None:
+        self.tokens = tuple(tokens)
+
+    @cached_property
+    def index(self) -> HistoryIndex | None:
+        """What texts are looked up in; None where there is none.
+
+        Raises:
+            InputError: something is no token.
+        """
+        return HistoryIndex(self.tokens) if self.tokens else None
+
+
 class TextSource:
     """Looks up where the last tokens of each text of one request stood before, and proposes what followed them then.
 
@@ -56,30 +77,29 @@ class TextSource:
         batch: sequences B; their texts begin empty.
         scores: how likely looked-up tokens are.
         most: candidates T of a sequence at most, 1 … 64.
-        history: tokens of other texts, -1 between them, which are looked up in as well.
+        history: other texts, which are looked up in as well.
+        device: where the candidates are wanted.
 
     Raises:
-        InputError: a number out of range, or a token that is none.
+        InputError: a number out of range, or a token of the history that is none.
     """
 
-    def __init__(self, batch: int, scores: TextScores, most: int, history: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        batch: int,
+        scores: TextScores,
+        most: int,
+        history: TextHistory | None = None,
+        device: torch.device = CPU,
+    ) -> None:
         if not 1 <= most <= MAX_TEXT:
             raise InputError(f"most = {most} text candidates is out of range; it must be 1 … {MAX_TEXT}")
         chances, knots = scores.chances.ravel().tolist(), scores.head_scores.tolist()
-        log_chances = scores.head_log_chances.tolist()
-        self._indices = [TextIndex(chances, knots, log_chances, most) for _ in range(batch)]
-        if history:
-            for index in self._indices:
-                index.extend([*history, SEPARATOR])
-        self._buffers = (
-            torch.zeros(batch, most, dtype=torch.int64),
-            torch.zeros(batch, most, dtype=torch.int32),
-            torch.zeros(batch, most),
-            torch.zeros(batch, most),
-            torch.zeros(batch, TEXT_FEATURES),
-            torch.zeros(batch, most, dtype=torch.int32),
-        )
-        self._rows = [tuple(buffer[row] for buffer in self._buffers) for row in range(batch)]
+        log_chances, earlier = scores.head_log_chances.tolist(), None if history is None else history.index
+        self._indices = [TextIndex(chances, knots, log_chances, most, earlier) for _ in range(batch)]
+        self._host = CandidateBuffers(batch, most, CPU, pinned=device.type == "cuda")
+        self._there = self._host if device.type == "cpu" else CandidateBuffers(batch, most, device)
+        self._found = self._begin()
 
     def extend(self, row: int, tokens: Sequence[int]) -> None:
         """Appends tokens to the text of a sequence; takes constant time per token.
@@ -92,14 +112,63 @@ class TextSource:
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these; sequence i becomes what rows[i] was."""
         self._indices = [self._indices[row] for row in rows]
+        self._found = self._begin()
 
-    def propose(self, device: torch.device = CPU) -> TextCandidates:
-        """The candidates at the end of every text, whose last token is the root."""
-        batch = len(self._indices)
-        counts = [index.propose(*row) for index, row in zip(self._indices, self._rows[:batch], strict=True)]
-        parts = self._buffers if batch == len(self._rows) else [buffer[:batch] for buffer in self._buffers]
-        tokens, parents, scores, chances, features, cells = (
-            parts if device.type == "cpu" else [part.to(device) for part in parts]
-        )
-        counted = torch.tensor(counts, dtype=torch.int32, device=device)
-        return TextCandidates(tokens, parents, scores, chances, counted, counts, features, cells)
+    def _begin(self) -> TextCandidates:
+        """Gives every sequence its row of the buffers; the candidates that will stand there."""
+        for row, index in enumerate(self._indices):
+            index.write_to(*self._host.row(row))
+        return self._there.of(len(self._indices))
+
+    def propose(self, news: Sequence[Sequence[int]] | None = None) -> TextCandidates:
+        """The candidates at the end of every text, whose last token is the root.
+
+        Args:
+            news: tokens to append to each of the texts before; None is nothing.
+
+        Raises:
+            InputError: something is no token.
+        """
+        if news is None:
+            news = [()] * len(self._indices)
+        found = self._found
+        found.counts_list[:] = [index.propose(tokens) for index, tokens in zip(self._indices, news, strict=True)]
+        if self._there is not self._host:
+            # The next lookup overwrites what is copied; by then the tokens that this one led to have been waited for.
+            self._there.memory.copy_(self._host.memory, non_blocking=True)
+        return found
+
+
+class CandidateBuffers:
+    """Candidates of B sequences in one piece of memory, which goes to a device in one copy.
+
+    Args:
+        batch: B. most: T. device: of the memory.
+        pinned: whether a GPU can fetch from it while the host goes on.
+    """
+
+    def __init__(self, batch: int, most: int, device: torch.device, pinned: bool = False) -> None:
+        parts = {  # those of 8 bytes first, so that all are aligned
+            "tokens": (torch.int64, most),
+            "parents": (torch.int32, most),
+            "scores": (torch.float32, most),
+            "chances": (torch.float32, most),
+            "features": (torch.float32, TEXT_FEATURES),
+            "cells": (torch.int32, most),
+            "counts": (torch.int32, 1),
+        }
+        sizes = [batch * columns * dtype.itemsize for dtype, columns in parts.values()]
+        self.memory = torch.zeros(sum(sizes), dtype=torch.uint8, device=device, pin_memory=pinned)
+        self.parts = {
+            name: piece.view(dtype).view(batch, columns)
+            for piece, (name, (dtype, columns)) in zip(self.memory.split(sizes), parts.items(), strict=True)
+        }
+
+    def row(self, row: int) -> tuple[Tensor, ...]:
+        """Where the candidates of one sequence stand, as `TextIndex.write_to` takes it."""
+        return tuple(part[row] for part in self.parts.values())
+
+    def of(self, batch: int) -> TextCandidates:
+        """The first so many sequences."""
+        parts = {name: part[:batch] for name, part in self.parts.items()}
+        return TextCandidates(**{**parts, "counts": parts["counts"][:, 0]}, counts_list=[0] * batch)

@@ -84,8 +84,7 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
     source = TextSource(1, scores, most)
     source.extend(0, text[:first])
     for position in range(count):
-        source.extend(0, text[first + position : first + position + 1])  # the root
-        seen = source.propose()
+        seen = source.propose([text[first + position : first + position + 1]])  # the root
         there = seen.counts_list[0]
         found.counts[position] = there
         found.features[position] = seen.features[0].numpy()
