@@ -21,7 +21,7 @@ from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import LOOKUP, default_draft, find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import Both, Learned, Lookup, Policy, Static
-from ltd.policies.base import MadeForHead, check_policy
+from ltd.policies.base import MadeForHead, check_policy, check_without_draft
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
 from ltd.policies.learned.store import shipped_bundle, tuned_bundle, tuned_rule
@@ -93,7 +93,8 @@ def choose_policy(
         looks_up: whether tokens are looked up and nothing is drafted: then "static" is the fixed setting for that.
 
     Raises:
-        InputError: there is no such policy, no whole bundle in the folder, or it was made for another target or head.
+        InputError: there is no such policy, no whole bundle in the folder, it was made for another target or head, or
+            it decides about a draft where there is none.
 
     Warns:
         TunedElsewhereWarning: the policy was asked for, and tuned for other hardware, another dtype or number of
@@ -113,6 +114,8 @@ def choose_policy(
     else:
         chosen = ChosenPolicy(asked, "given")
     _check_made_for(chosen.policy, setting)
+    if looks_up and chosen.policy is not None:
+        check_without_draft(chosen.policy)
     return chosen
 
 

@@ -130,7 +130,7 @@ class DraftTree:
 
     @property
     def newest_scores(self) -> torch.Tensor:
-        """float32 (B, W or W²): the scores of the newest level."""
+        """float32 (B, W or W²): the scores of the newest level; (B, 0) before the first."""
         return self.scores[:, self.newest_from : self.drafted]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import ltd
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.speculation import Speculation
+from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.loading import make_target
 from ltd.lookup import MAX_TEXT_DEPTH
 from ltd.policies import Policy
+from ltd.policies.base import PolicyCall
+from ltd.policies.by_name import parse_policy
 from ltd.target.target import Target
 from ltd.tree import DraftTree
 
@@ -209,6 +213,37 @@ def test_a_history_that_is_none_is_told_at_once(tiny_target: Folder, history: An
     assert decoder.history == (5, -1, 6)
 
 
+@dataclass(frozen=True)
+class KnowingText:
+    """A rule for the draft, made to know what the text proposes."""
+
+    rule: Policy
+    max_text: int = 8
+
+    @property
+    def max_depth(self) -> int:
+        return self.rule.max_depth
+
+    @property
+    def max_size(self) -> int:
+        return self.rule.max_size
+
+    def start(self, batch: int) -> PolicyCall:
+        return self.rule.start(batch)
+
+
+@pytest.mark.parametrize("name", ["eagle3", "ddd:levels=1/2", "svip:size=6", "gammatune", "disco", "c2t"])
+def test_a_rule_for_the_draft_asks_it_where_it_knows_the_text(tiny_target: Folder, name: str) -> None:
+    """Before anything is drafted there is no level for its signal, so it drafts; the text's candidates are beside."""
+    model = model_in(tiny_target("llama"))
+    target, prompt = target_in(tiny_target("llama")), repetitive(3, 40, 4)
+    expected = answer_of(Decoder(target), prompt, max_new_tokens=30).token_ids
+    rule = parse_policy(name)
+    found = answer_of(Decoder(target, OracleDraft(model), KnowingText(rule)), prompt, max_new_tokens=30)
+    assert found.token_ids == expected and min(found.statistics.depths) >= 0
+    assert sum(found.statistics.sources.values()) > 0
+
+
 def test_policies_that_know_the_draft_alone_look_nothing_up(tiny_target: Folder) -> None:
     model = model_in(tiny_target("llama"))
     target = target_in(tiny_target("llama"))
@@ -221,6 +256,27 @@ def test_without_a_draft_a_policy_must_know_the_text(tiny_target: Folder) -> Non
     with pytest.raises(ltd.InputError, match=r"there is none.*ltd\.Lookup"):
         Decoder(target, None, ltd.Static(1, 4))
     assert Speculation(None, ltd.Lookup(5)).limits == (1, 0, 5)
+
+
+NO_DRAFT = r"both, depth 0, size 2 and 8 of the text decides about a draft, and there is none; .* lookup:N"
+
+
+def test_both_sources_need_a_draft(tiny_target: Folder, tmp_path: Path) -> None:
+    """It would be the text alone without a word, so it is refused: of a call, when loading, in comparisons, inside."""
+    folder, policy = tiny_target("llama"), ltd.Both()
+    with pytest.raises(ltd.InputError, match=NO_DRAFT):
+        ltd.load(folder, policy=policy, dtype="float32", device="cpu")
+    decoder = ltd.load(folder, dtype="float32", device="cpu")
+    with pytest.raises(ltd.InputError, match=NO_DRAFT):
+        decoder.generate([5, 6], policy=policy)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "question.jsonl").write_text('{"question_id": 1, "turns": ["Why?"]}\n')
+    config = EvalConfig(tmp_path, tmp_path / "out", ("mine",), target=str(folder), methods=("none", "both:0:2:8"))
+    with pytest.raises(ltd.InputError, match=NO_DRAFT):
+        evaluate(config)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with pytest.raises(ltd.InputError, match=NO_DRAFT):
+        model.generate(torch.tensor([[5, 6]]), custom_generate=ltd.CustomGenerate(policy=policy), max_new_tokens=3)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from ltd.common.argument_types import truth_from, whole_from
 from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.drafts import Draft, DraftSession
-from ltd.errors import InputError
 from ltd.lookup import TextCandidates, TextHistory, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
-from ltd.policies.base import started, text_limit
+from ltd.policies.base import check_without_draft, started, text_limit
 from ltd.tree import NOT_ASKED, DraftTree, check_tree_limits
 
 
@@ -30,7 +29,7 @@ class Speculation:
         history: other texts, in which candidates are looked up as well.
 
     Raises:
-        InputError: the policy asks for more than a tree can hold, or decides about a draft alone where there is none.
+        InputError: the policy asks for more than a tree can hold, or decides about a draft where there is none.
 
     Attributes:
         session, call: of the draft and of the policy, for the request that `start` began; a session only with a draft.
@@ -50,11 +49,8 @@ class Speculation:
     def __post_init__(self) -> None:
         if not getattr(self.policy, "drafts", True):
             self.draft = None  # it would read all texts, and keep what it reads, for nothing
-        if self.draft is None and not self.max_text:
-            raise InputError(
-                f"the policy {self.policy} decides about a draft, and there is none; load one, use a policy that looks "
-                "tokens up, such as ltd.Lookup, or the policy none"
-            )
+        if self.draft is None:
+            check_without_draft(self.policy)
         check_tree_limits(*self.limits, self.max_text)
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from ltd.common.argument_types import check_offers
+from ltd.errors import InputError
 from ltd.tree import DraftTree
 
 
@@ -18,6 +19,15 @@ def text_limit(policy: Policy) -> int:
     """
     limit: int = getattr(policy, "max_text", 0)
     return limit
+
+
+def check_without_draft(policy: Policy) -> None:
+    """Raises InputError if a policy decides about a draft; for where there is none."""
+    if getattr(policy, "needs_draft", text_limit(policy) == 0):
+        raise InputError(
+            f"the policy {policy} decides about a draft, and there is none; load one, use lookup:N, which is "
+            "ltd.Lookup(N) and looks tokens up in the text alone, or the policy none"
+        )
 
 
 class PolicyCall(Protocol):
@@ -57,7 +67,8 @@ class PolicyCall(Protocol):
 
         `tree.lengths` are the context lengths, `tree.newest_scores` those of the newest level, `tree.root_states` the
         draft's states. A policy with a `max_text` finds what the text proposes in `tree.text`, and is first asked with
-        the depth -1, before anything is drafted: whether to ask the draft at all.
+        the depth -1, before anything is drafted: whether to ask the draft at all. There are no newest scores then, and
+        no states.
         """
         ...
 
@@ -76,8 +87,9 @@ class Policy(Protocol):
         max_depth: the deepest tree it may ask for, 0 … 12 expansions after the root's own draft forward.
         max_size: the most candidates it may send to verification, 0 … 512.
 
-    Two more are read where a policy has them: `max_text`, see `text_limit`, and `drafts`, which is False of one that
-    never asks a draft.
+    Three more are read where a policy has them: `max_text`, see `text_limit`; `drafts`, which is False of one that
+    never asks a draft; and `needs_draft`, whether it makes no sense without one, which else are those that look nothing
+    up.
     """
 
     @property
@@ -138,8 +150,9 @@ class StopsBySignal(ABC):
         return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Whether the mean of the numbers says so."""
-        return not self.looks(tree.levels) or bool(self.goes_on(self.signal(tree).mean().double()))
+        """Whether the mean of the numbers says so; before the first level there is none, and it drafts."""
+        looks = tree.levels > 0 and self.looks(tree.levels)
+        return not looks or bool(self.goes_on(self.signal(tree).mean().double()))
 
 
 Kind = TypeVar("Kind", bound="FixedSize")

@@ -82,6 +82,8 @@ class Both(FixedSize):
     alone: float = 1.0
     least: float = LEAST_CHANCE
 
+    needs_draft: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_tree_limits(1, self.depth, self.size)
         check_text(as_whole(self.text, "text"), 1)
