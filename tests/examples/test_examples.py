@@ -23,23 +23,47 @@ from ltd_rl.traces.replay import replay
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY_MODELS = ["generate.py", "stream.py", "batch.py", "inside_transformers.py", "own_rule.py", "lookup.py"]
 TINY_TRACES = ["replay.py", "own_reward.py"]
+Ended = tuple[object, str, str]
 SCRIPTS = ["train_size.sh", "train_depth.sh", "eval.sh"]
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """shown(name, argument, …) runs a program among the examples, which must end well, and returns what it prints."""
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ended]:
+    """run(name, argument, …) runs a program among the examples to its end: its code, and what it prints to both."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name: str, *arguments: object) -> str:
+    def run(name: str, *arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        assert ended.value.code == 0
-        return capsys.readouterr().out
+        return ended.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def shown(run: Callable[..., Ended]) -> Callable[..., str]:
+    """shown(name, argument, …) runs a program among the examples, which must end well, and returns what it prints."""
+
+    def shown(*arguments: object) -> str:
+        code, out, _ = run(*arguments)
+        assert code == 0
+        return out
+
+    return shown
+
+
+@pytest.fixture
+def refused(run: Callable[..., Ended]) -> Callable[..., str]:
+    """refused(name, argument, …) runs a program among the examples, and returns the sentence that it must end with."""
+
+    def refused(*arguments: object) -> str:
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ")
+        return err
+
+    return refused
 
 
 @pytest.fixture
@@ -114,23 +138,6 @@ def test_own_reward(shown: Callable[..., str], tmp_path: Path) -> None:
     lines = shown("own_reward.py", tmp_path, 4096)
     sizes = dict(re.findall(r"^(\w+): ([0-9.]+) candidates on average$", lines, flags=re.MULTILINE))
     assert 2 <= float(sizes["RatioReward"]) < float(sizes["PatientReward"]) <= 60
-
-
-@pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """refused(name, argument, …) runs a program among the examples, and returns the sentence that it must end with."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(name: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        out, err = capsys.readouterr()
-        assert (ended.value.code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ")
-        return err
-
-    return run
 
 
 @pytest.mark.parametrize("name", TINY_MODELS + TINY_TRACES)

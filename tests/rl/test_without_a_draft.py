@@ -15,6 +15,7 @@ from made_texts import made_text
 from made_traces import made_latency
 from recordings import NEW_TOKENS, QUESTIONS, Recorded
 
+from ltd.cli import main
 from ltd.common.shards import shard_file
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.errors import InputError
@@ -24,13 +25,14 @@ from ltd.lookup import MAX_TEXT, TEXT_FEATURES, TextScores, default_text_scores
 from ltd.policies import Learned, Lookup, Policy, Static
 from ltd.policies.learned.observation import Summary
 from ltd.policies.learned.setting import Setting
+from ltd.tree import NOT_ASKED
 from ltd_rl.baselines import lookup_search
 from ltd_rl.baselines.lookup_search import best_lookup
 from ltd_rl.traces.format import RecordedGeneration, bytes_per_position, load_traces, save_shard
 from ltd_rl.traces.limits import relative_costs, worthwhile
 from ltd_rl.traces.observations import decided
 from ltd_rl.traces.optimum import best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, outcomes_of
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
 from ltd_rl.traces.replay import gains, replay
 from ltd_rl.traces.text import candidate_counts, propose_everywhere
@@ -108,6 +110,19 @@ def must_not_load(*_: object, **__: object) -> Decoder:
     raise AssertionError("a model was loaded")
 
 
+@pytest.mark.parametrize("draft", ["lookup", None])
+@pytest.mark.parametrize("kind", ["grid", "rules"])
+def test_searches_of_a_heads_settings_are_refused_before_anything_is_recorded(
+    config: RecordConfig, tmp_path: Path, kind: str, draft: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No head fits this target."""
+    data = ["--data-dir", str(config.data_dir), "--tasks", ",".join(config.tasks), "--target", str(config.target)]
+    named = [] if draft is None else ["--draft", draft]
+    assert main(["train-baseline", kind, "--out", str(tmp_path / "out"), *data, *named]) == 2
+    assert "steer a draft head, so there must be one that fits; name it with --draft" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "work" / "traces").exists()
+
+
 def test_a_shard_without_a_draft_keeps_what_it_was_given(tmp_path: Path) -> None:
     made = [bare(1, 7), bare(2, 0), bare(3, 4)]
     save_shard(shard_file(tmp_path, 0), made, 3, -1)
@@ -136,9 +151,9 @@ def test_tables_are_the_last_stage_of_those_beside_a_head(
     latency = made_latency()
     alone = outcomes_of(generations, latency, LADDER, text=SCORES)
     beside = outcomes_of(recorded("llama").traces.generations, latency, LADDER, text=SCORES)
-    assert (alone.depth, alone.least_depth, alone.gains.shape[1:]) == (-1, PLAIN, (1, len(LADDER)))
-    np.testing.assert_array_equal(alone.gains[:, 0], beside.gains[:, PLAIN])
-    np.testing.assert_array_equal(alone.seconds[:, 0], beside.seconds[:, PLAIN])
+    assert (alone.depth, alone.least_depth, alone.gains.shape[1:]) == (-1, NOT_ASKED, (1, len(LADDER)))
+    np.testing.assert_array_equal(alone.gains[:, 0], beside.gains[:, NOT_ASKED])
+    np.testing.assert_array_equal(alone.seconds[:, 0], beside.seconds[:, NOT_ASKED])
     np.testing.assert_array_equal(alone.text, beside.text)
     assert (alone.gains > 1).any()
 
@@ -177,7 +192,7 @@ def test_the_optimum_is_the_shortest_way(seed: int, counts: list[int]) -> None:
     """What is gained is never read by anything, so each answer is a shortest path."""
     _, outcomes = made_tables(seed, counts)
     found = optimum(outcomes)
-    assert set(found.depths.tolist()) == {PLAIN}
+    assert set(found.depths.tolist()) == {NOT_ASKED}
     least = 0.0
     for start, end in zip(outcomes.starts[:-1], outcomes.starts[1:], strict=True):
         rest = {int(end): 0.0}
@@ -190,7 +205,7 @@ def test_the_optimum_is_the_shortest_way(seed: int, counts: list[int]) -> None:
     assert found.total.seconds == pytest.approx(least, rel=1e-6)
     assert found.total.seconds <= hindsight(outcomes).total.seconds * (1 + 1e-6)
     depth, step, best = best_static(outcomes)
-    assert depth == PLAIN and 0 <= step < len(LADDER) and best.seconds >= least * (1 - 1e-6)
+    assert depth == NOT_ASKED and 0 <= step < len(LADDER) and best.seconds >= least * (1 - 1e-6)
 
 
 def test_the_choices_worth_having_are_sizes_alone(generations: list[RecordedGeneration]) -> None:
@@ -284,7 +299,7 @@ def test_the_best_way_to_look_up_is_the_best_of_all(monkeypatch: pytest.MonkeyPa
         for generation in made:
             proposals = propose_everywhere(generation, scores, rule.size)
             cycles = replay(generation, rule, text=proposals)
-            assert (cycles.sizes <= candidate_counts(generation, proposals)[cycles.positions, PLAIN]).all()
+            assert (cycles.sizes <= candidate_counts(generation, proposals)[cycles.positions, NOT_ASKED]).all()
             lengths = generation.prompt_length + cycles.positions
             trees = [latency.verify(each, lengths) + latency.other(each, lengths) for each in (cycles.sizes, 0)]
             seconds += float((latency.plain(lengths) + trees[0] - trees[1] + latency.lookup(lengths)).sum())

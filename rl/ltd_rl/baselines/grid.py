@@ -34,6 +34,8 @@ def search_grid(source: Source, out: Path) -> dict[str, Any]:
     """
     if source.latency is not None:
         LatencyModel.load(source.latency)  # raises before anything is recorded
+    if source.traces is None or source.latency is None:  # else no model is loaded
+        source.check_drafts()
     generations = obtain_generations(source)
     latency = own_latency(source) if source.latency is None else LatencyModel.load(source.latency)
     outcomes = outcomes_of(generations, latency, SIZES)

@@ -90,9 +90,9 @@ def rules_here(source: Source, networks: Path | None) -> tuple[dict[str, Policy]
     Raises:
         InputError: no draft, or a network in the folder is damaged or of another head.
     """
+    source.check_drafts()
     head = find_head(source.draft)
-    if head is None:
-        raise InputError("the rules steer a draft, so there must be one; name a head, or leave the shipped one")
+    assert head is not None
     if networks is not None and not any((networks / name).is_dir() for name in NETWORKS):
         raise InputError(
             f"{networks} holds none of the folders {', '.join(NETWORKS)}; name the folder that they are in"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ltd.common.threads import check_threads
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.evaluation.questions import Question, load_questions
 from ltd.latency.calibration import calibrate
@@ -16,6 +17,7 @@ from ltd.latency.cycle_bench import Plan
 from ltd.latency.model import LatencyModel, setup_of
 from ltd.loading import load as load_decoder
 from ltd.policies.learned.setting import Setting
+from ltd.policy_choice import resolve_draft
 from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.outcomes import Outcomes, checked_ladder, outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
@@ -68,6 +70,11 @@ class Source:
         """What to record the answers to; raises InputError as `record_config` does, or if they are not there."""
         config = self.record_config()
         return load_questions(config.data_dir, config.tasks, config.limit)
+
+    def check_drafts(self) -> None:
+        """Raises InputError, before anything long, unless there is a draft head for what searches a head's settings."""
+        if find_head(resolve_draft(self.target, self.draft)) is None:
+            raise InputError("these settings steer a draft head, so there must be one that fits; name it with --draft")
 
     def record_config(self) -> RecordConfig:
         """What to record; raises InputError if it is not known."""
