@@ -30,11 +30,12 @@ from ltd.common.journal import Journal
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.policies.learned.bundle import load_bundle
+from ltd.tree import NOT_ASKED
 from ltd_rl.baselines.controller_fit import fit
 from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.limits import worthwhile
 from ltd_rl.traces.optimum import best_static, optimum
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, outcomes_of
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 from ltd_rl.traces.splits import VALIDATION_SEED, split_generations
 from ltd_rl.trainers.partners import constants
 from ltd_rl.trainers.validation import fingerprint
@@ -80,7 +81,7 @@ class Test:
     @cached_property
     def plain(self) -> Spending:
         """Plain decoding."""
-        return self.spent(constant(self.outcomes, PLAIN, 0))
+        return self.spent(constant(self.outcomes, NOT_ASKED, 0))
 
     @cached_property
     def by_static(self) -> Spending:

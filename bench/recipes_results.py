@@ -13,15 +13,16 @@ from ltd.common.arrays import Integers
 from ltd.common.table import Table
 from ltd.policies.controller import ExpectedGain
 from ltd.policies.learned.policy import Learned
+from ltd.tree import NOT_ASKED
 from ltd_rl.baselines.controller_fit import decide_everywhere
 from ltd_rl.traces.observations import chosen_steps, stops
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, all_catching_up, verified_sizes, visited
+from ltd_rl.traces.outcomes import Outcomes, all_catching_up, verified_sizes, visited
 
 DRAWS = 2000  # of questions, for intervals
 QUARTER = 0.025  # on either side of them
 
 Decisions = tuple[Integers, Integers]
-"""Depths, or `PLAIN`, and steps of the ladder; int64 (P,) each."""
+"""Depths, or `NOT_ASKED`, and steps of the ladder; int64 (P,) each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +88,7 @@ class Row:
 def spend(outcomes: Outcomes, decisions: Decisions) -> Spending:
     """Adds up by generation what deciding so takes."""
     depths, steps = decisions
-    rows, plain = np.arange(outcomes.positions), depths == PLAIN
+    rows, plain = np.arange(outcomes.positions), depths == NOT_ASKED
     levels = np.where(plain, 0, depths)
     gains, seconds = outcomes.gains[rows, depths, steps], outcomes.seconds[rows, depths, steps]
     verified = verified_sizes(outcomes.width, outcomes.depth, np.array(outcomes.sizes))
@@ -148,7 +149,7 @@ def drafted(outcomes: Outcomes) -> Outcomes:
 def controlled(controller: ExpectedGain, outcomes: Outcomes) -> Decisions:
     """As a controller decides that was fitted to `drafted` outcomes."""
     if not controller.drafts:
-        return constant(outcomes, PLAIN, 0)
+        return constant(outcomes, NOT_ASKED, 0)
     depths, steps = decide_everywhere(controller, drafted(outcomes))
     return depths, steps + 1
 

@@ -19,9 +19,9 @@ from ltd.policies.learned.bundle import FACTS, Bundle, save_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
-from ltd.tree import candidate_count
+from ltd.tree import NOT_ASKED, candidate_count
 from ltd_rl.traces.observations import Role
-from ltd_rl.traces.outcomes import PLAIN, Outcomes
+from ltd_rl.traces.outcomes import Outcomes
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.trainers.iterate import Schedule, iterations, stage_names
 from ltd_rl.trainers.partners import constants, nearest_step
@@ -173,7 +173,7 @@ def limited(outcomes: Outcomes, static: tuple[int, int], fixed: Fixed) -> Outcom
         return replace(outcomes, sizes=outcomes.sizes[kept], gains=gains, seconds=seconds)
     if fixed == "depth":
         # Stopping earlier is made so dear that the depth network learns to go on, and it is dropped in the end.
-        stages = [*range(depth + 1), PLAIN]
+        stages = [*range(depth + 1), NOT_ASKED]
         seconds = outcomes.seconds[:, stages]
         seconds[:, :depth] *= NEVER
         scores = outcomes.scores[:, : candidate_count(outcomes.width, depth)]

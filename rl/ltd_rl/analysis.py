@@ -20,6 +20,7 @@ from ltd.policies import Both, Learned, Lookup
 from ltd.policies.controller import ExpectedGain
 from ltd.policies.controller_file import load_controller, save_controller
 from ltd.policies.learned.bundle import load_bundle
+from ltd.tree import NOT_ASKED
 from ltd_rl.baselines.both_search import best_both, rule_decisions
 from ltd_rl.baselines.controller_fit import decide_everywhere, fit
 from ltd_rl.baselines.lookup_search import best_lookup
@@ -27,7 +28,7 @@ from ltd_rl.traces.format import RecordedGeneration, Traces, load_traces
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.observations import chosen_steps, stops
 from ltd_rl.traces.optimum import DraftSchedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, catching_up, outcomes_of
+from ltd_rl.traces.outcomes import Outcomes, catching_up, outcomes_of
 from ltd_rl.traces.replay import Cycles, cycles_of, stages_of
 from ltd_rl.traces.text import Ranks, TextProposals, propose_everywhere
 from ltd_rl.traces.text_fit import fit_text_scores
@@ -168,7 +169,7 @@ def check_goes_with(traces: Traces, name: str, other: Traces | Learned | Expecte
     elif isinstance(other, Learned):
         width, depth = other.made_for.width, other.max_depth
         if other.max_text and depth == 0:
-            depth = PLAIN  # it may be one without a draft
+            depth = NOT_ASKED  # it may be one without a draft
     else:
         width, depth = other.width, other.max_depth
     if width != traces.width:
@@ -310,7 +311,7 @@ class TaskGround:
         return [stages_of(*both) for both in zip(self.generations, self.proposals, strict=True)]
 
     def cycles(self, depths: Integers, sizes: Integers) -> list[Cycles]:
-        """Of every generation, if its positions decide so, int64 (P,) each; depth `PLAIN` does not ask the head."""
+        """Of every generation, if its positions decide so, int64 (P,) each; depth `NOT_ASKED` does not ask the head."""
         ends = np.cumsum([generation.positions for generation in self.generations])[:-1]
         parts = zip(self.stages, np.split(depths, ends), np.split(sizes, ends), strict=True)
         return [cycles_of(stages, depth, size) for stages, depth, size in parts]
@@ -341,7 +342,7 @@ def ways_to_decide(
     text: TextScores | None,
 ) -> dict[str, Way]:
     """All that are compared, by name; `text` as for `choose_fixed`."""
-    ways = {"plain": Way(fixed(PLAIN, 0))}
+    ways = {"plain": Way(fixed(NOT_ASKED, 0))}
     if traces.depth >= EAGLE3[0]:
         ways["EAGLE-3"] = Way(fixed(*EAGLE3))
     if choices.static is not None:
@@ -378,7 +379,7 @@ def ruled(rule: Lookup | Both) -> Decide:
 def controlled(controller: ExpectedGain) -> Decide:
     """As the controller decides."""
     if not controller.drafts:
-        return fixed(PLAIN, 0)
+        return fixed(NOT_ASKED, 0)
 
     def decide(ground: TaskGround) -> tuple[Integers, Integers]:
         depths, steps = decide_everywhere(controller, ground.outcomes, ground.generations)

@@ -18,10 +18,11 @@ from toy_outcomes import SIZES, TINY, toy
 import recipes
 from ltd.common.shards import shard_file
 from ltd.errors import InputError
+from ltd.tree import NOT_ASKED
 from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.observations import Role
 from ltd_rl.traces.optimum import best_static, optimum
-from ltd_rl.traces.outcomes import PLAIN, plain_total, total
+from ltd_rl.traces.outcomes import plain_total, total
 from ltd_rl.trainers.exact import ExactConfig
 from ltd_rl.trainers.ppo_config import PPOConfig
 from recipes_results import constant, interval, spend
@@ -114,7 +115,7 @@ def test_every_row_has_a_name_of_its_own() -> None:
 def test_spending_is_what_the_tables_say() -> None:
     outcomes = toy(0)
     depth, step, found = best_static(outcomes)
-    static, plain = spend(outcomes, constant(outcomes, depth, step)), spend(outcomes, constant(outcomes, PLAIN, 0))
+    static, plain = spend(outcomes, constant(outcomes, depth, step)), spend(outcomes, constant(outcomes, NOT_ASKED, 0))
     assert (static.tokens.sum(), static.cycles.sum()) == (found.tokens, found.cycles)
     assert static.throughput == pytest.approx(found.throughput)
     assert (static.mean(static.depths), static.mean(static.sizes)) == (depth, SIZES[step])

@@ -25,6 +25,7 @@ from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
+from ltd.tree import NOT_ASKED
 from ltd_rl.analysis import (
     PARTS,
     SIZES,
@@ -43,7 +44,7 @@ from ltd_rl.baselines import both_search
 from ltd_rl.baselines.both_search import shallow
 from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.optimum import hindsight, optimum
-from ltd_rl.traces.outcomes import PLAIN, outcomes_of, plain_total, total
+from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
 from ltd_rl.traces.replay import replay
 from ltd_rl.traces.text import propose_everywhere
 
@@ -96,7 +97,7 @@ def test_parts_add_up_to_the_tables() -> None:
         assert found.throughput == pytest.approx(expected.throughput, rel=1e-6)
         assert found.acceptance_length == expected.acceptance_length
         assert found.mean_depth == depth and found.seconds["lookup"] == 0.0
-    plain = spend(ground, ground.cycles(*fixed(PLAIN, 0)(ground)))
+    plain = spend(ground, ground.cycles(*fixed(NOT_ASKED, 0)(ground)))
     assert plain.throughput == pytest.approx(plain_total(ground.outcomes).throughput, rel=1e-6)
     assert (plain.depths, plain.sizes, plain.mean_size) == ({}, {}, 0)
 
@@ -150,7 +151,7 @@ def test_policies_that_read_the_text_at_once_are_they_one_by_one() -> None:
         one_by_one = [replay(g, policy, text=text) for g, text in zip(generations, proposals, strict=True)]
         assert at_once == spend(ground, one_by_one)
         seen |= set(at_once.depths)
-    assert PLAIN in seen and len(seen) > 1
+    assert NOT_ASKED in seen and len(seen) > 1
     for rule in (Both(1, 3, 8, 0.6), Lookup(8)):
         one_by_one = [replay(g, rule, text=text) for g, text in zip(generations, proposals, strict=True)]
         assert spend(ground, ground.cycles(*ruled(rule)(ground))) == spend(ground, one_by_one)

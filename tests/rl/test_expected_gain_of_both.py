@@ -32,7 +32,7 @@ from ltd.policies.controller_parts import (
     bins_of_chances,
     text_seen,
 )
-from ltd.tree import DraftTree, candidate_count
+from ltd.tree import NOT_ASKED, DraftTree, candidate_count
 from ltd_rl.baselines.controller_fit import (
     TYPICAL_GAIN,
     believe,
@@ -45,7 +45,7 @@ from ltd_rl.baselines.controller_fit import (
 from ltd_rl.baselines.text_places import placed, places_of, tallies
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.optimum import best_static, optimum
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, outcomes_of, plain_total, total
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total, total
 from ltd_rl.traces.replay import Cycles, replay, text_at
 from ltd_rl.traces.text import TextProposals, follow_text, parents_at, propose_everywhere
 from ltd_rl.traces.text_fit import fit_text_scores
@@ -277,7 +277,7 @@ def test_live_it_decides_as_at_all_positions_at_once(fitted: Fitted, rate: float
     beliefs = believe(controller, outcomes, places_of(generations, controller.text.scores, MOST))
     controller = fit_ahead(replace(controller, rate=rate), beliefs, outcomes)
     depths, steps = decide_everywhere(controller, outcomes, generations)
-    assert {PLAIN, 0} < set(depths.tolist()) and len(set(steps.tolist())) > 3
+    assert {NOT_ASKED, 0} < set(depths.tolist()) and len(set(steps.tolist())) > 3
     sizes = np.array(SIZES)[steps]
     for number, generation in enumerate(generations[:12]):
         block = slice(outcomes.starts[number], outcomes.starts[number + 1])
@@ -305,7 +305,7 @@ def test_in_the_decoder_it_decides_as_in_replays(recorded: Callable[[str], Recor
             cycles, found = replay(generation, rated, text=proposals), answer.statistics
             assert (found.depths, found.sizes) == (cycles.depths.tolist(), cycles.sizes.tolist())
             seen.update(found.depths)
-    assert {PLAIN, 0} < seen
+    assert {NOT_ASKED, 0} < seen
 
 
 def test_a_batch_decides_on_the_mean(fitted: Fitted) -> None:

@@ -15,8 +15,9 @@ from stages import with_plain
 
 from ltd.latency.interpolation import Interpolant
 from ltd.lookup import TEXT_FEATURES
+from ltd.tree import NOT_ASKED
 from ltd_rl.traces.optimum import DraftSchedule, best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, catching_up, outcomes_of, plain_total, total
+from ltd_rl.traces.outcomes import Outcomes, catching_up, outcomes_of, plain_total, total
 
 SIZES = (1, 3, 8)
 
@@ -67,7 +68,7 @@ Cycle = tuple[bool, int, float]
 def option(outcomes: Outcomes, position: int, depth: int, step: int) -> Cycle:
     """One decision at a position."""
     gain, seconds = (float(table[position, depth, step]) for table in (outcomes.gains, outcomes.seconds))
-    return depth == PLAIN, int(gain), seconds
+    return depth == NOT_ASKED, int(gain), seconds
 
 
 def options(outcomes: Outcomes, position: int) -> list[Cycle]:
@@ -134,12 +135,12 @@ def test_a_draft_catches_up_only_if_it_is_used_again() -> None:
     outcomes = made_outcomes(0, [6], depths=1, sizes=1)
     outcomes.gains[:, 0, 0] = [1, 1, 4, 1, 1, 1]
     outcomes.seconds[:, 0, 0] = [9, 9, 2, 9, 9, 9]
-    outcomes.plain_seconds[:] = outcomes.seconds[:, PLAIN] = 1
+    outcomes.plain_seconds[:] = outcomes.seconds[:, NOT_ASKED] = 1
     cheap = replace(outcomes, begin=Interpolant(np.arange(2.0), np.array([1.0]), np.array([[0.0], [0.5]])))
     dear = replace(outcomes, begin=Interpolant(np.arange(2.0), np.array([1.0]), np.array([[0.0], [1.5]])))
-    assert optimum(cheap).depths[:3].tolist() == [PLAIN, PLAIN, 0]
+    assert optimum(cheap).depths[:3].tolist() == [NOT_ASKED, NOT_ASKED, 0]
     assert optimum(cheap).total.seconds == 2 + 2 * 0.5 + 2
-    assert (optimum(dear).depths == PLAIN).all()
+    assert (optimum(dear).depths == NOT_ASKED).all()
     assert optimum(dear).total.seconds == 6
 
 
@@ -193,7 +194,7 @@ def test_where_drafting_never_pays_all_is_plain() -> None:
     generations = made_generations(1, [20, 1, 30])
     outcomes = outcomes_of(generations, made_latency(verify_slope=1000.0), SIZES)
     for found in (optimum(outcomes), hindsight(outcomes)):
-        assert (found.depths == PLAIN).all()
+        assert (found.depths == NOT_ASKED).all()
         assert found.total.cycles == 51
         assert found.total.seconds == pytest.approx(plain_total(outcomes).seconds, rel=1e-6)
 

@@ -14,10 +14,10 @@ from made_traces import made_latency
 from ltd.errors import InputError
 from ltd.lookup import TEXT_FEATURES, TextScores, TextSource
 from ltd.lookup.scores import default_text_scores
-from ltd.tree import candidate_count
+from ltd.tree import NOT_ASKED, candidate_count
 from ltd_rl.traces import text as texts
 from ltd_rl.traces.format import NO_RANK, RecordedGeneration
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, outcomes_of, split, total
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of, split, total
 from ltd_rl.traces.replay import gains, replay
 from ltd_rl.traces.text import (
     TextProposals,
@@ -196,7 +196,7 @@ def test_tables_are_those_of_every_decision() -> None:
     generations, outcomes = made_tables(5, [25, 14])
     latency, row = made_latency(), 0
     assert outcomes.gains.shape == outcomes.seconds.shape == (39, 4, 4)
-    assert (outcomes.depth, outcomes.least_depth, outcomes.max_text) == (2, PLAIN, 12)
+    assert (outcomes.depth, outcomes.least_depth, outcomes.max_text) == (2, NOT_ASKED, 12)
     assert outcomes.text.shape == (39, TEXT_FEATURES) and outcomes.text_scores is SCORES
     for generation in generations:
         proposals = propose_everywhere(generation, SCORES, 12)
@@ -215,21 +215,21 @@ def test_tables_are_those_of_every_decision() -> None:
                     expected = float(seconds + latency.lookup(length))
                     assert outcomes.seconds[row + position, stage, step] == pytest.approx(expected, rel=1e-6)
         row += generation.positions
-    assert (outcomes.gains[:, PLAIN, 1:] > 1).any() and (outcomes.gains[:, PLAIN, 0] == 1).all()
+    assert (outcomes.gains[:, NOT_ASKED, 1:] > 1).any() and (outcomes.gains[:, NOT_ASKED, 0] == 1).all()
 
 
 def test_without_text_the_last_stage_is_a_plain_cycle() -> None:
     generations, _ = made_tables(5, [25, 14])
     outcomes = outcomes_of(generations, made_latency(), LADDER)
-    assert (outcomes.gains[:, PLAIN] == 1).all()
-    assert (outcomes.seconds[:, PLAIN] == outcomes.plain_seconds[:, None]).all()
+    assert (outcomes.gains[:, NOT_ASKED] == 1).all()
+    assert (outcomes.seconds[:, NOT_ASKED] == outcomes.plain_seconds[:, None]).all()
     assert (outcomes.least_depth, outcomes.max_text, outcomes.text.shape) == (0, 0, (39, 0))
 
 
 def test_a_looked_up_cycle_without_candidates_is_plain_but_for_the_looking_up() -> None:
     _, outcomes = made_tables(5, [25, 14])
     lookup = made_latency().lookup(outcomes.lengths)
-    np.testing.assert_allclose(outcomes.seconds[:, PLAIN, 0], outcomes.plain_seconds + lookup, rtol=1e-6)
+    np.testing.assert_allclose(outcomes.seconds[:, NOT_ASKED, 0], outcomes.plain_seconds + lookup, rtol=1e-6)
 
 
 def test_a_shallower_table_is_a_part_of_the_deeper() -> None:
@@ -267,7 +267,7 @@ def test_totals_are_those_of_replays(seed: int, counts: list[int]) -> None:
         for position, depth, size, gain in zip(done.positions, done.depths, done.sizes, done.gains, strict=True):
             length = generation.prompt_length + position
             seconds += float(latency.lookup(length))
-            if depth == PLAIN:
+            if depth == NOT_ASKED:
                 trees = [latency.verify(count, length) + latency.other(count, length) for count in (size, 0)]
                 seconds += float(latency.plain(length) + trees[0] - trees[1])
                 waiting += float(latency.begin(unread + gain, length) - latency.begin(unread, length))

@@ -18,9 +18,9 @@ from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies import Both, Lookup
-from ltd.tree import candidate_count
+from ltd.tree import NOT_ASKED, candidate_count
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.outcomes import PLAIN, Total, catching_up, lengths_of, visited
+from ltd_rl.traces.outcomes import Total, catching_up, lengths_of, visited
 from ltd_rl.traces.replay import stages_of
 from ltd_rl.traces.text import Ranks, TextProposals, likeliest, propose_everywhere
 
@@ -78,16 +78,16 @@ def best_both(
 
 
 def rule_decisions(rule: Lookup | Both, chances: Floats) -> tuple[Integers, Integers]:
-    """int64 (P,) each: depth, `PLAIN` without the draft, and size that a rule decides on.
+    """int64 (P,) each: depth, `NOT_ASKED` without the draft, and size that a rule decides on.
 
     Args:
         chances: float32 (P, T), of the text's candidates, at least as many as the rule looks up.
     """
     text = np.count_nonzero(chances[:, : rule.max_text] > np.float32(rule.least), axis=1)
     if isinstance(rule, Lookup):
-        return np.full(len(text), PLAIN), text
+        return np.full(len(text), NOT_ASKED), text
     silent = (chances[:, 0] >= np.float32(rule.alone)) & (rule.alone < 1.0)
-    return np.where(silent, PLAIN, rule.depth), text + np.where(silent, 0, rule.size)
+    return np.where(silent, NOT_ASKED, rule.depth), text + np.where(silent, 0, rule.size)
 
 
 def spent(ground: TextGround, depths: Integers, sizes: Integers) -> Total:
@@ -98,7 +98,7 @@ def spent(ground: TextGround, depths: Integers, sizes: Integers) -> Total:
     gains = np.minimum(1 + accepted, ends - rows)
     seen = np.flatnonzero(visited(gains, starts))
     depth, gain, length = depths[seen], gains[seen], ground.lengths[seen]
-    size, silent = np.minimum(sizes[seen], ground.there[seen, depth]), depth == PLAIN
+    size, silent = np.minimum(sizes[seen], ground.there[seen, depth]), depth == NOT_ASKED
     tree = latency.verify(size, length) + latency.other(size, length)
     root = latency.verify(0, length) + latency.other(0, length)
     begun = np.where(silent, latency.plain(length) - root, latency.draft(np.maximum(depth, 0), length, gain))

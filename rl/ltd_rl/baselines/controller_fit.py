@@ -15,20 +15,11 @@ from ltd.latency.model import LatencyModel
 from ltd.lookup import TEXT_FEATURES
 from ltd.policies.controller import FEATURES, ExpectedGain, features
 from ltd.policies.controller_parts import BINS, BINS_PER_NAT, BOTH, TextTables, bins_of, ranked
-from ltd.tree import candidate_count
+from ltd.tree import NOT_ASKED, candidate_count
 from ltd_rl.baselines.text_places import TextPlaces, places_of, tallies
 from ltd_rl.traces.format import RecordedGeneration, level_starts
 from ltd_rl.traces.optimum import best_static
-from ltd_rl.traces.outcomes import (
-    PLAIN,
-    Outcomes,
-    Total,
-    plain_total,
-    reading_after,
-    reading_more,
-    total,
-    verified_sizes,
-)
+from ltd_rl.traces.outcomes import Outcomes, Total, plain_total, reading_after, reading_more, total, verified_sizes
 
 PRIOR = 10.0  # so many candidates of every bin are as likely as the draft says, besides those that are seen
 ROUNDS = 4  # of Dinkelbach's method; the rate settles in two or three
@@ -190,9 +181,9 @@ def believe(controller: ExpectedGain, outcomes: Outcomes, places: TextPlaces | N
         costs.append(controller.cost(outcomes.lengths, level, seen))
         newest.append(chances)
     if places is not None:
-        seen = places.seen(PLAIN)
-        expected.append(controller.expected(controller.best_of_both(best_scores, best, seen, PLAIN), PLAIN))
-        costs.append(controller.cost(outcomes.lengths, PLAIN, seen))
+        seen = places.seen(NOT_ASKED)
+        expected.append(controller.expected(controller.best_of_both(best_scores, best, seen, NOT_ASKED), NOT_ASKED))
+        costs.append(controller.cost(outcomes.lengths, NOT_ASKED, seen))
         newest.append(best[:, :0])
     return Beliefs(
         expected=np.stack(expected, axis=1),
@@ -205,7 +196,7 @@ def believe(controller: ExpectedGain, outcomes: Outcomes, places: TextPlaces | N
 
 def fit_trust(beliefs: Beliefs, outcomes: Outcomes) -> Doubles:
     """float64 (2, stages, S): the line from the sums of the chances, which are expected - 1, to the gains."""
-    sums, gains = beliefs.expected - 1.0, outcomes.gains if beliefs.text is not None else outcomes.gains[:, :PLAIN]
+    sums, gains = beliefs.expected - 1.0, outcomes.gains if beliefs.text is not None else outcomes.gains[:, :NOT_ASKED]
     centred = sums - sums.mean(axis=0)
     slopes = (centred * gains).sum(axis=0) / ((centred * centred).sum(axis=0) + RIDGE * len(sums))
     return np.stack([gains.mean(axis=0) - slopes * sums.mean(axis=0), slopes])
@@ -234,7 +225,7 @@ def fit_ahead(controller: ExpectedGain, beliefs: Beliefs, outcomes: Outcomes) ->
         worth, seen = judge(controller, beliefs, depth)
         step = worth.argmax(axis=1)
         gained, seconds = outcomes.gains[rows, depth, step], outcomes.seconds[rows, depth, step].astype(np.float64)
-        if depth == PLAIN:
+        if depth == NOT_ASKED:
             seconds += reading[rows, step]
         now = controller.worth(gained, seconds)
         if depth < outcomes.depth:
@@ -247,7 +238,7 @@ def fit_ahead(controller: ExpectedGain, beliefs: Beliefs, outcomes: Outcomes) ->
 
 def first_stage(beliefs: Beliefs) -> int:
     """The depth at which a controller is asked first."""
-    return 0 if beliefs.text is None else PLAIN
+    return 0 if beliefs.text is None else NOT_ASKED
 
 
 def ridge(inputs: Doubles, wanted: Doubles) -> Doubles:

@@ -10,8 +10,9 @@ from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies.lookup import Lookup
+from ltd.tree import NOT_ASKED
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.outcomes import PLAIN, Total, outcomes_of, total
+from ltd_rl.traces.outcomes import Total, outcomes_of, total
 from ltd_rl.traces.text import propose_everywhere
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, LOOKED_UP)
@@ -39,5 +40,5 @@ def best_lookup(
     for size in SIZES:
         for least in reversed(LEAST):
             likely = np.count_nonzero(chances > np.float32(least), axis=1)
-            found.append((Lookup(size, least), total(outcomes, PLAIN, np.minimum(size, likely))))
+            found.append((Lookup(size, least), total(outcomes, NOT_ASKED, np.minimum(size, likely))))
     return max(found, key=lambda entry: entry[1].throughput)

@@ -18,9 +18,10 @@ from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
+from ltd.tree import NOT_ASKED
 from ltd_rl.environments.rewards import Reward
 from ltd_rl.traces.observations import Observer, Role, check_layout, first_asked
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, reading_after
+from ltd_rl.traces.outcomes import Outcomes, reading_after
 
 PartnerDecisions = Integers | Literal["random"]
 # What is known of an episode: SB3's names for its reward and its steps, then what its throughput needs.
@@ -91,7 +92,7 @@ class Walk:
         self.seconds = outcomes.seconds
         if outcomes.max_text:
             self.seconds = outcomes.seconds.copy()
-            self.seconds[:, PLAIN] += reading_after(outcomes)
+            self.seconds[:, NOT_ASKED] += reading_after(outcomes)
         self.queue = np.zeros(0, dtype=np.int64)
         # Positions, where their generations end, and the depths of the present trees.
         self.at, self.limits, self.depths = (np.zeros(count, dtype=np.int64) for _ in range(3))

@@ -12,9 +12,10 @@ from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.observation import Summary
+from ltd.tree import NOT_ASKED
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.optimum import optimum
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, outcomes_of
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 
 # Fine where a small machine's costs begin to rise, coarse where a forward costs much anyway; to the paper's 240.
 EVERY_SIZE = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, *range(80, 241, 20))
@@ -43,7 +44,7 @@ def worthwhile(
     """
     outcomes = outcomes_of(generations, latency, EVERY_SIZE, text=text, most=most)
     best = optimum(outcomes)
-    drafted, verified = best.depths != PLAIN, best.steps > 0
+    drafted, verified = best.depths != NOT_ASKED, best.steps > 0
     depth, size = min(1, outcomes.depth), 1
     if drafted.any():
         depth = max(depth, int(np.quantile(best.depths[drafted], COVERED, method="higher")))

@@ -17,8 +17,8 @@ from ltd.errors import InputError
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary, normalised
 from ltd.policies.learned.policy import CONTINUE, Learned
-from ltd.tree import candidate_count
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, Total, total
+from ltd.tree import NOT_ASKED, candidate_count
+from ltd_rl.traces.outcomes import Outcomes, Total, total
 
 Role = Literal["depth", "size"]
 BLOCK = 4096  # positions at once
@@ -41,7 +41,7 @@ class Observer:
     def at(self, rows: Integers, depths: int | Integers) -> torch.Tensor:
         """float32 (n, width): at positions (n,), after `depths` expansions, one number or (n,).
 
-        `PLAIN` is before the head is asked.
+        `NOT_ASKED` is before the head is asked.
 
         Raises:
             InputError: that is asked for, and the layout does not show what the text proposes.
@@ -87,7 +87,7 @@ class Observer:
         """float32 (P, stages, width without state and text): of the depths 0 … D, then -1 if the text is shown."""
         assert isinstance(self.layout, Summary)
         bare, outcomes, blocks = replace(self.layout, states=0), self.outcomes, []
-        shown, depths = bare.width - bare.text, [*range(outcomes.depth + 1), *([PLAIN] if bare.text else [])]
+        shown, depths = bare.width - bare.text, [*range(outcomes.depth + 1), *([NOT_ASKED] if bare.text else [])]
         for first in range(0, outcomes.positions, BLOCK):
             rows = slice(first, first + BLOCK)
             scores, lengths = torch.from_numpy(outcomes.scores[rows]), outcomes.lengths[rows]
@@ -120,12 +120,12 @@ def seen(role: Role, width: int, depth: int) -> tuple[int, int]:
 
 def first_asked(layout: Layout | Summary) -> int:
     """The first depth that a policy with this layout is asked at: -1 where it shows what the text proposes, else 0."""
-    return PLAIN if isinstance(layout, Summary) and layout.text else 0
+    return NOT_ASKED if isinstance(layout, Summary) and layout.text else 0
 
 
 def looks_up(outcomes: Outcomes, layout: Layout | Summary) -> dict[str, Any]:
     """What a `Learned` with this layout has to know of the text, by the names of its arguments."""
-    if first_asked(layout) == PLAIN:
+    if first_asked(layout) == NOT_ASKED:
         return {"max_text": outcomes.max_text, "text_scores": outcomes.text_scores}
     return {}
 
@@ -190,7 +190,7 @@ def stops(policy: Learned, outcomes: Outcomes, observer: Observer | None = None)
     if network is None:
         return depths
     observer, going = observer or Observer(outcomes, network.layout, "depth"), np.arange(outcomes.positions)
-    for depth in range(policy.min_depth if policy.min_depth or not policy.max_text else PLAIN, limit):
+    for depth in range(policy.min_depth if policy.min_depth or not policy.max_text else NOT_ASKED, limit):
         actions = outputs(network, observer.at(going, depth)).argmax(1).numpy()
         depths[going[actions != CONTINUE]] = depth
         going = going[actions == CONTINUE]

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltd.common.arrays import Integers
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, Total, total
+from ltd.tree import NOT_ASKED
+from ltd_rl.traces.outcomes import Outcomes, Total, total
 
 DRAFTING, WAITING, NEVER = range(3)
 KINDS = np.array([NEVER, WAITING, DRAFTING], dtype=np.int8)
@@ -34,7 +35,7 @@ class DraftSchedule:
     """A decision for every position, and what they come to.
 
     Attributes:
-        depths: int64 (P,); `PLAIN` is a cycle in which the head is not asked.
+        depths: int64 (P,); `NOT_ASKED` is a cycle in which the head is not asked.
         steps: int64 (P,), of the ladder; 0 where the cycle is plain.
         total: over all generations.
     """
@@ -44,10 +45,10 @@ class DraftSchedule:
     total: Total
 
 
-def best_static(outcomes: Outcomes, least_depth: int = PLAIN) -> tuple[int, int, Total]:
+def best_static(outcomes: Outcomes, least_depth: int = NOT_ASKED) -> tuple[int, int, Total]:
     """Depth and step of the ladder with the highest throughput if all cycles decide so, and what that comes to.
 
-    Where tokens are looked up, the sizes are cut at the candidates of both sources, and the depth `PLAIN` is one too.
+    Where tokens are looked up, the sizes are cut at the candidates of both sources, and `NOT_ASKED` is a depth too.
 
     Args:
         least_depth: those below are left out.
@@ -207,5 +208,5 @@ def followed(plans: Plans, starts: Integers) -> tuple[NDArray[np.bool_], Integer
 def schedule_of(outcomes: Outcomes, choices: Integers) -> DraftSchedule:
     """The schedule of choices (P,), numbers of decisions in the order of `silent_first`."""
     stages, steps = np.divmod(choices, len(outcomes.sizes))
-    depths = stages + PLAIN
+    depths = stages + NOT_ASKED
     return DraftSchedule(depths, steps, total(outcomes, depths, steps))

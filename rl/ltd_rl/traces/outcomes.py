@@ -1,8 +1,8 @@
 """What every decision would gain and cost at every position of recorded generations: traces and latencies together.
 
 A decision is a stage and a step of a ladder of sizes. The stages are the depths 0 … D and, the last of their axis,
-`PLAIN`, which is -1: the head is not asked. That is a plain cycle, whatever the size; or, where tokens are looked up in
-the text too, a cycle with what that proposes alone. Environments, the exact trainer and the optimum all read these
+`NOT_ASKED`, -1: the head is not asked. That is a plain cycle, whatever the size; or, where tokens are looked up in the
+text too, a cycle with what that proposes alone. Environments, the exact trainer and the optimum all read these
 tables, so what one of them counts as gain or cost, the others do.
 
 The draft reads the tokens that a cycle gained at the beginning of the next one. Their cost is counted here in the cycle
@@ -26,18 +26,17 @@ from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.lookup import MAX_TEXT, TextScores
-from ltd.tree import MAX_SIZE, candidate_count
+from ltd.tree import MAX_SIZE, NOT_ASKED, candidate_count
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.replay import gained
 from ltd_rl.traces.text import TextProposals, candidate_counts, head_alone, merged_ranks, propose_everywhere
 
-PLAIN = -1  # the stage of a cycle in which the head is not asked
 CostOf = Callable[[ArrayLike, ArrayLike], Doubles]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
-    """P positions of G generations, one after the other; D + 2 stages, the last of them `PLAIN`; S sizes.
+    """P positions of G generations, one after the other; D + 2 stages, the last of them `NOT_ASKED`; S sizes.
 
     Attributes:
         width: beam width W.
@@ -82,8 +81,8 @@ class Outcomes:
 
     @property
     def least_depth(self) -> int:
-        """The first stage with sizes to choose among: `PLAIN` where tokens are looked up, else 0."""
-        return PLAIN if self.max_text else 0
+        """The first stage with sizes to choose among: `NOT_ASKED` where tokens are looked up, else 0."""
+        return NOT_ASKED if self.max_text else 0
 
     @property
     def length_range(self) -> tuple[int, int]:
@@ -189,7 +188,7 @@ def tables_of(
         ranks, there = head_alone(generation)
     else:
         ranks, there = merged_ranks(generation, proposals), candidate_counts(generation, proposals)
-    stages = [*range(depth + 1), PLAIN]
+    stages = [*range(depth + 1), NOT_ASKED]
     by_stage = [np.stack([gained(ranks, stage, int(size)) for size in sizes], axis=1) for stage in stages]
     gains, lengths = np.stack(by_stage, axis=1), lengths_of(generation)
     seconds = cycle_seconds(latency, lengths, gains, np.minimum(sizes, there[:, stages, None]))
@@ -281,12 +280,12 @@ def total(outcomes: Outcomes, depths: int | Integers, steps: int | Integers) -> 
     """What deciding so comes to over all generations.
 
     Args:
-        depths: one, or (P,); `PLAIN` does not ask the head. steps: of the ladder, one or (P,).
+        depths: one, or (P,); `NOT_ASKED` does not ask the head. steps: of the ladder, one or (P,).
     """
     rows = np.arange(outcomes.positions)
     seen = visited(outcomes.gains[rows, depths, steps], outcomes.starts)
     seconds = float(outcomes.seconds[rows, depths, steps][seen].sum(dtype=np.float64))
-    silent = np.broadcast_to(np.equal(depths, PLAIN), rows.shape)
+    silent = np.broadcast_to(np.equal(depths, NOT_ASKED), rows.shape)
     if silent.any():
         seconds += float(all_catching_up(outcomes, silent, seen).sum())
     return Total(outcomes.tokens, seconds, int(seen.sum()))
@@ -302,7 +301,7 @@ def reading_after(outcomes: Outcomes) -> Floats:
 
     For trainers that look at one cycle at a time: its seconds do not contain this, see `catching_up`.
     """
-    found = reading_more(outcomes.begin, 1, outcomes.gains[:, PLAIN], outcomes.lengths[:, None])
+    found = reading_more(outcomes.begin, 1, outcomes.gains[:, NOT_ASKED], outcomes.lengths[:, None])
     return found.astype(np.float32)
 
 

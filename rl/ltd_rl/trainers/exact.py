@@ -38,10 +38,11 @@ from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
+from ltd.tree import NOT_ASKED
 from ltd_rl.environments.rewards import REWARDS, check_reward
 from ltd_rl.traces.observations import Observer, decided, first_asked, looks_up, observers_of
 from ltd_rl.traces.optimum import best_static
-from ltd_rl.traces.outcomes import PLAIN, Outcomes, reading_after
+from ltd_rl.traces.outcomes import Outcomes, reading_after
 
 WARM_UP_STEPS = 50
 SPREAD = 1e-3  # least standard deviation that an input is divided by: some never change
@@ -246,7 +247,7 @@ class ExactTrainer:
 
 def check_text(outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Summary]) -> bool:
     """Whether both layouts show what the text proposes. Raises InputError if only one does, or nothing is looked up."""
-    shown = {first_asked(layout) == PLAIN for layout in layouts}
+    shown = {first_asked(layout) == NOT_ASKED for layout in layouts}
     if len(shown) > 1:
         raise InputError("one of the two policies sees what the text proposes; both must, or none")
     if True in shown and not outcomes.max_text:
