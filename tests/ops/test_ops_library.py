@@ -46,6 +46,7 @@ def sample_arguments() -> dict[str, tuple]:
         "depth_action": policy,
         "size_action": policy,
         "summary_decision": (*summary, *networks, torch.zeros(1, 2, dtype=torch.int32)),
+        "summary_state": (summary[7], *networks[:3], 3, 1, True),
     }
 
 

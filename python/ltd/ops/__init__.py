@@ -41,7 +41,7 @@ from ltd.ops.entropy import row_entropy
 from ltd.ops.expand import expand_beam
 from ltd.ops.library import build_info
 from ltd.ops.lookup import merge_text
-from ltd.ops.policy import depth_action, size_action, summary_decision
+from ltd.ops.policy import depth_action, size_action, summary_decision, summary_state
 from ltd.ops.select import select_tree
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "select_tree",
     "size_action",
     "summary_decision",
+    "summary_state",
     "tree_attention",
     "unpack_rows",
 ]
