@@ -25,7 +25,7 @@ from ltd.ops.accept import (
     accept_sample,
     draft_token,
 )
-from ltd.ops.attention import tree_attention
+from ltd.ops.attention import MERGE_COUNTERS, tree_attention
 from ltd.ops.commit import commit_path
 from ltd.ops.engine import (
     StackWeights,
@@ -47,6 +47,7 @@ from ltd.ops.select import select_tree
 __all__ = [
     "LARGEST_TEMPERATURE",
     "LEAST_TEMPERATURE",
+    "MERGE_COUNTERS",
     "StackWeights",
     "accept_chain",
     "accept_greedy",
