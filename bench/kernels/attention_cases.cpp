@@ -12,9 +12,15 @@ namespace {
 constexpr Labelled kPrefixes[] = {{"256", 256}, {"2k", 2048}, {"8k", 8192}, {"32k", 32768}};
 constexpr int64_t kUsualPrefix = 2048;
 
-Call prepare(Memory& memory, const Model& model, int64_t prefix, int64_t size) {
+// In a cache of so many rows, of which the kernel is told how many are in use, or not.
+struct Room {
+  int64_t rows;
+  bool is_told;
+};
+
+Call prepare(Memory& memory, const Model& model, int64_t prefix, int64_t size, const Room& room) {
   const Nodes nodes = select_nodes(size, static_cast<int32_t>(prefix));
-  const int64_t rows = prefix + nodes.count, head = model.head_dim;
+  const int64_t rows = room.rows, head = model.head_dim;
   const HeadRows cache{nullptr, model.kv_heads * rows * head, rows * head, head};
   TreeAttention a{};
   a.query = a.keys = a.values = cache;
@@ -32,23 +38,25 @@ Call prepare(Memory& memory, const Model& model, int64_t prefix, int64_t size) {
   a.nodes = nodes.count;
   a.head_dim = head;
   a.capacity = rows;
+  a.longest = room.is_told ? prefix + nodes.count : rows;
   a.tree_rows = nodes.count;
   a.scale = 1.0f / std::sqrt(static_cast<float>(head));
   a.output = memory.zeros<BFloat16>(nodes.count * model.query_heads * head);
+  a.counters = memory.zeros<int32_t>(kMergeCounters);
   a.threads = thread_count();
   return call_of(LTD_OPERATOR(TreeAttention, tree_attention), a, memory);
 }
 
-Case make_case(const Model& model, const Labelled& prefix, int64_t size) {
+Case make_case(const Model& model, const Labelled& prefix, int64_t size, const Room& room, const std::string& where) {
   const double nodes = static_cast<double>(size + 1);
   const double rows = static_cast<double>(prefix.value) + nodes;
   const double query_width = static_cast<double>(model.query_heads * model.head_dim);
   const double cache_width = static_cast<double>(model.kv_heads * model.head_dim);
-  return {
-      .name = std::string("tree_attention/") + model.label + "/prefix:" + prefix.label + "/V:" + std::to_string(size),
-      .usual = size == kUsualSize || prefix.value == kUsualPrefix,
-      .bytes = kElement * (2 * rows * cache_width + 2 * nodes * query_width),
-      .prepare = [model, prefix, size](Memory& m) { return prepare(m, model, prefix.value, size); }};
+  return {.name = std::string("tree_attention/") + model.label + "/prefix:" + prefix.label + where +
+                  "/V:" + std::to_string(size),
+          .usual = size == kUsualSize || prefix.value == kUsualPrefix,
+          .bytes = kElement * (2 * rows * cache_width + 2 * nodes * query_width),
+          .prepare = [model, prefix, size, room](Memory& m) { return prepare(m, model, prefix.value, size, room); }};
 }
 
 }  // namespace
@@ -56,7 +64,14 @@ Case make_case(const Model& model, const Labelled& prefix, int64_t size) {
 void add_attention_cases(std::vector<Case>& cases) {
   for (const Model& model : kModels) {
     for (const Labelled& prefix : kPrefixes) {
-      for (const int64_t size : kSizes) cases.push_back(make_case(model, prefix, size));
+      for (const int64_t size : kSizes) {
+        cases.push_back(make_case(model, prefix, size, {prefix.value + size + 1, true}, ""));
+      }
+    }
+    // A short prefix in a long cache, as graphs are captured with.
+    for (const bool is_told : {true, false}) {
+      cases.push_back(make_case(model, kPrefixes[0], kUsualSize, {kPrefixes[3].value, is_told},
+                                is_told ? " in 32k" : " in 32k, not told"));
     }
   }
 }

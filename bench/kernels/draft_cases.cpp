@@ -18,8 +18,16 @@ AnyMatrices draft_logits(Memory& memory, int64_t vocabulary) {
   return {memory.copy(bfloat16_noise(kWidth * vocabulary, 3.0f)), DType::kBFloat16, kWidth * vocabulary, vocabulary};
 }
 
+// Each logit is above all before it, so that what a block has seen of a row says nothing of what comes: the most that
+// has to be ranked.
+AnyMatrices ascending_logits(Memory& memory, int64_t vocabulary) {
+  std::vector<float> logits(kWidth * vocabulary);
+  for (int64_t i = 0; i < kWidth * vocabulary; ++i) logits[i] = 1e-4f * static_cast<float>(i % vocabulary);
+  return {memory.copy(logits), DType::kFloat32, kWidth * vocabulary, vocabulary};
+}
+
 // The deepest level, of which the levels before are as drafted.
-Call prepare_expand(Memory& memory, int64_t vocabulary) {
+Call prepare_expand(Memory& memory, const AnyMatrices& logits, int64_t vocabulary) {
   const int64_t level = kDepth, levels = kDepth + 1, words = ceil_div(levels * kWidth, 64);
   const Candidates drafted = draft_candidates();
   std::vector<int32_t> beam_nodes(levels * kWidth);
@@ -27,7 +35,7 @@ Call prepare_expand(Memory& memory, int64_t vocabulary) {
     beam_nodes[(level - 1) * kWidth + row] = static_cast<int32_t>(level_offset(level - 1, kWidth) + row);
   }
   ExpandBeam a{};
-  a.logits = draft_logits(memory, vocabulary);
+  a.logits = logits;
   a.d2t = memory.zeros<int64_t>(vocabulary);
   a.batch = 1;
   a.rows = kWidth;
@@ -139,7 +147,15 @@ void add_draft_cases(std::vector<Case>& cases) {
     cases.push_back({.name = std::string("expand_beam/W:10/vocabulary:") + label,
                      .usual = true,
                      .bytes = static_cast<double>(kWidth * vocabulary * kElement),
-                     .prepare = [vocabulary = vocabulary](Memory& m) { return prepare_expand(m, vocabulary); }});
+                     .prepare = [vocabulary = vocabulary](Memory& m) {
+                       return prepare_expand(m, draft_logits(m, vocabulary), vocabulary);
+                     }});
+    cases.push_back({.name = std::string("expand_beam/W:10/ascending/vocabulary:") + label,
+                     .usual = vocabulary == kVocabularies[1].value,
+                     .bytes = static_cast<double>(kWidth * vocabulary) * sizeof(float),
+                     .prepare = [vocabulary = vocabulary](Memory& m) {
+                       return prepare_expand(m, ascending_logits(m, vocabulary), vocabulary);
+                     }});
   }
   for (const auto& [label, vocabulary] : kVocabularies) {
     cases.push_back({.name = std::string("row_entropy/rows:10/vocabulary:") + label,

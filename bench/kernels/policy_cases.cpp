@@ -77,7 +77,7 @@ std::vector<int64_t> summary_layers(int64_t actions) {
   return {summary_sizes().width(), kHiddenSizes[0], kHiddenSizes[1], actions};
 }
 
-Call prepare_summary(Memory& memory) {
+SummaryDecision copy_summary(Memory& memory) {
   SummaryDecision a = summary_sizes();
   a.scores = {memory.copy(made_scores(a.score_count)), a.score_count};
   a.lengths = memory.zeros<int32_t>(1);
@@ -85,7 +85,21 @@ Call prepare_summary(Memory& memory) {
   a.depth_network = make_network(memory, summary_layers(2));
   a.size_network = make_network(memory, summary_layers(24));
   a.actions = {memory.zeros<int32_t>(2), 2};
+  return a;
+}
+
+// A cycle's first question, which reads the state, or a later one.
+Call prepare_summary(Memory& memory, bool first) {
+  SummaryDecision a = copy_summary(memory);
+  const int64_t sums = a.state().outputs();
+  if (!first) a.sums = {memory.zeros<float>(sums), sums};
   return call_of(LTD_OPERATOR(SummaryDecision, summary_decision), a, memory);
+}
+
+Call prepare_state(Memory& memory) {
+  SummaryState a = copy_summary(memory).state();
+  a.sums = {memory.zeros<float>(a.outputs()), a.outputs()};
+  return call_of(LTD_OPERATOR(SummaryState, summary_state), a, memory);
 }
 
 }  // namespace
@@ -98,10 +112,21 @@ void add_policy_cases(std::vector<Case>& cases) {
                      .prepare = [policy](Memory& m) { return prepare_action(m, *policy); }});
   }
   const int64_t weights = weight_count(summary_layers(2)) + weight_count(summary_layers(24));
-  cases.push_back({.name = "summary_decision/scores:" + std::to_string(kCandidates),
+  const int64_t of_state = 2 * kStates * kHiddenSizes[0];
+  const double state = static_cast<double>(kElement * kStates);
+  const std::string scores = "/scores:" + std::to_string(kCandidates);
+  cases.push_back({.name = "summary_decision" + scores,
                    .usual = true,
-                   .bytes = 4.0 * static_cast<double>(kCandidates + weights) + static_cast<double>(kElement * kStates),
-                   .prepare = prepare_summary});
+                   .bytes = 4.0 * static_cast<double>(kCandidates + weights) + state,
+                   .prepare = [](Memory& m) { return prepare_summary(m, true); }});
+  cases.push_back({.name = "summary_decision" + scores + "/with sums",
+                   .usual = true,
+                   .bytes = 4.0 * static_cast<double>(kCandidates + weights - of_state),
+                   .prepare = [](Memory& m) { return prepare_summary(m, false); }});
+  cases.push_back({.name = "summary_state",
+                   .usual = true,
+                   .bytes = 4.0 * static_cast<double>(of_state) + state,
+                   .prepare = prepare_state});
 }
 
 }  // namespace ltd::bench

@@ -60,6 +60,7 @@ __device__ void walk_row(const TreeWalk& walk, int64_t b, const SharedTree& tree
 }
 
 __global__ void __launch_bounds__(kMostThreads) walk_greedily(TreeWalk walk, int64_t parts, const uint64_t* bests) {
+  await_earlier_kernels();
   const int64_t b = blockIdx.x;
   const SharedTree tree = load_tree(walk, b);
   for (int64_t node = warp_index(); node < walk.nodes; node += warp_count()) {
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(kMostThreads) walk_greedily(TreeWalk walk, int
 }
 
 __global__ void __launch_bounds__(kMostThreads) walk_sampled(TreeWalk walk, const int64_t* next_tokens) {
+  await_earlier_kernels();
   const int64_t b = blockIdx.x;
   const SharedTree tree = load_tree(walk, b);
   for (int64_t node = threadIdx.x; node < walk.nodes; node += blockDim.x) {
@@ -81,6 +83,7 @@ __global__ void __launch_bounds__(kMostThreads) walk_sampled(TreeWalk walk, cons
 // Block b * nodes + node samples the next token of that node.
 template <typename T>
 __global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, int64_t* tokens) {
+  await_earlier_kernels();
   LTD_SHARED(Shared, shared);
   const int64_t b = blockIdx.x / static_cast<uint32_t>(a.walk.nodes);
   const int64_t node = blockIdx.x % static_cast<uint32_t>(a.walk.nodes);
@@ -97,8 +100,8 @@ __global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, in
 template <typename Kernel, typename... Arguments>
 void launch_walk(Kernel kernel, const TreeWalk& walk, int64_t threads_per_node, const Arguments&... arguments) {
   const int64_t threads = at_most(ceil_div(walk.nodes * threads_per_node, kWarp) * kWarp, kMostThreads);
-  launch(kernel, static_cast<unsigned>(walk.batch), static_cast<int>(threads), walk.nodes * kSharedBytesPerNode,
-         walk.launch.stream, walk, arguments...);
+  launch<kStartsEarly>(kernel, static_cast<unsigned>(walk.batch), static_cast<int>(threads),
+                       walk.nodes * kSharedBytesPerNode, walk.launch.stream, walk, arguments...);
 }
 
 }  // namespace
@@ -125,8 +128,8 @@ void accept_sample(const AcceptSample& a) {
   if (walk.batch == 0) return;
   int64_t* tokens = static_cast<int64_t*>(walk.launch.workspace);
   with_type(walk.logits.dtype, [&](auto type) {
-    launch(sample_tokens<decltype(type)>, static_cast<unsigned>(walk.batch * walk.nodes),
-           threads_of_row(walk.vocabulary), 0, walk.launch.stream, a, tokens);
+    launch<kStartsEarly>(sample_tokens<decltype(type)>, static_cast<unsigned>(walk.batch * walk.nodes),
+                         threads_of_row(walk.vocabulary), 0, walk.launch.stream, a, tokens);
   });
   launch_walk(walk_sampled, walk, 1, tokens);
 }

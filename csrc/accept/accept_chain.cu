@@ -15,6 +15,7 @@ __device__ double uniform(const ChainDraws& draws, int64_t row, RandomStream str
 
 template <typename T>
 __global__ void __launch_bounds__(kMostThreads) draw_draft_token(DraftToken a, bool greedy) {
+  await_earlier_kernels();
   LTD_SHARED(Shared, shared);
   const LogitRow<T> row(a.logits.at<T>(0, 0), a.vocabulary);
   const Distribution d = distribution_of(row, a.sampling, shared);
@@ -87,6 +88,7 @@ __device__ void write_result(const AcceptChain& a, int64_t kept, int64_t token) 
 
 __global__ void __launch_bounds__(kMostThreads)
     follow_greedily(AcceptChain a, int64_t parts, const uint64_t* bests, int64_t* tokens) {
+  await_earlier_kernels();
   LTD_SHARED(uint32_t, lost);
   for (int64_t i = warp_index(); i <= a.count; i += warp_count()) {
     const int64_t token = token_of_parts(global(bests) + i * parts, parts);
@@ -103,6 +105,7 @@ __global__ void __launch_bounds__(kMostThreads)
 // Block i finds the distribution of row i of the target's logits, blocks behind these the draft's.
 template <typename T>
 __global__ void __launch_bounds__(kMostThreads) find_distributions(AcceptChain a, ChainSpace space) {
+  await_earlier_kernels();
   LTD_SHARED(Shared, shared);
   const int64_t i = blockIdx.x;
   const bool draft = i > a.count;
@@ -119,6 +122,7 @@ __global__ void __launch_bounds__(kMostThreads) find_distributions(AcceptChain a
 
 // Lists the draft's ids of every target's id.
 __global__ void list_words(AcceptChain a, ChainSpace space) {
+  await_earlier_kernels();
   const int64_t draft_id = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int64_t id = target_id(a, draft_id);
   if (id < 0) return;
@@ -173,6 +177,7 @@ __device__ int64_t replacement(const AcceptChain& a, const ChainSpace& space, in
 
 template <typename T>
 __global__ void __launch_bounds__(kMostThreads) follow_sampled(AcceptChain a, ChainSpace space) {
+  await_earlier_kernels();
   LTD_SHARED(Shared, shared);
   LTD_SHARED(uint32_t, lost);
   int64_t kept = -1;
@@ -193,8 +198,8 @@ void accept_greedy_chain(const AcceptChain& a) {
   int64_t* tokens = static_cast<int64_t*>(a.launch.workspace);
   uint64_t* bests = reinterpret_cast<uint64_t*>(tokens + rows);
   launch_argmax(a.logits, 1, rows, a.vocabulary, bests, a.launch.stream);
-  launch(follow_greedily, 1, static_cast<int>(at_most(rows * kWarp, kMostThreads)), 0, a.launch.stream, a, parts, bests,
-         tokens);
+  launch<kStartsEarly>(follow_greedily, 1, static_cast<int>(at_most(rows * kWarp, kMostThreads)), 0, a.launch.stream, a,
+                       parts, bests, tokens);
 }
 
 void accept_sampled_chain(const AcceptChain& a) {
@@ -202,12 +207,13 @@ void accept_sampled_chain(const AcceptChain& a) {
   const int threads = threads_of_row(a.vocabulary);
   with_type(a.logits.dtype, [&](auto type) {
     using T = decltype(type);
-    launch(find_distributions<T>, static_cast<unsigned>(2 * a.count + 1), threads, 0, a.launch.stream, a, space);
+    launch<kStartsEarly>(find_distributions<T>, static_cast<unsigned>(2 * a.count + 1), threads, 0, a.launch.stream, a,
+                         space);
     if (a.words != nullptr && a.draft_vocabulary > 0) {
       const int64_t blocks = ceil_div(a.draft_vocabulary, kWordThreads);
-      launch(list_words, static_cast<unsigned>(blocks), kWordThreads, 0, a.launch.stream, a, space);
+      launch<kStartsEarly>(list_words, static_cast<unsigned>(blocks), kWordThreads, 0, a.launch.stream, a, space);
     }
-    launch(follow_sampled<T>, 1, threads, 0, a.launch.stream, a, space);
+    launch<kStartsEarly>(follow_sampled<T>, 1, threads, 0, a.launch.stream, a, space);
   });
 }
 
@@ -220,7 +226,8 @@ void draft_token(const DraftToken& a) {
   DraftToken warm = a;
   if (greedy) warm.sampling = {1.0f, 0, 1.0};
   with_type(a.logits.dtype, [&](auto type) {
-    launch(draw_draft_token<decltype(type)>, 1, threads_of_row(a.vocabulary), 0, a.launch.stream, warm, greedy);
+    launch<kStartsEarly>(draw_draft_token<decltype(type)>, 1, threads_of_row(a.vocabulary), 0, a.launch.stream, warm,
+                         greedy);
   });
 }
 

@@ -38,6 +38,7 @@ inline int64_t argmax_parts(const AnyMatrices& logits, int64_t vocabulary) {
 template <typename T>
 __global__ void __launch_bounds__(kArgmaxThreads)
     find_best_of_parts(AnyMatrices logits, int64_t rows, int64_t vocabulary, int64_t parts, uint64_t* bests) {
+  await_earlier_kernels();
   using Words = Array<uint32_t, kWarp>;
   LTD_SHARED(Words, peaks);
   LTD_SHARED(Words, ids);
@@ -80,8 +81,8 @@ inline void launch_argmax(const AnyMatrices& logits, int64_t count, int64_t rows
   const int64_t parts = argmax_parts(logits, vocabulary);
   const int threads = static_cast<int>(at_most(threads_of_row(vocabulary), kArgmaxThreads));
   with_type(logits.dtype, [&](auto type) {
-    launch(find_best_of_parts<decltype(type)>, static_cast<unsigned>(count * rows * parts), threads, 0, stream, logits,
-           rows, vocabulary, parts, bests);
+    launch<kStartsEarly>(find_best_of_parts<decltype(type)>, static_cast<unsigned>(count * rows * parts), threads, 0,
+                         stream, logits, rows, vocabulary, parts, bests);
   });
 }
 

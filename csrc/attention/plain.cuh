@@ -1,7 +1,7 @@
 // tree_attention of anything, by plain multiply-adds in float32.
 #pragma once
 
-#include "attention/results.cuh"
+#include "attention/merge.cuh"
 
 namespace ltd::cuda {
 namespace {
@@ -95,7 +95,10 @@ __device__ inline void add_values_plainly(PlainScores& scores, float* weights, c
 template <typename T>
 __global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, Plan plan) {
   const Work work = work_of_block(a, plan);
-  if (work.first_key >= work.last_key && plan.splits > 1) return write_nothing(a, plan, work);
+  if (work.first_key >= work.last_key && plan.splits > 1) {
+    write_nothing(a, plan, work);
+    return merge_if_last<T>(a, plan, work);
+  }
   const PlainMemory memory;
   const int head_dim = static_cast<int>(a.head_dim);
   const int value_element = work.value_block * kPlainElements;
@@ -134,6 +137,7 @@ __global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, P
   }
   write_results<T>(a, plan, work, work.first_row + first_warp_row, {value_element, head_dim - value_element}, outputs,
                    softmax);
+  merge_if_last<T>(a, plan, work);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // An attention row is one query head of one node. A block of threads takes a block of the rows that share a key/value
 // head over some of the keys (a split), tile by tile, with the softmax running online in powers of 2. The rows are
 // dealt out to the warps, which then need each other only for copying keys and values. With several splits a block
-// leaves unnormalised outputs, peaks and sums in the workspace, and a second kernel merges them.
+// leaves unnormalised outputs, peaks and sums in the workspace, to be merged.
 //
 // There are two kernels of this form. 16-bit numbers of the usual head sizes are multiplied by the tensor cores, the
 // next tile being copied meanwhile; anything else, odd strides included, by plain multiply-adds in float32. They differ
@@ -20,6 +20,11 @@
 namespace ltd::cuda {
 namespace {
 
+// Of the partial results of so many rows.
+int64_t partial_bytes(const TreeAttention& a, const Plan& plan, int64_t rows) {
+  return rows * plan.splits * (a.head_dim + 2) * static_cast<int64_t>(sizeof(float));
+}
+
 Plan make_plan(const TreeAttention& a, int block_rows, int tile_keys, int value_elements) {
   Plan plan{};
   plan.group_heads = static_cast<int>(a.query_heads / a.kv_heads);
@@ -30,9 +35,11 @@ Plan make_plan(const TreeAttention& a, int block_rows, int tile_keys, int value_
   plan.value_blocks = static_cast<int>(ceil_div(a.head_dim, value_elements));
   plan.splits = 1;
   const int64_t room = multiprocessors() * kBlocksPerMultiprocessor / plan.blocks(a);
-  const int64_t useful = at_most(a.capacity / (kLeastKeysPerRow * block_rows), kMaxSplits);
+  const int64_t useful = at_most(a.longest / (kLeastKeysPerRow * block_rows), kMaxSplits);
   const int64_t splits = at_most(room, useful);
   if (splits > 1) plan.splits = static_cast<int>(splits);
+  plan.last_merges = plan.splits > 1 && a.counters != nullptr && plan.heads(a) * plan.row_blocks <= kMergeCounters &&
+                     partial_bytes(a, plan, at_most(plan.rows, block_rows)) <= kBytesOfLastBlock;
   return plan;
 }
 
@@ -45,7 +52,14 @@ Plan tensor_plan(const TreeAttention& a) {
 
 int64_t workspace_bytes(const TreeAttention& a, const Plan& plan) {
   if (plan.splits == 1) return 0;
-  return plan.heads(a) * plan.splits * plan.rows * (a.head_dim + 2) * static_cast<int64_t>(sizeof(float));
+  return partial_bytes(a, plan, plan.heads(a) * plan.rows);
+}
+
+// Whether rows fill low blocks better than tall ones, of twice the rows: those would leave half of the last one empty.
+// Of many rows that is a small part.
+bool fill_low_blocks(int64_t rows, int64_t block_rows) {
+  constexpr int64_t kMostLowBlocks = 3;
+  return rows <= kMostLowBlocks * block_rows && ceil_div(rows, block_rows) % 2 == 1;
 }
 
 // Calls function(the shape of blocks for these sizes). Few rows are spread over the warps; of many a warp takes twice
@@ -54,7 +68,8 @@ template <int kHeadDim, typename Function>
 void with_tallness(const TreeAttention& a, Function&& function) {
   using Low = TensorShape<kHeadDim, 1>;
   if constexpr (kHeadDim <= 128) {
-    if (a.query_heads / a.kv_heads * a.nodes > Low::kBlockRows) return function(TensorShape<kHeadDim, 2>{});
+    const int64_t rows = a.query_heads / a.kv_heads * a.nodes;
+    if (!fill_low_blocks(rows, Low::kBlockRows)) return function(TensorShape<kHeadDim, 2>{});
   }
   function(Low{});
 }
@@ -86,8 +101,8 @@ bool is_aligned16(const HeadRows& rows) {
 
 template <typename T>
 void launch_merge(const TreeAttention& a, const Plan& plan) {
-  if (plan.splits == 1) return;
-  const dim3 grid(static_cast<unsigned>(plan.heads(a) * plan.rows));
+  if (plan.splits == 1 || plan.last_merges) return;
+  const dim3 grid(static_cast<unsigned>(ceil_div(plan.heads(a) * plan.rows, kWarps)));
   launch(merge<T>, grid, kThreads, 0, a.launch.stream, a, plan);
 }
 

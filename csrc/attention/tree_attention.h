@@ -11,6 +11,8 @@
 
 namespace ltd {
 
+inline constexpr int64_t kMergeCounters = 1024;
+
 // (B, heads, rows, head_dim), the last dimension contiguous.
 struct HeadRows {
   const void* data;
@@ -37,11 +39,13 @@ struct TreeAttention {
   int64_t kv_heads;
   int64_t nodes;  // N
   int64_t head_dim;
-  int64_t capacity;  // rows of keys and values; CUDA's work is cut by it, as lengths are on the device
+  int64_t capacity;  // rows of keys and values
+  int64_t longest;  // lengths[b] + tree_rows at most, or nearly: CUDA's work is cut by it, as lengths are on the device
   int64_t tree_rows;
   float scale;
-  int64_t window;  // 0 = none
-  void* output;    // (B, N, query_heads, head_dim), contiguous
+  int64_t window;     // 0 = none
+  void* output;       // (B, N, query_heads, head_dim), contiguous
+  int32_t* counters;  // (kMergeCounters), all 0 before and after: for CUDA, of this call alone meanwhile; null: none
   int threads;
   Launch launch;
 };

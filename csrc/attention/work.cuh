@@ -12,15 +12,19 @@ constexpr int kThreads = kWarps * kWarp;
 
 // Blocks that the splits aim at, per multiprocessor: what fits there at once.
 constexpr int kBlocksPerMultiprocessor = 2;
-constexpr int kMaxSplits = kThreads;  // a thread of the merge looks after one
+constexpr int kMaxSplits = 128;
 
 // Keys of a split per row of a block, at least. With fewer the partial results would be as much traffic as the keys.
 constexpr int kLeastKeysPerRow = 2;
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-// How the work is cut. Known from sizes, so it must do for any lengths: the keys of a split follow from them on the
-// device.
+// Of partial results that the last block merges by itself: about what a multiprocessor reads in the time that a second
+// launch would take, which spreads them over all of them. By the data sheets, not measured.
+constexpr int64_t kBytesOfLastBlock = 192 << 10;
+
+// How the work is cut. Known from sizes and how long a prefix may be, so it must do for any lengths: the keys of a
+// split follow from them on the device.
 struct Plan {
   int group_heads;  // query heads per key/value head
   int rows;         // per key/value head: row r is head r % group_heads of node r / group_heads
@@ -29,6 +33,7 @@ struct Plan {
   int tile_keys;
   int value_blocks;  // parts that the elements of outputs are cut into
   int splits;
+  bool last_merges;  // the last block of those that share rows merges their results, instead of a second launch
 
   LTD_INLINE int64_t heads(const TreeAttention& a) const { return a.batch * a.kv_heads; }
   LTD_INLINE int64_t blocks(const TreeAttention& a) const { return heads(a) * splits * value_blocks * row_blocks; }

@@ -23,20 +23,23 @@ void check_attention_rows(const TreeAttention& a, bool chain) {
   LTD_CHECK(a.scale > 0 && a.scale < INFINITY, "scale must be positive and finite, but is ", a.scale);
   LTD_CHECK(a.window >= 0, "window must be 0 (none) or more, but is ", a.window);
   check_range("tree_rows", a.tree_rows, 0, a.capacity);
+  check_range("longest", a.longest, a.tree_rows, a.capacity);
   LTD_CHECK(!(chain || a.window > 0) || a.tree_rows == a.nodes,
             "without masks or with a window, tree_rows must be the ", a.nodes, " rows of query, but is ", a.tree_rows);
 }
 
-void check_lengths(const TreeAttention& a, const Tensor& keys) {
+void check_lengths(const TreeAttention& a) {
   for (int64_t b = 0; b < a.batch; ++b) {
-    LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + a.tree_rows <= keys.size(2), "lengths[", b, "] = ", a.lengths[b],
-              " and ", a.tree_rows, " tree rows do not fit the ", keys.size(2), " rows of keys");
+    LTD_CHECK(a.lengths[b] >= 0 && a.lengths[b] + a.tree_rows <= a.capacity, "lengths[", b, "] = ", a.lengths[b],
+              " and ", a.tree_rows, " tree rows do not fit the ", a.capacity, " rows of keys");
+    LTD_CHECK(a.lengths[b] + a.tree_rows <= a.longest, "longest must be at least lengths[", b, "] = ", a.lengths[b],
+              " and the ", a.tree_rows, " tree rows together, but is ", a.longest);
   }
 }
 
 Tensor run_tree_attention(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& lengths,
                           int64_t tree_rows, const std::optional<Tensor>& masks, const Tensor& positions, double scale,
-                          int64_t window) {
+                          int64_t window, int64_t longest, const std::optional<Tensor>& counters) {
   const Tensors tensors(query.device());
   check_sizes({"query", query}, {-1, -1, -1, -1});
   check_sizes({"keys", keys}, {-1, -1, -1, -1});
@@ -49,6 +52,7 @@ Tensor run_tree_attention(const Tensor& query, const Tensor& keys, const Tensor&
   a.kv_heads = keys.size(1);
   a.capacity = keys.size(2);
   a.tree_rows = tree_rows;
+  a.longest = longest == -1 ? a.capacity : longest;
   a.scale = static_cast<float>(scale);
   a.window = at_most(window, kMaxSize);  // kernels subtract it in 32 bits, and positions are below that
   LTD_CHECK(a.kv_heads >= 1 && a.query_heads % a.kv_heads == 0, "query must have a multiple of the ", a.kv_heads,
@@ -64,8 +68,9 @@ Tensor run_tree_attention(const Tensor& query, const Tensor& keys, const Tensor&
               " tree rows, but its shape is ", masks->sizes());
   }
   if (window > 0) a.positions = tensors.rows<const int64_t>({"positions", positions}, a.batch, a.nodes);
+  if (counters.has_value()) a.counters = tensors.checked<int32_t>({"counters", *counters}, {kMergeCounters});
   check_attention_rows(a, !masks.has_value());
-  if (tensors.are_on_cpu()) check_lengths(a, keys);
+  if (tensors.are_on_cpu()) check_lengths(a);
   if (tensors.are_on_cpu() && window > 0) check_positions(a.positions, a.batch, a.nodes);
   Tensor output = at::empty({a.batch, a.nodes, a.query_heads, a.head_dim}, query.options());
   a.output = written(output);
@@ -75,7 +80,8 @@ Tensor run_tree_attention(const Tensor& query, const Tensor& keys, const Tensor&
 }
 
 Tensor tree_attention_meta(const Tensor& query, const Tensor&, const Tensor&, const Tensor&, int64_t,
-                           const std::optional<Tensor>&, const Tensor&, double, int64_t) {
+                           const std::optional<Tensor>&, const Tensor&, double, int64_t, int64_t,
+                           const std::optional<Tensor>&) {
   return at::empty_symint({query.sym_size(0), query.sym_size(2), query.sym_size(1), query.sym_size(3)},
                           query.options());
 }
@@ -87,5 +93,5 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
   ltd::define<ltd::run_tree_attention, ltd::tree_attention_meta>(
       library, "tree_attention",
       "(Tensor query, Tensor keys, Tensor values, Tensor lengths, int tree_rows, Tensor? masks, "
-      "Tensor positions, float scale, int window) -> Tensor");
+      "Tensor positions, float scale, int window, int longest=-1, Tensor(a!)? counters=None) -> Tensor");
 }

@@ -48,9 +48,10 @@ Memory memory_of(const Named& a, bool is_written) {
   return {nullptr, address, address + bytes};
 }
 
-Memory checked_memory(const Named& a, at::Device device, bool is_written) {
-  LTD_CHECK(a.tensor.device() == device, a.name, " must be on ", device.is_cpu() ? "the CPU" : device.str(),
-            " like the other tensors, but is on ", a.tensor.device());
+Memory checked_memory(const Named& a, at::Device device, bool is_written, bool may_be_pinned) {
+  const bool is_reached = may_be_pinned && device.is_cuda() && a.tensor.is_cpu() && a.tensor.is_pinned();
+  LTD_CHECK(a.tensor.device() == device || is_reached, a.name, " must be on ",
+            device.is_cpu() ? "the CPU" : device.str(), " like the other tensors, but is on ", a.tensor.device());
   LTD_CHECK(a.tensor.layout() == at::kStrided, a.name, " must be dense, but its layout is ", a.tensor.layout());
   for (const int64_t size : a.tensor.sizes()) {
     LTD_CHECK(size <= kMaxSize, a.name, " must have no size above ", kMaxSize, ", but its shape is ", a.tensor.sizes());
@@ -134,7 +135,7 @@ std::string name_of(const TensorArgument& argument, const TensorInfo& info) {
 
 }  // namespace
 
-void check_tensor(const Named& a, at::Device device) { checked_memory(a, device, false); }
+void check_tensor(const Named& a, at::Device device) { checked_memory(a, device, false, false); }
 
 void check_tensors(at::ArrayRef<TensorArgument> tensors, const std::vector<TensorInfo>& signature) {
   c10::SmallVector<Memory, 40> memories;
@@ -143,7 +144,8 @@ void check_tensors(at::ArrayRef<TensorArgument> tensors, const std::vector<Tenso
     // A name is put together only for what is in a list: there are hardly any.
     const std::string numbered = argument.number < 0 ? std::string() : name_of(argument, info);
     const Named named{argument.number < 0 ? info.name.c_str() : numbered.c_str(), *argument.tensor};
-    memories.push_back(checked_memory(named, tensors.front().tensor->device(), info.is_written));
+    const at::Device device = tensors.front().tensor->device();
+    memories.push_back(checked_memory(named, device, info.is_written, info.may_be_pinned));
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     const TensorInfo& info = signature[tensors[i].place];

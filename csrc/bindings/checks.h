@@ -59,10 +59,12 @@ inline void check_positions(Rows<const int64_t> positions, int64_t batch, int64_
 
 // --- what all tensors must be ---
 
-// A tensor argument's name, and whether the operator writes it.
+// A tensor argument's name, whether the operator writes it, and whether it may be in pinned memory of the host while
+// the others are on a device, which reaches that too.
 struct TensorInfo {
   std::string name;
   bool is_written;
+  bool may_be_pinned;
 };
 
 // A tensor of a call. In a list it is number `number`; else that is -1.
@@ -72,9 +74,9 @@ struct TensorArgument {
   int number;
 };
 
-// All tensors must be on the device of the first, dense, of no size above kMaxSize, aligned, and lie within their
-// memory. What is written must have memory of its own: no two elements of a tensor in the same place, and none in that
-// of another tensor. `signature` has the info of every place, tensors' or not.
+// All tensors must be on the device of the first but for those that may be pinned, dense, of no size above kMaxSize,
+// aligned, and lie within their memory. What is written must have memory of its own: no two elements of a tensor in the
+// same place, and none in that of another tensor. `signature` has the info of every place, tensors' or not.
 void check_tensors(at::ArrayRef<TensorArgument> tensors, const std::vector<TensorInfo>& signature);
 
 // The same of a tensor alone that is only read.

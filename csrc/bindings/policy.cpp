@@ -1,5 +1,5 @@
-// Binds the learned policies: depth_action, size_action and summary_decision, and the class that asks without torch's
-// dispatcher.
+// Binds the learned policies: depth_action, size_action, summary_state and summary_decision, and the class that asks
+// without torch's dispatcher.
 #include "bindings/policy.h"
 
 #include <ATen/Parallel.h>
@@ -157,11 +157,40 @@ void set_networks(SummaryDecision& a, const float* weights, int64_t weight_count
             " are left");
 }
 
+// How many sums summary_state makes of a sequence.
+int64_t first_outputs(at::IntArrayRef depth_layers, at::IntArrayRef size_layers) {
+  return (depth_layers.empty() ? 0 : depth_layers[0]) + (size_layers.empty() ? 0 : size_layers[0]);
+}
+
+Tensor run_summary_state(const Tensor& states, const Tensor& weights, at::IntArrayRef depth_layers,
+                         at::IntArrayRef size_layers, int64_t best, int64_t newest, bool reads_text) {
+  const Tensors tensors(states.device());
+  check_sizes({"states", states}, {-1, 1, -1});
+  SummaryDecision a{};
+  a.batch = states.size(0);
+  a.text_size = reads_text ? kTextFeatures : 0;
+  set_ranked(a, best, newest);
+  set_states(a, tensors, states, -1);
+  const float* data = tensors.checked<const float>({"weights", weights}, {-1});
+  set_networks(a, data, weights.size(0), depth_layers, size_layers, false);
+  SummaryState state = a.state();
+  checked_count("sums", {a.batch, state.outputs()});
+  Tensor sums = at::empty({a.batch, state.outputs()}, weights.options());
+  state.sums = {written<float>(sums), state.outputs()};
+  if (sums.numel() > 0) run<SummaryState>(tensors.device(), LTD_KERNELS(summary_state), state, state.launch);
+  return sums;
+}
+
+Tensor summary_state_meta(const Tensor& states, const Tensor& weights, at::IntArrayRef depth_layers,
+                          at::IntArrayRef size_layers, int64_t, int64_t, bool) {
+  return at::empty_symint({states.sym_size(0), first_outputs(depth_layers, size_layers)}, weights.options());
+}
+
 void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_from, const Tensor& lengths,
                           int64_t depth, int64_t best, int64_t newest, const std::optional<Tensor>& states,
                           const std::optional<Tensor>& text, const Tensor& weights, at::IntArrayRef depth_layers,
                           at::IntArrayRef size_layers, bool uses_tanh, Tensor actions, int64_t shortest,
-                          int64_t longest) {
+                          int64_t longest, const std::optional<Tensor>& sums) {
   const Tensors tensors(scores.device());
   SummaryDecision a{};
   a.text_size = text.has_value() ? kTextFeatures : 0;
@@ -172,6 +201,10 @@ void run_summary_decision(const Tensor& scores, int64_t count, int64_t newest_fr
   if (text.has_value()) set_text(a, tensors, *text);
   const float* data = tensors.checked<const float>({"weights", weights}, {-1});
   set_networks(a, data, weights.size(0), depth_layers, size_layers, uses_tanh);
+  LTD_CHECK(!sums.has_value() || states.has_value(), "sums must be those of states, but there are none");
+  if (sums.has_value()) {
+    a.sums = tensors.rows<const float>({"sums", *sums}, a.batch, first_outputs(depth_layers, size_layers));
+  }
   a.actions = tensors.rows<int32_t>({"actions", actions}, a.batch, 2);
   run<SummaryDecision>(tensors.device(), LTD_KERNELS(summary_decision), a, a.launch);
 }
@@ -204,10 +237,9 @@ class SummaryAsker {
                                   int64_t depth, py::handle states, py::handle text) {
     const Tensors tensors(at::kCPU);
     set_tree(a_, tensors, tensor_of("scores", scores), count, newest_from, tensor_of("lengths", lengths), depth);
-    a_.states = {};
-    if (a_.state_size > 0 && depth >= 0) set_states(a_, tensors, tensor_of("states", states), a_.state_size);
-    if (a_.text_size > 0) set_text(a_, tensors, tensor_of("text", text));
     LTD_CHECK(a_.batch > 0, "scores must be of at least one sequence");
+    if (a_.text_size > 0) set_text(a_, tensors, tensor_of("text", text));
+    if (a_.reads_state()) read_states(tensors, states);
     actions_.resize(2 * a_.batch);
     a_.actions = {actions_.data(), 2};
     cpu_kernels().summary_decision(a_);
@@ -215,6 +247,23 @@ class SummaryAsker {
   }
 
  private:
+  // What the networks make of the states, or None for those of the last question that gave any.
+  void read_states(const Tensors& tensors, py::handle states) {
+    const int64_t outputs = a_.state().outputs();
+    if (!states.is_none()) {
+      summed_ = 0;  // until the new ones are
+      set_states(a_, tensors, tensor_of("states", states), a_.state_size);
+      SummaryState state = a_.state();
+      sums_.resize(a_.batch * outputs);
+      state.sums = {sums_.data(), outputs};
+      cpu_kernels().summary_state(state);
+      summed_ = a_.batch;
+      a_.states = {};
+    }
+    LTD_CHECK(summed_ == a_.batch, "states must be a tensor, as none of ", a_.batch, " sequences came before");
+    a_.sums = {sums_.data(), outputs};
+  }
+
   // Over the batch, of the depth network's actions (0) or the size network's (1).
   int32_t upper_median(int network) {
     if (a_.batch == 1) return actions_[network];
@@ -226,6 +275,8 @@ class SummaryAsker {
   }
 
   std::vector<float> weights_;
+  std::vector<float> sums_;       // (B, outputs of both first layers), those of summary_state
+  int64_t summed_ = 0;            // the B of sums_, 0 before there are any
   std::vector<int32_t> actions_;  // (B, 2)
   std::vector<int32_t> sorted_;
   SummaryDecision a_{};  // of the last question; the layout and the networks stay
@@ -275,5 +326,10 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
       library, "summary_decision",
       "(Tensor scores, int count, int newest_from, Tensor lengths, int depth, int best, int newest, "
       "Tensor? states, Tensor? text, Tensor weights, int[] depth_layers, int[] size_layers, "
-      "bool uses_tanh, Tensor(a!) actions, int shortest=0, int longest=2147483647) -> ()");
+      "bool uses_tanh, Tensor(a!) actions, int shortest=0, int longest=2147483647, Tensor? sums=None) -> ()",
+      "actions");
+  ltd::define<ltd::run_summary_state, ltd::summary_state_meta>(
+      library, "summary_state",
+      "(Tensor states, Tensor weights, int[] depth_layers, int[] size_layers, int best, int newest, "
+      "bool reads_text=False) -> Tensor");
 }

@@ -73,15 +73,17 @@ struct Operator<Run, Shapes> {
   }
 };
 
-// Defines an operator that runs on the CPU only. One that returns something has `Shapes`.
+// Defines an operator that runs on the CPU only. One that returns something has `Shapes`. `pinned` is the argument that
+// may be in pinned memory.
 template <auto Run, auto Shapes = nothing_like(Run)>
-void define_for_cpu(torch::Library& library, const std::string& name, const std::string& signature) {
+void define_for_cpu(torch::Library& library, const std::string& name, const std::string& signature,
+                    const std::string& pinned = "") {
   using Defined = Operator<Run, Shapes>;
   const c10::FunctionSchema schema = torch::schema((name + signature).c_str());
   Defined::signature.clear();  // two operators may run the same
   for (const c10::Argument& argument : schema.arguments()) {
     const auto* alias = argument.alias_info();
-    Defined::signature.push_back({argument.name(), alias != nullptr && alias->isWrite()});
+    Defined::signature.push_back({argument.name(), alias != nullptr && alias->isWrite(), argument.name() == pinned});
   }
   library.def((name + signature).c_str());
   library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::CPU, &Defined::call));
@@ -90,8 +92,9 @@ void define_for_cpu(torch::Library& library, const std::string& name, const std:
 
 // The same for every device.
 template <auto Run, auto Shapes = nothing_like(Run)>
-void define(torch::Library& library, const std::string& name, const std::string& signature) {
-  define_for_cpu<Run, Shapes>(library, name, signature);
+void define(torch::Library& library, const std::string& name, const std::string& signature,
+            const std::string& pinned = "") {
+  define_for_cpu<Run, Shapes>(library, name, signature, pinned);
 #ifdef LTD_WITH_CUDA
   library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::CUDA, &Operator<Run, Shapes>::call));
 #endif

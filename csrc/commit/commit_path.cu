@@ -54,6 +54,7 @@ __device__ void move_column(const TreeRows& tree, int64_t offset, Pointer<const 
 // A block takes `matrices` matrices.
 template <typename Word, int kWords>
 __global__ void __launch_bounds__(kThreads) move_rows(CommitPath a, int matrices) {
+  await_earlier_kernels();
   constexpr int kBytes = kWords * sizeof(Word);
   const int columns = static_cast<int>(a.row_bytes / kBytes);
   const int threads = kThreads / matrices;
@@ -72,7 +73,7 @@ void launch_moves(const CommitPath& a) {
   const int64_t columns = a.row_bytes / (kWords * static_cast<int64_t>(sizeof(Word)));
   const int64_t matrices = columns < kThreads ? kThreads / columns : 1;
   const dim3 blocks(static_cast<unsigned>(ceil_div(matrix_count(a), matrices)));
-  launch(move_rows<Word, kWords>, blocks, kThreads, 0, a.launch.stream, a, static_cast<int>(matrices));
+  launch<kStartsEarly>(move_rows<Word, kWords>, blocks, kThreads, 0, a.launch.stream, a, static_cast<int>(matrices));
 }
 
 // Whether all rows begin and end at multiples of so many bytes.

@@ -11,6 +11,14 @@
 
 #include "common/types.h"
 
+namespace ltd::cuda {
+
+// A block gets 48 KB of shared memory, what is static included, unless launch() asks for more: which it does for more
+// dynamic memory than this.
+inline constexpr int64_t kDynamicUnasked = 40 << 10;
+
+}  // namespace ltd::cuda
+
 #ifdef LTD_EMULATED
 #include "emulation/device.h"
 #else
@@ -183,6 +191,21 @@ __device__ inline void wait_for_copies() {
 
 // --- launches ---
 
+// Whether the small kernels of a cycle start early, see launch(). It should save part of the time between two of them,
+// but nobody has measured it: without a card it stays off.
+inline constexpr bool kStartsEarly = false;
+
+// Until the kernels before this one on the stream are done, and what they wrote is seen; from then on the next one may
+// start. Nothing that others write may be read before, and nothing written.
+__device__ inline void await_earlier_kernels() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kStartsEarly) {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  }
+#endif
+}
+
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   // The runtime keeps it as its last error, which torch would find behind its own next launch and blame on that.
@@ -198,12 +221,22 @@ inline int multiprocessors() {
   return count;
 }
 
+// Whether the current device can start kernels before the ones before them have ended.
+inline bool can_overlap_launches() {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
+  return major >= 9;
+}
+
 // Runs `kernel` on `grid` blocks of `threads` threads. Throws std::runtime_error if it cannot be launched.
-template <typename... Parameters, typename... Arguments>
+//
+// With kEarly, which is for kernels that begin with await_earlier_kernels(), blocks may start while the kernel before
+// this one on the stream still runs: "programmatic dependent launch".
+template <bool kEarly = false, typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t shared_bytes, void* stream,
             Arguments&&... arguments) {
-  constexpr int64_t kSharedByDefault = 48 << 10;
-  if (shared_bytes > kSharedByDefault) {
+  if (shared_bytes > kDynamicUnasked) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           "cudaFuncSetAttribute");
   }
@@ -212,6 +245,13 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t share
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute early{};
+  if constexpr (kEarly) {
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &early;
+    config.numAttrs = can_overlap_launches() ? 1 : 0;
+  }
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "a CUDA kernel cannot be launched");
 }
 

@@ -16,6 +16,7 @@
   OPERATOR(draft_token, DraftToken)       \
   OPERATOR(accept_chain, AcceptChain)     \
   OPERATOR(policy_action, PolicyAction)   \
+  OPERATOR(summary_state, SummaryState)   \
   OPERATOR(summary_decision, SummaryDecision)
 
 // The same, but one CPU kernel for all instruction sets: it gains nothing from wide vectors.

@@ -156,6 +156,7 @@ __device__ ExpSum block_merge(const ExpSum& mine) {
 // Block (row of all batch rows, split).
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads) read_splits(ExpandBeam a, Splits splits, SplitResults results) {
+  await_earlier_kernels();
   LTD_SHARED(BlockBest, block);
   const auto rows = static_cast<uint32_t>(a.rows);
   const Pointer<const T> row = a.logits.at<T>(blockIdx.x / rows, blockIdx.x % rows);
@@ -296,6 +297,7 @@ __device__ void write_masks(const ExpandBeam& a, const Level& level) {
 
 // Block (batch row) with a warp per beam row.
 __global__ void __launch_bounds__(kMergeThreads) merge_rows(ExpandBeam a, int splits, SplitResults results) {
+  await_earlier_kernels();
   using RowBests = Array<RowBest, kMaxBeamWidth>;
   LTD_SHARED(RowBests, bests);
   LTD_SHARED(Level, level);
@@ -318,10 +320,10 @@ void expand_beam(const ExpandBeam& a) {
   const SplitResults results = results_in(a.launch.workspace, split_parts(a));
   const dim3 blocks(static_cast<unsigned>(a.batch * a.rows), splits.count);
   with_type(a.logits.dtype, [&](auto type) {
-    launch(read_splits<decltype(type)>, blocks, kTileThreads, 0, a.launch.stream, a, splits, results);
+    launch<kStartsEarly>(read_splits<decltype(type)>, blocks, kTileThreads, 0, a.launch.stream, a, splits, results);
   });
-  launch(merge_rows, dim3(static_cast<unsigned>(a.batch)), static_cast<int>(a.rows) * kWarp, 0, a.launch.stream, a,
-         splits.count, results);
+  launch<kStartsEarly>(merge_rows, dim3(static_cast<unsigned>(a.batch)), static_cast<int>(a.rows) * kWarp, 0,
+                       a.launch.stream, a, splits.count, results);
 }
 
 }  // namespace ltd::cuda

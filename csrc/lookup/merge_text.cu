@@ -98,6 +98,7 @@ __device__ void append_candidates(const MergeText& a, int64_t b, int count, cons
 
 // Block (batch row).
 __global__ void __launch_bounds__(kThreads) merge_rows(MergeText a) {
+  await_earlier_kernels();
   LTD_SHARED(Text, text);
   const int64_t b = blockIdx.x;
   const int i = threadIdx.x, count = global(a.text_counts)[b];
@@ -120,7 +121,7 @@ int64_t merge_text_workspace(const MergeText&) { return 0; }
 
 void merge_text(const MergeText& a) {
   if (a.batch == 0) return;
-  launch(merge_rows, dim3(static_cast<unsigned>(a.batch)), kThreads, 0, a.launch.stream, a);
+  launch<kStartsEarly>(merge_rows, dim3(static_cast<unsigned>(a.batch)), kThreads, 0, a.launch.stream, a);
 }
 
 }  // namespace ltd::cuda

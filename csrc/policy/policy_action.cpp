@@ -26,7 +26,8 @@ void policy_action(const PolicyAction& a) {
   float* const observation = scratch.reserve<float>(width + room_of(a.network));
   for (int64_t b = 0; b < a.batch; ++b) {
     observe(a, b, observation);
-    a.actions[b] = choose_action(a.network, observation, {a.score_count, a.score_slots}, observation + width);
+    a.actions[b] = choose_action(a.network, observation, {a.score_count, a.score_slots}, a.network.layers[0].bias,
+                                 observation + width);
   }
 }
 

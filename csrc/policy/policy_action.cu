@@ -1,6 +1,7 @@
 // A network takes a launch for every layer with many weights, whose rows are dealt out to many blocks. What follows it
 // and is small is added by the block that finishes last.
 #include "common/cuda_kernels.h"
+#include "common/last_block.cuh"
 #include "policy/policy_action.h"
 #include "policy/run_network.cuh"
 
@@ -72,6 +73,7 @@ struct Observation {
         depth(static_cast<float>(a.depth) / 10.0f) {}
 
   __device__ Span used() const { return {count, slots}; }
+  __device__ Pointer<const float> bias(const PolicyNetwork& network) const { return global(network.layers[0].bias); }
 
   // Of the numbers that are used.
   __device__ float operator()(int i) const {
@@ -81,20 +83,8 @@ struct Observation {
   }
 };
 
-// Tells one of the blocks that share a counter: all others have written their outputs, and it may read them.
-__device__ inline bool is_last_block(Pointer<unsigned> counter, int blocks) {
-  LTD_SHARED(bool, is_last);
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    is_last = atomicAdd(counter, 1u) == static_cast<unsigned>(blocks - 1);
-    __threadfence();
-  }
-  __syncthreads();
-  return is_last;
-}
-
 __global__ void __launch_bounds__(kThreads) run_stage(PolicyAction a, Stage stage) {
+  await_earlier_kernels();
   const int64_t b = blockIdx.x / stage.blocks;
   const int block = blockIdx.x % stage.blocks;
   const Workspace workspace(a);
@@ -124,7 +114,8 @@ void policy_action(const PolicyAction& a) {
   Stage stage{};
   for (int index = 0; !stage.decides; ++index) {
     stage = stage_from(a.network, index, stage.end);
-    launch(run_stage, dim3(static_cast<unsigned>(stage.blocks * a.batch)), kThreads, 0, a.launch.stream, a, stage);
+    launch<kStartsEarly>(run_stage, dim3(static_cast<unsigned>(stage.blocks * a.batch)), kThreads, 0, a.launch.stream,
+                         a, stage);
   }
 }
 

@@ -54,8 +54,8 @@ struct Share {
 
 // Outputs of layer `index`, activated unless it is the last; for a whole warp.
 template <typename Input>
-__device__ void apply_rows(const PolicyNetwork& network, int index, Span used, const Input& input, Share share,
-                           Pointer<float> outputs) {
+__device__ void apply_rows(const PolicyNetwork& network, int index, Span used, const Input& input,
+                           Pointer<const float> bias, Share share, Pointer<float> outputs) {
   const PolicyLayer& layer = network.layers[index];
   const Pointer<const float> weights = global(layer.weight);
   const int inputs = static_cast<int>(layer.inputs);
@@ -64,7 +64,7 @@ __device__ void apply_rows(const PolicyNetwork& network, int index, Span used, c
     const Pointer<const float> row_weights = weights + row * inputs;
     const float sum = aligned ? dot<4>(row_weights, inputs, used, input) : dot<1>(row_weights, inputs, used, input);
     if (threadIdx.x % kWarp > 0) continue;
-    const float value = global(layer.bias)[row] + sum;
+    const float value = bias[row] + sum;
     outputs[row] = index + 1 < network.layer_count ? activated(value, network.uses_tanh) : value;
   }
 }
@@ -77,17 +77,19 @@ struct Activations {
   __device__ Pointer<float> of_layer(int index) const { return data + index % 2 * half; }
 };
 
-// A layer whose inputs are the observation or, behind the first layer, the outputs of the one before.
+// A layer whose inputs are the observation or, behind the first layer, the outputs of the one before. The observation
+// says what the first layer's bias is: its own, or with what others have worked out of the rest of the observation.
 template <typename Observation>
 __device__ void apply_layer(const PolicyNetwork& network, int index, const Observation& observation,
                             const Activations& activations, Share share) {
   const Pointer<float> outputs = activations.of_layer(index);
   if (index == 0) {
-    apply_rows(network, index, observation.used(), observation, share, outputs);
+    apply_rows(network, index, observation.used(), observation, observation.bias(network), share, outputs);
   } else {
     const int inputs = static_cast<int>(network.layers[index].inputs);
     const Pointer<float> values = activations.of_layer(index - 1);
-    apply_rows(network, index, {inputs, inputs}, [&](int i) { return values[i]; }, share, outputs);
+    const Pointer<const float> bias = global(network.layers[index].bias);
+    apply_rows(network, index, {inputs, inputs}, [&](int i) { return values[i]; }, bias, share, outputs);
   }
 }
 

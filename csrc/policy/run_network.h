@@ -39,10 +39,12 @@ LTD_INLINE void apply_row(const PolicyLayer& layer, Span used, const float* inpu
   outputs[row] = value;
 }
 
-void apply(const PolicyLayer& layer, Span used, const float* inputs, float* outputs, int max_threads) {
-  const int64_t useful_threads = layer.outputs * layer.inputs / kWeightsPerThread + 1;
+// Calls compute(row) for the rows of a layer, each of which reads so many weights.
+template <typename Compute>
+LTD_INLINE void for_rows(int64_t rows, int64_t weights, int max_threads, const Compute& compute) {
+  const int64_t useful_threads = rows * weights / kWeightsPerThread + 1;
   const int threads = static_cast<int>(useful_threads < max_threads ? useful_threads : max_threads);
-  for_items(threads, layer.outputs, [&](int64_t row) { apply_row(layer, used, inputs, outputs, row); });
+  for_items(threads, rows, compute);
 }
 
 // The built-in is libm's function. std::tanh might leave a copy of itself for all instruction sets (see LTD_INLINE).
@@ -69,13 +71,17 @@ LTD_INLINE int64_t room_of(const PolicyNetwork& network) {
   return 2 * widest;
 }
 
-// What a network makes of an observation, of which the numbers in `used` may not be 0.
-int32_t choose_action(const PolicyNetwork& network, const float* observation, Span used, float* room) {
+// What a network makes of an observation, of which the numbers in `used` may not be 0. The bias of the first layer is
+// `first_bias`: the layer's own, or with what others have worked out of the rest of the observation.
+int32_t choose_action(const PolicyNetwork& network, const float* observation, Span used, const float* first_bias,
+                      float* room) {
   const float* inputs = observation;
   float* outputs = room;
   for (int i = 0; i < network.layer_count; ++i) {
-    const PolicyLayer& layer = network.layers[i];
-    apply(layer, used, inputs, outputs, network.threads);
+    PolicyLayer layer = network.layers[i];
+    if (i == 0) layer.bias = first_bias;
+    for_rows(layer.outputs, layer.inputs, network.threads,
+             [&](int64_t row) { apply_row(layer, used, inputs, outputs, row); });
     if (i + 1 < network.layer_count) activate(outputs, layer.outputs, network.uses_tanh);
     inputs = outputs;
     outputs = outputs == room ? room + room_of(network) / 2 : room;

@@ -1,13 +1,12 @@
 #include "policy/summary_decision.h"
 
-#include "policy/run_network.h"
+#include "policy/state_sums.h"
 
 namespace ltd::LTD_ISA {
 namespace {
 
 constexpr float kLeastRanked = -20.0f;
 constexpr float kRankedUnit = 4.0f;
-constexpr float kStateEpsilon = 1e-6f;
 
 // The largest `count` values that it has been given, descending; -20 where there were fewer above -20.
 class Ranking {
@@ -64,20 +63,7 @@ float write_ranked(Ranking& ranking, int64_t count, float* scores, float* expone
   return sum;
 }
 
-template <typename T>
-LTD_INLINE void write_state(const T* state, int64_t size, float* target) {
-  if (size == 0) return;
-  Floats squares{};
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const int64_t left = size - i;
-    const Floats values = left >= kLanes ? load(state + i) : load_some(state + i, left, 0.0f);
-    squares += values * values;
-    left >= kLanes ? store(target + i, values) : store_some(target + i, values, left);
-  }
-  const float scale = 1.0f / __builtin_sqrtf(sum_lanes(squares) / static_cast<float>(size) + kStateEpsilon);
-  for (int64_t i = 0; i < size; ++i) target[i] *= scale;
-}
-
+// The numbers that the networks read here; the state's are left out.
 void observe(const SummaryDecision& a, int64_t b, float* observation) {
   Ranking best(a.best), newest(a.newest);
   best.add(a.scores[b], a.score_count);
@@ -89,11 +75,6 @@ void observe(const SummaryDecision& a, int64_t b, float* observation) {
   *rest++ = write_ranked(newest, a.newest, observation + a.best, exponentials + a.best);
   *rest++ = a.length_range.shown(a.lengths[b]);
   for (int64_t depth = 0; depth <= kMaxDepth; ++depth) *rest++ = depth == a.depth ? 1.0f : 0.0f;
-  if (a.depth >= 0) {
-    with_type(a.states.dtype, [&](auto type) { write_state(a.states.at<decltype(type)>(b, 0), a.state_size, rest); });
-  } else {
-    for (int64_t i = 0; i < a.state_size; ++i) rest[i] = 0.0f;
-  }
   float* const text = observation + a.text_from();
   for (int64_t i = 0; i < a.text_size; ++i) text[i] = a.text[b][i];
 }
@@ -102,16 +83,27 @@ void observe(const SummaryDecision& a, int64_t b, float* observation) {
 
 void summary_decision(const SummaryDecision& a) {
   const int64_t width = a.width(), depth_room = room_of(a.depth_network), size_room = room_of(a.size_network);
+  const int64_t room_size = depth_room > size_room ? depth_room : size_room;
+  SummaryState state = a.state();
   thread_local Scratch scratch;
-  float* const observation = scratch.reserve<float>(width + (depth_room > size_room ? depth_room : size_room));
+  float* const observation = scratch.reserve<float>(width + room_size + a.batch * a.sums_to_find());
+  float* const room = observation + width;
+  Rows<const float> sums = a.sums;
+  if (a.sums_to_find() > 0) {
+    state.sums = {room + room_size, state.outputs()};
+    sum_states(state);
+    sums = {state.sums.data, state.sums.batch_stride};
+  }
+  const Span used = a.state_size > 0 ? Span{a.state_from(), a.text_from()} : Span{width, width};
   for (int64_t b = 0; b < a.batch; ++b) {
     observe(a, b, observation);
-    float* const room = observation + width;
-    const auto action_of = [&](const PolicyNetwork& network) {
-      return network.layer_count == 0 ? 0 : choose_action(network, observation, {width, width}, room);
+    const auto action_of = [&](const PolicyNetwork& network, int64_t first_sum) {
+      if (network.layer_count == 0) return 0;
+      const float* const bias = a.reads_state() ? sums[b] + first_sum : network.layers[0].bias;
+      return choose_action(network, observation, used, bias, room);
     };
-    a.actions[b][0] = action_of(a.depth_network);
-    a.actions[b][1] = action_of(a.size_network);
+    a.actions[b][0] = action_of(a.depth_network, 0);
+    a.actions[b][1] = action_of(a.size_network, state.layers[0].outputs);
   }
 }
 

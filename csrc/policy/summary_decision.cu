@@ -1,7 +1,9 @@
-// Each sequence has two blocks, one for each network; both observe for themselves.
+// Each sequence has two blocks, one for each network; both observe for themselves. What the networks make of the state
+// is found before that, by many blocks.
 #include "common/cuda_kernels.h"
 #include "common/warp.cuh"
 #include "policy/run_network.cuh"
+#include "policy/state_sums.cuh"
 #include "policy/summary_decision.h"
 
 namespace ltd::cuda {
@@ -9,14 +11,11 @@ namespace {
 
 constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kRankingWarps = 2;  // one for the best scores, one for the newest; the others read the state meanwhile
+constexpr int kRankingWarps = 2;  // one for the best scores, one for the newest
 constexpr int kScoresAtOnce = 4;  // of a lane
 
 constexpr float kLeastRanked = -20.0f;
 constexpr float kRankedUnit = 4.0f;
-constexpr float kStateEpsilon = 1e-6f;
-
-using WarpSums = Array<float, kWarps>;
 
 __device__ inline float infinity() { return __uint_as_float(0x7f800000u); }
 
@@ -111,54 +110,30 @@ __device__ void write_facts(const SummaryDecision& a, int64_t b, Pointer<float> 
   for (int i = first; i < a.text_size; i += step) observation[a.text_from() + i] = a.text[b][i];
 }
 
-template <typename T>
-__device__ float sum_of_squares(Pointer<const T> state, int64_t size, int first, int step) {
-  float sum = 0.0f;
-#pragma unroll 4
-  for (int64_t i = first; i < size; i += step) sum = fmaf(to_float(state[i]), to_float(state[i]), sum);
-  return warp_sum(sum);
-}
-
-// All numbers of the state, of which the first `known` are known; the others are 0.
-template <typename T>
-__device__ void write_state(Pointer<const T> state, int64_t size, int64_t known, float squares, Pointer<float> target) {
-  const float scale = 1.0f / sqrtf(squares / static_cast<float>(size) + kStateEpsilon);
-  for (int64_t i = threadIdx.x; i < size; i += kThreads) target[i] = i < known ? to_float(state[i]) * scale : 0.0f;
-}
-
-// Of states of type T. The whole block; ends with a barrier.
-template <typename T>
+// But for the state. The whole block; ends with a barrier.
 __device__ void observe(const SummaryDecision& a, int64_t b, Pointer<float> observation) {
-  LTD_SHARED(WarpSums, squares);
   const int warp = threadIdx.x / kWarp;
   const int best = static_cast<int>(a.best), newest = static_cast<int>(a.newest);
   const Pointer<float> exponentials = observation + best + newest;
   const Pointer<float> sums = exponentials + best + newest;
-  const Pointer<const T> state = a.states.at<T>(b, 0);
-  const int64_t known = a.depth < 0 ? 0 : a.state_size;
   if (warp == 0) {
     write_ranked(a.scores[b], a.score_count, best, observation, exponentials, sums);
   } else if (warp == 1) {
     write_ranked(a.scores[b] + a.newest_from, a.score_count - a.newest_from, newest, observation + best,
                  exponentials + best, sums + 1);
   } else {
-    const int first = threadIdx.x - kRankingWarps * kWarp, step = kThreads - kRankingWarps * kWarp;
-    write_facts(a, b, observation, first, step);
-    const float sum = sum_of_squares(state, known, first, step);
-    if (threadIdx.x % kWarp == 0) squares[warp] = sum;
+    write_facts(a, b, observation, threadIdx.x - kRankingWarps * kWarp, kThreads - kRankingWarps * kWarp);
   }
-  __syncthreads();
-  float sum = 0.0f;
-  for (int i = kRankingWarps; i < kWarps; ++i) sum += squares[i];
-  write_state(state, a.state_size, known, sum, observation + a.state_from());
   __syncthreads();
 }
 
 struct Observation {
   Pointer<const float> values;
-  int width;
+  Span span;
+  Pointer<const float> first_bias;
 
-  __device__ Span used() const { return {width, width}; }
+  __device__ Span used() const { return span; }
+  __device__ Pointer<const float> bias(const PolicyNetwork&) const { return first_bias; }
   __device__ float operator()(int i) const { return values[i]; }
 };
 
@@ -169,8 +144,9 @@ LTD_INLINE int64_t widest_of(const SummaryDecision& a) {
 }
 LTD_INLINE int64_t floats_of_block(const SummaryDecision& a) { return a.width() + 2 * widest_of(a); }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads, 1) decide(SummaryDecision a) {
+// With sums, if the networks read the state.
+__global__ void __launch_bounds__(kThreads, 1) decide(SummaryDecision a, int64_t depth_sums) {
+  await_earlier_kernels();
   const int64_t b = blockIdx.x / 2;
   const int number = blockIdx.x % 2;
   const PolicyNetwork& network = number == 0 ? a.depth_network : a.size_network;
@@ -178,8 +154,12 @@ __global__ void __launch_bounds__(kThreads, 1) decide(SummaryDecision a) {
   if (network.layer_count > 0) {
     const Pointer<float> room = global(static_cast<float*>(a.launch.workspace)) + blockIdx.x * floats_of_block(a);
     const Activations activations{room + a.width(), widest_of(a)};
-    observe<T>(a, b, room);
-    apply_layers(network, 0, network.layer_count, Observation{room, static_cast<int>(a.width())}, activations);
+    const int width = static_cast<int>(a.width());
+    Observation observation{room, {width, width}, global(network.layers[0].bias)};
+    if (a.state_size > 0) observation.span = {static_cast<int>(a.state_from()), static_cast<int>(a.text_from())};
+    if (a.reads_state()) observation.first_bias = a.sums[b] + (number == 0 ? 0 : depth_sums);
+    observe(a, b, room);
+    apply_layers(network, 0, network.layer_count, observation, activations);
     if (threadIdx.x < kWarp) action = largest_output(network, activations);
   }
   if (threadIdx.x == 0) a.actions[b][number] = action;
@@ -187,16 +167,22 @@ __global__ void __launch_bounds__(kThreads, 1) decide(SummaryDecision a) {
 
 }  // namespace
 
+// Behind what the blocks need come the sums that are found here.
 int64_t summary_decision_workspace(const SummaryDecision& a) {
-  return 2 * a.batch * floats_of_block(a) * static_cast<int64_t>(sizeof(float));
+  return a.batch * (2 * floats_of_block(a) + a.sums_to_find()) * static_cast<int64_t>(sizeof(float));
 }
 
 void summary_decision(const SummaryDecision& a) {
   if (a.batch == 0) return;
-  with_type(a.states.dtype, [&](auto type) {
-    const dim3 blocks(static_cast<unsigned>(2 * a.batch));
-    launch(decide<decltype(type)>, blocks, kThreads, 0, a.launch.stream, a);
-  });
+  SummaryDecision known = a;
+  SummaryState state = a.state();
+  if (a.sums_to_find() > 0) {
+    state.sums = {static_cast<float*>(a.launch.workspace) + 2 * a.batch * floats_of_block(a), state.outputs()};
+    launch_state_sums(state);
+    known.sums = {state.sums.data, state.sums.batch_stride};
+  }
+  const dim3 blocks(static_cast<unsigned>(2 * a.batch));
+  launch<kStartsEarly>(decide, blocks, kThreads, 0, a.launch.stream, known, state.layers[0].outputs);
 }
 
 }  // namespace ltd::cuda

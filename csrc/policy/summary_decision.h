@@ -5,9 +5,12 @@
 // what the text proposes, as it is]. The best scores are the largest of all, descending; the newest those from
 // newest_from on. NaN and scores below -20, and those that are missing, count as -20. At depth -1, before anything is
 // drafted, there are no scores, the depth has no place, and the state, which nobody knows yet, counts as 0.
+//
+// Of the first layers' sums the state's part comes first, with the bias, then the others: whether summary_state has
+// worked it out before or not, the results are the same to the last bit.
 #pragma once
 
-#include "policy/network.h"
+#include "policy/summary_state.h"
 
 namespace ltd {
 
@@ -17,7 +20,8 @@ struct SummaryDecision {
   Rows<const float> scores;     // (B, n or more)
   const int32_t* lengths;       // (B)
   LengthRange length_range;     // of what is shown of them
-  AnyMatrices states;           // (B, 1, H); not read at depth -1
+  AnyMatrices states;           // (B, 1, H); not read at depth -1, and with sums
+  Rows<const float> sums;       // those of summary_state; data == null: found here
   Rows<const float> text;       // (B, X)
   int64_t batch;                // B
   int64_t score_count;          // n
@@ -38,6 +42,28 @@ struct SummaryDecision {
   // Where in it the states and the text begin.
   LTD_INLINE int64_t state_from() const { return 2 * (best + newest) + 2 + 1 + (kMaxDepth + 1); }
   LTD_INLINE int64_t text_from() const { return state_from() + state_size; }
+
+  LTD_INLINE bool reads_state() const { return state_size > 0 && depth >= 0; }
+
+  // What summary_state is asked here, but for where its sums go.
+  LTD_INLINE SummaryState state() const {
+    const auto first = [](const PolicyNetwork& network) {
+      return network.layer_count > 0 ? network.layers[0] : PolicyLayer{};
+    };
+    SummaryState state{};
+    state.states = states;
+    state.batch = batch;
+    state.state_size = state_size;
+    state.state_from = state_from();
+    state.layers[0] = first(depth_network);
+    state.layers[1] = first(size_network);
+    state.threads = depth_network.threads;
+    state.launch = launch;
+    return state;
+  }
+
+  // Sums of a sequence that nobody has given.
+  LTD_INLINE int64_t sums_to_find() const { return reads_state() && sums.data == nullptr ? state().outputs() : 0; }
 };
 
 }  // namespace ltd

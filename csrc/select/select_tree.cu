@@ -189,6 +189,7 @@ __device__ void write_node(const SelectTree& a, const Tree& tree, int node) {
 
 // Block (batch row).
 __global__ void __launch_bounds__(kThreads) build_trees(SelectTree a) {
+  await_earlier_kernels();
   LTD_SHARED(Selection, selection);
   LTD_SHARED(Tree, tree);
   const int64_t b = blockIdx.x;
@@ -214,7 +215,7 @@ int64_t select_tree_workspace(const SelectTree&) { return 0; }
 
 void select_tree(const SelectTree& a) {
   if (a.batch == 0) return;
-  launch(build_trees, dim3(static_cast<unsigned>(a.batch)), kThreads, 0, a.launch.stream, a);
+  launch<kStartsEarly>(build_trees, dim3(static_cast<unsigned>(a.batch)), kThreads, 0, a.launch.stream, a);
 }
 
 }  // namespace ltd::cuda

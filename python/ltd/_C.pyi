@@ -50,7 +50,8 @@ class SummaryAsker:
         """The depth network's action and the size network's: of each the upper median over the batch.
 
         Args:
-            states: not looked at where H is 0, and at depth -1.
+            states: not looked at where H is 0, and at depth -1. None: those of the last question that gave any, for
+                which nothing is worked out again.
             text: not looked at where X is 0.
 
         Raises:

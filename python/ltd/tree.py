@@ -77,6 +77,7 @@ class DraftTree:
         counts: candidates of a tree with 0, 1, 2 … levels.
         root_states: floating type (B, 1, H), the draft's states at the roots, for policies to read; None before the
             draft has begun, and of a draft without any.
+        states_number: another one whenever root_states are, also where those are new in the same memory.
         logits: floating type (B, rows, Vd), what the newest level was chosen from: rows = 1, the root's, or W, those of
             the beam before it (`parents_of_newest`). For policies to read; None before the first level.
         states: floating type (B, rows, H), the draft's states at the same rows; None of a draft without any.
@@ -113,10 +114,21 @@ class DraftTree:
         self.levels = 0
         self._merged = 0
         self.text: TextCandidates | None = None
-        self.root_states: torch.Tensor | None = None
+        self.states_number = 0
+        self.root_states = None
         self.logits: torch.Tensor | None = None
         self.states: torch.Tensor | None = None
         self.counts = (0, *(candidate_count(width, depth) for depth in range(levels)))
+
+    @property
+    def root_states(self) -> torch.Tensor | None:
+        """See the attributes."""
+        return self._root_states
+
+    @root_states.setter
+    def root_states(self, states: torch.Tensor | None) -> None:
+        self._root_states = states
+        self.states_number += 1
 
     @property
     def drafted(self) -> int:

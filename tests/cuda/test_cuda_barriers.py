@@ -86,14 +86,22 @@ def merged(candidates: int, most: int) -> Case:
     return run
 
 
-def attended(head_dim: int, prefix: int, nodes: int, dtype: torch.dtype, window: int = 0) -> Case:
+def attended(
+    head_dim: int, prefix: int, nodes: int, dtype: torch.dtype, window: int = 0, counted: bool = False
+) -> Case:
     random = generator(head_dim + prefix)
     query = torch.randn(1, 2, nodes, head_dim, generator=random).to(dtype)
     keys, values = (torch.randn(1, 1, prefix + nodes, head_dim, generator=random).to(dtype) for _ in range(2))
     tree = NodeBuffers.filled([random_nodes(np.random.default_rng(prefix), nodes, 1000)], [prefix])
     lengths = torch.tensor([prefix], dtype=torch.int32)
     arguments = query, keys, values, lengths, nodes, tree.masks, tree.positions, head_dim**-0.5, window
-    return lambda: [ops.tree_attention(*arguments)]
+
+    def run() -> list[Tensor]:
+        counters = torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32) if counted else None
+        output = ops.tree_attention(*arguments, counters=counters)
+        return [output] if counters is None else [output, counters]
+
+    return run
 
 
 def accepted(vocabulary: int, dtype: torch.dtype, *warp: float) -> Case:
@@ -208,7 +216,9 @@ CASES: dict[str, list[Case]] = {
         attended(64, 150, 12, torch.float32),
         attended(64, 500, 20, torch.bfloat16, window=100),
         attended(7, 30, 5, torch.float32),
-        attended(136, 130, 2, torch.float32),  # heads that a merge takes in two parts
+        attended(136, 130, 2, torch.float32),  # heads whose outputs two blocks share
+        attended(64, 300, 5, torch.bfloat16, counted=True),
+        attended(136, 130, 2, torch.float32, counted=True),
     ],
     "accept_greedy": [accepted(vocabulary, dtype) for vocabulary in (50, 6000) for dtype in DTYPES],
     "accept_sample": [

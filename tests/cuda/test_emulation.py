@@ -43,6 +43,8 @@ RIGHT = {
     "copy_over": INPUTS[::-1],
     "move_packs": INPUTS,
     "reverse": FIRST[::-1] + 5,
+    "add_one": FIRST + 1,
+    "use_shared": FIRST,
     "add_blocks": np.full(32, in_base_3(FIRST.reshape(4, 32).sum(axis=1).tolist())),
 }
 NO_BARRIER = "which no barrier separates from what thread"
@@ -77,6 +79,8 @@ FAULTY = {
     "reverse writing behind its memory": r"thread \(127, 0, 0\): writes 4 bytes beside a shared variable",
     "launch too many threads": "the kernel launched at toys.cu:.*: blocks of 1025 threads",
     "read in a launch function": "reads 4 bytes of the device's memory in a launch function",
+    "add_one before it has waited": "reaches 4 bytes that it must not before it has waited for the kernels before",
+    "use_shared without having asked": "more than 48 KB of shared memory",
     "count_digits from rubbish": None,
     "add_blocks from rubbish": None,
 }

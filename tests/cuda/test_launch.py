@@ -23,8 +23,17 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
 
 
+def test_kernels_start_early_where_the_device_can(said: list[str]) -> None:
+    assert said[:4] == [
+        "device 0, in order: 0 attributes",
+        "device 0, early: 1 attributes",
+        "device 1, in order: 0 attributes",
+        "device 1, early: 0 attributes",
+    ]
+
+
 def test_a_launch_that_fails_leaves_no_error_for_the_next(said: list[str]) -> None:
-    assert said[:3] == [
+    assert said[4:7] == [
         "right: launched, no last error",
         "wrong: a CUDA kernel cannot be launched: refused, no last error",
         "too large: cudaFuncSetAttribute: refused, no last error",
@@ -32,4 +41,4 @@ def test_a_launch_that_fails_leaves_no_error_for_the_next(said: list[str]) -> No
 
 
 def test_each_device_has_its_own_multiprocessors(said: list[str]) -> None:
-    assert said[3:] == ["device 0: 132", "device 1: 78"]
+    assert said[7:] == ["device 0: 132", "device 1: 78"]

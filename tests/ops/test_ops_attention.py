@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from emulated import barriers, emulated_kernels, visits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import DTYPES, every_kernel, strided
@@ -96,6 +97,59 @@ def test_sizes_of_decoding_and_prefill(nodes, length, masked, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bound_of_the_lengths_splits_the_keys_as_a_smaller_cache_would(dtype):
+    """And the result is right whatever the bound."""
+    generator = torch.Generator().manual_seed(3)
+    length, nodes, capacity = 600, 5, 3000
+    query, *filled = inputs(1, 2, 2, nodes, [length], nodes, 64, dtype, generator)
+    keys, values = (torch.cat([part, torch.full((1, 2, capacity, 64), math.nan).to(dtype)], dim=2) for part in filled)
+    masks, lengths = random_masks(1, nodes, nodes, generator), torch.tensor([length], dtype=torch.int32)
+    seen = visible(lengths, nodes, nodes, filled[0].shape[2], masks, torch.zeros(1, nodes).long(), 0)
+    expected = attention(query, *(part.nan_to_num(0.0) for part in filled), seen, 0.125)
+    rest = lengths, nodes, masks, torch.zeros(1, nodes).long(), 0.125, 0
+    for kernel in every_kernel():
+        for longest in (length + nodes, 1024, 2048, keys.shape[2]):
+            output = ops.tree_attention(query, keys, values, *rest, longest)
+            smaller = ops.tree_attention(query, keys[:, :, :longest], values[:, :, :longest], *rest)
+            assert torch.equal(output, smaller), kernel
+            worst = ((output.double() - expected).abs() / (1 + expected.abs())).max().item()
+            assert worst <= TOLERANCE[dtype], kernel
+        assert torch.equal(output, ops.tree_attention(query, keys, values, *rest, -1)), kernel
+
+
+@pytest.mark.parametrize(
+    ("batch", "nodes", "lengths", "head_dim", "dtype", "merges"),
+    [
+        (1, 5, [1500], 64, torch.bfloat16, True),
+        (2, 3, [0, 1500], 80, torch.float16, True),  # splits without keys
+        (1, 2, [900], 7, torch.float32, True),  # no packs of four
+        (1, 1, [900], 200, torch.float32, True),  # two parts of the outputs
+        (1, 61, [3000], 64, torch.bfloat16, False),  # more than the last block should read
+    ],
+)
+def test_the_last_block_merges_splits_as_a_second_launch_does(batch, nodes, lengths, head_dim, dtype, merges):
+    """To the last bit, in any order of the blocks, and leaves the counters as it found them."""
+    generator = torch.Generator().manual_seed(nodes)
+    query, keys, values = inputs(batch, 1, 2, nodes, lengths, nodes, head_dim, dtype, generator)
+    given = torch.tensor(lengths, dtype=torch.int32)
+    masks = random_masks(batch, nodes, nodes, generator)
+    rest = given, nodes, masks, torch.zeros(batch, nodes).long(), 0.125, 0, -1
+    counters = torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32)
+    for seed in range(4):
+        with emulated_kernels(seed):
+            expected = ops.tree_attention(query, keys, values, *rest)
+            before = sum(at_last_block())
+            assert torch.equal(ops.tree_attention(query, keys, values, *rest, counters), expected)
+            assert (sum(at_last_block()) > before) == merges
+        assert not counters.any()
+
+
+def at_last_block() -> list[int]:
+    """How often threads have come to the barriers of blocks that ask whether they are the last."""
+    return [count for place, count in zip(barriers(), visits(), strict=True) if place.startswith("last_block.cuh:")]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_query_that_sees_nothing_is_zero(dtype):
     generator = torch.Generator().manual_seed(0)
     query, keys, values = inputs(1, 1, 2, 3, [0], 3, 16, dtype, generator)
@@ -174,6 +228,11 @@ def bad_call(**changes):
         ({"masks": torch.zeros(1, 3, 0, dtype=torch.int64)}, "masks must hold a bit for each of the 3 tree rows"),
         ({"masks": None, "tree_rows": 2}, "without masks or with a window, tree_rows must be the 3 rows of query"),
         ({"window": 4, "tree_rows": 2}, "without masks or with a window"),
+        ({"longest": 7}, r"longest must be at least lengths\[0\] = 5 and the 3 tree rows together, but is 7"),
+        ({"longest": 10}, "longest must be 3 to 9, but is 10"),
+        ({"longest": -2}, "longest must be 3 to 9, but is -2"),
+        ({"counters": torch.zeros(1024)}, "counters must be of type Int, but is Float"),
+        ({"counters": torch.zeros(9, dtype=torch.int32)}, "counters must have size 1024 in dimension 0"),
         ({"window": -1}, r"window must be 0 \(none\) or more"),
         ({"window": 4, "positions": torch.zeros(1, 2, dtype=torch.int64)}, "positions must have size 3 in dimension 1"),
     ],

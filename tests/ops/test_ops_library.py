@@ -34,18 +34,20 @@ def sample_arguments() -> dict[str, tuple]:
     summary = (torch.randn(1, 9), 7, 5, lengths, 2, 3, 1, torch.randn(1, 1, 4).bfloat16(), torch.randn(1, 24))
     networks = (torch.randn(53 * 5 + 6 * 2 + 53 * 3), [5, 2], [3], True)
     root = torch.zeros(1, dtype=torch.int64)
+    attended = (torch.randn(1, 2, 4, 8), cache[0], cache[1], lengths, 4, tree.masks)
     return {
         "expand_beam": (torch.randn(1, 1, 9), torch.arange(9), 0, *BeamBuffers.new(1, 3, 2).arguments()),
         "row_entropy": (torch.randn(2, 3, 9),),
         "merge_text": (*text, 3, root, *merged, torch.zeros(1, dtype=torch.int32)),
         "select_tree": (*candidates, 3, root, lengths, *NodeBuffers.new(1, 3).arguments()),
-        "tree_attention": (torch.randn(1, 2, 4, 8), cache[0], cache[1], lengths, 4, tree.masks, tree.positions, 0.3, 0),
+        "tree_attention": (*attended, tree.positions, 0.3, 0, 9, torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32)),
         "accept_greedy": (torch.randn(1, 4, 9), *links, *results),
         "accept_sample": (torch.randn(1, 4, 9), *links, tree.positions, root, 1.0, 0, 1.0, 3, *results),
         "commit_path": (cache, -cache, torch.tensor([[0, 2]], dtype=torch.int32), lengths // 2, lengths),
         "depth_action": policy,
         "size_action": policy,
         "summary_decision": (*summary, *networks, torch.zeros(1, 2, dtype=torch.int32)),
+        "summary_state": (summary[7], *networks[:3], 3, 1, True),
     }
 
 

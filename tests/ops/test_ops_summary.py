@@ -384,6 +384,80 @@ def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
     assert asks.ask(*question) == expected == asks.ask(*question)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    case=cases(),
+    hidden=st.lists(st.none() | st.lists(st.integers(1, 70), max_size=2), min_size=2, max_size=2),
+    seed=st.integers(0, 2**31),
+)
+def test_the_state_may_be_summed_before_to_the_last_bit(case, hidden, seed):
+    """What `summary_state` says is each first layer's share, and with it the states are not read."""
+    layout, scores, newest_from, lengths, at, states, text = case
+    generator = torch.Generator().manual_seed(seed)
+    states = states.nan_to_num(1.0)
+    case = (layout, scores, newest_from, lengths, at, states, text)
+    depth, size = (
+        () if layers is None else random_weights([layout.width, *layers, outputs], generator)
+        for layers, outputs in zip(hidden, (2, 12), strict=True)
+    )
+    weights, layers = flat([*depth, *size]), (outputs_of(depth), outputs_of(size))
+    columns = slice(layout.width - layout.text - layout.states, layout.width - layout.text)
+    first = [network[:2] for network in (depth, size) if network]
+    normal = states[:, 0].double()
+    normal = normal / (normal.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    wanted = [bias.double() + normal @ weight[:, columns].double().T for weight, bias in first]
+    if not layout.states:
+        wanted = [bias.double().expand(len(scores), -1) for _, bias in first]
+    expected = torch.cat([torch.zeros(len(scores), 0, dtype=torch.float64), *wanted], dim=1)
+    for kernel in every_kernel():
+        sums = ops.summary_state(states, weights, *layers, layout.best, layout.newest, layout.text > 0)
+        torch.testing.assert_close(sums.double(), expected, rtol=1e-5, atol=1e-5)
+        actions = torch.full((len(scores), 2), -7, dtype=torch.int32)
+        ranked = layout.best, layout.newest
+        given = torch.full_like(states, math.nan)
+        rest = text, weights, *layers, False, actions, *layout.length_range
+        ops.summary_decision(scores, scores.shape[1], newest_from, lengths, at, *ranked, given, *rest, sums)
+        assert torch.equal(actions, decision(case, depth, size)), kernel
+
+
+def test_a_summed_state_decides():
+    """The sums are taken as they are given, not only believed to be those of the states."""
+    weights = [torch.zeros(3, LAYOUT.width), torch.zeros(3)]
+    for _ in every_kernel():
+        for best in range(3):
+            actions, sums = torch.zeros(1, 2, dtype=torch.int32), torch.zeros(1, 3)
+            sums[0, best] = 1.0
+            scores, lengths, states = torch.zeros(1, 0), torch.zeros(1).int(), torch.zeros(1, 1, 4)
+            networks = flat(weights), [], [3], False
+            ops.summary_decision(scores, 0, 0, lengths, 1, 2, 1, states, None, *networks, actions, 5, 600, sums)
+            assert actions.tolist() == [[0, best]]
+
+
+def test_an_asker_remembers_what_the_networks_make_of_the_states():
+    """None is the states before, whatever has become of them; of another batch there are none."""
+    weights = random_weights([LAYOUT.width, 9, 5], torch.Generator().manual_seed(1))
+    asks, random = asker(LAYOUT, (), weights), torch.Generator().manual_seed(2)
+    lengths, answers = torch.zeros(2).int(), set()
+    for _ in range(20):
+        states = 3 * torch.randn(2, 1, 4, generator=random)
+        scores = -4 * torch.rand(2, 30, generator=random)
+        answer = asks.ask(scores, 30, 10, lengths, 2, states)
+        kept = states.clone()
+        states.fill_(math.nan)
+        other = -4 * torch.rand(2, 30, generator=random)
+        assert asks.ask(scores, 30, 10, lengths, 2, None) == answer
+        later = asks.ask(other, 30, 20, lengths, 3, None)
+        assert later == asks.ask(other, 30, 20, lengths, 3, kept)
+        answers |= {answer, later}
+    assert len(answers) > 2
+    with pytest.raises(InputError, match="states must be a tensor, as none of 1 sequences came before"):
+        asks.ask(scores[:1], 30, 10, lengths[:1], 2, None)
+    with pytest.raises(InputError, match="states must have size 4 in dimension 2"):
+        asks.ask(scores, 30, 10, lengths, 2, torch.zeros(2, 1, 5))
+    with pytest.raises(InputError, match="states must be a tensor, as none of 2 sequences came before"):
+        asks.ask(scores, 30, 10, lengths, 2, None)
+
+
 def without_memory(tensor):
     """The tensor, whose memory is given back."""
     tensor.untyped_storage().resize_(0)
@@ -440,7 +514,7 @@ def test_no_asker_of_what_does_not_go_together(changes, message):
         ({"depth": 13}, "depth must be 0 to 12, but is 13"),
         ({"count": 6}, "count must be 0 to 5, but is 6"),
         ({"newest_from": 4}, "newest_from must be 0 to 3, but is 4"),
-        ({"states": None}, "states must be a tensor"),
+        ({"states": None}, "states must be a tensor, as none of 1 sequences came before"),
         ({"states": torch.zeros(1, 1, 5)}, "states must have size 4 in dimension 2"),
         ({"states": torch.zeros(1, 1, 4).double()}, "states must be of type Float, Half or BFloat16, but is Double"),
         ({"lengths": torch.zeros(2, dtype=torch.int32)}, "lengths must have size 1 in dimension 0"),

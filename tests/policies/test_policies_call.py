@@ -143,6 +143,27 @@ def test_no_states() -> None:
     assert call.choose_size(tree(1, states=None), 1) in (2, 4, 8)
 
 
+@pytest.mark.parametrize("make", [asking._direct_asker, asking._operator_asker])
+def test_states_are_worked_out_once_a_cycle(make: Callable[..., asking.Asker]) -> None:
+    """And again when the tree has others, were they in the same memory."""
+    torch.manual_seed(3)
+    network = random_network(LAYOUT, 3, 1)
+    weights = torch.cat([tensor.flatten() for tensor in network.weights])
+    ask = make(LAYOUT, weights, [], [3], False, *([1] if make is asking._operator_asker else []))
+    grown, answers = tree(0, 1), set()
+    assert grown.root_states is not None
+    for cycle in range(40):
+        grown.root_states = grown.root_states.copy_(torch.randn(1, 1, STATES))
+        said = ask(grown, 0)
+        assert said == (0, expected_actions(network, grown, 0)[0])
+        grown.root_states.fill_(float("nan"))  # nobody looks
+        assert ask(grown, 0) == said
+        other = tree(0, 1)
+        assert ask(other, 0) == (0, expected_actions(network, other, 0)[0]), cycle
+        answers.add(said)
+    assert len(answers) > 1
+
+
 def count_questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Depths at which policies that start from now on ask."""
     depths: list[int] = []

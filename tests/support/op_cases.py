@@ -341,12 +341,16 @@ def attention_call(random: np.random.Generator, normal, masks: Tensor, positions
     """Grouped heads of any of the usual sizes; with or without a window."""
     batch, nodes = positions.shape
     head_dim, heads, group = (int(random.choice(sizes)) for sizes in ([64, 80, 96, 128, 256], [1, 2, 3], [1, 3, 4]))
-    capacity = int(lengths.max()) + nodes
+    longest = int(lengths.max()) + nodes
+    capacity = longest + int(random.choice([0, 500]))
     query = normal(batch, heads * group, nodes, head_dim, scale=1.0)
     keys, values = (normal(batch, heads, capacity, head_dim, scale=1.0) for _ in range(2))
     window = int(random.choice([0, 40]))
     shifted = positions + lengths[:, None]
-    return Call("tree_attention", [query, keys, values, lengths, nodes, masks, shifted, head_dim**-0.5, window])
+    tree = [lengths, nodes, masks, shifted, head_dim**-0.5, window]
+    bound = int(random.choice([-1, longest]))
+    counters = torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32) if random.integers(2) else None
+    return Call("tree_attention", [query, keys, values, *tree, bound, counters])
 
 
 def commit_call(random: np.random.Generator, normal, batch: int, lengths: Tensor) -> Call:

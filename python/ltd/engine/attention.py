@@ -33,7 +33,17 @@ def attend_tree(
     cache.write(layer, key, value, block.first_row)
     rows = block.first_row + query.shape[2]
     return ops.tree_attention(
-        query, cache.keys[layer], cache.values[layer], block.lengths, rows, block.masks, block.positions, scale, window
+        query,
+        cache.keys[layer],
+        cache.values[layer],
+        block.lengths,
+        rows,
+        block.masks,
+        block.positions,
+        scale,
+        window,
+        cache.longest(rows),
+        cache.counters,
     )
 
 

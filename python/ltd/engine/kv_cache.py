@@ -57,6 +57,7 @@ class KVCache:
     Attributes:
         keys, values: (layers, B, Hkv, capacity, head_dim).
         lengths: int32 (B,), prefix rows, on the device; `host_lengths` is the same on the host.
+        counters: those of `ops.tree_attention`, where its kernels have a use for them.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class KVCache:
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self.host_lengths = [0] * batch
+        counted = device.type == "cuda"
+        self.counters = torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32, device=device) if counted else None
         # `keep` makes views of these.
         self._whole = self.keys, self.values, self.lengths
 
@@ -94,6 +97,10 @@ class KVCache:
         """Rows per sequence, prefix and tree together."""
         return self.keys.shape[3]
 
+    def longest(self, tree_rows: int) -> int:
+        """Rows of the longest sequence with a tree of so many, rounded up: what attention's work is cut by."""
+        return min(self.capacity, -(-(max(self.host_lengths) + tree_rows) // ROUND_ROWS_TO) * ROUND_ROWS_TO)
+
     def fits(self, batch: int, capacity: int) -> bool:
         """Whether this cache can be used again for so many sequences and rows."""
         keys, _, lengths = self._whole
@@ -111,6 +118,7 @@ class KVCache:
         view.keys, view.values = self.keys[:, index : index + 1], self.values[:, index : index + 1]
         view.lengths = self.lengths[index : index + 1].clone()
         view.host_lengths = self.host_lengths[index : index + 1]
+        view.counters = self.counters
         return view
 
     def keep(self, rows: list[int]) -> None:

@@ -25,7 +25,7 @@ from ltd.ops.accept import (
     accept_sample,
     draft_token,
 )
-from ltd.ops.attention import tree_attention
+from ltd.ops.attention import MERGE_COUNTERS, tree_attention
 from ltd.ops.commit import commit_path
 from ltd.ops.engine import (
     StackWeights,
@@ -41,12 +41,13 @@ from ltd.ops.entropy import row_entropy
 from ltd.ops.expand import expand_beam
 from ltd.ops.library import build_info
 from ltd.ops.lookup import merge_text
-from ltd.ops.policy import depth_action, size_action, summary_decision
+from ltd.ops.policy import depth_action, size_action, summary_decision, summary_state
 from ltd.ops.select import select_tree
 
 __all__ = [
     "LARGEST_TEMPERATURE",
     "LEAST_TEMPERATURE",
+    "MERGE_COUNTERS",
     "StackWeights",
     "accept_chain",
     "accept_greedy",
@@ -67,6 +68,7 @@ __all__ = [
     "select_tree",
     "size_action",
     "summary_decision",
+    "summary_state",
     "tree_attention",
     "unpack_rows",
 ]

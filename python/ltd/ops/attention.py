@@ -6,6 +6,9 @@ from torch import Tensor
 
 from ltd.ops.library import operator
 
+MERGE_COUNTERS = 1024
+"""How many counters `tree_attention` takes."""
+
 _tree_attention = operator("tree_attention")
 
 
@@ -19,6 +22,8 @@ def tree_attention(
     positions: Tensor,
     scale: float,
     window: int = 0,
+    longest: int = -1,
+    counters: Tensor | None = None,
 ) -> Tensor:
     """Attention of tree nodes over the prefix and the tree.
 
@@ -34,11 +39,19 @@ def tree_attention(
         positions: int64 (B, N), used if window > 0: 0 … 2^30 - 1 then.
         scale: factor of the scores before the softmax, above 0.
         window: if above 0, only keys with query position - key position < window are seen; tree_rows = N then.
+        longest: lengths[b] + tree_rows at most, -1 = capacity. On CUDA the keys are split among blocks by it; a larger
+            one than needed costs time, and rounds sums in another order. The CPU has no use for it.
+        counters: int32 (MERGE_COUNTERS,), all 0, and 0 again afterwards; calls that may run at the same time need their
+            own. With them CUDA may put splits together in the same launch, to the last bit as in the second launch that
+            it else takes. The CPU leaves them alone.
 
-    Unchecked on CUDA: that 0 <= lengths[b] <= capacity - tree_rows, and positions.
+    Unchecked on CUDA: that 0 <= lengths[b] <= capacity - tree_rows, which longest being too small does not harm,
+    positions, and that counters are 0.
 
     Returns:
         (B, N, Hq, head_dim), contiguous, of the query's type.
     """
-    output: Tensor = _tree_attention(query, keys, values, lengths, tree_rows, masks, positions, scale, window)
+    output: Tensor = _tree_attention(
+        query, keys, values, lengths, tree_rows, masks, positions, scale, window, longest, counters
+    )
     return output

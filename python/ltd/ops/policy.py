@@ -13,6 +13,7 @@ LONGEST = 2**31 - 1  # that an int32 can be
 _depth_action = operator("depth_action")
 _size_action = operator("size_action")
 _summary_decision = operator("summary_decision")
+_summary_state = operator("summary_state")
 
 
 def depth_action(
@@ -82,6 +83,7 @@ def summary_decision(
     actions: Tensor,
     shortest: int = 0,
     longest: int = LONGEST,
+    sums: Tensor | None = None,
 ) -> None:
     """The actions of a depth and a size policy that read the same summary: observation and both networks in one go.
 
@@ -94,15 +96,18 @@ def summary_decision(
         lengths: int32 (B,).
         depth: expansions so far, 0 … 12; with a text also -1: nothing is drafted yet, and count must be 0.
         best, newest: how many of the best scores of all and of the newest level it shows, 1 … 64.
-        states: float32, float16 or bfloat16 (B, 1, H). None: H = 0. At depth -1 they count as zeros.
+        states: float32, float16 or bfloat16 (B, 1, H). None: H = 0. At depth -1 they count as zeros. With sums they are
+            not read.
         text: float32 (B, 24), the features of what the text proposes. None: the networks do not read it.
         weights: float32 (n,): every layer's weight (outputs, inputs) and then its bias, layer by layer, first the depth
             network's, then the size network's.
         depth_layers, size_layers: outputs of each layer, up to 8; empty without a network.
         uses_tanh: what is between the layers of both is tanh, not ReLU.
         actions: int32 (B, 2), written: the depth network's action and the size network's: the index of the largest
-            output, the smallest such; 0 without a network.
+            output, the smallest such; 0 without a network. Where the others are on a GPU it may be in pinned memory of
+            the host, which then sees the answer without copying it.
         shortest, longest: the networks see no length beyond these, but the nearest of them.
+        sums: float32 (B, n), what `summary_state` made of these states: the same actions, sooner.
     """
     _summary_decision(
         scores,
@@ -121,4 +126,29 @@ def summary_decision(
         actions,
         shortest,
         longest,
+        sums,
     )
+
+
+def summary_state(
+    states: Tensor,
+    weights: Tensor,
+    depth_layers: Sequence[int],
+    size_layers: Sequence[int],
+    best: int,
+    newest: int,
+    reads_text: bool = False,
+) -> Tensor:
+    """What the networks of `summary_decision` make of the states, which stay the same in all of a cycle's questions.
+
+    Args:
+        states: float32, float16 or bfloat16 (B, 1, H).
+        weights, depth_layers, size_layers, best, newest: as `summary_decision` takes them.
+        reads_text: the networks read the text as well.
+
+    Returns:
+        float32 (B, n): for every output of the depth network's first layer, then of the size network's, its bias and
+        the part of its sum that comes from the state divided by the root of its mean square. n = 0 without networks.
+    """
+    sums: Tensor = _summary_state(states, weights, depth_layers, size_layers, best, newest, reads_text)
+    return sums

@@ -25,8 +25,6 @@ size_t stacks_bytes = 0;
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr size_t kMaxStaticShared = 48 << 10;
-constexpr int64_t kMaxShared = 99 << 10;  // of all architectures that the kernels are compiled for
 constexpr unsigned kMaxBlocksYz = 65535;
 
 // Bytes beside every shared variable that nothing may change.
@@ -94,7 +92,8 @@ enum class Order { kAny, kLastReadied, kFirstReadied };
 
 class Block {
  public:
-  void run(const Grid& grid, uint3 index, int threads, int64_t dynamic_bytes, const std::function<void()>& kernel);
+  void run(const Grid& grid, uint3 index, int threads, int64_t dynamic_bytes, int64_t shared_room,
+           const std::function<void()>& kernel);
 
   int meet_all(const char* operation, bool vote, const Location& where);
   void meet_lanes(const char* operation, uint32_t mask, void* data, Meeting meet, const Location& where);
@@ -152,6 +151,7 @@ class Block {
   Races races_{sizeof(shared_)};
   std::vector<Variable> variables_;  // the first is the dynamic memory
   size_t shared_end_ = 0;
+  int64_t shared_room_ = kMaxShared;
   uint64_t rubbish_seed_ = 0;
 };
 
@@ -169,7 +169,7 @@ std::string Block::name() const {
 
 // --- a block's life ---
 
-void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_bytes,
+void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_bytes, int64_t shared_room,
                 const std::function<void()>& kernel) {
   grid_ = &grid;
   kernel_ = &kernel;
@@ -183,6 +183,7 @@ void Block::run(const Grid& grid, uint3 index, int threads, int64_t dynamic_byte
   first_ready_ = 0;
   order_ = static_cast<Order>(std::max<size_t>(random_below(4), 1) - 1);
   clear_shared(dynamic_bytes);
+  shared_room_ = shared_room;
   stacks_begin = reinterpret_cast<uintptr_t>(stacks_);
   stacks_bytes = kMaxThreads * Fibre::kStack;
   races_.start_block();
@@ -402,9 +403,9 @@ void* Block::new_shared(size_t bytes, size_t alignment) {
   const size_t end = begin + bytes + kGuard;
   size_t total = bytes;
   for (size_t i = 1; i < variables_.size(); ++i) total += variables_[i].end - variables_[i].begin;
-  if (total > kMaxStaticShared) fail("more than 48 KB of shared variables");
-  if (static_cast<int64_t>(total + variables_[0].end - variables_[0].begin) > kMaxShared || end > sizeof(shared_)) {
-    fail("more than 99 KB of shared memory");
+  if (total > kSharedUnasked) fail("more than 48 KB of shared variables");
+  if (static_cast<int64_t>(total + variables_[0].end - variables_[0].begin) > shared_room_ || end > sizeof(shared_)) {
+    fail("more than " + std::to_string(shared_room_ >> 10) + " KB of shared memory");
   }
   for (size_t byte = shared_end_; byte < end; ++byte) shared_[byte] = rubbish(byte);
   variables_.push_back({begin, begin + bytes});
@@ -483,7 +484,8 @@ void fail_source(const char* operation, int lane, const Location& where) {
   fail(std::string(operation) + " reads lane " + std::to_string(lane) + ", which is not in the mask", where);
 }
 
-void run_grid(const Grid& grid, int threads, int64_t shared_bytes, const std::function<void()>& kernel) {
+void run_grid(const Grid& grid, int threads, int64_t shared_bytes, int64_t shared_room,
+              const std::function<void()>& kernel) {
   const auto refuse = [&](const std::string& why) {
     throw std::runtime_error("the kernel launched at " + place(grid.where) + ": " + why);
   };
@@ -492,7 +494,7 @@ void run_grid(const Grid& grid, int threads, int64_t shared_bytes, const std::fu
   if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) refuse("a grid without blocks");
   if (blocks.x > INT32_MAX || blocks.y > kMaxBlocksYz || blocks.z > kMaxBlocksYz) refuse("too many blocks");
   if (threads < 1 || threads > kMaxThreads) refuse("blocks of " + std::to_string(threads) + " threads");
-  if (shared_bytes < 0 || shared_bytes > kMaxShared) refuse(std::to_string(shared_bytes) + " bytes of shared memory");
+  if (shared_bytes < 0 || shared_bytes > shared_room) refuse(std::to_string(shared_bytes) + " bytes of shared memory");
 
   std::vector<uint64_t> order(uint64_t{blocks.x} * blocks.y * blocks.z);
   std::iota(order.begin(), order.end(), 0);
@@ -500,7 +502,7 @@ void run_grid(const Grid& grid, int threads, int64_t shared_bytes, const std::fu
   for (uint64_t i : order) {
     const uint3 index{static_cast<unsigned>(i % blocks.x), static_cast<unsigned>(i / blocks.x % blocks.y),
                       static_cast<unsigned>(i / blocks.x / blocks.y)};
-    block().run(grid, index, threads, shared_bytes, kernel);
+    block().run(grid, index, threads, shared_bytes, shared_room, kernel);
   }
 }
 

@@ -54,8 +54,18 @@ struct Grid {
   Grid(unsigned x, Location where = Location::current()) : blocks(x), where(where) {}
 };
 
-// Runs `kernel` in every thread of the grid, block after block.
-void run_grid(const Grid& grid, int threads, int64_t shared_bytes, const std::function<void()>& kernel);
+inline constexpr int64_t kMaxShared = 99 << 10;  // of a block, of all architectures that kernels are compiled for
+inline constexpr int64_t kSharedUnasked = 48 << 10;
+
+// Runs `kernel` in every thread of the grid, block after block. Of its room of shared memory, shared_bytes are dynamic.
+void run_grid(const Grid& grid, int threads, int64_t shared_bytes, int64_t shared_room,
+              const std::function<void()>& kernel);
+
+// --- kernels that start before the ones before them have ended ---
+
+// From now on the thread must reach nothing of the caller's, until it has waited for those kernels.
+void must_wait();
+void has_waited();
 
 // --- threads that wait for each other ---
 

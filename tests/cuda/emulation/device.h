@@ -518,12 +518,20 @@ void wait_for_copies() {
 
 inline int multiprocessors() { return 8; }
 
-template <typename... Parameters, typename... Arguments>
+inline constexpr bool kStartsEarly = true;  // here kernels that should wait must
+
+inline void await_earlier_kernels() { emulation::has_waited(); }
+
+template <bool kEarly = false, typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), emulation::Grid grid, int threads, int64_t shared_bytes, void*,
             Arguments&&... arguments) {
   static_assert((0 + ... + sizeof(Parameters)) <= 4096, "more than a kernel's parameters may hold");
   const std::tuple<std::remove_cvref_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
-  emulation::run_grid(grid, threads, shared_bytes, [&] { std::apply(kernel, values); });
+  const int64_t shared_room = shared_bytes > kDynamicUnasked ? emulation::kMaxShared : emulation::kSharedUnasked;
+  emulation::run_grid(grid, threads, shared_bytes, shared_room, [&] {
+    kEarly ? emulation::must_wait() : emulation::has_waited();
+    std::apply(kernel, values);
+  });
 }
 
 }  // namespace ltd::cuda

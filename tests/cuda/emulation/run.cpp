@@ -41,6 +41,9 @@ void set_reach(const std::vector<Memory::Part>& parts) {
   forget_last_ranges();
 }
 
+// Whether the running thread has not yet waited for the kernels before.
+bool is_early = false;
+
 // The last range that begins at the address or before it.
 const Range* range_before(const std::vector<Range>& ranges, uintptr_t address) {
   const auto after = std::upper_bound(ranges.begin(), ranges.end(), address,
@@ -54,6 +57,7 @@ Range last_read = kNowhere;
 Range last_written = kNowhere;
 
 std::string describe_reach(uintptr_t address, bool writes) {
+  if (is_early) return " before it has waited for the kernels before";
   const std::vector<Range>& ranges = writes ? writable : readable;
   const Range* before = range_before(ranges, address);
   const Range* after = before != nullptr ? before + 1 : ranges.data();
@@ -73,7 +77,15 @@ void fail_alignment(size_t alignment) { fail("an address that is no multiple of 
 
 void forget_last_ranges() { last_read = last_written = kNowhere; }
 
+void must_wait() {
+  is_early = true;
+  forget_last_ranges();
+}
+
+void has_waited() { is_early = false; }
+
 bool may_reach(uintptr_t address, size_t bytes, bool writes) {
+  if (is_early && is_in_kernel()) return false;
   const Range* range = range_before(writes ? writable : readable, address);
   if (range == nullptr || address + bytes > range->end) return false;
   if (is_in_kernel()) (writes ? last_written : last_read) = *range;

@@ -25,6 +25,14 @@ ToyFunction find_toy(const char* name);
 template <int kLater>
 void locate_mass(const Toy& a);
 
+// Launches early a kernel that adds 1 to every input, and waits for the kernels before it at first, or too late.
+template <bool kWaits>
+void add_one_early(const Toy& a);
+
+// Copies through shared memory, so many dynamic bytes beside it.
+template <int kDynamicBytes>
+void use_shared(const Toy& a);
+
 // Of each toy, in bytes.
 inline int64_t toy_workspace(const Toy&) { return 512; }
 

@@ -22,9 +22,19 @@ void show_launch(const char* name, int64_t shared_bytes) {
   std::printf(", %s\n", last_error == cudaSuccess ? "no last error" : "a last error");
 }
 
+void show_attributes(const char* name, void (*launch)(void (*)(), dim3, int, int64_t, void*)) {
+  launch(kernel, dim3(1), 32, 0, nullptr);
+  std::printf("device %d, %s: %u attributes\n", device, name, attributes);
+}
+
 }  // namespace
 
 int main() {
+  for (device = 0; device < 2; ++device) {
+    show_attributes("in order", ltd::cuda::launch<false>);
+    show_attributes("early", ltd::cuda::launch<true>);
+  }
+  device = 0;
   show_launch("right", 0);
   answer = cudaErrorInvalidConfiguration;
   show_launch("wrong", 0);

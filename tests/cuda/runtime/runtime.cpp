@@ -4,6 +4,7 @@ namespace ltd::stand_in {
 namespace {
 
 constexpr int kMultiprocessors[] = {132, 78};
+constexpr int kMajors[] = {9, 8};  // of the compute capability
 
 cudaError_t noted() {
   if (answer != cudaSuccess) last_error = answer;
@@ -17,7 +18,10 @@ using namespace ltd::stand_in;
 
 extern "C" {
 
-cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t*, const void*, void**) { return noted(); }
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void*, void**) {
+  attributes = config->numAttrs;
+  return noted();
+}
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return noted(); }
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
@@ -29,8 +33,8 @@ cudaError_t cudaGetDevice(int* current) {
   *current = device;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int of_device) {
-  *value = kMultiprocessors[of_device];
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of_device) {
+  *value = (attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : kMajors)[of_device];
   return cudaSuccess;
 }
 

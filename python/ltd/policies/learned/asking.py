@@ -59,24 +59,45 @@ def _summary_asker(layout: Summary, depth: Network | None, size: Network | None,
     return _operator_asker(layout, weights, depth_layers, size_layers, uses_tanh, batch)
 
 
+class _News:
+    """Whether a tree's root states are others than those of which something has been worked out."""
+
+    def __init__(self) -> None:
+        self._tree: DraftTree | None = None
+        self._number = 0
+
+    def of(self, tree: DraftTree) -> bool:
+        """Whether these are new."""
+        return tree is not self._tree or tree.states_number != self._number
+
+    def are_known(self, tree: DraftTree) -> None:
+        """From now on these are not."""
+        self._tree, self._number = tree, tree.states_number
+
+
 def _direct_asker(
     layout: Summary, weights: torch.Tensor, depth_layers: list[int], size_layers: list[int], uses_tanh: bool
 ) -> Asker:
     """On the CPU, where torch's dispatcher would take longer than the answer."""
     numbers, states, text = (layout.best, layout.newest, layout.states), layout.states, layout.text
     ask_both = SummaryAsker(weights, depth_layers, size_layers, *numbers, uses_tanh, *layout.length_range, text).ask
+    news = _News()
 
     def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
         counts, levels = tree.counts, tree.levels
-        return ask_both(
+        are_new = states > 0 and depth >= 0 and news.of(tree)
+        answer = ask_both(
             tree.scores,
             counts[levels],
             counts[levels - 1] if levels else 0,
             tree.lengths,
             depth,
-            _root_states(tree, states) if states and depth >= 0 else None,
+            _root_states(tree, states) if are_new else None,
             _text_features(tree) if text else None,
         )
+        if are_new:
+            news.are_known(tree)
+        return answer
 
     return ask
 
@@ -92,13 +113,21 @@ def _operator_asker(
     """On other devices."""
     actions = torch.zeros(batch, 2, dtype=torch.int32, device=weights.device)
     unknown = torch.zeros(batch, 1, layout.states, device=weights.device)
+    networks = weights, depth_layers, size_layers, layout.best, layout.newest, layout.text > 0
+    news, sums = _News(), None
 
     def states_of(tree: DraftTree, depth: int) -> torch.Tensor | None:
-        if not layout.states:
-            return None
-        return _root_states(tree, layout.states) if depth >= 0 else unknown
+        nonlocal sums
+        if not layout.states or depth < 0:
+            return unknown if layout.states else None
+        states = _root_states(tree, layout.states)
+        if news.of(tree):
+            sums = ops.summary_state(states, *networks)
+            news.are_known(tree)
+        return states
 
     def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
+        states = states_of(tree, depth)
         ops.summary_decision(
             tree.scores,
             tree.candidates,
@@ -107,7 +136,7 @@ def _operator_asker(
             depth,
             layout.best,
             layout.newest,
-            states_of(tree, depth),
+            states,
             _text_features(tree) if layout.text else None,
             weights,
             depth_layers,
@@ -115,6 +144,7 @@ def _operator_asker(
             uses_tanh,
             actions,
             *layout.length_range,
+            sums if depth >= 0 else None,
         )
         goes, step = map(upper_median, zip(*actions.tolist(), strict=True))
         return goes, step

@@ -30,6 +30,7 @@ void tree_attention(const TreeAttention& a) {
   memory.may_read(a.lengths, a.batch);
   memory.may_read(a.masks, a.batch, a.nodes, ceil_div(a.tree_rows, 64));
   memory.may_read(a.positions, a.batch, a.nodes);
+  memory.may_write(a.counters, kMergeCounters);
   memory.may_write(a.output, a.dtype, a.batch * a.nodes * a.query_heads * a.head_dim);
   run(memory, a, cuda::tree_attention_workspace, cuda::tree_attention);
 }
