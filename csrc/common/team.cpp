@@ -57,14 +57,16 @@ void wake([[maybe_unused]] const Word& word, [[maybe_unused]] int count) {
 template <typename Ready>
 bool watch(std::chrono::microseconds patience, Ready&& ready) {
   constexpr int kLooksPerClock = 16;
-  const auto end = Clock::now() + patience;
-  do {
+  Clock::time_point end{};
+  for (;;) {
     for (int look = 0; look < kLooksPerClock; ++look) {
       if (ready()) return true;
       relax();
     }
-  } while (Clock::now() < end);
-  return ready();
+    const auto now = Clock::now();
+    if (end == Clock::time_point{}) end = now + patience;
+    if (now >= end) return ready();
+  }
 }
 
 // One phase of a job, on a cache line of its own.
