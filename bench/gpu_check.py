@@ -4,6 +4,8 @@
     make gpu-check SYSTEM=1 [OUT=FOLDER] [BUDGET=SECONDS] [PYTHON=python3.12]
                                                  installs and downloads nothing: this Python has torch and what a
                                                  build needs, and the package is built beside its sources
+    python3.12 bench/gpu_check.py --prebuilt     nor is anything compiled: python/ltd/_C.*.so and kernel_bench, in the
+                                                 build folder, were built elsewhere for the same Python and torch
 
 One step after the other, the most telling first: the build, the operators' tests on the GPU, decoding with planted
 models of an 8B shape (`planted.py`), the microbenchmarks, compute-sanitizer's memcheck and racecheck of every kernel,
@@ -43,12 +45,12 @@ from gpu_steps import (
     Step,
     StepError,
     file_name,
-    programs_missing,
+    missing,
     read_object,
     steps_of,
     write_mark,
 )
-from system_python import missing_headers, missing_modules
+from system_python import missing_headers
 
 SYSTEM_BUDGET = 480.0  # seconds; of a machine that is lent
 NO_GPU = Gpu("no GPU", "90")
@@ -114,10 +116,8 @@ class Check:
         lacking = [name for name in step.after if not self.done[name].ok]
         if lacking:
             return Done("left out", f"it needs {lacking[0]}, which has not succeeded")
-        missing = missing_modules(step.modules) if self.place.system else []
-        missing += programs_missing(step, self.place)
-        if missing:
-            return Done("left out", f"not installed here: {', '.join(missing)}")
+        if lacks := missing(step, self.place):
+            return Done("left out", f"not installed here: {', '.join(lacks)}")
         if step.usual > self.left:
             left = max(self.left, 0.0)
             return Done("left out", f"{left:.0f} s of the budget are left, and it takes about {step.usual:.0f} s")
@@ -205,6 +205,7 @@ def results_of(done: dict[str, Done], name: str) -> list[dict[str, object]]:
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Builds, tests and times everything on an NVIDIA GPU.")
     parser.add_argument("--system", action="store_true", help="use this Python as it is; install nothing")
+    parser.add_argument("--prebuilt", action="store_true", help="as --system, and compile nothing: use what is built")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results.json and logs, instead of ours")
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help=f"for everything (default: {SYSTEM_BUDGET:.0f} with --system)"
@@ -214,6 +215,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.budget is not None and not options.budget > 0:
         parser.error(f"--budget must be above 0, but is {options.budget}")
+    options.system |= options.prebuilt
     if options.budget is None:
         options.budget = SYSTEM_BUDGET if options.system else float("inf")
     return options
@@ -225,8 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if gpu is None:
         print("gpu-check needs an NVIDIA GPU and its driver, and finds none here", file=sys.stderr)
         return 2
-    if options.system and (missing := missing_headers()):
-        print(f"gpu-check can compile no module for {sys.executable}: there is no {missing[0]}", file=sys.stderr)
+    if options.system and not options.prebuilt and (headers := missing_headers()):
+        print(f"gpu-check can compile no module for {sys.executable}: there is no {headers[0]}", file=sys.stderr)
         return 2
     if options.fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
@@ -235,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = Place(
         python=Path(sys.executable) if options.system else ROOT / ".venv" / "bin" / "python",
         system=options.system,
+        prebuilt=options.prebuilt,
         architectures=os.environ.get("LTD_CUDA_ARCHITECTURES") or (gpu.architecture if options.system else ""),
         logs=folder if options.out else KEPT,
     )
@@ -254,9 +257,8 @@ def say_what_is_missing(place: Place) -> None:
     if not place.system:
         return
     for name, step in steps_of(place):
-        missing = missing_modules(step.modules) + programs_missing(step, place)
-        if missing:
-            print(f"gpu-check: {name} will be left out; not installed here: {', '.join(missing)}", file=sys.stderr)
+        if lacks := missing(step, place):
+            print(f"gpu-check: {name} will be left out; not installed here: {', '.join(lacks)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

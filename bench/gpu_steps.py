@@ -15,12 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from gpu_machine import ROOT
-from system_python import PACKAGE, PROGRAMS, missing_programs, search_path
+from system_python import PACKAGE, PROGRAMS, missing_modules, missing_programs, search_path
 
 KEPT = ROOT / "out" / "gpu-check"  # results of steps that need not be done again
 TAIL = 15  # lines of a failed command's output that are shown
 
 Results = dict[str, Any] | None
+
+
+# Fails, with a sentence, where the module that was brought along cannot be imported or has no CUDA kernels.
+HAS_KERNELS = """
+import torch
+from ltd import _C
+info = _C.build_info()
+print(_C.__file__, info)
+if not info["cuda"]:
+    raise SystemExit(f"{_C.__file__} has no CUDA kernels: {info['cuda_reason']}")
+if str(info["torch"]) != torch.__version__:
+    raise SystemExit(f"{_C.__file__} was built for torch {info['torch']}, not {torch.__version__}")
+"""
 
 
 class StepError(Exception):
@@ -32,11 +45,13 @@ class Place:
     """Where the steps run, and with what.
 
     `system` is an environment that has everything and is not written to: nothing is installed, the package is built
-    beside its sources. Else it is .venv, which `make` sets up. The time limit is that of the step that runs.
+    beside its sources. Else it is .venv, which `make` sets up. With `prebuilt` nothing is compiled: the module and the
+    microbenchmarks were brought along. The time limit is that of the step that runs.
     """
 
     python: Path
     system: bool
+    prebuilt: bool
     architectures: str  # to compile for
     logs: Path
     limit: float = 0.0  # seconds
@@ -136,7 +151,9 @@ def find_sanitizer(python: Path) -> str:
 
 def build(place: Place) -> None:
     """The extension with its CUDA kernels; where it is not the system's Python, its environment before."""
-    if place.system:
+    if place.prebuilt:
+        place.run("build", place.python, "-c", HAS_KERNELS)
+    elif place.system:
         place.run("build", place.python, "cmake/extension.py")
     else:
         place.run("build", "make", "V=1", "-W", "setup.py", "install", ".venv/.stamp-dev")
@@ -152,6 +169,9 @@ def check_decoding(place: Place) -> Results:
 
 def build_kernel_bench(place: Place) -> None:
     """The program of microbenchmarks, from the build's own objects."""
+    if place.prebuilt:
+        place.kernel_bench()
+        return
     place.run("build", "cmake", "-S", ".", "-B", place.build_folder(), "-DLTD_BENCH=ON")
     place.run("build", "cmake", "--build", place.build_folder(), "--target", "kernel_bench")
 
@@ -200,23 +220,31 @@ def write_mark(place: Place) -> None:
 @dataclass(frozen=True)
 class Step:
     """A step: what it does, how many seconds it usually takes on 16 cores (an estimate) and may take at most, what it
-    needs of the Python that runs it and of the machine, and which steps must have succeeded before."""
+    needs of the Python that runs it and of the machine, whether it does no more than compile, and which steps must have
+    succeeded before."""
 
     run: Callable[[Place], Results]
     usual: float
     limit: float
     modules: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    compiles: bool = False
     after: tuple[str, ...] = ("build",)
 
 
 STEPS: dict[str, Step] = {
     "build": Step(
-        build, usual=60, limit=1800, modules=("torch", "numpy", "pybind11"), programs=(*PROGRAMS, "nvcc"), after=()
+        build,
+        usual=60,
+        limit=1800,
+        modules=("torch", "numpy", "pybind11"),
+        programs=(*PROGRAMS, "nvcc"),
+        compiles=True,
+        after=(),
     ),
     "operators' tests": Step(check_operators, usual=90, limit=240, modules=(*PACKAGE, "pytest")),
     "decoding": Step(check_decoding, usual=60, limit=150, modules=PACKAGE),
-    "microbenchmarks' build": Step(build_kernel_bench, usual=20, limit=300),
+    "microbenchmarks' build": Step(build_kernel_bench, usual=20, limit=300, compiles=True),
     "microbenchmarks": Step(time_kernels, usual=30, limit=120, after=("microbenchmarks' build",)),
     "memcheck": Step(
         lambda place: sanitize(place, "memcheck"),
@@ -250,9 +278,13 @@ def steps_of(place: Place) -> Iterator[tuple[str, Step]]:
             yield name, step
 
 
-def programs_missing(step: Step, place: Place) -> list[str]:
-    """What a step needs of the machine and does not find. In .venv, cmake and ninja come with the first step."""
-    return missing_programs((p for p in step.programs if place.system or p not in ("cmake", "ninja")), place.python)
+def missing(step: Step, place: Place) -> list[str]:
+    """What a step needs and does not find. In .venv, modules, cmake and ninja come with the first step."""
+    if place.prebuilt and step.compiles:
+        return []
+    if place.system:
+        return missing_modules(step.modules) + missing_programs(step.programs, place.python)
+    return missing_programs((p for p in step.programs if p not in ("cmake", "ninja")), place.python)
 
 
 def file_name(name: str) -> str:

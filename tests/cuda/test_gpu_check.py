@@ -16,6 +16,7 @@ import gpu_steps
 import system_python
 from gpu_machine import Gpu
 from gpu_steps import Place, Step, StepError
+from ltd import _C
 
 NAMES = list(gpu_steps.STEPS)
 
@@ -206,6 +207,27 @@ def test_what_is_not_installed_is_said_first(
     assert content["steps"]["other"]["state"] == "left out"
 
 
+def test_what_was_brought_along_needs_no_compiler(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def see(place: Place) -> None:
+        assert place.system and place.prebuilt
+
+    compiler = Step(see, usual=0, limit=60, programs=("no-such-compiler",), compiles=True, after=())
+    monkeypatch.setattr(gpu_steps, "STEPS", {"build": compiler})
+    monkeypatch.setattr(gpu_check, "missing_headers", lambda: ["Python.h"])
+    assert gpu_check.main(["--prebuilt"]) == 0
+    assert gpu_check.main(["--system", "--fresh"]) == 2
+
+
+def test_a_module_without_cuda_kernels_is_no_build(place: Place) -> None:
+    if _C.build_info()["cuda"]:
+        pytest.skip("this build has them")
+    place.prebuilt = True
+    with pytest.raises(StepError, match="has no CUDA kernels"):
+        gpu_steps.build(place)
+
+
 @pytest.mark.parametrize("budget", ["0", "-1", "nan", "soon"])
 def test_a_bad_budget_is_refused(budget: str) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -226,7 +248,9 @@ def test_without_a_build_what_needs_it_is_left_out(
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(Path(sys.executable), system=True, architectures="90", logs=tmp_path / "logs", limit=60)
+    return Place(
+        Path(sys.executable), system=True, prebuilt=False, architectures="90", logs=tmp_path / "logs", limit=60
+    )
 
 
 def test_a_command_sees_what_it_is_built_for(place: Place) -> None:
