@@ -63,11 +63,20 @@ struct FloatArithmetic {
   }
 };
 
-#if defined(__AVX512BF16__)
-struct BFloat16Arithmetic {
+struct BFloat16Words {
   using Word = uint32_t;
   static constexpr int64_t kElements = 2;
 
+  LTD_INLINE static Floats query_words(const BFloat16* source, int64_t count) {
+    if (count >= 2 * kLanes) return load_raw<Floats>(source);
+    float words[kLanes] = {};
+    std::memcpy(words, source, count * sizeof(BFloat16));
+    return load(words);
+  }
+};
+
+#if defined(__AVX512BF16__)
+struct BFloat16Arithmetic : BFloat16Words {
   // Pairs are read in place: they must not straddle rows.
   static bool fits(const void* data, int64_t strides, int64_t head_dim) {
     return reinterpret_cast<uintptr_t>(data) % 4 == 0 && strides % 2 == 0 && head_dim % 2 == 0;
@@ -75,13 +84,6 @@ struct BFloat16Arithmetic {
 
   LTD_INLINE static Floats multiply_add(Floats sum, Word factor, Floats row) {
     return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(factor)), (__m512bh)row);
-  }
-
-  LTD_INLINE static Floats query_words(const BFloat16* source, int64_t count) {
-    if (count >= 2 * kLanes) return load_raw<Floats>(source);
-    float words[kLanes] = {};
-    std::memcpy(words, source, count * sizeof(BFloat16));
-    return load(words);
   }
 
   LTD_INLINE static Factor<Word> keys(const BFloat16* source, int64_t stride, int64_t, int64_t, Word*) {

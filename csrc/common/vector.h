@@ -18,8 +18,8 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
+#if defined(__AVX512F__) || defined(LTD_EMULATED_TILES)
+constexpr int kLanes = 16;  // whatever the processor has where tests emulate the tiles of one that has these
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
 #else
@@ -169,9 +169,9 @@ LTD_INLINE void transpose(Floats (&rows)[kLanes]) {
 LTD_INLINE bool any(Ints condition) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)condition, (__m512i)condition) != 0;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && !defined(LTD_EMULATED_TILES)
   return _mm256_movemask_ps((__m256)condition) != 0;
-#elif defined(__SSE2__)
+#elif defined(__SSE2__) && !defined(LTD_EMULATED_TILES)
   return _mm_movemask_ps((__m128)condition) != 0;
 #else
   int32_t found = 0;

@@ -13,34 +13,40 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-// Register block: up to kProductRows rows times kProductVectors vectors of outputs.
+// Register block: up to kProductRows rows times some vectors of outputs.
 #if defined(__AVX512F__)
 constexpr int kProductRows = 12;
 #else
-constexpr int kProductRows = 4;
+constexpr int kProductRows = 6;
 #endif
-constexpr int kProductVectors = 2;
+
+// Few rows take more vectors, as a sum's next term waits for the one before.
+constexpr int product_vectors(int rows) {
+  constexpr int kAll = kBlockOutputs / kLanes;
+  return rows == 1 ? static_cast<int>(at_most(kAll, 8)) : static_cast<int>(at_most(kAll, rows <= 3 ? 4 : 2));
+}
 
 // Rows whose sums wait in the second-level cache, and steps of a block that stay in the first while all their tiles use
 // them.
 constexpr int64_t kGroupRows = 21 * kProductRows;
 constexpr int64_t kGroupSums = (kGroupRows + kSpareRows) * kBlockOutputs;
-constexpr int64_t kChunkSteps = 1024;
+constexpr int64_t kChunkSteps = 128;
 
 // How far a single tile's rows read ahead in the stream of weights: so near that they come into the first-level cache.
 constexpr int64_t kAheadSteps = 64;
 
 // How elements are multiplied. Element: of the model; Activation: how rows are kept; kInputs: inputs of a step;
-// kInputsRead: rows are read in so many inputs at a time, and what is behind the last must be zeros.
+// kInputsRead: rows are read in so many inputs at a time, and what is behind the last must be zeros; kTerms: terms that
+// a step adds to a sum, one after the other.
 struct FloatProduct {
   using Element = float;
   using Activation = float;
   static constexpr int64_t kInputs = 1;
   static constexpr int64_t kInputsRead = 1;
-  using Weights = Floats;
+  static constexpr int kTerms = 1;
 
-  LTD_INLINE static Weights weights(const char* step) { return load_raw<Floats>(step); }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
+  LTD_INLINE static Floats weights(const char* step, int) { return load_raw<Floats>(step); }
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int, Floats weights) {
     return sum + splat(row[0]) * weights;
   }
 };
@@ -54,32 +60,30 @@ struct BFloat16Product {
   using Activation = BFloat16;
   static constexpr int64_t kInputs = 2;
   static constexpr int64_t kInputsRead = 2;
-  using Weights = Floats;
+  static constexpr int kTerms = 1;
 
-  LTD_INLINE static Weights weights(const char* step) { return load_raw<Floats>(step); }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
+  LTD_INLINE static Floats weights(const char* step, int) { return load_raw<Floats>(step); }
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int, Floats weights) {
     int pair;
     std::memcpy(&pair, row, sizeof pair);
     return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)weights);
   }
 };
 #else
+// Unpacked to floats in registers, by every tile anew: that hides behind the multiplications.
 struct BFloat16Product {
   using Element = BFloat16;
   using Activation = float;
   static constexpr int64_t kInputs = 2;
   static constexpr int64_t kInputsRead = 2;
-  struct Weights {
-    Floats even, odd;
-  };
+  static constexpr int kTerms = 2;
 
-  LTD_INLINE static Weights weights(const char* step) {
+  LTD_INLINE static Floats weights(const char* step, int term) {
     const Words pairs = load_raw<Words>(step);
-    return {(Floats)(pairs << 16), (Floats)(pairs & 0xffff0000u)};
+    return (Floats)(term == 0 ? pairs << 16 : pairs & 0xffff0000u);
   }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, Weights weights) {
-    sum = sum + splat(row[0]) * weights.even;
-    return sum + splat(row[1]) * weights.odd;
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int term, Floats weights) {
+    return sum + splat(row[term]) * weights;
   }
 };
 #endif
@@ -91,15 +95,18 @@ struct Tile {
   int64_t row_stride;
   const char* weights;  // a block from some step on
   int64_t steps;
-  float* sums;        // (rows, kBlockOutputs)
-  bool first;         // sums start from zero
-  const char* ahead;  // fetched into the cache meanwhile
-  int64_t ahead_step;
+  float* sums;          // (rows, kBlockOutputs)
+  bool first;           // sums start from zero
+  const char* ahead;    // fetched into the cache meanwhile,
+  int64_t ahead_bytes;  // so much of it with every step
 };
 
 template <typename Kind, int M>
 void run_tile(const Tile<Kind>& tile) {
-  constexpr int V = kProductVectors;
+  constexpr int V = product_vectors(M);
+  constexpr int kPasses = kBlockOutputs / (V * kLanes);
+  const int64_t ahead_bytes = tile.ahead_bytes / kPasses;
+  const char* ahead = tile.ahead;
   for (int64_t column = 0; column < kBlockOutputs; column += V * kLanes) {
     Floats sums[M][V];
     for (int m = 0; m < M; ++m) {
@@ -108,18 +115,20 @@ void run_tile(const Tile<Kind>& tile) {
       }
     }
     const char* step = tile.weights + column * 4;
-    const char* ahead = tile.ahead;
     const typename Kind::Activation* row = tile.rows;
     for (int64_t s = 0; s < tile.steps; ++s) {
       __builtin_prefetch(ahead);
-      __builtin_prefetch(ahead + 64);
-      typename Kind::Weights weights[V];
-      for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * 4);
-      for (int m = 0; m < M; ++m) {
-        for (int v = 0; v < V; ++v) sums[m][v] = Kind::multiply_add(sums[m][v], row + m * tile.row_stride, weights[v]);
+      if constexpr (kPasses == 1) __builtin_prefetch(ahead + kStepBytes / 2);
+      for (int term = 0; term < Kind::kTerms; ++term) {
+        Floats weights[V];
+        for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * 4, term);
+        for (int m = 0; m < M; ++m) {
+          const typename Kind::Activation* const inputs = row + m * tile.row_stride;
+          for (int v = 0; v < V; ++v) sums[m][v] = Kind::multiply_add(sums[m][v], inputs, term, weights[v]);
+        }
       }
       step += kStepBytes;
-      ahead += tile.ahead_step;
+      ahead += ahead_bytes;
       row += Kind::kInputs;
     }
     for (int m = 0; m < M; ++m) {
@@ -133,37 +142,30 @@ constexpr auto tile_table(std::integer_sequence<int, kRows...>) {
   return std::array{&run_tile<Kind, kRows + 1>...};
 }
 
-// The sums of one block for `count` rows from `first_row` on, with vectors.
-template <typename Kind>
-void run_vector_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, int64_t count,
-                      const PackedLinear& linear, int64_t block, float* sums) {
-  static constexpr auto kTiles = tile_table<Kind>(std::make_integer_sequence<int, kProductRows>());
-  const int64_t tiles = ceil_div(count, kProductRows);
-  const char* const weights = linear.blocks + block * linear.steps * kStepBytes;
-  // Several tiles take turns in fetching the next block. What is ahead may lie behind the last: fetching it is
-  // harmless.
-  const int64_t ahead_steps = tiles == 1 ? kAheadSteps : linear.steps;
-  const int64_t ahead_step = kStepBytes / tiles;
-  for (int64_t step = 0; step < linear.steps; step += kChunkSteps) {
-    const int64_t steps = at_most(linear.steps - step, kChunkSteps);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t row = count * t / tiles;
-      const char* ahead = weights + (ahead_steps + step) * kStepBytes + t * steps * ahead_step;
-      kTiles[count * (t + 1) / tiles - row - 1]({x[first_row + row] + step * Kind::kInputs, x.stride,
-                                                 weights + step * kStepBytes, steps, sums + row * kBlockOutputs,
-                                                 step == 0, ahead, ahead_step});
-    }
-  }
-}
-
 // The sums of one block for `count` rows from `first_row` on; behind them is memory for kSpareRows more.
 template <typename Kind>
 void run_block(ActivationRows<typename Kind::Activation> x, int64_t first_row, int64_t count,
                const PackedLinear& linear, int64_t block, float* sums) {
   if constexpr (requires { &Kind::run_block; }) {
-    Kind::run_block(x, first_row, count, linear, block, sums);
+    return Kind::run_block(x, first_row, count, linear, block, sums);
   } else {
-    run_vector_block<Kind>(x, first_row, count, linear, block, sums);
+    static constexpr auto kTiles = tile_table<Kind>(std::make_integer_sequence<int, kProductRows>());
+    const int64_t tiles = ceil_div(count, kProductRows);
+    const char* const weights = linear.blocks + block * linear.steps * kStepBytes;
+    // Several tiles take turns in fetching the next chunk. What is ahead may lie behind the last block: fetching it is
+    // harmless.
+    const int64_t ahead_steps = tiles == 1 ? kAheadSteps : kChunkSteps;
+    const int64_t ahead_bytes = kStepBytes / tiles;
+    for (int64_t step = 0; step < linear.steps; step += kChunkSteps) {
+      const int64_t steps = at_most(linear.steps - step, kChunkSteps);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t row = count * t / tiles;
+        const char* const ahead = weights + (ahead_steps + step) * kStepBytes + t * steps * ahead_bytes;
+        kTiles[count * (t + 1) / tiles - row - 1]({x[first_row + row] + step * Kind::kInputs, x.stride,
+                                                   weights + step * kStepBytes, steps, sums + row * kBlockOutputs,
+                                                   step == 0, ahead, ahead_bytes});
+      }
+    }
   }
 }
 

@@ -12,11 +12,11 @@
 #include "engine/forward_stack.h"
 #include "engine/product.h"
 #include "engine/rows.h"
+#include "engine/tile_scores.h"
 
 namespace ltd::LTD_ISA {
 namespace {
 
-constexpr int64_t kKeyBlock = 16;   // keys whose scores are computed together
 constexpr int64_t kKeysAhead = 32;  // how far in front of them keys are fetched into the cache
 
 // Register block of the weighted sums: kMixRows rows times kMixVectors vectors of a head's elements.
@@ -238,10 +238,14 @@ void score_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, co
     fetch_rows(task, group, a.keys, key + kKeysAhead, count);
     fetch_rows(task, group, a.values, key, count);  // for the sums: scores take longer than memory
     const auto* source = task.cache_row(a.keys, group.batch, group.kv_head, key);
-    const auto keys = Engine::keys(source, a.cache_strides[3], count, a.head_dim,
-                                   reinterpret_cast<typename Engine::Word*>(scratch.copy));
-    product<Engine, kTileRows, V, false>(keys, scratch.query, count, a.head_dim / Engine::kElements,
-                                         scratch.scores + (key - group.first_key) * V * kLanes);
+    float* const scores = scratch.scores + (key - group.first_key) * V * kLanes;
+    if constexpr (requires { &Engine::template score<V>; }) {
+      Engine::template score<V>(source, a.cache_strides[3], count, a.head_dim, scratch.query, scores);
+    } else {
+      const auto keys = Engine::keys(source, a.cache_strides[3], count, a.head_dim,
+                                     reinterpret_cast<typename Engine::Word*>(scratch.copy));
+      product<Engine, kTileRows, V, false>(keys, scratch.query, count, a.head_dim / Engine::kElements, scores);
+    }
   }
 }
 
@@ -319,6 +323,14 @@ void attend(const AttentionTask<Kind>& task, const Share& share, const Attention
     const int64_t count = items.rows * (item % items.groups + 1) / items.groups - first_row;
     AttentionGroup group{head / a.kv_heads, head % a.kv_heads, first_row, count, ceil_div(count, kLanes), 0, 0};
     limit_keys(task, group);
+#if defined(LTD_TILES)
+    if constexpr (std::is_same_v<Kind, BFloat16Product>) {
+      if (TileScores::fits(a.head_dim)) {
+        attend_group<TileScores>(task, group, scratch);
+        continue;
+      }
+    }
+#endif
 #if defined(__AVX512BF16__)
     if constexpr (std::is_same_v<Kind, BFloat16Product>) {
       attend_group<BFloat16Arithmetic>(task, group, scratch);

@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kTileChunkSteps = 160;
 
 // How far a single pass reads ahead in the stream of weights.
-constexpr int64_t kTileAheadSteps = 64;
+constexpr int64_t kTileAheadSteps = 128;
 
 constexpr int64_t kLineBytes = 64;
 
@@ -78,7 +78,7 @@ void run_tile_pass(const TilePass& pass) {
       multiply_tiles<2, 5, 6>();
       multiply_tiles<3, 5, 7>();
     }
-    for (int64_t byte = 0; byte < pass.ahead_bytes; byte += kLineBytes) __builtin_prefetch(ahead + byte);
+    for (int64_t byte = 0; byte < pass.ahead_bytes; byte += kLineBytes) __builtin_prefetch(ahead + byte, 0, 2);
     row += kTileInputs * sizeof(BFloat16);
     weights += kTilePairs * kStepBytes;
     ahead += pass.ahead_bytes;
