@@ -18,8 +18,8 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-#if defined(__AVX512F__) || defined(LTD_EMULATED_TILES)
-constexpr int kLanes = 16;  // whatever the processor has where tests emulate the tiles of one that has these
+#if defined(__AVX512F__) || defined(LTD_EMULATED_TILES)  // tiles are wide, emulated on a narrow processor too
+constexpr int kLanes = 16;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
 #else
