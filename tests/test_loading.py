@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from small_models import VOCABULARY
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PretrainedConfig
 
 import ltd
 from ltd.common.assets import shipped_head
 from ltd.common.files import cache_folder
 from ltd.policy_choice import choose_policy
-from ltd.target.model import tokenizer_fingerprint
+from ltd.target import model
+from ltd.target.model import read_config, tokenizer_fingerprint
 
 Folder = Callable[[str], Path]
 
@@ -42,6 +43,19 @@ def test_the_usual_case(tiny_target: Folder, tiny_head: Folder) -> None:
     assert decoder.target.dtype == torch.bfloat16
     assert decoder.max_length == 256
     assert "hi" in decoder.tokenizer.decode(decoder.encode("hi"))
+
+
+def test_the_targets_config_is_read_once(tiny_target: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the draft, the policy and the model all depend on it."""
+    read: list[str] = []
+
+    def counted(place: str) -> PretrainedConfig:
+        read.append(place)
+        return read_config(place)
+
+    monkeypatch.setattr(model, "read_config", counted)
+    folder = tiny_target("llama")
+    assert isinstance(ltd.load(folder, device="cpu").policy, ltd.Lookup) and read == [str(folder)]
 
 
 @pytest.mark.parametrize("options", [{"draft": "none"}, {"policy": "none"}])

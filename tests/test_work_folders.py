@@ -29,7 +29,7 @@ from ltd_rl.baselines.samples import SampleConfig, record_samples
 from ltd_rl.baselines.train import BaselineConfig, train_baseline
 from ltd_rl.traces.record import RecordConfig, record
 from ltd_rl.trainers.iterate import iterate
-from ltd_rl.tune_config import TuneConfig
+from ltd_rl.tuning.config import TuneConfig
 
 Start = Callable[[dict[str, Any], Path], object]
 

@@ -25,7 +25,7 @@ from ltd.policy_choice import (
     resolve_draft,
 )
 from ltd.target.device import AUTO, choose_device, resolve_dtype, say_device
-from ltd.target.model import LoadedModel, load_model, stop_token_ids, tokenizer_fingerprint
+from ltd.target.model import LoadedModel, NamedModel, load_model, stop_token_ids, tokenizer_fingerprint
 from ltd.target.opening import open_forward
 from ltd.target.target import Target
 
@@ -80,12 +80,13 @@ def load(
     say_device(chosen_device)
     set_threads(threads)
     find_head(draft)  # raises if it is no path
-    draft = NO_DRAFT if policy == NONE else resolve_draft(target, draft)
+    named = NamedModel(target)
+    draft = NO_DRAFT if policy == NONE else resolve_draft(named, draft)
     looks_up = str(draft) == LOOKUP
-    setting = partial(expected_setting, target, draft, kind, place)
+    setting = partial(expected_setting, named, draft, kind, place)
     chosen = choose_policy(policy, setting, place, looks_up=looks_up)
     scores = find_text_scores(draft)
-    loaded = load_model(target, kind, place)
+    loaded = load_model(named, kind, place)
     rules = ModelRules.of(loaded.model)
     model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
     return Decoder(

@@ -25,8 +25,7 @@ from ltd.policies.base import MadeForHead, check_policy, check_without_draft
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
 from ltd.policies.learned.store import shipped_bundle, tuned_bundle, tuned_rule
-from ltd.target.locate import locate
-from ltd.target.model import read_config
+from ltd.target.model import ModelName, NamedModel
 
 NONE, STATIC = "none", "static"  # what a policy may be called beside its bundle's folder
 PolicyRequest = Policy | str | Path | None
@@ -196,7 +195,7 @@ def setting_of(decoder: Decoder) -> Setting | None:
 
 
 def expected_setting(
-    target: str | Path | None, draft: str | Path | None, dtype: torch.dtype, device: torch.device
+    target: ModelName, draft: str | Path | None, dtype: torch.dtype, device: torch.device
 ) -> Setting | None:
     """`setting_of` what `load` makes of these names, found without loading weights; None for plain decoding.
 
@@ -205,15 +204,17 @@ def expected_setting(
     """
     if draft is not None and str(draft) == NONE:
         return None
-    head = find_head(resolve_draft(target, draft))
-    return make_setting(read_config(locate(target)), LOOKUP if head is None else head_hash(head), dtype, device)
+    model = NamedModel.of(target)
+    head = find_head(resolve_draft(model, draft))
+    return make_setting(model.config, LOOKUP if head is None else head_hash(head), dtype, device)
 
 
-def resolve_draft(target: str | Path | None, draft: str | Path | None) -> str | Path | None:
+def resolve_draft(target: ModelName, draft: str | Path | None) -> str | Path | None:
     """What to draft with, for `find_head`, as `load` resolves it; raises InputError if there is no such target."""
-    if draft is not None or target is None:  # the shipped head is the default target's
+    model = NamedModel.of(target)
+    if draft is not None or model.name is None:  # the shipped head is the default target's
         return draft
-    return default_draft(read_config(locate(target)))
+    return default_draft(model.config)
 
 
 def make_setting(

@@ -17,8 +17,8 @@ from small_models import FAMILIES, VOCABULARY
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import ltd
-from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
+from ltd.decoding.request import CallOptions
 from ltd.loading import load
 from ltd.policies import Static
 from ltd.target.target import Target
@@ -325,7 +325,7 @@ def test_statistics_are_of_the_stream_that_was_read_last(tiny_target: Folder) ->
 
 def test_a_request_is_run_once(tiny_target: Folder) -> None:
     decoder = Decoder(Target(plain_model(tiny_target("llama"))))
-    request = decoder.request([[5, 6]], Sampling(), 4, None, None)
+    request = decoder.request([[5, 6]], CallOptions(4), None)
     running = decoder.run(request)
     for _ in range(2):  # neither before it has begun nor after its end
         with pytest.raises(ltd.InputError, match="this request has been run"):

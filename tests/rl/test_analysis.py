@@ -26,20 +26,11 @@ from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
 from ltd.tree import NOT_ASKED
-from ltd_rl.analysis import (
-    PARTS,
-    SIZES,
-    Analysis,
-    AnalysisConfig,
-    ReplayedTotal,
-    TaskGround,
-    analyse,
-    fixed,
-    learned,
-    ruled,
-    spend,
-)
-from ltd_rl.analysis_report import plot, summarise
+from ltd_rl.analysis.analyse import AnalysisConfig, analyse
+from ltd_rl.analysis.choices import SIZES
+from ltd_rl.analysis.report import plot, summarise
+from ltd_rl.analysis.totals import PARTS, Analysis, ReplayedTotal, spend
+from ltd_rl.analysis.ways import TaskGround, fixed, learned, ruled
 from ltd_rl.baselines import both_search
 from ltd_rl.baselines.both_search import shallow
 from ltd_rl.traces.format import save_shard
@@ -291,7 +282,7 @@ def test_bad_inputs_are_refused_first(
         raise AssertionError("long work has begun")
 
     for name in ("choose_fixed", "fit_text_scores", "fitted_controller", "compare"):
-        monkeypatch.setattr(f"ltd_rl.analysis.{name}", must_not_run)
+        monkeypatch.setattr(f"ltd_rl.analysis.analyse.{name}", must_not_run)
     wide = tmp_path / "wide"
     wide.mkdir()
     other = made_generations(1, [9])[0]

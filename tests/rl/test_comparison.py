@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltd_rl.comparison import over, surely_faster, validation_of, winner
+from ltd_rl.tuning.winner import over, surely_faster, validation_of, winner
 
 
 def made(rates: dict[str, float], noise: float, questions: int, seed: int = 0) -> dict[str, Any]:

@@ -26,13 +26,15 @@ pytest.importorskip("stable_baselines3")
 
 from toy_outcomes import TINY
 
-from ltd_rl import tune as tuning
 from ltd_rl.traces import sources
 from ltd_rl.traces.format import load_traces
 from ltd_rl.traces.splits import split_generations
 from ltd_rl.trainers.ppo_config import PPOConfig
-from ltd_rl.tune import tune
-from ltd_rl.tune_config import TuneConfig
+from ltd_rl.tuning import comparison, fixed
+from ltd_rl.tuning import tune as stages
+from ltd_rl.tuning.config import TuneConfig
+from ltd_rl.tuning.tune import tune
+from ltd_rl.tuning.work import expected
 
 SHORT = PPOConfig(**{**TINY, "total_timesteps": 256, "gamma": 0.9})
 
@@ -82,7 +84,7 @@ def must_not_load(*_: Any, **__: Any) -> Any:
 
 def decide(monkeypatch: pytest.MonkeyPatch, wins: Callable[[str], bool]) -> None:
     """The clock is not asked: decoding takes these methods half as long as the others, in every answer."""
-    measured = tuning.evaluate
+    measured = comparison.evaluate
 
     def decided(*arguments: Any) -> Any:
         results = measured(*arguments)
@@ -91,7 +93,7 @@ def decide(monkeypatch: pytest.MonkeyPatch, wins: Callable[[str], bool]) -> None
             sample["decode_seconds"] = tokens * (1.0 if wins(sample["method"]) else 2.0)
         return results
 
-    monkeypatch.setattr(tuning, "evaluate", decided)
+    monkeypatch.setattr(comparison, "evaluate", decided)
 
 
 def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
@@ -139,8 +141,8 @@ def test_the_three_splits_share_no_question_and_every_task_is_in_each(
         lines = [json.dumps({"question_id": n, "turns": [f"Say {n}"]}) for n in range(count)]
         (tmp_path / "questions" / task / "question.jsonl").write_text("\n".join(lines))
     seen: list[Any] = []
-    split = tuning.split_three_ways
-    monkeypatch.setattr(tuning, "split_three_ways", lambda generations: seen.append(split(generations)) or seen[0])
+    split = stages.split_three_ways
+    monkeypatch.setattr(stages, "split_three_ways", lambda generations: seen.append(split(generations)) or seen[0])
     tuned = tune(replace(config, data_dir=tmp_path / "questions", tasks=("few", "many"), questions=4))
     sides = [
         {(each.task, each.question_id) for each in side}
@@ -167,13 +169,13 @@ def test_a_task_that_cannot_be_split_is_told_before_a_model_loads(
 
 @pytest.mark.parametrize("wins", ["bundle:", "static:0:0", "none"])
 def test_only_what_is_surely_faster_is_kept(config: TuneConfig, monkeypatch: pytest.MonkeyPatch, wins: str) -> None:
-    monkeypatch.setattr(tuning, "best_setting", lambda outcomes: (0, 0))
+    monkeypatch.setattr(stages, "best_setting", lambda outcomes: (0, 0))
     decide(monkeypatch, lambda method: method.startswith("bundle:"))
     earlier = tune(config)
     assert (earlier.folder / "policy.json").exists()
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(earlier.folder.parents[2]))
-    monkeypatch.setattr(tuning, "best_setting", lambda outcomes: (0, 0))
+    monkeypatch.setattr(stages, "best_setting", lambda outcomes: (0, 0))
     decide(monkeypatch, lambda method: method.startswith(wins))
     tuned = tune(config)
     assert tuned.folder == earlier.folder
@@ -231,7 +233,7 @@ def test_without_a_draft_sizes_are_learned_and_used_by_default(
 def test_without_a_draft_too_only_what_is_surely_faster_is_kept(
     config: TuneConfig, monkeypatch: pytest.MonkeyPatch, wins: str
 ) -> None:
-    monkeypatch.setattr(tuning, "best_lookup", lambda *_: (Lookup(3, 0.2), None))
+    monkeypatch.setattr(fixed, "best_lookup", lambda *_: (Lookup(3, 0.2), None))
     decide(monkeypatch, lambda method: method.startswith(wins))
     tuned = tune(replace(config, draft="lookup"))
     decoder = load(config.target, "lookup", dtype="float32")
@@ -304,7 +306,7 @@ def test_a_second_run_in_the_same_folder_is_told_before_a_model_loads(config: Tu
 def test_the_folder_in_the_cache_is_that_of_the_loaded_setting(config: TuneConfig) -> None:
     here = setting_of(load(config.target, config.draft, dtype="float32"))
     assert here is not None and config.target is not None
-    assert tuning.expected(config) == replace(here, target=Path(config.target).name)
+    assert expected(config) == replace(here, target=Path(config.target).name)
 
 
 def test_the_command_shows_a_comparison(config: TuneConfig, capsys: pytest.CaptureFixture[str]) -> None:

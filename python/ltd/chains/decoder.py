@@ -20,9 +20,9 @@ from ltd.chains.draft import ChainDraft, ChainSession
 from ltd.chains.length import MAX_LENGTH, Length, LengthCall
 from ltd.chains.sampling import Chain, ChainSampling
 from ltd.common.argument_types import as_whole, as_wholes, check_offers, truth_from
-from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
+from ltd.decoding.request import CallOptions
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
@@ -141,9 +141,9 @@ class ChainDecoder:
         """Token ids of a text or of chat messages; chat=None uses the chat template if there is one."""
         return encode(self.tokenizer, text, chat)
 
-    def generate(self, input_ids: Tokens, **settings: Any) -> Generation:
+    def generate(self, input_ids: Tokens, *, length: Length | None = None, **options: Any) -> Generation:
         """Generates to the end; takes what `stream` takes, and raises what it raises."""
-        request = self._request(input_ids, **settings)
+        request = self._request(input_ids, CallOptions(**options), length)
         for _ in self._run(request):
             pass
         return Generation(request.answer, request.statistics)
@@ -174,38 +174,16 @@ class ChainDecoder:
             InputError: more than one prompt, one that cannot be answered, a number out of range, or an argument of
                 the wrong type; at once.
         """
-        request = self._request(
-            input_ids,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop_token_ids=stop_token_ids,
-            length=length,
-        )
-        return self._run(request)
+        options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)
+        return self._run(self._request(input_ids, options, length))
 
-    def _request(
-        self,
-        input_ids: Tokens,
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop_token_ids: Sequence[int] | None = None,
-        length: Length | None = None,
-    ) -> ChainRequest:
+    def _request(self, input_ids: Tokens, options: CallOptions, length: Length | None) -> ChainRequest:
         """A request from the arguments of `stream`."""
         prompts, _ = normalise(input_ids)
         if len(prompts) != 1:
             raise InputError(f"chain drafting takes one prompt at a time, not {len(prompts)}; call it for each of them")
         check_prompts(prompts, self.target.vocab_size, self.max_length)
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
-        stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
+        sampling, stops = options.sampling(), options.stops(prompts, self.stop_ids, self.max_length)
         rule = self.length if length is None else check_length(length)
         return ChainRequest(prompts[0], ChainSampling(sampling, sampling.drawn_seed()), stops, rule, rule.start())
 

@@ -29,8 +29,8 @@ def analyze(
     ] = None,
 ) -> None:
     """Compare plain, fixed, controlled and learned decisions with the exact optimum, on traces."""
-    from ltd_rl.analysis import AnalysisConfig, analyse
-    from ltd_rl.analysis_report import write_analysis
+    from ltd_rl.analysis.analyse import AnalysisConfig, analyse
+    from ltd_rl.analysis.report import write_analysis
 
     config = AnalysisConfig(traces, latency, out, tuple(policy or ()), controller, fit, static_from, text)
     write_analysis(*analyse(config), out, Console())

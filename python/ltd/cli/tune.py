@@ -14,7 +14,7 @@ from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, LimitOption,
 if TYPE_CHECKING:
     from ltd.common.table import Table
     from ltd.evaluation.scores import Score
-    from ltd_rl.tune import Tuned
+    from ltd_rl.tuning.keeping import Tuned
 
 # The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
 REWARD_HELP = "What training maximises: ratio or renewal; with ppo also length or time."
@@ -39,8 +39,8 @@ def tune(
     threads: ThreadsOption = None,
 ) -> None:
     """Make policies for this machine, and use them from then on: measure, record, train, compare, keep."""
-    from ltd_rl.tune import tune as run
-    from ltd_rl.tune_config import TuneConfig
+    from ltd_rl.tuning.config import TuneConfig
+    from ltd_rl.tuning.tune import tune as run
 
     config = TuneConfig(
         out=out,
@@ -79,8 +79,8 @@ def comparison(tuned: Tuned) -> list[Table]:
     """What each way of deciding came to on questions that nothing was learned with, and the learned one beside each."""
     from ltd.common.table import Table
     from ltd.evaluation.scores import MEAN, scores
-    from ltd_rl.comparison import over
-    from ltd_rl.tune import LEARNED
+    from ltd_rl.tuning.winner import over
+    from ltd_rl.tuning.work import LEARNED
 
     found, learned = scores(tuned.results), tuned.names[LEARNED]
     speeds, ratios = [], []

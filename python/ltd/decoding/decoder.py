@@ -9,14 +9,13 @@ from typing import Any, Literal
 import torch
 
 from ltd.common.argument_types import as_wholes, check_offers, wrong_type
-from ltd.decoding.acceptance import Sampling
 from ltd.decoding.gain import Gain
 from ltd.decoding.generation_config import ModelRules
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
-from ltd.decoding.request import Request
+from ltd.decoding.request import CallOptions, Request
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
-from ltd.decoding.stopping import StopRule, take
+from ltd.decoding.stopping import take
 from ltd.drafts import Draft
 from ltd.errors import InputError
 from ltd.lookup import SEPARATOR, TextHistory, TextScores
@@ -152,8 +151,8 @@ class Decoder:
                 of the wrong type.
         """
         prompts, is_batch = normalise(input_ids)
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        request = self.request(prompts, sampling, max_new_tokens, stop_token_ids, self.speculation(policy))
+        options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)
+        request = self.request(prompts, options, self.speculation(policy))
         for _ in self.run(request):
             pass
         generations = [Generation(answer, request.statistics) for answer in request.answers]
@@ -178,26 +177,19 @@ class Decoder:
         prompts, _ = normalise(input_ids)
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        request = self.request(prompts, sampling, max_new_tokens, stop_token_ids, self.speculation(policy))
+        options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)
+        request = self.request(prompts, options, self.speculation(policy))
         return (news[0] for news in self.run(request))
 
-    def request(
-        self,
-        prompts: list[list[int]],
-        sampling: Sampling,
-        max_new_tokens: int,
-        stop_token_ids: Sequence[int] | None,
-        speculation: Speculation | None,
-    ) -> Request:
-        """A request that ends at stop tokens and lengths. Arguments as `generate` takes them.
+    def request(self, prompts: list[list[int]], options: CallOptions, speculation: Speculation | None) -> Request:
+        """A request that ends at stop tokens and lengths.
 
         Raises:
-            InputError: a prompt that cannot be answered, or no new token wanted.
+            InputError: a prompt that cannot be answered, an option out of range, or no new token wanted.
         """
+        sampling = options.sampling()
         check_prompts(prompts, self.target.vocab_size, self.max_length)
-        stop_ids = self.stop_ids if stop_token_ids is None else stop_token_ids
-        stops = StopRule.usual(prompts, stop_ids, max_new_tokens, self.max_length)
+        stops = options.stops(prompts, self.stop_ids, self.max_length)
         if self.rules is None:
             return Request(prompts, sampling.acceptor(), stops, speculation)
         ruled = self.rules.acceptor(prompts, sampling, stops)

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from ltd.decoding.acceptance import MAX_GAIN, Acceptor
+from ltd.decoding.acceptance import MAX_GAIN, Acceptor, Sampling
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
-from ltd.decoding.stopping import Stops
+from ltd.decoding.stopping import StopRule, Stops
 from ltd.target.target import Target, TargetSession
 from ltd.tree import DraftTree
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a call says beside its prompts and what drafts, as `ltd.decoding.decoder.Decoder.generate` takes it."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_token_ids: Sequence[int] | None = None
+
+    def sampling(self) -> Sampling:
+        """How tokens are chosen; raises InputError as that does."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+
+    def stops(self, prompts: list[list[int]], stop_ids: Sequence[int], max_length: int) -> StopRule:
+        """When answers end; raises InputError as `StopRule.usual` does.
+
+        Args:
+            stop_ids: unless the call says otherwise. max_length: of prompt and answer together.
+        """
+        usual = stop_ids if self.stop_token_ids is None else self.stop_token_ids
+        return StopRule.usual(prompts, usual, self.max_new_tokens, max_length)
 
 
 @dataclass(slots=True)

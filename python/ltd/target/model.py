@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,48 @@ class LoadedModel:
     source: str
 
 
-def load_model(name: str | Path | None, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    """Loads a causal LM and its tokenizer.
+class NamedModel:
+    """A model by its name. It is looked for, and its config read, once, when that is first asked for.
 
     Args:
         name: a local folder, a `.gguf` file, a hub name, or None for the default model.
+    """
+
+    def __init__(self, name: str | Path | None) -> None:
+        self.name = name
+
+    @classmethod
+    def of(cls, model: ModelName) -> NamedModel:
+        """The model of a name, or itself."""
+        return model if isinstance(model, NamedModel) else cls(model)
+
+    @cached_property
+    def place(self) -> str:
+        """Where it is, see `locate`, which raises InputError."""
+        return locate(self.name)
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """What `read_config` reads there; raises InputError as that does."""
+        return read_config(self.place)
+
+
+ModelName = str | Path | NamedModel | None
+
+
+def load_model(name: ModelName, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """Loads a causal LM and its tokenizer.
+
+    Args:
+        name: of the model.
         dtype: the weights' type.
         device: where the weights go.
 
     Raises:
         InputError: the model cannot be found or read, or is not of a supported family.
     """
-    place = locate(name)
-    config = read_config(place)  # raises before the weights are read
+    named = NamedModel.of(name)
+    place, config = named.place, named.config  # raises before the weights are read
     try:
         with quiet_transformers():
             model = load_whole(place, place, config=config, dtype=dtype)

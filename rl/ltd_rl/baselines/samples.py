@@ -19,9 +19,9 @@ from tqdm import tqdm
 from ltd import ops
 from ltd.common.journal import Journal
 from ltd.common.shards import shard_file, write_shard
-from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
+from ltd.decoding.request import CallOptions
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import take
@@ -133,7 +133,7 @@ def answer_samples(
     if draft is None:
         raise InputError("samples are recorded with a draft; load one")
     speculation = Speculation(draft, TREE)
-    request = decoder.request([prompt], Sampling(), max_new_tokens, None, speculation)
+    request = decoder.request([prompt], CallOptions(max_new_tokens), speculation)
     watch = Stopwatch(request.statistics, target.device)
     with request.open(target):
         gain = decoder.prefill(request)

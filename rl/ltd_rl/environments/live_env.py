@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ltd.common.arrays import Floats
-from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
 from ltd.decoding.prompts import check_prompts
+from ltd.decoding.request import CallOptions
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import take
@@ -121,7 +121,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         """Reads a prompt and begins the first cycle; says whether there is one."""
         self.close()
         target = self.decoder.target
-        self.request = self.decoder.request([prompt], Sampling(), self.max_new_tokens, None, self.speculation)
+        self.request = self.decoder.request([prompt], CallOptions(self.max_new_tokens), self.speculation)
         self.statistics = self.request.statistics
         self.watch = Stopwatch(self.statistics, target.device)
         self.episode = dict.fromkeys(EPISODE, 0.0)

@@ -17,7 +17,8 @@ from ltd.common.files import write_bytes, write_text
 from ltd.common.table import Table, png
 from ltd.evaluation.choice_plots import depth_shares, draw_depths, draw_sizes, draw_time, size_shares
 from ltd.evaluation.scores import MEAN
-from ltd_rl.analysis import OPTIMUM, PARTS, Analysis, ReplayedTotal, yardstick
+from ltd_rl.analysis.choices import OPTIMUM, yardstick
+from ltd_rl.analysis.totals import PARTS, Analysis, ReplayedTotal
 
 NUMBERS = ("tokens_per_second", "acceptance_length", "mean_depth", "mean_size")
 COLUMNS = ["", "tokens/s", "x plain", "x static", "of gap", "τ", "mean D", "mean V"]
@@ -48,8 +49,8 @@ def write_analysis(results: Analysis, notes: list[str], out: Path, console: Cons
 def summarise(results: Analysis) -> dict[str, dict[str, Row]]:
     """By task, then by way to decide: the table's numbers. "mean" is the arithmetic mean over several tasks.
 
-    to_static, share_of_gap: beside the best fixed decision of all sources, see `ltd_rl.analysis.yardstick`; the share
-    is that of what the optimum has more tokens per second.
+    to_static, share_of_gap: beside the best fixed decision of all sources, see `ltd_rl.analysis.choices.yardstick`; the
+    share is that of what the optimum has more tokens per second.
     """
     summary: dict[str, dict[str, Row]] = {}
     for task, spent in results.items():

@@ -1,0 +1,153 @@
+"""What ways to decide come to on recorded generations, from plain decoding up to the exact optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ltd.errors import InputError
+from ltd.latency.cycle_bench import LOOKED_UP
+from ltd.latency.model import LatencyModel
+from ltd.lookup import TextScores
+from ltd.policies import Learned
+from ltd.policies.controller import ExpectedGain
+from ltd.policies.controller_file import load_controller
+from ltd.policies.learned.bundle import load_bundle
+from ltd.tree import NOT_ASKED
+from ltd_rl.analysis.choices import EAGLE3, FixedChoices, choose_fixed, fitted_controller, yardstick
+from ltd_rl.analysis.totals import Analysis, compare
+from ltd_rl.analysis.ways import ways_to_decide
+from ltd_rl.traces.format import Traces, load_traces
+from ltd_rl.traces.text_fit import fit_text_scores
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisConfig:
+    """What to compare.
+
+    Attributes:
+        traces: the folder that everything is measured on.
+        latency: file of the machine's latencies.
+        out: folder for the results.
+        policies: folders of policy bundles.
+        controller: file of a controller; None: one is fitted to the traces in `fit`, if that is given.
+        fit: folder of traces.
+        static_from: folder of the traces that the best fixed decisions are chosen on; None: `traces` itself.
+        text: whether candidates may come from the text as well; None: unless all given policies know the head alone.
+    """
+
+    traces: Path
+    latency: Path
+    out: Path
+    policies: tuple[Path, ...] = ()
+    controller: Path | None = None
+    fit: Path | None = None
+    static_from: Path | None = None
+    text: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.controller is not None and self.fit is not None:
+            raise InputError("give either a controller or traces to fit one to, not both")
+
+
+def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
+    """Compares; writes a fitted controller to the folder `out`.
+
+    Returns:
+        the results, and sentences on where the choices come from.
+
+    Raises:
+        InputError: something that is missing, damaged, or does not go together; before any long work.
+    """
+    traces, latency = load_traces(config.traces), LatencyModel.load(config.latency)
+    others = {name: load_traces(folder) for name in ("fit", "static_from") if (folder := getattr(config, name))}
+    bundles = {f"bundle {folder.name}": load_bundle(folder).policy for folder in config.policies}
+    controller = load_controller(config.controller) if config.controller else None
+    given: dict[str, Learned | ExpectedGain] = dict(bundles)
+    if controller is not None:
+        given["controller"] = controller
+    looks_up = with_text(config, traces, given)
+    for name, other in {**others, **given}.items():
+        check_goes_with(traces, name, other)
+    if "fit" in others and traces.depth < 0:
+        raise InputError("a controller weighs a draft, and these traces are without one; leave fit out")
+    with tqdm(desc="preparing", unit="step") as progress:
+        text = None
+        if looks_up:
+            known = None if controller is None else controller.text_scores
+            text = known or fit_text_scores(others.get("fit", others.get("static_from", traces)).generations, LOOKED_UP)
+            progress.update()
+        choices = choose_fixed(others.get("static_from", traces), latency, text)
+        progress.update()
+        if "fit" in others:
+            controller = fitted_controller(others["fit"], latency, text, config.out)
+            progress.update()
+    ways = ways_to_decide(traces, choices, controller, bundles, text)
+    return compare(traces, latency, ways), notes(config, choices, text)
+
+
+def with_text(config: AnalysisConfig, traces: Traces, given: dict[str, Learned | ExpectedGain]) -> bool:
+    """Whether candidates may come from the text as well.
+
+    Raises:
+        InputError: that is not wanted, but a given policy looks tokens up, or there is nothing else.
+    """
+    readers = [name for name, policy in given.items() if policy.max_text]
+    if config.text is False and readers:
+        raise InputError(f"{readers[0]} looks tokens up in the text; leave it out, or compare with text")
+    if config.text is False and traces.depth < 0:
+        raise InputError("these traces are without a draft, so all candidates are the text's; compare with text")
+    if config.text is None:
+        return bool(readers) or not given or traces.depth < 0
+    return config.text
+
+
+def check_goes_with(traces: Traces, name: str, other: Traces | Learned | ExpectedGain) -> None:
+    """Raises InputError if other traces, or a policy, are for another beam width or draft, or a policy goes deeper."""
+    if isinstance(other, Traces):
+        name, width, depth = f"the folder of {name}", other.width, min(other.depth, 0)
+    elif isinstance(other, Learned):
+        width, depth = other.made_for.width, other.max_depth
+        if other.max_text and depth == 0:
+            depth = NOT_ASKED  # it may be one without a draft
+    else:
+        width, depth = other.width, other.max_depth
+    if width != traces.width:
+        raise InputError(f"{name} is for beam width {width}, and the traces were recorded with {traces.width}")
+    if isinstance(other, Traces) and depth != min(traces.depth, 0):
+        raise InputError(
+            f"of the traces and {name} one is without a draft, and the other not; give such as go together"
+        )
+    if depth > traces.depth:
+        known = f"to {traces.depth} only" if traces.depth >= 0 else "without a draft"
+        raise InputError(f"{name} drafts to depth {depth}, and the traces were recorded {known}")
+
+
+def notes(config: AnalysisConfig, choices: FixedChoices, text: TextScores | None) -> list[str]:
+    """Sentences on where the choices come from."""
+    chosen = f"chosen on {'other traces' if config.static_from else 'these traces, all tasks together'}."
+    found = []
+    if choices.static is not None:
+        depth, size = choices.static
+        found.append(f"Best static: depth {depth}, size {size}, {chosen}")
+        found.append(f"EAGLE-3 is its default, depth {EAGLE3[0]}, size {EAGLE3[1]}.")
+    if choices.lookup is not None:
+        found.append(f"Best lookup: the text alone, {choices.lookup}, {chosen}")
+    if choices.both is not None:
+        found.append(f"Best both: {choices.both}, {chosen}")
+    sources = "the head's candidates alone" if text is None else "the candidates of both sources"
+    if choices.static is None:
+        sources = "the text's candidates"
+    found += [
+        "Hindsight has the most tokens per second in every cycle by itself; the optimum is exact for whole answers. "
+        f"Both know {sources}.",
+        "Tokens per second leave prefill out, and the time that a policy takes to decide.",
+        f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(choices.names)}, which "
+        "x static compares with as well.",
+    ]
+    if config.fit is not None:
+        same = config.fit.resolve() == config.traces.resolve()
+        found.append(f"The controller was fitted to {'these' if same else 'other'} traces.")
+    return found

@@ -1,0 +1,1 @@
+"""`ltd tune`: its stages, what it is asked for, what it keeps."""

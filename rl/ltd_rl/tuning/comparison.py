@@ -1,0 +1,80 @@
+"""Decoding held-out questions in all ways in turns: the fourth stage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ltd.common.files import file_hash, write_text
+from ltd.common.journal import Record
+from ltd.evaluation.compare import EvalConfig, evaluate
+from ltd.evaluation.method_table import BASELINE
+from ltd.evaluation.questions import load_questions
+from ltd.policies import Both, Lookup
+from ltd.policies.learned.bundle import FACTS
+from ltd.policies.static import Static
+from ltd_rl.traces.format import RecordedGeneration
+from ltd_rl.tuning.fixed import method_of
+from ltd_rl.tuning.work import BUNDLE, DEFAULT, HELD_OUT, LEARNED, SHIPPED, Work, announce
+
+FEW = 10  # questions of a task
+
+
+def compare(
+    work: Work, held_out: list[RecordedGeneration], static: tuple[int, int] | None, rule: Both | Lookup
+) -> tuple[Record, dict[str, str]]:
+    """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
+    shipped = work.shipped
+    names = {
+        "plain decoding": BASELINE,
+        DEFAULT: method_of(work.default),
+        **static_names(static),
+        "the best of both" if work.drafts else "the best lookup": method_of(rule),
+        **({} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}),
+        LEARNED: f"bundle:{work.folder / BUNDLE}",
+    }
+    methods = tuple(dict.fromkeys(names.values()))
+    data_dir = work.folder / HELD_OUT
+    count = write_held_out(work, held_out, data_dir)
+    announce(4, f"decoding {count} other questions in {len(methods)} ways, in turns")
+    if count < FEW * len(work.config.tasks):
+        print(f"warning: fewer than {FEW} questions of a task leave wide intervals, so little is kept", file=sys.stderr)
+    mark = str(file_hash(work.folder / BUNDLE / FACTS))[:8]  # other policies, another comparison
+    config = EvalConfig(
+        data_dir=data_dir,
+        out=work.folder / f"validation-{mark}",
+        tasks=work.config.tasks,
+        max_new_tokens=work.config.max_new_tokens,
+        target=work.config.target,
+        draft=work.config.draft,
+        device=work.config.device,
+        dtype=work.config.dtype,
+        threads=work.config.threads,
+        methods=methods,
+    )
+    return evaluate(config, work.load), names
+
+
+def static_names(static: tuple[int, int] | None) -> dict[str, str]:
+    """The static trees of a draft that are compared, by names for people: EAGLE-3's, and the best here."""
+    if static is None:
+        return {}
+    best = f"best static ({static[0]}, {static[1]})"
+    return {"EAGLE-3's static (8, 60)": "eagle3", best: method_of(Static(*static))}
+
+
+def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Path) -> int:
+    """Writes the questions of held-out generations as a data folder of their own; how many there are."""
+    chosen = {(generation.task, generation.question_id) for generation in held_out}
+    assert work.source.data_dir is not None
+    questions = load_questions(work.source.data_dir, work.config.tasks, work.config.limit)
+    each = work.config.questions // len(work.config.tasks)
+    count = 0
+    for task in work.config.tasks:
+        kept = [q for q in questions if q.task == task and (task, q.question_id) in chosen][:each]
+        lines = [json.dumps({"question_id": q.question_id, "turns": list(q.turns)}) for q in kept]
+        (data_dir / task).mkdir(parents=True, exist_ok=True)
+        write_text(data_dir / task / "question.jsonl", "\n".join(lines) + "\n")
+        count += len(kept)
+    return count

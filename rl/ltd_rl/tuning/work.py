@@ -1,0 +1,110 @@
+"""What the stages of tuning share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ltd.common.threads import set_threads
+from ltd.decoding.decoder import Decoder
+from ltd.drafts.opening import LOOKUP
+from ltd.errors import InputError
+from ltd.policies import Policy
+from ltd.policies.learned.bundle import Bundle
+from ltd.policies.learned.setting import Setting
+from ltd.policies.learned.store import shipped_bundle
+from ltd.policy_choice import expected_setting
+from ltd.target.device import resolve_device, resolve_dtype
+from ltd.target.locate import DEFAULT_TARGET
+from ltd_rl.traces.human_eval import write_human_eval
+from ltd_rl.traces.sources import Source
+from ltd_rl.tuning.config import TuneConfig
+
+STAGES = 5
+BUNDLE, TRAINING, QUESTIONS, HELD_OUT = "bundle", "training.json", "questions", "held-out"
+DEFAULT, SHIPPED, LEARNED = "default", "shipped", "learned"  # names for people
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What the stages share: settings, models, and where traces and latencies come from."""
+
+    config: TuneConfig
+    decoder: Decoder
+    setting: Setting
+    source: Source
+
+    @property
+    def folder(self) -> Path:
+        """For the results."""
+        return self.source.folder
+
+    @property
+    def default(self) -> Policy:
+        """What would be used here without learned policies: the decoder was loaded with it."""
+        assert self.decoder.policy is not None
+        return self.decoder.policy
+
+    @property
+    def drafts(self) -> bool:
+        """Whether there is a draft, and not only tokens that are looked up."""
+        return self.decoder.draft is not None
+
+    @property
+    def shipped(self) -> Bundle | None:
+        """The shipped bundle that would be used here without a tuned one, if there is one."""
+        return shipped_bundle(self.setting, self.decoder.target.device)
+
+    def load(self, *_: Any, **__: Any) -> Decoder:
+        """Stands in for `ltd.load` in all stages, which share one decoder."""
+        return self.decoder
+
+
+def expected(config: TuneConfig) -> Setting:
+    """What the policies will be made for, known without loading weights.
+
+    Raises:
+        InputError: there is no such target or head, or none that a bundle can be known to belong to.
+    """
+    set_threads(config.threads)  # a setting has the number of threads
+    device = resolve_device(config.device)
+    here = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
+    assert here is not None, "TuneConfig takes no draft none"
+    if here.head_sha256 is None:
+        raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
+    if here.head_sha256 == LOOKUP and config.trainer == "ppo":
+        raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
+    return replace(here, target=Path(config.target or DEFAULT_TARGET).name)
+
+
+def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
+    """Loads the models, and writes the questions where none are given."""
+    decoder = load(
+        config.target, config.draft, policy="static", device=config.device, dtype=config.dtype, threads=config.threads
+    )
+    data_dir = config.data_dir
+    if data_dir is None:
+        data_dir = folder / QUESTIONS
+        write_human_eval(data_dir)
+    source = Source(
+        folder=folder,
+        data_dir=data_dir,
+        tasks=config.tasks,
+        target=config.target,
+        draft=config.draft,
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
+        limit=config.limit,
+        max_new_tokens=config.max_new_tokens,
+        seconds=config.seconds,
+    )
+    return Work(config, decoder, setting, source)
+
+
+def announce(stage: int, what: str) -> None:
+    """Says which stage begins."""
+    print(f"[{stage}/{STAGES}] {what}", file=sys.stderr, flush=True)
