@@ -93,12 +93,8 @@ __device__ inline void add_values_plainly(PlainScores& scores, float* weights, c
 // A block writes kPlainElements elements of the outputs. Scores need all elements of queries and keys, which pass
 // through shared memory one after another if they are more.
 template <typename T>
-__global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, Plan plan) {
-  const Work work = work_of_block(a, plan);
-  if (work.first_key >= work.last_key && plan.splits > 1) {
-    write_nothing(a, plan, work);
-    return merge_if_last<T>(a, plan, work);
-  }
+__device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& plan, const Work& work) {
+  if (work.first_key >= work.last_key && plan.splits > 1) return write_nothing(a, plan, work);
   const PlainMemory memory;
   const int head_dim = static_cast<int>(a.head_dim);
   const int value_element = work.value_block * kPlainElements;
@@ -137,6 +133,12 @@ __global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, P
   }
   write_results<T>(a, plan, work, work.first_row + first_warp_row, {value_element, head_dim - value_element}, outputs,
                    softmax);
+}
+
+template <typename T>
+__global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, Plan plan) {
+  const Work work = work_of_block(a, plan);
+  attend_rows_plainly<T>(a, plan, work);
   merge_if_last<T>(a, plan, work);
 }
 

@@ -139,12 +139,8 @@ __device__ inline void add_values(const typename Shape::Scores& weights, const T
 }
 
 template <typename T, typename Shape>
-__global__ __launch_bounds__(kThreads, kBlocksPerMultiprocessor) void attend_in_tiles(TreeAttention a, Plan plan) {
-  const Work work = work_of_block(a, plan);
-  if (work.first_key >= work.last_key && plan.splits > 1) {
-    write_nothing(a, plan, work);
-    return merge_if_last<T>(a, plan, work);
-  }
+__device__ inline void attend_rows_in_tiles(const TreeAttention& a, const Plan& plan, const Work& work) {
+  if (work.first_key >= work.last_key && plan.splits > 1) return write_nothing(a, plan, work);
   const TensorMemory<T, Shape> memory;
   const auto copy = [&](int first_key, int stage) {
     copy_keys<T, Shape>(a.keys, work, first_key, memory.keys(stage));
@@ -178,6 +174,12 @@ __global__ __launch_bounds__(kThreads, kBlocksPerMultiprocessor) void attend_in_
   if (first_warp_row < work.rows) {
     write_results<T>(a, plan, work, warp_row, {0, Shape::kHeadDim}, outputs, softmax);
   }
+}
+
+template <typename T, typename Shape>
+__global__ __launch_bounds__(kThreads, kBlocksPerMultiprocessor) void attend_in_tiles(TreeAttention a, Plan plan) {
+  const Work work = work_of_block(a, plan);
+  attend_rows_in_tiles<T, Shape>(a, plan, work);
   merge_if_last<T>(a, plan, work);
 }
 

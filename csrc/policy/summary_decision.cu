@@ -3,7 +3,6 @@
 #include "common/cuda_kernels.h"
 #include "common/warp.cuh"
 #include "policy/run_network.cuh"
-#include "policy/state_sums.cuh"
 #include "policy/summary_decision.h"
 
 namespace ltd::cuda {
@@ -178,7 +177,7 @@ void summary_decision(const SummaryDecision& a) {
   SummaryState state = a.state();
   if (a.sums_to_find() > 0) {
     state.sums = {static_cast<float*>(a.launch.workspace) + 2 * a.batch * floats_of_block(a), state.outputs()};
-    launch_state_sums(state);
+    summary_state(state);
     known.sums = {state.sums.data, state.sums.batch_stride};
   }
   const dim3 blocks(static_cast<unsigned>(2 * a.batch));

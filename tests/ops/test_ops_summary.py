@@ -435,8 +435,10 @@ def test_a_summed_state_decides():
 
 def test_an_asker_remembers_what_the_networks_make_of_the_states():
     """None is the states before, whatever has become of them; of another batch there are none."""
-    weights = random_weights([LAYOUT.width, 9, 5], torch.Generator().manual_seed(1))
-    asks, random = asker(LAYOUT, (), weights), torch.Generator().manual_seed(2)
+    random = torch.Generator().manual_seed(2)
+    weights = [torch.randn(5, LAYOUT.width, generator=random), torch.zeros(5)]
+    weights[0][:, 3 : LAYOUT.width - LAYOUT.states] = 0.0  # reads scores and states
+    asks = asker(LAYOUT, (), weights)
     lengths, answers = torch.zeros(2).int(), set()
     for _ in range(20):
         states = 3 * torch.randn(2, 1, 4, generator=random)
