@@ -41,8 +41,6 @@ class CudaDevice : public Device {
     check(cudaEventCreate(&stop_));
     check(cudaMalloc(&large_, kLargeRead));
     check(cudaMemset(large_, 0, kLargeRead));
-    bandwidth_ = kLargeRead / fastest([this](void*) { read(kLargeRead); });
-    launch_seconds_ = fastest([this](void*) { do_nothing<<<1, 1, 0, stream_>>>(); });
   }
 
   ~CudaDevice() override {
@@ -96,6 +94,10 @@ class CudaDevice : public Device {
     };
   }
 
+  void measure() override {
+    bandwidth_ = kLargeRead / fastest([this](void*) { read(kLargeRead); });
+    launch_seconds_ = fastest([this](void*) { do_nothing<<<1, 1, 0, stream_>>>(); });
+  }
   double bandwidth() const override { return bandwidth_; }
   double launch_seconds() const override { return launch_seconds_; }
 

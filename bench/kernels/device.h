@@ -38,6 +38,9 @@ class Device {
   // A call whose memory is not in any cache when it starts.
   virtual Timed timed(const Call& call, const std::vector<Block>& memory) = 0;
 
+  // Takes the two times below, which takes a while; before they are asked for.
+  virtual void measure() = 0;
+
   // Measured: bytes per second of a large read, and the seconds of a call that does nothing.
   virtual double bandwidth() const = 0;
   virtual double launch_seconds() const = 0;

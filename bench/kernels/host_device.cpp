@@ -106,11 +106,12 @@ class HostDevice : public Device {
     };
   }
 
+  void measure() override { bandwidth_ = measure_bandwidth(); }
   double bandwidth() const override { return bandwidth_; }
   double launch_seconds() const override { return 0.0; }
 
  private:
-  double bandwidth_ = measure_bandwidth();
+  double bandwidth_ = 0.0;
 };
 
 }  // namespace

@@ -64,6 +64,7 @@ Line time_case(const std::string& name, const Case& c, Device& device, const Opt
 
 // Whatever fails is in the report, and the others are timed all the same.
 int time_all(const std::vector<Case>& cases, const std::vector<Device*>& devices, const Options& options) {
+  for (Device* device : devices) device->measure();
   Report report(devices);
   for (Device* device : devices) {
     for (const Case& c : cases) {
