@@ -11,7 +11,7 @@
 #include "attention/products.h"
 #include "engine/forward_stack.h"
 #include "engine/product.h"
-#include "engine/rows.h"
+#include "forward/rows.h"
 
 namespace ltd::LTD_ISA {
 namespace {
