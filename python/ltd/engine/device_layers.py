@@ -97,7 +97,10 @@ class Room:
 
     def __init__(self, sizes: Sizes, rows: int, like: Tensor) -> None:
         heads, width = sizes.query_heads + 2 * sizes.kv_heads, sizes.head_dim
-        make = lambda columns: like.new_empty(rows, columns)  # noqa: E731
+
+        def make(columns: int) -> Tensor:
+            return like.new_empty(rows, columns)
+
         self.states, self.normed, self.added = (make(sizes.hidden) for _ in range(3))
         self.entering = make(sizes.inputs)
         self.qkv, self.queries = make(heads * width), make(sizes.query_heads * width)
@@ -227,9 +230,10 @@ def take_layer(layer: Any, input_norm: Tensor) -> Layer:
 @torch.no_grad()
 def take_product(*linears: nn.Linear) -> Product:
     """One product in the place of linear layers that read the same; their own weights are let go."""
-    weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    biases = [linear.bias for linear in linears]
     weight = weights[0].detach() if len(weights) == 1 else torch.cat(weights)
-    given = [bias for bias in biases if bias is not None]
+    given: list[Tensor] = [bias for bias in biases if bias is not None]
     if given and len(given) != len(biases):
         raise InputError("some of a model's query, key and value layers have a bias and some have none")
     for linear in linears:
