@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import linear, relu, scaled_dot_product_attention
 
 from console import wide_console
+from forward_parts import forward_parts
 from ltd import ops
 from ltd.tree import DraftTree, TreeNodes
 from random_weights import random_weights
@@ -211,6 +212,8 @@ def all_contests() -> Iterator[Contest]:
     for label, vocabulary in (("32k", 32_000), ("128k", 128_256), ("152k", 151_936)):
         yield from accept_contests(label, vocabulary, nodes)
     yield commit_contest()
+    for name, fused, composed in forward_parts(SIZE + 1, 4096, 14_336, QUERY_HEADS, KV_HEADS, HEAD_DIM, DTYPE):
+        yield Contest(name, fused, also_compiled(composed))
     yield policy_contest("depth_action", WIDTH**2, 100, 14, [128, 1024, 2])
     yield policy_contest("size_action", WIDTH + DEPTH * WIDTH**2, 1210, 29, [1268, 1024, 256, 24])
 

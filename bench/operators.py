@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear, relu, scaled_dot_product_attention
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from forward_parts import forward_parts
 from ltd import ops
 from ltd.common.threads import set_threads
 from ltd.policies.learned.observation import Summary
@@ -279,11 +280,13 @@ def all_cases(dtype: torch.dtype) -> list[Case]:
     for level in draft_logits(dtype):
         tree.expand(level, None)
     nodes = tree.select(SIZE)
+    parts = forward_parts(SIZE + 1, 576, 1536, QUERY_HEADS, KV_HEADS, HEAD_DIM, dtype)
     return [
         *tree_cases(dtype),
         *attention_cases(dtype, nodes),
         *acceptance_cases(dtype, nodes),
         commit_case(dtype),
+        *(Case(name, fused, "transformers' modules", composed) for name, fused, composed in parts),
         policy_case("depth_action", 100, 100, 14, [128, 1024, 2]),
         policy_case("size_action", WIDTH + DEPTH * WIDTH**2, 1210, 29, [1268, 1024, 256, 24]),
         summary_case(),

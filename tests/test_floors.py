@@ -39,7 +39,7 @@ PYTHON_FLOORS = (
 FACES = ("ltd", "ltd_rl")
 C_FLOORS = (
     ("common",),
-    ("accept", "attention", "commit", "entropy", "expand", "lookup", "policy", "select"),
+    ("accept", "attention", "commit", "entropy", "expand", "forward", "lookup", "policy", "select"),
     ("engine",),
     ("dispatch",),
     ("bindings",),

@@ -41,6 +41,7 @@ void add_draft_cases(std::vector<Case>& cases);
 void add_attention_cases(std::vector<Case>& cases);
 void add_accept_cases(std::vector<Case>& cases);
 void add_cache_cases(std::vector<Case>& cases);
+void add_forward_cases(std::vector<Case>& cases);
 void add_policy_cases(std::vector<Case>& cases);
 
 template <typename Arguments>

@@ -121,6 +121,7 @@ std::vector<Case> all_cases() {
   add_attention_cases(cases);
   add_accept_cases(cases);
   add_cache_cases(cases);
+  add_forward_cases(cases);
   add_policy_cases(cases);
   return cases;
 }

@@ -1,4 +1,4 @@
-// The heads of models of about these sizes: Llama 3.2 1B, Llama 3.1 8B, Qwen3 32B.
+// The layers of models of about these sizes: Llama 3.2 1B, Llama 3.1 8B, Qwen3 32B.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,11 @@ struct Model {
   int64_t query_heads;
   int64_t kv_heads;
   int64_t head_dim;
+  int64_t hidden;
+  int64_t intermediate;
 };
 
-inline constexpr Model kModels[] = {{"1B", 16, 32, 8, 64}, {"8B", 32, 32, 8, 128}, {"32B", 64, 64, 8, 128}};
+inline constexpr Model kModels[] = {
+    {"1B", 16, 32, 8, 64, 2048, 8192}, {"8B", 32, 32, 8, 128, 4096, 14336}, {"32B", 64, 64, 8, 128, 5120, 25600}};
 
 }  // namespace ltd::bench

@@ -22,9 +22,7 @@ void commit_head(const CommitPath& a, const CacheTensor& cache, int64_t layer, i
   }
 }
 
-}  // namespace
-
-void commit_path(const CommitPath& a) {
+void move_rows(const CommitPath& a) {
   int64_t moved = 0;
   for (int64_t b = 0; b < a.batch; ++b) {
     for (int64_t i = 0; i < a.gained[b]; ++i) moved += a.path[b][i] != i;
@@ -38,6 +36,13 @@ void commit_path(const CommitPath& a) {
       commit_head(a, a.values, item / a.batch, item % a.batch, head);
     }
   });
+}
+
+}  // namespace
+
+void commit_path(const CommitPath& a) {
+  move_rows(a);
+  for (int64_t b = 0; b < a.batch && a.advance; ++b) a.lengths[b] += a.gained[b];
 }
 
 }  // namespace ltd

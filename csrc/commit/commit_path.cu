@@ -76,6 +76,12 @@ void launch_moves(const CommitPath& a) {
   launch<kStartsEarly>(move_rows<Word, kWords>, blocks, kThreads, 0, a.launch.stream, a, static_cast<int>(matrices));
 }
 
+// A launch of its own: all blocks of the one before read the lengths.
+__global__ void __launch_bounds__(kThreads) advance_lengths(CommitPath a) {
+  await_earlier_kernels();
+  for (int64_t b = threadIdx.x; b < a.batch; b += kThreads) global(a.lengths)[b] += global(a.gained)[b];
+}
+
 // Whether all rows begin and end at multiples of so many bytes.
 bool rows_are_aligned(const CommitPath& a, int64_t bytes) {
   const auto is_multiple = [&](const CacheTensor& cache) {
@@ -85,11 +91,7 @@ bool rows_are_aligned(const CommitPath& a, int64_t bytes) {
   return a.row_bytes % bytes == 0 && is_multiple(a.keys) && is_multiple(a.values);
 }
 
-}  // namespace
-
-int64_t commit_path_workspace(const CommitPath&) { return 0; }
-
-void commit_path(const CommitPath& a) {
+void launch_moves(const CommitPath& a) {
   if (matrix_count(a) == 0 || a.row_bytes == 0) return;
   if (rows_are_aligned(a, 16)) {
     launch_moves<uint32_t, 4>(a);
@@ -102,6 +104,15 @@ void commit_path(const CommitPath& a) {
   } else {
     launch_moves<uint8_t, 1>(a);
   }
+}
+
+}  // namespace
+
+int64_t commit_path_workspace(const CommitPath&) { return 0; }
+
+void commit_path(const CommitPath& a) {
+  launch_moves(a);
+  if (a.advance) launch<kStartsEarly>(advance_lengths, dim3(1), kThreads, 0, a.launch.stream, a);
 }
 
 }  // namespace ltd::cuda

@@ -1,4 +1,5 @@
-// commit_path: moves the key/value rows of the accepted nodes behind the prefix, in place, for all layers and heads.
+// commit_path: moves the key/value rows of the accepted nodes behind the prefix, in place, for all layers and heads,
+// and lets the prefix grow by them if it is told to.
 #pragma once
 
 #include "common/types.h"
@@ -19,7 +20,8 @@ struct CommitPath {
   CacheTensor values;
   Rows<const int32_t> path;  // (B, P), strictly increasing node indices
   const int32_t* gained;     // (B), how many of them
-  const int32_t* lengths;    // (B): tree row j is cache row lengths[b] + j
+  int32_t* lengths;          // (B): tree row j is cache row lengths[b] + j
+  bool advance;              // whether lengths[b] becomes lengths[b] + gained[b] in the end
   int64_t layers;
   int64_t batch;
   int64_t heads;

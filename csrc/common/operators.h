@@ -7,23 +7,27 @@
 #pragma once
 
 // CPU kernels written with vectors, which are compiled once for every instruction set, and CUDA kernels.
-#define LTD_VECTOR_OPERATORS(OPERATOR)    \
-  OPERATOR(expand_beam, ExpandBeam)       \
-  OPERATOR(row_entropy, RowEntropy)       \
-  OPERATOR(tree_attention, TreeAttention) \
-  OPERATOR(accept_greedy, AcceptGreedy)   \
-  OPERATOR(accept_sample, AcceptSample)   \
-  OPERATOR(draft_token, DraftToken)       \
-  OPERATOR(accept_chain, AcceptChain)     \
-  OPERATOR(policy_action, PolicyAction)   \
-  OPERATOR(summary_state, SummaryState)   \
-  OPERATOR(summary_decision, SummaryDecision)
+#define LTD_VECTOR_OPERATORS(OPERATOR)        \
+  OPERATOR(expand_beam, ExpandBeam)           \
+  OPERATOR(row_entropy, RowEntropy)           \
+  OPERATOR(tree_attention, TreeAttention)     \
+  OPERATOR(accept_greedy, AcceptGreedy)       \
+  OPERATOR(accept_sample, AcceptSample)       \
+  OPERATOR(draft_token, DraftToken)           \
+  OPERATOR(accept_chain, AcceptChain)         \
+  OPERATOR(policy_action, PolicyAction)       \
+  OPERATOR(summary_state, SummaryState)       \
+  OPERATOR(summary_decision, SummaryDecision) \
+  OPERATOR(add_rms_norm, AddRmsNorm)          \
+  OPERATOR(rotate_and_store, RotateAndStore)  \
+  OPERATOR(gated_silu, GatedSilu)
 
 // The same, but one CPU kernel for all instruction sets: it gains nothing from wide vectors.
 #define LTD_SCALAR_OPERATORS(OPERATOR) \
   OPERATOR(merge_text, MergeText)      \
   OPERATOR(select_tree, SelectTree)    \
-  OPERATOR(commit_path, CommitPath)
+  OPERATOR(commit_path, CommitPath)    \
+  OPERATOR(gather_accepted, GatherAccepted)
 
 // CPU kernels written with vectors only: the engine has no CUDA kernels.
 #define LTD_ENGINE_OPERATORS(OPERATOR)  \

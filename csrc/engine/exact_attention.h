@@ -11,8 +11,8 @@
 #include "attention/products.h"
 #include "engine/forward_stack.h"
 #include "engine/product.h"
-#include "engine/rows.h"
 #include "engine/tile_scores.h"
+#include "forward/rows.h"
 
 namespace ltd::LTD_ISA {
 namespace {

@@ -9,7 +9,7 @@
 #include "common/vector.h"
 #include "engine/block_product.h"
 #include "engine/packed_linear.h"
-#include "engine/rows.h"
+#include "forward/rows.h"
 
 namespace ltd::LTD_ISA {
 namespace {

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from emulated import barriers, emulated_kernels, visits, without_barrier
-from op_cases import DTYPES, BeamBuffers, NodeBuffers, candidate_columns, random_candidates, random_nodes
+from forward_calls import forward_arguments, gather_arguments
+from op_cases import DTYPES, BeamBuffers, Call, NodeBuffers, candidate_columns, random_candidates, random_nodes
 from torch import Tensor
 
 from ltd import ops
@@ -133,9 +134,24 @@ def committed(head_dim: int, dtype: torch.dtype) -> Case:
     gained, lengths = torch.tensor([6, 5], dtype=torch.int32), torch.tensor([30, 2], dtype=torch.int32)
 
     def run() -> list[Tensor]:
-        moved = [cache.clone() for cache in caches]
-        ops.commit_path(*moved, path, gained, lengths)
-        return moved
+        moved, grown = [cache.clone() for cache in caches], lengths.clone()
+        ops.commit_path(*moved, path, gained, grown, advance=True)
+        return [*moved, grown]
+
+    return run
+
+
+def called(name: str, seed: int, dtype: torch.dtype) -> Case:
+    """An operator between a forward's products, or what hands a cycle on, as `random_calls` would call it."""
+    random, numbers = np.random.default_rng(seed), generator(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=numbers).to(dtype)  # noqa: E731
+    lengths = torch.tensor([7, 0], dtype=torch.int32)
+    arguments = dict(forward_arguments(random, normal, 2, lengths))
+    given = gather_arguments(random, normal, 2) if name == "gather_accepted" else arguments[name]
+
+    def run() -> list[Tensor]:
+        call = Call(name, given).on("cpu")
+        return call.run()
 
     return run
 
@@ -237,6 +253,10 @@ CASES: dict[str, list[Case]] = {
         for warp in ((0.0, 0, 1.0), *WARPS)
     ],
     "commit_path": [committed(16, torch.float32), committed(40, torch.bfloat16)],
+    **{
+        name: [called(name, seed, dtype) for seed, dtype in enumerate(DTYPES)]
+        for name in ("gather_accepted", "add_rms_norm", "rotate_and_store", "gated_silu")
+    },
     "depth_action": [decided([]), decided([64]), decided([70, 30])],
     "summary_decision": [summarised(0, [64, 32]), summarised(576, []), summarised(37, [16], text=24)],
 }

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 import ltd
+from ltd.drafts.eagle3.device import HeadDeviceEngine
 from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.files import load_head
@@ -23,6 +24,8 @@ from ltd.tree import DraftTree
 
 Folder = Callable[[str], Path]
 WIDTH = 3
+Engine = type[HeadEngine] | type[HeadDeviceEngine] | None
+ENGINES: list[Engine] = [None, HeadEngine, HeadDeviceEngine]
 
 
 def masked_forward(
@@ -64,9 +67,9 @@ def expected_levels(
     return levels
 
 
-def draft_of(head: Eagle3Head, embedding: nn.Embedding, has_engine: bool) -> Eagle3Draft:
-    """A draft on the head's own layer, or on the engine with a copy of it."""
-    forward = HeadEngine(copy.deepcopy(head)) if has_engine else None
+def draft_of(head: Eagle3Head, embedding: nn.Embedding, engine: Engine) -> Eagle3Draft:
+    """A draft on the head's own layer, or on an engine with a copy of it."""
+    forward = None if engine is None else engine(copy.deepcopy(head))
     return Eagle3Draft(head, embedding, width=WIDTH, forward=forward)
 
 
@@ -78,11 +81,11 @@ def read_prompt(session: Eagle3Session, row: int, features: torch.Tensor, follow
 
 
 @pytest.mark.parametrize("options", [{}, {"norm_before_residual": True, "attention_bias": True}])
-@pytest.mark.parametrize("has_engine", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), gains=st.lists(st.integers(1, 5), min_size=1, max_size=4), depth=st.integers(0, 4))
 def test_every_cycle_equals_one_forward_over_true_features(
-    tiny_head: Folder, has_engine: bool, options: dict[str, bool], seed: int, gains: list[int], depth: int
+    tiny_head: Folder, engine: Engine, options: dict[str, bool], seed: int, gains: list[int], depth: int
 ) -> None:
     torch.manual_seed(seed)
     trained = load_head(tiny_head("llama"), torch.float32, torch.device("cpu"))
@@ -94,7 +97,7 @@ def test_every_cycle_equals_one_forward_over_true_features(
     total = prompt_length + sum(gains)
     features = torch.randn(total, len(config.feature_layers) * config.target_hidden_size)
     following = torch.randint(0, config.vocab_size, (total,))
-    draft = draft_of(head, embedding, has_engine)
+    draft = draft_of(head, embedding, engine)
     with torch.inference_mode():
         session = draft.start(1, 128)
         read_prompt(session, 0, features[:prompt_length], following[:prompt_length])
@@ -114,8 +117,8 @@ def test_every_cycle_equals_one_forward_over_true_features(
                 torch.testing.assert_close(logits[0], expected[level], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("has_engine", [False, True])
-def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, has_engine: bool) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, engine: Engine) -> None:
     torch.manual_seed(0)
     head = load_head(tiny_head("llama"), torch.float32, torch.device("cpu"))
     config = head.config
@@ -127,7 +130,7 @@ def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, has_engine: boo
     counts = [1, 4]
 
     def run(rows: list[int]) -> list[torch.Tensor]:
-        draft = draft_of(head, embedding, has_engine)
+        draft = draft_of(head, embedding, engine)
         session = draft.start(len(rows), 64)
         for index, row in enumerate(rows):
             read_prompt(session, index, prompts[row], tokens[row])

@@ -22,9 +22,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int
     head_dim=st.integers(1, 40),
     dtype=st.sampled_from(DTYPES),
     roomy=st.booleans(),
+    advance=st.booleans(),
     data=st.data(),
 )
-def test_rows_are_moved_in_place(layers, batch, heads, head_dim, dtype, roomy, data):
+def test_rows_are_moved_in_place(layers, batch, heads, head_dim, dtype, roomy, advance, data):
     nodes = data.draw(st.integers(1, 70))
     lengths = data.draw(st.lists(st.integers(0, 50), min_size=batch, max_size=batch))
     paths = [sorted(data.draw(st.sets(st.integers(0, nodes - 1), max_size=12))) for _ in range(batch)]
@@ -47,10 +48,11 @@ def test_rows_are_moved_in_place(layers, batch, heads, head_dim, dtype, roomy, d
     originals = keys, values
     for _ in every_kernel():
         keys, values = (strided(cache) if roomy else cache.clone() for cache in originals)
-        ops.commit_path(keys, values, path, gained, kept)
+        prefixes = kept.clone()
+        ops.commit_path(keys, values, path, gained, prefixes, advance)
         assert torch.equal(keys, expected[0])
         assert torch.equal(values, expected[1])
-        assert kept.tolist() == lengths
+        assert torch.equal(prefixes, kept + gained if advance else kept)
 
 
 def test_a_cache_large_enough_for_several_threads():
@@ -64,6 +66,17 @@ def test_a_cache_large_enough_for_several_threads():
         expected[:, :, :, 10:16] = original[:, :, :, 10 + path[0].long()]
         assert torch.equal(keys, expected)
         assert torch.equal(values, -expected)
+
+
+def test_a_prefix_grows_where_nothing_is_moved():
+    """Gains that stand where they belong already, none at all, and a cache without layers."""
+    path = torch.tensor([[0, 1], [0, 0]], dtype=torch.int32)
+    gained = torch.tensor([2, 0], dtype=torch.int32)
+    for _ in every_kernel():
+        for layers in (0, 1):
+            keys, lengths = torch.randn(layers, 2, 1, 9, 4), torch.tensor([3, 4], dtype=torch.int32)
+            ops.commit_path(keys, keys.clone(), path, gained, lengths, advance=True)
+            assert lengths.tolist() == [5, 4]
 
 
 def bad_call(**changes):

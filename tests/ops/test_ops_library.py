@@ -33,7 +33,8 @@ def sample_arguments() -> dict[str, tuple]:
     policy = (torch.randn(1, 3), lengths, 2, 4, 1, [torch.randn(2, 6), torch.randn(2)], True)
     summary = (torch.randn(1, 9), 7, 5, lengths, 2, 3, 1, torch.randn(1, 1, 4).bfloat16(), torch.randn(1, 24))
     networks = (torch.randn(53 * 5 + 6 * 2 + 53 * 3), [5, 2], [3], True)
-    root = torch.zeros(1, dtype=torch.int64)
+    root, features, queries = torch.zeros(1, dtype=torch.int64), torch.randn(1, 4, 5), torch.zeros(1, 1, 2, 8)
+    angles = (1e-6, *torch.randn(2, 5, 8), torch.tensor([[0, 4]]))
     attended = (torch.randn(1, 2, 4, 8), cache[0], cache[1], lengths, 4, tree.masks)
     return {
         "expand_beam": (torch.randn(1, 1, 9), torch.arange(9), 0, *BeamBuffers.new(1, 3, 2).arguments()),
@@ -43,7 +44,11 @@ def sample_arguments() -> dict[str, tuple]:
         "tree_attention": (*attended, tree.positions, 0.3, 0, 9, torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32)),
         "accept_greedy": (torch.randn(1, 4, 9), *links, *results),
         "accept_sample": (torch.randn(1, 4, 9), *links, tree.positions, root, 1.0, 0, 1.0, 3, *results),
-        "commit_path": (cache, -cache, torch.tensor([[0, 2]], dtype=torch.int32), lengths // 2, lengths),
+        "commit_path": (cache, -cache, torch.tensor([[0, 2]], dtype=torch.int32), lengths // 2, lengths, True),
+        "gather_accepted": (features, *results[:2], count, features[:, 1:].clone(), root, torch.ones(1, 5).long()),
+        "add_rms_norm": (torch.randn(3, 7), torch.randn(3, 7), torch.randn(7), 1e-6, torch.zeros(3, 7)),
+        "rotate_and_store": (torch.randn(1, 2, 24), torch.randn(8), None, *angles, lengths, 0, *cache.clone(), queries),
+        "gated_silu": (torch.randn(3, 14), torch.zeros(3, 7)),
         "depth_action": policy,
         "size_action": policy,
         "summary_decision": (*summary, *networks, torch.zeros(1, 2, dtype=torch.int32)),

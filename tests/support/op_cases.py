@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from emulated import emulated_kernels
+from forward_calls import forward_arguments, gather_arguments
 from near_draws import RIGHT
 from operator_reference import ListNodes, ListTree, pack, select_nodes
 from torch import Tensor
@@ -291,6 +292,8 @@ def random_calls(seed: int, vocabularies: Sequence[int] = (700, 8192, 32_001, 12
     drafted = torch.randint(0, vocabulary, (chain,), generator=generator)
     yield Call("accept_chain", [normal(chain + 1, vocabulary), normal(chain, vocabulary), None, drafted, *warp, *draws])
     yield commit_call(random, normal, batch, lengths)
+    yield Call("gather_accepted", gather_arguments(random, normal, batch))
+    yield from (Call(*call) for call in forward_arguments(random, normal, batch, lengths))
     yield from policy_calls(random, generator, normal, batch, lengths)
 
 
@@ -360,7 +363,7 @@ def commit_call(random: np.random.Generator, normal, batch: int, lengths: Tensor
     gained = torch.from_numpy(random.integers(0, 12, batch)).int()
     for b, count in enumerate(gained.tolist()):
         path[b, :count] = torch.from_numpy(np.sort(random.choice(64, count, replace=False)))
-    return Call("commit_path", [keys, values, path, gained, lengths])
+    return Call("commit_path", [keys, values, path, gained, lengths.clone(), bool(random.integers(2))])
 
 
 def policy_calls(

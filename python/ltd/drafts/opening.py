@@ -13,6 +13,7 @@ from ltd.common.argument_types import as_path
 from ltd.common.assets import shipped_head
 from ltd.common.files import expand_user
 from ltd.drafts.base import Draft, Origin
+from ltd.drafts.eagle3.device import HeadDeviceEngine
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.files import load_head, read_config
@@ -22,6 +23,7 @@ from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
 from ltd.lookup import TextScores, default_text_scores, load_text_scores
 from ltd.lookup.scores import TEXT_SCORES
+from ltd.ops import build_info
 
 NONE = "none"  # instead of a draft's folder: plain decoding
 LOOKUP = "lookup"  # the same: no draft, but tokens are looked up in the text so far
@@ -76,7 +78,7 @@ def read_draft(
 
 
 def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, origin: Origin | None = None) -> Draft:
-    """A draft on the fastest path that there is for a head, whose weights it takes over on the CPU.
+    """A draft on the fastest path that there is for a head, whose weights it takes over.
 
     Args:
         embedding: the target's; head and embedding are on one device.
@@ -90,6 +92,8 @@ def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, orig
         if HeadEngine.supports(head):
             draft.forward = HeadEngine(head)
         pack_linears(head)
+    elif build_info()["cuda"] and HeadDeviceEngine.supports(head):
+        draft.forward = HeadDeviceEngine(head)
     return draft
 
 

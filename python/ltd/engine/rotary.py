@@ -28,16 +28,20 @@ class RotaryTable:
 
     Args:
         compute: int64 (1, n) positions → cosines and sines, (1, …, n, head_dim) each.
+        holds: keeps the tables of smaller caches too, for graphs that were captured with them.
     """
 
-    def __init__(self, compute: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.compute = compute
+    def __init__(self, compute: Callable[[Tensor], tuple[Tensor, Tensor]], holds: bool = False) -> None:
+        self.compute, self.holds = compute, holds
+        self._held: list[tuple[Tensor, Tensor]] = []
         self.cosines = self.sines = torch.empty(0, 0)
 
     def for_capacity(self, capacity: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines (n, head_dim), contiguous, of the positions 0 … n - 1 with n >= capacity."""
         if len(self.cosines) < capacity:
             tables = self.compute(torch.arange(capacity)[None])
+            if self.holds:
+                self._held.append((self.cosines, self.sines))
             self.cosines, self.sines = (table.flatten(0, -2).contiguous() for table in tables)
         return self.cosines, self.sines
 
@@ -65,7 +69,7 @@ class ModelRotary:
         self.depends_on_text = module.rope_type in ROPE_OF_TEXT
         self.module, self.kind = fresh(module) if self.depends_on_text else module, torch.empty(0, dtype=dtype)
         self.border = _border(module) if self.depends_on_text else 0
-        self.table = RotaryTable(self._decoded)
+        self.table = RotaryTable(self._decoded, holds=module.inv_freq.device.type != "cpu")
         _, wanted = key_value_sizes(module.config)
         width = self._ask(self.module, torch.zeros(1, 1, dtype=torch.int64))[0].shape[-1]
         if width != wanted:

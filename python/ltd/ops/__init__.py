@@ -26,7 +26,7 @@ from ltd.ops.accept import (
     draft_token,
 )
 from ltd.ops.attention import MERGE_COUNTERS, tree_attention
-from ltd.ops.commit import commit_path
+from ltd.ops.commit import commit_path, gather_accepted
 from ltd.ops.engine import (
     StackWeights,
     empty_weights,
@@ -39,6 +39,7 @@ from ltd.ops.engine import (
 )
 from ltd.ops.entropy import row_entropy
 from ltd.ops.expand import expand_beam
+from ltd.ops.forward import add_rms_norm, gated_silu, rotate_and_store
 from ltd.ops.library import build_info
 from ltd.ops.lookup import merge_text
 from ltd.ops.policy import depth_action, size_action, summary_decision, summary_state
@@ -52,6 +53,7 @@ __all__ = [
     "accept_chain",
     "accept_greedy",
     "accept_sample",
+    "add_rms_norm",
     "build_info",
     "commit_path",
     "depth_action",
@@ -59,11 +61,14 @@ __all__ = [
     "empty_weights",
     "expand_beam",
     "forward_stack",
+    "gated_silu",
+    "gather_accepted",
     "interleave_gates",
     "linear",
     "merge_text",
     "pack_linear",
     "packed_shape",
+    "rotate_and_store",
     "row_entropy",
     "select_tree",
     "size_action",

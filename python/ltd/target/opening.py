@@ -6,8 +6,10 @@ from transformers import PreTrainedModel
 
 from ltd.engine.attention import Attention, attend_tree
 from ltd.engine.cpu import Engine
+from ltd.engine.device import DeviceEngine
 from ltd.engine.forward import Forward
 from ltd.engine.packed_linear import pack_linears
+from ltd.ops import build_info
 from ltd.target.transformers_layers import TransformersLayers
 
 
@@ -17,10 +19,13 @@ def open_forward(model: PreTrainedModel, *, takes_weights: bool, attention: Atte
     Args:
         model: of a supported family, in evaluation mode.
         takes_weights: whether the weights may be packed away for speed; the model can then no longer run by itself.
-        attention: of the layers of `transformers`, where they run it.
+        attention: of the layers of `transformers`, where they run it. Another than ours needs no kernels of ours, and
+            so a GPU's engine, which does, is not chosen then.
     """
     if takes_weights and model.device.type == "cpu":
         if Engine.supports(model):
             return Engine(model)
         pack_linears(model)
+    elif takes_weights and attention is attend_tree and build_info()["cuda"] and DeviceEngine.supports(model):
+        return DeviceEngine(model)
     return TransformersLayers(model, attention)

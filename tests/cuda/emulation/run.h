@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/types.h"
+#include "forward/float_rows.h"
 
 namespace ltd::emulation {
 
@@ -55,6 +56,13 @@ class Memory {
     }
   }
 
+  void may_read(FloatRows rows, DType dtype, int64_t count, int64_t columns) {
+    for (int64_t row = 0; row < count; ++row) may_read(row_of(rows, dtype, row), dtype, columns);
+  }
+  void may_write(FloatRows rows, DType dtype, int64_t count, int64_t columns) {
+    for (int64_t row = 0; row < count; ++row) may_write(row_of(rows, dtype, row), dtype, columns);
+  }
+
   struct Part {
     uintptr_t begin;
     uintptr_t end;
@@ -64,6 +72,9 @@ class Memory {
 
  private:
   static int64_t bytes_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+  static void* row_of(FloatRows rows, DType dtype, int64_t row) {
+    return rows.data == nullptr ? nullptr : static_cast<char*>(rows.data) + row * rows.row_stride * bytes_of(dtype);
+  }
   void add(const void* data, int64_t bytes, bool writable);
 
   std::vector<Part> parts_;

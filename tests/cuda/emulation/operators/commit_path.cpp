@@ -8,7 +8,7 @@ namespace ltd::emulation {
 void commit_path(const CommitPath& a) {
   Memory memory;
   memory.may_read(a.gained, a.batch);
-  memory.may_read(a.lengths, a.batch);
+  a.advance ? memory.may_write(a.lengths, a.batch) : memory.may_read(a.lengths, a.batch);
   for (int64_t b = 0; b < a.batch; ++b) memory.may_read(a.path[b].raw(), a.gained[b]);
   const auto may_move = [&](const CacheTensor& cache, int64_t layer, int64_t b, int64_t head) {
     const int64_t offset = layer * cache.layer_stride + b * cache.batch_stride + head * cache.head_stride;

@@ -1,5 +1,5 @@
-// What happens to one row between the products of the engine: norms, rotary positions, activation. Included by engine
-// sources only.
+// What happens to one row between the products of a forward: norms, rotary positions, activation. Included by sources
+// of CPU kernels only.
 //
 // A function treats an element in a way that depends on nothing but the row's size.
 #pragma once
@@ -27,6 +27,11 @@ LTD_INLINE void store_part(T* target, Floats values, int64_t count) {
 template <typename T>
 LTD_INLINE Floats rounded(Floats values) {
   if constexpr (std::is_same_v<T, float>) return values;
+  if constexpr (std::is_same_v<T, Float16>) {
+    Float16 elements[kLanes];
+    store(elements, values);
+    return load(elements);
+  }
   const Words bits = (Words)values;
   const Words nearest = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
   const Words quiet = (bits | 0x400000u) & 0xffff0000u;
