@@ -248,6 +248,8 @@ class Decoder:
                     statistics.add_sources(count_sources(request.tree, gain.accepted, news))
                     watch.lap("lookup")
                 self.last_statistics = statistics  # of streams that are read in turns, the one that ran last
+                if not alive:
+                    watch.settle()
                 yield news
                 if not alive:
                     return

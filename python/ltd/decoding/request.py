@@ -136,7 +136,7 @@ class Request:
         """Records verifications of every size, the largest first, over sequences without a prefix."""
         space, tree, record = self.workspace, self.tree, self.workspace.captures.record
         for size in reversed(self.sizes):
-            space.restart()
+            space.restart(for_any_length=True)
             tree.begin(self.report.roots, self.session.lengths)
             nodes = tree.select(0, room=size)
             verified = record(("verify", size), partial(self.session.verify, nodes))
@@ -152,7 +152,7 @@ class Request:
             return
         speculation.workspace = space
         for width in reversed(GAINS):
-            space.restart()
+            space.restart(for_any_length=True)
             self.report.gained.fill_(width)
             tree.begin(self.report.roots, self.session.lengths)
             features = None if self.session.features is None else self.session.features[:, :width]

@@ -61,11 +61,11 @@ class Workspace:
         """Whether the parts of its cycles can be recorded."""
         return self.captures.records and (self.drafting is None or isinstance(self.drafting, RecordedDraftSession))
 
-    def restart(self) -> None:
-        """Forgets all sequences, as if they had just begun."""
-        self.session.restart()
+    def restart(self, for_any_length: bool = False) -> None:
+        """Forgets all sequences, as if they had just begun; for recording, as texts of any length need them."""
+        self.session.restart(for_any_length)
         if isinstance(self.drafting, RecordedDraftSession):
-            self.drafting.restart()
+            self.drafting.restart(for_any_length)
         self.report.clear()
 
     def keep(self, rows: list[int], tree: DraftTree) -> None:

@@ -148,6 +148,10 @@ class RecordedDraftSession(DraftSession, Protocol):
     place in memory.
     """
 
-    def restart(self) -> None:
-        """Forgets all sequences, as if it had just been started; its memory stays where it is."""
+    def restart(self, for_any_length: bool = False) -> None:
+        """Forgets all sequences, as if it had just been started; its memory stays where it is.
+
+        Args:
+            for_any_length: whether what is recorded next is to serve texts of any length.
+        """
         ...

@@ -107,11 +107,16 @@ class KVCache:
         keys, _, lengths = self._whole
         return len(lengths) == batch and keys.shape[3] >= capacity
 
-    def clear(self) -> None:
-        """Forgets everything; the memory stays, that of sequences that were dropped too."""
+    def clear(self, for_any_length: bool = False) -> None:
+        """Forgets everything; the memory stays, that of sequences that were dropped too.
+
+        Args:
+            for_any_length: whether the host is to believe that the cache is full, until it is cleared again. `longest`
+                says so then, and what is recorded meanwhile serves prefixes of any length.
+        """
         self.keys, self.values, self.lengths = self._whole
         self.lengths.zero_()
-        self.host_lengths = [0] * self.batch
+        self.host_lengths = [self.capacity if for_any_length else 0] * self.batch
 
     def row(self, index: int) -> KVCache:
         """A view of one sequence (B = 1) on the same memory; its own lengths are a copy."""

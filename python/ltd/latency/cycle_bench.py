@@ -131,7 +131,7 @@ class LapLog(Stopwatch):
     """A stopwatch that also keeps every lap: its part and its seconds. It starts when the device is idle."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__(Statistics(), device)
+        super().__init__(Statistics(), device, waits=True)
         self.laps: list[tuple[str, float]] = []
         self.lap("other")  # what is still running on a GPU
         self.laps.clear()

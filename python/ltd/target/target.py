@@ -165,9 +165,9 @@ class TargetSession:
         """Ends the session; its memory may go to the next."""
         self.target.pool.give_back(self.cache)
 
-    def restart(self) -> None:
-        """Forgets all sequences, as if it had just been opened; its memory stays where it is."""
-        self.cache.clear()
+    def restart(self, for_any_length: bool = False) -> None:
+        """Forgets all sequences, as if it had just been opened; its memory stays where it is. See `KVCache.clear`."""
+        self.cache.clear(for_any_length)
 
     @property
     def lengths(self) -> torch.Tensor:

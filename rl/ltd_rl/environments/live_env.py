@@ -123,7 +123,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         target = self.decoder.target
         self.request = self.decoder.request([prompt], Sampling(), self.max_new_tokens, None, self.speculation)
         self.statistics = self.request.statistics
-        self.watch = Stopwatch(self.statistics, target.device)
+        self.watch = Stopwatch(self.statistics, target.device, waits=True)
         self.episode = dict.fromkeys(EPISODE, 0.0)
         self.session.enter_context(self.request.open(target))
         gain = self.decoder.prefill(self.request)

@@ -114,9 +114,9 @@ class Eagle3Session:
         """See `DraftSession`."""
         self.draft.pool.give_back(self.cache)
 
-    def restart(self) -> None:
+    def restart(self, for_any_length: bool = False) -> None:
         """See `RecordedDraftSession`."""
-        self.cache.clear()
+        self.cache.clear(for_any_length)
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
