@@ -162,7 +162,7 @@ def measure_draft(decoder: Decoder, prefix: int, repeats: int) -> DraftResult | 
 
         def begin() -> None:
             tree.begin(prompt[-1:], session.lengths)
-            tree.expand(drafting.begin(features[:, -1:], prompt[None, -1:], [1]), draft.d2t)
+            tree.expand(drafting.begin(features[:, -1:], prompt[None, -1:], None), draft.d2t)
 
         def expand() -> None:
             tree.levels = 1

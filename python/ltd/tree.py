@@ -10,12 +10,13 @@ from ltd import ops
 from ltd._C import count_sources
 from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
-from ltd.lookup import MAX_TEXT, TextCandidates
+from ltd.lookup import MAX_TEXT, MAX_TEXT_DEPTH, TextCandidates
 
 MAX_WIDTH = 16
 MAX_DEPTH = 12
 MAX_SIZE = 512
 MAX_CANDIDATES = 2048
+MAX_GAIN = 1 + max(MAX_DEPTH + 1, MAX_TEXT_DEPTH)  # the root, and the levels of the deeper of both kinds of trees
 NOT_ASKED = -1  # the depth of a cycle in which the draft is not asked
 
 
@@ -88,7 +89,7 @@ class DraftTree:
     ) -> None:
         check_tree_limits(width, max_depth, max_size, max_text)
         self.limits = (batch, width, max_depth, max_size)
-        self.width, self.max_size = width, max_size
+        self.width, self.max_size, self.max_text = width, max_size, max_text
         capacity, levels, nodes = candidate_count(width, max_depth) + max_text, max_depth + 1, max_size + 1
 
         def new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -111,6 +112,7 @@ class DraftTree:
             next_sibling=new(nodes),
             candidates=new(nodes),
         )
+        self._alone = own_bits(nodes, device)
         self.levels = 0
         self._merged = 0
         self.text: TextCandidates | None = None
@@ -156,12 +158,14 @@ class DraftTree:
         return self.beam_nodes[:, self.levels - 2] if self.levels > 1 else None
 
     def begin(self, roots: torch.Tensor, lengths: torch.Tensor, text: TextCandidates | None = None) -> None:
-        """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths.
+        """Starts a new cycle: int64 (B,) root tokens at the positions int32 (B,) lengths, which are copied.
 
         Args:
             text: what the text proposes; None where nothing is looked up.
         """
-        self.roots, self.lengths, self.text = roots, lengths, text
+        self.roots.copy_(roots)
+        self.lengths.copy_(lengths)
+        self.text = text
         self.levels = self._merged = 0
         self.root_states = self.logits = self.states = None
 
@@ -171,6 +175,11 @@ class DraftTree:
         Args:
             d2t: int64 (Vd,) offsets from draft ids to target ids, or None if they are the same.
         """
+        self.draw(logits, d2t)
+        self.grown(logits)
+
+    def draw(self, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
+        """What `expand` does on the device; `grown` must follow."""
         ops.expand_beam(
             logits,
             d2t,
@@ -183,6 +192,9 @@ class DraftTree:
             self.beam_tokens,
             self.beam_masks,
         )
+
+    def grown(self, logits: torch.Tensor) -> None:
+        """What `expand` does on the host, once a level was drawn from the logits."""
         self.logits = logits
         self.levels += 1
 
@@ -213,7 +225,8 @@ class DraftTree:
     def count_sources(self, path: torch.Tensor, kept: list[int]) -> list[int]:
         """How many of the accepted candidates the draft alone, the text alone and both proposed: three numbers.
 
-        What only filled up a column of the merged tree counts for none of them.
+        What only filled up a column of the merged tree counts for none of them. For trees that the host sees; others
+        have `write_sources`.
 
         Args:
             path: int32 (B, P), the accepted nodes of the tree that `select` chose last, the root first.
@@ -222,29 +235,26 @@ class DraftTree:
         """
         if not any(kept):
             return [0, 0, 0]
-        sources, candidates = self.sources, self.nodes.candidates
-        if not path.is_cpu:
-            sources, candidates, path = sources.cpu(), candidates.cpu(), path.cpu()
-        return count_sources(sources, candidates, path, kept)
+        return count_sources(self.sources, self.nodes.candidates, path, kept)
 
-    def select(self, size: int) -> TreeNodes:
+    def verified_size(self, size: int) -> int:
+        """How many candidates `select` takes where it is asked for so many: all, if there are fewer."""
+        return min(size, self.candidates)
+
+    def select(self, size: int, room: int = 0) -> TreeNodes:
         """The `size` best-scored candidates (all, if there are fewer) with the root, as views of the tree's buffers.
+
+        Args:
+            room: of how many candidates the nodes have room, where that is more. What stands behind the others is in
+                nobody's sight and on no path.
 
         Raises:
             InputError: more than the tree was made for.
         """
-        if not 0 <= size <= self.max_size:
+        if not 0 <= max(size, room) <= self.max_size:
             raise InputError(f"size {size} is out of range; this tree verifies 0 … {self.max_size} candidates")
-        count, all_nodes = min(size, self.candidates) + 1, self.nodes
-        nodes = TreeNodes(
-            tokens=all_nodes.tokens[:, :count],
-            parents=all_nodes.parents[:, :count],
-            positions=all_nodes.positions[:, :count],
-            masks=all_nodes.masks[:, :count],
-            first_child=all_nodes.first_child[:, :count],
-            next_sibling=all_nodes.next_sibling[:, :count],
-            candidates=all_nodes.candidates[:, :count],
-        )
+        count = self.verified_size(size) + 1
+        nodes = self._columns(0, count)
         ops.select_tree(
             self.tokens,
             self.scores,
@@ -260,12 +270,55 @@ class DraftTree:
             nodes.next_sibling,
             nodes.candidates,
         )
-        return nodes
+        if room < count:
+            return nodes
+        self._stand_alone(self._columns(count, room + 1), count)
+        return self._columns(0, room + 1)
+
+    def _columns(self, first: int, end: int) -> TreeNodes:
+        """The nodes first … end - 1."""
+        whole = self.nodes
+        return TreeNodes(
+            tokens=whole.tokens[:, first:end],
+            parents=whole.parents[:, first:end],
+            positions=whole.positions[:, first:end],
+            masks=whole.masks[:, first:end],
+            first_child=whole.first_child[:, first:end],
+            next_sibling=whole.next_sibling[:, first:end],
+            candidates=whole.candidates[:, first:end],
+        )
+
+    def _stand_alone(self, nodes: TreeNodes, first: int) -> None:
+        """Makes nodes, number `first` and the next, that see themselves alone and are nobody's children."""
+        nodes.tokens.copy_(self.roots[:, None].expand_as(nodes.tokens))
+        nodes.positions.copy_(self.lengths[:, None].expand_as(nodes.positions))
+        nodes.masks.copy_(self._alone[first : first + nodes.masks.shape[1]].expand_as(nodes.masks))
+        for links in (nodes.parents, nodes.first_child, nodes.next_sibling, nodes.candidates):
+            links.fill_(-1)
+
+    def write_sources(self, nodes: TreeNodes, path: torch.Tensor, sources: torch.Tensor) -> None:
+        """Who proposed the nodes of a path, see `sources`.
+
+        Args:
+            nodes: that were selected last.
+            path: int32 (B, P), any of them. sources: int8 (B, P), written; arbitrary at the root.
+        """
+        # Behind the end of a path may stand nodes of a larger tree.
+        chosen = nodes.candidates.gather(1, path.clamp(max=nodes.tokens.shape[1] - 1).long())
+        torch.gather(self.sources, 1, chosen.clamp(min=0).long(), out=sources)
 
 
 def words(bits: int) -> int:
     """64-bit words for so many bits."""
     return -(-bits // 64)
+
+
+def own_bits(count: int, device: torch.device) -> torch.Tensor:
+    """int64 (count, words): in row j the bit j alone."""
+    rows = torch.arange(count, device=device)
+    bits = torch.zeros(count, words(count), dtype=torch.int64, device=device)
+    bits[rows, rows // 64] = torch.ones_like(rows) << (rows % 64)
+    return bits
 
 
 def check_tree_limits(width: int, max_depth: int, max_size: int, max_text: int = 0) -> None:

@@ -52,7 +52,8 @@ def tree_at(
     tree = DraftTree(len(places), draft.width, DEPTH, 0, torch.device("cpu"))
     tree.begin(tokens[at], at.int())
     newest = None if features is None else features[0, at - 1][:, None]
-    tree.expand(session.begin(newest, tokens[at][:, None], [1] * len(places)), draft.d2t)
+    tree.expand(session.begin(newest, tokens[at][:, None], None), draft.d2t)
+    session.note([1] * len(places))
     assert (session.root_states is None) == (draft.state_size == 0)
     for _ in range(DEPTH):
         tree.expand(session.expand(tree), draft.d2t)

@@ -107,7 +107,8 @@ def test_every_cycle_equals_one_forward_over_true_features(
             seen += gain
             tree = DraftTree(1, WIDTH, depth, 8, torch.device("cpu"))
             tree.begin(following[seen - 1][None], torch.tensor([seen], dtype=torch.int32))
-            levels = [session.begin(features[None, new], following[None, new], [gain])]
+            levels = [session.begin(features[None, new], following[None, new], None)]
+            session.note([gain])
             tree.expand(levels[0], draft.d2t)
             for _ in range(depth):
                 levels.append(session.expand(tree))
@@ -135,9 +136,10 @@ def test_batch_rows_do_not_disturb_each_other(tiny_head: Folder, engine: Engine)
         for index, row in enumerate(rows):
             read_prompt(session, index, prompts[row], tokens[row])
         tree = DraftTree(len(rows), WIDTH, 2, 8, torch.device("cpu"))
-        chosen = [counts[row] for row in rows]
+        chosen = torch.tensor([counts[row] for row in rows], dtype=torch.int32)
         tree.begin(following[rows, 0], session.cache.lengths)
         logits = [session.begin(features[rows], following[rows], chosen)]
+        session.note(chosen.tolist())
         tree.expand(logits[-1], draft.d2t)
         for _ in range(2):
             logits.append(session.expand(tree))

@@ -338,9 +338,9 @@ def clock(monkeypatch: pytest.MonkeyPatch, decoder: Decoder) -> Clock:
         monkeypatch.setattr(f"ltd.{module}.time", SimpleNamespace(perf_counter=clock.perf_counter))
     assert isinstance(decoder.draft, Eagle3Draft)
 
-    def begin(session: Eagle3Session, features: torch.Tensor, tokens: torch.Tensor, counts: list[int]) -> float:
+    def begin(session: Eagle3Session, features: torch.Tensor, tokens: torch.Tensor, gained: None) -> float:
         """Grows with the rows in the draft's cache, which has read all tokens but the last gain."""
-        return 5 * counts[0] + session.cache.host_lengths[0] + features.shape[1]
+        return 5 * tokens.shape[1] + session.cache.host_lengths[0] + features.shape[1]
 
     clock.charge(monkeypatch, Eagle3Session, "begin", begin)
     clock.charge(monkeypatch, Eagle3Session, "expand", lambda _, tree: 2 * tree.levels + int(tree.lengths[0]))
@@ -404,6 +404,7 @@ def test_another_number_of_threads_is_named_if_clearly_faster() -> None:
     assert "2 in use, but --threads 1 is faster" in str(far)
 
 
+@torch.inference_mode()
 def test_rounds_fill_the_time_and_visit_every_point_alike(decoder: Decoder, clock: Clock) -> None:
     samples: Timings = defaultdict(list)
     bench = CycleBench(decoder, PLAN)
@@ -420,6 +421,7 @@ def test_rounds_fill_the_time_and_visit_every_point_alike(decoder: Decoder, cloc
 
 
 @pytest.mark.parametrize("seeds", [(1, 1), (1, 2)])
+@torch.inference_mode()
 def test_the_order_is_the_seeds(decoder: Decoder, monkeypatch: pytest.MonkeyPatch, seeds: tuple[int, int]) -> None:
     orders: list[list[tuple[int, int]]] = []
     time_cycle = CycleBench.time_cycle
@@ -478,11 +480,9 @@ def test_a_draft_of_another_kind_is_measured_too(
     seen: set[tuple[int, int]] = set()  # what it had read when cycles began, and what they then gained
     begin = OracleSession.begin
 
-    def watched(
-        session: OracleSession, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]
-    ) -> torch.Tensor:
-        seen.add((len(session.sequences[0]), counts[0]))
-        return begin(session, features, tokens, counts)
+    def watched(session: OracleSession, features: None, tokens: torch.Tensor, gained: None) -> torch.Tensor:
+        seen.add((len(session.sequences[0]), tokens.shape[1]))
+        return begin(session, features, tokens, gained)
 
     monkeypatch.setattr(OracleSession, "begin", watched)
     decoder = load(tiny_target("llama"), "none", dtype="float32")

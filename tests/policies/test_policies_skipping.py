@@ -15,7 +15,8 @@ from small_models import VOCABULARY
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ltd.decoding.decoder import Decoder
-from ltd.decoding.gain import Accepted, Gain, joined
+from ltd.decoding.gain import Gain, joined
+from ltd.decoding.report import Report
 from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.files import load_head
@@ -112,23 +113,25 @@ def test_a_draft_catches_up_with_many_tokens_at_once(engine_decoder: Decoder) ->
     features = torch.randn(1, 700, len(draft.feature_layers) * 32, generator=torch.Generator().manual_seed(0))
     tokens = torch.arange(700)[None] % VOCABULARY
     with torch.inference_mode():
-        late = draft.start(1, 800).begin(features, tokens, [700])
+        late = draft.start(1, 800).begin(features, tokens, None)
         session = draft.start(1, 800)
         # A prompt's first token has no feature before it, so the draft does not look at it.
         session.read_prompt(0, features, torch.cat([torch.zeros(1, dtype=torch.int64), tokens[0, :699]]))
-        assert torch.equal(session.begin(features[:, 699:], tokens[:, 699:], [1]), late)
+        assert torch.equal(session.begin(features[:, 699:], tokens[:, 699:], None), late)
 
 
 def test_gains_of_several_cycles_are_joined_sequence_by_sequence() -> None:
     def gain(counts: list[int], first: int) -> Gain:
         tokens = torch.arange(first, first + 6).reshape(2, 3)
-        accepted = Accepted(tokens.int(), tokens, torch.tensor(counts, dtype=torch.int32), counts, [])
-        return Gain(accepted, tokens[:, : max(counts), None].float())
+        rows = [row[:count] for row, count in zip(tokens.tolist(), counts, strict=True)]
+        accepted = Report(range(2), tokens.device).known(rows)
+        return Gain(accepted, accepted.tokens[:, :, None].float())
 
-    features, tokens, counts = joined([gain([1, 3], 0), gain([2, 1], 10)])
-    assert counts == [3, 4]
-    assert [row[:count].tolist() for row, count in zip(tokens, counts, strict=True)] == [[0, 10, 11], [3, 4, 5, 13]]
-    assert features is not None and torch.equal(features[..., 0].long(), tokens)
+    unread = joined([gain([1, 3], 0), gain([2, 1], 10)])
+    assert unread.counts == [3, 4] and unread.gained is not None and unread.gained.tolist() == unread.counts
+    rows = [row[:count].tolist() for row, count in zip(unread.tokens, unread.counts, strict=True)]
+    assert rows == [[0, 10, 11], [3, 4, 5, 13]]
+    assert unread.features is not None and torch.equal(unread.features[..., 0].long(), unread.tokens)
 
 
 @pytest.fixture(scope="module")

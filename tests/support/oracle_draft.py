@@ -68,11 +68,15 @@ class OracleSession:
         self.sequences[row] = tokens.tolist()
         assert self.draft.prompts is None or self.sequences[row] == self.draft.prompts[row]
 
-    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, gained: torch.Tensor | None) -> torch.Tensor:
         assert features is None
+        counts = [tokens.shape[1]] * len(tokens) if gained is None else gained.tolist()
         for sequence, row, count in zip(self.sequences, tokens.tolist(), counts, strict=True):
             sequence.extend(row[:count])
         return self.draft.logits([[sequence] for sequence in self.sequences])
+
+    def note(self, counts: list[int]) -> None:
+        """Its sequences are on the host."""
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         level = tree.levels - 1

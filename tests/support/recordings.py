@@ -37,9 +37,10 @@ class BigramDraft(Eagle3Draft):
 
 
 class BigramSession(Eagle3Session):
-    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        roots = tokens.gather(1, torch.tensor(counts)[:, None] - 1)
-        return super().begin(features, tokens, counts) + self.draft.bonus[roots]
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, gained: torch.Tensor | None) -> torch.Tensor:
+        last = torch.full((len(tokens),), tokens.shape[1]) if gained is None else gained.long()
+        roots = tokens.gather(1, last[:, None] - 1)
+        return super().begin(features, tokens, gained) + self.draft.bonus[roots]
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         return super().expand(tree) + self.draft.bonus[tree.beam_tokens]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ltd import ops
-from ltd.decoding.acceptance import NOT_FINITE, Sampling
+from ltd.decoding.acceptance import Sampling
+from ltd.decoding.report import NOT_FINITE
 from ltd.errors import InputError
 
 

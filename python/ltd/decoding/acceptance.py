@@ -10,27 +10,22 @@ import torch
 from ltd import ops
 from ltd.common.argument_types import as_number, as_whole
 from ltd.decoding.gain import Accepted
+from ltd.decoding.report import Report
 from ltd.errors import InputError
-from ltd.lookup import MAX_TEXT_DEPTH
-from ltd.tree import MAX_DEPTH, TreeNodes
-
-MAX_GAIN = 1 + max(MAX_DEPTH + 1, MAX_TEXT_DEPTH)  # the root, and the levels of the deeper of both kinds of trees
-NOT_FINITE = (
-    "the target's logits are not finite; check its weights, or use dtype float32 (float16 overflows in some models)"
-)
+from ltd.tree import TreeNodes, root_only
 
 
 class Acceptor(Protocol):
     """Chooses the target's tokens along a tree."""
 
-    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
+    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
         """Walks the verified tree of every sequence.
 
         Args:
             logits: (B, N, vocabulary) of the nodes.
             nodes: the tree.
-            rows: for each of the B sequences, which prompt of the call it belongs to.
             answers: the tokens so far, per prompt of the call.
+            report: its path, tokens and gained are written; it says which prompt each of the B sequences belongs to.
         """
         ...
 
@@ -85,11 +80,9 @@ class Sampling:
         return self.seed if self.seed is not None else int(torch.randint(2**63 - 1, ()).item())
 
 
-def accept_greedy(logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
+def accept_greedy(logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
     """The path along the target's most likely tokens."""
-    path, tokens, gained = _buffers(logits)
-    ops.accept_greedy(logits, nodes.tokens, nodes.first_child, nodes.next_sibling, path, tokens, gained)
-    return collect(path, tokens, gained)
+    ops.accept_greedy(logits, nodes.tokens, nodes.first_child, nodes.next_sibling, *report.walk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,41 +100,36 @@ class SampleAcceptor:
     top_p: float
     seed: int
 
-    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
-        path, tokens, gained = _buffers(logits)
+    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
         ops.accept_sample(
             logits,
             nodes.tokens,
             nodes.first_child,
             nodes.next_sibling,
             nodes.positions,
-            torch.tensor(rows, dtype=torch.int64, device=logits.device),
+            report.device_rows,
             self.temperature,
             self.top_k,
             self.top_p,
             self.seed,
-            path,
-            tokens,
-            gained,
+            *report.walk,
         )
-        return collect(path, tokens, gained)
 
 
-def collect(path: torch.Tensor, tokens: torch.Tensor, gained: torch.Tensor) -> Accepted:
-    """Brings the steering integers to the host, in one copy, and checks them.
+def accept_next(
+    accept: Acceptor, logits: torch.Tensor, positions: torch.Tensor, answers: list[list[int]], report: Report
+) -> Accepted:
+    """The next token of every sequence by itself, without a tree.
+
+    Args:
+        logits: (B, 1, vocabulary) after its last token.
+        positions: int64 (B,), of that token.
+        answers, report: as an acceptor takes them.
 
     Raises:
         InputError: the target's logits were not finite.
     """
-    host = torch.cat([gained[:, None].to(torch.int64), tokens], dim=1).tolist()
-    counts = [row[0] for row in host]
-    token_lists = [row[1 : 1 + row[0]] for row in host]
-    if any(token < 0 for chosen in token_lists for token in chosen):
-        raise InputError(NOT_FINITE)
-    return Accepted(path, tokens, gained, counts, token_lists)
-
-
-def _buffers(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    batch, device = logits.shape[0], logits.device
-    path = torch.zeros(batch, MAX_GAIN, dtype=torch.int32, device=device)
-    return path, torch.zeros_like(path, dtype=torch.int64), torch.zeros(batch, dtype=torch.int32, device=device)
+    accept(logits, root_only(torch.zeros_like(positions), positions), answers, report)
+    report.finish()
+    report.send()
+    return report.read()

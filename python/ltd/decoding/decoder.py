@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from ltd.common.argument_types import as_wholes, check_offers, wrong_type
-from ltd.decoding.gain import Gain
+from ltd.decoding.acceptance import accept_next
+from ltd.decoding.gain import Accepted, Gain
 from ltd.decoding.generation_config import ModelRules
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import CallOptions, Request
@@ -22,7 +24,7 @@ from ltd.lookup import SEPARATOR, TextHistory, TextScores
 from ltd.policies import Policy
 from ltd.policies.base import check_policy
 from ltd.target.target import Target, check_target
-from ltd.tree import NOT_ASKED, DraftTree, root_only
+from ltd.tree import NOT_ASKED, DraftTree
 
 PolicyChoice = Policy | Literal["none"] | None
 
@@ -236,9 +238,11 @@ class Decoder:
                 statistics.add_news(news)
                 watch.lap("other")
                 if request.tree.text is not None:
-                    statistics.add_sources(request.tree.count_sources(gain.accepted.path, kept(gain, news)))
+                    statistics.add_sources(count_sources(request.tree, gain.accepted, news))
                     watch.lap("lookup")
                 self.last_statistics = statistics  # of streams that are read in turns, the one that ran last
+                if not alive:
+                    watch.settle()
                 yield news
                 if not alive:
                     return
@@ -247,7 +251,7 @@ class Decoder:
                     if len(alive) < len(rows):
                         rows, gain = [rows[index] for index in alive], gain.keep(alive)
                         request.keep(alive)
-                    gain = self.cycle(request, rows, gain, watch)
+                    gain = self.cycle(request, gain, watch)
 
     def prefill(self, request: Request) -> Gain:
         """Reads the prompts; gains each one's first token. For a request that has just been opened."""
@@ -262,45 +266,57 @@ class Decoder:
                 if verified.features is not None:
                     # The last feature goes with the first new token, which the first cycle knows.
                     features.append(verified.features[:, -1:])
-        last_tokens = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        nodes, rows = root_only(last_tokens, positions), list(range(len(prompts)))
-        accepted = request.accept(torch.cat(logits), nodes, rows, request.answers)
-        return Gain(accepted, torch.cat(features) if features else None)
+        accepted = accept_next(request.accept, torch.cat(logits), positions, request.answers, request.report)
+        if features:
+            assert request.session.features is not None
+            torch.cat(features, out=request.session.features[:, :1])
+        return Gain(accepted, request.session.features)
 
-    def cycle(self, request: Request, rows: list[int], gain: Gain, watch: Stopwatch) -> Gain:
-        """One cycle for the sequences of the prompts `rows`, from the last gain to the next."""
+    def cycle(self, request: Request, gain: Gain, watch: Stopwatch) -> Gain:
+        """One cycle for the sequences of a request, from the last gain to the next."""
         speculation, tree = request.speculation, self.begin_tree(request, gain, watch)
         depth, size = speculation.grow(tree, gain, watch) if speculation is not None else (NOT_ASKED, 0)
-        return self.verify(request, rows, tree, depth, size, watch)
+        return self.verify(request, tree, depth, size, watch)
 
     def begin_tree(self, request: Request, gain: Gain, watch: Stopwatch) -> DraftTree:
         """A cycle's first part: a tree that begins at the roots of the last gain, and what the text proposes there."""
-        roots = gain.roots
-        watch.lap("other")
+        roots = gain.accepted.roots
         text = None if request.speculation is None else request.speculation.look_up(gain)
-        request.tree.begin(roots, request.session.lengths, text)
         watch.lap("lookup" if text is not None else "other")
+        request.tree.begin(roots, request.session.lengths, text)
+        watch.lap("other")
         return request.tree
 
-    def verify(
-        self, request: Request, rows: list[int], tree: DraftTree, depth: int, size: int, watch: Stopwatch
-    ) -> Gain:
+    def verify(self, request: Request, tree: DraftTree, depth: int, size: int, watch: Stopwatch) -> Gain:
         """A cycle's last part: verifies the `size` best candidates of a tree that was expanded `depth` times."""
-        session = request.session
-        nodes = tree.select(size)
+        session, report, run = request.session, request.report, request.workspace.captures.run
+        if request.speculation is not None:
+            request.speculation.hold()
+        taken, room = tree.verified_size(size), request.room(tree, size)
+        nodes = tree.select(size, room)
         watch.lap("select")
-        verified = session.verify(nodes)
+        verified = run(("verify", room), partial(session.verify, nodes))
         watch.lap("verify")
-        accepted = request.accept(verified.logits, nodes, rows, request.answers)
+        run(("walk", room), partial(request.walk, nodes, verified))
+        report.send()
         watch.lap("accept")
-        features = session.commit(accepted.path, accepted.gained, accepted.counts, verified)
+        run(("commit", room), partial(request.commit, verified))
         watch.lap("commit")
+        accepted = report.read()
+        session.note(accepted.counts)
         request.statistics.depths.append(depth)
-        request.statistics.sizes.append(nodes.tokens.shape[1] - 1)
-        return Gain(accepted, features)
+        request.statistics.sizes.append(taken)
+        watch.lap("accept")
+        return Gain(accepted, session.features)
 
 
-def kept(gain: Gain, news: dict[int, list[int]]) -> list[int]:
-    """How many of the accepted candidates of every sequence became part of its answer; the last token is none."""
-    return [min(len(tokens), count - 1) for tokens, count in zip(news.values(), gain.accepted.counts, strict=True)]
+def count_sources(tree: DraftTree, accepted: Accepted, news: dict[int, list[int]]) -> list[int]:
+    """How many of the candidates that became part of the answers each source proposed, see `DraftTree.sources`."""
+    # The last token of a gain is the target's own.
+    kept = [min(len(tokens), count - 1) for tokens, count in zip(news.values(), accepted.counts, strict=True)]
+    if accepted.sources is None:
+        return tree.count_sources(accepted.path, kept)
+    rows = zip(accepted.sources.tolist(), kept, strict=True)
+    found = [source for row, count in rows for source in row[1 : count + 1]]
+    return [found.count(source) for source in (1, 2, 3)]

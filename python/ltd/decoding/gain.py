@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ltd.engine.captures import rounded_up
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -16,60 +18,90 @@ class Accepted:
         path: int32 (B, P), node indices, root first.
         tokens: int64 (B, P), the target's token after each of them; the last is the bonus.
         gained: int32 (B,), how many of both count.
+        roots: int64 (B,), the last token that counts.
         counts, token_lists: the same on the host, token_lists cut to the counts.
+        sources: int8 (B, P), on the host: who proposed the nodes, see `DraftTree.sources`; None where the host can see
+            the tree itself.
     """
 
     path: torch.Tensor
     tokens: torch.Tensor
     gained: torch.Tensor
+    roots: torch.Tensor
     counts: list[int]
     token_lists: list[list[int]]
+    sources: torch.Tensor | None = None
 
     def keep(self, rows: list[int]) -> Accepted:
-        """Only these sequences."""
+        """Only these sequences, in memory of their own; their sources have been counted."""
         counts, token_lists = [self.counts[row] for row in rows], [self.token_lists[row] for row in rows]
-        return Accepted(self.path[rows], self.tokens[rows], self.gained[rows], counts, token_lists)
+        return Accepted(self.path[rows], self.tokens[rows], self.gained[rows], self.roots[rows], counts, token_lists)
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What a verification brought, as the next cycle needs it.
+    """What a verification brought, as the next cycle needs it: on the device, in memory that the next one overwrites.
 
     Attributes:
         accepted: the tokens; sequence b's last valid one is its next root.
-        features: (B, n, F * Ht) of the nodes before those tokens, now committed; None if nothing is tapped.
+        features: (B, P, F * Ht) of the nodes before those tokens, now committed; None if nothing is tapped.
+        is_copied: whether it lies in memory of its own instead.
     """
 
     accepted: Accepted
     features: torch.Tensor | None
-
-    @property
-    def following(self) -> torch.Tensor:
-        """int64 (B, n): the accepted tokens, n = the longest gain of the batch."""
-        return self.accepted.tokens[:, : max(self.accepted.counts)]
-
-    @property
-    def roots(self) -> torch.Tensor:
-        """int64 (B,): the next roots."""
-        return torch.tensor([tokens[-1] for tokens in self.accepted.token_lists], device=self.accepted.tokens.device)
+    is_copied: bool = False
 
     def keep(self, rows: list[int]) -> Gain:
-        """Only these sequences."""
+        """Only these sequences, in memory of their own."""
         accepted = self.accepted.keep(rows)
         features = None if self.features is None else self.features[rows, : max(accepted.counts)]
-        return Gain(accepted, features)
+        return Gain(accepted, features, is_copied=True)
+
+    def copied(self) -> Gain:
+        """The same in memory of its own, to be read after the next verification."""
+        return self.keep(list(range(len(self.accepted.counts))))
 
 
-def joined(gains: list[Gain]) -> tuple[torch.Tensor | None, torch.Tensor, list[int]]:
-    """The gains of one or more cycles in a row, oldest first, as if they were one.
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """The gains of one or more cycles in a row as if they were one, for a draft to read.
 
-    Returns:
-        features (B, n, F * Ht) or None, the tokens after them int64 (B, n), and how many of both count per sequence,
-        with n = the largest of these counts. What stands behind a sequence's count is arbitrary.
+    Attributes:
+        features: (B, n, F * Ht), or None.
+        tokens: int64 (B, n), those after them. What stands behind a sequence's count is arbitrary.
+        counts: how many of both count, per sequence; gained: int32 (B,), the same on the device, None where all n do.
+        width: n, if they lie where the last verification wrote them; None if they were copied.
     """
-    if len(gains) == 1:
-        return gains[0].features, gains[0].following, gains[0].accepted.counts
+
+    features: torch.Tensor | None
+    tokens: torch.Tensor
+    counts: list[int]
+    gained: torch.Tensor | None
+    width: int | None = None
+
+
+def joined(gains: list[Gain], widths: tuple[int, ...] = ()) -> Unread:
+    """The gains, oldest first; n is the largest count.
+
+    Args:
+        widths: what n is rounded up to where the gain was not copied, in order; then `gained` is always given.
+    """
     counts = [gain.accepted.counts for gain in gains]
+    total = list(map(sum, zip(*counts, strict=True)))
+    width = max(total)
+    is_even = min(total) == width
+    if len(gains) == 1:
+        accepted, features, is_copied = gains[0].accepted, gains[0].features, gains[0].is_copied
+        if widths and not is_copied:
+            width, is_even = rounded_up(width, widths), False
+        return Unread(
+            None if features is None else features[:, :width],
+            accepted.tokens[:, :width],
+            total,
+            None if is_even else accepted.gained,
+            None if is_copied else width,
+        )
 
     def one_after_the_other(parts: list[torch.Tensor]) -> torch.Tensor:
         rows = [
@@ -79,5 +111,9 @@ def joined(gains: list[Gain]) -> tuple[torch.Tensor | None, torch.Tensor, list[i
         return pad_sequence(rows, batch_first=True)
 
     features = [gain.features for gain in gains if gain.features is not None]
-    tokens = one_after_the_other([gain.following for gain in gains])
-    return one_after_the_other(features) if features else None, tokens, list(map(sum, zip(*counts, strict=True)))
+    return Unread(
+        one_after_the_other(features) if features else None,
+        one_after_the_other([gain.accepted.tokens for gain in gains]),
+        total,
+        None if is_even else torch.stack([gain.accepted.gained for gain in gains]).sum(0, dtype=torch.int32),
+    )

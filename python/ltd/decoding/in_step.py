@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
-from ltd.decoding.acceptance import MAX_GAIN, NOT_FINITE, Sampling, collect
-from ltd.decoding.gain import Accepted
+from ltd.decoding.acceptance import Sampling, accept_next
+from ltd.decoding.report import NOT_FINITE, Report
 from ltd.errors import InputError
-from ltd.tree import TreeNodes, root_only
+from ltd.tree import TreeNodes
 
 Advance = tuple[int, int]  # a node, and the token after it
 NO_TOKEN = (
@@ -56,8 +56,9 @@ def chooser(sampling: Sampling, *, greedy: Choose = choose_possible) -> Choose:
     def choose(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
         if not scores.amax(dim=-1).isfinite().all():
             raise InputError(NO_TOKEN)
-        nodes = root_only(torch.zeros_like(positions), positions)
-        return [tokens[0] for tokens in accept(scores[:, None].contiguous(), nodes, rows, []).token_lists]
+        report = Report(rows, scores.device)
+        accepted = accept_next(accept, scores[:, None].contiguous(), positions, [], report)
+        return [tokens[0] for tokens in accepted.token_lists]
 
     return choose
 
@@ -188,11 +189,10 @@ class InStepAcceptor:
         batch, place = self._places[row]
         return batch.finished(place, len(answer))
 
-    def __call__(self, logits: Tensor, nodes: TreeNodes, rows: list[int], answers: list[list[int]]) -> Accepted:
+    def __call__(self, logits: Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
         """See `Acceptor`."""
-        index_of = {row: index for index, row in enumerate(rows)}
-        path = torch.zeros(len(rows), MAX_GAIN, dtype=torch.int32)
-        tokens, gained = path.long(), torch.zeros(len(rows), dtype=torch.int32)
+        index_of = {row: index for index, row in enumerate(report.rows)}
+        path, tokens, gained = (part.new_zeros(part.shape, device="cpu") for part in report.walk)
         for batch in self._batches:
             # Finished rows have left the call, and whatever stands for their scores is not looked at.
             indices = [index_of.get(row, 0) for row in batch.rows]
@@ -205,7 +205,8 @@ class InStepAcceptor:
                     gained[index] = len(steps)
                     path[index, : len(steps)] = torch.tensor([node for node, _ in steps])
                     tokens[index, : len(steps)] = torch.tensor([token for _, token in steps])
-        return collect(path.to(logits.device), tokens.to(logits.device), gained.to(logits.device))
+        for part, made in zip(report.walk, (path, tokens, gained), strict=True):
+            part.copy_(made)
 
 
 def length_of(criteria: StoppingCriteriaList) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
-from ltd.decoding.acceptance import MAX_GAIN, Acceptor, Sampling
+from ltd.decoding.acceptance import Acceptor, Sampling, accept_greedy
+from ltd.decoding.report import Report
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
+from ltd.decoding.workspace import GAINS, Workspace, recorded_sizes
+from ltd.engine.captures import rounded_up
+from ltd.engine.forward import Verified
 from ltd.target.target import Target, TargetSession
-from ltd.tree import DraftTree
+from ltd.tree import MAX_GAIN, DraftTree, TreeNodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,7 @@ class Request:
         speculation: what drafts; None is plain decoding.
         answers: the new tokens so far, per prompt.
         statistics: of this call.
-        session: its sequences in the target, while it is open.
-        tree: the buffers of its trees, while it is open.
+        workspace: its memory, while it is open.
         was_run: whether a decoder was told to run it, which can be done once.
     """
 
@@ -63,8 +67,7 @@ class Request:
     speculation: Speculation | None
     answers: list[list[int]] = field(init=False)
     statistics: Statistics = field(init=False)
-    session: TargetSession = field(init=False, repr=False)
-    tree: DraftTree = field(init=False, repr=False)
+    workspace: Workspace = field(init=False, repr=False)
     was_run: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -84,14 +87,105 @@ class Request:
         return longest + MAX_GAIN + max(size + 1, (depth + 1) * width)
 
     @property
-    def reads_features(self) -> bool:
-        """Whether there is a draft, which reads the target's hidden states."""
-        return self.speculation is not None and self.speculation.draft is not None
+    def kind(self) -> Hashable:
+        """What requests have in common that can use one workspace, but for its capacity."""
+        draft = None if self.speculation is None else self.speculation.draft
+        max_text = 0 if self.speculation is None else self.speculation.max_text
+        return len(self.prompts), self.tree_limits, max_text, self.sizes, id(draft), self.is_recorded_walk
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What verifications are rounded up to where they are recorded."""
+        return recorded_sizes(None if self.speculation is None else self.speculation.policy)
+
+    @property
+    def is_recorded_walk(self) -> bool:
+        """Whether accepting can be recorded: other walks have a seed of their own, or go by what the host decides."""
+        return self.accept is accept_greedy
+
+    @property
+    def session(self) -> TargetSession:
+        """Its sequences in the target."""
+        return self.workspace.session
+
+    @property
+    def tree(self) -> DraftTree:
+        """The buffers of its trees."""
+        return self.workspace.tree
+
+    @property
+    def report(self) -> Report:
+        """The buffers of what its verifications gain."""
+        return self.workspace.report
+
+    def room(self, tree: DraftTree, size: int) -> int:
+        """For how many candidates a verification of the `size` best has room."""
+        taken = tree.verified_size(size)
+        return rounded_up(taken, self.sizes) if self.workspace.can_record else taken
+
+    def walk(self, nodes: TreeNodes, verified: Verified) -> None:
+        """What a verified tree gains, and the next roots; on the device alone, unless the host must be asked."""
+        report = self.report
+        self.accept(verified.logits, nodes, self.answers, report)
+        if self.tree.max_text and report.is_apart:
+            self.tree.write_sources(nodes, report.path, report.sources)
+        report.finish()
+
+    def commit(self, verified: Verified) -> None:
+        """Makes what the walk came to part of the prefix, on the device alone."""
+        self.session.commit(self.report.path, self.report.gained, verified)
 
     def new_tree(self, batch: int, device: torch.device) -> DraftTree:
         """Buffers for the trees of so many sequences."""
         max_text = 0 if self.speculation is None else self.speculation.max_text
         return DraftTree(batch, *self.tree_limits, device, max_text)
+
+    def new_workspace(self, target: Target, capacity: int) -> Workspace:
+        """Memory of its own, with so many rows per sequence, over which the parts of its cycles are recorded."""
+        batch, device = len(self.prompts), target.device
+        draft = None if self.speculation is None else self.speculation.draft
+        self.workspace = Workspace(
+            target.session(batch, capacity, tap=draft is not None),
+            None if draft is None else draft.start(batch, capacity),
+            self.new_tree(batch, device),
+            Report(range(batch), device),
+            target.captures(),
+        )
+        if self.workspace.can_record:
+            self._record_verifying()
+            self._record_drafting()
+            self.workspace.restart()
+        return self.workspace
+
+    def _record_verifying(self) -> None:
+        """Records verifications of every size, the largest first, over sequences without a prefix."""
+        space, tree, record = self.workspace, self.tree, self.workspace.captures.record
+        for size in reversed(self.sizes):
+            space.restart(for_any_length=True)
+            tree.begin(self.report.roots, self.session.lengths)
+            nodes = tree.select(0, room=size)
+            verified = record(("verify", size), partial(self.session.verify, nodes))
+            if self.is_recorded_walk:
+                record(("walk", size), partial(self.walk, nodes, verified))
+            record(("commit", size), partial(self.commit, verified))
+
+    def _record_drafting(self) -> None:
+        """The same of drafting, level by level."""
+        space, tree, record = self.workspace, self.tree, self.workspace.captures.record
+        speculation = self.speculation
+        if speculation is None or speculation.draft is None:
+            return
+        speculation.workspace = space
+        for width in reversed(GAINS):
+            space.restart(for_any_length=True)
+            self.report.gained.fill_(width)
+            tree.begin(self.report.roots, self.session.lengths)
+            features = None if self.session.features is None else self.session.features[:, :width]
+            read = partial(speculation.first_level, tree, features, self.report.tokens[:, :width], self.report.gained)
+            logits, tree.states = record(("begin", width), read)
+        for depth in range(speculation.policy.max_depth):
+            tree.grown(logits)
+            logits, tree.states = record(("expand", depth), partial(speculation.next_level, tree))
 
     @contextmanager
     def open(self, target: Target, capacity: int | None = None) -> Iterator[None]:
@@ -101,21 +195,17 @@ class Request:
             target: to decode with.
             capacity: rows per sequence; None is what it needs.
         """
-        batch, rows = len(self.prompts), self.capacity if capacity is None else capacity
-        with target.session(batch, rows, tap=self.reads_features) as self.session:
-            self.tree = self.new_tree(batch, target.device)
-            if self.speculation is None:
-                yield
-                return
-            self.speculation.start(self.prompts, rows, target.device)
-            try:
-                yield
-            finally:
-                self.speculation.close()
+        rows, kind = self.capacity if capacity is None else capacity, self.kind
+        self.workspace = target.workspaces.take(kind, rows, partial(self.new_workspace, target, rows))
+        try:
+            if self.speculation is not None:
+                self.speculation.start(self.prompts, self.workspace)
+            yield
+        finally:
+            target.workspaces.give_back(kind, self.workspace)
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
-        self.session.keep(rows)
-        self.tree = self.new_tree(len(rows), self.tree.roots.device)
+        self.workspace.keep(rows, self.new_tree(len(rows), self.tree.roots.device))
         if self.speculation is not None:
             self.speculation.keep(rows)

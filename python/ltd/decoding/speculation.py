@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from ltd.common.argument_types import truth_from, whole_from
 from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
+from ltd.decoding.workspace import GAINS, Workspace
 from ltd.drafts import Draft, DraftSession
 from ltd.lookup import TextCandidates, TextHistory, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
@@ -32,7 +34,7 @@ class Speculation:
         InputError: the policy asks for more than a tree can hold, or decides about a draft where there is none.
 
     Attributes:
-        session, call: of the draft and of the policy, for the request that `start` began; a session only with a draft.
+        workspace, call: the memory, and the policy, of the request that `start` began.
         source: of the text's candidates, for that request; None where none are looked up.
         unread: what the draft has not read yet: the gains since it was last used, oldest first.
     """
@@ -41,7 +43,7 @@ class Speculation:
     policy: Policy
     text_scores: TextScores | None = None
     history: TextHistory | None = None
-    session: DraftSession | None = field(default=None, init=False, repr=False, compare=False)
+    workspace: Workspace = field(init=False, repr=False, compare=False)
     call: PolicyCall = field(init=False, repr=False, compare=False)
     source: TextSource | None = field(default=None, init=False, repr=False, compare=False)
     unread: list[Gain] = field(default_factory=list, init=False)
@@ -65,33 +67,27 @@ class Speculation:
             return 1, 0, self.policy.max_size
         return self.draft.width, self.policy.max_depth, self.policy.max_size
 
-    def start(self, prompts: list[list[int]], capacity: int, device: torch.device) -> None:
-        """Begins with new sequences of so many rows, the largest tree included; `close` ends them.
+    @property
+    def session(self) -> DraftSession | None:
+        """The draft's, for the request that `start` began; None without a draft."""
+        return self.workspace.drafting
 
-        Args:
-            device: of the trees.
-        """
+    def start(self, prompts: list[list[int]], workspace: Workspace) -> None:
+        """Begins with new sequences, in a request's memory."""
         self.unread.clear()
+        self.workspace = workspace
         self.call = started(self.policy, len(prompts))
         if self.max_text:
             scores = getattr(self.policy, "text_scores", None) or self.text_scores or default_text_scores()
-            self.source = TextSource(len(prompts), scores, self.max_text, self.history, device)
+            self.source = TextSource(len(prompts), scores, self.max_text, self.history, workspace.report.path.device)
             for row, prompt in enumerate(prompts):
                 self.source.extend(row, prompt)
-        if self.draft is not None:
-            self.session = self.draft.start(len(prompts), capacity)
-
-    def close(self) -> None:
-        """Ends what `start` began."""
-        if self.session is not None:
-            self.session.close()
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but these."""
+        """Drops all sequences but these; the workspace drops its own."""
         self.unread[:] = [gain.keep(rows) for gain in self.unread]
-        for part in (self.session, self.source):
-            if part is not None:
-                part.keep(rows)
+        if self.source is not None:
+            self.source.keep(rows)
         self.call.keep(rows)
 
     def look_up(self, gain: Gain) -> TextCandidates | None:
@@ -136,6 +132,11 @@ class Speculation:
         watch.lap("policy")
         return speculates
 
+    def hold(self) -> None:
+        """Copies what the draft has not read, as the next verification overwrites it."""
+        if self.unread:
+            self.unread[-1] = self.unread[-1].copied()
+
     def goes_on(self, tree: DraftTree, depth: int) -> bool:
         """Whether to draft one more level. A policy that knows the draft alone is not asked about the first."""
         if self.draft is None:
@@ -149,12 +150,33 @@ class Speculation:
     def deepen(self, tree: DraftTree, depth: int, watch: Stopwatch) -> None:
         """Drafts one more level of a tree that was drafted to a depth, the first where that is `NOT_ASKED`."""
         assert self.draft is not None and self.session is not None
+        run = self.workspace.captures.run
         if depth == NOT_ASKED:
-            logits = self.session.begin(*joined(self.unread))
-            tree.root_states = tree.states = self.session.root_states
+            unread = joined(self.unread, GAINS if self.workspace.can_record else ())
+            first = partial(self.first_level, tree, unread.features, unread.tokens, unread.gained)
+            # What was copied lies somewhere else than what was recorded.
+            logits, states = first() if unread.width is None else run(("begin", unread.width), first)
+            self.session.note(unread.counts)
+            tree.root_states = states
             self.unread.clear()
         else:
-            logits = self.session.expand(tree)
-            tree.states = self.session.beam_states
-        tree.expand(logits, self.draft.d2t)
+            logits, states = run(("expand", depth), partial(self.next_level, tree))
+        tree.states = states
+        tree.grown(logits)
         watch.lap("draft")
+
+    def first_level(
+        self, tree: DraftTree, features: torch.Tensor | None, tokens: torch.Tensor, gained: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The draft reads what it had not, and proposes: on the device alone. Its logits and its states there."""
+        assert self.draft is not None and self.session is not None
+        logits = self.session.begin(features, tokens, gained)
+        tree.draw(logits, self.draft.d2t)
+        return logits, self.session.root_states
+
+    def next_level(self, tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The draft proposes what follows the newest level: on the device alone. Its logits and its states there."""
+        assert self.draft is not None and self.session is not None
+        logits = self.session.expand(tree)
+        tree.draw(logits, self.draft.d2t)
+        return logits, self.session.beam_states

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -90,16 +92,30 @@ class Statistics:
 class Stopwatch:
     """Adds the time since the last lap to a part of the statistics.
 
-    On a GPU every lap waits for the device first; without that the times would be those of launching.
+    Without waiting for a GPU: there the laps are points in what it was told to do, and their times, which are the
+    device's own, become known later, those of a cycle in the next one at the latest.
+
+    Args:
+        statistics: of the call.
+        device: that works.
+        waits: whether every lap waits for a GPU instead, so that its time is known at once and to the host.
+
+    Attributes:
+        seconds: the statistics', by part.
+        last: when the part began that is going on; for a watch that knows at once.
     """
 
-    def __init__(self, statistics: Statistics, device: torch.device) -> None:
+    def __init__(self, statistics: Statistics, device: torch.device, waits: bool = False) -> None:
         self.seconds = statistics.seconds
-        self.synchronise = device.type == "cuda"
+        self.synchronise = waits and device.type == "cuda"
+        self._laps = DeviceLaps(self.seconds) if device.type == "cuda" and not waits else None
         self.last = time.perf_counter()
 
     def lap(self, part: str) -> None:
         """Ends a part that began at the last lap or skip."""
+        if self._laps is not None:
+            self._laps.lap(part)
+            return
         if self.synchronise:
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -108,4 +124,70 @@ class Stopwatch:
 
     def skip(self) -> None:
         """Leaves out the time since the last lap (it was the caller's)."""
+        if self._laps is not None:
+            self._laps.lap(None)
+            return
         self.last = time.perf_counter()
+
+    def settle(self) -> None:
+        """Waits, if need be, until all laps are in the statistics; at the end of a call."""
+        if self._laps is not None:
+            self._laps.settle(wait=True)
+
+
+class Moment(Protocol):
+    """A point in what a device was told to do, as `torch.cuda.Event` is one."""
+
+    def record(self) -> None: ...
+
+    def query(self) -> bool:
+        """Whether the device has passed it."""
+
+    def synchronize(self) -> None:
+        """Waits until it has."""
+
+    def elapsed_time(self, later: Any) -> float:
+        """Milliseconds from here to a later one."""
+
+
+def cuda_moment() -> Moment:
+    """One that knows its time."""
+    moment: Moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return moment
+
+
+class DeviceLaps:
+    """Laps as moments of a device, which are counted once it has passed them.
+
+    Args:
+        seconds: by part; added to.
+        new_moment: makes one.
+    """
+
+    def __init__(self, seconds: dict[str, float], new_moment: Callable[[], Moment] = cuda_moment) -> None:
+        self.seconds, self.new_moment = seconds, new_moment
+        self.spare: list[Moment] = []
+        self.last = self.now()
+        self.waiting: deque[tuple[str | None, Moment]] = deque()
+
+    def now(self) -> Moment:
+        """The present, as the device will see it."""
+        moment = self.spare.pop() if self.spare else self.new_moment()
+        moment.record()
+        return moment
+
+    def lap(self, part: str | None) -> None:
+        """Ends a part; None is time that is nobody's."""
+        self.waiting.append((part, self.now()))
+        self.settle()
+
+    def settle(self, wait: bool = False) -> None:
+        """Counts the laps that the device has passed; all, where it may be waited for."""
+        if wait and self.waiting:
+            self.waiting[-1][1].synchronize()
+        while self.waiting and self.waiting[0][1].query():
+            part, moment = self.waiting.popleft()
+            if part is not None:
+                self.seconds[part] += self.last.elapsed_time(moment) / 1000.0
+            self.spare.append(self.last)
+            self.last = moment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -94,17 +94,21 @@ class DraftSession(Protocol):
         """
         ...
 
-    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, gained: torch.Tensor | None) -> torch.Tensor:
         """Reads what the last cycle gained and drafts from the root.
 
         Args:
             features: (B, n, F * Ht), the target's true features of the newly committed tokens.
             tokens: int64 (B, n), the token that follows each of them; the last valid one is the root.
-            counts: valid entries per sequence, 1 … n.
+            gained: int32 (B,), valid entries per sequence, 1 … n, on the device; None where all n are.
 
         Returns:
             draft logits (B, 1, Vd) for the root's children.
         """
+        ...
+
+    def note(self, counts: list[int]) -> None:
+        """Tells the host how many tokens of each sequence the last `begin` read."""
         ...
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
@@ -133,4 +137,21 @@ class DraftSession(Protocol):
 
     def close(self) -> None:
         """Ends the session; its memory may go to the next."""
+        ...
+
+
+@runtime_checkable
+class RecordedDraftSession(DraftSession, Protocol):
+    """A session whose `begin` and `expand` may be recorded, see `ltd.engine.captures`.
+
+    They read nothing on the host but the tree's levels, and all that they keep from one call to the next stays at its
+    place in memory.
+    """
+
+    def restart(self, for_any_length: bool = False) -> None:
+        """Forgets all sequences, as if it had just been started; its memory stays where it is.
+
+        Args:
+            for_any_length: whether what is recorded next is to serve texts of any length.
+        """
         ...

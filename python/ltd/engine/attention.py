@@ -30,7 +30,7 @@ def attend_tree(
     window: int = 0,
 ) -> Tensor:
     """`Attention` of trees and chains by our own operator."""
-    cache.write(layer, key, value, block.first_row)
+    cache.write(layer, key, value, block.rows)
     rows = block.first_row + query.shape[2]
     return ops.tree_attention(
         query,
@@ -59,10 +59,10 @@ def attend_in_lockstep(
 ) -> Tensor:
     """`Attention` of chains behind prefixes that are all equally long, by PyTorch's own; needs no kernels of ours."""
     assert block.masks is None and block.first_row == 0
-    cache.write(layer, key, value)
     rows, heads, count, width = query.shape
     start = cache.host_lengths[0]
     end = start + count
+    cache.keys[layer, :, :, start:end], cache.values[layer, :, :, start:end] = key, value
     # One token sees a window's rows and no others, so no mask is needed.
     first = max(0, end - window) if window and count == 1 else 0
     keys, values = cache.keys[layer, :, :, first:end], cache.values[layer, :, :, first:end]

@@ -55,6 +55,8 @@ class Engine:
         self.embedding = own if embedding is None else embedding
         self.rotary = ModelRotary(body.rotary_emb, self.weights.final_norm.dtype)
 
+    is_ours = True
+
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
         """Whether the engine can run this model of a supported family."""

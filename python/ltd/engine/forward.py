@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TreeBlock:
     """The places of the tokens of one forward, behind each sequence's prefix.
 
@@ -31,10 +32,18 @@ class TreeBlock:
     first_row: int = 0
     read_with: int = 0
 
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """int64 (B, N): the rows of the cache that the tokens' keys and values go to."""
+        if self.masks is None and self.first_row == 0:
+            return self.positions  # a chain's places in the sequence and in the cache are the same
+        places = torch.arange(self.first_row, self.first_row + self.positions.shape[1], device=self.lengths.device)
+        return self.lengths[:, None] + places
+
     @classmethod
     def chain(cls, lengths: torch.Tensor, count: int, read_with: int = 0) -> TreeBlock:
         """The next `count` tokens of every sequence, one after the other."""
-        positions = lengths.long()[:, None] + torch.arange(count, device=lengths.device)
+        positions = lengths[:, None] + torch.arange(count, device=lengths.device)
         return cls(lengths, positions, None, read_with=read_with)
 
 
@@ -57,6 +66,10 @@ class Forward(Protocol):
     A session is the `KVCache` that it opens. It belongs to whoever opened it. A forward keeps nothing between calls:
     any number of sessions may take turns, and a model that is not ours is as it was after every call.
     """
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether nobody else can change the weights or the layers, so that what was recorded of them stays right."""
 
     @property
     def config(self) -> Any:

@@ -56,7 +56,8 @@ class KVCache:
 
     Attributes:
         keys, values: (layers, B, Hkv, capacity, head_dim).
-        lengths: int32 (B,), prefix rows, on the device; `host_lengths` is the same on the host.
+        lengths: int32 (B,), prefix rows, on the device, always at the same place in memory; `host_lengths` is the same
+            on the host.
         counters: those of `ops.tree_attention`, where its kernels have a use for them.
     """
 
@@ -106,11 +107,16 @@ class KVCache:
         keys, _, lengths = self._whole
         return len(lengths) == batch and keys.shape[3] >= capacity
 
-    def clear(self) -> None:
-        """Forgets everything; the memory stays, that of sequences that were dropped too."""
+    def clear(self, for_any_length: bool = False) -> None:
+        """Forgets everything; the memory stays, that of sequences that were dropped too.
+
+        Args:
+            for_any_length: whether the host is to believe that the cache is full, until it is cleared again. `longest`
+                says so then, and what is recorded meanwhile serves prefixes of any length.
+        """
         self.keys, self.values, self.lengths = self._whole
         self.lengths.zero_()
-        self.host_lengths = [0] * self.batch
+        self.host_lengths = [self.capacity if for_any_length else 0] * self.batch
 
     def row(self, index: int) -> KVCache:
         """A view of one sequence (B = 1) on the same memory; its own lengths are a copy."""
@@ -129,7 +135,8 @@ class KVCache:
                 self.keys[:, place, :, :used] = self.keys[:, row, :, :used]
                 self.values[:, place, :, :used] = self.values[:, row, :, :used]
         self.keys, self.values = self.keys[:, :count], self.values[:, :count]
-        self.lengths = self.lengths[torch.tensor(rows, device=self.lengths.device)]
+        self.lengths[:count] = self.lengths[torch.tensor(rows, device=self.lengths.device)]
+        self.lengths = self.lengths[:count]
         self.host_lengths = [self.host_lengths[row] for row in rows]
 
     def spread(self) -> None:
@@ -144,26 +151,36 @@ class KVCache:
         assert all(new <= old for new, old in zip(lengths, self.host_lengths, strict=True))
         self.set_lengths(lengths)
 
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, first_row: int = 0) -> None:
-        """Writes (B, Hkv, N, head_dim) keys and values as tree rows first_row … first_row+N-1 of one layer."""
-        count = keys.shape[2]
-        starts = [length + first_row for length in self.host_lengths]
-        if len(set(starts)) == 1:
-            rows = slice(starts[0], starts[0] + count)
-            self.keys[layer][:, :, rows] = keys
-            self.values[layer][:, :, rows] = values
-            return
-        sequence = torch.arange(self.batch, device=keys.device)[:, None]
-        index = (self.lengths.long() + first_row)[:, None] + torch.arange(count, device=keys.device)
-        self.keys[layer].transpose(1, 2)[sequence, index] = keys.transpose(1, 2)
-        self.values[layer].transpose(1, 2)[sequence, index] = values.transpose(1, 2)
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor) -> None:
+        """Writes keys and values (B, Hkv, N, head_dim) of one layer.
+
+        Args:
+            rows: int64 (B, N), where to. They come from the device: what is recorded of a forward once then writes
+                behind any prefix, however long.
+        """
+        for sequence, places in enumerate(rows):
+            self.keys[layer, sequence].index_copy_(1, places, keys[sequence])
+            self.values[layer, sequence].index_copy_(1, places, values[sequence])
 
     def advance(self, counts: list[int]) -> None:
-        """Makes the first counts[b] tree rows part of the prefix of sequence b."""
-        self.set_lengths([length + count for length, count in zip(self.host_lengths, counts, strict=True)])
+        """Makes the first counts[b] tree rows part of the prefix of sequence b, where the host says how many."""
+        self.note(counts)
+        self.set_lengths(self.host_lengths)
+
+    def grow(self, counts: torch.Tensor | int) -> None:
+        """Makes the first tree rows part of the prefixes, on the device; `note` tells the host as soon as it knows.
+
+        Args:
+            counts: int32 (B,), how many of each sequence's, or one number for all.
+        """
+        self.lengths.add_(counts)
+
+    def note(self, counts: list[int]) -> None:
+        """Counts on the host what `grow` or `commit` did on the device."""
+        self.host_lengths = [length + count for length, count in zip(self.host_lengths, counts, strict=True)]
 
     def set_lengths(self, lengths: list[int]) -> None:
-        """Writes the prefixes' lengths, on the host and on the device."""
+        """Writes the prefixes' lengths, on the host and on the device, which a GPU is waited for to do."""
         self.host_lengths = lengths
         self.lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
 
@@ -171,12 +188,12 @@ class KVCache:
         """Makes the first `count` tree rows of one sequence part of its prefix."""
         self.advance([count if index == row else 0 for index in range(self.batch)])
 
-    def commit(self, path: torch.Tensor, gained: torch.Tensor, counts: list[int]) -> None:
-        """Moves the accepted path's rows behind the prefix, in place, and lets the prefix grow by it.
+    def commit(self, path: torch.Tensor, gained: torch.Tensor) -> None:
+        """Moves the accepted path's rows behind the prefix, in place, and lets the prefix grow by it, as `grow` does.
 
         Args:
             path: int32 (B, P), accepted nodes in order, root first.
-            gained: int32 (B,), how many of them count; `counts` is the same on the host.
+            gained: int32 (B,), how many of them count.
         """
         ops.commit_path(self.keys, self.values, path, gained, self.lengths)
-        self.advance(counts)
+        self.grow(gained)

@@ -1,8 +1,9 @@
-"""Caches that sessions borrow, so that their memory is used again."""
+"""What sessions and requests borrow, so that its memory is used again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
 
 from ltd.engine.kv_cache import KVCache
 
@@ -37,3 +38,52 @@ class CachePool:
                 return None
             if cache.fits(batch, capacity):
                 return cache
+
+
+class Reusable(Protocol):
+    """Something that is dear to make, for sequences of so many rows at most."""
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def is_reusable(self) -> bool: ...
+
+    def restart(self) -> None:
+        """Makes it as if it were new."""
+
+    def close(self) -> None:
+        """Lets go what it holds."""
+
+
+Thing = TypeVar("Thing", bound=Reusable)
+MOST_KEPT = 2  # as each may hold much memory
+
+
+class Shelf(Generic[Thing]):
+    """Keeps what nobody uses at the time for the next who needs something of its kind; any thread may ask."""
+
+    def __init__(self) -> None:
+        self._free: list[tuple[Hashable, Thing]] = []
+
+    def take(self, kind: Hashable, capacity: int, make: Callable[[], Thing]) -> Thing:
+        """One of this kind for so many rows, or else a new one. One that is too small goes: its heir is here."""
+        for entry in [entry for entry in self._free if entry[0] == kind]:
+            try:
+                self._free.remove(entry)
+            except ValueError:
+                continue  # another thread has it
+            if entry[1].capacity >= capacity:
+                entry[1].restart()
+                return entry[1]
+            entry[1].close()
+        return make()
+
+    def give_back(self, kind: Hashable, thing: Thing) -> None:
+        """Keeps it, if it can be used again; of too many, the one that has lain longest goes."""
+        if not thing.is_reusable:
+            thing.close()
+            return
+        self._free.append((kind, thing))
+        while len(self._free) > MOST_KEPT:
+            self._free.pop(0)[1].close()

@@ -11,16 +11,16 @@ from itertools import chain, cycle
 import numpy as np
 import torch
 
-from ltd.decoding.acceptance import MAX_GAIN, accept_greedy
+from ltd.decoding.acceptance import accept_greedy
 from ltd.decoding.decoder import Decoder
-from ltd.decoding.gain import Accepted, Gain
+from ltd.decoding.gain import Gain
 from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextScores, TextSource
 from ltd.lookup.scores import AGREEMENTS, MATCHES, MOST_CHANCE, RATES
-from ltd.tree import MAX_CANDIDATES, MAX_DEPTH, MAX_SIZE, DraftTree, candidate_count
+from ltd.tree import MAX_CANDIDATES, MAX_DEPTH, MAX_GAIN, MAX_SIZE, DraftTree, candidate_count
 
 LENGTHS = (64, 256, 512, 1024)
 SIZES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 200, 240)
@@ -131,7 +131,7 @@ class LapLog(Stopwatch):
     """A stopwatch that also keeps every lap: its part and its seconds. It starts when the device is idle."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__(Statistics(), device)
+        super().__init__(Statistics(), device, waits=True)
         self.laps: list[tuple[str, float]] = []
         self.lap("other")  # what is still running on a GPU
         self.laps.clear()
@@ -223,7 +223,7 @@ class CycleBench:
             request.session.cache.advance([length])
             if request.speculation.session is not None:
                 request.speculation.session.pretend_read([read])
-            laps = self.run_cycle(self.drafting, request, self.gain(length, count))
+            laps = self.run_cycle(self.drafting, request, self.gain(request, length, count))
         drafting = [seconds for part, seconds in laps if part == "draft"]
         begin, *expansions = drafting or [0.0] * (1 + self.policy.max_depth)  # what is not there takes no time
         verify = sum(seconds for part, seconds in laps if part == "verify")
@@ -238,7 +238,7 @@ class CycleBench:
         request = self.request(self.plain, length)
         with request.open(self.target, self.capacity):
             request.session.cache.advance([length])
-            laps = self.run_cycle(self.plain, request, self.gain(length, 1))
+            laps = self.run_cycle(self.plain, request, self.gain(request, length, 1))
         return [(("plain", 0, length), sum(seconds for _, seconds in laps))]
 
     def time_prefill(self, length: int) -> Taken:
@@ -253,7 +253,7 @@ class CycleBench:
     def run_cycle(self, decoder: Decoder, request: Request, gain: Gain) -> list[tuple[str, float]]:
         """One cycle, from the last gain to the tokens that come out; its laps."""
         watch = LapLog(self.target.device)
-        accepted = decoder.cycle(request, [0], gain, watch).accepted
+        accepted = decoder.cycle(request, gain, watch).accepted
         take([0], accepted.token_lists, request.answers, request.stops)
         watch.lap("other")
         return watch.laps
@@ -269,13 +269,10 @@ class CycleBench:
         with self.target.session(1, self.capacity) as session:
             return session.prefill(0, self.text[:-1].to(self.target.device)).features
 
-    def gain(self, length: int, count: int) -> Gain:
+    def gain(self, request: Request, length: int, count: int) -> Gain:
         """A last gain of so many tokens, the last of which is the root at position `length`."""
-        device = self.target.device
-        path = torch.zeros(1, MAX_GAIN, dtype=torch.int32, device=device)
-        tokens = torch.zeros(1, MAX_GAIN, dtype=torch.int64, device=device)
-        tokens[0, :count] = self.text[length - count + 1 : length + 1].to(device)
-        gained = torch.tensor([count], dtype=torch.int32, device=device)
-        accepted = Accepted(path, tokens, gained, [count], tokens[:, :count].tolist())
-        features = None if self.features is None else self.features[:, length - count : length].contiguous()
+        accepted = request.report.known([self.text[length - count + 1 : length + 1].tolist()])
+        features = request.session.features
+        if features is not None and self.features is not None:
+            features[:, :count] = self.features[:, length - count : length]
         return Gain(accepted, features)

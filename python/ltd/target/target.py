@@ -7,20 +7,22 @@ read chunk by chunk, and what becomes of a tree once it is known which of its no
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ltd.common.argument_types import wrong_type
+from ltd.engine.captures import Captures, Plain, captures_for
 from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
-from ltd.engine.pool import CachePool
+from ltd.engine.pool import CachePool, Shelf
 from ltd.errors import InputError
 from ltd.target.model import FAMILIES
 from ltd.target.transformers_layers import TransformersLayers
-from ltd.tree import TreeNodes
+from ltd.tree import MAX_GAIN, TreeNodes
 
 PREFILL_CHUNK = 512
 
@@ -54,6 +56,7 @@ class Target:
         InputError: an unsupported family, or a layer index out of range.
 
     Attributes:
+        workspaces: the memory of requests that have ended, with what was recorded over it.
         turn: held during a forward and what belongs to it by those who share the target between threads: sessions then
             take turns, instead of sharing the cores in the middle of each other's work.
     """
@@ -76,6 +79,7 @@ class Target:
         self.feature_layers = feature_layers
         self.pool = CachePool(self.forward.open)
         self.turn = TurnLock()
+        self.workspaces: Shelf[Any] = Shelf()
         self._made_for = self._parts()
 
     @property
@@ -116,6 +120,10 @@ class Target:
         """The longest sequence, prompt and answer together, that the model was made for."""
         return int(self.config.max_position_embeddings)
 
+    def captures(self) -> Captures:
+        """What records the parts of a cycle over a new state: graphs on a GPU, for a forward that is ours alone."""
+        return captures_for(self.device) if self.forward.is_ours else Plain()
+
     def session(self, batch: int, capacity: int, tap: bool = True) -> TargetSession:
         """New, empty sequences; to be used in a `with`, at whose end their memory is lent to the next session.
 
@@ -137,16 +145,29 @@ class TargetSession:
     Attributes:
         cache: the keys and values; its `lengths` are the committed tokens.
         taps: the hidden states that its forwards keep.
+        features: (B, MAX_GAIN, F * hidden), those of the nodes that were committed last, and of any node behind them;
+            None if nothing is tapped.
     """
 
     def __init__(self, target: Target, cache: KVCache, taps: tuple[int, ...]) -> None:
         self.target, self.cache, self.taps = target, cache, taps
+        width = len(taps) * int(target.config.hidden_size)
+        self.features = cache.keys.new_zeros(cache.batch, MAX_GAIN, width, dtype=target.dtype) if taps else None
+        self._nodes = torch.zeros(cache.batch, MAX_GAIN, dtype=torch.int32, device=target.device)
 
     def __enter__(self) -> TargetSession:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the session; its memory may go to the next."""
         self.target.pool.give_back(self.cache)
+
+    def restart(self, for_any_length: bool = False) -> None:
+        """Forgets all sequences, as if it had just been opened; its memory stays where it is. See `KVCache.clear`."""
+        self.cache.clear(for_any_length)
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -179,28 +200,33 @@ class TargetSession:
         block = TreeBlock(self.cache.lengths, nodes.positions, nodes.masks)
         return self.target.forward(nodes.tokens, block, self.cache, taps=self.taps)
 
-    def commit(
-        self, path: torch.Tensor, gained: torch.Tensor, counts: list[int], verified: Verified
-    ) -> torch.Tensor | None:
-        """Makes the accepted nodes part of the prefix.
+    def commit(self, path: torch.Tensor, gained: torch.Tensor, verified: Verified) -> None:
+        """Makes the accepted nodes part of the prefix and keeps their features; `note` tells the host how many.
 
         Args:
-            path: int32 (B, P), accepted nodes, root first; gained: int32 (B,), how many count; counts: the same on the
-            host.
+            path: int32 (B, P), accepted nodes, root first; any behind them.
+            gained: int32 (B,), how many count.
             verified: what the forward over their tree said.
-
-        Returns:
-            their features (B, max(counts), F * hidden); None if nothing is tapped.
         """
-        self.cache.commit(path, gained, counts)
-        if verified.features is None:
-            return None
-        nodes = path[:, : max(counts), None].long()
-        return verified.features.gather(1, nodes.expand(-1, -1, verified.features.shape[2]))
+        self.cache.commit(path, gained)
+        if verified.features is None or self.features is None:
+            return
+        # A path has no more nodes than the tree; behind its end may stand nodes of a larger one, of a cycle before.
+        count = min(verified.features.shape[1], path.shape[1])
+        nodes = torch.clamp(path[:, :count], max=verified.features.shape[1] - 1, out=self._nodes[:, :count])
+        for source, kept, chosen in zip(verified.features, self.features, nodes, strict=True):
+            torch.index_select(source, 0, chosen, out=kept[:count])
+
+    def note(self, counts: list[int]) -> None:
+        """Counts on the host what `commit` did on the device."""
+        self.cache.note(counts)
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but these."""
+        """Drops all sequences but these; the features are then any."""
         self.cache.keep(rows)
+        self._nodes = self._nodes[: len(rows)]
+        if self.features is not None:
+            self.features = self.features[: len(rows)]
 
 
 def check_target(target: object) -> None:

@@ -41,6 +41,8 @@ class TransformersLayers:
         self._one_call = threading.Lock()  # two calls at a time would tap each other's states
         self.follow()
 
+    is_ours = False
+
     @property
     def config(self) -> Any:
         """See `Forward`."""

@@ -145,7 +145,7 @@ def answer_samples(
             for depth in range(TREE.depth):
                 speculation.deepen(tree, depth, watch)
                 seen.look(tree)
-            gain = decoder.verify(request, [0], tree, TREE.depth, TREE.size, watch)
+            gain = decoder.verify(request, tree, TREE.depth, TREE.size, watch)
             yield cycle_samples(tree, seen, *labelled(tree, gain), generator)
     answer += request.answers[0]
 

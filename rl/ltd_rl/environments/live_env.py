@@ -123,7 +123,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         target = self.decoder.target
         self.request = self.decoder.request([prompt], CallOptions(self.max_new_tokens), self.speculation)
         self.statistics = self.request.statistics
-        self.watch = Stopwatch(self.statistics, target.device)
+        self.watch = Stopwatch(self.statistics, target.device, waits=True)
         self.episode = dict.fromkeys(EPISODE, 0.0)
         self.session.enter_context(self.request.open(target))
         gain = self.decoder.prefill(self.request)
@@ -182,7 +182,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         """Verifies, and begins the next cycle: what this one came to, by `CYCLE`, and whether there is a next."""
         self.watch.skip()  # what decided
         depth, length = self.expansions, int(self.tree.lengths[0])
-        gain = self.decoder.verify(self.request, [0], self.tree, self.expansions, size, self.watch)
+        gain = self.decoder.verify(self.request, self.tree, self.expansions, size, self.watch)
         tokens, goes_on = self._take(gain)
         seconds = self._seconds - self.before
         reward = float(self.reward(np.array([tokens]), np.array([seconds], dtype=np.float32))[0])

@@ -257,7 +257,8 @@ def draft_full_tree(
     """
     session.rewind(roots.tolist())
     newest = None if features is None else features[0, roots - 1][:, None]
-    logits = session.begin(newest, tokens[roots][:, None], [1] * len(roots))
+    logits = session.begin(newest, tokens[roots][:, None], None)
+    session.note([1] * len(roots))
     tree.begin(tokens[roots], roots.to(torch.int32))
     tree.root_states = tree.states = session.root_states
     tree.expand(logits, d2t)

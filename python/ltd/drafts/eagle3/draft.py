@@ -98,16 +98,30 @@ class Eagle3Session:
 
     def __init__(self, draft: Eagle3Draft, cache: KVCache) -> None:
         self.draft, self.cache = draft, cache
-        self.root_states: torch.Tensor | None = None
-        self.beam_states: torch.Tensor | None = None
+        self._make_buffers(cache.batch)
+
+    def _make_buffers(self, batch: int) -> None:
+        """What is computed anew in every cycle has its place in memory from the beginning."""
+        cache, width = self.cache, self.draft.width
+        # A level's states come from those of the level before: two places, by turns.
+        beams = cache.keys.new_zeros(2, batch, width, self.draft.state_size)
+        self._beams: tuple[torch.Tensor, torch.Tensor] = (beams[0], beams[1])
+        self.root_states, self.beam_states = beams.new_zeros(batch, 1, beams.shape[3]), self._beams[0]
+        self._positions = torch.zeros(batch, width, dtype=torch.int64, device=cache.lengths.device)
+        self._last = torch.zeros(batch, dtype=torch.int64, device=cache.lengths.device)
 
     def close(self) -> None:
         """See `DraftSession`."""
         self.draft.pool.give_back(self.cache)
 
+    def restart(self, for_any_length: bool = False) -> None:
+        """See `RecordedDraftSession`."""
+        self.cache.clear(for_any_length)
+
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
         self.cache.keep(rows)
+        self._make_buffers(len(rows))
 
     def spread(self) -> None:
         """Makes every sequence a copy of the first."""
@@ -134,31 +148,35 @@ class Eagle3Session:
             view.advance([following.shape[1]])
         self.cache.advance_row(row, len(tokens) - 1)
 
-    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, gained: torch.Tensor | None) -> torch.Tensor:
         """Reads the last cycle's gain with its true features; logits (B, 1, Vd) for the root's children."""
         assert features is not None
-        # The logits of a sequence's last token; where sequences gained differently, those of all.
-        kept = 1 if min(counts) == tokens.shape[1] else tokens.shape[1]
-        states, logits = self._read(self.cache, features, tokens, kept)
-        self.cache.advance(counts)
-        if kept == 1:
-            self.root_states = states[:, -1:]
+        if gained is None:
+            states, logits = self._read(self.cache, features, tokens, kept=1)
+            self.root_states.copy_(states[:, -1:])
+            self.cache.grow(tokens.shape[1])
             return logits
-        last = torch.tensor(counts, device=states.device)[:, None, None] - 1
-        self.root_states = states.gather(1, last.expand(-1, 1, states.shape[2]))
+        # What stands behind a sequence's gain is read as well: the rows that it leaves are overwritten by the tree.
+        states, logits = self._read(self.cache, features, tokens, kept=tokens.shape[1])
+        last = torch.sub(gained, 1, out=self._last)[:, None, None]
+        torch.gather(states, 1, last.expand_as(self.root_states), out=self.root_states)
+        self.cache.grow(gained)
         return logits.gather(1, last.expand(-1, 1, logits.shape[2]))
+
+    def note(self, counts: list[int]) -> None:
+        """See `DraftSession`."""
+        self.cache.note(counts)
 
     def expand(self, tree: DraftTree) -> torch.Tensor:
         """Logits (B, W, Vd) for the children of the newest beam."""
-        assert self.root_states is not None
         level, cache = tree.levels - 1, self.cache
+        states, before = self._beams[level % 2], self._beams[(level + 1) % 2]
         if level == 0:
-            states = self.root_states.repeat(1, self.draft.width, 1)
+            states.copy_(self.root_states.expand_as(states))
         else:
-            assert self.beam_states is not None
-            states = self.beam_states.gather(1, tree.beam_rows[:, :, None].expand_as(self.beam_states))
+            torch.gather(before, 1, tree.beam_rows[:, :, None].expand_as(states), out=states)
         # The root's own forward stood at position length - 1; every level stands one further.
-        positions = (cache.lengths.long() + level)[:, None].repeat(1, self.draft.width)
+        positions = torch.add(cache.lengths[:, None].expand_as(self._positions), level, out=self._positions)
         block = TreeBlock(cache.lengths, positions, tree.beam_masks[:, level], first_row=level * self.draft.width)
         embeddings = self.draft.embedding(tree.beam_tokens)
         self.beam_states, logits = self.draft.forward.step(embeddings, states, block, cache, self.draft.width)

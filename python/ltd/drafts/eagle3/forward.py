@@ -25,13 +25,13 @@ class HeadForward(Protocol):
 
         Args:
             embeddings: (B, N, H) of the token after each state's.
-            states: (B, N, H), contiguous; may be overwritten with the next ones.
+            states: (B, N, H), contiguous; overwritten with the next ones.
             block: the states' places.
             cache: of one layer; read and written.
             kept: how many of the last rows get logits, 0 … N.
 
         Returns:
-            the next states (B, N, H), and logits (B, kept, Vd).
+            the states, which are now the next ones, and logits (B, kept, Vd).
         """
 
 
@@ -53,5 +53,5 @@ class HeadLayers:
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return attend_tree(query, key, value, 0, cache, block, float(query.shape[-1] ** -0.5))
 
-        output: Tensor = self.head(embeddings, states, block.positions, attend)
-        return output, self.head.logits(output[:, output.shape[1] - kept :])
+        states.copy_(self.head(embeddings, states, block.positions, attend))
+        return states, self.head.logits(states[:, states.shape[1] - kept :])

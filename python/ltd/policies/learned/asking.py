@@ -12,6 +12,7 @@ import torch
 
 from ltd import ops
 from ltd._C import SummaryAsker
+from ltd.engine.host_copy import HostCopy
 from ltd.errors import InputError
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
@@ -110,8 +111,9 @@ def _operator_asker(
     uses_tanh: bool,
     batch: int,
 ) -> Asker:
-    """On other devices."""
-    actions = torch.zeros(batch, 2, dtype=torch.int32, device=weights.device)
+    """On other devices: the host waits for the answer alone, not for what the device was told to do after it."""
+    answer = HostCopy(((batch, 2), torch.int32), device=weights.device)
+    (actions,) = answer.parts
     unknown = torch.zeros(batch, 1, layout.states, device=weights.device)
     networks = weights, depth_layers, size_layers, layout.best, layout.newest, layout.text > 0
     news, sums = _News(), None
@@ -146,7 +148,8 @@ def _operator_asker(
             *layout.length_range,
             sums if depth >= 0 else None,
         )
-        goes, step = map(upper_median, zip(*actions.tolist(), strict=True))
+        answer.send()
+        goes, step = map(upper_median, zip(*answer.wait()[0].tolist(), strict=True))
         return goes, step
 
     return ask

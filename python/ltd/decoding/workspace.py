@@ -1,0 +1,84 @@
+"""The memory that the cycles of a request work on, and what was recorded over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltd.decoding.report import Report
+from ltd.drafts import DraftSession
+from ltd.drafts.base import RecordedDraftSession
+from ltd.engine.captures import Captures
+from ltd.policies import Policy
+from ltd.policies.base import text_limit
+from ltd.target.target import TargetSession
+from ltd.tree import MAX_GAIN, DraftTree
+
+GAINS = (1, 2, 4, 8, MAX_GAIN)  # tokens that a draft reads at the beginning of a recorded cycle
+SIZES = (0, 4, 8, 16, 24, 32, 48, 60)  # candidates of recorded verifications, where a policy names none
+
+
+def recorded_sizes(policy: Policy | None) -> tuple[int, ...]:
+    """What a policy's sizes are rounded up to where verifications are recorded, in order; 0 is a plain cycle's."""
+    if policy is None:
+        return (0,)
+    own = getattr(policy, "sizes", (policy.max_size,))
+    steps = SIZES if text_limit(policy) else ()
+    return tuple(sorted({0, *own, *(size for size in steps if size < policy.max_size)}))
+
+
+@dataclass(slots=True)
+class Workspace:
+    """What a request has to itself while it is open; all of it stays at its place in memory from cycle to cycle.
+
+    Attributes:
+        session: its sequences in the target.
+        drafting: its sequences in the draft; None without one.
+        tree: the buffers of its trees.
+        report: those of what its verifications gain.
+        captures: the parts of a cycle that were recorded over these.
+        is_whole: whether no sequence has left; what was recorded is of all of them.
+    """
+
+    session: TargetSession
+    drafting: DraftSession | None
+    tree: DraftTree
+    report: Report
+    captures: Captures
+    is_whole: bool = True
+
+    @property
+    def capacity(self) -> int:
+        """Rows per sequence."""
+        return self.session.cache.capacity
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request gains by it: parts were recorded, and are still of its sequences."""
+        return self.can_record and self.is_whole
+
+    @property
+    def can_record(self) -> bool:
+        """Whether the parts of its cycles can be recorded."""
+        return self.captures.records and (self.drafting is None or isinstance(self.drafting, RecordedDraftSession))
+
+    def restart(self, for_any_length: bool = False) -> None:
+        """Forgets all sequences, as if they had just begun; for recording, as texts of any length need them."""
+        self.session.restart(for_any_length)
+        if isinstance(self.drafting, RecordedDraftSession):
+            self.drafting.restart(for_any_length)
+        self.report.clear()
+
+    def keep(self, rows: list[int], tree: DraftTree) -> None:
+        """Drops all sequences but these. Their trees have other buffers from now on, so recordings are of no use."""
+        self.session.keep(rows)
+        if self.drafting is not None:
+            self.drafting.keep(rows)
+        self.tree, self.report, self.is_whole = tree, self.report.keep(rows), False
+        self.captures.forget()
+
+    def close(self) -> None:
+        """Its memory may go to others."""
+        self.captures.forget()
+        self.session.close()
+        if self.drafting is not None:
+            self.drafting.close()

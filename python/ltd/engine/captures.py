@@ -1,0 +1,163 @@
+"""The parts of a cycle that run on the device alone, recorded once and replayed: the protocol, and what implements it.
+
+What is recorded are the operators of a function with the addresses of their tensors and with their numbers, not the
+Python around them. A replay therefore sees what the memory holds then: a longer prefix, another tree, other tokens.
+A function that is to be recorded reads nothing on the host and makes no tensor of the host's numbers, and what it
+returns lies at the same place after every replay.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+Part = Hashable
+"""What tells recordings of one state apart: the part of the cycle, and the numbers that are fixed in it."""
+Result = TypeVar("Result")
+WARM_UPS = 2  # before a capture, so that libraries have chosen their kernels and their workspaces
+
+
+class Captures(Protocol):
+    """Recordings over one state, whose tensors stay where they are.
+
+    Attributes:
+        records: whether anything is recorded at all. If not, calls are plain, and may have any size.
+    """
+
+    @property
+    def records(self) -> bool: ...
+
+    def record(self, key: Part, function: Callable[[], Result]) -> Result:
+        """Records what a function does, and gives its result; the state is arbitrary afterwards."""
+        ...
+
+    def run(self, key: Part, function: Callable[[], Result]) -> Result:
+        """What a function does, and its result: replayed if it was recorded under this key, else called."""
+        ...
+
+    def forget(self) -> None:
+        """Lets all recordings go, as when the state's tensors have moved."""
+        ...
+
+
+class Plain:
+    """`Captures` where there are none: every function is called."""
+
+    records = False
+
+    def record(self, key: Part, function: Callable[[], Result]) -> Result:
+        """See `Captures`; calls it."""
+        return function()
+
+    def run(self, key: Part, function: Callable[[], Result]) -> Result:
+        """See `Captures`; calls it."""
+        return function()
+
+    def forget(self) -> None:
+        """See `Captures`; nothing."""
+
+
+@dataclass(slots=True)
+class CaptureReport:
+    """What recording cost.
+
+    Attributes:
+        graphs: how many.
+        seconds: for all of them, warming up included.
+        bytes: of device memory that they hold.
+        failure: why there are none, or no more; None if all went well.
+    """
+
+    graphs: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    failure: str | None = None
+
+
+class CudaGraphs:
+    """`Captures` by CUDA graphs that share one memory pool; record the largest first, and the others fit into its.
+
+    Where one cannot be captured, a warning says why, once, and from then on every function is called.
+
+    Args:
+        device: of the state.
+
+    Attributes:
+        report: what it cost so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.report = device, CaptureReport()
+        self._graphs: dict[Part, tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self._pool: Any = None
+
+    @property
+    def records(self) -> bool:
+        """See `Captures`; no more, once it has failed."""
+        return self.report.failure is None
+
+    def record(self, key: Part, function: Callable[[], Result]) -> Result:
+        """See `Captures`."""
+        if not self.records:
+            return function()
+        begun, before = time.perf_counter(), torch.cuda.memory_reserved(self.device)
+        try:
+            self._graphs[key] = graph, result = self._captured(function)
+            graph.replay()  # as capturing runs nothing
+        except RuntimeError as error:
+            self.forget()
+            self.report.failure = str(error).splitlines()[0]
+            warnings.warn(
+                f"this GPU's cycles run without CUDA graphs, more slowly: {key} could not be captured: "
+                f"{self.report.failure}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            result = function()
+        self.report.graphs = len(self._graphs)
+        self.report.seconds += time.perf_counter() - begun
+        self.report.bytes += torch.cuda.memory_reserved(self.device) - before
+        return result
+
+    def _captured(self, function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                function()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = function()
+        return graph, result
+
+    def run(self, key: Part, function: Callable[[], Result]) -> Result:
+        """See `Captures`."""
+        recorded = self._graphs.get(key)
+        if recorded is None:
+            return function()
+        graph, result = recorded
+        graph.replay()
+        return result  # type: ignore[no-any-return]
+
+    def forget(self) -> None:
+        """See `Captures`."""
+        self._graphs.clear()
+        self._pool = None
+
+
+def captures_for(device: torch.device) -> Captures:
+    """What records on a device: graphs on a GPU, nothing elsewhere."""
+    return CudaGraphs(device) if device.type == "cuda" else Plain()
+
+
+def rounded_up(count: int, ladder: Iterable[int]) -> int:
+    """The smallest number of an ascending ladder that is not below a count; the count itself above its top."""
+    return next((step for step in ladder if step >= count), count)
