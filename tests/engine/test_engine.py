@@ -105,16 +105,10 @@ def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, no
         assert relative_error(result, expected) < 1e-3
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**31), nodes=st.integers(2, 70), length=st.integers(1, 70))
-@torch.inference_mode()
-def test_a_tree_gives_the_bits_of_single_steps(
-    family: str, dtype: torch.dtype, engine_isa: str, threads: int, seed: int, nodes: int, length: int
+def assert_bits_of_single_steps(
+    engine: Engine, cache: KVCache, generator: torch.Generator, nodes: int, length: int
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    engine, cache = family_engine(family, dtype), new_cache(family_model(family, dtype), 1)
+    """A random tree behind a random chain gives every node the bits of a forward of it alone, behind its ancestors."""
     chain(engine, cache, torch.randint(3, VOCABULARY, (1, length), generator=generator))
     cache.advance([length])
     parents, masks = random_tree(generator, nodes)
@@ -136,6 +130,32 @@ def test_a_tree_gives_the_bits_of_single_steps(
             assert torch.equal(single.features[0, 0], tree.features[0, node])
             assert torch.equal(cache.keys[:, 0, :, length + step], keys[:, :, node])
             assert torch.equal(cache.values[:, 0, :, length + step], values[:, :, node])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**31), nodes=st.integers(2, 70), length=st.integers(1, 70))
+@torch.inference_mode()
+def test_a_tree_gives_the_bits_of_single_steps(
+    family: str, dtype: torch.dtype, engine_isa: str, threads: int, seed: int, nodes: int, length: int
+) -> None:
+    cache = new_cache(family_model(family, dtype), 1)
+    generator = torch.Generator().manual_seed(seed)
+    assert_bits_of_single_steps(family_engine(family, dtype), cache, generator, nodes, length)
+
+
+@pytest.mark.parametrize("heads", [(32, 1), (64, 3), (96, 2)])
+@torch.inference_mode()
+def test_heads_of_all_sizes_give_the_bits_of_single_steps(heads: tuple[int, int], engine_isa: str) -> None:
+    """Also of those whose scores are computed in a processor's tiles."""
+    head_dim, kv_heads = heads
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2}
+    attention = {"num_attention_heads": 6, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    config = LlamaConfig(**sizes, **attention, initializer_range=0.2, max_position_embeddings=512)
+    model = random_model(config).bfloat16()
+    cache = new_cache(model, 1)
+    assert_bits_of_single_steps(Engine(model), cache, torch.Generator().manual_seed(head_dim), 61, 70)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

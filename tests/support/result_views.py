@@ -70,6 +70,15 @@ def forwards(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def instruction_sets(data: dict[str, Any], choice: str | None) -> Rows:
+    """Forwards of so many tokens in the type `choice`, in milliseconds."""
+    found = data["instruction_sets"][choice]
+    return {
+        tokens: {f"`{isa}`": f"{sizes[tokens]['median'] / 1000:.1f}" for isa, sizes in found.items()}
+        for tokens in next(iter(found.values()))
+    }
+
+
 def recipes(data: dict[str, Any], choice: str | None) -> Rows:
     """Ways to train: throughput as a ratio to the best static tree's, and what training took."""
     rows = {}
@@ -94,7 +103,7 @@ def environments(data: dict[str, Any], choice: str | None) -> Rows:
 
 
 VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
-    view.__name__: view for view in (scores, drafted, chains, forwards, recipes, environments)
+    view.__name__: view for view in (scores, drafted, chains, forwards, instruction_sets, recipes, environments)
 }
 
 
