@@ -12,8 +12,10 @@ from tape import Tape
 from transformers import AutoModelForCausalLM
 
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.eagle3.device import HeadDeviceEngine
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
+from ltd.engine.device import DeviceEngine
 from ltd.policies import Both, Static
 from ltd.target.target import Target
 
@@ -31,12 +33,13 @@ def test_replayed_cycles_on_cuda_kernels_give_the_text(family: str) -> None:
         config.layer_types = config.layer_types[:2] + config.layer_types[-1:]
     model = AutoModelForCausalLM.from_config(config).eval()
     sizes = Eagle3Config.for_target(config, draft_vocab_size=VOCABULARY)
-    target = Target(model, sizes.feature_layers)
-    decoder = Decoder(target, Eagle3Draft(Eagle3Head(sizes).eval(), target.embedding, width=3), stop_ids=[])
-    ids = torch.tensor([PROMPT])
+    ids, head = torch.tensor([PROMPT]), Eagle3Head(sizes).eval()
     with torch.no_grad():
         whole = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW,
                                min_new_tokens=NEW)  # fmt: skip
+    target = Target(model, sizes.feature_layers, DeviceEngine(model))
+    draft = Eagle3Draft(head, target.embedding, width=3, forward=HeadDeviceEngine(head))
+    decoder = Decoder(target, draft, stop_ids=[])
     sampled: dict[str, Any] = {"temperature": 0.9, "seed": 4, "max_new_tokens": NEW}
     drawn = decoder.generate(PROMPT, **sampled, policy="none").token_ids
     tapes: list[Tape] = []

@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 from waits import WouldWaitError, device_to_wait_for
 
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.eagle3.device import HeadDeviceEngine
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 from ltd.engine.cpu import Engine
+from ltd.engine.device import DeviceEngine
 from ltd.engine.forward import Verified
 from ltd.policies import Both, Learned, Lookup, Policy, Static
 from ltd.policies.learned import asking
@@ -32,21 +34,22 @@ from ltd.tree import TreeNodes
 
 WIDTH = 4
 LADDER = (2, 4, 8)
-KINDS = ("engine", "layers")
+KINDS = ("engine", "layers", "device")
 SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def make_decoder(kind: str, family: str = "llama") -> Decoder:
-    """A tiny target with a random head, on the engine or on the layers of `transformers`."""
+    """A tiny target with a random head: on the CPU's engine, on the layers of `transformers`, or on a GPU's forwards."""
     torch.manual_seed(0)
     config = small_config(family)
     config.num_hidden_layers = 3
     model = AutoModelForCausalLM.from_config(config).eval()
     sizes = Eagle3Config.for_target(config, draft_vocab_size=VOCABULARY)
     head = Eagle3Head(sizes).eval()
-    has_engine = kind == "engine"
-    target = Target(model, sizes.feature_layers, Engine(model) if has_engine else None)
-    draft = Eagle3Draft(head, target.embedding, width=WIDTH, forward=HeadEngine(head) if has_engine else None)
+    forwards: dict[str, tuple[Any, Any]] = {"engine": (Engine, HeadEngine), "device": (DeviceEngine, HeadDeviceEngine)}
+    of_target, of_head = forwards.get(kind, (None, None))
+    target = Target(model, sizes.feature_layers, None if of_target is None else of_target(model))
+    draft = Eagle3Draft(head, target.embedding, width=WIDTH, forward=None if of_head is None else of_head(head))
     return Decoder(target, draft, Static(3, 12), stop_ids=[])
 
 
