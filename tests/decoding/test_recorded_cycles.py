@@ -9,35 +9,47 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from launches import Launches
 from small_models import VOCABULARY, small_config
 from tape import CaptureError, Recorder, Tape
 from transformers import AutoModelForCausalLM
 from waits import WouldWaitError, device_to_wait_for
 
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.eagle3.device import HeadDeviceEngine
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 from ltd.engine.cpu import Engine
-from ltd.policies import Both, Lookup, Policy, Static
-from ltd.target.target import Target
+from ltd.engine.device import DeviceEngine
+from ltd.engine.forward import Verified
+from ltd.policies import Both, Learned, Lookup, Policy, Static
+from ltd.policies.learned import asking
+from ltd.policies.learned.asking import Asker
+from ltd.policies.learned.network import Network
+from ltd.policies.learned.observation import Summary
+from ltd.policies.learned.setting import Setting
+from ltd.target.target import Target, TargetSession
+from ltd.tree import TreeNodes
 
 WIDTH = 4
-KINDS = ("engine", "layers")
+LADDER = (2, 4, 8)
+KINDS = ("engine", "layers", "device")
 SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def make_decoder(kind: str, family: str = "llama") -> Decoder:
-    """A tiny target with a random head, on the engine or on the layers of `transformers`."""
+    """A tiny target with a random head: on the CPU's engine, on the layers of `transformers`, or on a GPU's forwards."""
     torch.manual_seed(0)
     config = small_config(family)
     config.num_hidden_layers = 3
     model = AutoModelForCausalLM.from_config(config).eval()
     sizes = Eagle3Config.for_target(config, draft_vocab_size=VOCABULARY)
     head = Eagle3Head(sizes).eval()
-    has_engine = kind == "engine"
-    target = Target(model, sizes.feature_layers, Engine(model) if has_engine else None)
-    draft = Eagle3Draft(head, target.embedding, width=WIDTH, forward=HeadEngine(head) if has_engine else None)
+    forwards: dict[str, tuple[Any, Any]] = {"engine": (Engine, HeadEngine), "device": (DeviceEngine, HeadDeviceEngine)}
+    of_target, of_head = forwards.get(kind, (None, None))
+    target = Target(model, sizes.feature_layers, None if of_target is None else of_target(model))
+    draft = Eagle3Draft(head, target.embedding, width=WIDTH, forward=None if of_head is None else of_head(head))
     return Decoder(target, draft, Static(3, 12), stop_ids=[])
 
 
@@ -134,7 +146,29 @@ def test_memory_that_a_replay_did_not_write_is_rubbish() -> None:
 @pytest.mark.parametrize("policy", [Static(3, 12), Static(0, 2)], ids=str)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_cycle_of_a_fixed_policy_waits_once(kind: str, policy: Policy, temperature: float) -> None:
-    decoder = make_decoder(kind)
+    waits, _ = waits_per_cycle(make_decoder(kind), policy, temperature)
+    assert len(waits) > 10 and set(waits) == {1}
+
+
+def test_a_learned_policy_waits_for_each_answer() -> None:
+    """Once at every level, for the answer that the last kernel of that level wrote, and once at the end."""
+    layout = Summary(best=5, newest=2, states=32)
+    networks = [
+        Network(layout, (torch.randn(outputs, layout.width), torch.zeros(outputs))) for outputs in (2, len(LADDER))
+    ]
+    policy = Learned(Setting(WIDTH), 4, LADDER, *networks)
+
+    def on_a_device(*arguments: Any) -> Asker:
+        return asking._operator_asker(*arguments, 1)
+
+    with patch.object(asking, "_direct_asker", on_a_device):
+        waits, depths = waits_per_cycle(make_decoder("engine"), policy, 0.0)
+    assert len(set(depths)) > 1
+    assert waits == [1 + (depth + 1) for depth in depths]
+
+
+def waits_per_cycle(decoder: Decoder, policy: Policy, temperature: float) -> tuple[list[int], list[int]]:
+    """How often the host waits for the device in every cycle of an answer, and the depths that were chosen."""
     cycle, counts = decoder.cycle, []
 
     def watched(*arguments: Any) -> Any:
@@ -147,8 +181,55 @@ def test_a_cycle_of_a_fixed_policy_waits_once(kind: str, policy: Policy, tempera
     options: dict[str, Any] = {"max_new_tokens": 20, "temperature": temperature, "seed": 1, "policy": policy}
     expected = decoder.generate([5, 6, 7], **options).token_ids
     with device_to_wait_for() as waits, patch.object(decoder, "cycle", watched):
-        assert decoder.generate([5, 6, 7], **options).token_ids == expected
-    assert len(counts) > 10 and set(counts) == {1}
+        answer = decoder.generate([5, 6, 7], **options)
+    assert answer.token_ids == expected
+    return counts, answer.statistics.depths
+
+
+@pytest.mark.parametrize(("depth", "size"), [(3, 12), (8, 60)])
+def test_what_a_cycle_launches_and_allocates(depth: int, size: int) -> None:
+    """Upper bounds: what more is launched or allocated in a cycle than today is a step back."""
+    called, recorded = make_decoder("engine"), make_decoder("engine")
+    taped(recorded)
+    for decoder, most in ((called, (16 + 5 * depth, 9 + 3 * depth)), (recorded, (3, 0))):
+        for launches, allocations in launches_per_cycle(decoder, Static(depth, size)):
+            assert launches <= most[0] and allocations <= most[1]
+
+
+def launches_per_cycle(decoder: Decoder, policy: Policy) -> list[tuple[int, int]]:
+    """Launches and allocations of every cycle of an answer, those within replays left out."""
+    cycle, counts = decoder.cycle, []
+
+    def counted(*arguments: Any) -> Any:
+        with Launches() as launches:
+            gain = cycle(*arguments)
+        counts.append((launches.launches, launches.allocations))
+        return gain
+
+    with patch.object(decoder, "cycle", counted):
+        decoder.generate([5, 6, 7], max_new_tokens=12, policy=policy)
+    return counts
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_all_forwards_of_a_decoder_can_have_one_width(temperature: float) -> None:
+    """Plain decoding too; what fills the room is on no path."""
+    decoder, plain = make_decoder("engine"), make_decoder("engine")
+    wide = Decoder(decoder.target, decoder.draft, stop_ids=[], least_room=12)
+    verify, widths = TargetSession.verify, set()
+
+    def watched(session: TargetSession, nodes: TreeNodes) -> Verified:
+        widths.add(nodes.tokens.shape[1])
+        return verify(session, nodes)
+
+    options: dict[str, Any] = {"max_new_tokens": 20, "temperature": temperature, "seed": 1}
+    expected = plain.generate([5, 6, 7], **options, policy="none").token_ids
+    choices: list[tuple[Any, int]] = [("none", 0), (Static(0, 2), 2), (Static(3, 12), 12)]
+    with patch.object(TargetSession, "verify", watched):
+        for policy, size in choices:
+            answer = wide.generate([5, 6, 7], **options, policy=policy)
+            assert answer.token_ids == expected and set(answer.statistics.sizes) == {size}
+    assert widths == {13}
 
 
 def test_waits_that_nobody_counts_are_refused() -> None:

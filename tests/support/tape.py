@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 HOST_READS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
@@ -115,7 +115,8 @@ class Tape:
             self.calls.append(key)
             return function()
         self.replays[key] = self.replays.get(key, 0) + 1
-        return recording.replay()
+        with _disable_current_modes():  # a replay is one launch, whatever was recorded
+            return recording.replay()
 
     def forget(self) -> None:
         self.recordings.clear()

@@ -228,7 +228,7 @@ class ChainDecoder:
         kept, token = request.sampling.accept(chain, verified.logits[0], self.draft.words)
         watch.lap("accept")
         path, counts = torch.arange(kept + 1, dtype=torch.int32)[None], [kept + 1]
-        target.commit(path, torch.tensor(counts, dtype=torch.int32), verified)
+        target.commit(path, torch.tensor(counts, dtype=torch.int32))
         target.note(counts)
         draft.rewind(min(draft.length, request.position + 1 + kept))
         watch.lap("commit")

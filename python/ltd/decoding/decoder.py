@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from ltd.common.argument_types import as_wholes, check_offers, wrong_type
+from ltd.common.argument_types import as_whole, as_wholes, check_offers, wrong_type
 from ltd.decoding.acceptance import accept_next
 from ltd.decoding.gain import Accepted, Gain
 from ltd.decoding.generation_config import ModelRules
@@ -24,7 +24,7 @@ from ltd.lookup import SEPARATOR, TextHistory, TextScores
 from ltd.policies import Policy
 from ltd.policies.base import check_policy
 from ltd.target.target import Target, check_target
-from ltd.tree import NOT_ASKED, DraftTree
+from ltd.tree import NOT_ASKED, DraftTree, check_tree_limits
 
 PolicyChoice = Policy | Literal["none"] | None
 
@@ -57,6 +57,8 @@ class Decoder:
         stop_ids: tokens that end an answer, unless a call says otherwise.
         max_length: prompt and answer together; by default the model's context limit.
         rules: the logits processors of the model's own generation settings; None is none.
+        least_room: every forward that decodes, a plain one too, has room for so many candidates at least. Where that is
+            all that any policy verifies, all have one width and run the same kernels, see docs/lossless.md.
 
     Raises:
         InputError: a policy that does not fit the draft, a max_length beyond the context limit, or an argument of the
@@ -78,8 +80,11 @@ class Decoder:
         rules: ModelRules | None = None,
         text_scores: TextScores | None = None,
         history: Sequence[int] = (),
+        least_room: int = 0,
     ) -> None:
         check_target(target)
+        check_tree_limits(1, 0, as_whole(least_room, "least_room"))
+        self.least_room = least_room
         if draft is not None:
             check_offers(draft, ("width", "start"), "draft", "a Draft; ltd.load makes a decoder from names and folders")
         self.max_length = length_limit(max_length, target.context_limit)
@@ -193,9 +198,9 @@ class Decoder:
         check_prompts(prompts, self.target.vocab_size, self.max_length)
         stops = options.stops(prompts, self.stop_ids, self.max_length)
         if self.rules is None:
-            return Request(prompts, sampling.acceptor(), stops, speculation)
+            return Request(prompts, sampling.acceptor(), stops, speculation, self.least_room)
         ruled = self.rules.acceptor(prompts, sampling, stops)
-        return Request(prompts, ruled, ruled, speculation)
+        return Request(prompts, ruled, ruled, speculation, self.least_room)
 
     def speculation(self, policy: PolicyChoice = None) -> Speculation | None:
         """The draft with a call's policy, or else the decoder's; None is plain decoding.
@@ -301,7 +306,7 @@ class Decoder:
         run(("walk", room), partial(request.walk, nodes, verified))
         report.send()
         watch.lap("accept")
-        run(("commit", room), partial(request.commit, verified))
+        run(("commit", room), request.commit)
         watch.lap("commit")
         accepted = report.read()
         session.note(accepted.counts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ltd import ops
 from ltd.decoding.gain import Accepted
 from ltd.engine.host_copy import HostCopy
 from ltd.errors import InputError
@@ -37,10 +38,13 @@ class Report:
         self.rows, batch = list(rows), len(rows)
         self.device_rows = torch.tensor(self.rows, dtype=torch.int64, device=device)
         self.path = torch.zeros(batch, MAX_GAIN, dtype=torch.int32, device=device)
-        self.roots, self._last = torch.zeros(2, batch, dtype=torch.int64, device=device)
-        shapes = (((batch, MAX_GAIN), torch.int64), ((batch, MAX_GAIN), torch.int8), ((batch,), torch.int32))
+        self.tokens = torch.zeros_like(self.path, dtype=torch.int64)
+        self.gained = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.roots = torch.zeros(batch, dtype=torch.int64, device=device)
+        # The operator's report: what was gained, the root, the tokens.
+        shapes = ((batch, 2 + MAX_GAIN), torch.int64), ((batch, MAX_GAIN), torch.int8)
         self._sent = HostCopy(*shapes, device=device)
-        self.tokens, self.sources, self.gained = self._sent.parts
+        self._line, self.sources = self._sent.parts
 
     @property
     def walk(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -66,10 +70,14 @@ class Report:
         """One for these sequences alone."""
         return Report([self.rows[row] for row in rows], self.path.device)
 
-    def finish(self) -> None:
-        """On the device, once it is filled: the next roots."""
-        torch.sub(self.gained, 1, out=self._last)
-        torch.gather(self.tokens, 1, self._last[:, None], out=self.roots[:, None])
+    def finish(self, features: torch.Tensor | None = None, gathered: torch.Tensor | None = None) -> None:
+        """On the device, once it is filled: the next roots, what the host is told, and the features of the path.
+
+        Args:
+            features: (B, N, F * H), of the tree's nodes; None if nothing is tapped.
+            gathered: (B, P, F * H), written: those of the path, 0 behind it; None without features.
+        """
+        ops.gather_accepted(features, self.path, self.tokens, self.gained, gathered, self.roots, self._line)
 
     def send(self) -> None:
         """Lets the device tell the host, as soon as it has come so far; nobody waits."""
@@ -86,9 +94,10 @@ class Report:
         Raises:
             InputError: the target's logits were not finite.
         """
-        tokens, sources, gained = self._sent.wait()
-        counts: list[int] = gained.tolist()
-        token_lists = [row[:count] for row, count in zip(tokens.tolist(), counts, strict=True)]
+        line, sources = self._sent.wait()
+        lines: list[list[int]] = line.tolist()
+        counts = [row[0] for row in lines]
+        token_lists = [row[2 : 2 + row[0]] for row in lines]
         if any(token < 0 for chosen in token_lists for token in chosen):
             raise InputError(NOT_FINITE)
         known = sources if self.is_apart else None

@@ -57,6 +57,7 @@ class Request:
         speculation: what drafts; None is plain decoding.
         answers: the new tokens so far, per prompt.
         statistics: of this call.
+        least_room: for how many candidates all verifications have room at least, plain cycles' too.
         workspace: its memory, while it is open.
         was_run: whether a decoder was told to run it, which can be done once.
     """
@@ -65,6 +66,7 @@ class Request:
     accept: Acceptor
     stops: Stops
     speculation: Speculation | None
+    least_room: int = 0
     answers: list[list[int]] = field(init=False)
     statistics: Statistics = field(init=False)
     workspace: Workspace = field(init=False, repr=False)
@@ -77,7 +79,8 @@ class Request:
     @property
     def tree_limits(self) -> tuple[int, int, int]:
         """Beam width, depth and size of the largest tree; in plain decoding there is only ever the root."""
-        return self.speculation.limits if self.speculation is not None else (1, 0, 0)
+        width, depth, size = self.speculation.limits if self.speculation is not None else (1, 0, 0)
+        return width, depth, max(size, self.least_room)
 
     @property
     def capacity(self) -> int:
@@ -96,7 +99,8 @@ class Request:
     @property
     def sizes(self) -> tuple[int, ...]:
         """What verifications are rounded up to where they are recorded."""
-        return recorded_sizes(None if self.speculation is None else self.speculation.policy)
+        sizes = recorded_sizes(None if self.speculation is None else self.speculation.policy)
+        return tuple(sorted({max(size, self.least_room) for size in sizes}))
 
     @property
     def is_recorded_walk(self) -> bool:
@@ -120,8 +124,8 @@ class Request:
 
     def room(self, tree: DraftTree, size: int) -> int:
         """For how many candidates a verification of the `size` best has room."""
-        taken = tree.verified_size(size)
-        return rounded_up(taken, self.sizes) if self.workspace.can_record else taken
+        least = max(tree.verified_size(size), self.least_room)
+        return rounded_up(least, self.sizes) if self.workspace.can_record else least
 
     def walk(self, nodes: TreeNodes, verified: Verified) -> None:
         """What a verified tree gains, and the next roots; on the device alone, unless the host must be asked."""
@@ -129,11 +133,11 @@ class Request:
         self.accept(verified.logits, nodes, self.answers, report)
         if self.tree.max_text and report.is_apart:
             self.tree.write_sources(nodes, report.path, report.sources)
-        report.finish()
+        report.finish(verified.features, self.session.features)
 
-    def commit(self, verified: Verified) -> None:
+    def commit(self) -> None:
         """Makes what the walk came to part of the prefix, on the device alone."""
-        self.session.commit(self.report.path, self.report.gained, verified)
+        self.session.commit(self.report.path, self.report.gained)
 
     def new_tree(self, batch: int, device: torch.device) -> DraftTree:
         """Buffers for the trees of so many sequences."""
@@ -167,7 +171,7 @@ class Request:
             verified = record(("verify", size), partial(self.session.verify, nodes))
             if self.is_recorded_walk:
                 record(("walk", size), partial(self.walk, nodes, verified))
-            record(("commit", size), partial(self.commit, verified))
+            record(("commit", size), self.commit)
 
     def _record_drafting(self) -> None:
         """The same of drafting, level by level."""

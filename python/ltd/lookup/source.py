@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -38,6 +38,7 @@ class TextCandidates:
             all candidates; the longest match / 16; how many places have it (up to 32) / 32; candidates / 32; how often
             the best place was right lately.
         cells: int32 (B, T), the evidence: (match - 1) * 18 + agreement * 3 + rate, see `TextScores`.
+        host: the same on the host, where they were found; None if these are there.
     """
 
     tokens: Tensor
@@ -48,6 +49,12 @@ class TextCandidates:
     counts_list: list[int]
     features: Tensor
     cells: Tensor
+    host: TextCandidates | None = field(default=None, repr=False)
+
+    @property
+    def here(self) -> TextCandidates:
+        """Those that the host reads without waiting."""
+        return self if self.host is None else self.host
 
 
 class TextHistory:
@@ -118,7 +125,10 @@ class TextSource:
         """Gives every sequence its row of the buffers; the candidates that will stand there."""
         for row, index in enumerate(self._indices):
             index.write_to(*self._host.row(row))
-        return self._there.of(len(self._indices))
+        here = self._host.of(len(self._indices))
+        if self._there is self._host:
+            return here
+        return replace(self._there.of(len(self._indices)), counts_list=here.counts_list, host=here)
 
     def propose(self, news: Sequence[Sequence[int]] | None = None) -> TextCandidates:
         """The candidates at the end of every text, whose last token is the root.

@@ -111,7 +111,7 @@ class Both(FixedSize):
         if depth >= 0:
             return depth < self.depth
         assert tree.text is not None
-        return self.alone >= 1.0 or bool(tree.text.chances[:, 0].mean() < self.alone)
+        return self.alone >= 1.0 or bool(tree.text.here.chances[:, 0].mean() < self.alone)
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """The size, where the draft was asked, and what the text adds."""
@@ -125,7 +125,7 @@ class Both(FixedSize):
 def text_count(tree: DraftTree, most: int, least: float) -> int:
     """Candidates of the text that are so likely, of a batch in the row with the most of them, up to a number."""
     assert tree.text is not None
-    return min(most, int((tree.text.chances > least).sum(dim=1).max()))
+    return min(most, int((tree.text.here.chances > least).sum(dim=1).max()))
 
 
 def check_chance(name: str, chance: float) -> None:

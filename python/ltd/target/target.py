@@ -145,15 +145,14 @@ class TargetSession:
     Attributes:
         cache: the keys and values; its `lengths` are the committed tokens.
         taps: the hidden states that its forwards keep.
-        features: (B, MAX_GAIN, F * hidden), those of the nodes that were committed last, and of any node behind them;
-            None if nothing is tapped.
+        features: (B, MAX_GAIN, F * hidden), room for those of the nodes that were accepted last; None if nothing is
+            tapped.
     """
 
     def __init__(self, target: Target, cache: KVCache, taps: tuple[int, ...]) -> None:
         self.target, self.cache, self.taps = target, cache, taps
         width = len(taps) * int(target.config.hidden_size)
         self.features = cache.keys.new_zeros(cache.batch, MAX_GAIN, width, dtype=target.dtype) if taps else None
-        self._nodes = torch.zeros(cache.batch, MAX_GAIN, dtype=torch.int32, device=target.device)
 
     def __enter__(self) -> TargetSession:
         return self
@@ -200,22 +199,14 @@ class TargetSession:
         block = TreeBlock(self.cache.lengths, nodes.positions, nodes.masks)
         return self.target.forward(nodes.tokens, block, self.cache, taps=self.taps)
 
-    def commit(self, path: torch.Tensor, gained: torch.Tensor, verified: Verified) -> None:
-        """Makes the accepted nodes part of the prefix and keeps their features; `note` tells the host how many.
+    def commit(self, path: torch.Tensor, gained: torch.Tensor) -> None:
+        """Makes the accepted nodes part of the prefix; `note` tells the host how many.
 
         Args:
             path: int32 (B, P), accepted nodes, root first; any behind them.
             gained: int32 (B,), how many count.
-            verified: what the forward over their tree said.
         """
         self.cache.commit(path, gained)
-        if verified.features is None or self.features is None:
-            return
-        # A path has no more nodes than the tree; behind its end may stand nodes of a larger one, of a cycle before.
-        count = min(verified.features.shape[1], path.shape[1])
-        nodes = torch.clamp(path[:, :count], max=verified.features.shape[1] - 1, out=self._nodes[:, :count])
-        for source, kept, chosen in zip(verified.features, self.features, nodes, strict=True):
-            torch.index_select(source, 0, chosen, out=kept[:count])
 
     def note(self, counts: list[int]) -> None:
         """Counts on the host what `commit` did on the device."""
@@ -224,7 +215,6 @@ class TargetSession:
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these; the features are then any."""
         self.cache.keep(rows)
-        self._nodes = self._nodes[: len(rows)]
         if self.features is not None:
             self.features = self.features[: len(rows)]
 
