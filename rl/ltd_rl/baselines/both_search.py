@@ -8,7 +8,7 @@ is `ltd_rl.baselines.lookup_search`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
@@ -18,8 +18,8 @@ from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies import Both, Lookup
-from ltd.tree import NOT_ASKED, candidate_count
-from ltd_rl.traces.format import RecordedGeneration
+from ltd.tree import NOT_ASKED
+from ltd_rl.traces.format import RecordedGeneration, shallow
 from ltd_rl.traces.outcomes import Total, catching_up, lengths_of, visited
 from ltd_rl.traces.replay import stages_of
 from ltd_rl.traces.text import Ranks, TextProposals, likeliest, propose_everywhere
@@ -123,17 +123,4 @@ def ground_of_text(
         chances=np.concatenate([proposed.chances for proposed in proposals]),
         ranks=ranks,
         there=there,
-    )
-
-
-def shallow(generation: RecordedGeneration, depth: int) -> RecordedGeneration:
-    """A generation as if recorded to no more than this depth, which makes replays faster."""
-    depth = min(depth, generation.depth)
-    count, levels = candidate_count(generation.width, depth), depth + 1
-    return replace(
-        generation,
-        candidates=generation.candidates[:, :count],
-        scores=generation.scores[:, :count],
-        path=generation.path[:, :levels],
-        ranks=generation.ranks[:, :levels, :levels],
     )
