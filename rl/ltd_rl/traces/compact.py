@@ -14,18 +14,18 @@ What comes back are generations like recorded ones, for whatever replays or trai
 stands last, with a score that no tree of K nodes or fewer chooses. So gains of trees of up to K nodes are what they
 were, but for pairs of candidates of different levels whose scores are so close that their order changed.
 
-The file is a `.safetensors` compressed by xz, with one entry of metadata: JSON as of a shard of whole traces, with the
-target, the draft head and the numbers above. Its arrays are those of `Packed`.
+A folder holds `traces.json`, which says what wrote them and names the other file by its hash, and
+`traces.safetensors.xz`, whose arrays are those of `Packed`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +33,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ltd.common.arrays import Floats
-from ltd.common.files import write_bytes
-from ltd.common.json_files import Count, Whole, parse_json
+from ltd.common.assets import TRACES_FACTS
+from ltd.common.files import write_bytes, write_text
+from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextScores
 from ltd.policies.learned.setting import Setting
+from ltd_rl.traces.format import FORMAT as SHARD_FORMAT
 from ltd_rl.traces.format import (
-    FORMAT,
-    METADATA,
     Header,
     RecordedGeneration,
     entry_of,
@@ -51,7 +51,9 @@ from ltd_rl.traces.format import (
 )
 from ltd_rl.traces.text import head_columns, propose_everywhere
 
-COMPACT = 1
+FORMAT, SCHEMA = "ltd-compact-traces", 1
+ARRAYS = "traces.safetensors.xz"
+KEYS = ("made_for", "width", "depth", "nodes", "sha256", "generations")
 LOWEST = 20.0  # scores below minus this are not told apart, except by their order
 STEPS = 255  # of scores from 0 to the lowest
 APART = 1e-5  # between neighbours of one level at least, so that their order is kept
@@ -197,27 +199,16 @@ def unpack(packed: Packed, header: Header) -> list[RecordedGeneration]:
     return split_arrays(header, arrays).generations
 
 
-# --- the file ---
-
-
-class CompactHeader(Header):
-    """The metadata of the file: that of a shard, with the format's number in `compact`.
-
-    `made_for` is the target and the head that wrote it, by `ltd.policies.learned.setting.Setting`.
-    """
-
-    compact: Whole
-    nodes: Count
-    made_for: dict[str, Any]
+# --- the folder ---
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompactTraces:
-    """What a file holds.
+    """What a folder holds.
 
     Attributes:
-        generations: like recorded ones. nodes: K, the largest trees whose gains are right.
-        made_for: the target, head and dtype of the recording.
+        generations: like recorded ones. nodes: K, the largest trees whose gains are right. made_for: target, head and
+            dtype of the recording.
     """
 
     generations: list[RecordedGeneration]
@@ -226,31 +217,59 @@ class CompactTraces:
 
 
 def save_compact(
-    file: Path, generations: Sequence[RecordedGeneration], scores: TextScores, depth: int, nodes: int, made_for: Setting
+    folder: Path,
+    generations: Sequence[RecordedGeneration],
+    scores: TextScores,
+    depth: int,
+    nodes: int,
+    made_for: Setting,
 ) -> None:
-    """Writes what is kept of recorded generations, at least one; see `pack`. The same bytes every time."""
-    entries = [entry_of(generation) for generation in generations]
-    header = {"compact": COMPACT, "format": FORMAT, "width": generations[0].width, "depth": depth, "nodes": nodes}
-    header |= {"made_for": asdict(made_for), "generations": entries}
+    """Writes what is kept of recorded generations, at least one, see `pack`; the facts last. The same bytes every time.
+
+    Args:
+        made_for: target, head, dtype and hardware of the recording.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
     packed = pack(generations, scores, depth, nodes)
-    arrays = {each.name: getattr(packed, each.name) for each in fields(Packed)}
-    content = save(arrays, metadata={METADATA: json.dumps(header)})
-    write_bytes(file, lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
+    arrays = save({each.name: getattr(packed, each.name) for each in fields(Packed)})
+    content = lzma.compress(arrays, preset=9 | lzma.PRESET_EXTREME)
+    facts = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "made_for": asdict(made_for),
+        "width": generations[0].width,
+        "depth": depth,
+        "nodes": nodes,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "generations": [entry_of(generation) for generation in generations],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / ARRAYS, content)
+        write_text(folder / TRACES_FACTS, json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}; name a place that is writable") from error
 
 
-def load_compact(file: Path) -> CompactTraces:
+def load_compact(folder: Path) -> CompactTraces:
     """Reads it again.
 
     Raises:
-        InputError: there is no such file, it is damaged, or of another format.
+        InputError: it is missing, damaged or of another format.
     """
     try:
-        content = lzma.decompress(file.read_bytes())
-        start = 8 + int.from_bytes(content[:8], "little")
-        entries = parse_json(content[8:start], dict[str, Any], "its head")
-        header = parse_json(entries["__metadata__"][METADATA], CompactHeader, f"its {METADATA}")
-        if (header["compact"], header["format"]) != (COMPACT, FORMAT):
-            raise ValueError(f"its format is {header['compact']}, this version reads {COMPACT}")
-        return CompactTraces(unpack(Packed(**load(content)), header), header["nodes"], Setting(**header["made_for"]))
+        facts = read_facts(
+            folder / TRACES_FACTS, FORMAT, SCHEMA, ("made_for", "width", "depth", "nodes", "sha256", "generations")
+        )
+        content = (folder / ARRAYS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+            raise InputError(f"{ARRAYS} is not the file that {TRACES_FACTS} was written for")
+        header = Header(
+            format=SHARD_FORMAT, width=facts["width"], depth=facts["depth"], generations=facts["generations"]
+        )
+        generations = unpack(Packed(**load(lzma.decompress(content))), header)
+        return CompactTraces(generations, facts["nodes"], Setting(**facts["made_for"]))
     except (OSError, EOFError, lzma.LZMAError, SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{file} cannot be read as compact traces ({error}); install ltd again") from error
+        raise InputError(f"the traces in {folder} cannot be used: {error}") from error
