@@ -156,8 +156,8 @@ def test_what_was_quickly_tuned_comes_after_what_was_tuned_and_before_what_is_sh
     remove_kept(folder)
     write_rule("both:depth=1:size=3", {}, folder / RULE)
     assert (str(found(HERE).policy), found(HERE).origin) == (str(ltd.Both(1, 3)), "quick")
-    write_rule("static:2:9", {}, bundle_folder(HERE) / RULE)
-    assert (found(HERE).policy, found(HERE).origin) == (ltd.Static(2, 9), "tuned")
+    write_rule("lookup:size=4", {}, bundle_folder(HERE) / RULE)
+    assert (found(HERE).policy, found(HERE).origin) == (ltd.Lookup(4), "tuned")
 
 
 def test_a_damaged_quickly_tuned_bundle_is_left_out_with_a_warning(shipped: Path) -> None:
