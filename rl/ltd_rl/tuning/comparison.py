@@ -17,7 +17,7 @@ from ltd.policies.learned.store import QUICK, kept_bundle, kept_rule, shipped_bu
 from ltd.policies.static import Static
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.tuning.fixed import method_of
-from ltd_rl.tuning.work import BUNDLE, DEFAULT, HELD_OUT, LEARNED, Work, announce
+from ltd_rl.tuning.work import BUNDLE, DEFAULT, HELD_OUT, LEARNED, SHIPPED, Work, announce
 
 FEW = 10  # questions of a task
 
