@@ -57,7 +57,7 @@ demo: install ## generate with and without draft trees, and compare
 	@echo
 	@echo "What to try next:"
 	@echo "  $(LTD) generate \"Why is the sky blue?\"   # a prompt of yours"
-	@echo "  $(LTD) tune                              # policies for this machine, used from then on"
+	@echo "  $(LTD) tune --quick                      # policies for this machine in half a minute, used from then on"
 	@echo "  $(LTD) --help                            # what else there is; README.md tells more"
 	@echo "  make test                                       # the tests"
 

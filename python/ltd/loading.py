@@ -53,8 +53,9 @@ def load(
             works with every target; "none" leaves plain decoding only, and so does the policy "none". None is the
             shipped head where it has the sizes for the target, as for the default one, and else "lookup".
         policy: how deep to draft and how many candidates to verify; None is the policy that `ltd tune` made for this
-            target, draft and machine, or else a shipped one that fits, or else "static", a static setting for this
-            kind of machine; "none" is plain decoding; anything else is the folder of a policy bundle.
+            target, draft and machine, or else `ltd tune --quick`, or else a shipped one that fits, or else "static", a
+            static setting for this kind of machine; "none" is plain decoding; anything else is the folder of a policy
+            bundle.
         dtype: auto (the fastest of this machine), float32, bfloat16 or float16.
         device: cpu, cuda or cuda:N; "auto" is the GPU once `make gpu-check` has passed on it with this build, and until
             then the CPU. Where there is a GPU, which it is, and why, is said on standard error.

@@ -1,4 +1,4 @@
-"""Which policy a decoder gets: a given one, one that was tuned here, a shipped one, or a static tree.
+"""Which policy a decoder gets: a given one, one that was tuned or quickly tuned here, a shipped one, or a static tree.
 
 `choose_policy` is the one place where this is decided, for everything that decodes and for everything that only says
 what would.
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PretrainedConfig
 
+from ltd.common.assets import TRACES_FACTS, shipped_traces
 from ltd.common.files import expand_user
+from ltd.common.json_files import read_json
 from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.base import DEFAULT_WIDTH
@@ -24,7 +26,16 @@ from ltd.policies import Both, Learned, Lookup, Policy, Static
 from ltd.policies.base import MadeForHead, check_policy, check_without_draft
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits
-from ltd.policies.learned.store import shipped_bundle, tuned_bundle, tuned_rule
+from ltd.policies.learned.store import (
+    FREE_WHEN_SHIPPED,
+    QUICK,
+    TUNED,
+    KeptBy,
+    facts_of,
+    kept_bundle,
+    kept_rule,
+    shipped_bundle,
+)
 from ltd.target.model import ModelName, NamedModel
 
 NONE, STATIC = "none", "static"  # what a policy may be called beside its bundle's folder
@@ -36,6 +47,10 @@ DEFAULT_CPU_POLICY = Both(depth=1, size=3, text=8, alone=0.4)
 DEFAULT_GPU_POLICY = Static(depth=8, size=60)
 DEFAULT_LOOKUP_POLICY = Lookup(size=8)  # without a draft
 ADVICE = "ltd tune makes one for this machine"
+TESTED_ADVICE = "ltd tune takes minutes, and tests what it keeps"
+QUICK_ADVICE = "ltd tune --quick fits one to this machine in about half a minute"
+KEPT_BY: tuple[KeptBy, ...] = (TUNED, QUICK)  # the better known goes first
+FREE_OF_TRACES = (*FREE_WHEN_SHIPPED, "dtype")  # a type rounds what is drafted and accepted a little differently
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,16 +60,18 @@ class ChosenPolicy:
     Attributes:
         policy: ready to use; None is plain decoding.
         origin: "given", as it was asked for; or, by default, "tuned", which `ltd tune` made for exactly this setting,
-            "shipped", which may be made for another processor, or "static", as no learned one fits; "none" is plain
-            decoding, asked for with the policy or the draft.
+            "quick", which `ltd tune --quick` did, "shipped", which may be made for another processor, or "static", as
+            no learned one fits; "none" is plain decoding, asked for with the policy or the draft.
         bundle: that it was read with, if it was.
-        file: that it was read from, if it is a rule that `ltd tune` kept.
+        file: that it was read from, if it is a rule that was kept here.
+        advice: how to come to a better one, for people.
     """
 
     policy: Policy | None
-    origin: Literal["given", "tuned", "shipped", "static", "none"]
+    origin: Literal["given", "tuned", "quick", "shipped", "static", "none"]
     bundle: Bundle | None = None
     file: Path | None = None
+    advice: str = ADVICE
 
     @property
     def files(self) -> list[Path]:
@@ -67,15 +84,16 @@ class ChosenPolicy:
         if self.origin == "none":
             return "plain decoding"
         if self.origin == "static":
-            return f"{self.policy}, as no learned one fits; {ADVICE}"
-        if self.file is not None:
-            return f"{self.policy}, tuned for this machine, in {self.file}"
-        if self.bundle is None:
-            return f"{self.policy}, as asked for"
+            return f"{self.policy}, as no learned one fits; {self.advice}"
         if self.origin == "shipped":
+            assert self.bundle is not None
             made = self.bundle.policy.made_for.hardware or "an unknown processor"
-            return f"{self.policy}, shipped with ltd and tuned on {made}; {ADVICE}"
-        return f"{self.policy}, {'tuned for this machine, ' * (self.origin == 'tuned')}in {self.bundle.folder}"
+            return f"{self.policy}, shipped with ltd and tuned on {made}; {self.advice}"
+        folder = None if self.bundle is None else self.bundle.folder
+        if (place := self.file or folder) is None:
+            return f"{self.policy}, as asked for"
+        how = {TUNED: "tuned for this machine, ", QUICK: "quickly tuned for this machine, "}.get(self.origin, "")
+        return f"{self.policy}, {how}in {place}" + f"; {self.advice}" * (self.origin == QUICK)
 
 
 def choose_policy(
@@ -85,7 +103,8 @@ def choose_policy(
 
     Args:
         asked: a policy, the folder of a bundle, "static" for the static tree of this kind of device, or "none"; None is
-            the bundle that `ltd tune` made for this setting, or else a shipped one that fits, or else "static".
+            what `ltd tune` made for this setting, or else `ltd tune --quick`, or else a shipped bundle that fits, or
+            else "static".
         setting: says what a policy meets here; None where there is no draft to decide about, whatever is asked for.
             It is called only where the answer depends on it, as it reads the whole draft head for its hash.
         device: where the decoder is.
@@ -140,14 +159,29 @@ def _best_known(setting: Setting | None, device: torch.device) -> ChosenPolicy:
     """What is taken by itself; for a head whose hash is unknown there is no bundle."""
     if setting is None:
         return ChosenPolicy(None, "none")
+    advice = QUICK_ADVICE if quick_tunes(setting, device) else ADVICE
     if setting.head_sha256 is not None:
-        if (bundle := tuned_bundle(setting, device)) is not None:
-            return ChosenPolicy(bundle.policy, "tuned", bundle)
-        if (found := tuned_rule(setting)) is not None:
-            return ChosenPolicy(found[1], "tuned", file=found[0])
+        for kept_by in KEPT_BY:
+            if (bundle := kept_bundle(setting, device, kept_by)) is not None:
+                return ChosenPolicy(bundle.policy, kept_by, bundle, advice=TESTED_ADVICE)
+            if (found := kept_rule(setting, kept_by)) is not None:
+                return ChosenPolicy(found[1], kept_by, file=found[0], advice=TESTED_ADVICE)
         if (bundle := shipped_bundle(setting, device)) is not None:
-            return ChosenPolicy(bundle.policy, "shipped", bundle)
-    return ChosenPolicy(static_tree(device, looks_up=setting.head_sha256 == LOOKUP), "static")
+            return ChosenPolicy(bundle.policy, "shipped", bundle, advice=advice)
+    return ChosenPolicy(static_tree(device, looks_up=setting.head_sha256 == LOOKUP), "static", advice=advice)
+
+
+def quick_tunes(setting: Setting, device: torch.device) -> bool:
+    """Whether `ltd tune --quick` can make a policy for a setting: the traces of one target and head are shipped.
+
+    Where tokens are looked up and nothing is drafted, the head does not count.
+    """
+    try:
+        traced = Setting(**read_json(shipped_traces() / TRACES_FACTS, dict[str, Any])["made_for"])
+    except (InputError, LookupError, TypeError):
+        return False  # an installation without them
+    free = (*FREE_OF_TRACES, *(("head_sha256", "width") if setting.head_sha256 == LOOKUP else ()))
+    return device.type == "cpu" and facts_of(traced, free) == facts_of(setting, free)
 
 
 def static_tree(device: torch.device, *, looks_up: bool = False) -> Policy:

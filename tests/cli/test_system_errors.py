@@ -23,7 +23,7 @@ from ltd.common.journal import Journal
 from ltd.common.program import run_program
 from ltd.common.shards import write_shard
 from ltd.errors import InputError
-from ltd.policies.learned.store import tuned_bundle
+from ltd.policies.learned.store import kept_bundle
 from ltd.policy_choice import setting_of
 from ltd.target import locate
 from ltd.training.loop import save_state
@@ -211,7 +211,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(
         locate.locate(tmp_path / "model.gguf")
     decoder = ltd.load(tiny_target("llama"), tiny_head("llama"), dtype="float32")  # which has nothing to cache
     setting = setting_of(decoder)
-    assert setting is not None and tuned_bundle(setting, decoder.target.device) is None
+    assert setting is not None and kept_bundle(setting, decoder.target.device) is None
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import ltd
+from ltd.common.assets import TRACES_FACTS, shipped_traces
+from ltd.drafts.opening import LOOKUP
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.methods import TreeMethod
 from ltd.loading import load
@@ -21,8 +23,9 @@ from ltd.policies.learned import store
 from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
-from ltd.policies.learned.store import bundle_folder
-from ltd.policy_choice import ChosenPolicy, choose_policy, expected_setting, setting_of
+from ltd.policies.learned.store import bundle_folder, quick_folder, remove_kept
+from ltd.policies.rule_file import RULE, write_rule
+from ltd.policy_choice import ChosenPolicy, choose_policy, expected_setting, quick_tunes, setting_of
 from ltd.target.device import resolve_device
 
 Folder = Callable[[str], Path]
@@ -136,6 +139,51 @@ def test_the_most_similar_shipped_bundle_counts_and_a_tuned_one_before_all(shipp
     assert (found_size(HERE), found_size(replace(HERE, hardware="unknown"))) == (2, 1)
     save(HERE, bundle_folder(HERE), 4)
     assert found_size(HERE) == 4
+
+
+def test_what_was_quickly_tuned_comes_after_what_was_tuned_and_before_what_is_shipped(shipped: Path) -> None:
+    save(replace(HERE, hardware="another"), shipped / "one", 1)
+    assert (found_size(HERE), found(HERE).origin) == (1, "shipped")
+    folder = save(HERE, quick_folder(HERE), 2)
+    assert (found_size(HERE), found(HERE).origin, found(HERE).files) == (2, "quick", [folder / "policy.json"])
+    assert "quickly tuned for this machine, in" in str(found(HERE)) and "ltd tune takes minutes" in str(found(HERE))
+    for change in CHANGES:
+        assert found(replace(HERE, **change)).origin != "quick"
+    save(HERE, bundle_folder(HERE), 3)
+    assert (found_size(HERE), found(HERE).origin) == (3, "tuned")
+    remove_kept(bundle_folder(HERE))
+    assert found(HERE).origin == "quick"
+    remove_kept(folder)
+    write_rule("both:depth=1:size=3", {}, folder / RULE)
+    assert (str(found(HERE).policy), found(HERE).origin) == (str(ltd.Both(1, 3)), "quick")
+    write_rule("lookup:size=4", {}, bundle_folder(HERE) / RULE)
+    assert (found(HERE).policy, found(HERE).origin) == (ltd.Lookup(4), "tuned")
+
+
+def test_a_damaged_quickly_tuned_bundle_is_left_out_with_a_warning(shipped: Path) -> None:
+    save(replace(HERE, hardware="another"), shipped / "one", 1)
+    folder = save(HERE, quick_folder(HERE), 2)
+    (folder / "policy.safetensors").write_bytes(b"half")
+    with pytest.warns(UserWarning, match=r"policy.safetensors is not the file .* left out"):
+        assert found(HERE).origin == "shipped"
+
+
+def test_quick_tuning_is_for_the_target_and_the_head_of_the_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = Setting(**json.loads((shipped_traces() / TRACES_FACTS).read_text())["made_for"])
+    for change in (
+        {},
+        {"dtype": "float32"},
+        {"hardware": "another", "threads": 1},
+        {"head_sha256": LOOKUP, "width": 7},
+    ):
+        assert quick_tunes(replace(traced, **change), CPU)
+        assert "ltd tune --quick" in found(replace(traced, **change)).advice
+    for change in ({"layers": 9}, {"vocab_size": 96}, {"head_sha256": "other"}, {"head_sha256": None}):
+        assert not quick_tunes(replace(traced, **change), CPU)
+        assert "--quick" not in found(replace(traced, **change)).advice
+    assert not quick_tunes(traced, torch.device("cuda"))
+    monkeypatch.setattr("ltd.policy_choice.shipped_traces", lambda: Path("nowhere"))
+    assert not quick_tunes(traced, CPU)
 
 
 def test_threads_count_for_tuned_bundles_and_not_for_shipped_ones(shipped: Path) -> None:

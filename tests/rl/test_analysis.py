@@ -32,8 +32,7 @@ from ltd_rl.analysis.report import plot, summarise
 from ltd_rl.analysis.totals import PARTS, Analysis, ReplayedTotal, spend
 from ltd_rl.analysis.ways import TaskGround, fixed, learned, ruled
 from ltd_rl.baselines import both_search
-from ltd_rl.baselines.both_search import shallow
-from ltd_rl.traces.format import save_shard
+from ltd_rl.traces.format import save_shard, shallow
 from ltd_rl.traces.optimum import hindsight, optimum
 from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
 from ltd_rl.traces.replay import replay

@@ -12,8 +12,8 @@ from made_traces import made_generations, made_latency
 from ltd.errors import InputError
 from ltd.policies import Both, Lookup
 from ltd_rl.baselines import both_search
-from ltd_rl.baselines.both_search import best_both, ground_of_text, rule_decisions, shallow, spent
-from ltd_rl.traces.format import RecordedGeneration
+from ltd_rl.baselines.both_search import best_both, ground_of_text, rule_decisions, spent
+from ltd_rl.traces.format import RecordedGeneration, shallow
 from ltd_rl.traces.outcomes import Total, outcomes_of, total
 from ltd_rl.traces.replay import replay
 from ltd_rl.traces.text import likeliest, propose_everywhere

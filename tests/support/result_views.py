@@ -15,7 +15,7 @@ def scores(data: dict[str, Any], choice: str) -> Rows:
         tasks = score["tasks"]
         cells = {task: f"{found['speedup']:.2f}x / {found['acceptance_length']:.2f}" for task, found in tasks.items()}
         low, high = tasks["mean"]["interval"]
-        sampled = data["temperature 1"]["scores"].get(name)
+        sampled = data.get("temperature 1", {"scores": {}})["scores"].get(name)
         rows[label(name)] = {
             **cells,
             "95 %": f"{low:.2f} … {high:.2f}",

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ltd.cli.generate import describe, stream_text
+from ltd.cli.offer import offer_quick_tune
 from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, MaxNewTokensOption, TargetOption, ThreadsOption
 from ltd.errors import InputError
 
@@ -57,6 +58,7 @@ def demo(
         drafted, plain = compare(decoder, prompt, runs, max_new_tokens)
         table.add_row(f"{number}", *cells(drafted, plain, str(decoder.target.dtype).removeprefix("torch.")))
     Console().print("", table)
+    offer_quick_tune(decoder)
 
 
 def compare(decoder: Decoder, prompt: str, runs: int, max_new_tokens: int) -> list[Outcome]:

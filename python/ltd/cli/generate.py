@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltd.cli.offer import offer_quick_tune
 from ltd.cli.options import (
     GREEDY,
     DeviceOption,
@@ -91,6 +92,8 @@ def generate(
         print(json.dumps({"text": shown, "token_ids": token_ids, **decoder.last_statistics.to_dict()}))
     else:
         print(describe(decoder.last_statistics), file=sys.stderr)
+    if asked is None:
+        offer_quick_tune(decoder)
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:

@@ -57,12 +57,12 @@ def facts() -> dict[str, str]:
 
 def default_policy(dtype: torch.dtype, device: torch.device) -> str:
     """The policy that `ltd.load()` would take here and where it comes from; asks no network."""
-    from ltd.policy_choice import ADVICE, choose_policy, expected_setting
+    from ltd.policy_choice import QUICK_ADVICE, choose_policy, expected_setting
     from ltd.target.locate import local_default
 
     target = local_default()
     if target is None:
-        return f"chosen at the first use, as the default target is not on this machine yet; {ADVICE}"
+        return f"chosen at the first use, as the default target is not on this machine yet; {QUICK_ADVICE}"
     return str(choose_policy(None, partial(expected_setting, target, None, dtype, device), device))
 
 

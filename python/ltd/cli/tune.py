@@ -9,18 +9,35 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, LimitOption, TargetOption, ThreadsOption, names
+from ltd.cli.options import (
+    DeviceOption,
+    DraftOption,
+    DtypeOption,
+    LimitOption,
+    TargetOption,
+    ThreadsOption,
+    names,
+    refuse_unused,
+)
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
     from ltd.evaluation.scores import Score
     from ltd_rl.tuning.keeping import Tuned
 
+# What `--quick` makes no use of.
+NOT_QUICK = ("data_dir", "tasks", "limit", "max_new_tokens", "trainer", "reward")
+NOT_QUICK += ("seconds", "questions", "out", "device")
 # The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
 REWARD_HELP = "What training maximises: ratio or renewal; with ppo also length or time."
 
 
 def tune(
+    context: typer.Context,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="In half a minute: from shipped traces, and nothing is tried in real use."),
+    ] = False,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
     ] = None,
@@ -39,6 +56,10 @@ def tune(
     threads: ThreadsOption = None,
 ) -> None:
     """Make policies for this machine, and use them from then on: measure, record, train, compare, keep."""
+    if quick:
+        refuse_unused(context, NOT_QUICK, "--quick learns from shipped traces and")
+        tune_quickly(target, draft, dtype, threads)
+        return
     from ltd_rl.tuning.config import TuneConfig
     from ltd_rl.tuning.tune import tune as run
 
@@ -62,6 +83,22 @@ def tune(
     for table in comparison(tuned):
         Console().print(table.rich())
     print(verdict(tuned), file=sys.stderr)
+
+
+def tune_quickly(target: str | None, draft: str | None, dtype: str, threads: int | None) -> None:
+    """Measures costs and fits the shipped policies to them."""
+    from ltd.common.table import Table
+    from ltd_rl.tuning.quick import PLAIN, quick_tune
+
+    tuned = quick_tune(target, draft, dtype=dtype, threads=threads)
+    plain = tuned.replayed[PLAIN]
+    rows = [[name, f"{speed:.1f}", f"{speed / plain:.2f}x"] for name, speed in tuned.replayed.items()]
+    title = "Answers that nothing was learned with, replayed with this machine's costs"
+    Console().print(Table(title, ["", "tokens/s", "speedup"], rows).rich())
+    kept = "Nothing was faster than plain decoding, so no policy is kept; --policy none decodes plainly."
+    if tuned.kept is not None:
+        kept = f"ltd uses {tuned.kept} here from now on; ltd tune takes minutes, and tests what it keeps."
+    print(kept, file=sys.stderr)
 
 
 def verdict(tuned: Tuned) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+TRACES_FACTS = "traces.json"  # in the folder of the traces: what wrote them
 SHIPPED_FOR = "smollm2-135m-instruct"  # the default target
 
 
@@ -26,6 +27,11 @@ def shipped_chain() -> Path:
 def shipped_policies() -> Path:
     """The folder of the policy bundles, all of them made for processors."""
     return assets() / "policies"
+
+
+def shipped_traces() -> Path:
+    """The folder of the compact traces that `ltd tune --quick` learns from."""
+    return assets() / f"traces-{SHIPPED_FOR}"
 
 
 def shipped_baseline(kind: str) -> Path:

@@ -8,7 +8,7 @@ is `ltd_rl.baselines.lookup_search`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
@@ -18,8 +18,8 @@ from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies import Both, Lookup
-from ltd.tree import NOT_ASKED, candidate_count
-from ltd_rl.traces.format import RecordedGeneration
+from ltd.tree import NOT_ASKED
+from ltd_rl.traces.format import RecordedGeneration, shallow
 from ltd_rl.traces.outcomes import Total, catching_up, lengths_of, visited
 from ltd_rl.traces.replay import stages_of
 from ltd_rl.traces.text import Ranks, TextProposals, likeliest, propose_everywhere
@@ -51,30 +51,59 @@ class TextGround:
 
 
 def best_both(
-    generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores
+    generations: Sequence[RecordedGeneration],
+    latency: LatencyModel,
+    scores: TextScores,
+    rules: Sequence[Both] | None = None,
 ) -> tuple[Both, Total]:
     """The rule with the most tokens per second on these generations, and what it comes to; of equals, the first.
 
     Args:
-        generations: from the traces, of a head. latency: the machine's. scores: how likely looked-up tokens are.
+        generations: from the traces, of a head. latency: the machine's. scores: how likely looked-up tokens are. rules:
+            to choose among; None is the whole grid.
 
     Raises:
         InputError: there is no position, or no head.
     """
-    kept = [shallow(generation, DEEPEST) for generation in generations if generation.positions > 0]
-    if not kept:
-        raise InputError("there is no cycle in these traces; record longer answers")
+    kept = with_positions(generations)
     deepest = min(generation.depth for generation in kept)
     if deepest < 0:
         raise InputError("these traces are without a draft, so there is no tree for the text to stand in; use Lookup")
-    proposals = [propose_everywhere(generation, scores, TEXTS[-1]) for generation in kept]
+    rules = rules_of(TEXTS, min(deepest, DEEPEST), SIZES, ALONE) if rules is None else rules
+    texts = sorted({rule.text for rule in rules})
+    proposals = [propose_everywhere(generation, scores, texts[-1]) for generation in kept]
     found = []
-    for text in TEXTS:
+    for text in texts:
         ground = ground_of_text(kept, [likeliest(proposed, text) for proposed in proposals], latency)
-        for depth, size, alone in product(range(min(deepest, DEEPEST) + 1), SIZES, ALONE):
-            rule = Both(depth, size, text, alone)
-            found.append((rule, spent(ground, *rule_decisions(rule, ground.chances))))
+        for rule in rules:
+            if rule.text == text:
+                found.append((rule, spent(ground, *rule_decisions(rule, ground.chances))))
     return max(found, key=lambda entry: entry[1].throughput)
+
+
+def rules_of(texts: Sequence[int], deepest: int, sizes: Sequence[int], alone: Sequence[float]) -> list[Both]:
+    """All rules with these numbers, and depths from 0."""
+    return [
+        Both(depth, size, text, chance)
+        for text, depth, size, chance in product(texts, range(deepest + 1), sizes, alone)
+    ]
+
+
+def total_of_rule(
+    rule: Lookup | Both, generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores
+) -> Total:
+    """What one rule comes to, which drafts no deeper than `DEEPEST`; raises InputError if there is no position."""
+    kept = with_positions(generations)
+    ground = ground_of_text(kept, [propose_everywhere(each, scores, rule.max_text) for each in kept], latency)
+    return spent(ground, *rule_decisions(rule, ground.chances))
+
+
+def with_positions(generations: Sequence[RecordedGeneration]) -> list[RecordedGeneration]:
+    """Those that have any, no deeper than rules draft; raises InputError if there are none."""
+    kept = [shallow(generation, DEEPEST) for generation in generations if generation.positions > 0]
+    if not kept:
+        raise InputError("there is no cycle in these traces; record longer answers")
+    return kept
 
 
 def rule_decisions(rule: Lookup | Both, chances: Floats) -> tuple[Integers, Integers]:
@@ -123,17 +152,4 @@ def ground_of_text(
         chances=np.concatenate([proposed.chances for proposed in proposals]),
         ranks=ranks,
         there=there,
-    )
-
-
-def shallow(generation: RecordedGeneration, depth: int) -> RecordedGeneration:
-    """A generation as if recorded to no more than this depth, which makes replays faster."""
-    depth = min(depth, generation.depth)
-    count, levels = candidate_count(generation.width, depth), depth + 1
-    return replace(
-        generation,
-        candidates=generation.candidates[:, :count],
-        scores=generation.scores[:, :count],
-        path=generation.path[:, :levels],
-        ranks=generation.ranks[:, :levels, :levels],
     )

@@ -37,8 +37,8 @@ decoder: one that reads states decides the same unless two of its actions are th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,6 +153,19 @@ def continuations(tokens: NDArray[np.int64], roots: NDArray[np.int64], count: in
     return following
 
 
+def shallow(generation: RecordedGeneration, depth: int) -> RecordedGeneration:
+    """A generation as if recorded to no more than this depth, which makes replays faster."""
+    depth = min(depth, generation.depth)
+    count, levels = candidate_count(generation.width, depth), depth + 1
+    return replace(
+        generation,
+        candidates=generation.candidates[:, :count],
+        scores=generation.scores[:, :count],
+        path=generation.path[:, :levels],
+        ranks=generation.ranks[:, :levels, :levels],
+    )
+
+
 def path_ranks(scores: NDArray[np.float32], path: NDArray[np.int16], width: int) -> NDArray[np.uint16]:
     """The ranks of the path's nodes among the candidates of every depth, as this file's head defines them.
 
@@ -190,22 +203,24 @@ def comes_before(scores: NDArray[np.float32], score: NDArray[np.float32], node: 
 
 def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int, depth: int) -> None:
     """Writes the generations, at least one, under a temporary name, then renames."""
-    entries = [
-        {
-            "task": generation.task,
-            "question_id": generation.question_id,
-            "turn": generation.turn,
-            "prompt_length": generation.prompt_length,
-            "length": len(generation.tokens),
-        }
-        for generation in generations
-    ]
+    entries = [entry_of(generation) for generation in generations]
     header = {"format": FORMAT, "width": width, "depth": depth, "generations": entries}
     arrays = {
         name: np.concatenate([getattr(generation, name) for generation in generations])
         for name in (*BY_POSITION, "tokens")
     }
     write_bytes(file, save(arrays, metadata={METADATA: json.dumps(header)}))
+
+
+def entry_of(generation: RecordedGeneration) -> GenerationEntry:
+    """What the metadata says of it."""
+    return {
+        "task": generation.task,
+        "question_id": generation.question_id,
+        "turn": generation.turn,
+        "prompt_length": generation.prompt_length,
+        "length": len(generation.tokens),
+    }
 
 
 def load_traces(folder: str | Path) -> Traces:
@@ -235,7 +250,7 @@ def load_shard(file: Path) -> Traces:
         header, arrays = _map_arrays(file)
         if header["format"] != FORMAT:
             raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
-        return _split(header, arrays)
+        return split_arrays(header, arrays)
     except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f"{file} cannot be read as traces ({error}); delete it and record it again") from error
 
@@ -253,8 +268,8 @@ def _map_arrays(file: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     return header, arrays
 
 
-def _split(header: Header, arrays: dict[str, NDArray[Any]]) -> Traces:
-    """Each generation's part of the arrays; ValueError if they do not add up."""
+def split_arrays(header: Header, arrays: Mapping[str, NDArray[Any]]) -> Traces:
+    """Each generation's part of the arrays of a shard; ValueError if they do not add up."""
     width, depth, generations = header["width"], header["depth"], []
     token = position = 0
     for entry in header["generations"]:

@@ -24,12 +24,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ltd.common.arrays import Floats
@@ -40,12 +39,13 @@ from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
 from ltd.tree import NOT_ASKED
 from ltd_rl.environments.rewards import REWARDS, check_reward
-from ltd_rl.traces.observations import Observer, decided, first_asked, looks_up, observers_of
+from ltd_rl.traces.observations import decided, first_asked, looks_up, observers_of
 from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Outcomes, reading_after
+from ltd_rl.trainers.standardised import Standardised
+from ltd_rl.trainers.warm_start import nearest, taken_over
 
 WARM_UP_STEPS = 50
-SPREAD = 1e-3  # least standard deviation that an input is divided by: some never change
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,7 @@ def train_exact(
     config: ExactConfig,
     made_for: Setting,
     progress: Callable[[Epoch], None] = lambda epoch: None,
+    start: Learned | None = None,
 ) -> ExactResult:
     """Trains both policies; the ladder and the depth limit are those of the outcomes.
 
@@ -120,6 +121,7 @@ def train_exact(
         config: how.
         made_for: goes into the policy.
         progress: told after every epoch.
+        start: whose networks to begin with, see `ltd_rl.trainers.warm_start`; None is random weights.
 
     Raises:
         InputError: outcomes of different ladders, depths or numbers of text candidates, or layouts that show something
@@ -130,6 +132,8 @@ def train_exact(
     if training.max_text != validation.max_text:
         raise InputError("training and validation need the same number of text candidates")
     trainer = ExactTrainer(training, layouts, config)
+    if start is not None:
+        trainer.begin_with(start)
     held_out = observers_of(validation, *trainer.layouts)
     best: tuple[float, Learned] | None = None
     epochs: list[Epoch] = []
@@ -181,6 +185,15 @@ class ExactTrainer:
     def batches(self) -> int:
         """Updates per epoch."""
         return max(1, self.outcomes.positions // self.config.batch)
+
+    def begin_with(self, policy: Learned) -> None:
+        """Takes over a policy's networks; raises InputError if they read what these do not, or have other widths."""
+        depth, size = self.networks
+        if policy.depth_network is not None:
+            depth.take(taken_over(policy.depth_network, self.layouts[0]))
+        if policy.size_network is not None:
+            rows = nearest(policy.sizes, self.outcomes.sizes)
+            size.take(taken_over(policy.size_network, self.layouts[1], rows))
 
     def epoch(self) -> None:
         """One pass over all positions."""
@@ -253,48 +266,3 @@ def check_text(outcomes: Outcomes, layouts: tuple[Layout | Summary, Layout | Sum
     if True in shown and not outcomes.max_text:
         raise InputError("the policies see what the text proposes, but nothing was looked up; give tables with text")
     return True in shown
-
-
-class Standardised(nn.Module):
-    """An MLP with ReLU on inputs brought to mean 0 and deviation 1, as they are over all positions and depths.
-
-    Args:
-        observer: of its observations. outputs: how many. hidden: widths of the layers between.
-    """
-
-    def __init__(self, observer: Observer, outputs: int, hidden: tuple[int, ...]) -> None:
-        super().__init__()
-        self.mean, self.deviation = moments(observer)
-        widths = (observer.layout.width, *hidden, outputs)
-        layers: list[nn.Module] = []
-        for inputs, count in pairwise(widths):
-            layers += [nn.Linear(inputs, count), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """float32 (n, width) → (n, outputs)."""
-        result: Tensor = self.layers((observations - self.mean) / self.deviation)
-        return result
-
-    def weights(self) -> tuple[Tensor, ...]:
-        """w0, b0, w1, b1, … of the same function on the observations as they are."""
-        tensors = [parameter.detach().clone() for parameter in self.layers.parameters()]
-        tensors[0] = tensors[0] / self.deviation
-        tensors[1] = tensors[1] - tensors[0] @ self.mean
-        return tuple(tensors)
-
-
-def moments(observer: Observer) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, float32 (width,), of the observations at all positions and stages."""
-    outcomes, width = observer.outcomes, observer.layout.width
-    sums, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-    levels = range(first_asked(observer.layout), outcomes.depth + 1)
-    for level in levels:
-        for rows in np.array_split(np.arange(outcomes.positions), 1 + outcomes.positions // 4096):
-            seen = observer.at(rows, level).double()
-            sums += seen.sum(0)
-            squares += seen.square().sum(0)
-    count = outcomes.positions * len(levels)
-    mean = sums / count
-    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), (deviation + SPREAD).float()

@@ -13,6 +13,7 @@ from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.questions import load_questions
 from ltd.policies import Both, Lookup
 from ltd.policies.learned.bundle import FACTS
+from ltd.policies.learned.store import QUICK, kept_bundle, kept_rule, shipped_bundle
 from ltd.policies.static import Static
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.tuning.fixed import method_of
@@ -25,13 +26,12 @@ def compare(
     work: Work, held_out: list[RecordedGeneration], static: tuple[int, int] | None, rule: Both | Lookup
 ) -> tuple[Record, dict[str, str]]:
     """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
-    shipped = work.shipped
     names = {
         "plain decoding": BASELINE,
         DEFAULT: method_of(work.default),
         **static_names(static),
         "the best of both" if work.drafts else "the best lookup": method_of(rule),
-        **({} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}),
+        **untuned(work),
         LEARNED: f"bundle:{work.folder / BUNDLE}",
     }
     methods = tuple(dict.fromkeys(names.values()))
@@ -54,6 +54,17 @@ def compare(
         methods=methods,
     )
     return evaluate(config, work.load), names
+
+
+def untuned(work: Work) -> dict[str, str]:
+    """The method that would be used here without tuning, by its name for people; empty if that is the default."""
+    device = work.decoder.target.device
+    if (quick := kept_bundle(work.setting, device, QUICK)) is not None:
+        return {QUICK: f"bundle:{quick.folder}"}
+    if (found := kept_rule(work.setting, QUICK)) is not None:
+        return {QUICK: method_of(found[1])}
+    shipped = shipped_bundle(work.setting, device)
+    return {} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}
 
 
 def static_names(static: tuple[int, int] | None) -> dict[str, str]:

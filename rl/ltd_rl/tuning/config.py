@@ -1,14 +1,18 @@
-"""What `ltd tune` is asked to do, and whether that can be done."""
+"""What `ltd tune` is asked to do, whether that can be done, and what for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ltd.common.threads import check_threads
+from ltd.common.threads import check_threads, set_threads
 from ltd.errors import InputError
 from ltd.evaluation.questions import load_questions
 from ltd.latency.cycle_bench import Plan
+from ltd.policies.learned.setting import Setting
+from ltd.policy_choice import expected_setting
+from ltd.target.device import resolve_device, resolve_dtype
+from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.environments.rewards import TRAINERS, check_reward
 from ltd_rl.traces.human_eval import TASK, find_problems
 from ltd_rl.traces.splits import LEAST_COMPARED, LEAST_QUESTIONS, check_three_ways
@@ -72,3 +76,21 @@ def check_questions(config: TuneConfig) -> None:
     else:
         questions = load_questions(config.data_dir, config.tasks, config.limit)
         check_three_ways((question.task, question.question_id) for question in questions)
+
+
+def setting_here(target: str | None, draft: str | None, dtype: str, threads: int | None, device: str) -> Setting:
+    """What policies are to be made for, known without loading weights; sets the number of threads.
+
+    Args:
+        target, draft, dtype, threads, device: as for `ltd.load`; the draft is not "none".
+
+    Raises:
+        InputError: there is no such target or head, or none that a bundle can be known to belong to.
+    """
+    set_threads(threads)  # a setting has the number of threads
+    place = resolve_device(device)
+    here = expected_setting(target, draft, resolve_dtype(dtype, place), place)
+    assert here is not None, "the draft none leaves nothing to decide"
+    if here.head_sha256 is None:
+        raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
+    return replace(here, target=Path(target or DEFAULT_TARGET).name)

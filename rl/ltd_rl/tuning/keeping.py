@@ -8,12 +8,11 @@ from typing import Any
 
 from ltd.common.journal import Record
 from ltd.common.json_files import read_json
-from ltd.errors import InputError
 from ltd.policies import Both, Lookup, Policy
 from ltd.policies.grid import write_grid
-from ltd.policies.learned.bundle import Bundle, remove_bundle, save_bundle
+from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.policy import Learned
-from ltd.policies.learned.store import bundle_folder
+from ltd.policies.learned.store import QUICK, bundle_folder, remove_kept
 from ltd.policies.rule_file import RULE, write_rule
 from ltd.policies.static import Static
 from ltd_rl.tuning.fixed import constant, method_of
@@ -62,7 +61,7 @@ def keep(
     folder = bundle_folder(work.setting)
     trees = [] if static is None else [Static(*static)]
     fixed: dict[str, Policy] = {method_of(each): each for each in (rule, *trees, work.default)}
-    incumbent = SHIPPED if SHIPPED in names else DEFAULT
+    incumbent = next((name for name in (QUICK, SHIPPED) if name in names), DEFAULT)
     best = winner(results, [names[LEARNED], *fixed], names[incumbent])
     kept = None if best == names[incumbent] else {names[LEARNED]: policy, **fixed}[best]
     what = "nothing" if kept is None else "the learned policies" if kept is policy else "a fixed setting"
@@ -80,12 +79,3 @@ def keep(
         facts = {"made_for": asdict(work.setting), "training": settings, "validation": validation}
         write_rule(method_of(kept), facts, folder / RULE)
     return Tuned(kept, folder, names, incumbent, results)
-
-
-def remove_kept(folder: Path) -> None:
-    """Takes away what an earlier tuning kept; raises InputError if that cannot be done."""
-    remove_bundle(folder)
-    try:
-        (folder / RULE).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot remove {folder / RULE}: {error.strerror}") from error

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import LOOKUP
 from ltd.errors import InputError
 from ltd.policies import Policy
-from ltd.policies.learned.bundle import Bundle
 from ltd.policies.learned.setting import Setting
-from ltd.policies.learned.store import shipped_bundle
-from ltd.policy_choice import expected_setting
-from ltd.target.device import resolve_device, resolve_dtype
-from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.sources import Source
-from ltd_rl.tuning.config import TuneConfig
+from ltd_rl.tuning.config import TuneConfig, setting_here
 
 STAGES = 5
 BUNDLE, TRAINING, QUESTIONS, HELD_OUT = "bundle", "training.json", "questions", "held-out"
@@ -53,31 +47,17 @@ class Work:
         """Whether there is a draft, and not only tokens that are looked up."""
         return self.decoder.draft is not None
 
-    @property
-    def shipped(self) -> Bundle | None:
-        """The shipped bundle that would be used here without a tuned one, if there is one."""
-        return shipped_bundle(self.setting, self.decoder.target.device)
-
     def load(self, *_: Any, **__: Any) -> Decoder:
         """Stands in for `ltd.load` in all stages, which share one decoder."""
         return self.decoder
 
 
 def expected(config: TuneConfig) -> Setting:
-    """What the policies will be made for, known without loading weights.
-
-    Raises:
-        InputError: there is no such target or head, or none that a bundle can be known to belong to.
-    """
-    set_threads(config.threads)  # a setting has the number of threads
-    device = resolve_device(config.device)
-    here = expected_setting(config.target, config.draft, resolve_dtype(config.dtype, device), device)
-    assert here is not None, "TuneConfig takes no draft none"
-    if here.head_sha256 is None:
-        raise InputError("the draft's weights have no hash to know them by; convert the head to ltd's own layout first")
+    """What the policies will be made for, known without loading weights; raises InputError as `setting_here`."""
+    here = setting_here(config.target, config.draft, config.dtype, config.threads, config.device)
     if here.head_sha256 == LOOKUP and config.trainer == "ppo":
         raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
-    return replace(here, target=Path(config.target or DEFAULT_TARGET).name)
+    return here
 
 
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:

@@ -1,4 +1,6 @@
-"""Where bundles lie that are used without being asked for: `ltd tune` makes them for one machine, and some are shipped.
+"""Where policies lie that are used without being asked for.
+
+`ltd tune` makes them for one machine, `ltd tune --quick` does so in less time with less care, and some are shipped.
 
 `ltd.policy_choice` chooses among them.
 """
@@ -12,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -20,10 +23,12 @@ from ltd.common.files import cache_folder, cached
 from ltd.errors import InputError
 from ltd.policies.base import Policy
 from ltd.policies.grid import GRID
-from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
+from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle, remove_bundle
 from ltd.policies.learned.setting import Setting
 from ltd.policies.rule_file import RULE, load_rule
 
+TUNED, QUICK = "tuned", "quick"
+KeptBy = Literal["tuned", "quick"]
 FOR_PEOPLE = ("target",)
 FREE_WHEN_SHIPPED = ("target", "hardware", "threads")  # a processor of another kind has similar costs, a GPU has not
 
@@ -40,23 +45,34 @@ def bundle_name(setting: Setting) -> str:
     return f"policies/{words}-{mark}"
 
 
-def tuned_bundle(setting: Setting, device: torch.device) -> Bundle | None:
-    """The bundle that `ltd tune` made for exactly this setting, its weights on the device; None if there is none.
+def quick_folder(setting: Setting) -> Path:
+    """Where what `ltd tune --quick` keeps for a setting lies; raises InputError if the user has no cache."""
+    return bundle_folder(setting) / QUICK
+
+
+def kept_name(setting: Setting, kept_by: KeptBy) -> str:
+    """The name of the folder in the cache with what one of the two kept."""
+    return bundle_name(setting) if kept_by == TUNED else f"{bundle_name(setting)}/{QUICK}"
+
+
+def kept_bundle(setting: Setting, device: torch.device, kept_by: KeptBy = "tuned") -> Bundle | None:
+    """The bundle that was made here for exactly this setting, its weights on the device; None if there is none.
 
     Warns:
         UserWarning: it is damaged; it counts as missing.
     """
-    facts = cached(f"{bundle_name(setting)}/{FACTS}")  # written last, so that without it nothing is there yet
+    # Written last, so that without it nothing is there yet.
+    facts = cached(f"{kept_name(setting, kept_by)}/{FACTS}")
     return None if facts is None else load_fitting(facts.parent, setting, device, FOR_PEOPLE)
 
 
-def tuned_rule(setting: Setting) -> tuple[Path, Policy] | None:
-    """The rule that `ltd tune` kept for exactly this setting instead of a bundle, and its file; None if there is none.
+def kept_rule(setting: Setting, kept_by: KeptBy = "tuned") -> tuple[Path, Policy] | None:
+    """The rule that was kept for exactly this setting instead of a bundle, and its file; None if there is none.
 
     Warns:
         UserWarning: it is damaged; it counts as missing.
     """
-    file = cached(f"{bundle_name(setting)}/{RULE}")
+    file = cached(f"{kept_name(setting, kept_by)}/{RULE}")
     if file is None:
         return None
     try:
@@ -64,6 +80,15 @@ def tuned_rule(setting: Setting) -> tuple[Path, Policy] | None:
     except InputError as error:
         warnings.warn(f"{error}; it is left out, and ltd tune makes a new one", stacklevel=2)
         return None
+
+
+def remove_kept(folder: Path) -> None:
+    """Takes away what was kept in a folder earlier; raises InputError if that cannot be done."""
+    remove_bundle(folder)
+    try:
+        (folder / RULE).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot remove {folder / RULE}: {error.strerror}") from error
 
 
 def tuned_grid(setting: Setting) -> Path | None:
