@@ -68,6 +68,8 @@ class DeviceEngine:
         self.rooms = Rooms(self.sizes, self.embedding.weight.detach())
         self._one_call = threading.Lock()  # two calls at a time would share a room
 
+    is_ours = True
+
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
         """Whether the engine can run this model of a supported family."""

@@ -195,5 +195,4 @@ class KVCache:
             path: int32 (B, P), accepted nodes in order, root first.
             gained: int32 (B,), how many of them count.
         """
-        ops.commit_path(self.keys, self.values, path, gained, self.lengths)
-        self.grow(gained)
+        ops.commit_path(self.keys, self.values, path, gained, self.lengths, advance=True)
