@@ -11,7 +11,7 @@ namespace ltd::cuda {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int kHeld = 4;  // packs of a row that a thread keeps
+constexpr int kHeld = 2;  // packs of a row that a thread keeps
 
 // Of all threads of the block, in every thread.
 __device__ float block_sum(float value) {

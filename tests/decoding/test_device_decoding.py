@@ -10,6 +10,7 @@ import torch
 from emulated import emulated_kernels
 from small_models import FAMILIES
 from test_decoder import plain_model, random_prompts, reference
+from test_recorded_cycles import taped
 
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.eagle3.device import HeadDeviceEngine
@@ -54,3 +55,14 @@ def test_sampled_text_does_not_depend_on_the_tree(tiny_target: Folder, tiny_head
     (prompt,) = random_prompts(4, [9])
     plain = decoder.generate(prompt, max_new_tokens=30, temperature=0.8, seed=11, policy="none")
     assert decoder.generate(prompt, max_new_tokens=30, temperature=0.8, seed=11).token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_recorded_serves_any_prefix(tiny_target: Folder, tiny_head: Folder, family: str) -> None:
+    """Recorded without a prefix on a tape, which replays operators on their memory as a graph does."""
+    decoder = device_decoder(tiny_target(family), tiny_head(family), 3, 12)
+    tapes = taped(decoder)
+    for prompt in random_prompts(8, [3, 70]):
+        answer = decoder.generate(prompt, max_new_tokens=20)
+        assert answer.token_ids == reference(plain_model(tiny_target(family)), prompt, 20)
+    assert tapes and all(tape.replays["verify", 12] > 0 and tape.calls == [] for tape in tapes)

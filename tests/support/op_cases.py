@@ -386,4 +386,5 @@ def policy_calls(
     drafted = [810, 710, lengths, 8] if random.integers(2) else [0, 0, lengths, -1]
     read = [scores, *drafted, 24, 8, normal(batch, 1, 576), text]
     written = torch.zeros(batch, 2, dtype=torch.int32)
+    yield Call("summary_state", [read[-2], flat, [64, 2], [64, 24], 24, 8, True])
     yield Call("summary_decision", [*read, flat, [64, 2], [64, 24], uses_tanh, written])
