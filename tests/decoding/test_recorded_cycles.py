@@ -39,7 +39,7 @@ SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[Health
 
 
 def make_decoder(kind: str, family: str = "llama") -> Decoder:
-    """A tiny target with a random head: on the CPU's engine, on the layers of `transformers`, or on a GPU's forwards."""
+    """A tiny target with a random head: on the CPU's engine, the layers of `transformers`, or a GPU's forwards."""
     torch.manual_seed(0)
     config = small_config(family)
     config.num_hidden_layers = 3
