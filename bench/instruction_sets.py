@@ -43,23 +43,25 @@ def seconds_of(function: Callable[[], object], clock: Callable[[], float]) -> fl
 
 
 def measure(target: Target, isas: list[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Forwards of all sizes on all instruction sets; the first of each does not count."""
+    """Forwards of all sizes on all instruction sets, round by round; the first round does not count."""
     clock = time.thread_time if options.cpu_time else time.perf_counter
-    found: dict[str, dict[str, Any]] = {isa: {} for isa in isas}
+    taken: dict[tuple[str, int], list[float]] = {(isa, count): [] for isa in isas for count in options.tokens}
     with target.session(1, options.prefix + max(options.tokens), tap=False) as session:
         session.prefill(0, some_prompt(target, options.prefix))
-        for count in options.tokens:
-            taken: dict[str, list[float]] = {isa: [] for isa in isas}
-            forward = forward_of(session, count)
-            for repeat in range(options.repeats + 1):
-                for isa in isas:
-                    _C.use_cpu_isa(isa)
-                    seconds = seconds_of(forward, clock)
-                    if repeat > 0:
-                        taken[isa].append(seconds)
-            for isa in isas:
-                found[isa][str(count)] = {**asdict(Timing.of(taken[isa])), "least": min(taken[isa]) * 1e6}
-    return found
+        forwards = {count: forward_of(session, count) for count in options.tokens}
+        for repeat in range(options.repeats + 1):
+            for (isa, count), seconds in taken.items():
+                _C.use_cpu_isa(isa)
+                passed = seconds_of(forwards[count], clock)
+                if repeat > 0:
+                    seconds.append(passed)
+    return {
+        isa: {
+            str(count): {**asdict(Timing.of(taken[isa, count])), "least": min(taken[isa, count]) * 1e6}
+            for count in options.tokens
+        }
+        for isa in isas
+    }
 
 
 def table(dtype: str, found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Table:
@@ -98,14 +100,16 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     results: Results = {}
-    floors = {}
+    floors: dict[str, Floor] = {}
     for dtype in options.dtypes:
         decoder = ltd.load(dtype=dtype, device="cpu", threads=options.threads)
         assert isinstance(decoder.target.forward, Engine)
-        floors[dtype] = Floor.measure(Work.of(decoder.target.forward), decoder.target.dtype, options.repeats)
+        if not options.cpu_time:  # a floor is a time on the wall
+            floors[dtype] = Floor.measure(Work.of(decoder.target.forward), decoder.target.dtype, options.repeats)
         results[dtype] = measure(decoder.target, options.isas, options)
         wide_console().print(table(dtype, results[dtype], options).rich())
-        wide_console().print(str(floors[dtype]), highlight=False)
+        if dtype in floors:
+            wide_console().print(str(floors[dtype]), highlight=False)
     if options.json is not None:
         settings = {"unit": "microseconds", "clock": "cpu" if options.cpu_time else "wall", "prefix": options.prefix}
         measured = {"floors": {dtype: asdict(floor) for dtype, floor in floors.items()}, "instruction_sets": results}
