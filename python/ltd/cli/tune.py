@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from ltd_rl.tuning.keeping import Tuned
 
 # What `--quick` makes no use of.
-NOT_QUICK = ("data_dir", "tasks", "limit", "max_new_tokens", "trainer", "reward")
-NOT_QUICK += ("seconds", "questions", "out", "device")
+NOT_QUICK = (
+    *("data_dir", "tasks", "limit", "max_new_tokens", "trainer"),
+    *("reward", "seconds", "questions", "out", "device"),
+)
 # The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
 REWARD_HELP = "What training maximises: ratio or renewal; with ppo also length or time."
 

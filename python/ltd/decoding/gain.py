@@ -110,9 +110,9 @@ def joined(gains: list[Gain], widths: tuple[int, ...] = ()) -> Unread:
         ]
         return pad_sequence(rows, batch_first=True)
 
-    features = [gain.features for gain in gains if gain.features is not None]
+    tapped = [gain.features for gain in gains if gain.features is not None]
     return Unread(
-        one_after_the_other(features) if features else None,
+        one_after_the_other(tapped) if tapped else None,
         one_after_the_other([gain.accepted.tokens for gain in gains]),
         total,
         None if is_even else torch.stack([gain.accepted.gained for gain in gains]).sum(0, dtype=torch.int32),

@@ -152,7 +152,7 @@ class Moment(Protocol):
 
 def cuda_moment() -> Moment:
     """One that knows its time."""
-    moment: Moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    moment: Moment = torch.cuda.Event(enable_timing=True)
     return moment
 
 

@@ -24,7 +24,7 @@ def host_side(whole: Tensor) -> tuple[Tensor, Event | None]:
     """Memory of the host to copy a tensor to, and what tells when it has come; the tensor itself if it is there."""
     if whole.is_cpu:
         return whole, None
-    return torch.zeros_like(whole, device="cpu", pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+    return torch.zeros_like(whole, device="cpu", pin_memory=True), torch.cuda.Event()
 
 
 class HostCopy:

@@ -26,6 +26,7 @@ import lzma
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,8 @@ class Packed:
 def codes_of(scores: Floats) -> Bytes:
     """uint8: how far below 0 scores are, in steps that grow with the distance: code / 255 = sqrt(-score / 20)."""
     share = np.clip(-scores / LOWEST, 0.0, 1.0)
-    return np.rint(STEPS * np.sqrt(share)).astype(np.uint8)
+    codes: Bytes = np.rint(STEPS * np.sqrt(share)).astype(np.uint8)
+    return codes
 
 
 def scores_of(codes: Bytes) -> Floats:
@@ -188,7 +190,7 @@ def unpack(packed: Packed, header: Header) -> list[RecordedGeneration]:
     found = packed.path != NO_PLACE
     path = np.full(counts.shape, -1, dtype=np.int16)
     path[found] = columns[(firsts[:-1].reshape(counts.shape) + packed.path)[found]]
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "tokens": packed.tokens,
         "candidates": candidates,
         "scores": scores,

@@ -225,4 +225,4 @@ def text_at(text: TextProposals, position: int) -> TextCandidates:
     """The text's candidates at one position, as `ltd.lookup.TextSource` proposes them to one sequence."""
     names, row = [field.name for field in fields(text)], slice(position, position + 1)
     arrays = {name: torch.from_numpy(getattr(text, name)[row].copy()) for name in names}
-    return TextCandidates(**arrays, counts_list=arrays["counts"].tolist())
+    return TextCandidates(**arrays, counts_list=arrays["counts"].tolist(), host=None)

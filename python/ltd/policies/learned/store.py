@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
@@ -27,8 +27,9 @@ from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle, remove_bundl
 from ltd.policies.learned.setting import Setting
 from ltd.policies.rule_file import RULE, load_rule
 
-TUNED, QUICK = "tuned", "quick"
 KeptBy = Literal["tuned", "quick"]
+TUNED: Final = "tuned"
+QUICK: Final = "quick"
 FOR_PEOPLE = ("target",)
 FREE_WHEN_SHIPPED = ("target", "hardware", "threads")  # a processor of another kind has similar costs, a GPU has not
 
