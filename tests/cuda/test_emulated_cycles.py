@@ -35,11 +35,11 @@ def test_replayed_cycles_on_cuda_kernels_give_the_text(family: str) -> None:
     sizes = Eagle3Config.for_target(config, draft_vocab_size=VOCABULARY)
     ids, head = torch.tensor([PROMPT]), Eagle3Head(sizes).eval()
     with torch.no_grad():
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW,
-                               min_new_tokens=NEW)  # fmt: skip
+        mask = torch.ones_like(ids)
+        whole = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=NEW, eos_token_id=2)
     target = Target(model, sizes.feature_layers, DeviceEngine(model))
     draft = Eagle3Draft(head, target.embedding, width=3, forward=HeadDeviceEngine(head))
-    decoder = Decoder(target, draft, stop_ids=[])
+    decoder = Decoder(target, draft, stop_ids=[2])
     sampled: dict[str, Any] = {"temperature": 0.9, "seed": 4, "max_new_tokens": NEW}
     drawn = decoder.generate(PROMPT, **sampled, policy="none").token_ids
     tapes: list[Tape] = []
