@@ -150,7 +150,7 @@ def test_a_tree_gives_the_bits_of_single_steps(
 def test_heads_of_all_sizes_give_the_bits_of_single_steps(heads: tuple[int, int], engine_isa: str) -> None:
     """Also of those whose scores are computed in a processor's tiles."""
     head_dim, kv_heads = heads
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2}
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 8}
     attention = {"num_attention_heads": 6, "num_key_value_heads": kv_heads, "head_dim": head_dim}
     config = LlamaConfig(**sizes, **attention, initializer_range=0.2, max_position_embeddings=512)
     model = random_model(config).bfloat16()
