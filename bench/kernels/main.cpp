@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -84,11 +85,12 @@ int time_all(const std::vector<Case>& cases, const std::vector<Device*>& devices
 std::string operator_of(const Case& c) { return c.name.substr(0, c.name.find('/')); }
 
 int run_each_once(const std::vector<Case>& cases, Device& device) {
-  for (size_t i = 0; i < cases.size(); ++i) {
-    if (i > 0 && operator_of(cases[i]) == operator_of(cases[i - 1])) continue;
+  std::set<std::string> seen;
+  for (const Case& each : cases) {
+    if (!seen.insert(operator_of(each)).second) continue;
     Memory memory(device);
-    device.run(cases[i].prepare(memory));
-    std::printf("%s/%s\n", device.name().c_str(), cases[i].name.c_str());
+    device.run(each.prepare(memory));
+    std::printf("%s/%s\n", device.name().c_str(), each.name.c_str());
   }
   return 0;
 }

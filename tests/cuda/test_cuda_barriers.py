@@ -19,6 +19,8 @@ from ltd import ops
 from random_weights import random_weights
 
 SEEDS = 24
+# What other blocks read must have been written before. Blocks run one after the other here, so that this is always so.
+BETWEEN_BLOCKS = {"last_block.cuh:12"}
 
 # What a case's operator writes. Each call gets the same inputs.
 Case = Callable[[], list[Tensor]]
@@ -302,4 +304,4 @@ def test_every_barrier_is_needed(operator):
             if unnoticed.get(number, True):
                 with without_barrier(number):
                     unnoticed[number] = not any(differs(case, expected, seed) for seed in range(SEEDS))
-    assert [barriers()[number] for number, kept in unnoticed.items() if kept] == []
+    assert {barriers()[number] for number, kept in unnoticed.items() if kept} <= BETWEEN_BLOCKS

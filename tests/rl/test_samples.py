@@ -61,16 +61,17 @@ def test_features_are_those_of_the_draft(recorded: Callable[[str], Recorded], mo
     monkeypatch.setattr(module, "balanced", lambda accepted, generator: torch.arange(len(accepted)))
     levels: list[tuple[torch.Tensor, torch.Tensor]] = []
     trees: list[DraftTree] = []
-    expand = DraftTree.expand
+    grown = DraftTree.grown
 
-    def watched(tree: DraftTree, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
+    def watched(tree: DraftTree, logits: torch.Tensor) -> None:
         if tree.levels == 0:
             levels.clear()
         trees.append(tree)
-        levels.append((logits[0].double().log_softmax(-1), torch.zeros(0) if tree.states is None else tree.states[0]))
-        expand(tree, logits, d2t)
+        states = torch.zeros(0) if tree.states is None else tree.states[0].clone()
+        levels.append((logits[0].double().log_softmax(-1), states))
+        grown(tree, logits)
 
-    monkeypatch.setattr(DraftTree, "expand", watched)
+    monkeypatch.setattr(DraftTree, "grown", watched)
     prompt = decoder.encode("What now?")
     cycles = answer_samples(decoder, prompt, NEW, torch.Generator().manual_seed(0), [])
     found = next(cycles)

@@ -111,14 +111,14 @@ def quick_tune(
         latency = calibrate(decoder, plan, target=target)
         if warning := latency.warning():
             print(f"warning: {warning}", file=sys.stderr)
-        ground = ground_of(traces, latency, setting, decoder.text_scores or default_text_scores())
-        announce(2, f"training on {ground.training.positions} positions of shipped traces, and comparing")
-        policy = train(ground)
-        rule = best_rule(ground)
-        replayed = compare(ground, policy, rule)
+        lessons = lessons_from(traces, latency, setting, decoder.text_scores or default_text_scores())
+        announce(2, f"training on {lessons.training.positions} positions of shipped traces, and comparing")
+        policy = train(lessons)
+        rule = best_rule(lessons)
+        replayed = compare(lessons, policy, rule)
         kept = {PLAIN: None, FIXED: rule, LEARNED: policy}[max((PLAIN, FIXED, LEARNED), key=replayed.__getitem__)]
         announce(3, f"writing {'nothing' if kept is None else kept} to {folder}")
-        keep(ground, kept, replayed, folder)
+        keep(lessons, kept, replayed, folder)
     return QuickTuned(kept, folder, replayed)
 
 
@@ -131,7 +131,7 @@ def announce(stage: int, what: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ground:
+class Lessons:
     """What is learned from, and what is learned for.
 
     Attributes:
@@ -158,8 +158,8 @@ class Ground:
         return outcomes_of(self.split.comparison, self.latency, policy.sizes, depth, text, policy.max_text)
 
 
-def ground_of(traces: CompactTraces, latency: LatencyModel, setting: Setting, rule_text: TextScores) -> Ground:
-    """The ground for a setting on a machine."""
+def lessons_from(traces: CompactTraces, latency: LatencyModel, setting: Setting, rule_text: TextScores) -> Lessons:
+    """The lessons for a setting on a machine."""
     generations, text = traces.generations, rule_text
     shipped = shipped_bundle(traces.made_for, CPU)
     start = None if shipped is None else shipped.policy
@@ -173,12 +173,12 @@ def ground_of(traces: CompactTraces, latency: LatencyModel, setting: Setting, ru
     training, validation = (
         outcomes_of(side, latency, ladder, depth, text, LOOKED_UP) for side in (split.training, split.validation)
     )
-    return Ground(setting, latency, split, start, text, rule_text, training, validation)
+    return Lessons(setting, latency, split, start, text, rule_text, training, validation)
 
 
-def train(ground: Ground) -> Learned:
+def train(lessons: Lessons) -> Learned:
     """Goes on with the shipped networks, or from random ones where there are none."""
-    summary = summary_for(ground.training.sizes, TEXT_FEATURES)
+    summary = summary_for(lessons.training.sizes, TEXT_FEATURES)
     with tqdm(total=CONFIG.epochs, unit="epoch", desc="training") as progress:
 
         def told(epoch: Epoch) -> None:
@@ -186,39 +186,41 @@ def train(ground: Ground) -> Learned:
             progress.update()
 
         layouts = (summary, summary)
-        result = train_exact(ground.training, ground.validation, layouts, CONFIG, ground.setting, told, ground.start)
-    return replace(result.policy, costs=relative_costs(ground.training, ground.latency))
+        result = train_exact(
+            lessons.training, lessons.validation, layouts, CONFIG, lessons.setting, told, lessons.start
+        )
+    return replace(result.policy, costs=relative_costs(lessons.training, lessons.latency))
 
 
-def best_rule(ground: Ground) -> Both | Lookup:
+def best_rule(lessons: Lessons) -> Both | Lookup:
     """The best fixed setting on a part of the known answers, as a search over all takes longer than all else."""
-    if ground.training.depth < 0:
-        return best_lookup(ground.split.validation, ground.latency, ground.rule_text)[0]
-    return best_both(ground.split.known[::2], ground.latency, ground.rule_text, RULES)[0]
+    if lessons.training.depth < 0:
+        return best_lookup(lessons.split.validation, lessons.latency, lessons.rule_text)[0]
+    return best_both(lessons.split.known[::2], lessons.latency, lessons.rule_text, RULES)[0]
 
 
-def compare(ground: Ground, policy: Learned, rule: Both | Lookup) -> dict[str, float]:
+def compare(lessons: Lessons, policy: Learned, rule: Both | Lookup) -> dict[str, float]:
     """Tokens per second by names for people, on answers that nothing was learned or chosen with."""
-    outcomes = ground.outcomes(policy)
+    outcomes = lessons.outcomes(policy)
     replayed = {PLAIN: plain_total(outcomes).throughput}
-    if ground.start is not None and ground.training.depth >= 0:
-        replayed[SHIPPED] = decided(ground.start, ground.outcomes(ground.start)).throughput
-    replayed[FIXED] = total_of_rule(rule, ground.split.comparison, ground.latency, ground.rule_text).throughput
+    if lessons.start is not None and lessons.training.depth >= 0:
+        replayed[SHIPPED] = decided(lessons.start, lessons.outcomes(lessons.start)).throughput
+    replayed[FIXED] = total_of_rule(rule, lessons.split.comparison, lessons.latency, lessons.rule_text).throughput
     replayed[LEARNED] = decided(policy, outcomes).throughput
     return replayed
 
 
-def keep(ground: Ground, kept: Learned | Both | Lookup | None, replayed: dict[str, float], folder: Path) -> None:
+def keep(lessons: Lessons, kept: Learned | Both | Lookup | None, replayed: dict[str, float], folder: Path) -> None:
     """Writes it into the folder, in the place of what was kept there before."""
-    training = {"trainer": "exact", **CONFIG.to_dict(), "positions": ground.training.positions, "traces": "shipped"}
+    training = {"trainer": "exact", **CONFIG.to_dict(), "positions": lessons.training.positions, "traces": "shipped"}
     validation = {"replayed_tokens_per_second": replayed}
     remove_kept(folder)
     try:
-        ground.latency.save(folder / LATENCY)
+        lessons.latency.save(folder / LATENCY)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; name a place that is writable") from error
     if isinstance(kept, Learned):
         save_bundle(Bundle(kept, CONFIG.reward, training, validation), folder)
     elif kept is not None:
-        facts = {"made_for": asdict(ground.setting), "training": training, "validation": validation}
+        facts = {"made_for": asdict(lessons.setting), "training": training, "validation": validation}
         write_rule(method_of(kept), facts, folder / RULE)
