@@ -32,6 +32,7 @@ from console import wide_console
 from ltd.cli.options import names
 from ltd.common.files import expand_user
 from ltd.common.journal import Journal, Record
+from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import WARM_UP_TOKENS, token_hash
@@ -157,6 +158,7 @@ def compare(config: PeersConfig) -> Record:
     Raises:
         InputError: something in the config or the data is wrong, or the folder is another run's; before a model loads.
     """
+    set_threads(config.threads)  # a tuned policy may be made for a number of threads
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     gguf = find_gguf(config)
     refusal = llama_cpp_refusal(gguf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,20 @@ def test_shallower_traces_are_those_of_the_shallower_recording(
     save_compact(tmp_path / "cut", generations, scores, 1, 20, MADE_FOR)
     save_compact(tmp_path / "recorded", [shallow(each, 1) for each in generations], scores, 1, 20, MADE_FOR)
     assert (tmp_path / "cut" / ARRAYS).read_bytes() == (tmp_path / "recorded" / ARRAYS).read_bytes()
+
+
+def test_what_cannot_be_kept_is_refused(generations: list[RecordedGeneration], tmp_path: Path) -> None:
+    scores, empty = default_text_scores(), replace(generations[0], prompt_length=len(generations[0].tokens) - 1)
+    for given, depth, nodes, complaint in (
+        ([], 1, 20, "no cycle in these traces"),
+        ([empty], 1, 20, "no cycle in these traces"),
+        (generations, -1, 20, "depth -1"),
+        (generations, 9, 20, "a depth of 0 … 3"),
+        (generations, 1, 0, "nodes 0"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            save_compact(tmp_path / "refused", given, scores, depth, nodes, MADE_FOR)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_codes_are_finer_near_zero_and_go_back() -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ from made_texts import made_copies
 from ltd.cli import main
 from ltd.errors import InputError
 from ltd.lookup.scores import default_text_scores
-from ltd.policies import Learned, Lookup
+from ltd.policies import Both, Learned, Lookup
 from ltd.policies.learned import bundle as bundles
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder, quick_folder
 from ltd.policy_choice import ChosenPolicy, choose_policy, expected_setting
 from ltd_rl.traces.compact import save_compact
 from ltd_rl.tuning import quick
-from ltd_rl.tuning.quick import FIXED, LEARNED, PLAIN, QuickTuned, quick_tune
+from ltd_rl.tuning.quick import FIXED, LEARNED, PLAIN, SHIPPED, QuickTuned, fastest, quick_tune
 
 CPU = torch.device("cpu")
 
@@ -84,6 +84,15 @@ def test_what_was_replayed_best_is_kept_and_used_by_default(
     decide(monkeypatch, PLAIN)
     assert run(names).kept is None
     assert found(setting).origin == "static"
+
+
+def test_shipped_policies_that_are_fastest_stay_in_use() -> None:
+    rule, policy = Both(1, 3, 8), cast(Learned, object())
+    replayed = {PLAIN: 1.0, SHIPPED: 3.0, FIXED: 2.0, LEARNED: 2.5}
+    assert fastest(replayed, rule, policy, with_shipped=True) is None
+    assert fastest(replayed, rule, policy, with_shipped=False) is policy  # those of another type's traces
+    assert fastest({**replayed, FIXED: 4.0}, rule, policy, with_shipped=True) is rule
+    assert fastest({PLAIN: 1.0, FIXED: 0.5, LEARNED: 0.7}, rule, policy, with_shipped=True) is None
 
 
 def test_without_a_draft_the_same_traces_serve_the_text_alone(

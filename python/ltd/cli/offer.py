@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from ltd.decoding.decoder import Decoder
 
 OFFERED = "offered"  # an empty file in the cache, beside what would be kept
-LINE = "tip: ltd tune --quick measures what cycles cost here and fits the policies to that, in half a minute; said once"
+LINE = (
+    "tip: ltd tune --quick measures what cycles cost here and fits the policies to that, in half a minute "
+    "(with the same --draft, --dtype and --threads); said once"
+)
 
 
 def offer_quick_tune(decoder: Decoder) -> None:

@@ -90,7 +90,7 @@ def tune(
 def tune_quickly(target: str | None, draft: str | None, dtype: str, threads: int | None) -> None:
     """Measures costs and fits the shipped policies to them."""
     from ltd.common.table import Table
-    from ltd_rl.tuning.quick import PLAIN, quick_tune
+    from ltd_rl.tuning.quick import PLAIN, SHIPPED, quick_tune
 
     tuned = quick_tune(target, draft, dtype=dtype, threads=threads)
     plain = tuned.replayed[PLAIN]
@@ -98,7 +98,9 @@ def tune_quickly(target: str | None, draft: str | None, dtype: str, threads: int
     title = "Answers that nothing was learned with, replayed with this machine's costs"
     Console().print(Table(title, ["", "tokens/s", "speedup"], rows).rich())
     kept = "Nothing was faster than plain decoding, so no policy is kept; --policy none decodes plainly."
-    if tuned.kept is not None:
+    if tuned.kept is None and tuned.replayed.get(SHIPPED, 0.0) > plain:
+        kept = "The shipped policies were the fastest, and ltd goes on using them."
+    elif tuned.kept is not None:
         kept = f"ltd uses {tuned.kept} here from now on; ltd tune takes minutes, and tests what it keeps."
     print(kept, file=sys.stderr)
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 
+from ltd import _C
 from ltd.common.threads import usable_cores
+
+UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512": "AVX-512", "avx2": "AVX2"}
 
 
 def processor_name() -> str:
@@ -19,14 +22,8 @@ def processor_name() -> str:
 
 
 def vector_unit() -> str:
-    """The widest vector instructions that matter to the kernels."""
-    if torch.cpu._is_amx_tile_supported():
-        return "AMX"
-    if torch.cpu._is_avx512_bf16_supported():
-        return "AVX-512 BF16"
-    if torch.cpu._is_avx512_supported():
-        return "AVX-512"
-    return "AVX2" if torch.cpu._is_avx2_supported() else platform.machine()
+    """The vector instructions of the kernels in use: the widest that the processor has, or what LTD_CPU_ISA says."""
+    return UNITS.get(str(_C.build_info()["cpu_kernels"]), platform.machine())
 
 
 def model_name() -> str:

@@ -122,7 +122,7 @@ def check_threads(threads: int | None) -> None:
     cores = usable_cores()
     if threads is not None and (type(threads) is not int or not 1 <= threads <= cores):
         raise InputError(
-            f"threads is {threads!r}, but must be a whole number from 1 to {cores}, which is how many cores there are"
+            f"threads is {threads!r}, but must be a whole number from 1 to {cores}, as many as there are processors"
         )
 
 

@@ -61,6 +61,7 @@ APART = 1e-5  # between neighbours of one level at least, so that their order is
 CUT = -1000.0  # the score of a candidate that was cut
 NOBODY = -1  # its token, and those that the text does not propose
 NO_PLACE = 255
+MOST_WIDTH = 15  # places of a level fit a byte
 Bytes = NDArray[np.uint8]
 
 
@@ -232,8 +233,17 @@ def save_compact(
         made_for: target, head, dtype and hardware of the recording.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, there is no position, or the traces lack the depth.
     """
+    generations = [each for each in generations if each.positions > 0]
+    if not generations:
+        raise InputError("there is no cycle in these traces; record longer answers")
+    deepest, width = min(each.depth for each in generations), generations[0].width
+    if not 0 <= depth <= deepest or nodes < 1 or width > MOST_WIDTH:
+        raise InputError(
+            f"depth {depth}, nodes {nodes} and width {width} cannot be: compact traces of these have a depth of 0 … "
+            f"{deepest}, at least one node and a width of at most {MOST_WIDTH}"
+        )
     packed = pack(generations, scores, depth, nodes)
     arrays = save({each.name: getattr(packed, each.name) for each in fields(Packed)})
     content = lzma.compress(arrays, preset=9 | lzma.PRESET_EXTREME)

@@ -116,7 +116,7 @@ def quick_tune(
         policy = train(lessons)
         rule = best_rule(lessons)
         replayed = compare(lessons, policy, rule)
-        kept = {PLAIN: None, FIXED: rule, LEARNED: policy}[max((PLAIN, FIXED, LEARNED), key=replayed.__getitem__)]
+        kept = fastest(replayed, rule, policy, with_shipped=shipped_bundle(setting, CPU) is not None)
         announce(3, f"writing {'nothing' if kept is None else kept} to {folder}")
         keep(lessons, kept, replayed, folder)
     return QuickTuned(kept, folder, replayed)
@@ -210,13 +210,27 @@ def compare(lessons: Lessons, policy: Learned, rule: Both | Lookup) -> dict[str,
     return replayed
 
 
+def fastest(
+    replayed: dict[str, float], rule: Both | Lookup, policy: Learned, with_shipped: bool
+) -> Learned | Both | Lookup | None:
+    """What is to be kept; None where plain decoding is the fastest, or what is used where nothing is kept.
+
+    Args:
+        with_shipped: whether that are the shipped policies.
+    """
+    choices: dict[str, Learned | Both | Lookup | None] = {PLAIN: None, FIXED: rule, LEARNED: policy}
+    if with_shipped:
+        choices[SHIPPED] = None
+    return choices[max((name for name in choices if name in replayed), key=replayed.__getitem__)]
+
+
 def keep(lessons: Lessons, kept: Learned | Both | Lookup | None, replayed: dict[str, float], folder: Path) -> None:
     """Writes it into the folder, in the place of what was kept there before."""
     training = {"trainer": "exact", **CONFIG.to_dict(), "positions": lessons.training.positions, "traces": "shipped"}
     validation = {"replayed_tokens_per_second": replayed}
-    remove_kept(folder)
     try:
-        lessons.latency.save(folder / LATENCY)
+        lessons.latency.save(folder / LATENCY)  # before anything is lost to a full disk
+        remove_kept(folder)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; name a place that is writable") from error
     if isinstance(kept, Learned):
