@@ -3,7 +3,8 @@
 #   make TORCH="torch==2.13.0 --index-url URL"   another build of torch
 #   make PYTHON=python3.12                       another Python for .venv
 #   make SYSTEM=1 TARGET                         no .venv and no download: PYTHON itself has torch and all else
-#   make gpu-check OUT=FOLDER BUDGET=SECONDS     where its results go as well, and how long it may take
+#   make gpu-check OUT=FOLDER BUDGET=SECONDS     where its results go, and how long it may take; an OUT of the environment
+#                                                counts too
 #   make bench DATA=FOLDER                       also compare with what else one could use, on the tasks in FOLDER
 #   make test WORKERS=0                          one test after the other; by default as many at once as there are cores
 #   make sanitize SEEDS=5000                     more random calls

@@ -7,13 +7,14 @@
     python3.12 bench/gpu_check.py --prebuilt     nor is anything compiled: python/ltd/_C.*.so and kernel_bench, in the
                                                  build folder, were built elsewhere for the same Python and torch
 
-One step after the other, the most telling first: the build, the operators' tests on the GPU, decoding with planted
-models of an 8B shape (`planted.py`), the microbenchmarks, compute-sanitizer's memcheck and racecheck of every kernel,
-the operators beside what one would use otherwise, and, in .venv, the CUDA compile report. Each has a time limit of its
-own; what does not fit into the budget is left out, and said. A step that has succeeded is not done again until a source
-changes. The results are written after every step: to bench/results/<gpu>/results.json, or else to a folder of the
-caller's choice. Where the first three have succeeded and no check of memory or races has failed, `ltd` chooses this GPU
-by itself from then on.
+One step after the other, the most telling first: the build, the operators' tests on the GPU, recorded cycles beside
+called ones (`recorded_cycles.py`), decoding with planted models of an 8B shape (`planted.py`), the microbenchmarks,
+compute-sanitizer's memcheck and racecheck of every kernel, the operators beside what one would use otherwise, and, in
+.venv, the CUDA compile report. Each has a time limit of its own; what does not fit into the budget is left out, and
+said. A step that has succeeded is not done again until a source changes. The results are written after every step: to
+bench/results/<gpu>/results.json, or else to a folder of the caller's choice, which gets two files: results.json, and
+results.tgz with the steps' logs as well. Where the first four have succeeded and no check of memory or races has
+failed, `ltd` chooses this GPU by itself from then on.
 
 Not yet run: nothing of it works without a GPU, but --rehearse builds without one, for LTD_CUDA_ARCHITECTURES, and lets
 every other step say what it lacks.
@@ -29,8 +30,9 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -79,6 +81,7 @@ class Check:
     out: Path  # the file for the results
     budget: float  # seconds
     digest: str
+    archive: Path | None = None  # the file for the results and all logs
     done: dict[str, Done] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -90,16 +93,17 @@ class Check:
     def run(self) -> None:
         """All steps, with the results written after each."""
         for name, step in steps_of(self.place):
-            self.done[name] = self.kept(name) or self.refused(step) or self.tried(name, step)
+            self.done[name] = self.kept(name, step) or self.refused(step) or self.tried(name, step)
             print(f"== {name}: {self.done[name].state} ({self.done[name].seconds:.0f} s)", flush=True)
             if self.done[name].message:
                 print(f"gpu-check: {name}: {self.done[name].message}", file=sys.stderr, flush=True)
             self.write()
 
-    def kept(self, name: str) -> Done | None:
-        """How the step ended before, if it succeeded in the same state of sources and machine."""
+    def kept(self, name: str, step: Step) -> Done | None:
+        """How the step ended before, if it succeeded in the same state of sources and machine, and what it built is
+        still there."""
         file = KEPT / f"{file_name(name)}.json"
-        if file.is_file():
+        if file.is_file() and step.is_built(self.place):
             with contextlib.suppress(StepError):  # damaged: the step is done again
                 found = read_object(file)
                 if found.get("state") == self.state and "results" in found:
@@ -140,6 +144,8 @@ class Check:
         steps = {name: asdict(done) for name, done in self.done.items()}
         about = {"gpu": self.gpu.name, "architecture": self.place.architectures, "budget_s": self.limited_budget}
         write(self.out, {**about, "seconds": round(time.monotonic() - self.started, 1), "steps": steps})
+        if self.archive is not None:
+            write_archive(self.archive, [self.out, *sorted(self.place.logs.glob("*"))])
 
     def mark(self) -> bool:
         """Lets `ltd` choose this GPU by itself if it decodes rightly, as far as was looked."""
@@ -160,12 +166,26 @@ class Check:
         return None if self.budget == float("inf") else self.budget
 
 
-def write(file: Path, content: dict[str, object]) -> None:
-    """Writes JSON so that nobody ever sees half of it."""
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """The path to write a file's content to, so that nobody ever sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    yield fresh
     fresh.replace(file)
+
+
+def write(file: Path, content: dict[str, object]) -> None:
+    """Writes JSON, whole."""
+    with replacing(file) as fresh:
+        fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_archive(file: Path, members: Iterable[Path]) -> None:
+    """Writes a compressed archive of files, whole."""
+    with replacing(file) as fresh, tarfile.open(fresh, "w:gz") as archive:
+        for member in members:
+            archive.add(member, member.name, recursive=False)
 
 
 def print_results(done: dict[str, Done]) -> None:
@@ -206,7 +226,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Builds, tests and times everything on an NVIDIA GPU.")
     parser.add_argument("--system", action="store_true", help="use this Python as it is; install nothing")
     parser.add_argument("--prebuilt", action="store_true", help="as --system, and compile nothing: use what is built")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results.json and logs, instead of ours")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for results.json, and results.tgz with all logs, instead of ours"
+    )
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help=f"for everything (default: {SYSTEM_BUDGET:.0f} with --system)"
     )
@@ -239,9 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         system=options.system,
         prebuilt=options.prebuilt,
         architectures=os.environ.get("LTD_CUDA_ARCHITECTURES") or (gpu.architecture if options.system else ""),
-        logs=folder if options.out else KEPT,
+        logs=KEPT,
     )
-    check = Check(place, gpu, folder / "results.json", options.budget, source_digest())
+    archive = folder / "results.tgz" if options.out else None
+    check = Check(place, gpu, folder / "results.json", options.budget, source_digest(), archive)
     say_what_is_missing(place)
     check.run()
     marked = check.mark()

@@ -134,7 +134,8 @@ def walk_composed(nodes: TreeNodes, tokens: Tensor) -> Tensor:
     node, path = torch.zeros((), dtype=torch.int64), []
     for _ in range(DEPTH + 2):
         path.append(node)
-        matching = (parents == node) & (nodes.tokens[0] == tokens[node.clamp(min=0)])
+        token = tokens.gather(0, node.clamp(min=0).view(1))[0]  # indexing by a tensor of no dimension reads it
+        matching = (parents == node) & (nodes.tokens[0] == token)
         node = torch.where(matching.any() & (node >= 0), matching.int().argmax(), -1)
     return torch.stack(path)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_machine import ROOT
-from system_python import PACKAGE, PROGRAMS, missing_modules, missing_programs, search_path
+from system_python import OPERATORS, PACKAGE, PROGRAMS, missing_modules, missing_programs, search_path
 
 KEPT = ROOT / "out" / "gpu-check"  # results of steps that need not be done again
 TAIL = 15  # lines of a failed command's output that are shown
@@ -91,10 +91,14 @@ class Place:
         Raises:
             StepError: it is not there.
         """
-        program = self.build_folder() / "bench" / "kernels" / "kernel_bench"
+        program = self.kernel_bench_file()
         if not program.is_file():
             raise StepError("kernel_bench has not been built")
         return program
+
+    def kernel_bench_file(self) -> Path:
+        """Where that program is, or will be."""
+        return self.build_folder() / "bench" / "kernels" / "kernel_bench"
 
     def build_folder(self) -> Path:
         """Where setup.py builds for this Python."""
@@ -149,6 +153,11 @@ def find_sanitizer(python: Path) -> str:
 # --- what the steps do ---
 
 
+def has_module() -> bool:
+    """Whether the extension lies beside its sources, where every build puts it."""
+    return any((ROOT / "python" / "ltd").glob("_C*.so"))
+
+
 def build(place: Place) -> None:
     """The extension with its CUDA kernels; where it is not the system's Python, its environment before."""
     if place.prebuilt:
@@ -159,8 +168,14 @@ def build(place: Place) -> None:
         place.run("build", "make", "V=1", "-W", "setup.py", "install", ".venv/.stamp-dev")
 
 
+def check_cycles(place: Place) -> None:
+    """Recorded cycles beside called ones, of every kind of request, as a mark lets all of them choose this GPU."""
+    place.run("cycles", place.python, "bench/recorded_cycles.py", "--device", "cuda")
+
+
 def check_decoding(place: Place) -> Results:
-    """The decode loop with planted models: is the text the known one, and how long does each part of a cycle take?"""
+    """The decode loop with planted models: is the text the known one, were its cycles recorded, and how long does each
+    part of a cycle take?"""
     options = ("--shape", "llama-8b", "--depth", "8", "--size", "60", "--tau", "5.5", "--device", "cuda")
     return place.read_json(
         "planted", lambda file: place.run("planted", place.python, "bench/planted.py", *options, "--out", file)
@@ -220,8 +235,8 @@ def write_mark(place: Place) -> None:
 @dataclass(frozen=True)
 class Step:
     """A step: what it does, how many seconds it usually takes on 16 cores (an estimate) and may take at most, what it
-    needs of the Python that runs it and of the machine, whether it does no more than compile, and which steps must have
-    succeeded before."""
+    needs of the Python that runs it and of the machine, whether it does no more than compile, which steps must have
+    succeeded before, and whether what it has built is still there, if it builds."""
 
     run: Callable[[Place], Results]
     usual: float
@@ -230,6 +245,7 @@ class Step:
     programs: tuple[str, ...] = ()
     compiles: bool = False
     after: tuple[str, ...] = ("build",)
+    is_built: Callable[[Place], bool] = lambda _: True
 
 
 STEPS: dict[str, Step] = {
@@ -241,10 +257,18 @@ STEPS: dict[str, Step] = {
         programs=(*PROGRAMS, "nvcc"),
         compiles=True,
         after=(),
+        is_built=lambda _: has_module(),
     ),
-    "operators' tests": Step(check_operators, usual=90, limit=240, modules=(*PACKAGE, "pytest")),
+    "operators' tests": Step(check_operators, usual=90, limit=240, modules=(*OPERATORS, "pytest")),
+    "cycles": Step(check_cycles, usual=40, limit=150, modules=PACKAGE),
     "decoding": Step(check_decoding, usual=60, limit=150, modules=PACKAGE),
-    "microbenchmarks' build": Step(build_kernel_bench, usual=20, limit=300, compiles=True),
+    "microbenchmarks' build": Step(
+        build_kernel_bench,
+        usual=20,
+        limit=300,
+        compiles=True,
+        is_built=lambda place: place.kernel_bench_file().is_file(),
+    ),
     "microbenchmarks": Step(time_kernels, usual=30, limit=120, after=("microbenchmarks' build",)),
     "memcheck": Step(
         lambda place: sanitize(place, "memcheck"),
@@ -266,7 +290,7 @@ STEPS: dict[str, Step] = {
 
 
 # What must have succeeded before `ltd` chooses the GPU by itself, and what must not have failed.
-TELLING = ("build", "operators' tests", "decoding")
+TELLING = ("build", "operators' tests", "cycles", "decoding")
 WATCHING = ("memcheck", "racecheck")
 MARK_SECONDS = 60.0
 

@@ -15,7 +15,22 @@ import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-PACKAGE = ("torch", "transformers", "safetensors", "numpy", "pydantic", "typing_extensions", "tqdm", "filelock", "rich")
+# What `ltd` imports, pydantic's own parts among it: what was carried along by hand may lack them.
+PACKAGE = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_inspection",
+    "typing_extensions",
+    "tqdm",
+    "filelock",
+    "rich",
+)
+OPERATORS = ("torch", "numpy", "filelock")  # what `ltd.ops` imports
 BUILD = ("pybind11",)
 TESTS = ("pytest", "xdist", "hypothesis", "scipy")
 PROGRAMS = ("cmake", "ninja", "c++")

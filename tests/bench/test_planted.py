@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
+from tape import Tape
 
 import planted
+import recorded_cycles
+from ltd.engine.captures import CaptureReport, Plain
 from ltd.errors import InputError
-from ltd.policies import Static
+from ltd.policies import Both, Static
+from ltd.target.target import Target
 from planted_models import SHAPES, Plan, Planted, chance_for, plant, plant_target
+from recorded_cycles import Kind
+from watched_captures import WatchedCaptures
 
 CPU = torch.device("cpu")
 TINY = ("tiny-llama", "tiny-qwen3")
@@ -86,6 +96,73 @@ def test_a_wrong_text_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     options = ("--shape", "tiny-llama", "--depth", "2", "--size", "4", "--tau", "2", "--prompt", "8", "--tokens", "9")
     assert planted.main([*options, "--rounds", "1", "--dtype", "float32"]) == 1
     assert "NOT the known text: plain, from token 8" in capsys.readouterr().out
+
+
+@dataclass
+class Recordings(Plain):
+    """What says what it has recorded, as `CudaGraphs` does."""
+
+    report: CaptureReport
+
+
+def watched(*reports: CaptureReport | None) -> WatchedCaptures:
+    """A target's recordings, these."""
+    made = iter([Plain() if report is None else Recordings(report) for report in reports])
+    target = SimpleNamespace(captures=lambda: next(made))
+    captures = WatchedCaptures(cast("Target", target))
+    for _ in reports:
+        target.captures()
+    return captures
+
+
+def test_a_gpu_that_records_nothing_is_told() -> None:
+    good, bad = CaptureReport(3, 0.5, 100), CaptureReport(0, 0.1, 0, "operation not permitted")
+    assert watched(good, good).fault() is None
+    assert watched(good, bad).fault() == "a part of a cycle could not be captured: operation not permitted"
+    for reports in ((), (None,), (good, None), (good, CaptureReport())):
+        assert watched(*reports).fault() == "no CUDA graph was captured for some of the requests"
+    assert watched(None, good).reports() == [{"graphs": 3, "seconds": 0.5, "bytes": 100, "failure": None}]
+
+
+def test_a_text_without_recordings_is_not_enough_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    results = planted.measure
+    monkeypatch.setattr(planted, "measure", lambda options: results(options) | {"capture_fault": "there is none"})
+    options = ("--shape", "tiny-llama", "--depth", "2", "--size", "4", "--tau", "2", "--prompt", "8", "--tokens", "9")
+    assert planted.main([*options, "--rounds", "1", "--dtype", "float32"]) == 1
+    assert "NOT recorded: there is none" in capsys.readouterr().out
+
+
+SOME_KINDS = [
+    Kind(Static(4, 20), 0.0, 1),
+    Kind(Both(4, 12, 8), recorded_cycles.WARM, 1),
+    Kind(recorded_cycles.learned_policy(10, CPU), 0.0, 3),
+]
+
+
+def test_recorded_cycles_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(recorded_cycles, "all_kinds", lambda *_: SOME_KINDS)
+    monkeypatch.setattr(Target, "captures", lambda _: Tape())
+    assert recorded_cycles.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].split(",")[0] for line in lines] == ["equal"] * 3
+
+
+def test_a_replay_that_writes_other_tokens_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    right, calls = recorded_cycles.answers, count(1)
+
+    def last_is_wrong(model: Planted, kind: Kind) -> list[list[int]]:
+        """In the second answer of the decoder that records."""
+        tokens = right(model, kind)
+        return tokens if next(calls) < 3 else [[*tokens[0][:-1], -1]]
+
+    monkeypatch.setattr(recorded_cycles, "all_kinds", lambda *_: SOME_KINDS[:1])
+    monkeypatch.setattr(recorded_cycles, "answers", last_is_wrong)
+    assert recorded_cycles.main([]) == 1
+    assert "static, depth 4, size 20, greedy, batch 1: another text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from gpu_machine import Gpu
 from gpu_steps import Place, Step, StepError
 from ltd import _C
 
+OF_TORCH = {"typing_extensions"}
 NAMES = list(gpu_steps.STEPS)
 
 
@@ -161,8 +166,72 @@ def test_results_are_there_after_every_step(ran: list[str], tmp_path: Path, monk
     names = ("build", "one", "two")
     monkeypatch.setattr(gpu_steps, "STEPS", {name: make_step(look) for name in names})
     assert gpu_check.main(["--out", str(tmp_path / "mine")]) == 0
+    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == ["results.json", "results.tgz"]
     assert seen == [[], ["build"], ["build", "one"]]
     assert list(results_in(tmp_path / "mine")["steps"]) == list(names)
+
+
+def test_one_archive_holds_the_results_and_the_logs_after_every_step(
+    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    def log(place: Place) -> None:
+        if (file := tmp_path / "mine" / "results.tgz").is_file():
+            with tarfile.open(file) as archive:
+                seen.append(set(archive.getnames()))
+        place.logs.mkdir(exist_ok=True)
+        (place.logs / f"{len(seen)}.log").write_text("said")
+
+    monkeypatch.setattr(gpu_steps, "STEPS", {name: make_step(log) for name in ("build", "one", "two")})
+    assert gpu_check.main(["--out", str(tmp_path / "mine")]) == 0
+    assert seen == [
+        {"results.json", "0.log", "build.json"},
+        {"results.json", "0.log", "build.json", "1.log", "one.json"},
+    ]
+
+
+@pytest.mark.parametrize("name", ["build", "microbenchmarks' build"])
+def test_a_step_whose_product_is_gone_runs_again(ran: list[str], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    ran.append("operators' tests")
+    assert gpu_check.main([]) == 0
+    ran[:] = ["operators' tests"]
+    monkeypatch.setitem(gpu_steps.STEPS, name, replace(gpu_steps.STEPS[name], is_built=lambda _: False))
+    assert gpu_check.main([]) == 0
+    assert ran[1:] == [name, "mark"]
+
+
+def test_products_are_looked_for_where_they_are_built(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_steps, "ROOT", tmp_path)
+    for name, product in (
+        ("build", tmp_path / "python" / "ltd" / "_C.cpython-312-x86_64-linux-gnu.so"),
+        ("microbenchmarks' build", place.kernel_bench_file()),
+    ):
+        assert not gpu_steps.STEPS[name].is_built(place)
+        product.parent.mkdir(parents=True)
+        product.touch()
+        assert gpu_steps.STEPS[name].is_built(place)
+
+
+def test_the_operators_tests_need_no_more_than_they_import() -> None:
+    """In a Python that has the modules of that step alone, beside torch's own."""
+    others = set(system_python.PACKAGE) - set(gpu_steps.STEPS["operators' tests"].modules)
+    script = f"""
+import sys
+
+class Lacking:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {others - OF_TORCH}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Lacking())
+import op_cases
+from ltd import ops
+"""
+    paths = os.pathsep.join(sys.path)
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": paths})
 
 
 def test_what_does_not_fit_into_the_budget_is_left_out(
