@@ -1,11 +1,14 @@
-"""Caches that are lent: whole again for the next session, and no more of them than were out at one time."""
+"""What is lent: caches, no more of them than were out at one time, and what is kept because it is dear to make."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pytest
 import torch
 
 from ltd.engine.kv_cache import KVCache
-from ltd.engine.pool import CachePool
+from ltd.engine.pool import MOST_KEPT, CachePool, Shelf, power_of_two
 
 
 def pool_and_made() -> tuple[CachePool, list[tuple[int, int]]]:
@@ -39,3 +42,38 @@ def test_who_holds_a_cache_holds_it_alone() -> None:
     pool.give_back(second)
     assert pool.take(2, 100) is not second and made[-1] == (2, 100)
     assert pool.take(1, 100) is not second  # it made room
+
+
+@dataclass(eq=False)
+class Dear:
+    """Something for so many rows."""
+
+    capacity: int
+    is_reusable: bool = True
+    is_closed: bool = False
+
+    def restart(self) -> None:
+        assert not self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_what_a_few_kinds_need_in_turn_is_made_once() -> None:
+    shelf: Shelf[Dear] = Shelf()
+    made: list[Dear] = []
+
+    def make() -> Dear:
+        made.append(Dear(64))
+        return made[-1]
+
+    for kind in [*range(MOST_KEPT)] * 3:
+        shelf.give_back(kind, shelf.take(kind, 50, make))
+    assert len(made) == MOST_KEPT == 6 and not any(each.is_closed for each in made)
+    shelf.give_back("one more", Dear(64))
+    assert [each.is_closed for each in made] == [True] + [False] * (MOST_KEPT - 1)
+
+
+@pytest.mark.parametrize(("count", "power"), [(0, 1), (1, 1), (2, 2), (3, 4), (1024, 1024), (1025, 2048)])
+def test_rooms_are_powers_of_two(count: int, power: int) -> None:
+    assert power_of_two(count) == power

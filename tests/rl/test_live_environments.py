@@ -17,6 +17,7 @@ from recordings import DEPTH, NEW_TOKENS, Recorded
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
 import ltd_rl.environments  # noqa: F401 (registers)
+from ltd.decoding.workspace import recorded_sizes
 from ltd.errors import InputError
 from ltd.policies import Learned, Static
 from ltd.policies.learned.allowance import Allowance, Costs
@@ -153,6 +154,21 @@ def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded], 
     np.testing.assert_allclose(spy.seen, observations, rtol=1e-6, atol=1e-6)
     assert info["answer"]["cycles"] == len(answer.statistics.depths)
     assert env.statistics.depths == answer.statistics.depths and env.statistics.gains == answer.statistics.gains
+
+
+def test_the_sizes_that_are_verified_are_known_beforehand(recorded: Callable[[str], Recorded]) -> None:
+    """So a GPU records them, and verifies no more than the one that is asked for."""
+    found, layout = recorded("llama"), Summary(4, 2)
+    learned = Learned(Setting(10), DEPTH, SIZES, None, random_network(layout, len(SIZES), seed=1))
+    cases: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("size", Static(2, 20), (0, *SIZES)),
+        ("size", "random", (0, *SIZES)),
+        ("depth", learned, (0, *SIZES)),
+        ("depth", Static(2, 20), (0, 4, 8, 16, 20)),  # what it has of them depends on the depth
+    ]
+    for role, partner, sizes in cases:
+        policy = live(found, role, layout=layout, partner=partner).speculation.policy
+        assert recorded_sizes(policy) == sizes and all(type(size) is int for size in recorded_sizes(policy))
 
 
 @pytest.mark.parametrize("role", ROLES)

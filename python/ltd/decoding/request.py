@@ -17,6 +17,7 @@ from ltd.decoding.stopping import StopRule, Stops
 from ltd.decoding.workspace import GAINS, Workspace, recorded_sizes
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
+from ltd.engine.pool import power_of_two
 from ltd.target.target import Target, TargetSession
 from ltd.tree import MAX_GAIN, DraftTree, TreeNodes
 
@@ -145,15 +146,21 @@ class Request:
         return DraftTree(batch, *self.tree_limits, device, max_text)
 
     def new_workspace(self, target: Target, capacity: int) -> Workspace:
-        """Memory of its own, with so many rows per sequence, over which the parts of its cycles are recorded."""
-        batch, device = len(self.prompts), target.device
+        """Memory of its own, with so many rows per sequence, over which the parts of its cycles are recorded.
+
+        Where the target's parts are recorded, the rows are a power of two: recording is dear, and so the next request
+        has room there too if its text is a little longer.
+        """
+        batch, device, captures = len(self.prompts), target.device, target.captures()
+        if captures.records:
+            capacity = power_of_two(capacity)
         draft = None if self.speculation is None else self.speculation.draft
         self.workspace = Workspace(
             target.session(batch, capacity, tap=draft is not None),
             None if draft is None else draft.start(batch, capacity),
             self.new_tree(batch, device),
             Report(range(batch), device),
-            target.captures(),
+            captures,
         )
         if self.workspace.can_record:
             self._record_verifying()

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ltd.decoding.report import Report
 from ltd.drafts import DraftSession
 from ltd.drafts.base import RecordedDraftSession
 from ltd.engine.captures import Captures
-from ltd.policies import Policy
+from ltd.policies import Policy, Static
 from ltd.policies.base import text_limit
 from ltd.target.target import TargetSession
 from ltd.tree import MAX_GAIN, DraftTree
 
 GAINS = (1, 2, 4, 8, MAX_GAIN)  # tokens that a draft reads at the beginning of a recorded cycle
-SIZES = (0, 4, 8, 16, 24, 32, 48, 60)  # candidates of recorded verifications, where a policy names none
+SIZES = (0, 4, 8, 16, 24, 32, 48, 60)  # candidates of recorded verifications, where a policy names not all
 
 
 def recorded_sizes(policy: Policy | None) -> tuple[int, ...]:
-    """What a policy's sizes are rounded up to where verifications are recorded, in order; 0 is a plain cycle's."""
+    """What a policy's sizes are rounded up to where verifications are recorded, in order; 0 is a plain cycle's.
+
+    These are its own `sizes` and its `max_size`. Some of `SIZES` are there too where trees have other sizes as well: as
+    many candidates as the text proposes, or what a policy without `sizes` chooses.
+    """
     if policy is None:
         return (0,)
-    own = getattr(policy, "sizes", (policy.max_size,))
-    steps = SIZES if text_limit(policy) else ()
-    return tuple(sorted({0, *own, *(size for size in steps if size < policy.max_size)}))
+    own: tuple[int, ...] = getattr(policy, "sizes", ())
+    is_varied = text_limit(policy) > 0 or not (own or isinstance(policy, Static))
+    steps = SIZES if is_varied else ()
+    return tuple(sorted({0, *own, policy.max_size, *(size for size in steps if size < policy.max_size)}))
 
 
 @dataclass(slots=True)
@@ -37,6 +42,8 @@ class Workspace:
         report: those of what its verifications gain.
         captures: the parts of a cycle that were recorded over these.
         is_whole: whether no sequence has left; what was recorded is of all of them.
+        can_draft_recorded: whether what drafts, if anything, may be recorded. Its kind is looked at once, as cycles ask
+            often.
     """
 
     session: TargetSession
@@ -45,6 +52,10 @@ class Workspace:
     report: Report
     captures: Captures
     is_whole: bool = True
+    can_draft_recorded: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.can_draft_recorded = self.drafting is None or isinstance(self.drafting, RecordedDraftSession)
 
     @property
     def capacity(self) -> int:
@@ -59,7 +70,7 @@ class Workspace:
     @property
     def can_record(self) -> bool:
         """Whether the parts of its cycles can be recorded."""
-        return self.captures.records and (self.drafting is None or isinstance(self.drafting, RecordedDraftSession))
+        return self.captures.records and self.can_draft_recorded
 
     def restart(self, for_any_length: bool = False) -> None:
         """Forgets all sequences, as if they had just begun; for recording, as texts of any length need them."""

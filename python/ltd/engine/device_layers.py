@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ltd import ops
 from ltd.engine.forward import TreeBlock
 from ltd.engine.kv_cache import KVCache
+from ltd.engine.pool import power_of_two
 from ltd.errors import InputError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -132,7 +133,7 @@ class Rooms:
     def of(self, rows: int) -> Room:
         """Room for so many rows; what is in it is whatever was there."""
         if rows not in self._parts:
-            made = 1 << max(rows - 1, 0).bit_length()
+            made = power_of_two(rows)
             if made not in self._made:
                 with torch.inference_mode(False):  # who asks first may be in inference mode, and the next not
                     self._made[made] = Room(self.sizes, made, self.like)

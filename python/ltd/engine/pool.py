@@ -8,6 +8,11 @@ from typing import Generic, Protocol, TypeVar
 from ltd.engine.kv_cache import KVCache
 
 
+def power_of_two(count: int) -> int:
+    """The smallest power of two not below a count >= 0: room that is seldom made anew as what is in it grows."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
 class CachePool:
     """Lends empty caches; any thread may ask. It never holds more than were lent at one time.
 
@@ -57,7 +62,7 @@ class Reusable(Protocol):
 
 
 Thing = TypeVar("Thing", bound=Reusable)
-MOST_KEPT = 2  # as each may hold much memory
+MOST_KEPT = 6  # so that a few policies in turn find theirs again; not more, as each may hold much memory
 
 
 class Shelf(Generic[Thing]):

@@ -100,12 +100,16 @@ class OrderedSize:
 
     The limits of its trees stay the same whatever the size, as with a policy that learns, so buffers are kept. Tokens
     are looked up as well: what that takes is a part of its own.
+
+    Attributes:
+        sizes: all that it will be told, so that a GPU verifies no more than that.
     """
 
     max_depth: int
     max_size: int
     size: int = 0
     max_text: int = LOOKED_UP
+    sizes: tuple[int, ...] = ()
 
     def start(self, batch: int) -> OrderedSize:
         """Itself: the order holds for the next cycle of any call."""
@@ -183,7 +187,7 @@ class CycleBench:
         looked_up, scores = MAX_TEXT, None if self.draft is not None else ALL_LIKELY
         if self.draft is not None:  # beside a wide draft there may be room for fewer
             looked_up = min(LOOKED_UP, MAX_CANDIDATES - candidate_count(self.draft.width, plan.depth))
-        self.policy = OrderedSize(plan.depth, max(sizes), max_text=looked_up)
+        self.policy = OrderedSize(plan.depth, max(sizes), max_text=looked_up, sizes=tuple(sizes))
         self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length, text_scores=scores)
         self.plain = Decoder(self.target, max_length=self.max_length)
         self.gains = {length: cycle(self.grid["begin"]) for length in self.lengths}

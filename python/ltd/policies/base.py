@@ -87,9 +87,9 @@ class Policy(Protocol):
         max_depth: the deepest tree it may ask for, 0 … 12 expansions after the root's own draft forward.
         max_size: the most candidates it may send to verification, 0 … 512.
 
-    Three more are read where a policy has them: `max_text`, see `text_limit`; `drafts`, which is False of one that
-    never asks a draft; and `needs_draft`, whether it makes no sense without one, which else are those that look nothing
-    up.
+    Four more are read where a policy has them: `max_text`, see `text_limit`; `drafts`, which is False of one that
+    never asks a draft; `needs_draft`, whether it makes no sense without one, which else are those that look nothing up;
+    and `sizes`, a tuple of all that it may choose, for which a GPU's verifications are then recorded.
     """
 
     @property

@@ -97,7 +97,9 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
             if self.role == "depth" or partner != "random":
                 raise InputError(f"the {self.role} policy cannot have the partner {partner!r}; give a policy")
             partner = RandomDepth(self, self.depth)
-        return Steered(partner, self.depth, int(self.sizes[-1]) if self.role == "size" else partner.max_size)
+        if self.role == "size":
+            return Steered(partner, self.depth, int(self.sizes[-1]), tuple(self.sizes.tolist()))
+        return Steered(partner, self.depth, partner.max_size, getattr(partner, "sizes", ()))
 
     @torch.inference_mode()
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:

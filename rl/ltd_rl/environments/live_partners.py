@@ -19,11 +19,13 @@ class Steered:
     Args:
         partner: the policy.
         max_depth, max_size: the limits.
+        sizes: all that are verified, as far as that is known, so that a GPU verifies no more than was asked for.
     """
 
     partner: Policy
     max_depth: int
     max_size: int
+    sizes: tuple[int, ...] = ()
 
     def start(self, batch: int) -> SteeredCall:
         """The partner in one call, within the same limits."""
