@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -24,13 +26,14 @@ from ltd.engine.cpu import Engine
 from ltd.engine.device import DeviceEngine
 from ltd.engine.forward import Verified
 from ltd.policies import Both, Learned, Lookup, Policy, Static
+from ltd.policies.base import FixedSize
 from ltd.policies.learned import asking
 from ltd.policies.learned.asking import Asker
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Summary
 from ltd.policies.learned.setting import Setting
 from ltd.target.target import Target, TargetSession
-from ltd.tree import TreeNodes
+from ltd.tree import NOT_ASKED, DraftTree, TreeNodes
 
 WIDTH = 4
 LADDER = (2, 4, 8)
@@ -150,6 +153,58 @@ def test_a_cycle_of_a_fixed_policy_waits_once(kind: str, policy: Policy, tempera
     assert len(waits) > 10 and set(waits) == {1}
 
 
+@dataclass(slots=True)
+class Sometimes(FixedSize):
+    """Drafts in every third cycle."""
+
+    size: int = 12
+    max_depth: int = 2
+    cycle: int = 0
+
+    def start(self, batch: int) -> Sometimes:
+        self.cycle = 0
+        return self
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        self.cycle += 1
+        return self.cycle % 3 == 0
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        return depth < self.max_depth
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_draft_has_not_read_is_kept_without_waiting(kind: str) -> None:
+    waits, depths = waits_per_cycle(make_decoder(kind), Sometimes(), 0.0)
+    assert set(depths) == {NOT_ASKED, 2} and set(waits) == {1}
+
+
+def test_a_workspace_keeps_nothing_of_the_last_tree() -> None:
+    """A request that ends with the prefill has no candidates of any source, in used memory as in new."""
+    decoder = make_decoder("engine")
+    tapes = taped(decoder)
+    prompt, policy = [5, 6, 7] * 6, Both(1, 4, 8)
+    assert decoder.generate(prompt, max_new_tokens=12, policy=policy).statistics.sources
+    assert decoder.generate(prompt, max_new_tokens=1, policy=policy).statistics.sources == {}
+    assert len(tapes) == 1
+
+
+def test_recording_is_done_in_turn() -> None:
+    """Threads that share a target would launch in the middle of a capture."""
+    decoder, held = make_decoder("engine"), []
+    captures = decoder.target.captures
+
+    def watched() -> Any:
+        other = threading.Thread(target=lambda: held.append(not decoder.target.turn._lock.acquire(blocking=False)))
+        other.start()
+        other.join()
+        return captures()
+
+    with patch.object(decoder.target, "captures", watched):
+        decoder.generate([5, 6, 7], max_new_tokens=4)
+    assert held == [True]
+
+
 def test_a_learned_policy_waits_for_each_answer() -> None:
     """Once at every level, for the answer that the last kernel of that level wrote, and once at the end."""
     layout = Summary(best=5, newest=2, states=32)
@@ -240,3 +295,8 @@ def test_waits_that_nobody_counts_are_refused() -> None:
             bool(torch.zeros(1) > 0)
         with pytest.raises(WouldWaitError, match="the host's numbers"):
             torch.tensor([1])
+        for index in ([0], (slice(None), [0])):
+            with pytest.raises(WouldWaitError, match="a list as an index"):
+                torch.zeros(1, 1)[index]
+        with pytest.raises(WouldWaitError, match="a mask"):
+            torch.zeros(1)[torch.zeros(1) > 0] = 1

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from ltd.decoding.statistics import DeviceLaps
+import pytest
+import torch
+
+from ltd.decoding import statistics
+from ltd.decoding.statistics import DeviceLaps, Statistics, Stopwatch
 
 
 @dataclass
@@ -65,3 +70,21 @@ def test_moments_are_used_again() -> None:
     assert device.made < 5 and device.waits == 0
     laps.settle(wait=True)
     assert abs(seconds["draft"] - (1001**2 - 1) / 1000) < 1e-6
+
+
+def test_a_stopwatch_is_of_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not of the thread's current one."""
+    gpu, asked, fake = torch.device("cuda", 1), [], FakeDevice()
+
+    def event(device: torch.device, timed: bool) -> Any:
+        asked.append((device, timed))
+        return fake.moment()
+
+    monkeypatch.setattr(statistics, "DeviceEvent", event)
+    watch = Stopwatch(Statistics(), gpu)
+    watch.lap("draft")
+    watch.settle()
+    assert set(asked) == {(gpu, True)} and watch.seconds["draft"] == 0.003  # 2² - 1²
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: asked.append(device))
+    Stopwatch(Statistics(), gpu, waits=True).lap("draft")
+    assert asked[-1] == gpu

@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import small_config
+from transformers import AutoModelForCausalLM
 
-from ltd.engine import captures
+from ltd.engine import captures, events
 from ltd.engine.captures import CudaGraphs, Plain, captures_for, rounded_up
+from ltd.engine.events import DeviceEvent
+from ltd.target.target import Target
 
-GPU = torch.device("cuda", 0)
+GPU = torch.device("cuda", 1)  # not the thread's current one
+CURRENT = torch.device("cuda", 0)
 
 
 class FakeGraph:
@@ -27,42 +32,98 @@ class FakeGraph:
         self.replays += 1
 
 
+class FakeStream(SimpleNamespace):
+    """A stream of a device."""
+
+    def wait_stream(self, other: object) -> None: ...
+
+
+class FakeEvent:
+    """Remembers on which stream it was recorded."""
+
+    stream: FakeStream | None = None
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.timed = enable_timing
+
+    def record(self, stream: FakeStream) -> None:
+        self.stream = stream
+
+
 class FakeCuda:
-    """So much of `torch.cuda` as capturing needs; every capture takes 5 bytes."""
+    """So much of `torch.cuda` as capturing needs; every capture takes 5 bytes, every warm-up's stream 7 that stay.
+
+    What nobody needs any more, 100 bytes at first, is reserved until the cache is emptied. A failing capture leaves the
+    thread on its stream, as one does whose end fails.
+    """
+
+    CUDAGraph, Event = FakeGraph, FakeEvent
 
     def __init__(self) -> None:
         self.pools: list[Any] = []
-        self.reserved, self.fails = 0, False
+        self.modes: list[str] = []
+        self.captured_on: list[FakeStream] = []
+        self.streams: list[FakeStream] = []
+        self.warmed: list[FakeStream] = []
+        self.cached, self.kept, self.fails = 100, 0, False
+        self.now, self.on_device = CURRENT, {index: FakeStream(device=index) for index in (GPU, CURRENT)}
+        self.waited_for: list[torch.device] = []
 
     def graph_pool_handle(self) -> object:
         return object()
 
     def memory_reserved(self, device: torch.device) -> int:
-        return self.reserved
+        assert device == GPU
+        return self.cached + self.kept
 
-    def Stream(self, device: torch.device) -> SimpleNamespace:
-        return SimpleNamespace(wait_stream=lambda other: None)
+    def empty_cache(self) -> None:
+        self.cached = 0
 
-    current_stream = Stream
-    CUDAGraph = FakeGraph
+    def synchronize(self, device: torch.device) -> None:
+        self.waited_for.append(device)
+
+    def Stream(self, device: torch.device) -> FakeStream:
+        self.streams.append(FakeStream(device=device))
+        return self.streams[-1]
+
+    def current_stream(self, device: torch.device) -> FakeStream:
+        return self.on_device[device]
+
+    def set_stream(self, stream: FakeStream) -> None:
+        self.on_device[stream.device] = stream
 
     @contextmanager
-    def stream(self, stream: object) -> Iterator[None]:
+    def device(self, device: torch.device) -> Iterator[None]:
+        before, self.now = self.now, device
+        yield
+        self.now = before
+
+    @contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        if stream not in self.warmed:
+            self.warmed.append(stream)
+            self.kept += 7
         yield
 
     @contextmanager
-    def graph(self, graph: FakeGraph, pool: object) -> Iterator[None]:
+    def graph(self, graph: FakeGraph, pool: object, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
+        assert stream.device == self.now  # else the graph would be of another device, and empty
         if self.fails:
+            self.set_stream(stream)
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        self.empty_cache()
         self.pools.append(pool)
-        self.reserved += 5
+        self.modes.append(capture_error_mode)
+        self.captured_on.append(stream)
+        self.kept += 5
         yield
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     fake = FakeCuda()
-    monkeypatch.setattr(captures, "torch", SimpleNamespace(cuda=fake))
+    for module in (captures, events):
+        monkeypatch.setattr(module, "torch", SimpleNamespace(cuda=fake))
     return fake
 
 
@@ -76,6 +137,8 @@ def test_graphs_share_a_pool_and_say_what_they_cost(cuda: FakeCuda) -> None:
     for size in (24, 8):
         graphs.record(("verify", size), part)
     assert len(set(cuda.pools)) == 1 and graphs.report.bytes == 10
+    assert len(cuda.streams) == 1 and cuda.captured_on == cuda.streams * 2  # each keeps libraries' memory
+    assert set(cuda.modes) == {"thread_local"} and cuda.now == CURRENT
     assert graphs.report.graphs == 2 and graphs.report.seconds > 0 and graphs.report.failure is None
     called = len(calls)
     result = graphs.run(("verify", 24), part)
@@ -88,12 +151,14 @@ def test_graphs_share_a_pool_and_say_what_they_cost(cuda: FakeCuda) -> None:
 def test_what_cannot_be_captured_is_called_and_said_once(cuda: FakeCuda) -> None:
     graphs = CudaGraphs(GPU)
     graphs.record("before", lambda: 1)
+    stream = cuda.current_stream(GPU)
     cuda.fails = True
     with pytest.warns(RuntimeWarning, match="without CUDA graphs.*not permitted when stream is capturing") as said:
         assert graphs.record("part", lambda: 2) == 2
     assert graphs.record("other", lambda: 3) == 3  # a second warning would be an error
     assert len(said) == 1
-    assert not graphs.records and graphs.report.graphs == 0
+    assert cuda.current_stream(GPU) is stream and cuda.waited_for[-1] == GPU and cuda.now == CURRENT
+    assert not graphs.records and graphs.report.graphs == graphs.report.bytes == 0
     assert graphs.report.failure == "operation not permitted when stream is capturing"
     assert graphs.run("before", lambda: 4) == 4
 
@@ -103,6 +168,24 @@ def test_only_a_gpu_records() -> None:
     assert isinstance(plain, Plain) and not plain.records
     assert plain.record("part", lambda: 5) == 5 and plain.run("part", lambda: 6) == 6
     assert isinstance(captures_for(GPU), CudaGraphs)
+
+
+def test_events_are_of_the_device_that_they_are_asked_about(cuda: FakeCuda) -> None:
+    event = DeviceEvent(GPU, timed=True)
+    event.record()
+    assert event._event.timed and event._event.stream is cuda.current_stream(GPU)
+
+
+def test_a_target_does_not_try_again_what_could_not_be_captured(cuda: FakeCuda) -> None:
+    target = Target(AutoModelForCausalLM.from_config(small_config("llama")))
+    target.forward = SimpleNamespace(is_ours=True, device=GPU)  # type: ignore[assignment]
+    first, second = target.captures(), target.captures()
+    assert isinstance(first, CudaGraphs) and isinstance(second, CudaGraphs)
+    assert target.capture_report is second.report
+    cuda.fails = True
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs"):
+        second.record("part", lambda: 2)
+    assert isinstance(target.captures(), Plain) and target.capture_report is second.report
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 4), (4, 4), (5, 8), (8, 8), (9, 9)])

@@ -1,7 +1,8 @@
 """A device that must be waited for, in the CPU's place: counts the waits, and forbids those that nobody counts.
 
-On a GPU a value that Python reads, and a tensor of Python's numbers, let the host wait for all that was launched. Here
-both raise, except for what came with a `HostCopy`, whose memory on the host is another than on the device.
+On a GPU a value that Python reads, a tensor of Python's numbers, and an index of them or of a mask let the host wait
+for all that was launched. Here they raise, except for what came with a `HostCopy`, whose memory on the host is another
+than on the device.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ltd.engine import host_copy
 READS = {"tolist", "item", "numpy", "cpu", "nonzero", "equal", "allclose"}
 READS |= {f"__{name}__" for name in ("bool", "int", "float", "index", "array", "contains")}
 CONSTANTS = {"tensor", "as_tensor", "from_numpy", "new_tensor"}
+INDEXING = {"__getitem__", "__setitem__"}
 
 
 class WouldWaitError(RuntimeError):
@@ -64,6 +66,12 @@ class Waits(TorchFunctionMode):
             raise WouldWaitError(f"torch.{name} brings the host's numbers")
         if name in READS and not self.came_to_the_host(args[0]):
             raise WouldWaitError(f"Tensor.{name} reads a value")
+        if name in INDEXING and not self.came_to_the_host(args[0]):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, (list, range)) for part in index):
+                raise WouldWaitError("a list as an index brings the host's numbers")
+            if any(isinstance(part, Tensor) and part.dtype == torch.bool for part in index):
+                raise WouldWaitError("a mask as an index is counted first")
         return function(*args, **(kwargs or {}))
 
     def came_to_the_host(self, tensor: Any) -> bool:

@@ -37,6 +37,11 @@ class Accepted:
         counts, token_lists = [self.counts[row] for row in rows], [self.token_lists[row] for row in rows]
         return Accepted(self.path[rows], self.tokens[rows], self.gained[rows], self.roots[rows], counts, token_lists)
 
+    def copied(self) -> Accepted:
+        """All sequences, in memory of their own; their sources have been counted."""
+        parts = (part.clone() for part in (self.path, self.tokens, self.gained, self.roots))
+        return Accepted(*parts, self.counts, self.token_lists)
+
 
 @dataclass(frozen=True, slots=True)
 class Gain:
@@ -60,7 +65,9 @@ class Gain:
 
     def copied(self) -> Gain:
         """The same in memory of its own, to be read after the next verification."""
-        return self.keep(list(range(len(self.accepted.counts))))
+        # No list of rows: indices of the host's would have to come to the device, and the host would wait for that.
+        features = None if self.features is None else self.features[:, : max(self.accepted.counts)].clone()
+        return Gain(self.accepted.copied(), features, is_copied=True)
 
 
 @dataclass(frozen=True, slots=True)

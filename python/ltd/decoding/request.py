@@ -207,7 +207,8 @@ class Request:
             capacity: rows per sequence; None is what it needs.
         """
         rows, kind = self.capacity if capacity is None else capacity, self.kind
-        self.workspace = target.workspaces.take(kind, rows, partial(self.new_workspace, target, rows))
+        with target.turn:  # while a new one is recorded, nobody else may work on the device
+            self.workspace = target.workspaces.take(kind, rows, partial(self.new_workspace, target, rows))
         try:
             if self.speculation is not None:
                 self.speculation.start(self.prompts, self.workspace)

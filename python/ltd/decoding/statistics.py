@@ -6,9 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
+
+from ltd.engine.events import DeviceEvent
 
 PARTS = ("prefill", "lookup", "draft", "policy", "select", "verify", "accept", "commit", "other")
 SOURCES = ("draft", "text", "both")  # who proposed a candidate, by what `DraftTree.sources` says of it: 1, 2, 3
@@ -107,8 +110,10 @@ class Stopwatch:
 
     def __init__(self, statistics: Statistics, device: torch.device, waits: bool = False) -> None:
         self.seconds = statistics.seconds
-        self.synchronise = waits and device.type == "cuda"
-        self._laps = DeviceLaps(self.seconds) if device.type == "cuda" and not waits else None
+        self.device, self.synchronise = device, waits and device.type == "cuda"
+        self._laps: DeviceLaps | None = None
+        if device.type == "cuda" and not waits:
+            self._laps = DeviceLaps(self.seconds, partial(DeviceEvent, device, timed=True))
         self.last = time.perf_counter()
 
     def lap(self, part: str) -> None:
@@ -117,7 +122,7 @@ class Stopwatch:
             self._laps.lap(part)
             return
         if self.synchronise:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.seconds[part] += now - self.last
         self.last = now
@@ -136,7 +141,7 @@ class Stopwatch:
 
 
 class Moment(Protocol):
-    """A point in what a device was told to do, as `torch.cuda.Event` is one."""
+    """A point in what a device was told to do, as a timed `DeviceEvent` is one."""
 
     def record(self) -> None: ...
 
@@ -150,12 +155,6 @@ class Moment(Protocol):
         """Milliseconds from here to a later one."""
 
 
-def cuda_moment() -> Moment:
-    """One that knows its time."""
-    moment: Moment = torch.cuda.Event(enable_timing=True)
-    return moment
-
-
 class DeviceLaps:
     """Laps as moments of a device, which are counted once it has passed them.
 
@@ -164,7 +163,7 @@ class DeviceLaps:
         new_moment: makes one.
     """
 
-    def __init__(self, seconds: dict[str, float], new_moment: Callable[[], Moment] = cuda_moment) -> None:
+    def __init__(self, seconds: dict[str, float], new_moment: Callable[[], Moment]) -> None:
         self.seconds, self.new_moment = seconds, new_moment
         self.spare: list[Moment] = []
         self.last = self.now()

@@ -78,6 +78,8 @@ class Workspace:
         if isinstance(self.drafting, RecordedDraftSession):
             self.drafting.restart(for_any_length)
         self.report.clear()
+        tree = self.tree
+        tree.text = tree.logits = tree.states = tree.root_states = None
 
     def keep(self, rows: list[int], tree: DraftTree) -> None:
         """Drops all sequences but these. Their trees have other buffers from now on, so recordings are of no use."""

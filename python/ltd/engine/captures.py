@@ -69,7 +69,7 @@ class CaptureReport:
     Attributes:
         graphs: how many.
         seconds: for all of them, warming up included.
-        bytes: of device memory that they hold.
+        bytes: of device memory that they hold in their pool; what warming up took is not theirs.
         failure: why there are none, or no more; None if all went well.
     """
 
@@ -82,10 +82,11 @@ class CaptureReport:
 class CudaGraphs:
     """`Captures` by CUDA graphs that share one memory pool; record the largest first, and the others fit into its.
 
+    All have one stream, for warming up too, as libraries keep a workspace for each stream that they have worked on.
     Where one cannot be captured, a warning says why, once, and from then on every function is called.
 
     Args:
-        device: of the state.
+        device: of the state; it need not be the thread's current one.
 
     Attributes:
         report: what it cost so far.
@@ -95,6 +96,7 @@ class CudaGraphs:
         self.device, self.report = device, CaptureReport()
         self._graphs: dict[Part, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     @property
     def records(self) -> bool:
@@ -105,37 +107,53 @@ class CudaGraphs:
         """See `Captures`."""
         if not self.records:
             return function()
-        begun, before = time.perf_counter(), torch.cuda.memory_reserved(self.device)
-        try:
-            self._graphs[key] = graph, result = self._captured(function)
-            graph.replay()  # as capturing runs nothing
-        except RuntimeError as error:
-            self.forget()
-            self.report.failure = str(error).splitlines()[0]
-            warnings.warn(
-                f"this GPU's cycles run without CUDA graphs, more slowly: {key} could not be captured: "
-                f"{self.report.failure}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            result = function()
+        begun = time.perf_counter()
+        with torch.cuda.device(self.device):
+            before = torch.cuda.current_stream(self.device)
+            try:
+                self._graphs[key] = graph, result = self._captured(function)
+                graph.replay()  # as capturing runs nothing
+            except RuntimeError as error:
+                # A capture that cannot be ended leaves the thread on the stream of the capture.
+                torch.cuda.set_stream(before)
+                torch.cuda.synchronize(self.device)
+                self._give_up(key, error)
+                result = function()
         self.report.graphs = len(self._graphs)
         self.report.seconds += time.perf_counter() - begun
-        self.report.bytes += torch.cuda.memory_reserved(self.device) - before
         return result
 
+    def _give_up(self, key: Part, error: RuntimeError) -> None:
+        self.forget()
+        self.report.bytes = 0
+        self.report.failure = str(error).splitlines()[0]
+        warnings.warn(
+            f"this GPU's cycles run without CUDA graphs, more slowly: {key} could not be captured: "
+            f"{self.report.failure}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
     def _captured(self, function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        stream, current = self._stream, torch.cuda.current_stream(self.device)
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 function()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        current.wait_stream(stream)
+        # A capture begins by letting the allocator's free memory go; what is reserved before that says nothing.
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(self.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads may go on with what is none of this target's work.
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             result = function()
+        self.report.bytes += torch.cuda.memory_reserved(self.device) - before
         return graph, result
 
     def run(self, key: Part, function: Callable[[], Result]) -> Result:
@@ -144,7 +162,8 @@ class CudaGraphs:
         if recorded is None:
             return function()
         graph, result = recorded
-        graph.replay()
+        with torch.cuda.device(self.device):
+            graph.replay()
         return result  # type: ignore[no-any-return]
 
     def forget(self) -> None:

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ltd.engine.events import DeviceEvent
+
 WORD_BYTES = 8
 
 
@@ -24,7 +26,7 @@ def host_side(whole: Tensor) -> tuple[Tensor, Event | None]:
     """Memory of the host to copy a tensor to, and what tells when it has come; the tensor itself if it is there."""
     if whole.is_cpu:
         return whole, None
-    return torch.zeros_like(whole, device="cpu", pin_memory=True), torch.cuda.Event()
+    return torch.zeros_like(whole, device="cpu", pin_memory=True), DeviceEvent(whole.device)
 
 
 class HostCopy:

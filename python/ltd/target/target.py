@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ltd.common.argument_types import wrong_type
-from ltd.engine.captures import Captures, Plain, captures_for
+from ltd.engine.captures import CaptureReport, Captures, CudaGraphs, Plain, captures_for
 from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
@@ -57,6 +57,7 @@ class Target:
 
     Attributes:
         workspaces: the memory of requests that have ended, with what was recorded over it.
+        capture_report: of the last workspace over which graphs were to be recorded; None where there is none.
         turn: held during a forward and what belongs to it by those who share the target between threads: sessions then
             take turns, instead of sharing the cores in the middle of each other's work.
     """
@@ -80,6 +81,7 @@ class Target:
         self.pool = CachePool(self.forward.open)
         self.turn = TurnLock()
         self.workspaces: Shelf[Any] = Shelf()
+        self.capture_report: CaptureReport | None = None
         self._made_for = self._parts()
 
     @property
@@ -121,8 +123,17 @@ class Target:
         return int(self.config.max_position_embeddings)
 
     def captures(self) -> Captures:
-        """What records the parts of a cycle over a new state: graphs on a GPU, for a forward that is ours alone."""
-        return captures_for(self.device) if self.forward.is_ours else Plain()
+        """What records the parts of a cycle over a new state: graphs on a GPU, for a forward that is ours alone.
+
+        Once that has failed, nothing: the next request's parts could not be captured either, and trying takes time.
+        """
+        has_failed = self.capture_report is not None and self.capture_report.failure is not None
+        if has_failed or not self.forward.is_ours:
+            return Plain()
+        captures = captures_for(self.device)
+        if isinstance(captures, CudaGraphs):
+            self.capture_report = captures.report
+        return captures
 
     def session(self, batch: int, capacity: int, tap: bool = True) -> TargetSession:
         """New, empty sequences; to be used in a `with`, at whose end their memory is lent to the next session.
