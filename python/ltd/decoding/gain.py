@@ -39,8 +39,8 @@ class Accepted:
 
     def copied(self) -> Accepted:
         """All sequences, in memory of their own; their sources have been counted."""
-        parts = (part.clone() for part in (self.path, self.tokens, self.gained, self.roots))
-        return Accepted(*parts, self.counts, self.token_lists)
+        path, tokens, gained, roots = (part.clone() for part in (self.path, self.tokens, self.gained, self.roots))
+        return Accepted(path, tokens, gained, roots, self.counts, self.token_lists)
 
 
 @dataclass(frozen=True, slots=True)

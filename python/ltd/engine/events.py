@@ -22,7 +22,7 @@ class DeviceEvent:
 
     def query(self) -> bool:
         """Whether the device has passed it."""
-        return self._event.query()
+        return bool(self._event.query())
 
     def synchronize(self) -> None:
         """Waits until it has."""
@@ -30,4 +30,4 @@ class DeviceEvent:
 
     def elapsed_time(self, later: DeviceEvent) -> float:
         """Milliseconds from here to a later one; both are timed, and passed."""
-        return self._event.elapsed_time(later._event)
+        return float(self._event.elapsed_time(later._event))
