@@ -14,8 +14,10 @@ from test_recorded_cycles import LADDER, WIDTH, make_decoder, taped
 from ltd.decoding import workspace
 from ltd.decoding.workspace import recorded_sizes
 from ltd.drafts.base import RecordedDraftSession
+from ltd.errors import InputError
 from ltd.latency.cycle_bench import CycleBench, OrderedSize, Plan
 from ltd.policies import Both, Learned, Lookup, Policy, Static
+from ltd.policies.base import check_policy
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Summary
 from ltd.policies.learned.setting import Setting
@@ -113,3 +115,12 @@ def test_cycles_do_not_look_at_the_kind_of_a_draft_again() -> None:
             decoder.generate([5, 6, 7], max_new_tokens=new_tokens)
             counts.append(looks)
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("sizes", [None, 5, "4,8", {4: 8}, (4.0,), (-1,), (True,)])
+def test_sizes_that_are_something_else_are_refused(sizes: Any) -> None:
+    policy = Free(8)
+    policy.sizes = sizes  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="the policy's sizes are"):
+        check_policy(policy, "a policy")
+    check_policy(Free(8), "a policy")

@@ -106,6 +106,12 @@ class Policy(Protocol):
 def check_policy(policy: Any, wanted: str) -> None:
     """Raises InputError, which says what is wanted, unless something can be asked as a policy is."""
     check_offers(policy, ("max_depth", "max_size", "start"), "policy", wanted)
+    sizes = getattr(policy, "sizes", ())
+    if not (isinstance(sizes, tuple) and all(type(size) is int and size >= 0 for size in sizes)):
+        raise InputError(
+            f"the policy's sizes are {sizes!r}; as a policy's attribute they are a tuple of all numbers of candidates "
+            "that it may choose, so name what means something else otherwise"
+        )
 
 
 def started(policy: Policy, batch: int) -> PolicyCall:
