@@ -11,7 +11,12 @@ import torch
 from emulated import emulated_kernels
 from engine_models import family_model, new_cache, random_model
 from small_models import FAMILIES, VOCABULARY
-from test_engine import ODD_SIZES, TAPS, chain, depths, random_tree, relative_error
+from test_engine import (
+    ODD_SIZES,
+    assert_trees_equal_the_transformers_path,
+    chain,
+    relative_error,
+)
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
@@ -19,7 +24,6 @@ from transformers import LlamaConfig
 from ltd.engine.device import DeviceEngine
 from ltd.engine.forward import TreeBlock
 from ltd.errors import InputError
-from ltd.target.target import Target
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 KERNELS = ["cpu", "emulated cuda"]
@@ -59,23 +63,8 @@ def test_equals_transformers(family, dtype, kernels):
 @pytest.mark.parametrize(("nodes", "lengths"), [(1, [26]), (11, [3, 27, 9]), (70, [25, 1])])
 @torch.inference_mode()
 def test_trees_of_a_batch_equal_the_transformers_path(family, nodes, lengths, kernels):
-    generator = torch.Generator().manual_seed(nodes)
-    model = family_model(family, torch.float32)
-    targets = Target(copy.deepcopy(model), TAPS), Target(model, TAPS, device_engine(family, torch.float32))
-    prompts = [torch.randint(3, VOCABULARY, (length,), generator=generator) for length in lengths]
-    trees = [random_tree(generator, nodes) for _ in lengths]
-    tokens = torch.randint(3, VOCABULARY, (len(lengths), nodes), generator=generator)
-    results = []
-    for target in targets:
-        with target.session(len(lengths), 256) as session:
-            for row, prompt in enumerate(prompts):
-                session.prefill(row, prompt)
-            positions = session.lengths.long()[:, None] + torch.stack([depths(parents) for parents, _ in trees])
-            block = TreeBlock(session.lengths, positions, torch.stack([masks for _, masks in trees]))
-            verified = target.forward(tokens, block, session.cache, taps=session.taps)
-            results.append((verified.logits, verified.features, session.cache.keys, session.cache.values))
-    for expected, result in zip(*results, strict=True):  # these wild weights make rounding grow from layer to layer
-        assert relative_error(result, expected) < 1e-3
+    engine = device_engine(family, torch.float32)
+    assert_trees_equal_the_transformers_path(family, engine, torch.Generator().manual_seed(nodes), nodes, lengths)
 
 
 @pytest.mark.parametrize("name", ODD_SIZES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,16 +79,12 @@ def test_equals_transformers(family: str, dtype: torch.dtype, engine_isa: str) -
         assert relative_error(result.logits, expected.logits) < 1.5 * usual + 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=6, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), nodes=st.integers(1, 80), lengths=st.lists(st.integers(1, 90), min_size=1, max_size=3)
-)
-@torch.inference_mode()
-def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, nodes: int, lengths: list[int]) -> None:
-    generator = torch.Generator().manual_seed(seed)
+def assert_trees_equal_the_transformers_path(
+    family: str, forward: Any, generator: torch.Generator, nodes: int, lengths: list[int]
+) -> None:
+    """Logits, features and caches of random trees behind random prompts are those of the layers of `transformers`."""
     model = family_model(family, torch.float32)
-    targets = Target(copy.deepcopy(model), TAPS), Target(model, TAPS, family_engine(family, torch.float32))
+    targets = Target(copy.deepcopy(model), TAPS), Target(model, TAPS, forward)
     prompts = [torch.randint(3, VOCABULARY, (length,), generator=generator) for length in lengths]
     trees = [random_tree(generator, nodes) for _ in lengths]
     tokens = torch.randint(3, VOCABULARY, (len(lengths), nodes), generator=generator)
@@ -103,6 +100,17 @@ def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, no
             results.append((verified.logits, verified.features, cache.keys, cache.values))
     for expected, result in zip(*results, strict=True):  # these wild weights make rounding grow from layer to layer
         assert relative_error(result, expected) < 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=6, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), nodes=st.integers(1, 80), lengths=st.lists(st.integers(1, 90), min_size=1, max_size=3)
+)
+@torch.inference_mode()
+def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, nodes: int, lengths: list[int]) -> None:
+    engine = family_engine(family, torch.float32)
+    assert_trees_equal_the_transformers_path(family, engine, torch.Generator().manual_seed(seed), nodes, lengths)
 
 
 def assert_bits_of_single_steps(

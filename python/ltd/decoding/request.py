@@ -59,6 +59,7 @@ class Request:
         answers: the new tokens so far, per prompt.
         statistics: of this call.
         least_room: for how many candidates all verifications have room at least, plain cycles' too.
+        sizes: what verifications are rounded up to where they are recorded, in order.
         workspace: its memory, while it is open.
         was_run: whether a decoder was told to run it, which can be done once.
     """
@@ -68,12 +69,15 @@ class Request:
     stops: Stops
     speculation: Speculation | None
     least_room: int = 0
+    sizes: tuple[int, ...] = field(init=False)
     answers: list[list[int]] = field(init=False)
     statistics: Statistics = field(init=False)
     workspace: Workspace = field(init=False, repr=False)
     was_run: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        sizes = recorded_sizes(None if self.speculation is None else self.speculation.policy)
+        self.sizes = tuple(sorted({max(size, self.least_room) for size in sizes}))
         self.answers = [[] for _ in self.prompts]
         self.statistics = Statistics(sum(map(len, self.prompts)), sequences=len(self.prompts))
 
@@ -96,12 +100,6 @@ class Request:
         draft = None if self.speculation is None else self.speculation.draft
         max_text = 0 if self.speculation is None else self.speculation.max_text
         return len(self.prompts), self.tree_limits, max_text, self.sizes, id(draft), self.is_recorded_walk
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """What verifications are rounded up to where they are recorded."""
-        sizes = recorded_sizes(None if self.speculation is None else self.speculation.policy)
-        return tuple(sorted({max(size, self.least_room) for size in sizes}))
 
     @property
     def is_recorded_walk(self) -> bool:
