@@ -113,8 +113,8 @@ class Schedule:
     """Decisions by position, for the decoder."""
 
     generation: RecordedGeneration
-    depths: list[int]
-    sizes: list[int]
+    depth_at: list[int]
+    size_at: list[int]
     max_depth: int = DEPTH
     max_size: int = 512
     max_text: int = 0
@@ -129,10 +129,10 @@ class Schedule:
         return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        return depth < self.depths[int(tree.lengths[0]) - self.generation.prompt_length]
+        return depth < self.depth_at[int(tree.lengths[0]) - self.generation.prompt_length]
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
-        return self.sizes[int(tree.lengths[0]) - self.generation.prompt_length]
+        return self.size_at[int(tree.lengths[0]) - self.generation.prompt_length]
 
 
 class Rounded:
