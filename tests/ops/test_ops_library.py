@@ -107,6 +107,28 @@ def test_a_wrong_instruction_set_is_named():
         _C.use_cpu_isa("sse9")
 
 
+@pytest.mark.parametrize(
+    ("widest", "made_by_intel", "taken"),
+    [
+        ("avx512_bf16", True, "avx512"),
+        ("avx512_bf16", False, "avx512_bf16"),
+        ("amx_bf16", True, "amx_bf16"),
+        ("avx512", True, "avx512"),
+        ("avx2", True, "avx2"),
+        ("baseline", False, "baseline"),
+    ],
+)
+def test_intels_slow_instructions_are_not_taken(widest: str, made_by_intel: bool, taken: str):
+    names = ["baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16"]
+    assert _C.fastest_cpu_isa(names[: names.index(widest) + 1], made_by_intel) == taken
+
+
+def test_the_fastest_instruction_set_is_taken_unless_another_is_asked_for():
+    fastest = ops.build_info()["cpu_fastest"]
+    assert fastest in ISAS
+    assert run_python(PRINT_ISA, LTD_CPU_ISA="").stdout.strip() == fastest
+
+
 def test_build_info():
     info = ops.build_info()
     assert info["cpu_kernels"] in ISAS
