@@ -17,6 +17,7 @@ from ltd.decoding.stopping import StopRule, Stops
 from ltd.decoding.workspace import GAINS, Workspace, recorded_sizes
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
+from ltd.engine.kv_cache import beliefs
 from ltd.engine.pool import power_of_two
 from ltd.target.target import Target, TargetSession
 from ltd.tree import MAX_GAIN, DraftTree, TreeNodes
@@ -144,7 +145,7 @@ class Request:
         return DraftTree(batch, *self.tree_limits, device, max_text)
 
     def new_workspace(self, target: Target, capacity: int) -> Workspace:
-        """Memory of its own, with so many rows per sequence, over which the parts of its cycles are recorded.
+        """Memory of its own, with so many rows per sequence, over which the parts of its cycles may be recorded.
 
         Where the target's parts are recorded, the rows are a power of two: recording is dear, and so the next request
         has room there too if its text is a little longer.
@@ -160,25 +161,42 @@ class Request:
             Report(range(batch), device),
             captures,
         )
-        if self.workspace.can_record:
-            self._record_verifying()
-            self._record_drafting()
-            self.workspace.restart()
         return self.workspace
 
-    def _record_verifying(self) -> None:
-        """Records verifications of every size, the largest first, over sequences without a prefix."""
+    def record(self) -> None:
+        """Records the parts of its cycles for all lengths that its texts may come to, unless that was done before.
+
+        It is done before the texts begin: the state is lost by it, and nobody waits for it in the middle of an answer.
+        """
+        space = self.workspace
+        if not space.can_record:
+            return
+        passed = beliefs(max(map(len, self.prompts)), self.capacity)
+        missing = [believed for believed in reversed(passed) if believed not in space.recorded_for]
+        for believed in missing:
+            self._record_verifying(believed)
+            self._record_drafting(believed)
+            space.recorded_for.add(believed)
+        if missing:
+            space.restart()
+
+    def _record_verifying(self, believed: int) -> None:
+        """Records verifications of every size, the largest first, over sequences without a prefix.
+
+        Args:
+            believed: how long the host believes the prefixes to be.
+        """
         space, tree, record = self.workspace, self.tree, self.workspace.captures.record
         for size in reversed(self.sizes):
-            space.restart(for_any_length=True)
+            space.restart(believed)
             tree.begin(self.report.roots, self.session.lengths)
             nodes = tree.select(0, room=size)
-            verified = record(("verify", size), partial(self.session.verify, nodes))
+            verified = record(space.verify_part(size), partial(self.session.verify, nodes))
             if self.is_recorded_walk:
-                record(("walk", size), partial(self.walk, nodes, verified))
+                record(space.walk_part(size), partial(self.walk, nodes, verified))
             record(("commit", size), self.commit)
 
-    def _record_drafting(self) -> None:
+    def _record_drafting(self, believed: int) -> None:
         """The same of drafting, level by level."""
         space, tree, record = self.workspace, self.tree, self.workspace.captures.record
         speculation = self.speculation
@@ -186,15 +204,15 @@ class Request:
             return
         speculation.workspace = space
         for width in reversed(GAINS):
-            space.restart(for_any_length=True)
+            space.restart(believed)
             self.report.gained.fill_(width)
             tree.begin(self.report.roots, self.session.lengths)
             features = None if self.session.features is None else self.session.features[:, :width]
             read = partial(speculation.first_level, tree, features, self.report.tokens[:, :width], self.report.gained)
-            logits, tree.states = record(("begin", width), read)
+            logits, tree.states = record(space.begin_part(width), read)
         for depth in range(speculation.policy.max_depth):
             tree.grown(logits)
-            logits, tree.states = record(("expand", depth), partial(speculation.next_level, tree))
+            logits, tree.states = record(space.expand_part(depth), partial(speculation.next_level, tree))
 
     @contextmanager
     def open(self, target: Target, capacity: int | None = None) -> Iterator[None]:
@@ -207,6 +225,7 @@ class Request:
         rows, kind = self.capacity if capacity is None else capacity, self.kind
         with target.turn:  # while a new one is recorded, nobody else may work on the device
             self.workspace = target.workspaces.take(kind, rows, partial(self.new_workspace, target, rows))
+            self.record()
         try:
             if self.speculation is not None:
                 self.speculation.start(self.prompts, self.workspace)
