@@ -56,7 +56,9 @@ def beliefs(shortest: int, longest: int) -> list[int]:
     Args:
         shortest: rows of a sequence's prefix at first. longest: of prefix and tree at last.
     """
-    return [least for least, cut in zip((0, *CUTS), (*CUTS, longest), strict=True) if least < longest and cut > shortest]
+    return [
+        least for least, cut in zip((0, *CUTS), (*CUTS, longest), strict=True) if least < longest and cut > shortest
+    ]
 
 
 def narrower(window: int, other: int) -> int:
@@ -121,7 +123,9 @@ class KVCache:
         forwards of as many rows behind prefixes of one length, whether they decode plainly or verify a tree, are called
         or replayed.
         """
-        return min(self.capacity, next((cut for cut in CUTS if cut >= max(self.host_lengths) + tree_rows), self.capacity))
+        return min(
+            self.capacity, next((cut for cut in CUTS if cut >= max(self.host_lengths) + tree_rows), self.capacity)
+        )
 
     def fits(self, batch: int, capacity: int) -> bool:
         """Whether this cache can be used again for so many sequences and rows."""
