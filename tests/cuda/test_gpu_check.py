@@ -362,11 +362,3 @@ def test_a_missing_sanitizer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_steps.shutil, "which", lambda *_, **__: None)
     with pytest.raises(StepError, match="compute-sanitizer was not found"):
         gpu_steps.find_sanitizer(Path(sys.executable))
-
-
-def test_what_a_system_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    assert system_python.main(["neither"]) == 2
-    monkeypatch.setattr(system_python, "TESTS", ("pytest", "no_such_module"))
-    capsys.readouterr()
-    assert system_python.main(["dev"]) == 1
-    assert capsys.readouterr().err.strip().endswith("lacks no_such_module")
