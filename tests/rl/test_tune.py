@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ltd.cli import main
+from ltd.cli.tune import verdict
 from ltd.common.files import cache_folder
 from ltd.common.lock import LOCK, only_run
 from ltd.decoding.decoder import Decoder
@@ -180,6 +181,8 @@ def test_only_what_is_surely_faster_is_kept(config: TuneConfig, monkeypatch: pyt
     tuned = tune(config)
     assert tuned.folder == earlier.folder
     assert tuned.learned == (wins == "bundle:")
+    assert ("95 % intervals" in verdict(tuned)) == (wins == "none")
+    assert ("learned policies over all simpler choices do not lie above 1" in verdict(tuned)) == (wins == "static:0:0")
     decoder = load(config.target, config.draft, dtype="float32")
     assert grid(decoder) == Static(0, 0)  # whatever is kept
     if wins == "none":

@@ -106,13 +106,14 @@ def tune_quickly(target: str | None, draft: str | None, dtype: str, threads: int
 
 
 def verdict(tuned: Tuned) -> str:
-    """What is used here from now on, and why."""
+    """What is used here from now on, and why; see `ltd_rl.tuning.winner`."""
     if tuned.kept is None:
         return (
-            f"Nothing was surely faster than the {tuned.incumbent} policy, which is used without tuning, so no policy "
-            "is kept; more --questions make the intervals narrower."
+            "No policy is kept, as one is only if the 95 % intervals of its speed over the "
+            f"{tuned.incumbent} policy, which is used without tuning, and over every simpler choice all lie above 1; "
+            "more --questions make them narrower."
         )
-    why = "" if tuned.learned else "No learned policy was surely faster than a static setting. "
+    why = "" if tuned.learned else "The intervals of the learned policies over all simpler choices do not lie above 1. "
     return f"{why}ltd uses {tuned.kept} here from now on; --policy static does without."
 
 

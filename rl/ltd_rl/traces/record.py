@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ltd.common.journal import Journal, Record
+from ltd.common.number_ranges import check_least
 from ltd.common.shards import check_space, shard_file
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft, DraftSession
@@ -67,8 +68,7 @@ class RecordConfig(RunConfig):
         RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
         if self.depth != NOT_ASKED or find_head(self.draft) is not None:
             check_tree_limits(DEFAULT_WIDTH, self.depth, 0)
-        if self.rows < 1 or self.shard_questions < 1:
-            raise InputError(f"rows is {self.rows} and shard_questions {self.shard_questions}; both must be at least 1")
+        check_least(self, rows=1, shard_questions=1)
         if self.draft == NONE:
             raise InputError('traces are of a draft, so there must be one; name a head, or use the draft "lookup"')
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head
@@ -62,8 +63,7 @@ class Source:
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        check_least(self, max_new_tokens=1)
         Plan(seconds=self.seconds)  # raises if it is out of range
 
     def questions(self) -> list[Question]:

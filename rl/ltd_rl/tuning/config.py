@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads, set_threads
 from ltd.errors import InputError
 from ltd.evaluation.questions import load_questions
@@ -58,9 +59,7 @@ class TuneConfig:
         check_reward(self.reward, self.trainer)
         if self.draft == "none":
             raise InputError('policies steer a draft, so there must be one; name a head, or use the draft "lookup"')
-        for name, least in {"questions": LEAST_COMPARED * len(self.tasks), "max_new_tokens": 1}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_least(self, questions=LEAST_COMPARED * len(self.tasks), max_new_tokens=1)
         check_threads(self.threads)
         Plan(seconds=self.seconds)  # raises if it is out of range
 
