@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,10 @@ def text_scores_of(parts: TextScoresFile) -> TextScores:
     """The scores that are stored; a ValueError says what is wrong with them."""
     # Too large for float32 is infinite, which is refused; lists of different lengths are a ValueError.
     with np.errstate(over="ignore"):
-        scores = TextScores(
-            *(np.array(table, np.float32) for table in (parts.chances, parts.head_scores, parts.head_log_chances))
-        )
-    return scores if parts.sampled is None else replace(scores, sampled=text_scores_of(parts.sampled))
+        tables = (np.array(table, np.float32) for table in (parts.chances, parts.head_scores, parts.head_log_chances))
+        chances, head_scores, head_log_chances = tables
+    sampled = None if parts.sampled is None else text_scores_of(parts.sampled)
+    return TextScores(chances, head_scores, head_log_chances, sampled)
 
 
 def _shortest(values: Floats) -> Any:

@@ -26,6 +26,13 @@ def spelled(temperatures: Sequence[float]) -> str:
     return ", ".join(f"{temperature:g}" for temperature in temperatures)
 
 
+def texts_at(temperatures: Sequence[float]) -> str:
+    """What is generated at these temperatures, for people."""
+    hot = spelled([temperature for temperature in temperatures if temperature])
+    kinds = ["greedy text"] * (0.0 in temperatures) + [f"text at temperature {hot}"] * bool(hot)
+    return " and ".join(kinds)
+
+
 def samplings(
     questions: Sequence[Question], temperatures: Sequence[float], top_k: int, top_p: float, seed: int
 ) -> list[Sampling]:
