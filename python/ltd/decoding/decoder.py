@@ -198,9 +198,10 @@ class Decoder:
         check_prompts(prompts, self.target.vocab_size, self.max_length)
         stops = options.stops(prompts, self.stop_ids, self.max_length)
         if self.rules is None:
-            return Request(prompts, sampling.acceptor(), stops, speculation, self.least_room)
+            accept = sampling.acceptor()
+            return Request(prompts, accept, stops, speculation, self.least_room, sampling.temperature)
         ruled = self.rules.acceptor(prompts, sampling, stops)
-        return Request(prompts, ruled, ruled, speculation, self.least_room)
+        return Request(prompts, ruled, ruled, speculation, self.least_room, sampling.temperature)
 
     def speculation(self, policy: PolicyChoice = None) -> Speculation | None:
         """The draft with a call's policy, or else the decoder's; None is plain decoding.

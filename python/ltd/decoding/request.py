@@ -60,6 +60,7 @@ class Request:
         answers: the new tokens so far, per prompt.
         statistics: of this call.
         least_room: for how many candidates all verifications have room at least, plain cycles' too.
+        temperature: of its texts; 0 is greedy.
         sizes: what verifications are rounded up to where they are recorded, in order.
         workspace: its memory, while it is open.
         was_run: whether a decoder was told to run it, which can be done once.
@@ -70,6 +71,7 @@ class Request:
     stops: Stops
     speculation: Speculation | None
     least_room: int = 0
+    temperature: float = 0.0
     sizes: tuple[int, ...] = field(init=False)
     answers: list[list[int]] = field(init=False)
     statistics: Statistics = field(init=False)
@@ -228,7 +230,7 @@ class Request:
             self.record()
         try:
             if self.speculation is not None:
-                self.speculation.start(self.prompts, self.workspace)
+                self.speculation.start(self.prompts, self.workspace, self.temperature)
             yield
         finally:
             target.workspaces.give_back(kind, self.workspace)

@@ -22,6 +22,7 @@ from ltd.policy_choice import resolve_draft
 from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.outcomes import Outcomes, checked_ladder, outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
+from ltd_rl.traces.samplings import GREEDY
 from ltd_rl.traces.splits import split_generations, split_questions
 
 TRACES, LATENCY = "traces", "latency.json"
@@ -39,6 +40,7 @@ class Source:
         target, draft, device, dtype, threads: as for `ltd.load`.
         limit: only the first so many questions; None for all.
         max_new_tokens: per answer.
+        temperatures: of recorded answers, which the questions take in turns; 0 is greedy.
         depth: of the recorded trees.
         seconds: about how long to calibrate.
 
@@ -58,6 +60,7 @@ class Source:
     threads: int | None = None
     limit: int | None = None
     max_new_tokens: int = 128
+    temperatures: tuple[float, ...] = GREEDY
     depth: int = 12
     seconds: float = 60.0
 
@@ -92,6 +95,7 @@ class Source:
             dtype=self.dtype,
             threads=self.threads,
             depth=self.depth,
+            temperatures=self.temperatures,
         )
 
 
