@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from small_models import small_config
 from transformers import AutoModelForCausalLM
 
 from ltd.engine import captures, events
-from ltd.engine.captures import CudaGraphs, Plain, captures_for, rounded_up
+from ltd.engine.captures import CudaGraphs, Plain, captures_for, rounded_up, with_memory
 from ltd.engine.events import DeviceEvent
 from ltd.target.target import Target
 
@@ -66,6 +67,7 @@ class FakeCuda:
         self.streams: list[FakeStream] = []
         self.warmed: list[FakeStream] = []
         self.cached, self.kept, self.fails = 100, 0, False
+        self.errors: list[RuntimeError] = []  # of the next captures, in order
         self.now, self.on_device = CURRENT, {index: FakeStream(device=index) for index in (GPU, CURRENT)}
         self.waited_for: list[torch.device] = []
 
@@ -111,6 +113,9 @@ class FakeCuda:
         if self.fails:
             self.set_stream(stream)
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        if self.errors:
+            self.set_stream(stream)
+            raise self.errors.pop(0)
         self.empty_cache()
         self.pools.append(pool)
         self.modes.append(capture_error_mode)
@@ -123,7 +128,7 @@ class FakeCuda:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     fake = FakeCuda()
     for module in (captures, events):
-        monkeypatch.setattr(module, "torch", SimpleNamespace(cuda=fake))
+        monkeypatch.setattr(module, "torch", SimpleNamespace(cuda=fake, OutOfMemoryError=torch.OutOfMemoryError))
     return fake
 
 
@@ -161,6 +166,72 @@ def test_what_cannot_be_captured_is_called_and_said_once(cuda: FakeCuda) -> None
     assert not graphs.records and graphs.report.graphs == graphs.report.bytes == 0
     assert graphs.report.failure == "operation not permitted when stream is capturing"
     assert graphs.run("before", lambda: 4) == 4
+
+
+def full() -> torch.OutOfMemoryError:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+
+
+def ended_badly() -> RuntimeError:
+    """What comes of ending a capture in which memory was lacking."""
+    error = RuntimeError("operation failed due to a previous error during capture")
+    error.__context__ = full()
+    return error
+
+
+@pytest.mark.parametrize("error", [full, ended_badly])
+def test_what_lacks_memory_is_captured_when_some_was_spared(cuda: FakeCuda, error: Callable[[], RuntimeError]) -> None:
+    spared: list[int] = []
+
+    def spare() -> bool:
+        spared.append(1)
+        return True
+
+    graphs = CudaGraphs(GPU, spare)
+    graphs.record("before", lambda: 1)
+    stream = cuda.current_stream(GPU)
+    cuda.errors = [error()]
+    assert graphs.record("part", lambda: 2) == 2
+    assert spared == [1] and graphs.report.failure is None and graphs.report.graphs == 2
+    assert graphs.run("part", lambda: 3) == 2 and graphs.run("before", lambda: 3) == 1
+    assert cuda.current_stream(GPU) is stream
+
+
+@pytest.mark.parametrize(("can_spare", "errors"), [(True, 2), (False, 1)])
+def test_what_lacks_memory_for_good_is_called(cuda: FakeCuda, can_spare: bool, errors: int) -> None:
+    graphs = CudaGraphs(GPU, lambda: can_spare)
+    cuda.errors = [full() for _ in range(3)]
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs.*out of memory"):
+        assert graphs.record("part", lambda: 2) == 2
+    assert len(cuda.errors) == 3 - errors and not graphs.records
+
+
+def test_a_part_that_is_recorded_is_not_recorded_again(cuda: FakeCuda) -> None:
+    graphs = CudaGraphs(GPU)
+    assert graphs.record("part", lambda: 1) == graphs.record("part", lambda: 2) == 1
+    assert graphs.report.graphs == 1 and len(cuda.captured_on) == 1
+
+
+class Big:
+    """Something that takes memory."""
+
+
+def test_work_is_done_again_once_with_what_was_spared() -> None:
+    made: list[weakref.ref[Big]] = []
+
+    def work() -> int:
+        assert not any(each() for each in made)  # what the first try made is gone
+        big = Big()
+        made.append(weakref.ref(big))
+        if len(made) == 1:
+            raise full()
+        return len(made)
+
+    assert with_memory(work, lambda: True) == 2
+    made.clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        with_memory(work, lambda: False)
+    assert len(made) == 1
 
 
 def test_only_a_gpu_records() -> None:

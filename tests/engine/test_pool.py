@@ -74,6 +74,17 @@ def test_what_a_few_kinds_need_in_turn_is_made_once() -> None:
     assert [each.is_closed for each in made] == [True] + [False] * (MOST_KEPT - 1)
 
 
+def test_what_is_emptied_is_not_given_back() -> None:
+    pool, made = pool_and_made()
+    shelf: Shelf[Dear] = Shelf()
+    assert not pool.clear() and not shelf.clear()
+    pool.give_back(pool.take(1, 100))
+    shelf.give_back("kind", Dear(64))
+    assert pool.clear() and shelf.clear() and not pool.clear() and not shelf.clear()
+    pool.take(1, 100)
+    assert len(made) == 2 and shelf.take("kind", 10, lambda: Dear(10)).capacity == 10
+
+
 @pytest.mark.parametrize(("count", "power"), [(0, 1), (1, 1), (2, 2), (3, 4), (1024, 1024), (1025, 2048)])
 def test_rooms_are_powers_of_two(count: int, power: int) -> None:
     assert power_of_two(count) == power

@@ -265,7 +265,7 @@ class Decoder:
         logits, features = [], []
         for row, prompt in enumerate(prompts):
             token_ids = torch.tensor(prompt, device=device)
-            verified = request.session.prefill(row, token_ids)
+            verified = self.target.with_memory(partial(request.session.prefill, row, token_ids))
             logits.append(verified.logits)
             if speculation is not None and speculation.session is not None:
                 speculation.session.read_prompt(row, verified.features, token_ids)

@@ -226,7 +226,8 @@ class Request:
         """
         rows, kind = self.capacity if capacity is None else capacity, self.kind
         with target.turn:  # while a new one is recorded, nobody else may work on the device
-            self.workspace = target.workspaces.take(kind, rows, partial(self.new_workspace, target, rows))
+            make = partial(target.with_memory, partial(self.new_workspace, target, rows))
+            self.workspace = target.workspaces.take(kind, rows, make)
             self.record()
         try:
             if self.speculation is not None:

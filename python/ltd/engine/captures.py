@@ -82,21 +82,42 @@ class CaptureReport:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a part was not captured.
+
+    Attributes:
+        message: in one line.
+        is_of_memory: whether the device had too little.
+    """
+
+    message: str
+    is_of_memory: bool
+
+    @classmethod
+    def of(cls, error: RuntimeError) -> Failure:
+        """What an error says, itself or the one that it came of, as ending a capture that has failed fails too."""
+        errors = (error, error.__context__)
+        return cls(str(error).splitlines()[0], any(isinstance(each, torch.OutOfMemoryError) for each in errors))
+
+
 class CudaGraphs:
     """`Captures` by CUDA graphs that share one memory pool; record the largest first, and the others fit into its.
 
     All have one stream, for warming up too, as libraries keep a workspace for each stream that they have worked on.
-    Where one cannot be captured, a warning says why, once, and from then on every function is called.
+    Where one cannot be captured, a warning says why, once, and from then on every function is called. Where memory was
+    lacking it is tried a second time, if some could be spared.
 
     Args:
         device: of the state; it need not be the thread's current one.
+        spare: lets memory go that nobody needs; whether there was any.
 
     Attributes:
         report: what it cost so far.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.report = device, CaptureReport()
+    def __init__(self, device: torch.device, spare: Callable[[], bool] = lambda: False) -> None:
+        self.device, self.report, self._spare = device, CaptureReport(), spare
         self._graphs: dict[Part, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
@@ -112,24 +133,32 @@ class CudaGraphs:
             return self.run(key, function)
         begun = time.perf_counter()
         with torch.cuda.device(self.device):
-            before = torch.cuda.current_stream(self.device)
-            try:
-                self._graphs[key] = graph, result = self._captured(function)
-                graph.replay()  # as capturing runs nothing
-            except RuntimeError as error:
-                # A capture that cannot be ended leaves the thread on the stream of the capture.
-                torch.cuda.set_stream(before)
-                torch.cuda.synchronize(self.device)
-                self._give_up(key, error)
-                result = function()
+            failure = self._failure(key, function)
+            if failure is not None and failure.is_of_memory and self._spare():
+                failure = self._failure(key, function)
+            if failure is not None:
+                self._give_up(key, failure.message)
+            result = self.run(key, function)  # as capturing runs nothing
         self.report.graphs = len(self._graphs)
         self.report.seconds += time.perf_counter() - begun
         return result
 
-    def _give_up(self, key: Part, error: RuntimeError) -> None:
+    def _failure(self, key: Part, function: Callable[[], Any]) -> Failure | None:
+        """Captures; why that was not possible, or None if it was. Nothing that the function made is held by it."""
+        before = torch.cuda.current_stream(self.device)
+        try:
+            self._graphs[key] = self._captured(function)
+        except RuntimeError as error:
+            # A capture that cannot be ended leaves the thread on the stream of the capture.
+            torch.cuda.set_stream(before)
+            torch.cuda.synchronize(self.device)
+            return Failure.of(error)
+        return None
+
+    def _give_up(self, key: Part, message: str) -> None:
         self.forget()
         self.report.bytes = 0
-        self.report.failure = str(error).splitlines()[0]
+        self.report.failure = message
         warnings.warn(
             f"this GPU's cycles run without CUDA graphs, more slowly: {key} could not be captured: "
             f"{self.report.failure}",
@@ -175,9 +204,27 @@ class CudaGraphs:
         self._pool = None
 
 
-def captures_for(device: torch.device) -> Captures:
-    """What records on a device: graphs on a GPU, nothing elsewhere."""
-    return CudaGraphs(device) if device.type == "cuda" else Plain()
+def captures_for(device: torch.device, spare: Callable[[], bool] = lambda: False) -> Captures:
+    """What records on a device: graphs on a GPU, nothing elsewhere. Arguments as of `CudaGraphs`."""
+    return CudaGraphs(device, spare) if device.type == "cuda" else Plain()
+
+
+def with_memory(work: Callable[[], Result], spare: Callable[[], bool]) -> Result:
+    """What some work gives; if the device has too little memory for it, it is done once more after sparing some.
+
+    Args:
+        work: may be begun anew.
+        spare: as of `CudaGraphs`.
+
+    Raises:
+        torch.OutOfMemoryError: it was too little again, or nothing could be spared.
+    """
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        if not spare():
+            raise
+    return work()  # not up there, where the error still holds what the first try has made
 
 
 def rounded_up(count: int, ladder: Iterable[int]) -> int:

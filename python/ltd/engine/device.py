@@ -6,7 +6,6 @@ forward that is captured in a graph can be replayed behind any prefix.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ltd import ops
+from ltd.common.turn_lock import TurnLock
 from ltd.engine.cpu import window_of
 from ltd.engine.device_layers import DTYPES, Rooms, Sizes, are_plain, run_layer, take_layer
 from ltd.engine.forward import TreeBlock, Verified
@@ -66,7 +66,7 @@ class DeviceEngine:
         self.rotary = ModelRotary(body.rotary_emb, model.dtype)
         self.layers = [take_layer(layer, layer.input_layernorm.weight) for layer in body.layers]
         self.rooms = Rooms(self.sizes, self.embedding.weight.detach())
-        self._one_call = threading.Lock()  # two calls at a time would share a room
+        self._one_call = TurnLock()  # two calls at a time would share a room
 
     is_ours = True
 

@@ -14,9 +14,9 @@ ROUND_ROWS_TO = 256
 CUTS = (512, 2048, 8192, 32768)
 """Rows that attention's work is cut for, in order, and beyond them a cache's capacity.
 
-Each is four times the one before: a part of a cycle is recorded for as many of them as its texts grow through, and
-splits that find nothing to do end at once. From the last one on there are as many splits as there can be: the most, 128,
-of the fewest keys, two for each of 128 rows of a block.
+Each is four times the one before, since the parts of a cycle are recorded for all of them that a text grows through,
+and splits that find nothing to do end at once. At the last one the kernel has as many splits as it can: 128 of the
+fewest keys, two for each of a block's 128 rows.
 """
 
 
@@ -123,9 +123,8 @@ class KVCache:
         forwards of as many rows behind prefixes of one length, whether they decode plainly or verify a tree, are called
         or replayed.
         """
-        return min(
-            self.capacity, next((cut for cut in CUTS if cut >= max(self.host_lengths) + tree_rows), self.capacity)
-        )
+        needed = max(self.host_lengths) + tree_rows
+        return min(next((cut for cut in CUTS if cut >= needed), self.capacity), self.capacity)
 
     def fits(self, batch: int, capacity: int) -> bool:
         """Whether this cache can be used again for so many sequences and rows."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ltd.engine.kv_cache import KVCache
 
@@ -34,6 +35,14 @@ class CachePool:
         """The next session may have it."""
         self._free.append(cache)
 
+    def clear(self) -> bool:
+        """Lets all free ones go; whether there was any."""
+        return emptied(self._free)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> CachePool:
+        """One that has nothing yet, and makes caches as the copy of what makes them here."""
+        return CachePool(copy.deepcopy(self._make, memo))
+
     def _take_fitting(self, batch: int, capacity: int) -> KVCache | None:
         """The free cache that fits; those that are met before and do not are let go, so that memory is not hoarded."""
         while True:
@@ -43,6 +52,13 @@ class CachePool:
                 return None
             if cache.fits(batch, capacity):
                 return cache
+
+
+def emptied(things: list[Any]) -> bool:
+    """Empties a list, out of which other threads may take something meanwhile; whether there was anything."""
+    found = bool(things)
+    things.clear()
+    return found
 
 
 class Reusable(Protocol):
@@ -92,3 +108,11 @@ class Shelf(Generic[Thing]):
         self._free.append((kind, thing))
         while len(self._free) > MOST_KEPT:
             self._free.pop(0)[1].close()
+
+    def clear(self) -> bool:
+        """Lets all go, what they have borrowed too, which nobody is given back; whether there was any."""
+        return emptied(self._free)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Shelf[Thing]:
+        """An empty one: what was recorded over one model's memory is of no use to its copy."""
+        return Shelf()

@@ -6,7 +6,7 @@ read chunk by chunk, and what becomes of a tree once it is known which of its no
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ltd.common.argument_types import wrong_type
-from ltd.engine.captures import CaptureReport, Captures, CudaGraphs, Plain, captures_for
+from ltd.common.turn_lock import TurnLock
+from ltd.engine.captures import CaptureReport, Captures, CudaGraphs, Plain, Result, captures_for, with_memory
 from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
 from ltd.engine.packed_layers import PackedEmbedding
@@ -25,22 +26,6 @@ from ltd.target.transformers_layers import TransformersLayers
 from ltd.tree import MAX_GAIN, TreeNodes
 
 PREFILL_CHUNK = 512
-
-
-class TurnLock:
-    """A lock for a `with`, which one thread may enter again and again. The copy of a target has one of its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def __deepcopy__(self, memo: dict[int, object]) -> TurnLock:
-        return TurnLock()
 
 
 class Target:
@@ -130,10 +115,21 @@ class Target:
         has_failed = self.capture_report is not None and self.capture_report.failure is not None
         if has_failed or not self.forward.is_ours:
             return Plain()
-        captures = captures_for(self.device)
+        captures = captures_for(self.device, self.spare)
         if isinstance(captures, CudaGraphs):
             self.capture_report = captures.report
         return captures
+
+    def spare(self) -> bool:
+        """Lets the memory of requests that have ended go, with what was recorded over it; whether there was any."""
+        found = [self.workspaces.clear(), self.pool.clear()]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return any(found)
+
+    def with_memory(self, work: Callable[[], Result]) -> Result:
+        """What some work gives, see `ltd.engine.captures.with_memory`; what it needs, requests that ended may have."""
+        return with_memory(work, self.spare)
 
     def session(self, batch: int, capacity: int, tap: bool = True) -> TargetSession:
         """New, empty sequences; to be used in a `with`, at whose end their memory is lent to the next session.

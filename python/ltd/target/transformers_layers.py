@@ -7,7 +7,6 @@ attention a model calls is said in its configuration, for all that run it; so it
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from ltd.common.turn_lock import TurnLock
 from ltd.engine.attention import Attention, attend_tree
 from ltd.engine.forward import TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache, narrower, windows_of_cache
@@ -38,7 +38,7 @@ class TransformersLayers:
 
     def __init__(self, model: PreTrainedModel, attention: Attention = attend_tree) -> None:
         self.model, self.attention = model, attention
-        self._one_call = threading.Lock()  # two calls at a time would tap each other's states
+        self._one_call = TurnLock()  # two calls at a time would tap each other's states
         self.follow()
 
     is_ours = False

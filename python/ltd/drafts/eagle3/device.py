@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ltd import ops
+from ltd.common.turn_lock import TurnLock
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.device_layers import DTYPES, Rooms, Sizes, are_plain, run_layer, take_layer
 from ltd.engine.forward import TreeBlock
@@ -43,7 +42,7 @@ class HeadDeviceEngine:
         self.table = RotaryTable(lambda positions: rotary(positions.to(device)), holds=True)
         self.layer = take_layer(layer, layer.hidden_norm.weight)
         self.rooms = Rooms(self.sizes, self.final_norm)
-        self._one_call = threading.Lock()  # two calls at a time would share a room
+        self._one_call = TurnLock()  # two calls at a time would share a room
 
     @staticmethod
     def supports(head: Eagle3Head) -> bool:
