@@ -116,17 +116,6 @@ def test_all_of_a_long_answer_is_replayed() -> None:
     assert all(tape.replayed(*part) == cycles for part in (("walk", 12), ("commit", 12), ("expand", 2)))
 
 
-def test_a_batch_that_shrinks_goes_on_without_recordings() -> None:
-    decoder = make_decoder("engine")
-    tapes = taped(decoder)
-    plain = make_decoder("engine")
-    prompts = [[5, 6, 7], [9] * 120, [8] * 180]  # the limit ends the last first
-    options: dict[str, Any] = {"max_new_tokens": 90}
-    answers, expected = (each.generate(prompts, **options) for each in (decoder, plain))
-    assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
-    assert tapes[0].replays and ("verify", 12, 512) in tapes[0].calls
-
-
 def test_what_no_graph_can_hold_is_refused() -> None:
     tensor = torch.ones(3)
     with pytest.raises(CaptureError, match="reads a value"), Recorder():

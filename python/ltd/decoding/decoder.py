@@ -240,7 +240,9 @@ class Decoder:
                 gain = self.prefill(request)
                 watch.lap("prefill")
             while True:
-                news, alive = take(rows, gain.accepted.token_lists, request.answers, request.stops)
+                # Behind the sequences that go on there may be copies of them, which nobody asked for.
+                lists = gain.accepted.token_lists[: len(rows)]
+                news, alive = take(rows, lists, request.answers, request.stops)
                 statistics.add_news(news)
                 watch.lap("other")
                 if request.tree.text is not None:
@@ -255,8 +257,7 @@ class Decoder:
                 with turn:
                     watch.skip()
                     if len(alive) < len(rows):
-                        rows, gain = [rows[index] for index in alive], gain.keep(alive)
-                        request.keep(alive)
+                        rows, gain = [rows[index] for index in alive], request.keep(alive, gain)
                     gain = self.cycle(request, gain, watch)
 
     def prefill(self, request: Request) -> Gain:
@@ -320,8 +321,9 @@ class Decoder:
 
 def count_sources(tree: DraftTree, accepted: Accepted, news: dict[int, list[int]]) -> list[int]:
     """How many of the candidates that became part of the answers each source proposed, see `DraftTree.sources`."""
-    # The last token of a gain is the target's own.
-    kept = [min(len(tokens), count - 1) for tokens, count in zip(news.values(), accepted.counts, strict=True)]
+    # The last token of a gain is the target's own. What stands behind the sequences with news is of no answer.
+    kept = [min(len(tokens), count - 1) for tokens, count in zip(news.values(), accepted.counts, strict=False)]
+    kept += [0] * (len(accepted.counts) - len(kept))
     if accepted.sources is None:
         return tree.count_sources(accepted.path, kept)
     rows = zip(accepted.sources.tolist(), kept, strict=True)

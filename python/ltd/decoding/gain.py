@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -36,6 +36,11 @@ class Accepted:
         """Only these sequences, in memory of their own; their sources have been counted."""
         counts, token_lists = [self.counts[row] for row in rows], [self.token_lists[row] for row in rows]
         return Accepted(self.path[rows], self.tokens[rows], self.gained[rows], self.roots[rows], counts, token_lists)
+
+    def refilled(self, places: list[int]) -> Accepted:
+        """As the host knows it once these sequences stand in the batch's places, where the device has them already."""
+        counts, token_lists = ([known[row] for row in places] for known in (self.counts, self.token_lists))
+        return replace(self, counts=counts, token_lists=token_lists, sources=None)
 
     def copied(self) -> Accepted:
         """All sequences, in memory of their own; their sources have been counted."""

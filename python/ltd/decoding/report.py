@@ -9,6 +9,7 @@ import torch
 from ltd import ops
 from ltd.decoding.gain import Accepted
 from ltd.engine.host_copy import HostCopy
+from ltd.engine.kv_cache import refilled
 from ltd.errors import InputError
 from ltd.tree import MAX_GAIN
 
@@ -69,6 +70,14 @@ class Report:
     def keep(self, rows: list[int]) -> Report:
         """One for these sequences alone."""
         return Report([self.rows[row] for row in rows], self.path.device)
+
+    def refill(self, rows: list[int]) -> None:
+        """Has these sequences alone, and copies of them in the others' places, see `KVCache.refill`."""
+        places = refilled(rows, len(self.rows))
+        self.rows = [self.rows[row] for row in places]
+        index = torch.tensor(places, device=self.path.device)
+        for part in (self.device_rows, self.path, self.tokens, self.gained, self.roots):
+            part.copy_(part[index])
 
     def finish(self, features: torch.Tensor | None = None, gathered: torch.Tensor | None = None) -> None:
         """On the device, once it is filled: the next roots, what the host is told, and the features of the path.

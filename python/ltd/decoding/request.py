@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from ltd.decoding.acceptance import Acceptor, Sampling, accept_greedy
+from ltd.decoding.gain import Gain
 from ltd.decoding.report import Report
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
-from ltd.decoding.workspace import GAINS, Workspace, recorded_sizes
+from ltd.decoding.workspace import CHEAP_ROWS, GAINS, Workspace, recorded_sizes
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
-from ltd.engine.kv_cache import beliefs
+from ltd.engine.kv_cache import beliefs, refilled
 from ltd.engine.pool import power_of_two
 from ltd.target.target import Target, TargetSession
 from ltd.tree import MAX_GAIN, DraftTree, TreeNodes
@@ -236,8 +237,29 @@ class Request:
         finally:
             target.workspaces.give_back(kind, self.workspace)
 
-    def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but these."""
-        self.workspace.keep(rows, self.new_tree(len(rows), self.tree.roots.device))
+    def keep(self, rows: list[int], gain: Gain) -> Gain:
+        """Drops all sequences but these, in ascending order; the last gain, as the next cycle needs it.
+
+        Where what was recorded should go on being of use, the batch stays as it is, with copies in the others' places.
+        """
+        places = rows
+        if self.is_refilled(len(rows)):
+            places = refilled(rows, len(self.report.rows))
+            self.workspace.refill(rows)
+            kept = replace(gain, accepted=gain.accepted.refilled(places))
+        else:
+            kept = gain.keep(rows)
+            self.workspace.keep(rows, self.new_tree(len(rows), self.tree.roots.device))
         if self.speculation is not None:
-            self.speculation.keep(rows)
+            self.speculation.keep(places)
+        return kept
+
+    def is_refilled(self, count: int) -> bool:
+        """Whether a batch of which so many sequences are left is refilled with copies of them.
+
+        Calling what was recorded costs more than computing some rows for nothing: up to as many as are of use, or,
+        where all are few, any. A greedy copy does what its original does, so it needs no care; others may not.
+        """
+        batch = len(self.report.rows)
+        is_cheap = batch <= 2 * count or batch * (self.sizes[-1] + 1) <= CHEAP_ROWS
+        return self.workspace.can_record and self.accept is accept_greedy and is_cheap

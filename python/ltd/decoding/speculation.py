@@ -85,7 +85,7 @@ class Speculation:
                 self.source.extend(row, prompt)
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but these; the workspace drops its own."""
+        """Drops all sequences but these, and copies one that is named again; the workspace has its own."""
         self.unread[:] = [gain.keep(rows) for gain in self.unread]
         if self.source is not None:
             self.source.keep(rows)

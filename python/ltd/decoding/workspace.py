@@ -14,6 +14,11 @@ from ltd.target.target import TargetSession
 from ltd.tree import MAX_GAIN, DraftTree
 
 GAINS = (1, 2, 4, 8, MAX_GAIN)  # tokens that a draft reads at the beginning of a recorded cycle
+CHEAP_ROWS = 256
+"""Rows up to which a GPU's forward takes about as long as one of a single row, since it reads all weights for either.
+
+By data sheets: in 16 bits an H100 or H200 multiplies that often in the time that it takes to read a number.
+"""
 SIZES = (0, 4, 8, 16, 24, 32, 48, 60)  # candidates of recorded verifications, where a policy names not all
 
 
@@ -101,6 +106,13 @@ class Workspace:
         self.report.clear()
         tree = self.tree
         tree.text = tree.logits = tree.states = tree.root_states = None
+
+    def refill(self, rows: list[int]) -> None:
+        """Has these sequences alone, and copies of them in the others' places: what was recorded serves them too."""
+        self.session.refill(rows)
+        if self.recorded_drafting is not None:
+            self.recorded_drafting.refill(rows)
+        self.report.refill(rows)
 
     def keep(self, rows: list[int], tree: DraftTree) -> None:
         """Drops all sequences but these. Their trees have other buffers from now on, so recordings are of no use."""

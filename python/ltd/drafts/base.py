@@ -156,6 +156,10 @@ class RecordedDraftSession(DraftSession, Protocol):
         """
         ...
 
+    def refill(self, rows: list[int]) -> None:
+        """Has these sequences alone, in ascending order, and copies of them in turn behind them, as many as before."""
+        ...
+
     def longest(self, tree_rows: int) -> int:
         """What `begin` of so many tokens, or `expand` of so many candidates with all before them, is recorded for.
 

@@ -50,6 +50,11 @@ def windows_of_cache(config: Any) -> tuple[int, ...]:
         ) from error
 
 
+def refilled(rows: list[int], batch: int) -> list[int]:
+    """Which sequence stands at each place of a batch after `KVCache.refill`."""
+    return [rows[place % len(rows)] for place in range(batch)]
+
+
 def beliefs(shortest: int, longest: int) -> list[int]:
     """For recording, see `KVCache.clear`: the longest prefixes below each of the `CUTS` that sequences pass through.
 
@@ -162,6 +167,17 @@ class KVCache:
         self.lengths[:count] = self.lengths[torch.tensor(rows, device=self.lengths.device)]
         self.lengths = self.lengths[:count]
         self.host_lengths = [self.host_lengths[row] for row in rows]
+
+    def refill(self, rows: list[int]) -> None:
+        """As `keep`, but of as many sequences as before: behind those that are kept stand copies of them, in turn."""
+        count, used = len(rows), max(self.host_lengths)
+        for place, source in enumerate([*rows, *(place % count for place in range(count, self.batch))]):
+            if place != source:
+                self.keys[:, place, :, :used] = self.keys[:, source, :, :used]
+                self.values[:, place, :, :used] = self.values[:, source, :, :used]
+        places = refilled(rows, self.batch)
+        self.lengths.copy_(self.lengths[torch.tensor(places, device=self.lengths.device)])
+        self.host_lengths = [self.host_lengths[row] for row in places]
 
     def spread(self) -> None:
         """Makes every sequence a copy of the first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -103,7 +103,9 @@ class TextSource:
             raise InputError(f"most = {most} text candidates is out of range; it must be 1 … {MAX_TEXT}")
         chances, knots = scores.chances.ravel().tolist(), scores.head_scores.tolist()
         log_chances, earlier = scores.head_log_chances.tolist(), None if history is None else history.index
-        self._indices = [TextIndex(chances, knots, log_chances, most, earlier) for _ in range(batch)]
+        self._new_index = partial(TextIndex, chances, knots, log_chances, most, earlier)
+        self._indices = [self._new_index() for _ in range(batch)]
+        self._texts: list[list[int]] = [[] for _ in range(batch)]
         self._host = CandidateBuffers(batch, most, CPU, pinned=device.type == "cuda")
         self._there = self._host if device.type == "cpu" else CandidateBuffers(batch, most, device)
         self._found = self._begin()
@@ -115,11 +117,22 @@ class TextSource:
             InputError: something is no token; nothing is appended then.
         """
         self._indices[row].extend(tokens)
+        self._texts[row] += tokens
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but these; sequence i becomes what rows[i] was."""
-        self._indices = [self._indices[row] for row in rows]
+        """Drops all sequences but these; sequence i becomes what rows[i] was, or, where that is taken, a copy of it."""
+        free = dict(enumerate(self._indices))
+        self._texts = [[*self._texts[row]] for row in rows]
+        self._indices = [
+            free.pop(row, None) or self._indexed(text) for row, text in zip(rows, self._texts, strict=True)
+        ]
         self._found = self._begin()
+
+    def _indexed(self, text: Sequence[int]) -> TextIndex:
+        """What a text is looked up in, indexed anew."""
+        index = self._new_index()
+        index.extend(text)
+        return index
 
     def _begin(self) -> TextCandidates:
         """Gives every sequence its row of the buffers; the candidates that will stand there."""
@@ -143,6 +156,8 @@ class TextSource:
             news = [()] * len(self._indices)
         found = self._found
         found.counts_list[:] = [index.propose(tokens) for index, tokens in zip(self._indices, news, strict=True)]
+        for text, tokens in zip(self._texts, news, strict=True):
+            text += tokens
         if self._there is not self._host:
             # The next lookup overwrites what is copied; by then the tokens that this one led to have been waited for.
             self._there.memory.copy_(self._host.memory, non_blocking=True)

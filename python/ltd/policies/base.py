@@ -48,7 +48,12 @@ class PolicyCall(Protocol):
     def max_size(self) -> int: ...
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all sequences but these; called between two cycles."""
+        """Drops all sequences but these; called between two cycles.
+
+        Args:
+            rows: which sequence each of the next cycle's was. On a GPU one may be named more than once: copies of it
+                then stand where sequences have ended.
+        """
         ...
 
     def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:

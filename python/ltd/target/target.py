@@ -17,7 +17,7 @@ from ltd.common.argument_types import wrong_type
 from ltd.common.turn_lock import TurnLock
 from ltd.engine.captures import CaptureReport, Captures, CudaGraphs, Plain, Result, captures_for, with_memory
 from ltd.engine.forward import Forward, TreeBlock, Verified
-from ltd.engine.kv_cache import KVCache
+from ltd.engine.kv_cache import KVCache, refilled
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.pool import CachePool, Shelf
 from ltd.errors import InputError
@@ -218,6 +218,12 @@ class TargetSession:
     def note(self, counts: list[int]) -> None:
         """Counts on the host what `commit` did on the device."""
         self.cache.note(counts)
+
+    def refill(self, rows: list[int]) -> None:
+        """Has these sequences alone, and copies of them in the others' places, see `KVCache.refill`."""
+        self.cache.refill(rows)
+        if self.features is not None:
+            self.features.copy_(self.features[refilled(rows, self.cache.batch)])
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these; the features are then any."""

@@ -118,6 +118,10 @@ class Eagle3Session:
         """See `RecordedDraftSession`."""
         self.cache.clear(believed)
 
+    def refill(self, rows: list[int]) -> None:
+        """See `RecordedDraftSession`."""
+        self.cache.refill(rows)
+
     def longest(self, tree_rows: int) -> int:
         """See `RecordedDraftSession`."""
         return self.cache.longest(tree_rows)

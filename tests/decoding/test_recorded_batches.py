@@ -1,0 +1,103 @@
+"""Batches that sequences leave: copies of the others take their places, and what was recorded is replayed for them."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import VOCABULARY
+from test_recorded_cycles import KINDS, POLICIES, SETTINGS, Sometimes, make_decoder, taped
+from waits import device_to_wait_for
+
+from ltd.decoding import request
+from ltd.decoding.decoder import Decoder
+from ltd.engine.kv_cache import KVCache, refilled
+from ltd.policies import Policy, Static
+
+PROMPTS = [[5, 6, 7], [9] * 120, [8] * 180]  # the limit ends the last first
+OPTIONS: dict[str, Any] = {"max_new_tokens": 90}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def decoders(request: pytest.FixtureRequest) -> tuple[Decoder, Decoder]:
+    """Twice the same: one that calls, one that replays."""
+    return make_decoder(request.param), make_decoder(request.param)
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, Sometimes()], ids=str)
+@settings(SETTINGS, max_examples=3)
+@given(
+    seed=st.integers(0, 2**31),
+    lengths=st.lists(st.integers(2, 40), min_size=2, max_size=5),
+    stops=st.sets(st.integers(0, VOCABULARY - 1), max_size=8),
+)
+def test_every_answer_is_that_of_a_called_batch(
+    decoders: tuple[Decoder, Decoder], policy: Policy, seed: int, lengths: list[int], stops: set[int]
+) -> None:
+    plain, recorded = decoders
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [torch.randint(3, 9, (length,), generator=generator).tolist() for length in lengths]
+    options: dict[str, Any] = {"max_new_tokens": 24, "stop_token_ids": sorted(stops), "policy": policy}
+    called, tapes = plain.generate(prompts, **options), taped(recorded)
+    replayed = recorded.generate(prompts, **options)
+    assert [answer.token_ids for answer in replayed] == [answer.token_ids for answer in called]
+    one, other = called[0].statistics, replayed[0].statistics
+    if isinstance(policy, (Static, Sometimes)):  # what others decide depends on all rows of the batch
+        assert (other.gains, other.depths, other.sizes) == (one.gains, one.depths, one.sizes)
+    assert not any(part in ("verify", "walk", "commit", "expand") for tape in tapes for part, *_ in tape.calls)
+
+
+def test_the_next_batch_finds_the_recordings() -> None:
+    decoder = make_decoder("engine")
+    tapes = taped(decoder)
+    first, second = (decoder.generate(PROMPTS, **OPTIONS) for _ in range(2))
+    assert [answer.token_ids for answer in first] == [answer.token_ids for answer in second]
+    assert len({len(answer.token_ids) for answer in first}) > 1 and len(tapes) == 1 and tapes[0].calls == []
+
+
+def test_a_batch_with_few_left_goes_on_without_recordings() -> None:
+    """Where its copies would be more than its sequences, and not cheap."""
+    decoder, plain = make_decoder("engine"), make_decoder("engine")
+    tapes = taped(decoder)
+    with patch.object(request, "CHEAP_ROWS", 38):  # a batch of three has 3 * 13 rows
+        answers = decoder.generate(PROMPTS, **OPTIONS)
+    expected = plain.generate(PROMPTS, **OPTIONS)
+    assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
+    assert tapes[0].replays and ("verify", 12, 512) in tapes[0].calls
+
+
+def test_waits_are_one_a_cycle_whoever_leaves() -> None:
+    decoder, counts = make_decoder("device"), []
+    cycle = decoder.cycle
+    expected = [answer.token_ids for answer in decoder.generate(PROMPTS, **OPTIONS)]
+
+    def watched(*arguments: Any) -> Any:
+        before = waits.count
+        with waits:
+            gain = cycle(*arguments)
+        counts.append(waits.count - before)
+        return gain
+
+    taped(decoder)
+    with device_to_wait_for() as waits, patch.object(decoder, "cycle", watched):
+        answers = decoder.generate(PROMPTS, **OPTIONS)
+    assert [answer.token_ids for answer in answers] == expected
+    assert len(counts) > 30 and set(counts) == {1}
+
+
+@pytest.mark.parametrize("rows", [[0], [3], [1, 2], [0, 2, 3], [0, 1, 2, 3]])
+def test_places_are_refilled_in_turn(rows: list[int]) -> None:
+    cache = KVCache(2, 4, 1, 256, 4, torch.float32, torch.device("cpu"))
+    cache.set_lengths([3, 1, 4, 2])
+    cache.keys.copy_(torch.arange(4.0)[:, None, None, None].expand_as(cache.keys))
+    cache.values.copy_(cache.keys + 10)
+    places, keys = refilled(rows, 4), cache.keys[..., :4, :].clone()
+    cache.refill(rows)
+    assert places == [rows[place % len(rows)] for place in range(4)]
+    assert cache.lengths.tolist() == cache.host_lengths == [[3, 1, 4, 2][row] for row in places]
+    assert torch.equal(cache.keys[..., :4, :], keys[:, places])
+    assert torch.equal(cache.values[..., :4, :], keys[:, places] + 10)
