@@ -39,7 +39,7 @@ class Accepted:
 
     def refilled(self, places: list[int]) -> Accepted:
         """As the host knows it once these sequences stand in the batch's places, where the device has them already."""
-        counts, token_lists = ([known[row] for row in places] for known in (self.counts, self.token_lists))
+        counts, token_lists = [self.counts[row] for row in places], [self.token_lists[row] for row in places]
         return replace(self, counts=counts, token_lists=token_lists, sources=None)
 
     def copied(self) -> Accepted:

@@ -121,10 +121,10 @@ class TextSource:
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these; sequence i becomes what rows[i] was, or, where that is taken, a copy of it."""
-        free = dict(enumerate(self._indices))
         self._texts = [[*self._texts[row]] for row in rows]
         self._indices = [
-            free.pop(row, None) or self._indexed(text) for row, text in zip(rows, self._texts, strict=True)
+            self._indexed(text) if row in rows[:place] else self._indices[row]
+            for place, (row, text) in enumerate(zip(rows, self._texts, strict=True))
         ]
         self._found = self._begin()
 
