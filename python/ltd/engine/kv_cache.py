@@ -61,9 +61,8 @@ def beliefs(shortest: int, longest: int) -> list[int]:
     Args:
         shortest: rows of a sequence's prefix at first. longest: of prefix and tree at last.
     """
-    return [
-        least for least, cut in zip((0, *CUTS), (*CUTS, longest), strict=True) if least < longest and cut > shortest
-    ]
+    ranges = zip((0, *CUTS), (*CUTS, longest), strict=True)
+    return [below for below, cut in ranges if below < longest and cut > shortest]
 
 
 def narrower(window: int, other: int) -> int:
