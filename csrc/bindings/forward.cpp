@@ -25,18 +25,24 @@ float checked_epsilon(double epsilon) {
   return static_cast<float>(epsilon);
 }
 
+// What an operator on the rows of a matrix knows by one that it reads or writes.
+template <typename Arguments>
+void set_rows(Arguments& a, const Named& matrix) {
+  check_sizes(matrix, {-1, -1});
+  check_last_contiguous(matrix);
+  a.dtype = float_type(matrix);
+  a.rows = matrix.tensor.size(0);
+  a.size = matrix.tensor.size(1);
+}
+
 void run_add_rms_norm(Tensor states, const OptionalTensor& addend, const Tensor& weight, double epsilon,
                       Tensor normed) {
   const Tensors tensors(states.device());
   const Named like{"states", states};
-  check_sizes(like, {-1, -1});
   AddRmsNorm a{};
-  a.dtype = float_type(like);
-  a.rows = states.size(0);
-  a.size = states.size(1);
+  set_rows(a, like);
   LTD_CHECK(a.size >= 1, "states must have at least one column, but its shape is ", states.sizes());
   checked_count("numbers in states", {a.rows, a.size});
-  check_last_contiguous(like);
   tensors.checked_like({"normed", normed}, like, states.sizes());
   a.states = {written(states), states.stride(0)};
   a.normed = {written(normed), normed.stride(0)};
@@ -132,13 +138,9 @@ void run_rotate_and_store(const Tensor& qkv, const OptionalTensor& query_norm, c
 void run_gated_silu(const Tensor& gate_up, Tensor active) {
   const Tensors tensors(gate_up.device());
   const Named like{"active", active};
-  check_sizes(like, {-1, -1});
   GatedSilu a{};
-  a.dtype = float_type(like);
-  a.rows = active.size(0);
-  a.size = active.size(1);
+  set_rows(a, like);
   checked_count("numbers in gate_up", {a.rows, a.size, 2});
-  check_last_contiguous(like);
   a.gate_up = {read_only(tensors.checked_like({"gate_up", gate_up}, like, {a.rows, 2 * a.size})), gate_up.stride(0)};
   a.active = {written(active), active.stride(0)};
   a.threads = at::get_num_threads();
