@@ -17,7 +17,7 @@ PYTHON_FLOORS = (
     ("ltd.errors", "ltd._C"),
     ("ltd.common",),
     ("ltd.ops",),
-    ("ltd.lookup",),
+    ("ltd.lookup", "ltd.noise"),
     ("ltd.engine", "ltd.tree"),
     ("ltd.target", "ltd.drafts", "ltd.policies"),
     ("ltd.decoding",),

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ltd.common.files import file_hash
+from ltd.drafts.sharpness import Sharpness, load_sharpness
 from ltd.tree import DraftTree
 
 DEFAULT_WIDTH = 10  # beam width W; that of all recorded traces
@@ -29,6 +30,15 @@ class Origin:
     def sha256(self) -> str | None:
         """SHA-256 of its `model.safetensors`, read when it is first asked for; None without such a file."""
         return file_hash(self.folder / "model.safetensors")
+
+    @cached_property
+    def sharpness(self) -> Sharpness:
+        """How far its values with noise can be trusted, read when it is first asked for.
+
+        Raises:
+            InputError: what the folder says cannot be used.
+        """
+        return load_sharpness(self.folder)
 
 
 class Draft(Protocol):
