@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -99,6 +99,15 @@ class SampleAcceptor:
     top_k: int
     top_p: float
     seed: int
+    _made: list[tuple[list[int], ops.Noise]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def _noise(self, rows: list[int], logits: torch.Tensor) -> ops.Noise:
+        """Of the sequences that are in the batch now."""
+        if not self._made or self._made[0][0] != rows:
+            noise = ops.Noise.new(len(rows), logits.shape[-1], rows, logits.device)
+            noise.restart(self.seed, rows)
+            self._made[:] = [(list(rows), noise)]
+        return self._made[0][1]
 
     def __call__(self, logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
         ops.accept_sample(
@@ -107,11 +116,10 @@ class SampleAcceptor:
             nodes.first_child,
             nodes.next_sibling,
             nodes.positions,
-            report.device_rows,
             self.temperature,
             self.top_k,
             self.top_p,
-            self.seed,
+            self._noise(report.rows, logits),
             *report.walk,
         )
 
