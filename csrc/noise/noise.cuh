@@ -1,9 +1,9 @@
 // The noise of places on the device.
 #pragma once
 
-#include "accept/philox.h"
 #include "common/device.cuh"
 #include "noise/gumbel.h"
+#include "noise/philox.h"
 #include "noise/place_noise.h"
 
 namespace ltd::cuda {

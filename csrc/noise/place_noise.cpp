@@ -1,10 +1,10 @@
 #include "noise/place_noise.h"
 
-#include "accept/philox.h"
 #include "common/team.h"
 #include "common/vector.h"
 #include "noise/gumbel.h"
 #include "noise/noise_rows.h"
+#include "noise/philox.h"
 
 namespace ltd::LTD_ISA {
 namespace {
@@ -29,7 +29,7 @@ LTD_INLINE Longs multiply(Longs a, uint32_t b) {
 #endif
 }
 
-// Philox4x32-10 (accept/philox.h) of kLanes / 2 counters side by side.
+// Philox4x32-10 (noise/philox.h) of kLanes / 2 counters side by side.
 struct Counters {
   Longs words[4];
 

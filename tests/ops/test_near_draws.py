@@ -31,9 +31,7 @@ def walked(distance: float) -> Call:
     """The first word's value is so far above the other's, at the root of a tree that has a child for that word alone;
     there the first word is certain."""
     noise = place_noise(SEED, 0, POSITION, 2)
-    logits = torch.stack([torch.tensor([noise[1] - noise[0] + distance, 0.0]).float(), torch.tensor([9.0, -90.0])])[
-        None
-    ]
+    logits = torch.tensor([[[noise[1] - noise[0] + distance, 0.0], [9.0, -90.0]]]).float()
     tree = [torch.tensor([[1, 0]]), torch.tensor([[1, -1]]).int(), torch.tensor([[-1, -1]]).int()]
     ring = noise_ring(1, 2, SEED, [0])
     places, drawn = torch.tensor([[POSITION, POSITION + 1]]), (ring.seed, ring.noise, ring.places)
