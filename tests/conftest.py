@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from emulated_tiles import EMULATED_TILES, add_emulated_tiles
-from op_cases import ISAS
+from op_cases import ISA_IN_USE, ISAS
 from recordings import DEPTH, NEW_TOKENS, QUESTIONS, Recorded, load_bigrams
 from small_models import FAMILIES, VOCABULARY, small_config, small_tokenizer
 from transformers import (
@@ -125,7 +125,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set of this machine, one after the other."""
     _C.use_cpu_isa(request.param)
     yield request.param
-    _C.use_cpu_isa(ISAS[-1])
+    _C.use_cpu_isa(ISA_IN_USE)
 
 
 @pytest.fixture(params=[*ISAS, EMULATED_TILES])
@@ -135,7 +135,7 @@ def engine_isa(request: pytest.FixtureRequest) -> Iterator[str]:
         add_emulated_tiles()
     _C.use_cpu_isa(request.param)
     yield request.param
-    _C.use_cpu_isa(ISAS[-1])
+    _C.use_cpu_isa(ISA_IN_USE)
 
 
 @pytest.fixture(params=[1, 2])

@@ -39,6 +39,7 @@ PYTHON_FLOORS = (
 FACES = ("ltd", "ltd_rl")
 C_FLOORS = (
     ("common",),
+    ("noise",),
     ("accept", "attention", "commit", "entropy", "expand", "forward", "lookup", "policy", "select"),
     ("engine",),
     ("dispatch",),

@@ -5,12 +5,14 @@
 
 #include <array>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
-#include "accept/philox.h"
 #include "bindings/lookup.h"
 #include "bindings/policy.h"
 #include "dispatch/cpu_kernels.h"
+#include "noise/philox.h"
 
 namespace py = pybind11;
 
@@ -23,6 +25,7 @@ py::dict build_info() {
   info["torch"] = LTD_TORCH_VERSION;
   info["cpu_kernels"] = ltd::cpu_kernels().isa;
   info["cpu_isas"] = ltd::supported_cpu_isas();
+  info["cpu_fastest"] = ltd::fastest_cpu_isa();
 #ifdef _OPENMP
   info["openmp"] = true;
 #else
@@ -44,6 +47,16 @@ double sampling_uniform(int64_t seed, int64_t position, int64_t row) {
   return ltd::sampling_uniform(static_cast<uint64_t>(seed), position, row, ltd::kTargetStream);
 }
 
+// A bad LTD_CPU_ISA fails here, at import: pybind11 makes an ImportError of it, whose cause is an ltd.errors.InputError.
+void choose_kernels() {
+  try {
+    ltd::cpu_kernels();
+  } catch (const std::invalid_argument& error) {
+    py::set_error(py::module_::import("ltd.errors").attr("InputError"), error.what());
+    throw py::error_already_set();
+  }
+}
+
 // The kernels of a table in memory, by its address: a library loaded with ctypes has one.
 void add_kernels(uintptr_t address) { ltd::add_kernels(reinterpret_cast<const ltd::CpuKernels*>(address)); }
 
@@ -51,9 +64,11 @@ void add_kernels(uintptr_t address) { ltd::add_kernels(reinterpret_cast<const lt
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Kernels of ltd; registers torch.ops.ltd.*";
-  ltd::cpu_kernels();  // a bad LTD_CPU_ISA fails here, at import
+  choose_kernels();
   module.def("build_info", &build_info, "What this build contains and which kernels are in use.");
   module.def("use_cpu_isa", &ltd::use_cpu_isa, py::arg("isa"), "Changes the CPU kernels in use; for tests.");
+  module.def("fastest_cpu_isa", py::overload_cast<const std::vector<std::string>&, bool>(&ltd::fastest_cpu_isa),
+             py::arg("supported"), py::arg("made_by_intel"), "Which of the CPU kernels are taken; for tests.");
   module.def("add_kernels", &add_kernels, py::arg("address"),
              "Makes the kernels of a CpuKernels usable under its name; for tests.");
   module.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "The generator; for tests.");

@@ -83,6 +83,16 @@ const std::vector<const CpuKernels*>& supported_kernels() {
   return supported;
 }
 
+bool is_made_by_intel() {
+#ifdef LTD_X86_KERNELS
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(0, &eax, &ebx, &ecx, &edx) != 0 && ebx == signature_INTEL_ebx && ecx == signature_INTEL_ecx &&
+         edx == signature_INTEL_edx;
+#else
+  return false;
+#endif
+}
+
 // Kernels that add_kernels brought; they stay where they are.
 std::list<CpuKernels>& added_kernels() {
   static std::list<CpuKernels> kernels;
@@ -108,15 +118,16 @@ std::string joined(const std::vector<std::string>& names) {
 
 const CpuKernels* initial_kernels() {
   const std::vector<const CpuKernels*>& supported = supported_kernels();
+  const auto fastest = [] { return kernels_named(fastest_cpu_isa()); };
   const char* wanted = std::getenv("LTD_CPU_ISA");
-  if (wanted == nullptr || *wanted == '\0') return supported.back();
+  if (wanted == nullptr || *wanted == '\0') return fastest();
   const std::vector<std::string> names{"baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16"};
   size_t level = 0;
   while (level < names.size() && names[level] != wanted) ++level;
   if (level == names.size()) {
     throw std::invalid_argument("LTD_CPU_ISA is '" + std::string(wanted) + "' but must be one of " + joined(names));
   }
-  return supported[level < supported.size() ? level : supported.size() - 1];
+  return level < supported.size() ? supported[level] : fastest();
 }
 
 std::atomic<const CpuKernels*>& current() {
@@ -133,6 +144,13 @@ std::vector<std::string> supported_cpu_isas() {
   for (const CpuKernels* kernels : supported_kernels()) names.emplace_back(kernels->isa);
   return names;
 }
+
+std::string fastest_cpu_isa(const std::vector<std::string>& supported, bool made_by_intel) {
+  const std::string& widest = supported.back();
+  return made_by_intel && widest == "avx512_bf16" ? "avx512" : widest;
+}
+
+std::string fastest_cpu_isa() { return fastest_cpu_isa(supported_cpu_isas(), is_made_by_intel()); }
 
 void use_cpu_isa(const std::string& isa) {
   const CpuKernels* kernels = kernels_named(isa);

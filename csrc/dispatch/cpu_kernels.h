@@ -16,13 +16,22 @@ struct CpuKernels {
 #undef LTD_KERNEL
 };
 
-// The kernels in use: the widest that the processor and its operating system support, unless the environment variable
-// LTD_CPU_ISA (baseline, avx2, avx512, avx512_bf16 or amx_bf16) asks for narrower ones. Throws std::invalid_argument if
-// it names anything else.
+// The kernels in use: fastest_cpu_isa()'s, unless the environment variable LTD_CPU_ISA (baseline, avx2, avx512,
+// avx512_bf16 or amx_bf16) asks for others that can be used here. Throws std::invalid_argument if it names anything
+// else.
 const CpuKernels& cpu_kernels();
 
 // Names of the instruction sets that can be used here, narrowest first.
 std::vector<std::string> supported_cpu_isas();
+
+// Which of these, narrowest first, is taken: the widest, but on an Intel processor without AMX avx512 and not
+// avx512_bf16. Intel's vdpbf16ps takes longer than to unpack two vectors and multiply them, from about 4 rows on, and
+// saves little before; AMD's does not. The rule asks no clock: a machine takes the same kernels, which round alike, in
+// every run.
+std::string fastest_cpu_isa(const std::vector<std::string>& supported, bool made_by_intel);
+
+// The one that is taken here if nothing else is asked for.
+std::string fastest_cpu_isa();
 
 // Changes the kernels in use (for tests). Throws std::invalid_argument if `isa` is neither one of supported_cpu_isas()
 // nor the name of added kernels.

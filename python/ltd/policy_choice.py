@@ -131,9 +131,9 @@ def choose_policy(
         chosen = ChosenPolicy(bundle.policy, "given", bundle)
     else:
         chosen = ChosenPolicy(asked, "given")
-    _check_made_for(chosen.policy, setting)
     if looks_up and chosen.policy is not None:
         check_without_draft(chosen.policy)
+    _check_made_for(chosen.policy, setting)
     return chosen
 
 

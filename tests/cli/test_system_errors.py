@@ -77,6 +77,20 @@ def test_a_closed_pipe_is_one_sentence(arguments: list[str]) -> None:
     assert (process.returncode, err) == (141, "error: nobody reads the output any more, so it ends here\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("LTD_CPU_ISA", "LTD_CPU_ISA is 'foo' but must be one of baseline, avx2, avx512, avx512_bf16, amx_bf16"),
+        ("OMP_NUM_THREADS", "OMP_NUM_THREADS is 'foo', but must be a positive whole number of threads"),
+    ],
+)
+def test_a_wrong_environment_variable_is_one_sentence(name: str, message: str) -> None:
+    process = started("info", stdout=subprocess.DEVNULL, env={name: "foo"})
+    _, err = process.communicate(timeout=120)
+    ours = [line for line in err.splitlines() if line and not line.startswith("libgomp: ")]  # OpenMP says something too
+    assert (process.returncode, ours) == (2, [f"error: {message}"])
+
+
 def test_errors_of_the_output_need_no_standard_error() -> None:
     """Where both are full or closed, the exit code is all that is left."""
     program = "import sys, os; from ltd.cli import main; sys.exit(main(['methods']))"

@@ -8,6 +8,7 @@ import pytest
 
 import ltd.common.threads as threads
 from ltd.common.threads import Processors, choose_threads, find_processors
+from ltd.errors import InputError
 
 
 @pytest.fixture
@@ -134,6 +135,20 @@ def test_what_the_environment_says_stays(variable: str, monkeypatch: pytest.Monk
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv(variable, "8")
     assert choose_threads(8, Processors(8, 4, 1.0)) == (8, f"as {variable} says")
+
+
+@pytest.mark.parametrize("text", [" 8", "8 ", "8,4", "+8", "08"])
+def test_numbers_as_openmp_has_them(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert choose_threads(8, Processors(8, 4)) == (8, "as OMP_NUM_THREADS says")
+
+
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+@pytest.mark.parametrize("text", ["abc", "0", "-2", "1.5", "two", ","])
+def test_what_is_no_number_of_threads_is_refused(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(InputError, match=f"{variable} is {text!r}, but must be a positive whole number of threads"):
+        choose_threads(8, Processors(8, 4))
 
 
 def test_words_for_people() -> None:

@@ -65,4 +65,4 @@ def test_what_was_recorded_serves_any_prefix(tiny_target: Folder, tiny_head: Fol
     for prompt in random_prompts(8, [3, 70]):
         answer = decoder.generate(prompt, max_new_tokens=20)
         assert answer.token_ids == reference(plain_model(tiny_target(family)), prompt, 20)
-    assert tapes and all(tape.replays["verify", 12] > 0 and tape.calls == [] for tape in tapes)
+    assert tapes and all(tape.replayed("verify", 12) > 0 and tape.calls == [] for tape in tapes)

@@ -111,9 +111,9 @@ def test_all_of_a_long_answer_is_replayed() -> None:
     for prompt in ([5, 6, 7], [8] * 100):
         decoder.generate(prompt, max_new_tokens=100)
     (tape,) = tapes
-    cycles = tape.replays["verify", 12]
+    cycles = tape.replayed("verify", 12)
     assert cycles > 60 and tape.calls == []
-    assert tape.replays["walk", 12] == tape.replays["commit", 12] == tape.replays["expand", 2] == cycles
+    assert all(tape.replayed(*part) == cycles for part in (("walk", 12), ("commit", 12), ("expand", 2)))
 
 
 def test_a_batch_that_shrinks_goes_on_without_recordings() -> None:
@@ -124,7 +124,7 @@ def test_a_batch_that_shrinks_goes_on_without_recordings() -> None:
     options: dict[str, Any] = {"max_new_tokens": 90}
     answers, expected = (each.generate(prompts, **options) for each in (decoder, plain))
     assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
-    assert tapes[0].replays and ("verify", 12) in tapes[0].calls
+    assert tapes[0].replays and ("verify", 12, 512) in tapes[0].calls
 
 
 def test_what_no_graph_can_hold_is_refused() -> None:

@@ -60,7 +60,7 @@ def test_verifications_are_recorded_for_the_sizes_of_a_policy(policy: Policy | N
 def verifications(tapes: list[Tape]) -> set[int]:
     """The sizes of all verifications, none of which may have been called instead of replayed."""
     assert not any(call[0] == "verify" for tape in tapes for call in tape.calls)
-    return {size for tape in tapes for part, size in tape.replays if part == "verify"}
+    return {size for tape in tapes for part, size, *_ in tape.replays if part == "verify"}
 
 
 @torch.inference_mode()

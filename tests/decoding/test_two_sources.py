@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from ltd.decoding.speculation import Speculation
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.loading import make_target
 from ltd.lookup import MAX_TEXT_DEPTH
-from ltd.policies import Policy
+from ltd.policies import Learned, Policy
 from ltd.policies.base import PolicyCall
 from ltd.policies.by_name import parse_policy
+from ltd.policies.learned.setting import Setting
 from ltd.target.target import Target
 from ltd.tree import DraftTree
 
@@ -277,6 +278,16 @@ def test_both_sources_need_a_draft(tiny_target: Folder, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with pytest.raises(ltd.InputError, match=NO_DRAFT):
         model.generate(torch.tensor([[5, 6]]), custom_generate=ltd.CustomGenerate(policy=policy), max_new_tokens=3)
+
+
+def test_learned_policies_with_a_depth_need_a_draft(tiny_target: Folder) -> None:
+    """Whatever text they read beside it; without a depth to choose they may have been made for the text alone."""
+    target, deep = target_in(tiny_target("llama")), Learned(Setting(10), 2, (3,), max_text=8)
+    with pytest.raises(ltd.InputError, match=r"depth 2, size 3, .* decides about a draft, and there is none"):
+        Decoder(target, None, deep)
+    with pytest.raises(ltd.InputError, match="decides about a draft, and there is none"):
+        ltd.load(tiny_target("llama"), "lookup", policy=deep, dtype="float32", device="cpu")
+    assert Speculation(None, replace(deep, depth_limit=0)).limits == (1, 0, 3)
 
 
 @pytest.mark.parametrize(

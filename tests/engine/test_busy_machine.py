@@ -6,7 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -56,9 +56,10 @@ def starving(seed: int) -> Iterator[None]:
         is_over.set()
         for helper in helpers:
             helper.join()
-        for task in changed & set(map(int, os.listdir(TASKS))):
-            os.sched_setscheduler(task, os.SCHED_OTHER, os.sched_param(0))
-            os.sched_setaffinity(task, processors)
+        for task in changed:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setscheduler(task, os.SCHED_OTHER, os.sched_param(0))
+                os.sched_setaffinity(task, processors)
 
 
 def forwards(family: str, dtype: torch.dtype, threads: int) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hostile_calls import Hostile, good_calls, hostile_calls
-from op_cases import ISAS, Call
+from op_cases import ISA_IN_USE, ISAS, Call
 from torch import Tensor
 
 from ltd import _C
@@ -29,7 +29,7 @@ def kernels(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        _C.use_cpu_isa(ISAS[-1])
+        _C.use_cpu_isa(ISA_IN_USE)
         torch.set_num_threads(threads)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import made_generations, made_latency
 
+from ltd.decoding.speculation import Speculation
 from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
 from ltd.latency.interpolation import pool
@@ -146,6 +147,9 @@ def test_where_drafting_never_pays_it_does_not() -> None:
     assert not controller.speculate(torch.tensor([5]))
     assert found == plain_total(outcomes)
     assert replay(generations[0], controller).gains.tolist() == [1] * 30
+    assert Speculation(None, controller).draft is None  # nothing to decide is as good with a draft as without
+    with pytest.raises(InputError, match="decides about a draft, and there is none"):
+        Speculation(None, replace(controller, drafts=True))
 
 
 def test_a_file_keeps_everything(fitted: Fitted, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from made_texts import made_copies, made_proposals, made_text
 from made_traces import made_generations, made_latency
 from recordings import Recorded
 
+from ltd.decoding.speculation import Speculation
 from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
 from ltd.policies.controller import ExpectedGain
@@ -284,6 +285,12 @@ def test_live_it_decides_as_at_all_positions_at_once(fitted: Fitted, rate: float
         proposals = propose_everywhere(generation, controller.text.scores, MOST)
         live = replay(generation, controller, text=proposals)
         assert_same(live, replay(generation, (depths[block], sizes[block]), text=proposals))
+
+
+def test_without_a_draft_it_is_refused(fitted: Fitted) -> None:
+    """Its tables are of the text beside a head; the text alone would be judged by them without a word."""
+    with pytest.raises(InputError, match=r"^the policy controller, .* decides about a draft, and there is none"):
+        Speculation(None, replace(fitted[0], drafts=True))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

@@ -11,9 +11,11 @@ from ltd.cli.analyze import analyze
 from ltd.cli.calibrate import calibrate
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
+from ltd.cli.export import export
 from ltd.cli.generate import generate
 from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
+from ltd.cli.inspect import inspect
 from ltd.cli.methods import methods
 from ltd.cli.record import record
 from ltd.cli.train_acceptance import train_acceptance
@@ -45,6 +47,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train-baseline": train_baseline,
     "analyze": analyze,
     "import-policy": import_policy,
+    "inspect": inspect,
+    "export": export,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=CheckedCommand)(command)

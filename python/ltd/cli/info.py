@@ -48,11 +48,26 @@ def facts() -> dict[str, str]:
         "threads": f"{threads}, {why} (--threads takes up to {processors.usable})",
         "device": f"{device}: {chosen.reason}" if chosen.reason else str(device),
         "dtype": f"{dtype} (--dtype auto)".replace("torch.", ""),
+        "vector instructions": vector_choice(),
         **{f"kernels: {name}": str(value) for name, value in build_info().items()},
         "default target": default_target(),
         "default draft": str(head) if (head / "config.json").is_file() else f"missing: nothing at {head}",
         "default policy": default_policy(dtype, device),
     }
+
+
+def vector_choice() -> str:
+    """Which of the CPU kernels run, and why these."""
+    from ltd.ops.library import build_info
+
+    build = build_info()
+    used, fastest, supported = build["cpu_kernels"], build["cpu_fastest"], build["cpu_isas"]
+    assert isinstance(supported, list)
+    if used != fastest:
+        return f"{used}, as LTD_CPU_ISA says; {fastest} is faster here"
+    if used == supported[-1]:
+        return f"{used}, the widest of this processor"
+    return f"{used}; this processor also has {supported[-1]}, which is slower for trees on Intel's"
 
 
 def default_policy(dtype: torch.dtype, device: torch.device) -> str:

@@ -96,6 +96,8 @@ def chain(error: BaseException) -> list[BaseException]:
 
 def sentence_for(error: BaseException) -> str | None:
     """What to tell the user about a mistake of theirs, or about their system; None for an error of ours."""
+    if isinstance(error, ImportError) and isinstance(error.__cause__, InputError):  # all that pybind11 lets through
+        return one_line(error.__cause__)
     if isinstance(error, InputError):
         return one_line(error)
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ ROOT = Path("/")
 UNIFIED = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
 CPU_CONTROLLER = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/cpuacct,cpu")
 GIVEN_NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # that torch takes its own number from
+
+
+NUMBERS = re.compile(r"\s*\+?0*[1-9]\d*\s*(,[\s\d,+]*)?")  # of threads, as OpenMP has them: one for each level
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets torch's threads on the CPU; raises InputError as `check_threads` does.
+    """Sets torch's threads on the CPU; raises InputError as `check_threads` and `choose_threads` do.
 
     None leaves the number there is, which is torch's own or what OMP_NUM_THREADS, torch.set_num_threads or an earlier
     call gave. Only the first call of a process lowers a number of torch's own that is above `Processors.threads`.
@@ -152,8 +156,14 @@ def choose_threads(present: int, processors: Processors) -> tuple[int, str]:
     Args:
         present: torch's number now. It starts with one for all processors that it may be placed on, or for their cores;
             any other was given.
+
+    Raises:
+        InputError: an environment variable gives something that is no number of threads.
     """
     given = [name for name in GIVEN_NUMBERS if os.environ.get(name)]
+    for name in given:
+        if not NUMBERS.fullmatch(os.environ[name]):
+            raise InputError(f"{name} is {os.environ[name]!r}, but must be a positive whole number of threads")
     if given:
         return present, f"as {given[0]} says"
     if present not in (processors.usable, processors.cores):

@@ -296,15 +296,16 @@ class Decoder:
 
     def verify(self, request: Request, tree: DraftTree, depth: int, size: int, watch: Stopwatch) -> Gain:
         """A cycle's last part: verifies the `size` best candidates of a tree that was expanded `depth` times."""
-        session, report, run = request.session, request.report, request.workspace.captures.run
+        session, report, space = request.session, request.report, request.workspace
+        run = space.captures.run
         if request.speculation is not None:
             request.speculation.hold()
         taken, room = tree.verified_size(size), request.room(tree, size)
         nodes = tree.select(size, room)
         watch.lap("select")
-        verified = run(("verify", room), partial(session.verify, nodes))
+        verified = run(space.verify_part(room), partial(session.verify, nodes))
         watch.lap("verify")
-        run(("walk", room), partial(request.walk, nodes, verified))
+        run(space.walk_part(room), partial(request.walk, nodes, verified))
         report.send()
         watch.lap("accept")
         run(("commit", room), request.commit)

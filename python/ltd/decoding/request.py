@@ -19,6 +19,7 @@ from ltd.drafts import Draft
 from ltd.drafts.sharpness import UNFITTED
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
+from ltd.engine.kv_cache import beliefs
 from ltd.engine.pool import power_of_two
 from ltd.lookup import MAX_TEXT_DEPTH
 from ltd.noise import SharedNoise
@@ -175,7 +176,7 @@ class Request:
         return SharedNoise(noise, self.draws.temperature, sharpness.at(self.draws.temperature))
 
     def new_workspace(self, target: Target, capacity: int) -> Workspace:
-        """Memory of its own, with so many rows per sequence, over which the parts of its cycles are recorded.
+        """Memory of its own, with so many rows per sequence, over which the parts of its cycles may be recorded.
 
         Where the target's parts are recorded, the rows are a power of two: recording is dear, and so the next request
         has room there too if its text is a little longer.
@@ -192,25 +193,42 @@ class Request:
             self.new_noise(target, draft),
             captures,
         )
-        if self.workspace.can_record:
-            self._record_verifying()
-            self._record_drafting()
-            self.workspace.restart()
         return self.workspace
 
-    def _record_verifying(self) -> None:
-        """Records verifications of every size, the largest first, over sequences without a prefix."""
+    def record(self) -> None:
+        """Records the parts of its cycles for all lengths that its texts may come to, unless that was done before.
+
+        It is done before the texts begin: the state is lost by it, and nobody waits for it in the middle of an answer.
+        """
+        space = self.workspace
+        if not space.can_record:
+            return
+        passed = beliefs(max(map(len, self.prompts)), self.capacity)
+        missing = [believed for believed in reversed(passed) if believed not in space.recorded_for]
+        for believed in missing:
+            self._record_verifying(believed)
+            self._record_drafting(believed)
+            space.recorded_for.add(believed)
+        if missing:
+            space.restart()
+
+    def _record_verifying(self, believed: int) -> None:
+        """Records verifications of every size, the largest first, over sequences without a prefix.
+
+        Args:
+            believed: how long the host believes the prefixes to be.
+        """
         space, tree, record = self.workspace, self.tree, self.workspace.captures.record
         for size in reversed(self.sizes):
-            space.restart(for_any_length=True)
+            space.restart(believed)
             tree.begin(self.report.roots, self.session.lengths)
             nodes = tree.select(0, room=size)
-            verified = record(("verify", size), partial(self.session.verify, nodes))
+            verified = record(space.verify_part(size), partial(self.session.verify, nodes))
             if self.is_recorded_walk:
-                record(("walk", size), partial(self.walk, nodes, verified))
+                record(space.walk_part(size), partial(self.walk, nodes, verified))
             record(("commit", size), self.commit)
 
-    def _record_drafting(self) -> None:
+    def _record_drafting(self, believed: int) -> None:
         """The same of drafting, level by level."""
         space, tree, record = self.workspace, self.tree, self.workspace.captures.record
         speculation = self.speculation
@@ -218,15 +236,15 @@ class Request:
             return
         speculation.workspace = space
         for width in reversed(GAINS):
-            space.restart(for_any_length=True)
+            space.restart(believed)
             self.report.gained.fill_(width)
             tree.begin(self.report.roots, self.session.lengths)
             features = None if self.session.features is None else self.session.features[:, :width]
             read = partial(speculation.first_level, tree, features, self.report.tokens[:, :width], self.report.gained)
-            logits, tree.states = record(("begin", width), read)
+            logits, tree.states = record(space.begin_part(width), read)
         for depth in range(speculation.policy.max_depth):
             tree.grown(logits)
-            logits, tree.states = record(("expand", depth), partial(speculation.next_level, tree))
+            logits, tree.states = record(space.expand_part(depth), partial(speculation.next_level, tree))
 
     @contextmanager
     def open(self, target: Target, capacity: int | None = None) -> Iterator[None]:
@@ -239,6 +257,7 @@ class Request:
         rows, kind = self.capacity if capacity is None else capacity, self.kind
         with target.turn:  # while a new one is recorded, nobody else may work on the device
             self.workspace = target.workspaces.take(kind, rows, partial(self.new_workspace, target, rows))
+            self.record()
             if self.draws is not None and self.noise is not None:
                 self.noise.restart(self.draws.seed, range(len(self.prompts)))
         try:

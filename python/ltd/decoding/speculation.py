@@ -150,17 +150,18 @@ class Speculation:
     def deepen(self, tree: DraftTree, depth: int, watch: Stopwatch) -> None:
         """Drafts one more level of a tree that was drafted to a depth, the first where that is `NOT_ASKED`."""
         assert self.draft is not None and self.session is not None
-        run = self.workspace.captures.run
+        space = self.workspace
+        run = space.captures.run
         if depth == NOT_ASKED:
-            unread = joined(self.unread, GAINS if self.workspace.can_record else ())
+            unread = joined(self.unread, GAINS if space.can_record else ())
             first = partial(self.first_level, tree, unread.features, unread.tokens, unread.gained)
             # What was copied lies somewhere else than what was recorded.
-            logits, states = first() if unread.width is None else run(("begin", unread.width), first)
+            logits, states = first() if unread.width is None else run(space.begin_part(unread.width), first)
             self.session.note(unread.counts)
             tree.root_states = states
             self.unread.clear()
         else:
-            logits, states = run(("expand", depth), partial(self.next_level, tree))
+            logits, states = run(space.expand_part(depth), partial(self.next_level, tree))
         tree.states = states
         tree.grown(logits)
         watch.lap("draft")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ltd.decoding.report import Report
 from ltd.drafts import DraftSession
 from ltd.drafts.base import RecordedDraftSession
-from ltd.engine.captures import Captures
+from ltd.engine.captures import Captures, Part
 from ltd.noise import SharedNoise
 from ltd.policies import Policy, Static
 from ltd.policies.base import text_limit
@@ -43,8 +43,9 @@ class Workspace:
         report: those of what its verifications gain.
         shared: the noise that target and draft draw with; None where nothing is sampled.
         captures: the parts of a cycle that were recorded over these.
+        recorded_for: prefixes of which lengths they were recorded for, see `ltd.engine.kv_cache.beliefs`.
         is_whole: whether no sequence has left; what was recorded is of all of them.
-        can_draft_recorded: whether what drafts, if anything, may be recorded. Its kind is looked at once, as cycles ask
+        recorded_drafting: the same as drafting, if that may be recorded. Its kind is looked at once, as cycles ask
             often.
     """
 
@@ -54,11 +55,12 @@ class Workspace:
     report: Report
     shared: SharedNoise | None
     captures: Captures
+    recorded_for: set[int] = field(default_factory=set)
     is_whole: bool = True
-    can_draft_recorded: bool = field(init=False)
+    recorded_drafting: RecordedDraftSession | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.can_draft_recorded = self.drafting is None or isinstance(self.drafting, RecordedDraftSession)
+        self.recorded_drafting = self.drafting if isinstance(self.drafting, RecordedDraftSession) else None
 
     @property
     def capacity(self) -> int:
@@ -73,13 +75,32 @@ class Workspace:
     @property
     def can_record(self) -> bool:
         """Whether the parts of its cycles can be recorded."""
-        return self.captures.records and self.can_draft_recorded
+        return self.captures.records and (self.drafting is None or self.recorded_drafting is not None)
 
-    def restart(self, for_any_length: bool = False) -> None:
-        """Forgets all sequences, as if they had just begun; for recording, as texts of any length need them."""
-        self.session.restart(for_any_length)
-        if isinstance(self.drafting, RecordedDraftSession):
-            self.drafting.restart(for_any_length)
+    def begin_part(self, width: int) -> Part:
+        """The name of what was recorded of the draft reading so many tokens, texts being as long as they are."""
+        return "begin", width, self._longest_drafting(width)
+
+    def expand_part(self, depth: int) -> Part:
+        """The same of the draft's next level, after so many."""
+        return "expand", depth, self._longest_drafting((depth + 1) * self.tree.width)
+
+    def verify_part(self, room: int) -> Part:
+        """The same of a verification with room for so many candidates."""
+        return "verify", room, self.session.cache.longest(room + 1)
+
+    def walk_part(self, room: int) -> Part:
+        """The same of the walk over what that verification says."""
+        return "walk", room, self.session.cache.longest(room + 1)
+
+    def _longest_drafting(self, tree_rows: int) -> int:
+        return 0 if self.recorded_drafting is None else self.recorded_drafting.longest(tree_rows)
+
+    def restart(self, believed: int = 0) -> None:
+        """Forgets all sequences, as if they had just begun; for recording, with so many rows as the host believes."""
+        self.session.restart(believed)
+        if self.recorded_drafting is not None:
+            self.recorded_drafting.restart(believed)
         self.report.clear()
         tree = self.tree
         tree.text = tree.logits = tree.states = tree.root_states = None

@@ -158,10 +158,18 @@ class RecordedDraftSession(DraftSession, Protocol):
     place in memory.
     """
 
-    def restart(self, for_any_length: bool = False) -> None:
+    def restart(self, believed: int = 0) -> None:
         """Forgets all sequences, as if it had just been started; its memory stays where it is.
 
         Args:
-            for_any_length: whether what is recorded next is to serve texts of any length.
+            believed: tokens that the host is to believe every sequence to have, until it is restarted again.
+        """
+        ...
+
+    def longest(self, tree_rows: int) -> int:
+        """What `begin` of so many tokens, or `expand` of so many candidates with all before them, is recorded for.
+
+        A recording serves as long as this stays the same, as `KVCache.longest` does for longer and longer texts; 0 of
+        a draft whose work does not depend on how long they are.
         """
         ...

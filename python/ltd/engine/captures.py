@@ -33,7 +33,10 @@ class Captures(Protocol):
     def records(self) -> bool: ...
 
     def record(self, key: Part, function: Callable[[], Result]) -> Result:
-        """Records what a function does, and gives its result; the state is arbitrary afterwards."""
+        """Records what a function does, and gives its result; the state is arbitrary afterwards.
+
+        What is recorded under this key already is replayed instead.
+        """
         ...
 
     def run(self, key: Part, function: Callable[[], Result]) -> Result:
@@ -105,8 +108,8 @@ class CudaGraphs:
 
     def record(self, key: Part, function: Callable[[], Result]) -> Result:
         """See `Captures`."""
-        if not self.records:
-            return function()
+        if key in self._graphs or not self.records:
+            return self.run(key, function)
         begun = time.perf_counter()
         with torch.cuda.device(self.device):
             before = torch.cuda.current_stream(self.device)

@@ -11,6 +11,13 @@ from ltd import ops
 from ltd.errors import InputError
 
 ROUND_ROWS_TO = 256
+CUTS = (512, 2048, 8192, 32768)
+"""Rows that attention's work is cut for, in order, and beyond them a cache's capacity.
+
+Each is four times the one before: a part of a cycle is recorded for as many of them as its texts grow through, and
+splits that find nothing to do end at once. From the last one on there are as many splits as there can be: the most, 128,
+of the fewest keys, two for each of 128 rows of a block.
+"""
 
 
 def key_value_sizes(config: Any) -> tuple[int, int]:
@@ -41,6 +48,17 @@ def windows_of_cache(config: Any) -> tuple[int, ...]:
             f"transformers cannot decode with the layer_types and sliding_window of the target's config: {error}; "
             "correct them"
         ) from error
+
+
+def beliefs(shortest: int, longest: int) -> list[int]:
+    """For recording, see `KVCache.clear`: the longest prefixes below each of the `CUTS` that sequences pass through.
+
+    Args:
+        shortest: rows of a sequence's prefix at first. longest: of prefix and tree at last.
+    """
+    return [
+        least for least, cut in zip((0, *CUTS), (*CUTS, longest), strict=True) if least < longest and cut > shortest
+    ]
 
 
 def narrower(window: int, other: int) -> int:
@@ -99,24 +117,31 @@ class KVCache:
         return self.keys.shape[3]
 
     def longest(self, tree_rows: int) -> int:
-        """Rows of the longest sequence with a tree of so many, rounded up: what attention's work is cut by."""
-        return min(self.capacity, -(-(max(self.host_lengths) + tree_rows) // ROUND_ROWS_TO) * ROUND_ROWS_TO)
+        """Rows of the longest sequence with a tree of so many, rounded up to one of `CUTS`.
+
+        It is what attention's work is cut for, and so, on a GPU, in which order its sums are rounded: the same for all
+        forwards of as many rows behind prefixes of one length, whether they decode plainly or verify a tree, are called
+        or replayed.
+        """
+        return min(
+            self.capacity, next((cut for cut in CUTS if cut >= max(self.host_lengths) + tree_rows), self.capacity)
+        )
 
     def fits(self, batch: int, capacity: int) -> bool:
         """Whether this cache can be used again for so many sequences and rows."""
         keys, _, lengths = self._whole
         return len(lengths) == batch and keys.shape[3] >= capacity
 
-    def clear(self, for_any_length: bool = False) -> None:
+    def clear(self, believed: int = 0) -> None:
         """Forgets everything; the memory stays, that of sequences that were dropped too.
 
         Args:
-            for_any_length: whether the host is to believe that the cache is full, until it is cleared again. `longest`
-                says so then, and what is recorded meanwhile serves prefixes of any length.
+            believed: rows that the host is to believe every prefix to have, until it is cleared again. What is recorded
+                meanwhile serves all prefixes for which `longest` says the same.
         """
         self.keys, self.values, self.lengths = self._whole
         self.lengths.zero_()
-        self.host_lengths = [self.capacity if for_any_length else 0] * self.batch
+        self.host_lengths = [believed] * self.batch
 
     def row(self, index: int) -> KVCache:
         """A view of one sequence (B = 1) on the same memory; its own lengths are a copy."""

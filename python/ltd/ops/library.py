@@ -29,7 +29,8 @@ def build_info() -> dict[str, object]:
 
     Returns:
         version, compiler, torch (version built for), cpu_kernels (instruction set in use), cpu_isas (those that could
-        be), openmp, cuda, and cuda_reason: why the CUDA kernels are left out.
+        be, narrowest first), cpu_fastest (the one that is taken unless LTD_CPU_ISA asks for another), openmp, cuda, and
+        cuda_reason: why the CUDA kernels are left out.
     """
     info: dict[str, object] = _C.build_info()
     return info

@@ -23,6 +23,8 @@ def text_limit(policy: Policy) -> int:
 
 def check_without_draft(policy: Policy) -> None:
     """Raises InputError if a policy decides about a draft; for where there is none."""
+    if not getattr(policy, "drafts", True):
+        return
     if getattr(policy, "needs_draft", text_limit(policy) == 0):
         raise InputError(
             f"the policy {policy} decides about a draft, and there is none; load one, use lookup:N, which is "

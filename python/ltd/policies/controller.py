@@ -133,6 +133,11 @@ class ExpectedGain:
         return 0 if self.text is None else self.text.most
 
     @property
+    def needs_draft(self) -> bool:
+        """Always: all its tables are of cycles beside a head."""
+        return True
+
+    @property
     def text_scores(self) -> TextScores | None:
         """How likely the text's candidates are, as they are to be looked up."""
         return None if self.text is None else self.text.scores

@@ -175,9 +175,9 @@ class TargetSession:
         """Ends the session; its memory may go to the next."""
         self.target.pool.give_back(self.cache)
 
-    def restart(self, for_any_length: bool = False) -> None:
+    def restart(self, believed: int = 0) -> None:
         """Forgets all sequences, as if it had just been opened; its memory stays where it is. See `KVCache.clear`."""
-        self.cache.clear(for_any_length)
+        self.cache.clear(believed)
 
     @property
     def lengths(self) -> torch.Tensor:

@@ -114,9 +114,13 @@ class Eagle3Session:
         """See `DraftSession`."""
         self.draft.pool.give_back(self.cache)
 
-    def restart(self, for_any_length: bool = False) -> None:
+    def restart(self, believed: int = 0) -> None:
         """See `RecordedDraftSession`."""
-        self.cache.clear(for_any_length)
+        self.cache.clear(believed)
+
+    def longest(self, tree_rows: int) -> int:
+        """See `RecordedDraftSession`."""
+        return self.cache.longest(tree_rows)
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""

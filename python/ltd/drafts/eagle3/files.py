@@ -22,7 +22,7 @@ from ltd.common.foreign_errors import reason_of
 from ltd.common.json_files import read_json
 from ltd.common.tensor_files import DAMAGE, load_pickled, read_tensors
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
-from ltd.drafts.eagle3.published import convert
+from ltd.drafts.eagle3.published import HeadDecisions, convert
 from ltd.errors import InputError
 
 FORMAT = "ltd-eagle3"
@@ -37,11 +37,13 @@ def load_head(
     target: PreTrainedModel | None = None,
     feature_layers: tuple[int, ...] | None = None,
     rope_theta: float | None = None,
+    decisions: HeadDecisions | None = None,
 ) -> Eagle3Head:
     """Load an EAGLE-3 head, in evaluation mode, from our own or any published layout.
 
     `target` is needed only by published heads that name no feature layers or bring no output layer. `feature_layers`
-    (hs[] indices) and `rope_theta` override what the checkpoint says, for the ones that say it wrongly.
+    (hs[] indices) and `rope_theta` override what the checkpoint says, for the ones that say it wrongly. `decisions` are
+    told what was made of a published layout.
     Raises InputError for anything that is not a complete, consistent EAGLE-3 head.
     """
     folder = Path(folder)
@@ -50,7 +52,9 @@ def load_head(
     if values.get("format") == FORMAT:
         config = Eagle3Config.from_dict(values, f"the config of the draft head in {folder}")
     else:
-        config, tensors = convert(values, tensors, target=target, feature_layers=feature_layers, where=str(folder))
+        config, tensors = convert(
+            values, tensors, target=target, feature_layers=feature_layers, where=str(folder), decisions=decisions
+        )
     if feature_layers is not None:
         config = replace(config, feature_layers=feature_layers)
     if rope_theta is not None:

@@ -8,7 +8,8 @@ are read off the tensors.
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,33 +27,83 @@ NEEDED_FOR_SIZES = (
     "layer.self_attn.k_proj.weight",
     "layer.mlp.gate_proj.weight",
 )
+LAYER_IDS = "eagle_aux_hidden_state_layer_ids"
+# Our own word in heads that `ltd export` writes: the hs[] indices, of which the formats' own ids leave two readings.
+FEATURE_LAYERS = "ltd_feature_layers"
 Values = dict[str, Any]
+
+
+class HeadDecision(NamedTuple):
+    """One thing about a published head that had to be settled.
+
+    Attributes:
+        what: it is.
+        found: what the files say.
+        used: what is made of it.
+    """
+
+    what: str
+    found: str
+    used: str
+
+
+@dataclass(slots=True)
+class HeadDecisions:
+    """What was decided about a head, in order, see `ltd inspect`."""
+
+    made: list[HeadDecision] = field(default_factory=list)
+
+    def add(self, what: str, found: Any, used: Any) -> None:
+        """One more; both are shown as text."""
+        self.made.append(HeadDecision(what, str(found), str(used)))
 
 
 def convert(
     values: Values, tensors: dict[str, Tensor], *, target: PreTrainedModel | None,
-    feature_layers: tuple[int, ...] | None, where: str,
+    feature_layers: tuple[int, ...] | None, where: str, decisions: HeadDecisions | None = None,
 ) -> tuple[Eagle3Config, dict[str, Tensor]]:  # fmt: skip
     """A published head's config.json and tensors -> our config and the tensors under canonical names.
 
-    `target` fills in what a checkpoint may leave to it. Raises InputError for what is not an EAGLE-3 head.
+    `target` fills in what a checkpoint may leave to it; `decisions` are told what was decided. Raises InputError for
+    what is not an EAGLE-3 head.
     """
+    decided = HeadDecisions() if decisions is None else decisions
     refuse_other_families(values, tensors, where)
-    tensors = canonical_names(tensors, where)
+    decided.add("layout", f"architectures {values.get('architectures')}", layout_of(values, tensors))
+    tensors = canonical_names(tensors, where, decided)
     # In speculators' files the layer's own fields are nested; the rest of the config is flat in every format.
     layer = values.get("transformer_layer_config") or values
     options = {**values, **(values.get("eagle_config") or {})}
-    _complete_output(values, tensors, target, where)
+    _complete_output(values, tensors, target, where, decided)
     for name in NEEDED_FOR_SIZES:
         if name not in tensors:
             raise InputError(f"the draft head in {where} lacks {name}")
     hidden, columns = tensors["fc.weight"].shape
     target_hidden = int(_number(options, "target_hidden_size", hidden, where))
-    _settle_embedding(tensors, options, hidden, target_hidden, where)
-    _settle_vocabulary(tensors, layer, where)
+    decided.add(
+        "width", f"target_hidden_size {options.get('target_hidden_size')}", f"{hidden}, the target's {target_hidden}"
+    )
+    _settle_embedding(tensors, options, hidden, target_hidden, where, decided)
+    _settle_vocabulary(tensors, layer, where, decided)
+    decided.add("layers", f"num_hidden_layers {layer.get('num_hidden_layers')}", "1, as every EAGLE-3 head has")
     heads = _whole(layer, "num_attention_heads", where)
     head_dim = len(tensors["layer.self_attn.q_proj.weight"]) // heads
+    decided.add("size of a head", f"head_dim {layer.get('head_dim')}", f"{head_dim}, by q_proj and {heads} heads")
     theta, scaling = rope_settings(layer, where)
+    rope = {name: layer[name] for name in ("rope_parameters", "rope_theta", "rope_scaling") if layer.get(name)}
+    decided.add("RoPE", rope or "nothing", f"base {theta:g}, {scaling or 'not scaled'}")
+    decided.add(
+        "positions", f"max_position_embeddings {layer.get('max_position_embeddings')}", "any, as there is no table"
+    )
+    layers = feature_layers or layers_read(options, columns, target_hidden, target, where)
+    ids = {name: options[name] for name in (FEATURE_LAYERS, LAYER_IDS) if options.get(name) is not None}
+    used = f"hs{list(layers)}" + (", as was asked for" if feature_layers else "")
+    decided.add("feature layers", ids or "no ids, so 2, N // 2 and N - 3", used)
+    flags = norm_flags(values, options, tensors, where)
+    said = {name: options.get(name) for name in flags if name in options}
+    decided.add("norms", said or "nothing", ", ".join(name for name, is_set in flags.items() if is_set) or "the usual")
+    biased = _settle_bias(tensors, hidden)
+    decided.add("biases of attention", f"attention_bias {layer.get('attention_bias')}", "there" if biased else "none")
     config = Eagle3Config(
         hidden_size=hidden,
         intermediate_size=len(tensors["layer.mlp.gate_proj.weight"]),
@@ -62,13 +113,13 @@ def convert(
         vocab_size=len(tensors["t2d"]),
         draft_vocab_size=len(tensors["lm_head.weight"]),
         target_hidden_size=target_hidden,
-        feature_layers=feature_layers or layers_read(options, columns, target_hidden, target, where),
+        feature_layers=layers,
         rms_norm_eps=_number(layer, "rms_norm_eps", 1e-6, where),
         rope_theta=theta,
         rope_scaling=scaling,
         max_position_embeddings=int(_number(layer, "max_position_embeddings", 2048, where)),
-        attention_bias=_settle_bias(tensors, hidden),
-        **norm_flags(values, options, tensors, where),
+        attention_bias=biased,
+        **flags,
     )
     return config, tensors
 
@@ -87,16 +138,29 @@ def refuse_other_families(values: Values, tensors: dict[str, Tensor], where: str
         raise InputError(f"{where} holds an EAGLE-1 or EAGLE-2 draft; only EAGLE-3 heads can be loaded")
 
 
-def canonical_names(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+def layout_of(values: Values, tensors: dict[str, Tensor]) -> str:
+    """Whose layout a head has, by what is in it."""
+    if "speculators_model_type" in values:
+        return "speculators"
+    if any(name.removeprefix("model.").startswith("midlayer.") for name in tensors):
+        return "the official one (EAGLE, AngelSlim, SpecForge; vLLM and SGLang load it)"
+    return "NVIDIA ModelOpt"
+
+
+def canonical_names(tensors: dict[str, Tensor], where: str, decided: HeadDecisions) -> dict[str, Tensor]:
     """Rename to the canonical names and drop copies of the target's parts; unknown names stay, to be reported."""
     renamed: dict[str, Tensor] = {}
+    dropped: list[str] = []
     for name, tensor in tensors.items():
         new = LAYER_PREFIX.sub("layer.", name.removeprefix("model."))
         if DROPPED.search(new):
+            dropped.append(name)
             continue
         if new in renamed:
             raise InputError(f"the draft head in {where} holds {new} twice, once as {name}")
         renamed[new] = tensor
+    if dropped:
+        decided.add("tensors", ", ".join(dropped), "left out: copies of the target's parts, or tables")
     return renamed
 
 
@@ -113,13 +177,13 @@ def layers_read(
             f"the draft head in {where} reads {columns} values, not a multiple of the target's width {target_hidden}"
         )
     count = columns // target_hidden
-    ids = options.get("eagle_aux_hidden_state_layer_ids")
+    ids = options.get(FEATURE_LAYERS, options.get(LAYER_IDS))
     if ids is None:
         if target is None:
             raise InputError(f"the draft head in {where} names no feature layers; give feature_layers or the target")
         layers = target.config.num_hidden_layers
         ids = [2, layers // 2, layers - 3]
-    elif ids and ids[0] == 1:
+    elif ids and ids[0] == 1 and FEATURE_LAYERS not in options:
         ids = [index + 1 for index in ids]
     if len(ids) != count:
         raise InputError(f"the draft head in {where} names {len(ids)} feature layers, but reads {count}")
@@ -156,18 +220,26 @@ def norm_flags(values: Values, options: Values, tensors: dict[str, Tensor], wher
     }
 
 
-def _complete_output(values: Values, tensors: dict[str, Tensor], target: PreTrainedModel | None, where: str) -> None:
+def _complete_output(
+    values: Values, tensors: dict[str, Tensor], target: PreTrainedModel | None, where: str, decided: HeadDecisions
+) -> None:
     """A head that brings no output layer uses the target's."""
+    tied = f"tie_word_embeddings {values.get('tie_word_embeddings')}"
     if "lm_head.weight" in tensors:
+        decided.add("output layer", f"lm_head.weight, {tied}", "the head's own")
         return
     output = target.get_output_embeddings() if target is not None else None
     if output is None or values.get("draft_vocab_size") not in (None, len(output.weight)):
         raise InputError(f"the draft head in {where} lacks lm_head.weight")
     tensors["lm_head.weight"] = output.weight.detach().cpu()
+    decided.add("output layer", f"no lm_head.weight, {tied}", "the target's")
 
 
-def _settle_embedding(tensors: dict[str, Tensor], options: Values, hidden: int, target_hidden: int, where: str) -> None:
+def _settle_embedding(
+    tensors: dict[str, Tensor], options: Values, hidden: int, target_hidden: int, where: str, decided: HeadDecisions
+) -> None:
     """Keep a head's own embedding only where the target's cannot serve: some exporters wrote random numbers."""
+    found = "embed_tokens.weight" if "embed_tokens.weight" in tensors else "no embed_tokens.weight"
     if hidden == target_hidden and not options.get("embed_requires_grad", False):
         tensors.pop("embed_tokens.weight", None)
     elif hidden != target_hidden and "embed_tokens.weight" not in tensors:
@@ -175,10 +247,12 @@ def _settle_embedding(tensors: dict[str, Tensor], options: Values, hidden: int, 
             f"the draft head in {where} lacks embed_tokens.weight, which it needs as its width {hidden} is not the"
             f" target's {target_hidden}"
         )
+    decided.add("embedding", found, "the head's own" if "embed_tokens.weight" in tensors else "the target's")
 
 
-def _settle_vocabulary(tensors: dict[str, Tensor], layer: Values, where: str) -> None:
+def _settle_vocabulary(tensors: dict[str, Tensor], layer: Values, where: str, decided: HeadDecisions) -> None:
     """Make d2t int64 and t2d bool, whatever of them is there."""
+    found = ", ".join(name for name in ("d2t", "t2d") if name in tensors) or "neither d2t nor t2d"
     words = len(tensors["lm_head.weight"])
     size = len(tensors["t2d"]) if "t2d" in tensors else _whole(layer, "vocab_size", where)
     if "d2t" not in tensors:
@@ -190,6 +264,7 @@ def _settle_vocabulary(tensors: dict[str, Tensor], layer: Values, where: str) ->
         inside = ids[(ids >= 0) & (ids < size)]  # ids outside are reported with the other checks
         tensors["t2d"] = torch.zeros(size, dtype=torch.bool).index_fill(0, inside, True)
     tensors["t2d"] = tensors["t2d"].bool()
+    decided.add("vocabulary", found, f"{words} of the target's {size} words")
 
 
 def _settle_bias(tensors: dict[str, Tensor], hidden: int) -> bool:

@@ -114,6 +114,11 @@ class Learned:
         """The top of the ladder."""
         return self.sizes[-1]
 
+    @property
+    def needs_draft(self) -> bool:
+        """Whether it decides about a draft: unless it looks tokens up, and has no depth to choose."""
+        return self.max_text == 0 or self.depth_limit > 0
+
     def start(self, batch: int) -> LearnedCall:
         """What asks the networks, and remembers, for one call."""
         return LearnedCall(self, batch)

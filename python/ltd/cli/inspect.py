@@ -1,0 +1,55 @@
+"""`ltd inspect`: what a draft head's files say, and what is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ltd.errors import InputError
+
+
+def inspect(
+    head: Annotated[Path, typer.Argument(help="Folder with an EAGLE-3 head.")],
+    target: Annotated[
+        str | None, typer.Option(help="Folder, GGUF file or hub name of its target, for what the files leave to it.")
+    ] = None,
+    feature_layers: Annotated[
+        str | None, typer.Option(help="As ltd would take them in place of what the files say, with commas between.")
+    ] = None,
+) -> None:
+    """Show a draft head's layout, and every decision that is taken in loading it."""
+    import torch
+    from rich.console import Console
+
+    from ltd.common.files import expand_user
+    from ltd.common.table import Table
+    from ltd.drafts.eagle3.files import load_head
+    from ltd.drafts.eagle3.published import HeadDecisions
+    from ltd.target.model import load_model
+
+    layers = layer_numbers(feature_layers)
+    decisions, folder = HeadDecisions(), expand_user(head)
+    model = None if target is None else load_model(target, torch.bfloat16, torch.device("cpu")).model
+    loaded = load_head(folder, torch.bfloat16, "cpu", target=model, feature_layers=layers, decisions=decisions)
+    console = Console()
+    if decisions.made:
+        rows = [list(decision) for decision in decisions.made]
+        console.print(Table("", ["what", "found", "used"], rows, numbers=False).rich(), highlight=False)
+    settings = [[name, str(value)] for name, value in loaded.config.to_dict().items()]
+    console.print(Table("", ["setting", "value"], settings, numbers=False).rich(), highlight=False)
+
+
+def layer_numbers(text: str | None) -> tuple[int, ...] | None:
+    """Feature layers as a user writes them; None where nothing is given.
+
+    Raises:
+        InputError: something else than whole numbers with commas between.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"feature layers {text!r} are no whole numbers with commas between, such as 2,16,29")
+    return tuple(map(int, parts))

@@ -1,0 +1,155 @@
+"""Heads written for other engines read back as themselves, whatever they are; what a layout cannot say is refused."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from ltd.cli.main import main
+from ltd.drafts.eagle3.export import FLAGS, export_head
+from ltd.drafts.eagle3.files import load_head, save_head
+from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
+from ltd.errors import InputError
+
+VOCABULARY = 40
+ROPES = (None, {"rope_type": "linear", "factor": 4.0}, {"rope_type": "yarn", "factor": 2.0})
+
+
+@st.composite
+def heads(draw: st.DrawFn, plain: bool = False) -> Eagle3Head:
+    """A random head; with `plain`, one of EAGLE-3 as it was published first."""
+    words = draw(st.sampled_from([24, VOCABULARY]))
+    first, keys = draw(st.integers(1, 6)), draw(st.sampled_from([2, 4]))
+    options: dict[str, Any] = {} if plain else {name: draw(st.booleans()) for name in FLAGS}
+    hidden, target_hidden = 12, draw(st.sampled_from([12, 20]))
+    config = Eagle3Config(
+        hidden_size=hidden, intermediate_size=20, num_attention_heads=4, num_key_value_heads=keys,
+        head_dim=6, vocab_size=VOCABULARY, draft_vocab_size=words, target_hidden_size=target_hidden,
+        feature_layers=tuple(range(first, first + 2 * draw(st.integers(1, 4)), 2)),
+        rms_norm_eps=draw(st.sampled_from([1e-5, 1e-6])), rope_theta=draw(st.sampled_from([10000.0, 1e6])),
+        rope_scaling=draw(st.sampled_from(ROPES)), max_position_embeddings=draw(st.sampled_from([512, 2048])),
+        attention_bias=draw(st.booleans()), **options,
+    )  # fmt: skip
+    torch.manual_seed(draw(st.integers(0, 99)))
+    head = Eagle3Head(config, own_embedding=target_hidden != hidden)
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight)
+    ids = torch.randperm(VOCABULARY)[:words].sort().values
+    head.d2t = ids - torch.arange(words)
+    head.t2d = torch.zeros(VOCABULARY, dtype=torch.bool).index_fill(0, ids, True)
+    return head.eval()
+
+
+def make_head(**changes: Any) -> Eagle3Head:
+    config = Eagle3Config(
+        hidden_size=12, intermediate_size=20, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+        vocab_size=VOCABULARY, draft_vocab_size=24, target_hidden_size=12, feature_layers=(2, 4, 5),
+    )  # fmt: skip
+    return Eagle3Head(replace(config, **changes)).eval()
+
+
+def assert_reads_back(head: Eagle3Head, layout: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        export_head(head, layout, Path(folder) / "out")
+        again = load_head(Path(folder) / "out", torch.float32, "cpu")
+    assert again.config == head.config
+    assert again.state_dict().keys() == head.state_dict().keys()
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(head=heads(), layout=st.sampled_from(["vllm", "speculators"]))
+def test_heads_read_back_as_themselves(head: Eagle3Head, layout: str) -> None:
+    assert_reads_back(head, layout)
+
+
+@settings(max_examples=20, deadline=None)
+@given(head=heads(plain=True))
+def test_heads_for_sglang_read_back_as_themselves(head: Eagle3Head) -> None:
+    assert_reads_back(head, "sglang")
+
+
+@pytest.mark.parametrize(("layout", "ids"), [("vllm", [2, 4, 5]), ("sglang", [1, 3, 4]), ("speculators", [2, 4, 5])])
+def test_engines_count_layers_in_their_own_way(tmp_path: Path, layout: str, ids: list[int]) -> None:
+    export_head(make_head(), layout, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["eagle_aux_hidden_state_layer_ids"] == ids
+    prefix = "layers.0." if layout == "speculators" else "midlayer."
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert sum(name.startswith(prefix) for name in stored) == 10
+    assert "embed_tokens.weight" not in stored
+
+
+def test_ids_read_as_published_without_our_own_key(tmp_path: Path) -> None:
+    export_head(make_head(feature_layers=(2, 4, 5)), "sglang", tmp_path / "out")
+    file = tmp_path / "out" / "config.json"
+    config = json.loads(file.read_text())
+    del config["ltd_feature_layers"]
+    file.write_text(json.dumps(config))
+    assert load_head(tmp_path / "out", torch.float32, "cpu").config.feature_layers == (2, 4, 5)
+
+
+def test_a_whole_vocabulary_needs_no_map_in_speculators(tmp_path: Path) -> None:
+    head = make_head(draft_vocab_size=VOCABULARY)
+    export_head(head, "speculators", tmp_path / "out")
+    assert not {"d2t", "t2d"} & load_file(tmp_path / "out" / "model.safetensors").keys()
+    head.d2t = torch.arange(VOCABULARY).flip(0) - torch.arange(VOCABULARY)
+    with pytest.raises(InputError, match="another order"):
+        export_head(head, "speculators", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout", "message"),
+    [
+        ({}, "trtllm", "no layout 'trtllm'; use one of vllm, sglang, speculators"),
+        ({"norm_output": True, "fc_norm": True}, "sglang", "a head with fc_norm, norm_output"),
+        ({"feature_layers": (0, 4, 5)}, "sglang", "no name for the embedding"),
+    ],
+)
+def test_what_a_layout_has_no_words_for_is_refused(
+    tmp_path: Path, changes: dict[str, Any], layout: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export_head(make_head(**changes), layout, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    save_head(make_head(), tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"holds a config\.json already"):
+        export_head(make_head(), "vllm", tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    out = tmp_path / "out"
+    assert main(["export", str(out), "--to", "sglang"]) == 0
+    assert main(["inspect", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "hs[2, 15, 27]" in shown
+    assert "8192 of the target's 49152 words" in shown
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "there is no draft head" in capsys.readouterr().err
+    assert main(["inspect", str(out), "--feature-layers", "2,x"]) == 2
+    assert "no whole numbers with commas between" in capsys.readouterr().err
+
+
+def test_inspecting_our_own_layout_shows_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_head(make_head(), tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "draft_vocab_size" in shown
+    assert "architectures" not in shown
