@@ -24,6 +24,7 @@ BIN := $(VENV)/bin
 PROGRAMS := $(CURDIR)/$(BIN)
 PY := $(BIN)/python
 LTD := $(BIN)/ltd
+MKDOCS := $(VENV)/docs/bin/mkdocs
 STAMPS := $(VENV)
 else
 # Nothing is written to an environment that is not ours: what is done is remembered here, and the package is found by
@@ -32,6 +33,7 @@ BIN := $(shell $(PYTHON) -c 'import os, sys; print(os.path.dirname(sys.executabl
 PROGRAMS := $(BIN)
 PY := $(PYTHON)
 LTD := $(PYTHON) -m ltd
+MKDOCS := $(PYTHON) -m mkdocs
 STAMPS := build/system
 export PYTHONPATH := $(CURDIR)/python:$(CURDIR)/rl$(if $(PYTHONPATH),:$(PYTHONPATH))
 endif
@@ -52,7 +54,7 @@ BUILD_INPUTS := build/options.txt CMakeLists.txt setup.py pyproject.toml $(filte
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: install ## generate with and without draft trees, and compare
+demo: $(STAMPS)/.stamp-demo install ## generate with and without draft trees, and compare
 	@echo "5/5 generating, with draft trees and without"
 	@test -t 2 || export TQDM_DISABLE=1; $(LTD) demo
 	@echo
@@ -79,16 +81,16 @@ sanitize: install $(STAMPS)/.stamp-dev ## run random operator calls through kern
 
 demo test lint sanitize: STEPS := 5
 
-lint: install $(STAMPS)/.stamp-dev ## check style and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy python/ltd rl/ltd_rl
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+lint: install $(STAMPS)/.stamp-lint ## check style and types
+	PATH="$(PROGRAMS):$$PATH" ruff check .
+	PATH="$(PROGRAMS):$$PATH" ruff format --check .
+	$(PY) -m mypy python/ltd rl/ltd_rl
+	PATH="$(PROGRAMS):$$PATH" clang-format --dry-run --Werror $(CXX_SOURCES)
 
-format: $(STAMPS)/.stamp-dev ## format the sources
-	$(BIN)/ruff check --fix-only .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES)
+format: $(STAMPS)/.stamp-lint ## format the sources
+	PATH="$(PROGRAMS):$$PATH" ruff check --fix-only .
+	PATH="$(PROGRAMS):$$PATH" ruff format .
+	PATH="$(PROGRAMS):$$PATH" clang-format -i $(CXX_SOURCES)
 
 cuda-check: $(STAMPS)/.stamp-packages ## compile the CUDA kernels for all architectures; needs nvcc, no GPU
 	$(PY) bench/cuda_check.py --json out/cuda-check.json
@@ -111,8 +113,8 @@ bench: install ## time operators, forwards, kernels and, with DATA=FOLDER, peers
 	$(if $(DATA),$(PY) bench/peers.py --data-dir $(DATA) --limit 1 --out out/bench/peers)
 	$(MAKE) kernel-bench
 
-docs: $(VENV)/.stamp-docs ## make the site of README and docs, with a reference, in build/site
-	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict
+docs: $(STAMPS)/.stamp-docs ## make the site of README and docs, with a reference, in build/site
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --strict
 
 install: $(STAMPS)/.stamp-ltd ## set up .venv and build
 
@@ -127,12 +129,8 @@ build/options.txt: FORCE
 ifneq ($(SYSTEM),)
 
 # What is missing is said every time, before anything else is tried.
-$(STAMPS)/.stamp-packages: FORCE
-	@$(PY) bench/system_python.py build
-	@mkdir -p $(STAMPS); test -e $@ || touch $@
-
-$(STAMPS)/.stamp-dev: FORCE
-	@$(PY) bench/system_python.py dev
+$(STAMPS)/.stamp-%: FORCE
+	@$(PY) bench/system_python.py $*
 	@mkdir -p $(STAMPS); test -e $@ || touch $@
 
 $(STAMPS)/.stamp-ltd: $(BUILD_INPUTS) $(STAMPS)/.stamp-packages
@@ -168,6 +166,12 @@ $(VENV)/.stamp-packages: requirements.txt $(VENV)/.stamp-torch
 $(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-torch
 	@$(STEP) "5/$(STEPS) packages of the tests and checks" \
 		$(PIP) install --constraint $(VENV)/constraints.txt --requirement requirements-dev.txt
+	@touch $@
+
+# The demo's and the style checks' are among these.
+$(VENV)/.stamp-demo: $(VENV)/.stamp-packages
+$(VENV)/.stamp-lint: $(VENV)/.stamp-dev
+$(VENV)/.stamp-demo $(VENV)/.stamp-lint:
 	@touch $@
 
 # An environment of its own: the site needs neither torch nor a build.

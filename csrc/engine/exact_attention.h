@@ -5,13 +5,14 @@
 // lane of up to kTileVectors vectors, for scores and weights; their weighted values are then summed with the head's
 // elements across the lanes. The scores of all keys of a group are kept, so that the exact maximum is known before the
 // first weight is computed. A key's score and weight depend on nothing but key, query and maximum; sums run over the
-// keys in the order of their rows.
+// keys that a row sees, in the order of their rows.
 #pragma once
 
 #include "attention/products.h"
-#include "engine/forward_stack.h"
+#include "engine/attention_group.h"
 #include "engine/product.h"
 #include "engine/tile_scores.h"
+#include "engine/tile_values.h"
 #include "forward/rows.h"
 
 namespace ltd::LTD_ISA {
@@ -28,58 +29,19 @@ constexpr int kMixRows = 4;
 constexpr int kMixVectors = 2;
 #endif
 
-// The attention of one layer.
-template <typename Kind>
-struct AttentionTask {
-  using Element = typename Kind::Element;
-  using Activation = typename Kind::Activation;
-
-  const ForwardStack& a;
-  int64_t layer;
-  const Element* queries;  // (B * N, heads * head_dim), the query heads first, rows `query_stride` apart
-  int64_t query_stride;
-  ActivationRows<Activation> result;  // (B * N, query_heads * head_dim)
-
-  int64_t group_heads() const { return a.query_heads / a.kv_heads; }
-  const Element* cache_row(const char* cache, int64_t batch, int64_t kv_head, int64_t row) const {
-    const int64_t* strides = a.cache_strides;
-    return reinterpret_cast<const Element*>(cache) + layer * strides[0] + batch * strides[1] + kv_head * strides[2] +
-           row * strides[3];
-  }
+// How attention is computed: an arithmetic for the scores, the type of the weights, and the weighted values, which are
+// those below unless there are Values.
+template <typename Arithmetic>
+struct VectorAttention : Arithmetic {
+  using Weight = float;
 };
 
-// Rows first_row ... first_row + rows - 1 of one key/value head, which see keys of first_key ... last_key - 1 only.
-struct AttentionGroup {
-  int64_t batch;
-  int64_t kv_head;
-  int64_t first_row;
-  int64_t rows;
-  int64_t vectors;
-  int64_t first_key;
-  int64_t last_key;
+#if defined(LTD_TILES)
+struct TileAttention : TileScores {
+  using Weight = BFloat16;
+  using Values = TileValues;
 };
-
-// A thread's memory for one group.
-struct AttentionScratch {
-  float* query;   // (head_dim, vectors) words
-  float* copy;    // (kKeyBlock, head_dim)
-  float* scores;  // (keys, vectors)
-
-  static int64_t floats(const ForwardStack& a, int64_t keys) {
-    const int64_t width = kTileVectors * kLanes;
-    return width * (a.head_dim + kLanes) + kKeyBlock * a.head_dim + keys * width;
-  }
-  static AttentionScratch in(float* memory, const ForwardStack& a) {
-    float* const copy = memory + kTileVectors * kLanes * (a.head_dim + kLanes);
-    return {memory, copy, copy + kKeyBlock * a.head_dim};
-  }
-};
-
-// Rows of a group behind the last are copies of it.
-template <typename Kind>
-LTD_INLINE int64_t row_in_lane(const AttentionGroup& group, int64_t lane) {
-  return group.first_row + (lane < group.rows ? lane : group.rows - 1);
-}
+#endif
 
 template <typename Engine, typename Kind>
 void load_group_queries(const AttentionTask<Kind>& task, const AttentionGroup& group, float* query) {
@@ -151,7 +113,8 @@ void hide_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, flo
   }
 }
 
-// Turns scores into weights e^(scale * (score - maximum)); returns the weights' sums.
+// Turns scores into weights e^(scale * (score - maximum)), rounded to a type; returns the weights' sums.
+template <typename Weight>
 LTD_INLINE Floats soften_scores(float scale, int64_t keys, int64_t width, float* scores) {
   Floats top = splat(-kInfinity);
   for (int64_t k = 0; k < keys; ++k) top = larger(load(scores + k * width), top);
@@ -160,7 +123,7 @@ LTD_INLINE Floats soften_scores(float scale, int64_t keys, int64_t width, float*
   const float factor = scale * kLog2E;
   Floats sum{};
   for (int64_t k = 0; k < keys; ++k) {
-    const Floats weight = exp2_nonpositive((load(scores + k * width) - base) * factor);
+    const Floats weight = rounded<Weight>(exp2_nonpositive((load(scores + k * width) - base) * factor));
     store(scores + k * width, weight);
     sum += weight;
   }
@@ -187,10 +150,7 @@ __attribute__((noinline)) void mix_values(const AttentionTask<Kind>& task, const
     weight += width;
   }
   for (int r = 0; r < R; ++r) {
-    const int64_t attention_row = group.first_row + row + r;
-    const int64_t head = group.kv_head * task.group_heads() + attention_row % task.group_heads();
-    auto* target =
-        task.result[group.batch * a.nodes + attention_row / task.group_heads()] + head * a.head_dim + element;
+    auto* const target = task.result_of(group, row + r) + element;
     const float sum = sums[row + r];
     const Floats inverse = splat(1.0f / (sum == 0.0f ? 1.0f : sum));  // a row that saw nothing has sum 0 and result 0
     for (int v = 0; v < V; ++v) {
@@ -259,9 +219,14 @@ void attend_group(const AttentionTask<Kind>& task, const AttentionGroup& group, 
   float sums[kTileVectors * kLanes];
   for (int64_t lane = 0; lane < group.vectors * kLanes; lane += kLanes) {
     const int64_t keys = group.last_key - group.first_key;
-    store(sums + lane, soften_scores(task.a.scale, keys, group.vectors * kLanes, scratch.scores + lane));
+    store(sums + lane,
+          soften_scores<typename Engine::Weight>(task.a.scale, keys, group.vectors * kLanes, scratch.scores + lane));
   }
-  mix_rows<Kind, kMixRows>(task, group, 0, scratch.scores, sums);
+  if constexpr (requires { typename Engine::Values; }) {
+    Engine::Values::mix(task, group, scratch, sums);
+  } else {
+    mix_rows<Kind, kMixRows>(task, group, 0, scratch.scores, sums);
+  }
 }
 
 // The keys that some row of a group may see: in a chain none behind its last node, with a window none before all its
@@ -280,14 +245,19 @@ void limit_keys(const AttentionTask<Kind>& task, AttentionGroup& group) {
     const int64_t visible = a.positions[group.batch][node] - a.windows[task.layer] + 1;
     group.first_key = visible < group.first_key ? visible : group.first_key;
   }
-  if (group.first_key < 0) group.first_key = 0;
+  group.first_key = group.first_key < 0 ? 0 : group.first_key / kKeysTogether * kKeysTogether;
 }
 
 // Into how many groups the rows of a key/value head go: the number with which the busiest thread is done first.
 LTD_INLINE int64_t count_groups(int64_t rows, int64_t heads, int64_t threads) {
-  // What a group's keys and a vector's scores and weights take, in times of a row's weighted values.
+  // What a group's keys and a vector's scores and weights take, in times of what a row's weighted values take.
+#if defined(LTD_TILES)
+  constexpr int64_t kKeysCost = 16;
+  constexpr int64_t kVectorCost = 32;
+#else
   constexpr int64_t kKeysCost = 13;
   constexpr int64_t kVectorCost = 9;
+#endif
   const auto cost = [&](int64_t groups) {
     const int64_t size = ceil_div(rows, groups);
     return ceil_div(heads * groups, threads) * (kKeysCost + kVectorCost * ceil_div(size, kLanes) + size);
@@ -314,9 +284,9 @@ struct AttentionItems {
 
 // A share of a layer's attention.
 template <typename Kind>
-void attend(const AttentionTask<Kind>& task, const Share& share, const AttentionItems& items, float* memory) {
+void attend(const AttentionTask<Kind>& task, const Share& share, const AttentionItems& items,
+            const AttentionScratch& scratch) {
   const ForwardStack& a = task.a;
-  const AttentionScratch scratch = AttentionScratch::in(memory, a);
   for (int64_t item = share.first; item < share.last; ++item) {
     const int64_t head = item / items.groups;
     const int64_t first_row = items.rows * (item % items.groups) / items.groups;
@@ -326,18 +296,18 @@ void attend(const AttentionTask<Kind>& task, const Share& share, const Attention
 #if defined(LTD_TILES)
     if constexpr (std::is_same_v<Kind, BFloat16Product>) {
       if (TileScores::fits(a.head_dim)) {
-        attend_group<TileScores>(task, group, scratch);
+        attend_group<TileAttention>(task, group, scratch);
         continue;
       }
     }
 #endif
 #if defined(__AVX512BF16__)
     if constexpr (std::is_same_v<Kind, BFloat16Product>) {
-      attend_group<BFloat16Arithmetic>(task, group, scratch);
+      attend_group<VectorAttention<BFloat16Arithmetic>>(task, group, scratch);
       continue;
     }
 #endif
-    attend_group<FloatArithmetic>(task, group, scratch);
+    attend_group<VectorAttention<FloatArithmetic>>(task, group, scratch);
   }
 }
 

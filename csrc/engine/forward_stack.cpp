@@ -29,7 +29,8 @@ class Forward {
         norms_alone_(threads_ > 1 && rows_ <= kRowsNormedAlone && !a.residual_is_normed) {
     int64_t longest = 0;
     for (int64_t b = 0; b < a.batch; ++b) longest = a.lengths[b] > longest ? a.lengths[b] : longest;
-    const int64_t attention = AttentionScratch::floats(a, longest + a.first_row + a.nodes);
+    most_keys_ = longest + a.first_row + a.nodes;
+    const int64_t attention = AttentionScratch::floats(a, most_keys_);
     thread_floats_ = kGroupSums + (attention + 15) / 16 * 16;
   }
 
@@ -115,7 +116,9 @@ class Forward {
   }
 
   float* sums(const Share& share) const { return scratch_ + share.thread * thread_floats_; }
-  float* attention_memory(const Share& share) const { return sums(share) + kGroupSums; }
+  AttentionScratch attention_memory(const Share& share) const {
+    return AttentionScratch::in(sums(share) + kGroupSums, a_, most_keys_);
+  }
   Element* state(int64_t row) const { return static_cast<Element*>(a_.states) + row * a_.hidden; }
 
   template <typename T>
@@ -290,6 +293,7 @@ class Forward {
   const int64_t heads_;
   const int threads_;
   const bool norms_alone_;  // every thread norms all rows for itself
+  int64_t most_keys_;       // that a row may see
   int64_t thread_floats_;
   Rows normed_{};     // (rows, hidden), for every thread where they norm alone
   Rows mixed_{};      // (rows, query_heads * head_dim)

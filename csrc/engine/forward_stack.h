@@ -4,13 +4,13 @@
 // A layer is x += o(attention(rope(qkv(norm(x))))), x += down(silu(gate(norm(x))) * up(norm(x))), with biases and norms
 // of query and key heads where the family has them. Values are rounded to the model's type where `transformers` rounds
 // them: after every linear layer, norm, product of an activation and sum with the residual; attention is computed in
-// float32 and rounded once.
+// float32 and rounded once, but for its weights, which are bfloat16 where a processor's tiles multiply them.
 //
 // Row-exactness: every row's result is the same bit for bit, however many other rows are computed with it, wherever its
 // ancestors stand and however many threads there are. For that, every sum has one order: over the inputs of a linear
-// layer and the elements of a head, first to last; over the keys that a query sees, in the order of their rows, after
-// an exact maximum. A hidden key adds an exact zero. Work is split over rows, outputs and heads only, never over the
-// terms of a sum.
+// layer and the elements of a head, first to last (in tiles: as tiles.h says); over the keys that a query sees, in the
+// order of their rows, after an exact maximum. A hidden key adds an exact zero. Work is split over rows, outputs and
+// heads only, never over the terms of a sum.
 #pragma once
 
 #include "attention/tree_attention.h"

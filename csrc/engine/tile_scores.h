@@ -2,12 +2,11 @@
 #pragma once
 
 #include "attention/products.h"
+#include "engine/attention_group.h"
 #include "engine/tiles.h"
 
 namespace ltd::LTD_ISA {
 namespace {
-
-constexpr int64_t kKeyBlock = 16;  // keys whose scores are computed together
 
 #if defined(LTD_TILES)
 // Tiles of kKeyBlock keys, read where they are, times tiles of a vector of queries. A score depends on nothing but its

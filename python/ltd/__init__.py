@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ltd.custom_generate.call import CustomGenerate as CustomGenerate
     from ltd.decoding.decoder import Decoder as Decoder
     from ltd.decoding.decoder import Generation as Generation
+    from ltd.decoding.self_check import ImplausibleHeadWarning as ImplausibleHeadWarning
     from ltd.decoding.statistics import Statistics as Statistics
     from ltd.decoding.text_stream import TextStream as TextStream
     from ltd.errors import InputError as InputError
@@ -34,6 +35,7 @@ _HOMES = {
     "CustomGenerate": "ltd.custom_generate.call",
     "Decoder": "ltd.decoding.decoder",
     "Generation": "ltd.decoding.decoder",
+    "ImplausibleHeadWarning": "ltd.decoding.self_check",
     "InputError": "ltd.errors",
     "Learned": "ltd.policies",
     "Lookup": "ltd.policies",
@@ -49,6 +51,7 @@ __all__ = [
     "CustomGenerate",
     "Decoder",
     "Generation",
+    "ImplausibleHeadWarning",
     "InputError",
     "Learned",
     "Lookup",

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.generation_config import ModelRules
+from ltd.decoding.self_check import check_head
 from ltd.drafts import Draft
-from ltd.drafts.opening import LOOKUP, find_head, find_text_scores, read_draft
+from ltd.drafts.opening import LOOKUP, find_head, find_text_scores, is_published, read_draft
 from ltd.drafts.opening import NONE as NO_DRAFT
 from ltd.errors import InputError
 from ltd.ops.library import build_info
@@ -71,6 +72,8 @@ def load(
     Warns:
         TunedElsewhereWarning: a given policy bundle that was tuned for other hardware, another dtype or number of
             threads.
+        ImplausibleHeadWarning: a head in a published layout, with which a few tokens are generated here, proposes
+            hardly anything that the target takes.
         UserWarning: a damaged bundle was left out of the choice.
     """
     chosen_device = choose_device(device)
@@ -89,8 +92,9 @@ def load(
     scores = find_text_scores(draft)
     loaded = load_model(named, kind, place)
     rules = ModelRules.of(loaded.model)
-    model, head = prepare(loaded, find_head(draft), kind, place, takes_weights=True)
-    return Decoder(
+    folder = find_head(draft)
+    model, head = prepare(loaded, folder, kind, place, takes_weights=True)
+    decoder = Decoder(
         model,
         head,
         chosen.policy if head is not None or looks_up else None,
@@ -101,6 +105,9 @@ def load(
         text_scores=scores,
         history=history,
     )
+    if folder is not None and is_published(folder):
+        check_head(decoder, folder)
+    return decoder
 
 
 def prepare(

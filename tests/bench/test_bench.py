@@ -139,10 +139,32 @@ def test_the_fair_share_is_what_each_thread_has_if_all_have_the_same() -> None:
 
 
 def test_rates_are_compared_with_the_fair_share() -> None:
-    taken = [("a", 2, 0, 100), ("a", 2, 0, 300), ("a", 2, 0, 200), ("a", 2, 2, 90), ("b", 2, 0, 50), ("b", 2, 2, 30)]
-    table = busy.make_table([busy.Sample(*sample, seconds=2.0) for sample in taken], cores=2)
+    taken = [("a", 2, 0, 100, 2, 4), ("a", 2, 0, 300, 6, 4), ("a", 2, 0, 200, 4, 4), ("a", 2, 2, 90, 2, 0.9)]
+    taken += [("b", 2, 0, 50, 2, 2), ("b", 2, 2, 30, 2, 1.2)]
+    table = busy.make_table([busy.Sample(*sample) for sample in taken], cores=2)
     assert table.columns == ["engine", "threads", "0 competitors", "2 competitors"]
-    assert table.rows == [["a", "2", "100.0", "45.0 / 50.0 = 0.90"], ["b", "2", "25.0", "15.0 / 12.5 = 1.20"]]
+    assert table.rows == [["a", "2", "50.0", "45.0 / 50.0 = 0.90"], ["b", "2", "25.0", "15.0 / 12.5 = 1.20"]]
+
+
+def test_an_answer_is_compared_with_the_same_tokens_of_the_quiet_machine() -> None:
+    quiet = [busy.Answer("a", 2, 0, [(1, 1.0), (5, 2.0), (9, factor * 3.0)]) for factor in (1.0, 2.0, 4.0)]
+    behind = busy.Answer("a", 2, 4, [(1, 4.0), (5, 8.0)])
+    before = busy.Answer("a", 2, 1, [(1, 1.0), (5, 3.0), (9, 7.0), (10, 9.0)])
+    alone = busy.Answer("a", 1, 1, [(1, 1.0)])
+    samples = busy.compare([*quiet, behind, before, alone])
+    assert [(s.tokens, s.seconds, s.quiet_seconds) for s in samples[3:]] == [
+        (5, 8.0, 2.0),
+        (9, 7.0, 6.0),
+        (1, 1.0, None),
+    ]
+
+
+def test_a_missing_file_for_llama_cpp_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(busy, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit, match="there is no GGUF file at"):
+        busy.main(["--gguf", str(tmp_path / "none.gguf")])
 
 
 def test_competitors_end_with_the_measurement() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import ltd
 from ltd.cli.main import main
+from ltd.common.assets import shipped_head
 from ltd.drafts.eagle3.export import FLAGS, export_head
 from ltd.drafts.eagle3.files import load_head, save_head
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
@@ -68,7 +71,7 @@ def assert_reads_back(head: Eagle3Head, layout: str) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(head=heads(), layout=st.sampled_from(["vllm", "speculators"]))
+@given(head=heads(), layout=st.sampled_from(["ltd", "vllm", "speculators"]))
 def test_heads_read_back_as_themselves(head: Eagle3Head, layout: str) -> None:
     assert_reads_back(head, layout)
 
@@ -112,7 +115,7 @@ def test_a_whole_vocabulary_needs_no_map_in_speculators(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "layout", "message"),
     [
-        ({}, "trtllm", "no layout 'trtllm'; use one of vllm, sglang, speculators"),
+        ({}, "trtllm", "no layout 'trtllm'; use one of ltd, vllm, sglang, speculators"),
         ({"norm_output": True, "fc_norm": True}, "sglang", "a head with fc_norm, norm_output"),
         ({"feature_layers": (0, 4, 5)}, "sglang", "no name for the embedding"),
     ],
@@ -153,3 +156,23 @@ def test_inspecting_our_own_layout_shows_its_settings(tmp_path: Path, capsys: py
     shown = capsys.readouterr().out
     assert "draft_vocab_size" in shown
     assert "architectures" not in shown
+
+
+def test_a_published_head_is_tried_when_it_is_loaded(tmp_path: Path) -> None:
+    shipped = load_head(shipped_head(), torch.bfloat16, "cpu")
+    export_head(shipped, "vllm", tmp_path / "right")
+    export_head(Eagle3Head(replace(shipped.config, target=None)).bfloat16(), "vllm", tmp_path / "untrained")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ltd.ImplausibleHeadWarning)
+        decoder = ltd.load(draft=tmp_path / "right", policy="static")
+    assert decoder.last_statistics.gains == []
+    with pytest.warns(ltd.ImplausibleHeadWarning, match=r"taken as 2, 15, 27\), its RoPE base"):
+        ltd.load(draft=tmp_path / "untrained", policy="static")
+
+
+@pytest.mark.parametrize("option", [["--rope-theta", "1e6"], ["--feature-layers", "3,4,5"]])
+def test_exporting_with_other_settings(tmp_path: Path, option: list[str]) -> None:
+    save_head(make_head(), tmp_path / "head")
+    assert main(["export", str(tmp_path / "out"), "--to", "ltd", "--head", str(tmp_path / "head"), *option]) == 0
+    config = load_head(tmp_path / "out", torch.float32, "cpu").config
+    assert (config.rope_theta, config.feature_layers) == ((1e6, (2, 4, 5)) if "1e6" in option else (1e4, (3, 4, 5)))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltd_rl.tuning.winner import over, surely_faster, validation_of, winner
+from ltd_rl.tuning.winner import over, surely_faster, together, validation_of, winner
 
 
 def made(rates: dict[str, float], noise: float, questions: int, seed: int = 0) -> dict[str, Any]:
@@ -65,7 +65,22 @@ def test_the_interval_is_of_pairs() -> None:
     ratio = over(results, "learned", "static")
     assert ratio.speedup == pytest.approx(1.1)
     assert ratio.interval == (pytest.approx(1.1), pytest.approx(1.1))
-    told = validation_of(results | {"settings": {"tasks": ["a", "b"], "methods": ["static", "learned"]}},
-                         {"what is used": "static", "new": "learned"}, "learned")  # fmt: skip
+    told = validation_of({0.0: results}, {"what is used": "static", "new": "learned"}, "learned")
     assert told["what is used"]["learned_over_it"]["ratio"] == pytest.approx(1.1)
     assert told["new"]["learned_over_it"]["ratio"] == pytest.approx(1.0)
+
+
+def test_all_temperatures_together_are_the_sums_over_them_and_questions_are_drawn_with_all_their_answers() -> None:
+    results = {0.0: made({"static": 1.0, "learned": 1.5}, 0.0, 20), 1.0: made({"static": 1.0, "learned": 0.8}, 0.0, 20)}
+    both = together(results)
+    ratio = over(both, "learned", "static")
+    assert ratio.speedup == pytest.approx(2 / (1 / 1.5 + 1 / 0.8))
+    # All questions are alike, so drawing other ones changes nothing; drawing answers apart would.
+    assert ratio.interval == (pytest.approx(ratio.speedup), pytest.approx(ratio.speedup))
+    told = validation_of(results, {"new": "static"}, "learned")["new"]
+    assert told["learned_over_it"]["ratio"] == pytest.approx(ratio.speedup)
+    assert told["temperatures"]["0"]["learned_over_it"]["ratio"] == pytest.approx(1.5)
+    assert told["temperatures"]["1"]["learned_over_it"]["ratio"] == pytest.approx(0.8)
+    worse = {heat: made({"static": 1.0, "learned": rate}, 0.0, 20) for heat, rate in ((0.0, 1.2), (1.0, 0.7))}
+    assert winner(together(worse), ["learned"], "static") == "static"
+    assert winner(both, ["learned"], "static") == "learned"

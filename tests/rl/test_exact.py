@@ -193,8 +193,8 @@ def test_a_seed_gives_the_same_policy_and_touches_no_global_generator(outcomes: 
         ({"hidden": (0,)}, "at least 1"),
         ({"epochs": 0}, "at least 1"),
         ({"batch": 0}, "at least 1"),
-        ({"learning_rate": 0.0}, "learning rate must be above 0"),
-        ({"entropy": -1.0}, "learning rate must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be a number above 0"),
+        ({"entropy": -1.0}, "entropy is -1.0; it must be 0"),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], complaint: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ltd.decoding.acceptance import Sampling
 from ltd.errors import InputError
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.learned.network import Network
@@ -101,7 +102,9 @@ def test_a_fifth_is_held_out() -> None:
 def test_turns_of_a_question_stay_together() -> None:
     from types import SimpleNamespace
 
-    turns: Any = [SimpleNamespace(task="a", question_id=str(n), turn=t) for n in range(10) for t in range(2)]
+    turns: Any = [
+        SimpleNamespace(task="a", question_id=str(n), turn=t, sampling=Sampling()) for n in range(10) for t in range(2)
+    ]
     train, kept = split_generations(turns)
     assert (len(train), len(kept)) == (16, 4)
     assert not {turn.question_id for turn in train} & {turn.question_id for turn in kept}
@@ -118,12 +121,23 @@ def test_every_task_is_on_both_sides(counts: dict[str, int], seed: int) -> None:
         assert {name for each, name in chosen if each == task} == {names[n] for n in held_out(len(names), seed=seed)[1]}
 
 
+@given(st.integers(2, 60), st.integers(1, 3), st.integers(0, 3))
+def test_kinds_have_their_parts_of_what_is_held_out(count: int, kinds: int, seed: int) -> None:
+    kind_of = [float(number % kinds) for number in range(count)]
+    train, kept = held_out(count, 0.3, seed, kinds=kind_of)
+    assert sorted(train + kept) == list(range(count)) and len(kept) == min(math.ceil(0.3 * count), count - 1)
+    shares = [sum(kind_of[number] == kind for number in kept) for kind in range(min(kinds, count))]
+    assert max(shares) - min(shares) <= 1
+    if kinds == 1:
+        assert (train, kept) == held_out(count, 0.3, seed)
+
+
 @given(st.dictionaries(st.sampled_from("abc"), st.integers(1, 30), min_size=1))
 def test_three_ways_have_something_of_every_task_or_say_which_has_too_few(counts: dict[str, int]) -> None:
     from types import SimpleNamespace
 
     turns: Any = [
-        SimpleNamespace(task=task, question_id=str(n), turn=turn)
+        SimpleNamespace(task=task, question_id=str(n), turn=turn, sampling=Sampling())
         for task, count in counts.items()
         for n in range(count)
         for turn in range(2)

@@ -158,6 +158,8 @@ def test_the_command_says_what_came_out_and_refuses_what_it_makes_no_use_of(
     arguments = ["tune", "--quick", "--target", names["target"], "--draft", names["draft"], "--dtype", "float32"]
     assert main(arguments) == 0
     shown = capsys.readouterr()
+    assert "(greedy text), replayed with this machine's costs" in " ".join(shown.out.split())
+    assert "of shipped traces, greedy text, and comparing" in shown.err
     assert LEARNED in shown.out and "2.00x" in shown.out and "here from now on" in shown.err
     assert main([*arguments, "--trainer", "ppo", "--questions", "4"]) == 2
     assert "makes no use of --trainer, --questions" in capsys.readouterr().err

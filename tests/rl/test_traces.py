@@ -314,7 +314,7 @@ def test_the_folder_of_another_run_is_refused(
     [
         ({"depth": 13}, "depth 13"),
         ({"rows": 0}, "rows is 0"),
-        ({"shard_questions": 0}, "shard_questions 0"),
+        ({"shard_questions": 0}, "shard_questions is 0"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"draft": "none"}, "there must be one"),
         ({"data_dir": Path("nowhere")}, "no data folder nowhere"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ltd.cli import main
+from ltd.cli.tune import verdict
 from ltd.common.files import cache_folder
 from ltd.common.lock import LOCK, only_run
 from ltd.decoding.decoder import Decoder
@@ -27,13 +28,14 @@ pytest.importorskip("stable_baselines3")
 from toy_outcomes import TINY
 
 from ltd_rl.traces import sources
-from ltd_rl.traces.format import load_traces
+from ltd_rl.traces.format import load_traces, temperatures_of
 from ltd_rl.traces.splits import split_generations
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.tuning import comparison, fixed
 from ltd_rl.tuning import tune as stages
 from ltd_rl.tuning.config import TuneConfig
 from ltd_rl.tuning.tune import tune
+from ltd_rl.tuning.winner import together
 from ltd_rl.tuning.work import expected
 
 SHORT = PPOConfig(**{**TINY, "total_timesteps": 256, "gamma": 0.9})
@@ -63,6 +65,7 @@ def config(
         max_new_tokens=12,
         seconds=0.2,
         questions=2,
+        temperatures=(0.0,),
         target=str(tiny_target("llama")),
         draft=str(tiny_head("llama")),
         dtype="float32",
@@ -96,9 +99,11 @@ def decide(monkeypatch: pytest.MonkeyPatch, wins: Callable[[str], bool]) -> None
     monkeypatch.setattr(comparison, "evaluate", decided)
 
 
+@pytest.mark.parametrize("temperatures", [(0.0,), (0.0, 1.0)])
 def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
-    config: TuneConfig, monkeypatch: pytest.MonkeyPatch
+    config: TuneConfig, monkeypatch: pytest.MonkeyPatch, temperatures: tuple[float, ...]
 ) -> None:
+    config = replace(config, temperatures=temperatures)
     before = load(config.target, config.draft, dtype="float32")
     assert before.policy == DEFAULT_CPU_POLICY
     with pytest.raises(InputError, match="find it with ltd tune"):
@@ -112,18 +117,27 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     assert decoder.generate(prompt).token_ids == before.generate(prompt, policy="none").token_ids
     assert config.out is not None
     learned = load_bundle(config.out / "bundle").policy
-    generations, _ = split_generations(load_traces(config.out / "traces").generations)
+    traces = load_traces(config.out / "traces")
+    assert temperatures_of(traces.generations) == list(temperatures)
+    generations, _ = split_generations(traces.generations)
     lengths = [g.prompt_length + position for g in generations for position in range(g.positions)]
     for network in (learned.depth_network, learned.size_network):
         assert network is not None and network.layout.length_range == (min(lengths), max(lengths))
     bundle = load_bundle(tuned.folder)
     assert bundle.reward == "renewal" and bundle.training["trainer"] == "exact"
-    assert set(bundle.validation) == set(tuned.names)
-    table = scores(tuned.results)
-    for name, method in tuned.names.items():
-        assert bundle.validation[name]["tokens_per_second"] == table[method]["mean"].tokens_per_second
-        ratio = 1.0 if name == "learned" else 2.0
-        assert bundle.validation[name]["learned_over_it"] == {"ratio": ratio, "interval": [ratio, ratio]}
+    assert bundle.training["temperatures"] == list(temperatures)
+    assert set(bundle.validation) == set(tuned.names) and tuple(tuned.results) == temperatures
+    told = {None: together(tuned.results), **tuned.results}
+    for temperature, results in told.items():
+        table = scores(results)
+        for name, method in tuned.names.items():
+            row = bundle.validation[name]
+            row = row if temperature is None else row["temperatures"][f"{temperature:g}"]
+            assert row["tokens_per_second"] == table[method]["mean"].tokens_per_second
+            ratio = 1.0 if name == "learned" else 2.0
+            # Sampled answers may be too short for an interval of their own.
+            known = [[ratio, ratio], None] if temperature else [[ratio, ratio]]
+            assert row["learned_over_it"]["ratio"] == ratio and row["learned_over_it"]["interval"] in known
     best = next(name for name in tuned.names if name.startswith("best static"))
     assert f"best static ({', '.join(map(str, bundle.training['best_static']))})" == best
     assert grid(decoder) == Static(*bundle.training["best_static"])
@@ -150,7 +164,7 @@ def test_the_three_splits_share_no_question_and_every_task_is_in_each(
     ]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 17
     assert all({task for task, _ in side} == {"few", "many"} for side in sides)
-    compared = {(sample["task"], sample["question_id"]) for sample in tuned.results["samples"]}
+    compared = {(sample["task"], sample["question_id"]) for sample in tuned.results[0.0]["samples"]}
     assert compared <= sides[2] and len(compared) == 4
 
 
@@ -180,6 +194,8 @@ def test_only_what_is_surely_faster_is_kept(config: TuneConfig, monkeypatch: pyt
     tuned = tune(config)
     assert tuned.folder == earlier.folder
     assert tuned.learned == (wins == "bundle:")
+    assert ("95 % intervals" in verdict(tuned)) == (wins == "none")
+    assert ("learned policies over all simpler choices do not lie above 1" in verdict(tuned)) == (wins == "static:0:0")
     decoder = load(config.target, config.draft, dtype="float32")
     assert grid(decoder) == Static(0, 0)  # whatever is kept
     if wins == "none":
@@ -273,6 +289,9 @@ def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pyte
         ({"data_dir": Path("nowhere")}, "no data folder nowhere"),
         ({"tasks": ("other",)}, "holds these tasks: humaneval"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperatures": ()}, "the temperatures are none"),
+        ({"temperatures": (1.0, 1.0)}, "the temperatures are 1, 1; name one at least, and each once"),
+        ({"temperatures": (-1.0,)}, "temperature -1.0 is out of range"),
         ({"limit": 1}, "task humaneval has 1 question,"),
         ({"limit": 3, "data_dir": None}, "task humaneval has 3 questions,"),
         ({"tasks": ("qa",), "data_dir": None}, "the tasks qa are in no folder"),
@@ -299,6 +318,11 @@ def test_a_second_run_in_the_same_folder_is_told_before_a_model_loads(config: Tu
         tune(config, load_and_stop)
     (folder,) = seen  # which is held when the model is asked for
     assert folder == config.out if named else folder.parent == cache_folder() / "tuning"
+    other = replace(config, temperatures=(0.0, 1.0))  # with traces of its own
+    if not named:
+        with pytest.raises(KeyboardInterrupt):
+            tune(other, load_and_stop)
+        assert seen.pop().name == f"{folder.name}-at-0-1"
     with only_run(folder), pytest.raises(InputError, match=f"another run is at work in {folder}"):
         tune(config, must_not_load)
 
@@ -314,7 +338,9 @@ def test_the_command_shows_a_comparison(config: TuneConfig, capsys: pytest.Captu
                "target": config.target, "draft": config.draft, "dtype": "float32"}  # fmt: skip
     assert main(["tune", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]) == 0
     shown = capsys.readouterr()
-    for words in ("plain decoding", "learned", "speedup", "95 % interval", "over each"):
-        assert words in shown.out
-    for words in ("[1/5]", "[5/5]", "fewer than 10 questions"):
+    out = " ".join(shown.out.split())
+    for words in ("plain decoding", "learned", "speedup", "95 % interval", "over each", "prefill left out: greedy text",
+                  "text at temperature 1", "over each: all temperatures together"):  # fmt: skip
+        assert words in out
+    for words in ("[1/5]", "[5/5]", "fewer than 10 questions", "greedy text and text at temperature 1"):
         assert words in shown.err

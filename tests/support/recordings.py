@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from oracle_draft import OracleDraft
 from transformers import AutoModelForCausalLM
 
+from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
@@ -46,25 +48,26 @@ class BigramSession(Eagle3Session):
         return super().expand(tree) + self.draft.bonus[tree.beam_tokens]
 
 
-def bigrams(decoder: Decoder, seed: int) -> torch.Tensor:
-    """Bonuses of random size for the pairs of tokens in some answers of the target."""
+def bigrams(decoder: Decoder, seed: int, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """Bonuses of random size for the pairs of tokens in some answers of the target, one to each question."""
     assert decoder.draft is not None and decoder.draft.d2t is not None
     draft_ids = {int(token): index for index, token in enumerate(torch.arange(64) + decoder.draft.d2t)}
     bonus, generator = torch.zeros(decoder.target.vocab_size, 64), torch.Generator().manual_seed(seed)
-    for turns in (*QUESTIONS["first"], *QUESTIONS["second"]):
-        answer = decoder.generate(decoder.encode(turns[0]), max_new_tokens=NEW_TOKENS, policy="none").token_ids
+    for turns, sampling in zip((*QUESTIONS["first"], *QUESTIONS["second"]), samplings, strict=True):
+        prompt = decoder.encode(turns[0])
+        answer = decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy="none", **asdict(sampling)).token_ids
         for before, after in pairwise(answer):
             if after in draft_ids:
                 bonus[before, draft_ids[after]] = 30 * torch.rand((), generator=generator)
     return bonus
 
 
-def load_bigrams(*arguments: Any, **options: Any) -> Decoder:
-    """`ltd.load`, with such a draft."""
+def load_bigrams(*arguments: Any, samplings: Sequence[Sampling] = (Sampling(),) * 4, **options: Any) -> Decoder:
+    """`ltd.load`, with such a draft; the answers that it has seen are greedy unless something else is said of each."""
     decoder = load_decoder(*arguments, **options)
     draft = copy.copy(decoder.draft)
     draft.__class__ = BigramDraft
-    draft.bonus = bigrams(decoder, seed=1)
+    draft.bonus = bigrams(decoder, 1, samplings)
     decoder.draft = draft
     return decoder
 
@@ -94,9 +97,9 @@ class Recorded:
 
 
 def decode(decoder: Decoder, generation: RecordedGeneration, policy: Policy) -> Cycles:
-    """What the real decoder does with the generation's prompt."""
+    """What the real decoder does with the generation's prompt, at its temperature and with its seed."""
     prompt = generation.tokens[: generation.prompt_length].tolist()
-    answer = decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy=policy)
+    answer = decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy=policy, **asdict(generation.sampling))
     assert answer.token_ids == generation.tokens[generation.prompt_length :].tolist()
     found = answer.statistics
     positions = np.cumsum([0, *found.gains])[: len(found.gains)]

@@ -104,12 +104,12 @@ def environments(data: dict[str, Any], choice: str | None) -> Rows:
 
 def busy(data: dict[str, Any], choice: str | None) -> Rows:
     """Tokens per second beside other processes, and the part of the fair share that they are; one answer a cell."""
-    rates = {(s["engine"], s["threads"], s["competitors"]): s["tokens"] / s["seconds"] for s in data["samples"]}
     rows: Rows = {}
-    for (engine, threads, competitors), rate in rates.items():
-        fair = rates[engine, threads, 0] * min(1, data["cores"] / (threads + competitors))
+    for sample in data["samples"]:
+        rate, threads, competitors = sample["tokens"] / sample["seconds"], sample["threads"], sample["competitors"]
+        fair = sample["tokens"] / sample["quiet_seconds"] * min(1, data["cores"] / (threads + competitors))
         shown = f"{rate:.1f} / {fair:.1f} = {rate / fair:.2f}" if competitors else f"{rate:.1f}"
-        rows.setdefault(f"{engine}, {threads} threads", {})[f"{competitors} competitors"] = shown
+        rows.setdefault(f"{sample['engine']}, {threads} threads", {})[f"{competitors} competitors"] = shown
     return rows
 
 

@@ -11,7 +11,7 @@ import typer
 
 def export(
     out: Annotated[Path, typer.Argument(help="Folder for the head; it is made.")],
-    to: Annotated[str, typer.Option(help="The layout: vllm, sglang or speculators.")],
+    to: Annotated[str, typer.Option(help="The layout: vllm, sglang, speculators or ltd, our own.")],
     head: Annotated[
         Path | None, typer.Option(help="Folder with an EAGLE-3 head in any layout; the shipped one if not given.")
     ] = None,
@@ -22,8 +22,11 @@ def export(
             help="Which hidden states of the target it reads, with commas between, where its files do not say."
         ),
     ] = None,
+    rope_theta: Annotated[
+        float | None, typer.Option(help="The base of its rotary positions, where its files say a wrong one.")
+    ] = None,
 ) -> None:
-    """Write a draft head in the layout that a serving engine loads, and check that it reads back the same."""
+    """Write a draft head in another layout, such as a serving engine loads, and check that it reads back the same."""
     from ltd.cli.inspect import layer_numbers
     from ltd.common.assets import shipped_head
     from ltd.common.files import expand_user
@@ -32,6 +35,8 @@ def export(
     from ltd.target.device import CPU, resolve_dtype
 
     folder = shipped_head() if head is None else expand_user(head)
-    loaded = load_head(folder, resolve_dtype(dtype, CPU), CPU, feature_layers=layer_numbers(feature_layers))
+    loaded = load_head(
+        folder, resolve_dtype(dtype, CPU), CPU, feature_layers=layer_numbers(feature_layers), rope_theta=rope_theta
+    )
     export_head(loaded, to, expand_user(out))
-    print(f"the head in {folder}, as {to} loads it: {out}", file=sys.stderr)
+    print(f"the head in {folder}, as {to} loads it, is in {out}", file=sys.stderr)

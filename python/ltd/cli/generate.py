@@ -19,6 +19,8 @@ from ltd.cli.options import (
     TargetOption,
     TemperatureOption,
     ThreadsOption,
+    TopKOption,
+    TopPOption,
     refuse_unused,
 )
 from ltd.errors import InputError
@@ -59,8 +61,8 @@ def generate(
     ] = None,
     max_new_tokens: MaxNewTokensOption = 128,
     temperature: TemperatureOption = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the best tokens that hold this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Sample from so many best tokens; 0 is all.")] = 0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

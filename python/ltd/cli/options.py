@@ -31,6 +31,11 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; ltd info says how many if not given.")]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most new tokens.")]
 TemperatureOption = Annotated[float, typer.Option(help="0 is greedy.")]
+TopPOption = Annotated[float, typer.Option(help="Sample from the best tokens that hold this probability.")]
+TopKOption = Annotated[int, typer.Option(help="Sample from so many best tokens; 0 is all.")]
+TemperaturesOption = Annotated[
+    str, typer.Option("--temperature", help="0 is greedy; with several, commas between, questions take them in turns.")
+]
 DataDirOption = Annotated[Path, typer.Option(help="Folder that holds TASK/question.jsonl for every task.")]
 TasksOption = Annotated[str, typer.Option(help="Names of tasks, with commas between.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of every task.")]
@@ -42,6 +47,14 @@ GREEDY = "decoding at temperature 0 is greedy and"
 def names(text: str) -> tuple[str, ...]:
     """The names in a list with commas between."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def numbers(text: str, what: str) -> tuple[float, ...]:
+    """The numbers in a list with commas between; raises InputError, which says what they are, if one is none."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{what} is {text}; give a number, or several with commas between") from None
 
 
 def refuse_unused(context: typer.Context, names: Iterable[str], what: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ltd.cli.options import (
+    GREEDY,
     DataDirOption,
     DeviceOption,
     DraftOption,
@@ -17,17 +18,27 @@ from ltd.cli.options import (
     MaxNewTokensOption,
     TargetOption,
     TasksOption,
+    TemperaturesOption,
     ThreadsOption,
+    TopKOption,
+    TopPOption,
     names,
+    numbers,
+    refuse_unused,
 )
 
 
 def record(
+    context: typer.Context,
     data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="Folder for the traces; a rerun goes on where the last one was.")],
     tasks: TasksOption,
     limit: LimitOption = None,
     max_new_tokens: MaxNewTokensOption = 128,
+    temperature: TemperaturesOption = "0",
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    seed: Annotated[int, typer.Option(help="Every question gets a seed of its own from this one.")] = 0,
     depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12; the draft lookup has none.")] = 12,
     rows: Annotated[int, typer.Option(help="Positions drafted at the same time.")] = 32,
     gigabytes: Annotated[float, typer.Option(help="Most disk space for the traces.")] = 4.0,
@@ -37,10 +48,13 @@ def record(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Record greedy answers with the full draft tree at every position, if there is a head, to train policies on."""
+    """Record answers with the full draft tree at every position, if there is a head, to train policies on."""
     from ltd_rl.traces.record import RecordConfig
     from ltd_rl.traces.record import record as run
 
+    temperatures = numbers(temperature, "--temperature")
+    if not any(temperatures):
+        refuse_unused(context, ("top_p", "top_k", "seed"), GREEDY)
     config = RecordConfig(
         data_dir=data_dir,
         out=out,
@@ -50,6 +64,10 @@ def record(
         depth=depth,
         rows=rows,
         gigabytes=gigabytes,
+        temperatures=temperatures,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
         target=target,
         draft=draft,
         device=device,

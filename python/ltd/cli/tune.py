@@ -17,17 +17,19 @@ from ltd.cli.options import (
     TargetOption,
     ThreadsOption,
     names,
+    numbers,
     refuse_unused,
 )
 
 if TYPE_CHECKING:
+    from ltd.common.journal import Record
     from ltd.common.table import Table
     from ltd.evaluation.scores import Score
     from ltd_rl.tuning.keeping import Tuned
 
 # What `--quick` makes no use of.
 NOT_QUICK = (
-    *("data_dir", "tasks", "limit", "max_new_tokens", "trainer"),
+    *("data_dir", "tasks", "limit", "max_new_tokens", "temperature", "trainer"),
     *("reward", "seconds", "questions", "out", "device"),
 )
 # The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
@@ -46,6 +48,9 @@ def tune(
     tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
     limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
+    temperature: Annotated[
+        str, typer.Option(help="Of the answers to learn from and to compare on, 0 being greedy; one, or several.")
+    ] = "0,1",
     trainer: Annotated[str, typer.Option(help="exact, or ppo: the paper's method, which takes hours.")] = "exact",
     reward: Annotated[str, typer.Option(help=REWARD_HELP)] = "renewal",
     seconds: Annotated[float, typer.Option(help="About how long to measure costs.")] = 60.0,
@@ -71,6 +76,7 @@ def tune(
         tasks=names(tasks),
         limit=limit,
         max_new_tokens=max_new_tokens,
+        temperatures=numbers(temperature, "--temperature"),
         trainer=trainer,
         reward=reward,
         seconds=seconds,
@@ -90,12 +96,14 @@ def tune(
 def tune_quickly(target: str | None, draft: str | None, dtype: str, threads: int | None) -> None:
     """Measures costs and fits the shipped policies to them."""
     from ltd.common.table import Table
+    from ltd_rl.traces.samplings import texts_at
     from ltd_rl.tuning.quick import PLAIN, SHIPPED, quick_tune
 
     tuned = quick_tune(target, draft, dtype=dtype, threads=threads)
     plain = tuned.replayed[PLAIN]
     rows = [[name, f"{speed:.1f}", f"{speed / plain:.2f}x"] for name, speed in tuned.replayed.items()]
-    title = "Answers that nothing was learned with, replayed with this machine's costs"
+    texts = texts_at(tuned.temperatures)
+    title = f"Answers that nothing was learned with ({texts}), replayed with this machine's costs"
     Console().print(Table(title, ["", "tokens/s", "speedup"], rows).rich())
     kept = "Nothing was faster than plain decoding, so no policy is kept; --policy none decodes plainly."
     if tuned.kept is None and tuned.replayed.get(SHIPPED, 0.0) > plain:
@@ -106,38 +114,51 @@ def tune_quickly(target: str | None, draft: str | None, dtype: str, threads: int
 
 
 def verdict(tuned: Tuned) -> str:
-    """What is used here from now on, and why."""
+    """What is used here from now on, and why; see `ltd_rl.tuning.winner`."""
     if tuned.kept is None:
         return (
-            f"Nothing was surely faster than the {tuned.incumbent} policy, which is used without tuning, so no policy "
-            "is kept; more --questions make the intervals narrower."
+            "No policy is kept, as one is only if the 95 % intervals of its speed over the "
+            f"{tuned.incumbent} policy, which is used without tuning, and over every simpler choice all lie above 1; "
+            "more --questions make them narrower."
         )
-    why = "" if tuned.learned else "No learned policy was surely faster than a static setting. "
+    why = "" if tuned.learned else "The intervals of the learned policies over all simpler choices do not lie above 1. "
     return f"{why}ltd uses {tuned.kept} here from now on; --policy static does without."
 
 
 def comparison(tuned: Tuned) -> list[Table]:
-    """What each way of deciding came to on questions that nothing was learned with, and the learned one beside each."""
+    """What each way of deciding came to on questions that nothing was learned with, and the learned one beside each: at
+    every temperature, and where there are several, together."""
+    from ltd_rl.traces.samplings import texts_at
+    from ltd_rl.tuning.winner import together
+
+    parts = [(texts_at([temperature]), results) for temperature, results in tuned.results.items()]
+    if len(parts) > 1:
+        parts.append(("all temperatures together", together(tuned.results)))
+    return [table for texts, results in parts for table in compared(tuned, texts, results)]
+
+
+def compared(tuned: Tuned, texts: str, results: Record) -> list[Table]:
+    """The two tables of some results; `texts` says what of."""
     from ltd.common.table import Table
     from ltd.evaluation.scores import MEAN, scores
     from ltd_rl.tuning.winner import over
     from ltd_rl.tuning.work import LEARNED
 
-    found, learned = scores(tuned.results), tuned.names[LEARNED]
+    found, learned = scores(results), tuned.names[LEARNED]
     speeds, ratios = [], []
     for name, method in tuned.names.items():
         score = found[method][MEAN]
         speeds.append([name, f"{score.tokens_per_second:.1f}", *with_interval(score), f"{score.acceptance_length:.2f}"])
         if method != learned:
-            ratios.append([name, *with_interval(over(tuned.results, learned, method))])
+            ratios.append([name, *with_interval(over(results, learned, method))])
     interval = "95 % interval"
     return [
         Table(
-            "Questions that nothing was learned with, prefill left out",
+            f"Questions that nothing was learned with, prefill left out: {texts}",
             ["", "tokens/s", "speedup", interval, "τ"],
             speeds,
         ),
-        Table("Speed of the learned policies over each", ["", "ratio", interval], ratios),
+        Table(f"Speed of the learned policies over each: {texts}", ["", "ratio", interval], ratios),
     ]
 
 

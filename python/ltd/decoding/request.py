@@ -108,8 +108,12 @@ class Request:
         number. A seed is none."""
         draft, text = None if self.speculation is None else self.speculation.draft, self.max_text
         walk = self.accept if self.is_recorded_walk else None
-        temperature = None if self.draws is None else self.draws.temperature
-        return len(self.prompts), self.tree_limits, text, self.sizes, id(draft), walk, temperature
+        return len(self.prompts), self.tree_limits, text, self.sizes, id(draft), walk, self.temperature
+
+    @property
+    def temperature(self) -> float:
+        """Of its texts; 0 is greedy."""
+        return 0.0 if self.draws is None else self.draws.temperature
 
     @property
     def max_text(self) -> int:
@@ -262,7 +266,7 @@ class Request:
                 self.noise.restart(self.draws.seed, range(len(self.prompts)))
         try:
             if self.speculation is not None:
-                self.speculation.start(self.prompts, self.workspace)
+                self.speculation.start(self.prompts, self.workspace, self.temperature)
             yield
         finally:
             target.workspaces.give_back(kind, self.workspace)

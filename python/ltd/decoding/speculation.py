@@ -72,14 +72,15 @@ class Speculation:
         """The draft's, for the request that `start` began; None without a draft."""
         return self.workspace.drafting
 
-    def start(self, prompts: list[list[int]], workspace: Workspace) -> None:
-        """Begins with new sequences, in a request's memory."""
+    def start(self, prompts: list[list[int]], workspace: Workspace, temperature: float) -> None:
+        """Begins with new sequences, in a request's memory; their texts are greedy at temperature 0."""
         self.unread.clear()
         self.workspace = workspace
         self.call = started(self.policy, len(prompts))
         if self.max_text:
             scores = getattr(self.policy, "text_scores", None) or self.text_scores or default_text_scores()
-            self.source = TextSource(len(prompts), scores, self.max_text, self.history, workspace.report.path.device)
+            likely, device = scores.at(temperature), workspace.report.path.device
+            self.source = TextSource(len(prompts), likely, self.max_text, self.history, device)
             for row, prompt in enumerate(prompts):
                 self.source.extend(row, prompt)
 

@@ -16,7 +16,7 @@ from ltd.drafts.base import Draft, Origin
 from ltd.drafts.eagle3.device import HeadDeviceEngine
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
-from ltd.drafts.eagle3.files import load_head, read_config
+from ltd.drafts.eagle3.files import FORMAT, load_head, read_config
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.packed_linear import pack_linears
@@ -104,6 +104,11 @@ def find_head(draft: str | Path | None) -> Path | None:
     if draft is None:
         return shipped_head()
     return None if str(as_path(draft, "draft")) in (NONE, LOOKUP) else expand_user(draft)
+
+
+def is_published(head: Path) -> bool:
+    """Whether the head in a folder has another layout than our own; InputError if there is none."""
+    return read_config(head).get("format") != FORMAT
 
 
 def default_draft(config: PretrainedConfig) -> str | None:

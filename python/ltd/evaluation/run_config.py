@@ -14,6 +14,7 @@ from ltd.chains.acceptance_files import draft_hash
 from ltd.common.files import file_hash
 from ltd.common.journal import Record
 from ltd.common.machine import machine_facts
+from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
 from ltd.drafts.opening import find_head, head_hash, text_scores_file
 from ltd.errors import InputError
@@ -53,8 +54,7 @@ class RunConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        check_least(self, max_new_tokens=1)
         check_threads(self.threads)
 
 

@@ -7,6 +7,9 @@ The evidence for a token whose parent is right, one cell of the table:
   and all say it; some do and some do not: 2 if the newest says it, else 3 if several do and 4 if one does; 5: only
   places that match less say it;
 - rate: how often the best place was right lately: in less than a third of the tokens, in less than two, or in more.
+
+Sampled text says less often what stood there before, and a head's scores mean something else beside it. So there can be
+two such tables, one for greedy text and one for temperatures above 0.
 """
 
 from __future__ import annotations
@@ -42,16 +45,26 @@ class TextScores:
             right; match m is row m - 1.
         head_scores, head_log_chances: float32 (K,), strictly ascending both: what a head's cumulative score means as
             log-chance of being right. Empty without a head: then scores are log-chances.
+        sampled: the same for text at temperatures above 0; None where nothing is known of it apart, and these serve
+            both.
 
     Raises:
-        InputError: an array of another type or shape, a chance out of range, or knots that do not ascend.
+        InputError: an array of another type or shape, a chance out of range, knots that do not ascend, or scores for
+            sampled text that themselves have others for it.
     """
 
     chances: Floats
     head_scores: Floats
     head_log_chances: Floats
+    sampled: TextScores | None = None
+
+    def at(self, temperature: float) -> TextScores:
+        """Those for text at a temperature, 0 being greedy."""
+        return self if temperature == 0 or self.sampled is None else self.sampled
 
     def __post_init__(self) -> None:
+        if self.sampled is not None and self.sampled.sampled is not None:
+            raise InputError("the scores for sampled text cannot have others for sampled text")
         for name in ("chances", "head_scores", "head_log_chances"):
             if (kind := getattr(self, name).dtype) != np.float32:
                 raise InputError(f"{name} must be of type float32, but are of {kind}")
@@ -78,6 +91,7 @@ class TextScoresFile:
     chances: list[list[list[Real]]]
     head_scores: list[Real]
     head_log_chances: list[Real]
+    sampled: TextScoresFile | None = None
 
 
 def save_text_scores(scores: TextScores, file: Path, facts: Mapping[str, Any]) -> None:
@@ -101,16 +115,20 @@ def save_text_scores(scores: TextScores, file: Path, facts: Mapping[str, Any]) -
 
 def text_scores_values(scores: TextScores) -> dict[str, Any]:
     """The parts for JSON; `text_scores_of` makes the same scores of them."""
-    return {name: _shortest(getattr(scores, name)) for name in ("chances", "head_scores", "head_log_chances")}
+    values = {name: _shortest(getattr(scores, name)) for name in ("chances", "head_scores", "head_log_chances")}
+    if scores.sampled is not None:  # else as files were written when there was one table only
+        values["sampled"] = text_scores_values(scores.sampled)
+    return values
 
 
 def text_scores_of(parts: TextScoresFile) -> TextScores:
     """The scores that are stored; a ValueError says what is wrong with them."""
     # Too large for float32 is infinite, which is refused; lists of different lengths are a ValueError.
     with np.errstate(over="ignore"):
-        return TextScores(
-            *(np.array(table, np.float32) for table in (parts.chances, parts.head_scores, parts.head_log_chances))
-        )
+        tables = (np.array(table, np.float32) for table in (parts.chances, parts.head_scores, parts.head_log_chances))
+        chances, head_scores, head_log_chances = tables
+    sampled = None if parts.sampled is None else text_scores_of(parts.sampled)
+    return TextScores(chances, head_scores, head_log_chances, sampled)
 
 
 def _shortest(values: Floats) -> Any:

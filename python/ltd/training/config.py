@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ltd.common.number_ranges import check_between, check_least, check_positive, check_seed
 from ltd.common.threads import check_threads
 from ltd.errors import InputError
 
 # What a stage's files depend on is compared when a folder is resumed; these say how to run, not what to make.
 RUN_ONLY = frozenset({"out", "threads", "device", "checkpoint_seconds", "cache_gigabytes", "rows"})
-MOST_SEED = 2**31 - 1  # generators are seeded with multiples of a seed, which must fit too
 # The kinds of draft, and the fields that only one of them knows.
 ONLY_OF = {
     "eagle3": ("trim_vocabulary", "feature_layers", "intermediate_size", "ttt_steps", "ttt_decay", "start_from_target"),
@@ -59,26 +58,16 @@ class TrainDraftConfig:
 
     def __post_init__(self) -> None:
         self._check_kind()
-        least = {"tokens": 1, "length": 16, "user_length": 1, "answer_length": 1, "rows": 1,
-                 "draft_vocab_size": 0 if self.kind == "chain" else 1,
-                 "ttt_steps": 1, "batch": 1, "epochs": 1, "seed": 0}  # fmt: skip
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-                raise InputError(f"{name} is {value!r}, but must be a whole number of at least {bound}")
-        for name in ("two_turn_share", "opening_share", "greedy_share"):
-            self._check_range(name, 0.0, 1.0)
-        self._check_range("seed", 0, MOST_SEED)
-        self._check_range("held_out_share", 0.001, 0.5)
-        self._check_range("warmup_share", 0.0, 0.9)
-        for name in ("user_temperature", "ttt_decay", "learning_rate", "checkpoint_seconds", "cache_gigabytes"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-                raise InputError(f"{name} is {value!r}, but must be a number above 0")
+        check_least(self, tokens=1, length=16, user_length=1, answer_length=1, rows=1, ttt_steps=1, batch=1, epochs=1)
+        check_least(self, draft_vocab_size=0 if self.kind == "chain" else 1)
+        check_between(self, two_turn_share=(0, 1), opening_share=(0, 1), greedy_share=(0, 1))
+        check_between(self, held_out_share=(0.001, 0.5), warmup_share=(0, 0.9))
+        check_positive(self, "user_temperature", "ttt_decay", "learning_rate", "checkpoint_seconds", "cache_gigabytes")
+        check_seed(self)
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise InputError(f"dtype is {self.dtype!r}, but training knows auto, float32 and bfloat16")
-        if self.intermediate_size is not None and self.intermediate_size < 1:
-            raise InputError(f"intermediate_size is {self.intermediate_size}, but must be at least 1")
+        if self.intermediate_size is not None:
+            check_least(self, intermediate_size=1)
         if self.feature_layers is not None:
             self.feature_layers = tuple(self.feature_layers)
             if not self.feature_layers or list(self.feature_layers) != sorted(set(self.feature_layers)):
@@ -99,11 +88,6 @@ class TrainDraftConfig:
 
     def _of_other_kinds(self) -> set[str]:
         return {name for kind, names in ONLY_OF.items() if kind != self.kind for name in names}
-
-    def _check_range(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if not (isinstance(value, int | float) and low <= value <= high):
-            raise InputError(f"{name} is {value!r}, but must be between {low} and {high}")
 
     def head_sizes(self) -> dict[str, Any]:
         """Fields of `Eagle3Config` that are to differ from the defaults for the target."""

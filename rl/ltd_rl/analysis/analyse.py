@@ -19,7 +19,8 @@ from ltd.tree import NOT_ASKED
 from ltd_rl.analysis.choices import EAGLE3, FixedChoices, choose_fixed, fitted_controller, yardstick
 from ltd_rl.analysis.totals import Analysis, compare
 from ltd_rl.analysis.ways import ways_to_decide
-from ltd_rl.traces.format import Traces, load_traces
+from ltd_rl.traces.format import Traces, load_traces, temperatures_of
+from ltd_rl.traces.samplings import texts_at
 from ltd_rl.traces.text_fit import fit_text_scores
 
 
@@ -85,7 +86,7 @@ def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
             controller = fitted_controller(others["fit"], latency, text, config.out)
             progress.update()
     ways = ways_to_decide(traces, choices, controller, bundles, text)
-    return compare(traces, latency, ways), notes(config, choices, text)
+    return compare(traces, latency, ways), notes(config, traces, choices, text)
 
 
 def with_text(config: AnalysisConfig, traces: Traces, given: dict[str, Learned | ExpectedGain]) -> bool:
@@ -125,7 +126,7 @@ def check_goes_with(traces: Traces, name: str, other: Traces | Learned | Expecte
         raise InputError(f"{name} drafts to depth {depth}, and the traces were recorded {known}")
 
 
-def notes(config: AnalysisConfig, choices: FixedChoices, text: TextScores | None) -> list[str]:
+def notes(config: AnalysisConfig, traces: Traces, choices: FixedChoices, text: TextScores | None) -> list[str]:
     """Sentences on where the choices come from."""
     chosen = f"chosen on {'other traces' if config.static_from else 'these traces, all tasks together'}."
     found = []
@@ -143,6 +144,7 @@ def notes(config: AnalysisConfig, choices: FixedChoices, text: TextScores | None
     found += [
         "Hindsight has the most tokens per second in every cycle by itself; the optimum is exact for whole answers. "
         f"Both know {sources}.",
+        f"The traces are of {texts_at(temperatures_of(traces.generations))}.",
         "Tokens per second leave prefill out, and the time that a policy takes to decide.",
         f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(choices.names)}, which "
         "x static compares with as well.",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ltd.common.number_ranges import check_least, check_positive
 from ltd.common.tensor_files import DAMAGE, load_pickled
 from ltd.errors import InputError
 from ltd.training.acceptance.loop import soft_auc
@@ -39,11 +40,8 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be positive")
+        check_least(self, epochs=1, batch=1)
+        check_positive(self, "learning_rate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ltd import ops
 from ltd.common.journal import Journal
+from ltd.common.number_ranges import check_least
 from ltd.common.shards import shard_file, write_shard
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
@@ -56,8 +57,7 @@ class SampleConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
-        if self.shard_questions < 1:
-            raise InputError(f"shard_questions is {self.shard_questions}; it must be at least 1")
+        check_least(self, shard_questions=1)
         if find_head(self.draft) is None:
             raise InputError("samples are of a draft, so there must be one; name a head, or leave the shipped one")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.base import StopsBySignal
 from ltd.tree import DraftTree
+from ltd_rl.traces.drafting import draft_everywhere
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.record import draft_everywhere
 
 FORMAT, ROWS, SHARD_GENERATIONS = 1, 32, 8
 ALIKE = 0.1  # nats; traces of the same draft differ by rounding at most
@@ -74,7 +75,11 @@ def obtain_signals(
 
 def digest(generations: Sequence[RecordedGeneration]) -> str:
     """A hash of the answers that the traces are of."""
-    facts = [[g.task, g.question_id, g.turn, g.prompt_length, g.tokens.tolist()] for g in generations]
+    facts = [
+        [g.task, g.question_id, g.turn, g.prompt_length, g.tokens.tolist(), *sampled]
+        for g in generations
+        for sampled in [[asdict(g.sampling)] if g.sampling.temperature else []]
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ltd.common.journal import Journal
 from ltd.common.lock import only_run
+from ltd.common.number_ranges import check_least, check_seed
 from ltd.common.shards import shard_files
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head, head_hash
@@ -82,10 +83,8 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.kind not in EPOCHS:
             raise InputError(f"there is no baseline {self.kind!r} to train; use {', '.join(EPOCHS)} or grid")
-        if self.width < 1:
-            raise InputError(f"width is {self.width}; it must be at least 1")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"seed is {self.seed}; it must be 0 … 2^31 - 1")
+        check_least(self, width=1)
+        check_seed(self)
         self.fit_config()
 
     def fit_config(self) -> FitConfig:

@@ -1,7 +1,8 @@
-"""Traces: what every cycle that could have begun at any position of a greedy generation would have seen and gained.
+"""Traces: what every cycle that could have begun at any position of a generation would have seen and gained.
 
-Greedy output is fixed, and a draft head reads true features for all accepted tokens. So the tree drafted at a position
-does not depend on what was decided before, and its first levels not on how much deeper it grows.
+Greedy output is fixed, and so is the text that a seed samples, as the random numbers of a position follow from the seed
+alone. A draft head reads true features for all accepted tokens. So the tree drafted at a position does not depend on
+what was decided before, and its first levels not on how much deeper it grows.
 
 Position p of an answer of m tokens, 0 <= p < m - 1, is the cycle whose root is token p of the answer: prompt and p
 tokens are committed, so that p plus the prompt's length is what policies see as `tree.lengths`. The candidates of depth
@@ -23,8 +24,12 @@ A folder of traces holds `run.jsonl`, the settings of the recording, and shards 
     tokens      int32 (n,)                 prompt and answer of one generation after the other
 
 for the P positions of their generations, one after the other, and one entry `ltd_traces` of metadata: JSON with the
-format's number, W, D, and each generation's task, question_id, turn, prompt_length and length (of its tokens). At W 10
-and D 12 a position takes 2 · 4840 + 26 + 338 bytes, and 2 per number of its state: 11196 with the shipped head.
+format's number, W, D, and each generation's task, question_id, turn, prompt_length, length (of its tokens) and, where
+it was sampled, its sampling: temperature, top_k, top_p and seed. At W 10 and D 12 a position takes 2 · 4840 + 26 + 338
+bytes, and 2 per number of its state: 11196 with the shipped head.
+
+Generations of different temperatures may lie in one folder. A shard of greedy ones alone has format 3, in which there
+was nothing else; others have format 4.
 
 What the text itself proposes at a position is not recorded: it follows from the tokens, see `ltd_rl.traces.text`. The
 candidates' tokens are there to tell which of its proposals the head has made too. Where nothing was drafted, D is -1:
@@ -37,8 +42,8 @@ decoder: one that reads states decides the same unless two of its actions are th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,29 +51,41 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 from ltd.common.files import write_bytes
-from ltd.common.json_files import Count, Whole, parse_json
+from ltd.common.json_files import Count, Real, Whole, parse_json
 from ltd.common.shards import shard_files
+from ltd.decoding.acceptance import Sampling
 from ltd.errors import InputError
 from ltd.tree import MAX_DEPTH, candidate_count
 
-FORMAT = 3
+GREEDY_FORMAT, FORMAT = 3, 4  # the second where something was sampled
+GREEDY_TEXT = Sampling()
 METADATA = "ltd_traces"  # the only key: safetensors writes several in any order, and a shard's bytes shall be fixed
 NO_RANK = 65535
 BY_POSITION = ("candidates", "scores", "path", "ranks", "states")  # the arrays of P rows
 TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32}
 
 
+class SamplingEntry(TypedDict):
+    """How the text of a generation was sampled, as `ltd.decoding.acceptance.Sampling` takes it."""
+
+    temperature: Real
+    top_k: Whole
+    top_p: Real
+    seed: Whole
+
+
 class GenerationEntry(TypedDict):
-    """What the metadata says of a generation."""
+    """What the metadata says of a generation; without a sampling it is greedy."""
 
     task: str
     question_id: str
     turn: Whole
     prompt_length: Count
     length: Count
+    sampling: NotRequired[SamplingEntry]
 
 
 class Header(TypedDict):
@@ -91,6 +108,7 @@ class RecordedGeneration:
         tokens: int32 (n,), prompt and answer.
         candidates: int32 (P, C). scores: float32 (P, C). path: int16 (P, D + 1). ranks: uint16 (P, D + 1, D + 1).
             states: float16 (P, H). All as in this file's head.
+        sampling: how its text was chosen, with the seed where it was sampled.
     """
 
     task: str
@@ -104,6 +122,7 @@ class RecordedGeneration:
     path: NDArray[np.int16]
     ranks: NDArray[np.uint16]
     states: NDArray[np.float16]
+    sampling: Sampling = GREEDY_TEXT
 
     @property
     def positions(self) -> int:
@@ -133,6 +152,11 @@ class Traces:
     def positions(self) -> int:
         """Of all generations together."""
         return sum(generation.positions for generation in self.generations)
+
+
+def temperatures_of(generations: Iterable[RecordedGeneration]) -> list[float]:
+    """The temperatures of their texts, ascending, each once; 0 is greedy."""
+    return sorted({generation.sampling.temperature for generation in generations})
 
 
 def bytes_per_position(width: int, depth: int, state_size: int) -> int:
@@ -204,7 +228,8 @@ def comes_before(scores: NDArray[np.float32], score: NDArray[np.float32], node: 
 def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int, depth: int) -> None:
     """Writes the generations, at least one, under a temporary name, then renames."""
     entries = [entry_of(generation) for generation in generations]
-    header = {"format": FORMAT, "width": width, "depth": depth, "generations": entries}
+    written = FORMAT if any("sampling" in entry for entry in entries) else GREEDY_FORMAT
+    header = {"format": written, "width": width, "depth": depth, "generations": entries}
     arrays = {
         name: np.concatenate([getattr(generation, name) for generation in generations])
         for name in (*BY_POSITION, "tokens")
@@ -214,13 +239,16 @@ def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int
 
 def entry_of(generation: RecordedGeneration) -> GenerationEntry:
     """What the metadata says of it."""
-    return {
+    entry: GenerationEntry = {
         "task": generation.task,
         "question_id": generation.question_id,
         "turn": generation.turn,
         "prompt_length": generation.prompt_length,
         "length": len(generation.tokens),
     }
+    if generation.sampling.temperature:
+        entry["sampling"] = SamplingEntry(**asdict(generation.sampling))  # type: ignore[typeddict-item]
+    return entry
 
 
 def load_traces(folder: str | Path) -> Traces:
@@ -248,8 +276,8 @@ def load_shard(file: Path) -> Traces:
     """
     try:
         header, arrays = _map_arrays(file)
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
+        if header["format"] not in (GREEDY_FORMAT, FORMAT):
+            raise ValueError(f"its format is {header['format']}, this version reads {GREEDY_FORMAT} and {FORMAT}")
         return split_arrays(header, arrays)
     except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f"{file} cannot be read as traces ({error}); delete it and record it again") from error
@@ -268,6 +296,14 @@ def _map_arrays(file: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     return header, arrays
 
 
+def sampling_of(entry: GenerationEntry) -> Sampling:
+    """How its text was chosen. Raises InputError if no text can be."""
+    found = Sampling(**entry["sampling"]) if "sampling" in entry else GREEDY_TEXT
+    if "sampling" in entry and (found.temperature == 0 or found.seed is None):
+        raise InputError("its sampling is none: it must have a temperature above 0 and a seed")
+    return found
+
+
 def split_arrays(header: Header, arrays: Mapping[str, NDArray[Any]]) -> Traces:
     """Each generation's part of the arrays of a shard; ValueError if they do not add up."""
     width, depth, generations = header["width"], header["depth"], []
@@ -278,7 +314,8 @@ def split_arrays(header: Header, arrays: Mapping[str, NDArray[Any]]) -> Traces:
         if until < position:
             raise ValueError("a generation is shorter than its prompt")
         rows: dict[str, Any] = {name: arrays[name][position:until] for name in BY_POSITION}
-        about: dict[str, Any] = {name: value for name, value in entry.items() if name != "length"}
+        about: dict[str, Any] = {name: value for name, value in entry.items() if name not in ("length", "sampling")}
+        about["sampling"] = sampling_of(entry)
         generations.append(RecordedGeneration(**about, width=width, tokens=arrays["tokens"][token:after], **rows))
         token, position = after, until
     levels, count = depth + 1, candidate_count(width, depth)

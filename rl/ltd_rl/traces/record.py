@@ -1,18 +1,20 @@
-"""Records traces: greedy answers to questions, and the full-depth draft tree at every position of them.
+"""Records traces: answers to questions, and the full-depth draft tree at every position of them.
+
+Answers are greedy, or sampled at a temperature: with seeds, so that their texts are fixed as well. A recording may have
+several temperatures, which the questions of a task take in turns.
 
 With the draft "lookup" nothing is drafted, and the answers are all there is to record: what the text proposes follows
 from them.
 
-Nothing here is random, and a shard depends on the settings and its own questions only, so a recording that was stopped
-goes on as if it had not been. Exact where the forwards are row-exact, which is the CPU engine; elsewhere up to the
-rounding of the type.
+Nothing here is left to chance, and a shard depends on the settings and its own questions only, so a recording that was
+stopped goes on as if it had not been. Exact where the forwards are row-exact, which is the CPU engine; elsewhere up to
+the rounding of the type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ltd.common.journal import Journal, Record
+from ltd.common.number_ranges import check_least
 from ltd.common.shards import check_space, shard_file
+from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
-from ltd.drafts import Draft, DraftSession
+from ltd.drafts import Draft
 from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import NONE, find_head, state_size
 from ltd.errors import InputError
@@ -33,8 +37,10 @@ from ltd.evaluation.run_config import RunConfig, run_settings
 from ltd.loading import load as load_decoder
 from ltd.policy_choice import resolve_draft
 from ltd.tree import MAX_DEPTH, NOT_ASKED, DraftTree, check_tree_limits
+from ltd_rl.traces.drafting import draft_everywhere
 from ltd_rl.traces.format import (
     FORMAT,
+    GREEDY_FORMAT,
     RecordedGeneration,
     bytes_per_position,
     continuations,
@@ -42,9 +48,11 @@ from ltd_rl.traces.format import (
     path_ranks,
     save_shard,
 )
+from ltd_rl.traces.samplings import GREEDY, checked_temperatures, samplings
 
 LARGEST_STATE = float(np.finfo(np.float16).max)
 NOT_IN_SETTINGS = ("threads", "cores", "rows", "gigabytes")  # nothing that is recorded depends on these
+SAMPLED = ("temperatures", "top_k", "top_p", "seed")  # in the settings where something is sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +64,27 @@ class RecordConfig(RunConfig):
         rows: positions drafted at the same time.
         shard_questions: questions per file; what a kill loses at most.
         gigabytes: the most disk space that the traces may take.
+        temperatures: of the answers, 0 being greedy; the questions of every task take them in turns.
+        top_k, top_p: of those that are sampled, see `ltd.decoding.acceptance.Sampling`.
+        seed: every question that is sampled gets a seed of its own from it.
     """
 
     depth: int = MAX_DEPTH
     rows: int = 32
     shard_questions: int = 8
     gigabytes: float = 4.0
+    temperatures: tuple[float, ...] = GREEDY
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)  # not super(): a dataclass with slots is a new class that super() does not know
+        object.__setattr__(self, "temperatures", checked_temperatures(self.temperatures))
+        Sampling(max(self.temperatures), self.top_k, self.top_p, self.seed)  # raises if they are out of range
         if self.depth != NOT_ASKED or find_head(self.draft) is not None:
             check_tree_limits(DEFAULT_WIDTH, self.depth, 0)
-        if self.rows < 1 or self.shard_questions < 1:
-            raise InputError(f"rows is {self.rows} and shard_questions {self.shard_questions}; both must be at least 1")
+        check_least(self, rows=1, shard_questions=1)
         if self.draft == NONE:
             raise InputError('traces are of a draft, so there must be one; name a head, or use the draft "lookup"')
 
@@ -97,8 +113,10 @@ def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) ->
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     config = config.resolved()
     check_record_space(config, len(all_turns(questions)))
+    chosen = samplings(questions, config.temperatures, config.top_k, config.top_p, config.seed)
+    asked = list(zip(questions, chosen, strict=True))
     starts = range(0, len(questions), config.shard_questions)
-    shards = [questions[start : start + config.shard_questions] for start in starts]
+    shards = [asked[start : start + config.shard_questions] for start in starts]
     with Journal(config.out / "run.jsonl", record_settings(config, questions)):
         missing = [number for number in range(len(shards)) if not shard_file(config.out, number).exists()]
         if missing:
@@ -107,8 +125,10 @@ def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) ->
 
 def record_settings(config: RecordConfig, questions: Sequence[Question]) -> Record:
     """Everything that the traces depend on."""
-    settings = {**run_settings(config, questions), "width": DEFAULT_WIDTH, "format": FORMAT}
-    return {name: value for name, value in settings.items() if name not in NOT_IN_SETTINGS}
+    is_greedy = config.temperatures == GREEDY
+    written, without = (GREEDY_FORMAT, SAMPLED) if is_greedy else (FORMAT, ())  # as when all was greedy
+    settings = {**run_settings(config, questions), "width": DEFAULT_WIDTH, "format": written}
+    return {name: value for name, value in settings.items() if name not in (*NOT_IN_SETTINGS, *without)}
 
 
 def check_record_space(config: RecordConfig, answers: int) -> None:
@@ -121,20 +141,24 @@ def check_record_space(config: RecordConfig, answers: int) -> None:
 
 
 def record_missing(
-    config: RecordConfig, shards: Sequence[Sequence[Question]], missing: Sequence[int], load: Callable[..., Decoder]
+    config: RecordConfig,
+    shards: Sequence[Sequence[tuple[Question, Sampling]]],
+    missing: Sequence[int],
+    load: Callable[..., Decoder],
 ) -> None:
-    """Loads the model and writes the missing shards; the config is `resolved`."""
+    """Loads the model and writes the missing shards, of questions and how they are answered; config is `resolved`."""
     decoder = load(config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads)
     draft = None if config.depth == NOT_ASKED else find_draft(decoder)
-    check_turns(decoder, [turn for number in missing for turn in all_turns(shards[number])])
-    turns = [len(all_turns(shard)) for shard in shards]
+    turns_of = [all_turns([question for question, _ in shard]) for shard in shards]
+    check_turns(decoder, [turn for number in missing for turn in turns_of[number]])
+    turns = list(map(len, turns_of))
     done = sum(turns) - sum(turns[number] for number in missing)
     with tqdm(total=sum(turns), initial=done, unit="answer", desc="recording", mininterval=1) as progress:
         for number in missing:
             generations = [
                 generation
-                for question in shards[number]
-                for generation in record_question(decoder, draft, question, config, progress)
+                for question, sampling in shards[number]
+                for generation in record_question(decoder, draft, question, sampling, config, progress)
             ]
             save_shard(shard_file(config.out, number), generations, DEFAULT_WIDTH, config.depth)
 
@@ -149,23 +173,34 @@ def find_draft(decoder: Decoder) -> Draft:
 
 
 def record_question(
-    decoder: Decoder, draft: Draft | None, question: Question, config: RecordConfig, progress: tqdm[Any]
+    decoder: Decoder,
+    draft: Draft | None,
+    question: Question,
+    sampling: Sampling,
+    config: RecordConfig,
+    progress: tqdm[Any],
 ) -> Iterator[RecordedGeneration]:
-    """The traces of every turn, each after the greedy answers to the turns before; see `record_answer`."""
+    """The traces of every turn, each after the own answers to the turns before; see `record_answer`."""
     answers: list[list[int]] = []
     for turn in all_turns([question]):
         prompt = encode_turn(decoder, turn, answers)
-        answer = decoder.generate(prompt, max_new_tokens=config.max_new_tokens, policy="none")
+        answer = decoder.generate(prompt, max_new_tokens=config.max_new_tokens, policy="none", **asdict(sampling))
         assert not isinstance(answer, list)
         answers.append(answer.token_ids)
-        yield record_answer(decoder, draft, turn, prompt, answer.token_ids, config)
+        yield record_answer(decoder, draft, turn, prompt, answer.token_ids, sampling, config)
         progress.set_postfix_str(f"{question.task}, {len(answer.token_ids)} tokens", refresh=False)
         progress.update()
 
 
 @torch.inference_mode()
 def record_answer(
-    decoder: Decoder, draft: Draft | None, turn: Turn, prompt: list[int], answer: list[int], config: RecordConfig
+    decoder: Decoder,
+    draft: Draft | None,
+    turn: Turn,
+    prompt: list[int],
+    answer: list[int],
+    sampling: Sampling,
+    config: RecordConfig,
 ) -> RecordedGeneration:
     """Drafts at every position of one answer; without a draft, where the depth is -1, there is only its text."""
     tokens, positions = np.array(prompt + answer), len(answer) - 1
@@ -196,78 +231,8 @@ def record_answer(
         path=path,
         ranks=path_ranks(scores, path, DEFAULT_WIDTH),
         states=states,
+        sampling=sampling,
     )
-
-
-def draft_everywhere(
-    decoder: Decoder,
-    draft: Draft,
-    tokens: list[int],
-    prompt_length: int,
-    depth: int,
-    rows: int,
-    look: Callable[[DraftTree], None] = lambda tree: None,
-) -> Iterator[tuple[int, DraftTree]]:
-    """Trees of a depth at every position, up to `rows` at a time: the first position of a batch, and its tree.
-
-    `look` is called with the tree after every level.
-
-    Every row of the batch holds the whole text, read once and copied. The text is walked from its end: a tree's rows
-    then only overwrite what no later batch reads, as each row goes back further every time.
-    """
-    end, device = len(tokens) - prompt_length - 1, decoder.target.device
-    if end == 0:
-        return
-    token_ids, batch = torch.tensor(tokens, device=device), min(rows, end)
-    with decoder.target.session(1, len(tokens)) as target:
-        features = target.prefill(0, token_ids[:-2]).features
-    with closing(draft.start(batch, len(tokens) + (depth + 1) * draft.width)) as session:
-        session.read_prompt(0, features, token_ids[:-2])
-        session.spread()
-        tree = DraftTree(batch, draft.width, depth, 0, device)
-        while end > 0:
-            if end < batch:
-                batch = end
-                session.keep(list(range(batch)))
-                tree = DraftTree(batch, draft.width, depth, 0, device)
-            roots = torch.arange(prompt_length + end - batch, prompt_length + end, device=device)
-            draft_full_tree(session, draft.d2t, tree, features, token_ids, roots, depth, look)
-            end -= batch
-            yield end, tree
-
-
-def draft_full_tree(
-    session: DraftSession,
-    d2t: torch.Tensor | None,
-    tree: DraftTree,
-    features: torch.Tensor | None,
-    tokens: torch.Tensor,
-    roots: torch.Tensor,
-    depth: int,
-    look: Callable[[DraftTree], None],
-) -> None:
-    """Drafts from roots at places int64 (B,) of a text, as a cycle does after committing all before its root.
-
-    Args:
-        session: has read the text in every row. d2t: the draft's.
-        tree: filled.
-        features: (1, n, F * Ht), of the text, if the draft reads them. tokens: int64 (≥ n,).
-        depth: expansions.
-        look: called with the tree after every level.
-    """
-    session.rewind(roots.tolist())
-    newest = None if features is None else features[0, roots - 1][:, None]
-    logits = session.begin(newest, tokens[roots][:, None], None)
-    session.note([1] * len(roots))
-    tree.begin(tokens[roots], roots.to(torch.int32))
-    tree.root_states = tree.states = session.root_states
-    tree.expand(logits, d2t)
-    look(tree)
-    for _ in range(depth):
-        logits = session.expand(tree)
-        tree.states = session.beam_states
-        tree.expand(logits, d2t)
-        look(tree)
 
 
 def find_path(

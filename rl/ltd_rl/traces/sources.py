@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head
@@ -21,6 +22,7 @@ from ltd.policy_choice import resolve_draft
 from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.outcomes import Outcomes, checked_ladder, outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
+from ltd_rl.traces.samplings import GREEDY
 from ltd_rl.traces.splits import split_generations, split_questions
 
 TRACES, LATENCY = "traces", "latency.json"
@@ -38,6 +40,7 @@ class Source:
         target, draft, device, dtype, threads: as for `ltd.load`.
         limit: only the first so many questions; None for all.
         max_new_tokens: per answer.
+        temperatures: of recorded answers, which the questions take in turns; 0 is greedy.
         depth: of the recorded trees.
         seconds: about how long to calibrate.
 
@@ -57,13 +60,13 @@ class Source:
     threads: int | None = None
     limit: int | None = None
     max_new_tokens: int = 128
+    temperatures: tuple[float, ...] = GREEDY
     depth: int = 12
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        check_least(self, max_new_tokens=1)
         Plan(seconds=self.seconds)  # raises if it is out of range
 
     def questions(self) -> list[Question]:
@@ -92,6 +95,7 @@ class Source:
             dtype=self.dtype,
             threads=self.threads,
             depth=self.depth,
+            temperatures=self.temperatures,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ltd.errors import InputError
@@ -16,7 +16,9 @@ LEAST_QUESTIONS = LEAST_COMPARED + 2
 VALIDATION_SEED = 1  # another than the comparison's
 
 
-def held_out(count: int, share: float = 0.2, seed: int = 0, least: int = 1) -> tuple[list[int], list[int]]:
+def held_out(
+    count: int, share: float = 0.2, seed: int = 0, least: int = 1, kinds: Sequence[float] | None = None
+) -> tuple[list[int], list[int]]:
     """Numbers 0 … count - 1 for training and for validation, both ascending; they are the same for the same arguments.
 
     Args:
@@ -24,6 +26,7 @@ def held_out(count: int, share: float = 0.2, seed: int = 0, least: int = 1) -> t
         share: that are held out, rounded up.
         seed: of the order that the last are taken from.
         least: so many are held out at least.
+        kinds: of the numbers, which are held out in turns; None is one kind.
 
     Raises:
         InputError: too few for both, or a share out of range.
@@ -36,17 +39,34 @@ def held_out(count: int, share: float = 0.2, seed: int = 0, least: int = 1) -> t
         )
     order = list(range(count))
     random.Random(seed).shuffle(order)
+    if kinds is not None:
+        order = in_turns(order, kinds)
     kept = count - min(max(math.ceil(count * share), least), count - 1)
     return sorted(order[:kept]), sorted(order[kept:])
 
 
+def in_turns(order: Sequence[int], kinds: Sequence[float]) -> list[int]:
+    """The numbers such that, from the end on, one of each kind comes after the other; of one kind as they are."""
+    seen, places = Counter[float](), {}
+    for number in reversed(order):
+        places[number] = seen[kinds[number]]
+        seen[kinds[number]] += 1
+    return sorted(order, key=places.__getitem__, reverse=True)
+
+
 def split_questions(
-    questions: Iterable[tuple[str, str]], share: float = 0.2, seed: int = 0, least: int = 1
+    questions: Iterable[tuple[str, str]],
+    share: float = 0.2,
+    seed: int = 0,
+    least: int = 1,
+    kinds: Mapping[tuple[str, str], float] | None = None,
 ) -> set[tuple[str, str]]:
     """The questions that are held out, of every task its share, see `held_out`.
 
     Args:
         questions: (task, question id), in order; one that comes again counts once.
+        kinds: of the questions, such as their temperature: each has its part in what is held out, as far as there is
+            room. None is one kind.
 
     Raises:
         InputError: a task has too few; the message names it.
@@ -57,7 +77,8 @@ def split_questions(
     chosen: set[tuple[str, str]] = set()
     for task, mine in by_task.items():
         try:
-            _, kept = held_out(len(mine), share, seed, least)
+            own = None if kinds is None else [kinds[task, question] for question in mine]
+            _, kept = held_out(len(mine), share, seed, least, own)
         except InputError as error:
             raise InputError(f"task {task}: {error}") from error
         chosen |= {(task, mine[number]) for number in kept}
@@ -111,10 +132,13 @@ def split_generations(
 ) -> tuple[list[RecordedGeneration], list[RecordedGeneration]]:
     """Generations for training and for validation: of every task the same share of its questions, with all their turns.
 
+    Where there are several temperatures, they have their parts in both.
+
     Raises:
         InputError: as `split_questions`.
     """
-    chosen = split_questions(((each.task, each.question_id) for each in generations), share, seed, least)
+    heat = {(each.task, each.question_id): each.sampling.temperature for each in generations}
+    chosen = split_questions(heat, share, seed, least, heat)
     sides: tuple[list[RecordedGeneration], list[RecordedGeneration]] = ([], [])
     for generation in generations:
         sides[(generation.task, generation.question_id) in chosen].append(generation)

@@ -65,7 +65,8 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
     """Looks up at every position, as the decoder does where a cycle begins there.
 
     Args:
-        generation: from the traces. scores: how likely looked-up tokens are. most: T, 1 … 64.
+        generation: from the traces. scores: how likely looked-up tokens are; those for its temperature are used. most:
+            T, 1 … 64.
 
     Raises:
         InputError: `most` out of range.
@@ -81,7 +82,7 @@ def propose_everywhere(generation: RecordedGeneration, scores: TextScores, most:
         features=np.zeros((count, TEXT_FEATURES), dtype=np.float32),
         cells=np.full((count, most), -1, dtype=np.int32),
     )
-    source = TextSource(1, scores, most)
+    source = TextSource(1, scores.at(generation.sampling.temperature), most)
     source.extend(0, text[:first])
     for position in range(count):
         seen = source.propose([text[first + position : first + position + 1]])  # the root

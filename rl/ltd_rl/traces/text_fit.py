@@ -16,7 +16,7 @@ from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.latency.interpolation import pool
 from ltd.lookup import TextScores
 from ltd.lookup.scores import AGREEMENTS, LEAST_CHANCE, MATCHES, MOST_CHANCE, RATES, default_text_scores
-from ltd_rl.traces.format import RecordedGeneration
+from ltd_rl.traces.format import RecordedGeneration, temperatures_of
 from ltd_rl.traces.text import follow_text, propose_everywhere
 
 PASSES = 2
@@ -27,7 +27,7 @@ SLOPE = 1e-4  # between neighbouring log-chances at least: knots ascend strictly
 
 
 def fit_text_scores(generations: Sequence[RecordedGeneration], most: int) -> TextScores:
-    """The scores that fit these generations.
+    """The scores that fit these generations; for greedy and for sampled text apart where there is text of both.
 
     Args:
         generations: from the traces. most: candidates of a position, 1 … 64, as they will be looked up.
@@ -35,7 +35,17 @@ def fit_text_scores(generations: Sequence[RecordedGeneration], most: int) -> Tex
     Raises:
         InputError: `most` out of range.
     """
-    scores = TextScores(default_text_scores().chances, *head_knots(generations))
+    kinds = [[each for each in generations if (each.sampling.temperature > 0) == sampled] for sampled in (False, True)]
+    if not all(kinds):
+        return fit_one_kind(generations, most)
+    greedy, sampled = (fit_one_kind(kind, most) for kind in kinds)
+    return replace(greedy, sampled=sampled)
+
+
+def fit_one_kind(generations: Sequence[RecordedGeneration], most: int) -> TextScores:
+    """The scores that fit generations which are all greedy, or all sampled. Arguments as `fit_text_scores`."""
+    start = default_text_scores().at(max(temperatures_of(generations), default=0.0))
+    scores = TextScores(start.chances, *head_knots(generations))
     for _ in range(PASSES):
         scores = replace(scores, chances=seen_chances(generations, scores, most))
     return scores

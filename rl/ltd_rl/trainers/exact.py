@@ -31,7 +31,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ltd.common.argument_types import as_wholes
 from ltd.common.arrays import Floats
+from ltd.common.number_ranges import check_between, check_least, check_positive
 from ltd.errors import InputError
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
@@ -78,10 +80,11 @@ class ExactConfig:
 
     def __post_init__(self) -> None:
         check_reward(self.reward, "exact")
-        if min((*self.hidden, self.epochs, self.batch)) < 1:
-            raise InputError("hidden widths, epochs and batch must be at least 1")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.entropy < 0:
-            raise InputError("the learning rate must be above 0, weight decay and entropy not below")
+        if min(as_wholes(self.hidden, "hidden"), default=1) < 1:
+            raise InputError(f"hidden is {list(self.hidden)}; it must be widths of at least 1")
+        check_least(self, epochs=1, batch=1)
+        check_positive(self, "learning_rate")
+        check_between(self, weight_decay=(0, 1e6), entropy=(0, 1e6))
 
     def to_dict(self) -> dict[str, Any]:
         """As values for JSON."""

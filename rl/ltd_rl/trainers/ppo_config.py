@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ltd.common.number_ranges import check_between, check_least, check_seed
 from ltd.errors import InputError
 from ltd.policies.learned.network import ACTIVATIONS, MAX_LAYERS, Activation
 from ltd_rl.traces.observations import Role
@@ -63,18 +64,13 @@ class PPOConfig:
         return cls(**{**PAPER[role], **{name: value for name, value in changes.items() if value is not None}})
 
     def __post_init__(self) -> None:
-        for name in ("total_timesteps", "eval_freq", "n_steps", "n_epochs", "count"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name, most in (("gamma", 1.0), ("ent_coef", 1e6), ("lr", 1e6)):
-            if not 0 <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 … {most}")
+        check_least(self, total_timesteps=1, eval_freq=1, n_steps=1, n_epochs=1, count=1)
+        check_between(self, gamma=(0, 1), ent_coef=(0, 1e6), lr=(0, 1e6))
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
         if self.target_kl is not None and not 0 < self.target_kl < math.inf:
             raise InputError(f"target_kl is {self.target_kl}; it must be a positive number")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"seed is {self.seed}; it must be 0 … 2^31 - 1")
+        check_seed(self)
         for name in ("pi_arch", "vf_arch"):
             layers = getattr(self, name)
             if len(layers) >= MAX_LAYERS or any(units < 1 for units in layers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ltd.common.files import file_hash, write_text
@@ -16,6 +17,7 @@ from ltd.policies.learned.bundle import FACTS
 from ltd.policies.learned.store import QUICK, kept_bundle, kept_rule, shipped_bundle
 from ltd.policies.static import Static
 from ltd_rl.traces.format import RecordedGeneration
+from ltd_rl.traces.samplings import texts_at
 from ltd_rl.tuning.fixed import method_of
 from ltd_rl.tuning.work import BUNDLE, DEFAULT, HELD_OUT, LEARNED, SHIPPED, Work, announce
 
@@ -24,8 +26,12 @@ FEW = 10  # questions of a task
 
 def compare(
     work: Work, held_out: list[RecordedGeneration], static: tuple[int, int] | None, rule: Both | Lookup
-) -> tuple[Record, dict[str, str]]:
-    """Decodes held-out questions by all methods in turns: the results of `ltd eval`, and names for people."""
+) -> tuple[dict[float, Record], dict[str, str]]:
+    """Decodes held-out questions by all methods in turns.
+
+    Returns:
+        the results of `ltd eval` by temperature, and names for people.
+    """
     names = {
         "plain decoding": BASELINE,
         DEFAULT: method_of(work.default),
@@ -37,7 +43,8 @@ def compare(
     methods = tuple(dict.fromkeys(names.values()))
     data_dir = work.folder / HELD_OUT
     count = write_held_out(work, held_out, data_dir)
-    announce(4, f"decoding {count} other questions in {len(methods)} ways, in turns")
+    texts = texts_at(work.config.temperatures)
+    announce(4, f"decoding {count} other questions in {len(methods)} ways, in turns: {texts}")
     if count < FEW * len(work.config.tasks):
         print(f"warning: fewer than {FEW} questions of a task leave wide intervals, so little is kept", file=sys.stderr)
     mark = str(file_hash(work.folder / BUNDLE / FACTS))[:8]  # other policies, another comparison
@@ -53,7 +60,11 @@ def compare(
         threads=work.config.threads,
         methods=methods,
     )
-    return evaluate(config, work.load), names
+    results = {}
+    for temperature in work.config.temperatures:
+        out = config.out.with_name(f"{config.out.name}-at-{temperature:g}") if temperature else config.out
+        results[temperature] = evaluate(replace(config, out=out, temperature=temperature), work.load)
+    return results, names
 
 
 def untuned(work: Work) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads, set_threads
 from ltd.errors import InputError
 from ltd.evaluation.questions import load_questions
@@ -15,6 +16,7 @@ from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.environments.rewards import TRAINERS, check_reward
 from ltd_rl.traces.human_eval import TASK, find_problems
+from ltd_rl.traces.samplings import checked_temperatures
 from ltd_rl.traces.splits import LEAST_COMPARED, LEAST_QUESTIONS, check_three_ways
 
 
@@ -27,6 +29,8 @@ class TuneConfig:
         data_dir, tasks: the training questions; None is HumanEval from the package human-eval.
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per recorded answer.
+        temperatures: of the answers, 0 being greedy: the questions take them in turns where answers are recorded, and
+            at each of them all held-out questions are decoded to compare.
         trainer: exact or ppo.
         reward: by name, one that the trainer knows, see `ltd_rl.environments.rewards`.
         seconds: about how long to measure costs.
@@ -42,6 +46,7 @@ class TuneConfig:
     tasks: tuple[str, ...] = (TASK,)
     limit: int | None = None
     max_new_tokens: int = 128
+    temperatures: tuple[float, ...] = (0.0, 1.0)
     trainer: str = "exact"
     reward: str = "renewal"
     seconds: float = 60.0
@@ -56,11 +61,10 @@ class TuneConfig:
         if self.trainer not in TRAINERS:
             raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
         check_reward(self.reward, self.trainer)
+        object.__setattr__(self, "temperatures", checked_temperatures(self.temperatures))
         if self.draft == "none":
             raise InputError('policies steer a draft, so there must be one; name a head, or use the draft "lookup"')
-        for name, least in {"questions": LEAST_COMPARED * len(self.tasks), "max_new_tokens": 1}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_least(self, questions=LEAST_COMPARED * len(self.tasks), max_new_tokens=1)
         check_threads(self.threads)
         Plan(seconds=self.seconds)  # raises if it is out of range
 

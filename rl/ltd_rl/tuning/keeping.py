@@ -16,7 +16,7 @@ from ltd.policies.learned.store import QUICK, bundle_folder, remove_kept
 from ltd.policies.rule_file import RULE, write_rule
 from ltd.policies.static import Static
 from ltd_rl.tuning.fixed import constant, method_of
-from ltd_rl.tuning.winner import validation_of, winner
+from ltd_rl.tuning.winner import together, validation_of, winner
 from ltd_rl.tuning.work import DEFAULT, LEARNED, SHIPPED, TRAINING, Work, announce
 
 
@@ -31,14 +31,14 @@ class Tuned:
             look tokens up, for the method `grid`.
         names: method names of `ltd eval`, by what they are for people.
         incumbent: the one that is used without a bundle, as such a name for people.
-        results: of these methods, in real decoding of questions that nothing was learned or chosen with.
+        results: of these methods by temperature, in real decoding of questions that nothing was learned or chosen with.
     """
 
     kept: Policy | None
     folder: Path
     names: dict[str, str]
     incumbent: str
-    results: Record
+    results: dict[float, Record]
 
     @property
     def learned(self) -> bool:
@@ -51,10 +51,12 @@ def keep(
     policy: Learned,
     static: tuple[int, int] | None,
     rule: Both | Lookup,
-    results: Record,
+    results: dict[float, Record],
     names: dict[str, str],
 ) -> Tuned:
     """Writes the winner into the cache, unless that is what is used without; see `ltd_rl.tuning.winner.winner`.
+
+    It is the one of all temperatures together.
 
     The result of an earlier tuning is replaced, or taken away if nothing is kept.
     """
@@ -62,7 +64,7 @@ def keep(
     trees = [] if static is None else [Static(*static)]
     fixed: dict[str, Policy] = {method_of(each): each for each in (rule, *trees, work.default)}
     incumbent = next((name for name in (QUICK, SHIPPED) if name in names), DEFAULT)
-    best = winner(results, [names[LEARNED], *fixed], names[incumbent])
+    best = winner(together(results), [names[LEARNED], *fixed], names[incumbent])
     kept = None if best == names[incumbent] else {names[LEARNED]: policy, **fixed}[best]
     what = "nothing" if kept is None else "the learned policies" if kept is policy else "a fixed setting"
     announce(5, f"writing {what} to {folder}")

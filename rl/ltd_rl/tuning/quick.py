@@ -5,6 +5,9 @@ measured. All else is replayed: the shipped networks are trained on with this ma
 answers with the best fixed setting and with plain decoding. What came out best is kept in the user's cache, where
 `ltd.load` finds it unless `ltd tune` made something for the same setting.
 
+The policies know the temperatures that the traces are of; those that are shipped are greedy. Other texts are decoded
+with what was learned from them.
+
 The traces are of one target and head, in one type on one processor. Elsewhere a near tie may be decided otherwise; the
 answers to learn from are then those of the same model all the same, and what is decoded is always the target's own.
 """
@@ -39,10 +42,11 @@ from ltd.target.device import CPU
 from ltd_rl.baselines.both_search import best_both, rules_of, total_of_rule
 from ltd_rl.baselines.lookup_search import best_lookup
 from ltd_rl.traces.compact import CompactTraces, load_compact
-from ltd_rl.traces.format import shallow
+from ltd_rl.traces.format import shallow, temperatures_of
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.traces.observations import decided
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total
+from ltd_rl.traces.samplings import texts_at
 from ltd_rl.traces.splits import ThreeWays, split_three_ways
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.tuning.config import setting_here
@@ -67,11 +71,13 @@ class QuickTuned:
         folder: for that, in the cache; it also holds the costs.
         replayed: tokens per second by names for people, with this machine's costs, on answers that nothing was learned
             or chosen with.
+        temperatures: of the shipped answers.
     """
 
     kept: Policy | None
     folder: Path
     replayed: dict[str, float]
+    temperatures: list[float]
 
 
 def quick_tune(
@@ -112,14 +118,16 @@ def quick_tune(
         if warning := latency.warning():
             print(f"warning: {warning}", file=sys.stderr)
         lessons = lessons_from(traces, latency, setting, decoder.text_scores or default_text_scores())
-        announce(2, f"training on {lessons.training.positions} positions of shipped traces, and comparing")
+        temperatures = temperatures_of(traces.generations)
+        count, texts = lessons.training.positions, texts_at(temperatures)
+        announce(2, f"training on {count} positions of shipped traces, {texts}, and comparing")
         policy = train(lessons)
         rule = best_rule(lessons)
         replayed = compare(lessons, policy, rule)
         kept = fastest(replayed, rule, policy, with_shipped=shipped_bundle(setting, CPU) is not None)
         announce(3, f"writing {'nothing' if kept is None else kept} to {folder}")
         keep(lessons, kept, replayed, folder)
-    return QuickTuned(kept, folder, replayed)
+    return QuickTuned(kept, folder, replayed, temperatures)
 
 
 def announce(stage: int, what: str) -> None:

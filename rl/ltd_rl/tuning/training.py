@@ -36,7 +36,8 @@ def train(
     policy, course = trainer(work, training, validation)
     policy = replace(policy, costs=relative_costs(training, latency))
     settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
-                "positions": training.positions, **({} if static is None else {BEST_STATIC: static}),
+                "temperatures": list(config.temperatures), "positions": training.positions,
+                **({} if static is None else {BEST_STATIC: static}),
                 **course}  # fmt: skip
     write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
     save_bundle(Bundle(policy, config.reward, settings), work.folder / BUNDLE)

@@ -5,7 +5,12 @@ Every stage keeps its result in a work folder, and a stage whose result is there
 (`validation-…`), and last, if it is surely faster than what is used without, the bundle or a rule in the user's cache,
 where `ltd.load` finds it. Questions are split three ways, within each task: to train, to choose the epoch, to compare.
 
-Candidates have two sources, the draft and the text itself; how likely the text's are is fitted to the same traces. With
+One policy is made for greedy and for sampled text: half of the answers are recorded greedily and half at temperature 1,
+unless something else is asked for, and everything is compared at each temperature. What is kept is the best of all
+temperatures together.
+
+Candidates have two sources, the draft and the text itself; how likely the text's are is fitted to the same traces, for
+greedy and for sampled text apart. With
 the draft "lookup" there is the text alone: no static tree, and no depth to learn.
 """
 
@@ -22,6 +27,7 @@ from ltd.loading import load as load_decoder
 from ltd.policies.learned.store import bundle_folder
 from ltd_rl.traces.limits import worthwhile
 from ltd_rl.traces.outcomes import outcomes_of
+from ltd_rl.traces.samplings import GREEDY, texts_at
 from ltd_rl.traces.sources import obtain_generations, own_latency
 from ltd_rl.traces.splits import ThreeWays, split_three_ways
 from ltd_rl.traces.text_fit import fit_text_scores
@@ -45,7 +51,7 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
     """
     check_questions(config)
     setting = expected(config)
-    folder = config.out or cache_folder() / "tuning" / bundle_folder(setting).name
+    folder = config.out or cache_folder() / "tuning" / f"{bundle_folder(setting).name}{mark_of(config.temperatures)}"
     with only_run(folder):
         work = prepare(config, setting, folder, load)
         latency = measure_costs(work)
@@ -62,6 +68,11 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
         return keep(work, policy, static, rule, results, names)
 
 
+def mark_of(temperatures: tuple[float, ...]) -> str:
+    """What the name of a work folder in the cache ends with: its traces are of these temperatures."""
+    return "" if temperatures == GREEDY else "-at-" + "-".join(f"{each:g}" for each in temperatures)
+
+
 def measure_costs(work: Work) -> LatencyModel:
     """The latency model of the work folder."""
     announce(1, f"costs on this machine: {work.config.seconds:.0f} s, if unknown; leave it alone meanwhile")
@@ -70,5 +81,5 @@ def measure_costs(work: Work) -> LatencyModel:
 
 def record_traces(work: Work) -> ThreeWays:
     """Traces of all questions, split."""
-    announce(2, "traces of the questions, as far as they are missing")
+    announce(2, f"traces of the questions, {texts_at(work.config.temperatures)}, as far as they are missing")
     return split_three_ways(obtain_generations(work.source, work.load))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from ltd.common.journal import Record
 from ltd.evaluation.scores import MEAN, Score, scores
+
+
+def together(results: Mapping[float, Record]) -> Record:
+    """The results at all temperatures as one.
+
+    The answers to a question at other temperatures count as further turns of it, so tokens and seconds are summed over
+    temperatures, and intervals draw a question with all its answers.
+    """
+    first, *_ = results.values()
+    return {**first, "samples": [sample for each in results.values() for sample in each["samples"]]}
 
 
 def over(results: Record, method: str, rival: str) -> Score:
@@ -37,8 +47,19 @@ def winner(results: Record, challengers: Sequence[str], incumbent: str) -> str:
     return incumbent
 
 
-def validation_of(results: Record, names: dict[str, str], learned: str) -> dict[str, Record]:
-    """What a bundle tells of the comparison: scores by names for people, and the learned one's over each."""
+def validation_of(results: Mapping[float, Record], names: dict[str, str], learned: str) -> dict[str, Record]:
+    """What a bundle tells of the comparison: scores by names for people, and the learned one's over each; of all
+    temperatures together, and by temperature."""
+    table = compared(together(results), names, learned)
+    by_temperature = {f"{heat:g}": compared(each, names, learned) for heat, each in results.items()}
+    return {
+        name: {**row, "temperatures": {heat: each[name] for heat, each in by_temperature.items()}}
+        for name, row in table.items()
+    }
+
+
+def compared(results: Record, names: dict[str, str], learned: str) -> dict[str, Record]:
+    """Scores by names for people, and the learned one's over each."""
     found = scores(results)
     table: dict[str, Record] = {}
     for name, method in names.items():

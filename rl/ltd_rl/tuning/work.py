@@ -80,6 +80,7 @@ def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[.
         threads=config.threads,
         limit=config.limit,
         max_new_tokens=config.max_new_tokens,
+        temperatures=config.temperatures,
         seconds=config.seconds,
     )
     return Work(config, decoder, setting, source)

@@ -1,4 +1,4 @@
-"""EAGLE-3 heads in the layouts that serving engines load: the way back from `ltd.drafts.eagle3.published`."""
+"""EAGLE-3 heads in our own layout and in those that serving engines load: the way back from `published`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from ltd.common.files import write_bytes, write_text
-from ltd.drafts.eagle3.files import load_head
+from ltd.drafts.eagle3.files import FORMAT, load_head
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 from ltd.drafts.eagle3.published import FEATURE_LAYERS, LAYER_IDS, Values
 from ltd.errors import InputError
@@ -61,6 +61,10 @@ def check_export(head: Eagle3Head, folder: Path) -> None:
     changed += [name for name, tensor in head.state_dict().items() if not torch.equal(tensor, tensors[name])]
     if changed:
         raise RuntimeError(f"what was written to {folder} differs from the head in {', '.join(changed)}")
+
+
+def _for_ltd(config: Eagle3Config) -> tuple[Values, str]:
+    return {"format": FORMAT, **config.to_dict()}, "layer."
 
 
 def _for_vllm(config: Eagle3Config) -> tuple[Values, str]:
@@ -151,6 +155,7 @@ def _check_order(head: Eagle3Head) -> None:
 
 
 LAYOUTS: dict[str, Callable[[Eagle3Config], tuple[Values, str]]] = {
+    "ltd": _for_ltd,
     "vllm": _for_vllm,
     "sglang": _for_sglang,
     "speculators": _for_speculators,

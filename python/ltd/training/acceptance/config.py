@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ltd.common.number_ranges import check_between, check_least, check_positive, check_seed
 from ltd.common.threads import check_threads
-from ltd.errors import InputError
-from ltd.training.config import MOST_SEED
 
 RUN_ONLY = frozenset({"out", "threads", "dtype"})  # say how to run, not what to make
 
@@ -36,18 +34,13 @@ class AcceptanceConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"tokens": 1, "epochs": 1, "batch": 1, "seed": 0, "width": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}, but must be at least {least}")
+        check_least(self, tokens=1, epochs=1, batch=1)
+        if self.width is not None:
+            check_least(self, width=1)
+        check_between(self, mixing=(0.001, 1), warmup=(0, 0.9), held_out=(0.001, 0.5))
+        check_positive(self, "weight", "lr")
+        check_seed(self)
         check_threads(self.threads)
-        for name, (low, high) in {"mixing": (0.001, 1.0), "warmup": (0.0, 0.9), "held_out": (0.001, 0.5),
-                                  "seed": (0, MOST_SEED)}.items():  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be between {low} and {high}")
-        for name in ("weight", "lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} is {getattr(self, name)}, but must be a number above 0")
 
     def choices(self) -> dict[str, Any]:
         """What the result depends on, ready for JSON; folders by their name alone."""

@@ -1,0 +1,45 @@
+"""`make SYSTEM=1`: what a Python that is not ours lacks is one sentence, for every target of the Makefile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import system_python
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_what_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert system_python.main(["neither"]) == 2
+    assert capsys.readouterr().err == "usage: system_python.py packages|dev|lint|docs|demo\n"
+    for purpose, name in (("dev", "TESTS"), ("docs", "SITE"), ("demo", "DEMO"), ("packages", "BUILD")):
+        monkeypatch.setattr(system_python, name, ("pytest", "no_such_module"))
+        assert system_python.main([purpose]) == 1
+        assert re.fullmatch(r"\S+ is used as it is \(SYSTEM\), but lacks .*no_such_module.*\n", capsys.readouterr().err)
+    monkeypatch.setattr(system_python, "STYLE", ("no-such-program",))
+    assert system_python.main(["lint"]) == 1
+    assert capsys.readouterr().err.endswith("no-such-program\n")
+
+
+def test_the_makefile_asks_for_what_is_known() -> None:
+    assert set(re.findall(r"\$\(STAMPS\)/\.stamp-([a-z]+)", MAKEFILE)) - {"ltd"} == set(system_python.MISSING)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("system", ["", "1"])
+def test_there_are_rules_for_every_public_target(system: str) -> None:
+    """make only says what it would do."""
+    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.M))
+    assert {"demo", "test", "docs", "lint", "gpu-check"} <= targets
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}  # of a make above
+    command = ["make", "-n", f"SYSTEM={system}", f"PYTHON={sys.executable}", *sorted(targets)]
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
