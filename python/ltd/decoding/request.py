@@ -16,7 +16,7 @@ from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
 from ltd.decoding.workspace import GAINS, Workspace, recorded_sizes
 from ltd.drafts import Draft
-from ltd.drafts.sharpness import UNFITTED
+from ltd.drafts.base import shared_with
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
 from ltd.engine.kv_cache import beliefs
@@ -175,9 +175,7 @@ class Request:
         deepest = max(0 if draft is None else depth + 1, MAX_TEXT_DEPTH if self.max_text else 0)
         batch, capacity = len(self.prompts), power_of_two(deepest + 1)
         noise = Noise.new(batch, target.vocab_size, range(batch), target.device, capacity)
-        origin = None if draft is None else draft.origin
-        sharpness = UNFITTED if origin is None else origin.sharpness
-        return SharedNoise(noise, self.draws.temperature, sharpness.at(self.draws.temperature))
+        return shared_with(draft, noise, self.draws.temperature)
 
     def new_workspace(self, target: Target, capacity: int) -> Workspace:
         """Memory of its own, with so many rows per sequence, over which the parts of its cycles may be recorded.

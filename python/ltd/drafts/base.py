@@ -10,7 +10,9 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ltd.common.files import file_hash
-from ltd.drafts.sharpness import Sharpness, load_sharpness
+from ltd.drafts.sharpness import UNFITTED, Sharpness, load_sharpness
+from ltd.noise import SharedNoise
+from ltd.ops import Noise
 from ltd.tree import DraftTree
 
 DEFAULT_WIDTH = 10  # beam width W; that of all recorded traces
@@ -173,3 +175,10 @@ class RecordedDraftSession(DraftSession, Protocol):
         a draft whose work does not depend on how long they are.
         """
         ...
+
+
+def shared_with(draft: Draft | None, noise: Noise, temperature: float) -> SharedNoise:
+    """The noise that a target draws with at a temperature, for a draft to propose with; None is no draft."""
+    origin = None if draft is None else draft.origin
+    sharpness = UNFITTED if origin is None else origin.sharpness
+    return SharedNoise(noise, temperature, sharpness.at(temperature))
