@@ -100,7 +100,7 @@ def test_whatever_proposes_the_distribution_is_the_targets(policy: Any, copies: 
     """Over the rows of a batch, and over seeds."""
     model, gains = small_model(), list[int]()
     sample = sampler(drafted(model), gains, copies, temperature=0.8, top_k=5, policy=policy)
-    check_law(enumerated(model, warpers(0.8, 5)), sample, seeds=400 if copies == 1 else 5)
+    check_law(enumerated(model, warpers(0.8, 5)), sample, seeds=250 if copies == 1 else 4)
     assert (sum(gains) == len(gains)) == (policy == "none")
 
 
@@ -118,7 +118,7 @@ def test_sequences_have_the_distribution_that_processors_leave(policy: Policy) -
 def test_sequences_inside_generate_have_the_distribution(more: dict[str, Any]) -> None:
     """Where the operators know all that is asked for, and where the processors of `transformers` are asked."""
     model, gains = small_model(), list[int]()
-    speculative, ids = often_right(model), torch.tensor([PROMPT] * 100)
+    speculative, ids = often_right(model), torch.tensor([PROMPT] * 2)  # rows take every step together
 
     def sample(seed: int) -> list[list[int]]:
         torch.manual_seed(seed)
@@ -129,5 +129,5 @@ def test_sequences_inside_generate_have_the_distribution(more: dict[str, Any]) -
         return answers
 
     processors = LogitsProcessorList([*warpers(0.9, 5), *([MinPLogitsWarper(0.1)] if more else [])])
-    check_law(enumerated(model, processors), sample, seeds=12)
-    assert max(gains) > 1
+    check_law(enumerated(model, processors), sample, seeds=300)
+    assert sum(gains) > len(gains)
