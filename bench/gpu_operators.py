@@ -149,7 +149,7 @@ def accept_contests(label: str, vocabulary: int, nodes: TreeNodes) -> Iterator[C
         torch.zeros(1, DEPTH + 2, dtype=torch.int64),
         torch.zeros(1, dtype=torch.int32),
     )
-    rows = torch.zeros(1, dtype=torch.int64)
+    noise = ops.Noise.new(1, vocabulary, [0], "cuda")  # made by the first call, kept for the others
     yield Contest(
         f"accept_greedy, vocabulary {label}",
         lambda: ops.accept_greedy(logits, *links, *results),
@@ -162,7 +162,7 @@ def accept_contests(label: str, vocabulary: int, nodes: TreeNodes) -> Iterator[C
 
     yield Contest(
         f"accept_sample, vocabulary {label}",
-        lambda: ops.accept_sample(logits, *links, nodes.positions, rows, 1.1, 0, 1.0, 7, *results),
+        lambda: ops.accept_sample(logits, *links, nodes.positions, 1.1, 0, 1.0, noise, *results),
         also_compiled(sample_composed),
     )
 

@@ -177,13 +177,14 @@ def acceptance_cases(dtype: torch.dtype, nodes: TreeNodes) -> Iterator[Case]:
     rows = logits[0, path[0, : int(results[2])].long()].float()
     yield Case("accept_greedy", greedy, "official paths", lambda: accept_official(logits[0], official))
 
+    noise = ops.Noise.new(1, VOCABULARY, [0], "cpu")  # made by the first call, kept for the others
     for name, top_k, top_p in (("T 1", 0, 1.0), ("T 1, top-k 50", 50, 1.0), ("T 1, top-p 0.9", 0, 0.9)):
         warpers = [TemperatureLogitsWarper(1.1)]
         warpers += [TopKLogitsWarper(top_k)] if top_k else []
         warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
 
         def sample(top_k: int = top_k, top_p: float = top_p) -> None:
-            ops.accept_sample(logits, *links, nodes.positions, ROOT, 1.1, top_k, top_p, 7, *results)
+            ops.accept_sample(logits, *links, nodes.positions, 1.1, top_k, top_p, noise, *results)
 
         def sample_composed(warpers: list = warpers) -> None:
             warped = rows

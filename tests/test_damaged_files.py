@@ -22,6 +22,7 @@ from ltd.common.assets import assets, shipped_baseline, shipped_chain, shipped_p
 from ltd.common.journal import Journal
 from ltd.common.tensor_files import load_pickled
 from ltd.drafts.eagle3.files import load_head
+from ltd.drafts.sharpness import load_sharpness
 from ltd.errors import InputError
 from ltd.evaluation.questions import parse_line
 from ltd.latency.model import LatencyModel
@@ -109,6 +110,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "controller": ("controller.json", load_controller),
     "grid": ("grid.json", load_grid),
     "lookup": ("lookup.json", load_text_scores),
+    "sampling": ("sampling.json", lambda file: load_sharpness(file.parent)),
     "question": ("question.jsonl", lambda file: parse_line("qa", file, 1, file.read_text(errors="replace"))),
     "model": ("config.json", lambda file: read_config(str(file.parent))),
     "head": ("config.json", lambda file: load_head(file.parent, torch.float32, "cpu")),

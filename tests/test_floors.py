@@ -17,7 +17,7 @@ PYTHON_FLOORS = (
     ("ltd.errors", "ltd._C"),
     ("ltd.common",),
     ("ltd.ops",),
-    ("ltd.lookup",),
+    ("ltd.lookup", "ltd.noise"),
     ("ltd.engine", "ltd.tree"),
     ("ltd.target", "ltd.drafts", "ltd.policies"),
     ("ltd.decoding",),
@@ -39,6 +39,7 @@ PYTHON_FLOORS = (
 FACES = ("ltd", "ltd_rl")
 C_FLOORS = (
     ("common",),
+    ("noise",),
     ("accept", "attention", "commit", "entropy", "expand", "forward", "lookup", "policy", "select"),
     ("engine",),
     ("dispatch",),

@@ -2,6 +2,7 @@
 #include "accept/accept.h"
 #include "accept/accept_chain.h"
 #include "cases.h"
+#include "noise.h"
 #include "trees.h"
 
 namespace ltd::bench {
@@ -66,10 +67,18 @@ Call prepare_sample(Memory& memory, int64_t vocabulary, const SamplingParameters
   AcceptSample a{};
   a.walk = make_walk(memory, nodes, vocabulary);
   a.positions = {memory.copy(nodes.positions), nodes.count};
-  a.rows = memory.zeros<int64_t>(1);
   a.sampling = sampling;
-  a.seed = 7;
+  a.ring = noise_ring(memory, vocabulary);
   return call_of(LTD_OPERATOR(AcceptSample, accept_sample), a, launch_of_walk, memory);
+}
+
+Call prepare_noise(Memory& memory, int64_t vocabulary) {
+  PlaceNoise a{};
+  a.seed = memory.zeros<int64_t>(1);
+  a.vocabulary = vocabulary;
+  a.noise = memory.zeros<float>(vocabulary);
+  a.threads = thread_count();
+  return call_of(LTD_OPERATOR(PlaceNoise, place_noise), a, memory);
 }
 
 AnyMatrices chain_logits(Memory& memory, int64_t rows, int64_t vocabulary) {
@@ -108,7 +117,8 @@ double row_bytes(int64_t rows, int64_t vocabulary) { return static_cast<double>(
 
 }  // namespace
 
-// The CPU reads the rows that the walk visits; a GPU reads all at once, and walks then.
+// The CPU reads the rows that the walk visits; a GPU reads all at once, and walks then. A sampled walk finds the noise
+// of its places made, but at its first call: place_noise says what making it takes.
 void add_accept_cases(std::vector<Case>& cases) {
   for (const auto& [label, size] : kVocabularies) {
     const int64_t vocabulary = size;
@@ -130,6 +140,13 @@ void add_accept_cases(std::vector<Case>& cases) {
                        .gpu_bytes = row_bytes(kUsualSize + 1, vocabulary),
                        .prepare = [vocabulary, s = sampling](Memory& m) { return prepare_sample(m, vocabulary, s); }});
     }
+  }
+  for (const auto& [label, size] : kVocabularies) {
+    const int64_t vocabulary = size;
+    cases.push_back({.name = std::string("place_noise/vocabulary:") + label,
+                     .usual = true,
+                     .bytes = static_cast<double>(vocabulary) * sizeof(float),
+                     .prepare = [vocabulary](Memory& m) { return prepare_noise(m, vocabulary); }});
   }
   for (const auto& [label, size] : kVocabularies) {
     const int64_t vocabulary = size;

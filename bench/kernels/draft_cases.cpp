@@ -6,6 +6,7 @@
 #include "entropy/row_entropy.h"
 #include "expand/expand_beam.h"
 #include "lookup/merge_text.h"
+#include "noise.h"
 #include "select/select_tree.h"
 #include "trees.h"
 
@@ -27,7 +28,7 @@ AnyMatrices ascending_logits(Memory& memory, int64_t vocabulary) {
 }
 
 // The deepest level, of which the levels before are as drafted.
-Call prepare_expand(Memory& memory, const AnyMatrices& logits, int64_t vocabulary) {
+Call prepare_expand(Memory& memory, const AnyMatrices& logits, int64_t vocabulary, bool has_noise = false) {
   const int64_t level = kDepth, levels = kDepth + 1, words = ceil_div(levels * kWidth, 64);
   const Candidates drafted = draft_candidates();
   std::vector<int32_t> beam_nodes(levels * kWidth);
@@ -51,6 +52,10 @@ Call prepare_expand(Memory& memory, const AnyMatrices& logits, int64_t vocabular
   a.beam_tokens = {memory.zeros<int64_t>(kWidth), kWidth};
   a.beam_masks = {memory.zeros<int64_t>(levels * kWidth * words), levels * kWidth * words, kWidth * words};
   a.threads = thread_count();
+  if (has_noise) {
+    a.ring = noise_ring(memory, vocabulary);
+    a.lengths = memory.zeros<int32_t>(1);
+  }
   return call_of(LTD_OPERATOR(ExpandBeam, expand_beam), a, memory);
 }
 
@@ -149,6 +154,12 @@ void add_draft_cases(std::vector<Case>& cases) {
                      .bytes = static_cast<double>(kWidth * vocabulary * kElement),
                      .prepare = [vocabulary = vocabulary](Memory& m) {
                        return prepare_expand(m, draft_logits(m, vocabulary), vocabulary);
+                     }});
+    cases.push_back({.name = std::string("expand_beam/W:10/noise/vocabulary:") + label,
+                     .usual = true,
+                     .bytes = static_cast<double>(kWidth * vocabulary * kElement + vocabulary * (4 + 8)),
+                     .prepare = [vocabulary = vocabulary](Memory& m) {
+                       return prepare_expand(m, draft_logits(m, vocabulary), vocabulary, true);
                      }});
     cases.push_back({.name = std::string("expand_beam/W:10/ascending/vocabulary:") + label,
                      .usual = vocabulary == kVocabularies[1].value,

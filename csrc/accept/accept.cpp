@@ -1,7 +1,8 @@
 #include "accept/accept.h"
 
 #include "accept/distribution.h"
-#include "accept/philox.h"
+#include "noise/gumbel.h"
+#include "noise/noise_rows.h"
 
 namespace ltd::LTD_ISA {
 namespace {
@@ -34,6 +35,50 @@ LTD_INLINE void walk_row(const TreeWalk& walk, int64_t b, Buffers& buffers, Next
 
 thread_local Buffers walk_buffers;
 
+// The token of the largest value so far; of equal values the smallest id.
+struct BestToken {
+  float value;
+  int64_t id;
+
+  LTD_INLINE void offer(float other, int64_t other_id) {
+    if (other > value || (other == value && other_id < id)) *this = {other, other_id};
+  }
+};
+
+// The token that stays and has the largest value. keeps(x, i) says in which lanes the logits x from i on stay; the
+// first peak does.
+template <typename T, typename Keeps>
+LTD_INLINE int64_t best_token(const Row<T>& row, float rate, const float* noise, Keeps keeps) {
+  const int64_t peak_id = first_peak(row);
+  BestToken best{noise[peak_id], peak_id};
+  for (int64_t chunk = 0; chunk < row.chunks(); ++chunk) {
+    // Noise is bounded: most chunks hold nothing that it could lift so far.
+    if (!any((load(row.lane_peaks + chunk * kLanes) - row.peak) * rate + kMostNoise >= best.value)) continue;
+    for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
+      const Floats x = row.at(i);
+      const int64_t count = row.vocabulary - i;
+      const Floats lift = count >= kLanes ? load(noise + i) : load_some(noise + i, count, -kInfinity);
+      const Floats values = keeps(x, i) ? (x - row.peak) * rate + lift : splat(-kInfinity);
+      if (!any(values >= best.value)) continue;
+      for (int lane = 0; lane < kLanes; ++lane) best.offer(values[lane], i + lane);
+    }
+  }
+  return best.id;
+}
+
+template <typename T>
+int64_t sampled_token(const Row<T>& row, const SamplingParameters& sampling, const float* noise) {
+  const float rate = 1.0f / sampling.temperature;
+  if (sampling.top_p == 1.0) {
+    const float bound = least_logit(row, sampling, walk_buffers);
+    return best_token(row, rate, noise, [&](Floats x, int64_t) { return x >= bound; });
+  }
+  const Weights weights = weights_of(row, sampling, walk_buffers);
+  return best_token(row, rate, noise, [&](Floats, int64_t i) {
+    return (weights.chunk_sums[i / kChunk] > 0.0 ? load(weights.values + i) : Floats{}) > 0.0f;
+  });
+}
+
 }  // namespace
 
 void accept_greedy(const AcceptGreedy& a) {
@@ -50,8 +95,7 @@ void accept_sample(const AcceptSample& a) {
     using T = decltype(type);
     for (int64_t b = 0; b < a.walk.batch; ++b) {
       walk_row<T>(a.walk, b, walk_buffers, [&](const Row<T>& row, int32_t node) {
-        const Weights weights = weights_of(row, a.sampling, walk_buffers);
-        return draw(row, weights, sampling_uniform(a.seed, a.positions[b][node], a.rows[b], kTargetStream));
+        return sampled_token(row, a.sampling, noise_of(a.ring, b, a.positions[b][node], a.walk.threads));
       });
     }
   });

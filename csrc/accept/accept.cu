@@ -2,6 +2,7 @@
 #include "accept/argmax.cuh"
 #include "accept/distribution.cuh"
 #include "common/cuda_kernels.h"
+#include "noise/noise.cuh"
 
 namespace ltd::cuda {
 namespace {
@@ -70,14 +71,63 @@ __global__ void __launch_bounds__(kMostThreads) walk_greedily(TreeWalk walk, int
   walk_row(walk, b, tree);
 }
 
-__global__ void __launch_bounds__(kMostThreads) walk_sampled(TreeWalk walk, const int64_t* next_tokens) {
+// --- noise ---
+
+// The ring holds the positions from the root's on, as many as it has slots. Trees may be deeper, and nodes that nobody
+// sees stand anywhere: noise of other positions is made where it is needed.
+__device__ bool has_slot(const AcceptSample& a, int64_t b, int64_t position) {
+  const auto above = static_cast<uint64_t>(position) - static_cast<uint64_t>(a.positions[b][0]);
+  return above < static_cast<uint64_t>(a.ring.slots);
+}
+
+// Block (b * slots + slot, part) makes its part of the noise in a slot, if a node stands at the slot's position and the
+// slot holds another one. The places are noted when all is read: see note_places.
+__global__ void __launch_bounds__(kNoiseThreads) make_missing_noise(AcceptSample a) {
   await_earlier_kernels();
-  const int64_t b = blockIdx.x;
-  const SharedTree tree = load_tree(walk, b);
-  for (int64_t node = threadIdx.x; node < walk.nodes; node += blockDim.x) {
-    tree.next_tokens[node] = global(next_tokens)[b * walk.nodes + node];
+  const NoiseRing& ring = a.ring;
+  const int64_t b = blockIdx.x / static_cast<uint32_t>(ring.slots);
+  const int64_t slot = blockIdx.x % static_cast<uint32_t>(ring.slots);
+  const Pointer<const int64_t> positions = a.positions[b];
+  const int64_t root = positions[0];
+  const int64_t position = root + ring.slot_of(slot - ring.slot_of(root));
+  bool is_wanted = false;
+  for (int64_t node = threadIdx.x; node < a.walk.nodes; node += blockDim.x) is_wanted |= positions[node] == position;
+  if (__syncthreads_or(is_wanted && ring.places[b][slot] != position) == 0) return;
+  make_noise(place_of(ring, b, position), ring.vocabulary, blockIdx.y, gridDim.y, ring.noise.at(b, slot));
+}
+
+__device__ void note_places(const AcceptSample& a, int64_t b) {
+  for (int64_t node = threadIdx.x; node < a.walk.nodes; node += blockDim.x) {
+    const int64_t position = a.positions[b][node];
+    if (has_slot(a, b, position)) a.ring.places[b][a.ring.slot_of(position)] = position;
   }
-  walk_row(walk, b, tree);
+}
+
+// The noise of a node's position.
+struct NodeNoise {
+  bool is_made;
+  Pointer<const float> made;
+  NoisePlace place;
+
+  __device__ NodeNoise(const AcceptSample& a, int64_t b, int64_t position)
+      : is_made(has_slot(a, b, position)),
+        made(a.ring.noise.at(b, a.ring.slot_of(position))),
+        place(place_of(a.ring, b, position)) {}
+
+  __device__ float of(int token) const { return is_made ? made[token] : place.noise(static_cast<uint32_t>(token)); }
+};
+
+// The token that can be drawn and has the largest value.
+template <typename T>
+__device__ int64_t best_token(const LogitRow<T>& row, const Distribution& d, const NodeNoise& noise, Shared& shared) {
+  uint64_t best = 0;
+  row.visit([&](int id, T logit) {
+    if (!d.keeps(id, logit)) return;
+    const float value = __fadd_rn(__fmul_rn(to_float(logit) - d.peak, d.rate), noise.of(id));
+    const uint64_t packed = Best::pack(key_of(value), static_cast<uint32_t>(id));
+    best = packed > best ? packed : best;
+  });
+  return Best::token(best_of_block(best, shared));
 }
 
 // Block b * nodes + node samples the next token of that node.
@@ -90,10 +140,20 @@ __global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, in
   const LogitRow<T> row(a.walk.logits.at<T>(b, node), a.walk.vocabulary);
   const Distribution d = distribution_of(row, a.sampling, shared);
   int64_t token = -1;
-  if (d.valid) {
-    token = draw(row, d, sampling_uniform(a.seed, a.positions[b][node], global(a.rows)[b], kTargetStream), shared).id;
-  }
+  if (d.valid) token = best_token(row, d, NodeNoise(a, b, a.positions[b][node]), shared);
   if (threadIdx.x == 0) global(tokens)[blockIdx.x] = token;
+}
+
+__global__ void __launch_bounds__(kMostThreads) walk_sampled(AcceptSample a, const int64_t* next_tokens) {
+  await_earlier_kernels();
+  const TreeWalk& walk = a.walk;
+  const int64_t b = blockIdx.x;
+  const SharedTree tree = load_tree(walk, b);
+  for (int64_t node = threadIdx.x; node < walk.nodes; node += blockDim.x) {
+    tree.next_tokens[node] = global(next_tokens)[b * walk.nodes + node];
+  }
+  note_places(a, b);
+  walk_row(walk, b, tree);
 }
 
 // Launches a kernel that walks, in which each node has so many threads.
@@ -101,7 +161,7 @@ template <typename Kernel, typename... Arguments>
 void launch_walk(Kernel kernel, const TreeWalk& walk, int64_t threads_per_node, const Arguments&... arguments) {
   const int64_t threads = at_most(ceil_div(walk.nodes * threads_per_node, kWarp) * kWarp, kMostThreads);
   launch<kStartsEarly>(kernel, static_cast<unsigned>(walk.batch), static_cast<int>(threads),
-                       walk.nodes * kSharedBytesPerNode, walk.launch.stream, walk, arguments...);
+                       walk.nodes * kSharedBytesPerNode, walk.launch.stream, arguments...);
 }
 
 }  // namespace
@@ -116,7 +176,7 @@ void accept_greedy(const AcceptGreedy& a) {
   if (walk.batch == 0) return;
   uint64_t* bests = static_cast<uint64_t*>(walk.launch.workspace);
   launch_argmax(walk.logits, walk.batch, walk.nodes, walk.vocabulary, bests, walk.launch.stream);
-  launch_walk(walk_greedily, walk, kWarp, argmax_parts(walk.logits, walk.vocabulary), bests);
+  launch_walk(walk_greedily, walk, kWarp, walk, argmax_parts(walk.logits, walk.vocabulary), bests);
 }
 
 int64_t accept_sample_workspace(const AcceptSample& a) {
@@ -127,11 +187,13 @@ void accept_sample(const AcceptSample& a) {
   const TreeWalk& walk = a.walk;
   if (walk.batch == 0) return;
   int64_t* tokens = static_cast<int64_t*>(walk.launch.workspace);
+  const dim3 blocks(static_cast<unsigned>(walk.batch * a.ring.slots), noise_blocks(walk.vocabulary));
+  launch<kStartsEarly>(make_missing_noise, blocks, kNoiseThreads, 0, walk.launch.stream, a);
   with_type(walk.logits.dtype, [&](auto type) {
     launch<kStartsEarly>(sample_tokens<decltype(type)>, static_cast<unsigned>(walk.batch * walk.nodes),
                          threads_of_row(walk.vocabulary), 0, walk.launch.stream, a, tokens);
   });
-  launch_walk(walk_sampled, walk, 1, tokens);
+  launch_walk(walk_sampled, walk, 1, a, tokens);
 }
 
 }  // namespace ltd::cuda

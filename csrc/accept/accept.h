@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common/types.h"
+#include "noise/place_noise.h"
 
 namespace ltd {
 
@@ -39,14 +40,15 @@ struct SamplingParameters {
   double top_p;       // 1 = off
 };
 
-// t is drawn from that distribution. The draw inverts the cumulative distribution in vocabulary order with
-// sampling_uniform(seed, position, row): the tokens of a seed do not depend on the tree.
+// t is the token v, of those that stay, with the largest logit / temperature + noise[v] of the node's position; of
+// equal ones the smaller id. It has that distribution (noise/place_noise.h), and does not depend on the tree. In
+// numbers: (logit - peak) * (1 / temperature) + noise, each operation rounded to float, `peak` being the row's largest
+// logit.
 struct AcceptSample {
   TreeWalk walk;
-  Rows<const int64_t> positions;  // (B, N)
-  const int64_t* rows;            // (B), the sequence's number in its call: part of the generator's counter
+  Rows<const int64_t> positions;  // (B, N), 0 ... 2^32 - 1
   SamplingParameters sampling;
-  uint64_t seed;
+  NoiseRing ring;
 };
 
 }  // namespace ltd

@@ -1,7 +1,7 @@
 #include "accept/accept_chain.h"
 
 #include "accept/distribution.h"
-#include "accept/philox.h"
+#include "noise/philox.h"
 
 namespace ltd::LTD_ISA {
 namespace {

@@ -6,8 +6,8 @@
 #pragma once
 
 #include "accept/accept.h"
-#include "accept/philox.h"
 #include "accept/row_search.cuh"
+#include "noise/philox.h"
 
 namespace ltd::cuda {
 namespace {

@@ -278,13 +278,18 @@ Row<T> read_row(const T* logits, int64_t vocabulary, int threads, Buffers& buffe
   return row;
 }
 
+// The least logit that top-k keeps.
+template <typename T>
+float least_logit(const Row<T>& row, const SamplingParameters& sampling, Buffers& buffers) {
+  if (sampling.top_k == 0 || sampling.top_k >= row.vocabulary) return -kInfinity;
+  return kth_logit(row, sampling.top_k, buffers.values.reserve<float>(row.chunks() * kChunk));
+}
+
 // The distribution of a valid row; it lies in the buffers.
 template <typename T>
 Weights weights_of(const Row<T>& row, const SamplingParameters& sampling, Buffers& buffers) {
-  float* values = buffers.values.reserve<float>(row.chunks() * kChunk);
-  const bool limit_count = sampling.top_k > 0 && sampling.top_k < row.vocabulary;
-  const float bound = limit_count ? kth_logit(row, sampling.top_k, values) : -kInfinity;
-  Weights weights{values, buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
+  const float bound = least_logit(row, sampling, buffers);
+  Weights weights{buffers.values.reserve<float>(row.chunks() * kChunk), buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
   weigh(row, sampling.temperature, bound, weights);
   if (sampling.top_p < 1.0) keep_nucleus(row, sampling.temperature, sampling.top_p, buffers.candidates, weights);
   return weights;

@@ -89,6 +89,14 @@ __device__ inline uint64_t sum_before(uint64_t value, Shared& shared) {
   return __shfl_sync(kAllLanes, before_warps, warp_index()) + (inclusive - value);
 }
 
+__device__ inline uint64_t best_of_block(uint64_t value, Shared& shared) {
+  const auto larger = [](uint64_t a, uint64_t b) { return b > a ? b : a; };
+  value = warp_reduce(value, larger);
+  if (lane_index() == 0) shared.sums[warp_index()] = value;
+  __syncthreads();
+  return warp_reduce(of_warp(shared.sums, uint64_t{0}), larger);
+}
+
 __device__ inline float peak_of_block(float value, Shared& shared) {
   value = warp_max_or_nan(value);
   if (lane_index() == 0) shared.peaks[warp_index()] = value;

@@ -12,6 +12,7 @@
 #include "accept/accept_chain.h"
 #include "bindings/checks.h"
 #include "bindings/device.h"
+#include "bindings/noise.h"
 #include "bindings/register.h"
 
 namespace ltd {
@@ -47,12 +48,7 @@ void run_accept_greedy(const Tensor& logits, const Tensor& tokens, const Tensor&
   run<AcceptGreedy>(tensors.device(), LTD_KERNELS(accept_greedy), a, a.walk.launch);
 }
 
-// Kernels divide by a float: a smaller temperature would be 0 there, a larger one would make all logits one.
-constexpr double kLeastTemperature = 1e-30;
-constexpr double kLargestTemperature = 1e30;
-
-// Random numbers belong to whole numbers of 32 bits, the row's or the cycle's, and of 64, the position's.
-constexpr int64_t kLargestRow = UINT32_MAX;
+// A chain's random numbers belong to a position of 64 bits.
 constexpr int64_t kLargestPosition = INT64_MAX - kMaxSize;
 
 SamplingParameters sampling_parameters(double temperature, int64_t top_k, double top_p) {
@@ -66,10 +62,12 @@ SamplingParameters sampling_parameters(double temperature, int64_t top_k, double
   return {static_cast<float>(temperature), top_k, top_p};
 }
 
-void check_sequences(const AcceptSample& a) {
+void check_places(const AcceptSample& a) {
   for (int64_t b = 0; b < a.walk.batch; ++b) {
-    LTD_CHECK(a.rows[b] >= 0 && a.rows[b] <= kLargestRow, "rows[", b, "] must be 0 to ", kLargestRow, ", but is ",
-              a.rows[b]);
+    for (int64_t node = 0; node < a.walk.nodes; ++node) {
+      LTD_CHECK(a.positions[b][node] >= 0 && a.positions[b][node] <= kLargestPlace, "positions[", b, ", ", node,
+                "] must be 0 to ", kLargestPlace, ", but is ", a.positions[b][node]);
+    }
   }
 }
 
@@ -80,18 +78,17 @@ ChainDraws chain_draws(int64_t seed, int64_t cycle, int64_t position) {
 }
 
 void run_accept_sample(const Tensor& logits, const Tensor& tokens, const Tensor& first_child,
-                       const Tensor& next_sibling, const Tensor& positions, const Tensor& rows_of_call,
-                       double temperature, int64_t top_k, double top_p, int64_t seed, Tensor path, Tensor gained_tokens,
-                       Tensor gained) {
+                       const Tensor& next_sibling, const Tensor& positions, const Tensor& rows, double temperature,
+                       int64_t top_k, double top_p, const Tensor& seed, Tensor noise, Tensor places, Tensor path,
+                       Tensor gained_tokens, Tensor gained) {
   const Tensors tensors(logits.device());
   LTD_CHECK(temperature > 0 && temperature < INFINITY, "temperature must be positive and finite, but is ", temperature);
   AcceptSample a{};
   a.sampling = sampling_parameters(temperature, top_k, top_p);
   a.walk = tree_walk(tensors, logits, tokens, first_child, next_sibling, path, gained_tokens, gained);
   a.positions = tensors.rows<const int64_t>({"positions", positions}, a.walk.batch, a.walk.nodes);
-  a.rows = tensors.per_row<const int64_t>({"rows", rows_of_call}, a.walk.batch);
-  a.seed = static_cast<uint64_t>(seed);
-  if (tensors.are_on_cpu()) check_sequences(a);
+  a.ring = noise_ring(tensors, noise, places, rows, seed, a.walk.batch, a.walk.vocabulary);
+  if (tensors.are_on_cpu()) check_places(a);
   run<AcceptSample>(tensors.device(), LTD_KERNELS(accept_sample), a, a.walk.launch);
 }
 
@@ -173,8 +170,8 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
   ltd::define<ltd::run_accept_sample>(
       library, "accept_sample",
       "(Tensor logits, Tensor tokens, Tensor first_child, Tensor next_sibling, Tensor positions, "
-      "Tensor rows, float temperature, int top_k, float top_p, int seed, Tensor(a!) path, "
-      "Tensor(b!) gained_tokens, Tensor(c!) gained) -> ()");
+      "Tensor rows, float temperature, int top_k, float top_p, Tensor seed, Tensor(a!) noise, Tensor(b!) places, "
+      "Tensor(c!) path, Tensor(d!) gained_tokens, Tensor(e!) gained) -> ()");
   ltd::define<ltd::run_draft_token, ltd::draft_token_meta>(
       library, "draft_token",
       "(Tensor logits, float temperature, int top_k, float top_p, int seed, int cycle, int position) -> "

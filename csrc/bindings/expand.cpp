@@ -5,6 +5,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/device.h"
+#include "bindings/noise.h"
 #include "bindings/register.h"
 #include "expand/expand_beam.h"
 
@@ -25,9 +26,38 @@ void check_beam(const ExpandBeam& a) {
   }
 }
 
+// The noise, which is given as a whole or not at all.
+struct GivenNoise {
+  const std::optional<Tensor>& noise;
+  const std::optional<Tensor>& places;
+  const std::optional<Tensor>& rows;
+  const std::optional<Tensor>& seed;
+  const std::optional<Tensor>& lengths;
+};
+
+void take_noise(const Tensors& tensors, const GivenNoise& given, ExpandBeam& a) {
+  const int count = given.noise.has_value() + given.places.has_value() + given.rows.has_value() +
+                    given.seed.has_value() + given.lengths.has_value();
+  LTD_CHECK(count == 0 || count == 5, "noise, places, rows, seed and lengths must be given together, but only ", count,
+            " of them are");
+  if (count == 0) return;
+  a.ring = noise_ring(tensors, *given.noise, *given.places, *given.rows, *given.seed, a.batch, -1);
+  a.lengths = tensors.per_row<const int32_t>({"lengths", *given.lengths}, a.batch);
+  for (int64_t b = 0; b < a.batch && tensors.are_on_cpu(); ++b) {
+    LTD_CHECK(a.lengths[b] >= 0, "lengths[", b, "] must be 0 or more, but is ", a.lengths[b]);
+  }
+}
+
+void check_factor(const char* name, double value) {
+  LTD_CHECK(value >= kLeastTemperature && value <= kLargestTemperature, name, " must be ", kLeastTemperature, " to ",
+            kLargestTemperature, ", but is ", value);
+}
+
 void run_expand_beam(const Tensor& logits, const std::optional<Tensor>& d2t, int64_t level, Tensor tokens,
                      Tensor scores, Tensor parents, Tensor beam_nodes, Tensor beam_rows, Tensor beam_tokens,
-                     Tensor beam_masks) {
+                     Tensor beam_masks, std::optional<Tensor> noise, std::optional<Tensor> places,
+                     const std::optional<Tensor>& rows, const std::optional<Tensor>& seed,
+                     const std::optional<Tensor>& lengths, double temperature, double sharpness) {
   const Tensors tensors(logits.device());
   LTD_CHECK(beam_tokens.dim() == 2, "beam_tokens must have 2 dimensions, but its shape is ", beam_tokens.sizes());
   const int64_t batch = beam_tokens.size(0);
@@ -66,6 +96,11 @@ void run_expand_beam(const Tensor& logits, const std::optional<Tensor>& d2t, int
             " tree rows and be contiguous in its last two dimensions, but its shape is ", beam_masks.sizes(),
             " and its strides are ", beam_masks.strides());
   a.beam_masks = {masks, beam_masks.stride(0), beam_masks.stride(1)};
+  check_factor("temperature", temperature);
+  check_factor("sharpness", sharpness);
+  a.rate = 1.0f / static_cast<float>(temperature);
+  a.sharpness = static_cast<float>(sharpness);
+  take_noise(tensors, {noise, places, rows, seed, lengths}, a);
   a.threads = at::get_num_threads();
   if (level > 0 && tensors.are_on_cpu()) check_beam(a);
   run<ExpandBeam>(tensors.device(), LTD_KERNELS(expand_beam), a, a.launch);
@@ -78,5 +113,7 @@ TORCH_LIBRARY_FRAGMENT(ltd, library) {
   ltd::define<ltd::run_expand_beam>(
       library, "expand_beam",
       "(Tensor logits, Tensor? d2t, int level, Tensor(a!) tokens, Tensor(b!) scores, Tensor(c!) parents, "
-      "Tensor(d!) beam_nodes, Tensor(e!) beam_rows, Tensor(f!) beam_tokens, Tensor(g!) beam_masks) -> ()");
+      "Tensor(d!) beam_nodes, Tensor(e!) beam_rows, Tensor(f!) beam_tokens, Tensor(g!) beam_masks, "
+      "Tensor(h!)? noise=None, Tensor(i!)? places=None, Tensor? rows=None, Tensor? seed=None, Tensor? lengths=None, "
+      "float temperature=1.0, float sharpness=1.0) -> ()");
 }

@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "accept/philox.h"
 #include "bindings/lookup.h"
 #include "bindings/policy.h"
 #include "dispatch/cpu_kernels.h"
+#include "noise/philox.h"
 
 namespace py = pybind11;
 

@@ -12,6 +12,7 @@
   OPERATOR(row_entropy, RowEntropy)           \
   OPERATOR(tree_attention, TreeAttention)     \
   OPERATOR(accept_greedy, AcceptGreedy)       \
+  OPERATOR(place_noise, PlaceNoise)           \
   OPERATOR(accept_sample, AcceptSample)       \
   OPERATOR(draft_token, DraftToken)           \
   OPERATOR(accept_chain, AcceptChain)         \

@@ -3,8 +3,10 @@
 #include <cmath>
 
 #include "common/chunks.h"
+#include "common/scratch.h"
 #include "common/team.h"
 #include "common/vector.h"
+#include "noise/noise_rows.h"
 
 namespace ltd::LTD_ISA {
 namespace {
@@ -34,19 +36,20 @@ struct Best {
   }
 };
 
-// Sum of e^(x - peak) over what was seen so far, `peak` being its maximum.
+// Sum of e^(sharpness * (x - peak)) over what was seen so far, `peak` being its maximum.
 struct ExpSum {
+  float sharpness;
   float peak = -kInfinity;
   Floats sums{};
 
   // `values`: `vectors` vectors with the maximum `chunk_peak`.
   LTD_INLINE void add(const float* values, int64_t vectors, float chunk_peak) {
     if (chunk_peak > peak) {
-      if (peak > -kInfinity) sums *= splat(std::exp(peak - chunk_peak));
+      if (peak > -kInfinity) sums *= splat(std::exp(sharpness * (peak - chunk_peak)));
       peak = chunk_peak;
     }
     if (peak == -kInfinity) return;
-    for (int64_t v = 0; v < vectors; ++v) sums += exp_nonpositive(load(values + v * kLanes) - peak);
+    for (int64_t v = 0; v < vectors; ++v) sums += exp_nonpositive((load(values + v * kLanes) - peak) * sharpness);
   }
 
   float log() const { return std::log(static_cast<float>(sum_lanes(__builtin_convertvector(sums, Doubles)))); }
@@ -60,21 +63,34 @@ LTD_INLINE void offer_chunk(const float* values, int64_t count, int64_t first_id
   }
 }
 
-// Offsets that are rubbish give ids that are: the sum wraps.
-LTD_INLINE int64_t sum_of_ids(int64_t id, int64_t offset) {
-  return static_cast<int64_t>(static_cast<uint64_t>(id) + static_cast<uint64_t>(offset));
+// Makes values of a chunk of logits, which have no NaN, and returns their maximum. `noise` may be null. What is not a
+// number, +inf without noise, becomes -inf.
+LTD_INLINE float perturb(float* chunk, int64_t count, float rate, const float* noise) {
+  Floats peak = splat(-kInfinity);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    Floats value = load(chunk + i) * rate;
+    if (noise != nullptr) {
+      value += i + kLanes <= count ? load(noise + i) : load_some(noise + i, count - i, -kInfinity);
+      value = value == value ? value : splat(-kInfinity);
+    }
+    store(chunk + i, value);
+    peak = larger(peak, value);
+  }
+  return largest_lane(peak);
 }
 
-// Writes the W children of beam row `row` as candidates.
+// Writes the W children of beam row `row` as candidates. `noise` is that of the draft's ids, or null.
 template <typename T>
-void expand_row(const ExpandBeam& a, int64_t b, int64_t row) {
+void expand_row(const ExpandBeam& a, int64_t b, int64_t row, const float* noise) {
+  const bool is_perturbed = noise != nullptr || a.rate != 1.0f;
   const T* logits = a.logits.at<T>(b, row);
   alignas(64) float chunk[kChunk];
   Best best{a.width};
-  ExpSum sum;
+  ExpSum sum{a.sharpness};
   for (int64_t start = 0; start < a.vocabulary; start += kChunk) {
     const int64_t count = a.vocabulary - start < kChunk ? a.vocabulary - start : kChunk;
-    const float chunk_peak = copy_chunk<NaN::kLeast>(logits + start, count, chunk);
+    float chunk_peak = copy_chunk<NaN::kLeast>(logits + start, count, chunk);
+    if (is_perturbed) chunk_peak = perturb(chunk, count, a.rate, noise == nullptr ? nullptr : noise + start);
     sum.add(chunk, (count + kLanes - 1) / kLanes, chunk_peak);
     if (!best.full() || chunk_peak > best.worst()) offer_chunk(chunk, count, start, best);
   }
@@ -87,8 +103,8 @@ void expand_row(const ExpandBeam& a, int64_t b, int64_t row) {
     const int64_t id = best.ids[child];
     // A child never scores above its parent: the sum holds the peak's own term, 1, so that its logarithm is not
     // negative.
-    const float score = parent_score + ((best.values[child] - sum.peak) - log_sum);
-    a.tokens[b][first + child] = a.d2t == nullptr ? id : sum_of_ids(id, a.d2t[id]);
+    const float score = parent_score + ((best.values[child] - sum.peak) * a.sharpness - log_sum);
+    a.tokens[b][first + child] = a.d2t == nullptr ? id : target_token(id, a.d2t[id]);
     a.scores[b][first + child] = score == score ? score : -kInfinity;
     a.parents[b][first + child] = parent;
   }
@@ -117,15 +133,37 @@ void choose_beam(const ExpandBeam& a, int64_t b) {
   }
 }
 
+thread_local Scratch draft_noise;
+
+// The noise of the draft's ids at the level's position, for all rows of the batch: (B, vocabulary), or null.
+const float* noise_of_drafts(const ExpandBeam& a, int threads) {
+  if (a.lengths == nullptr) return nullptr;
+  float* all = draft_noise.reserve<float>(a.batch * a.vocabulary);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const float* noise = noise_of(a.ring, b, a.lengths[b] + a.level, threads);
+    float* own = all + b * a.vocabulary;
+    const auto tokens = static_cast<uint64_t>(a.ring.vocabulary);
+    for (int64_t id = 0; id < a.vocabulary; ++id) {
+      const auto token = static_cast<uint64_t>(a.d2t == nullptr ? id : target_token(id, a.d2t[id]));
+      own[id] = token < tokens ? noise[token] : -kInfinity;
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
 void expand_beam(const ExpandBeam& a) {
   const int64_t rows = a.batch * a.rows;
   const int64_t useful_threads = rows * a.vocabulary / kLogitsPerThread + 1;
   const int threads = static_cast<int>(useful_threads < a.threads ? useful_threads : a.threads);
+  const float* noise = noise_of_drafts(a, a.threads);
   with_type(a.logits.dtype, [&](auto type) {
     using T = decltype(type);
-    for_items(threads, rows, [&](int64_t i) { expand_row<T>(a, i / a.rows, i % a.rows); });
+    for_items(threads, rows, [&](int64_t i) {
+      const int64_t b = i / a.rows;
+      expand_row<T>(a, b, i % a.rows, noise == nullptr ? nullptr : noise + b * a.vocabulary);
+    });
   });
   for (int64_t b = 0; b < a.batch; ++b) choose_beam(a, b);
 }

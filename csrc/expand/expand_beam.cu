@@ -1,44 +1,48 @@
-// Two launches. In the first, blocks read one split of a row each and leave its best W logits and its sum of
-// exponentials in the workspace. In the second, a block per batch row merges the splits of each beam row in a warp of
-// its own, then chooses the next beam.
+// Two launches, and one before them that makes noise if there is to be any. In the first, blocks read one split of a
+// row each and leave its best W values and its sum of exponentials in the workspace. In the second, a block per batch
+// row merges the splits of each beam row in a warp of its own, then chooses the next beam.
 #include "common/cuda_kernels.h"
 #include "common/device.cuh"
 #include "common/rank_keys.cuh"
 #include "common/row_tiles.cuh"
 #include "common/warp.cuh"
 #include "expand/expand_beam.h"
+#include "noise/noise.cuh"
 
 namespace ltd::cuda {
 namespace {
 
 // --- sums of exponentials ---
 
-// Sum of e^(x - peak) over what was seen so far, `peak` being its maximum: at least 1 if that is finite. Two floats.
+// Sum of e^(sharpness * (x - peak)) over what was seen so far, `peak` being its maximum: at least 1 if that is finite.
+// Two floats.
 struct ExpSum {
   float peak;
   float sum;
 
   static __device__ ExpSum of_nothing() { return {-kInfinity, 0.0f}; }
 
-  __device__ void add(const float (&logits)[kThreadLogits]) {
+  __device__ void add(const float (&logits)[kThreadLogits], float sharpness) {
     float new_peak = peak;
 #pragma unroll
     for (int i = 0; i < kThreadLogits; ++i) new_peak = fmaxf(new_peak, logits[i]);
     if (new_peak == -kInfinity) return;
-    sum = relative_to(new_peak);
+    sum = relative_to(new_peak, sharpness);
     peak = new_peak;
 #pragma unroll
-    for (int i = 0; i < kThreadLogits; ++i) sum += expf(logits[i] - peak);
+    for (int i = 0; i < kThreadLogits; ++i) sum += expf((logits[i] - peak) * sharpness);
   }
 
   // The sum with another peak, not below this one.
-  __device__ float relative_to(float other) const { return peak == -kInfinity ? 0.0f : sum * expf(peak - other); }
+  __device__ float relative_to(float other, float sharpness) const {
+    return peak == -kInfinity ? 0.0f : sum * expf((peak - other) * sharpness);
+  }
 };
 
 // Of all lanes, in every lane.
-__device__ ExpSum warp_merge(const ExpSum& mine) {
+__device__ ExpSum warp_merge(const ExpSum& mine, float sharpness) {
   const float peak = warp_max(mine.peak);
-  return {peak, warp_sum(mine.relative_to(peak))};
+  return {peak, warp_sum(mine.relative_to(peak, sharpness))};
 }
 
 // --- what the first launch leaves to the second ---
@@ -143,14 +147,43 @@ __device__ uint64_t best_key(const float (&logits)[kThreadLogits], int64_t start
 }
 
 // Of all threads, in the first warp.
-__device__ ExpSum block_merge(const ExpSum& mine) {
+__device__ ExpSum block_merge(const ExpSum& mine, float sharpness) {
   using WarpSums = Array<ExpSum, kTileWarps>;
   LTD_SHARED(WarpSums, warp_sums);
-  const ExpSum of_warp = warp_merge(mine);
+  const ExpSum of_warp = warp_merge(mine, sharpness);
   if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = of_warp;
   __syncthreads();
   if (threadIdx.x >= kWarp) return ExpSum::of_nothing();
-  return warp_merge(threadIdx.x < kTileWarps ? warp_sums[threadIdx.x] : ExpSum::of_nothing());
+  return warp_merge(threadIdx.x < kTileWarps ? warp_sums[threadIdx.x] : ExpSum::of_nothing(), sharpness);
+}
+
+// --- noise ---
+
+__device__ int64_t position_of(const ExpandBeam& a, int64_t b) { return int64_t{global(a.lengths)[b]} + a.level; }
+
+// Block (batch row, part).
+__global__ void __launch_bounds__(kNoiseThreads) make_level_noise(ExpandBeam a) {
+  await_earlier_kernels();
+  const int64_t b = blockIdx.x, position = position_of(a, b), slot = a.ring.slot_of(position);
+  if (a.ring.places[b][slot] == position) return;
+  make_noise(place_of(a.ring, b, position), a.ring.vocabulary, blockIdx.y, gridDim.y, a.ring.noise.at(b, slot));
+}
+
+// Makes values of this thread's logits of a tile, which are no NaN.
+template <typename T>
+__device__ void perturb(const ExpandBeam& a, int64_t b, int64_t start, float (&logits)[kThreadLogits]) {
+#pragma unroll
+  for (int i = 0; i < kThreadLogits; ++i) logits[i] *= a.rate;
+  if (a.lengths == nullptr) return;
+  const Pointer<const float> noise = a.ring.noise.at(b, a.ring.slot_of(position_of(a, b)));
+#pragma unroll
+  for (int i = 0; i < kThreadLogits; ++i) {
+    const int64_t id = logit_id<T>(start, i);
+    if (id >= a.vocabulary) continue;
+    const int64_t token = a.d2t == nullptr ? id : target_token(id, global(a.d2t)[id]);
+    const bool is_known = token >= 0 && token < a.ring.vocabulary;
+    logits[i] = fmaxf(logits[i] + (is_known ? noise[token] : -kInfinity), -kInfinity);
+  }
 }
 
 // Block (row of all batch rows, split).
@@ -171,14 +204,15 @@ __global__ void __launch_bounds__(kTileThreads) read_splits(ExpandBeam a, Splits
     load_tile(row, a.vocabulary, start, logits);
 #pragma unroll
     for (int i = 0; i < kThreadLogits; ++i) logits[i] = fmaxf(logits[i], -kInfinity);  // NaN counts as -inf
-    sum.add(logits);
+    if (a.lengths != nullptr || a.rate != 1.0f) perturb<T>(a, blockIdx.x / rows, start, logits);
+    sum.add(logits, a.sharpness);
     const uint64_t mine = best_key<T>(logits, start);
     if (__syncthreads_or(mine < bound)) block.add<T>(logits, start, mine, width, bound);
   }
 
   const int64_t part = static_cast<int64_t>(blockIdx.x) * splits.count + blockIdx.y;
   if (threadIdx.x < kMaxBeamWidth) results.keys_of(part)[threadIdx.x] = block.best.keys[threadIdx.x];
-  const ExpSum all = block_merge(sum);
+  const ExpSum all = block_merge(sum, a.sharpness);
   if (threadIdx.x == 0) results.set_sum(part, all);
 }
 
@@ -245,14 +279,14 @@ __device__ void score_children(const ExpandBeam& a, const SplitResults& results,
   const Pointer<const int32_t> parents = a.beam_nodes.at(b, a.level - 1);
   const Pointer<const float> scores = a.scores[b];
   const int32_t parent = a.level == 0 ? -1 : parents[row];
-  const ExpSum sum = warp_merge(lane < splits ? results.sum_of(part) : ExpSum::of_nothing());
+  const ExpSum sum = warp_merge(lane < splits ? results.sum_of(part) : ExpSum::of_nothing(), a.sharpness);
   const float parent_score = a.level == 0 ? 0.0f : scores[parent];
   merge_splits(best, results.keys_of(part), splits, width);
   if (lane >= width) return;
 
   const uint64_t key = best.best[lane];
   // A child never scores above its parent: the sum holds the peak's own term, 1, so that its logarithm is not negative.
-  const float score = parent_score + ((value_of(key) - sum.peak) - logf(sum.sum));
+  const float score = parent_score + ((value_of(key) - sum.peak) * a.sharpness - logf(sum.sum));
   const float number = score == score ? score : -kInfinity;
   const int child = row * width + lane;
   const int64_t candidate = level_offset(a.level, a.width) + child;
@@ -269,7 +303,7 @@ __device__ void choose_beam(const ExpandBeam& a, Level& level) {
   const int child = threadIdx.x;
   if (child >= children) return;
   const int64_t id = level.ids[child];
-  const int64_t token = a.d2t == nullptr ? id : id + global(a.d2t)[id];
+  const int64_t token = a.d2t == nullptr ? id : target_token(id, global(a.d2t)[id]);
   const int w = level.keys.count_better(children, level.keys.keys[child]);
   const int64_t candidate = level_offset(a.level, a.width) + child;
   a.tokens[b][candidate] = token;
@@ -306,6 +340,9 @@ __global__ void __launch_bounds__(kMergeThreads) merge_rows(ExpandBeam a, int sp
   choose_beam(a, level);
   __syncthreads();
   write_masks(a, level);
+  if (a.lengths == nullptr || threadIdx.x > 0) return;
+  const int64_t b = blockIdx.x, position = position_of(a, b);
+  a.ring.places[b][a.ring.slot_of(position)] = position;
 }
 
 }  // namespace
@@ -319,6 +356,10 @@ void expand_beam(const ExpandBeam& a) {
   const Splits splits = split_row(a.vocabulary);
   const SplitResults results = results_in(a.launch.workspace, split_parts(a));
   const dim3 blocks(static_cast<unsigned>(a.batch * a.rows), splits.count);
+  if (a.lengths != nullptr) {
+    const dim3 noise(static_cast<unsigned>(a.batch), noise_blocks(a.ring.vocabulary));
+    launch<kStartsEarly>(make_level_noise, noise, kNoiseThreads, 0, a.launch.stream, a);
+  }
   with_type(a.logits.dtype, [&](auto type) {
     launch<kStartsEarly>(read_splits<decltype(type)>, blocks, kTileThreads, 0, a.launch.stream, a, splits, results);
   });

@@ -11,6 +11,7 @@ from ltd._C import count_sources
 from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, MAX_TEXT_DEPTH, TextCandidates
+from ltd.noise import SharedNoise
 
 MAX_WIDTH = 16
 MAX_DEPTH = 12
@@ -169,18 +170,19 @@ class DraftTree:
         self.levels = self._merged = 0
         self.root_states = self.logits = self.states = None
 
-    def expand(self, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
+    def expand(self, logits: torch.Tensor, d2t: torch.Tensor | None, shared: SharedNoise | None = None) -> None:
         """Adds a level from draft logits (B, rows, Vd), rows = 1 for the root and W after; chooses the next beam.
 
         Args:
             d2t: int64 (Vd,) offsets from draft ids to target ids, or None if they are the same.
+            shared: the noise that the target's tokens are drawn with; None where they are its likeliest.
         """
-        self.draw(logits, d2t)
+        self.draw(logits, d2t, shared)
         self.grown(logits)
 
-    def draw(self, logits: torch.Tensor, d2t: torch.Tensor | None) -> None:
+    def draw(self, logits: torch.Tensor, d2t: torch.Tensor | None, shared: SharedNoise | None = None) -> None:
         """What `expand` does on the device; `grown` must follow."""
-        ops.expand_beam(
+        level = (
             logits,
             d2t,
             self.levels,
@@ -192,6 +194,11 @@ class DraftTree:
             self.beam_tokens,
             self.beam_masks,
         )
+        if shared is None:
+            ops.expand_beam(*level)
+        else:
+            sharpness = shared.sharpness_at(self.levels)
+            ops.expand_beam(*level, shared.noise, self.lengths, shared.temperature, sharpness)
 
     def grown(self, logits: torch.Tensor) -> None:
         """What `expand` does on the host, once a level was drawn from the logits."""

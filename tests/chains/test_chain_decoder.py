@@ -16,6 +16,8 @@ from ltd.chains import Heuristic, Length, SpecDecPP
 from ltd.chains.constant import Constant
 from ltd.chains.decoder import ChainDecoder, ChainRequest
 from ltd.chains.draft import ChainSession, ChainStep
+from ltd.chains.length import MAX_LENGTH
+from ltd.chains.samplers import NOISE
 from ltd.chains.sampling import Chain
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.statistics import PARTS, Stopwatch
@@ -70,6 +72,36 @@ def test_all_families(family: str, words: torch.Tensor | None, tiny_target: Fold
     answer = chain_decoder(model, folder, Constant(4)).generate(torch.tensor([PROMPT]), max_new_tokens=40)
     assert answer.token_ids == expected
     assert answer.statistics.acceptance_length > 1
+
+
+@pytest.mark.parametrize("words", [None, WORDS], ids=["all words", "some words"])
+@pytest.mark.parametrize("length", [Constant(1), Constant(5), AtRandom(6)], ids=["1", "5", "random"])
+def test_with_noise_a_seed_is_plain_decodings_text(
+    length: Length, words: torch.Tensor | None, tiny_target: Folder, tmp_path: Path
+) -> None:
+    model = load(tiny_target("llama"))
+    torch.manual_seed(0)
+    folder = save_draft(small_draft(model, tuple(range(8)), 0.1), words, tmp_path / "draft")
+    decoder = chain_decoder(model, folder, length, NOISE)
+    options: dict[str, Any] = {"max_new_tokens": 60, "stop_token_ids": (), "temperature": 1.2, "top_k": 40}
+    plain = Decoder(decoder.target)
+    for seed in (3, 4):
+        answer = decoder.generate(PROMPT, **options, seed=seed)
+        assert answer.token_ids == plain.generate(PROMPT, **options, seed=seed).token_ids
+        assert max(answer.statistics.gains) > 1
+    greedy = {**options, "temperature": 0.0, "top_k": 0}
+    assert decoder.generate(PROMPT, **greedy).token_ids == plain.generate(PROMPT, **greedy).token_ids
+
+
+def test_with_noise_a_draft_that_knows_the_target_is_always_right(tiny_target: Folder, tmp_path: Path) -> None:
+    """Chains as long as they can be, whose noise all lies in memory at once."""
+    model = load(tiny_target("llama"))
+    folder = save_draft(small_draft(model, tuple(range(8)), 0.0), None, tmp_path / "draft")
+    decoder = chain_decoder(model, folder, Constant(MAX_LENGTH), NOISE)
+    answer = decoder.generate(
+        PROMPT, max_new_tokens=1 + 3 * (MAX_LENGTH + 1), stop_token_ids=(), temperature=1.5, seed=1
+    )
+    assert answer.statistics.gains == [MAX_LENGTH + 1] * 3
 
 
 def test_bfloat16_gives_plain_decodings_text(tiny_target: Folder, tmp_path: Path) -> None:
@@ -297,6 +329,7 @@ def test_bad_input_is_named_at_once(
         ({"length": 5}, "length is 5, but must be a rule such as"),
         ({"stop_ids": 2}, "stop_ids is 2, but must be a list of whole numbers"),
         ({"max_length": 20.5}, "max_length is 20.5, but must be a whole number"),
+        ({"sampler": "coin"}, "no sampler 'coin' of chains; there are residual, noise"),
     ],
 )
 def test_a_decoder_of_wrong_parts(arguments: dict[str, Any], message: str, decoder: ChainDecoder) -> None:

@@ -16,6 +16,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from ltd import ops
 from ltd.chains.length import LengthCall
+from ltd.chains.samplers import RESIDUAL, SAMPLERS
 
 SAMPLES = 1500
 MORE = 2  # tokens drafted and drawn behind those that are looked at
@@ -40,7 +41,9 @@ class Picky:
         self.limit = 3 if accepted == drafted else 1
 
 
-def p_value(folder: Path, words: Tensor | None, temperature: float, top_k: int, top_p: float) -> float:
+def p_value(
+    folder: Path, words: Tensor | None, temperature: float, top_k: int, top_p: float, sampler: str = RESIDUAL
+) -> float:
     """How likely so large a distance from the target's distribution is, for one text per seed."""
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if top_k:
@@ -51,7 +54,7 @@ def p_value(folder: Path, words: Tensor | None, temperature: float, top_k: int, 
     expected = enumerated(model, warpers)
     torch.manual_seed(1)
     draft = small_draft(model, (0, 1), 1.0)
-    decoder = chain_decoder(model, save_draft(draft, words, folder), Picky())
+    decoder = chain_decoder(model, save_draft(draft, words, folder), Picky(), sampler)
     counts: Counter[tuple[int, ...]] = Counter()
     accepted = drafted = 0
     for seed in range(SAMPLES):
@@ -77,11 +80,12 @@ def p_value(folder: Path, words: Tensor | None, temperature: float, top_k: int, 
     ("words", "temperature", "top_k", "top_p"),
     [(None, 1.0, 0, 1.0), (None, 0.7, 4, 0.9), (TRIMMED, 1.0, 0, 1.0), (TRIMMED, 1.2, 5, 0.9)],
 )
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sequences_have_the_targets_distribution(
-    words: Tensor | None, temperature: float, top_k: int, top_p: float, tmp_path: Path
+    words: Tensor | None, temperature: float, top_k: int, top_p: float, sampler: str, tmp_path: Path
 ) -> None:
     # The seeds are fixed, so this is one draw, not a flaky test.
-    assert p_value(tmp_path, words, temperature, top_k, top_p) > 1e-3
+    assert p_value(tmp_path, words, temperature, top_k, top_p, sampler) > 1e-3
 
 
 def test_a_residual_that_forgets_the_draft_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

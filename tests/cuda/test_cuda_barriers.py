@@ -12,7 +12,16 @@ import pytest
 import torch
 from emulated import barriers, emulated_kernels, visits, without_barrier
 from forward_calls import forward_arguments, gather_arguments
-from op_cases import DTYPES, BeamBuffers, Call, NodeBuffers, candidate_columns, random_candidates, random_nodes
+from op_cases import (
+    DTYPES,
+    BeamBuffers,
+    Call,
+    NodeBuffers,
+    candidate_columns,
+    noise_ring,
+    random_candidates,
+    random_nodes,
+)
 from torch import Tensor
 
 from ltd import ops
@@ -30,7 +39,9 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def expanded(vocabulary: int, width: int, dtype: torch.dtype, batch: int = 2, levels: int = 3) -> Case:
+def expanded(
+    vocabulary: int, width: int, dtype: torch.dtype, batch: int = 2, levels: int = 3, noisy: bool = False
+) -> Case:
     logits = [
         (3 * torch.randn(batch, width if level else 1, vocabulary, generator=generator(level)))
         .round(decimals=1)
@@ -41,9 +52,14 @@ def expanded(vocabulary: int, width: int, dtype: torch.dtype, batch: int = 2, le
 
     def run() -> list[Tensor]:
         buffers = BeamBuffers.new(batch, width, levels)
+        if not noisy:
+            for level, given in enumerate(logits):
+                ops.expand_beam(given, d2t, level, *buffers.arguments())
+            return buffers.arguments()
+        noise, lengths = noise_ring(batch, 2 * vocabulary, 5, list(range(batch)), 2), torch.arange(batch).int()
         for level, given in enumerate(logits):
-            ops.expand_beam(given, d2t, level, *buffers.arguments())
-        return buffers.arguments()
+            ops.expand_beam(given, d2t, level, *buffers.arguments(), noise, lengths, 0.7, 1.5)
+        return [*buffers.arguments(), noise.noise, noise.places]
 
     return run
 
@@ -122,9 +138,10 @@ def accepted(vocabulary: int, dtype: torch.dtype, *warp: float) -> Case:
         tokens, gained = torch.full((2, 6), 99), torch.full((2,), 99, dtype=torch.int32)
         links = tree.node_tokens, tree.first_child, tree.next_sibling
         if warp:
-            ops.accept_sample(logits, *links, tree.positions, torch.tensor([0, 1]), *warp, 11, walked, tokens, gained)
-        else:
-            ops.accept_greedy(logits, *links, walked, tokens, gained)
+            noise = noise_ring(2, vocabulary, 11, [0, 1])
+            ops.accept_sample(logits, *links, tree.positions, *warp, noise, walked, tokens, gained)
+            return [walked, tokens, gained, noise.noise, noise.places]
+        ops.accept_greedy(logits, *links, walked, tokens, gained)
         return [walked, tokens, gained]
 
     return run
@@ -224,6 +241,7 @@ WARPS = ((1.0, 0, 1.0), (0.7, 20, 1.0), (1.0, 0, 0.9), (1.3, 30, 0.8), (1.0, 1, 
 CASES: dict[str, list[Case]] = {
     "expand_beam": [
         *(expanded(*sizes, dtype) for sizes in ((600, 5), (5000, 2)) for dtype in DTYPES),
+        expanded(600, 5, torch.bfloat16, noisy=True),
         expanded(140000, 1, torch.float32, batch=1, levels=1),  # more than one tile a split
     ],
     "row_entropy": [entropies(vocabulary, dtype) for vocabulary in (700, 20000) for dtype in DTYPES],
@@ -244,6 +262,7 @@ CASES: dict[str, list[Case]] = {
         for vocabulary, dtype in ((50, torch.float32), (2500, torch.bfloat16))
         for warp in WARPS
     ],
+    "place_noise": [lambda: [ops.place_noise(3, 1, 7, 9000)]],
     "draft_token": [
         drawn(vocabulary, dtype, *warp)
         for vocabulary, dtype in ((50, torch.float32), (2500, torch.bfloat16))

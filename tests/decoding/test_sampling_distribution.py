@@ -4,49 +4,56 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+from drafted_inside import often_right
 from exact_sequences import NEW, PROMPT, enumerated, small_model
+from made_outcomes import random_network
 from oracle_draft import OracleDraft
 from scipy.stats import chisquare
 from transformers import (
+    LlamaForCausalLM,
     LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from ltd.decoding.decoder import Decoder
-from ltd.policies import Static
+from ltd.decoding.generation_config import ModelRules
+from ltd.policies import Both, Learned, Lookup, Policy, Static
+from ltd.policies.learned.observation import Summary
+from ltd.policies.learned.setting import Setting
 from ltd.target.target import Target
 
+WIDTH = 3
+LAYOUT = Summary(best=5, newest=2)
+LEARNED = Learned(Setting(WIDTH), 2, (2, 4, 6), random_network(LAYOUT, 2, 0), random_network(LAYOUT, 3, 1))
+HISTORY = [*PROMPT, 0, 3, 5, -1, *PROMPT, 2, 2, 1, -1, *PROMPT, 4, 0, 0]
+Sample = Callable[[int], list[list[int]]]
 
-@pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.3, 4, 1.0), (1.0, 0, 0.8), (1.2, 5, 0.9)]
-)
-def test_sequences_have_the_targets_distribution(temperature: float, top_k: int, top_p: float) -> None:
-    model, samples, batch = small_model(), 6000, 500
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+
+def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsProcessorList:
+    """In the order of `transformers`."""
+    made = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if top_k:
-        warpers.append(TopKLogitsWarper(top_k))
+        made.append(TopKLogitsWarper(top_k))
     if top_p < 1.0:
-        warpers.append(TopPLogitsWarper(top_p))
-    expected = enumerated(model, warpers)
+        made.append(TopPLogitsWarper(top_p))
+    return made
+
+
+def check_law(expected: dict[tuple[int, ...], float], sample: Sample, seeds: int) -> None:
+    """Compares with the probabilities of all sequences what comes of copies of the prompt and so many seeds."""
     assert sum(expected.values()) == pytest.approx(1.0, abs=1e-4)
-
-    prompts = [PROMPT] * batch
-    decoder = Decoder(Target(model), OracleDraft(copy.deepcopy(model), noise=1.0, width=3), Static(depth=1, size=6))
-    counts: Counter[tuple[int, ...]] = Counter()
-    accepted = 0
-    for seed in range(samples // batch):
-        answers = decoder.generate(
-            prompts, max_new_tokens=NEW, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        )
-        counts.update(tuple(answer.token_ids) for answer in answers)
-        accepted += sum(gain - 1 for gain in decoder.last_statistics.gains)
-    assert accepted > samples / 4  # the test is about accepted drafts, so there must be many
+    counts = Counter(tuple(tokens) for seed in range(seeds) for tokens in sample(seed))
     assert all(expected[sequence] > 0 for sequence in counts)
-
+    samples = counts.total()
     likely = [sequence for sequence, p in expected.items() if p * samples >= 5]
     observed = [counts[sequence] for sequence in likely] + [samples - sum(counts[s] for s in likely)]
     wanted = [expected[sequence] * samples for sequence in likely]
@@ -56,3 +63,71 @@ def test_sequences_have_the_targets_distribution(temperature: float, top_k: int,
         wanted = [w * sum(observed) / sum(wanted) for w in wanted]
     # The seeds are fixed, so this is one draw, not a flaky test; a wrong rule gives p-values of 1e-20.
     assert chisquare(observed, wanted).pvalue > 1e-3
+
+
+def sampler(decoder: Decoder, gains: list[int], copies: int, **options: Any) -> Sample:
+    """Answers of so many copies of the prompt; what their cycles gain is added to a list."""
+
+    def sample(seed: int) -> list[list[int]]:
+        answers: Any = decoder.generate([PROMPT] * copies, max_new_tokens=NEW, seed=seed, **options)
+        gains.extend(decoder.last_statistics.gains)
+        return [answer.token_ids for answer in answers]
+
+    return sample
+
+
+def drafted(model: LlamaForCausalLM, **options: Any) -> Decoder:
+    """The model with a copy as its draft, that is often right."""
+    draft = OracleDraft(copy.deepcopy(model), noise=1.0, width=WIDTH)
+    return Decoder(Target(model), draft, Static(depth=1, size=6), history=HISTORY, **options)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.3, 4, 1.0), (1.0, 0, 0.8), (1.2, 5, 0.9)]
+)
+def test_sequences_have_the_targets_distribution(temperature: float, top_k: int, top_p: float) -> None:
+    model, gains = small_model(), list[int]()
+    sample = sampler(drafted(model), gains, 500, temperature=temperature, top_k=top_k, top_p=top_p)
+    check_law(enumerated(model, warpers(temperature, top_k, top_p)), sample, seeds=12)
+    assert sum(gains) - len(gains) > 1500  # the test is about accepted drafts, so there must be many
+
+
+@pytest.mark.parametrize("copies", [1, 500])
+@pytest.mark.parametrize(
+    "policy", ["none", Static(0, 3), Static(2, 12), LEARNED, Lookup(6), Both(1, 4, 4)], ids=lambda policy: str(policy)
+)
+def test_whatever_proposes_the_distribution_is_the_targets(policy: Any, copies: int) -> None:
+    """Over the rows of a batch, and over seeds."""
+    model, gains = small_model(), list[int]()
+    sample = sampler(drafted(model), gains, copies, temperature=0.8, top_k=5, policy=policy)
+    check_law(enumerated(model, warpers(0.8, 5)), sample, seeds=250 if copies == 1 else 4)
+    assert (sum(gains) == len(gains)) == (policy == "none")
+
+
+@pytest.mark.parametrize("policy", ["none", Static(1, 6)], ids=str)
+def test_sequences_have_the_distribution_that_processors_leave(policy: Policy) -> None:
+    """A repetition penalty knows the text, and the settings of sampling come behind it."""
+    model = small_model()
+    model.generation_config.repetition_penalty = 1.7
+    sample = sampler(drafted(model, rules=ModelRules.of(model)), [], 50, temperature=1.2, top_p=0.9, policy=policy)
+    processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.7), *warpers(1.2, top_p=0.9)])
+    check_law(enumerated(model, processors), sample, seeds=16)
+
+
+@pytest.mark.parametrize("more", [{}, {"min_p": 0.1}], ids=["known", "asked"])
+def test_sequences_inside_generate_have_the_distribution(more: dict[str, Any]) -> None:
+    """Where the operators know all that is asked for, and where the processors of `transformers` are asked."""
+    model, gains = small_model(), list[int]()
+    speculative, ids = often_right(model), torch.tensor([PROMPT] * 2)  # rows take every step together
+
+    def sample(seed: int) -> list[list[int]]:
+        torch.manual_seed(seed)
+        options = {"do_sample": True, "temperature": 0.9, "top_k": 5, "max_new_tokens": NEW, **more}
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=speculative, **options)
+        gains.extend(speculative.last_statistics.gains)
+        answers: list[list[int]] = output[:, len(PROMPT) :].tolist()
+        return answers
+
+    processors = LogitsProcessorList([*warpers(0.9, 5), *([MinPLogitsWarper(0.1)] if more else [])])
+    check_law(enumerated(model, processors), sample, seeds=300)
+    assert sum(gains) > len(gains)

@@ -51,6 +51,8 @@ def overprinted(labels: list[Annotation]) -> list[tuple[str, str]]:
     [
         ("chain:3", ("constant K", 3)),
         ("x=chain:12", ("constant K", 12)),
+        ("chain:12:sampler=noise", ("constant K, noise", 12)),
+        ("chain:specdecpp:sampler=noise", ("specdecpp, sampler=noise, by threshold", 0.3)),
         ("chain:heuristic", ("heuristic", None)),
         ("chain:heuristic:most=4", ("heuristic, most=4", None)),
         ("chain:specdecpp", ("specdecpp, by threshold", 0.3)),

@@ -9,8 +9,8 @@ import pytest
 import torch
 from chain_numbers import ACCEPTANCE, DRAFT, RESIDUAL, number
 from near_draws import MARGIN
-from op_cases import Call, random_calls
-from operator_reference import uniform
+from noise_reference import place_noise
+from op_cases import Call, noise_ring, random_calls
 from torch import Tensor
 
 SEED, CYCLE, POSITION = 5, 3, 40
@@ -28,13 +28,15 @@ def drafted(distance: float, top_p: float = 1.0) -> Call:
 
 
 def walked(distance: float) -> Call:
-    """The same at the root of a tree that has a child for the first word alone; there the first word is certain."""
-    chance = uniform(SEED, POSITION, 0)
-    logits = torch.stack([two_words(chance + distance), torch.tensor([9.0, -90.0])])[None]
+    """The first word's value is so far above the other's, at the root of a tree that has a child for that word alone;
+    there the first word is certain."""
+    noise = place_noise(SEED, 0, POSITION, 2)
+    logits = torch.tensor([[[noise[1] - noise[0] + distance, 0.0], [9.0, -90.0]]]).float()
     tree = [torch.tensor([[1, 0]]), torch.tensor([[1, -1]]).int(), torch.tensor([[-1, -1]]).int()]
-    places = [torch.tensor([[POSITION, POSITION + 1]]), torch.tensor([0])]
+    ring = noise_ring(1, 2, SEED, [0])
+    places, drawn = torch.tensor([[POSITION, POSITION + 1]]), (ring.seed, ring.noise, ring.places)
     empty = [torch.zeros(1, 2, dtype=torch.int32), torch.zeros(1, 2).long(), torch.zeros(1, dtype=torch.int32)]
-    return Call("accept_sample", [logits, *tree, *places, 1.0, 0, 1.0, SEED, *empty])
+    return Call("accept_sample", [logits, *tree, places, ring.rows, 1.0, 0, 1.0, *drawn, *empty])
 
 
 def followed(distance: float) -> Call:

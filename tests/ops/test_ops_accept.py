@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DTYPES, NodeBuffers, every_kernel, random_nodes, strided
+from near_draws import MARGIN, may_sample
+from noise_reference import place_noise
+from op_cases import DTYPES, NodeBuffers, every_kernel, noise_ring, random_nodes, strided
 from operator_reference import (
     ListNodes,
     next_token_greedy,
@@ -82,8 +84,8 @@ def accept(logits: torch.Tensor, nodes: ListNodes, capacity: int = 8, **sampling
     path, tokens, gained = results(1, capacity)
     links = [tree.node_tokens, tree.first_child, tree.next_sibling]
     if sampling:
-        row = torch.tensor([sampling.pop("row", 0)])
-        ops.accept_sample(logits[None], *links, tree.positions, row, *sampling.values(), path, tokens, gained)
+        noise = noise_ring(1, logits.shape[1], sampling.pop("seed"), [sampling.pop("row", 0)])
+        ops.accept_sample(logits[None], *links, tree.positions, *sampling.values(), noise, path, tokens, gained)
     else:
         ops.accept_greedy(logits[None], *links, path, tokens, gained)
     return path[0, : gained[0]].tolist(), tokens[0, : gained[0]].tolist()
@@ -151,16 +153,6 @@ def test_uniform_numbers(seed, position, row):
     assert _C.sampling_uniform(seed, position, row) == uniform(seed, position, row)
 
 
-def drawn_tokens(probabilities: np.ndarray, number: float) -> set[int]:
-    """The tokens that inverting the cumulative distribution may give, float32 rounding of the weights allowed for."""
-    cumulative = np.cumsum(probabilities)
-    allowed = set()
-    for shift in (-3e-6, 0.0, 3e-6):
-        reached = np.flatnonzero(cumulative > min(max(number + shift, 0.0), 1 - 1e-12) * cumulative[-1])
-        allowed.add(int(reached[0]))
-    return allowed
-
-
 def sample_row(logits: torch.Tensor, position: int, **sampling) -> int:
     path, tokens = accept(logits[None], chain([]), length=position, **sampling)
     assert path == [0]
@@ -176,11 +168,11 @@ def sample_row(logits: torch.Tensor, position: int, **sampling) -> int:
     ties=st.booleans(),
     holes=st.booleans(),
     dtype=st.sampled_from(DTYPES),
-    position=st.integers(0, 2**33),
-    row=st.integers(0, 1000),
+    position=st.integers(0, 2**32 - 1),
+    row=st.integers(0, 2**32 - 1),
     seed=st.integers(-(2**63), 2**63 - 1),
 )
-def test_samples_invert_the_exact_distribution(
+def test_samples_are_the_largest_with_noise(
     vocabulary, temperature, top_k, top_p, ties, holes, dtype, position, row, seed
 ):
     generator = torch.Generator().manual_seed(seed & (2**32 - 1))
@@ -191,18 +183,10 @@ def test_samples_invert_the_exact_distribution(
         logits[torch.rand(vocabulary, generator=generator) < 0.5] = -math.inf
         logits[1] = 0.0
     logits = logits.to(dtype)
-    exact = warped_probabilities(logits.float().numpy(), temperature, top_k, top_p)
-    # The mass of a nucleus is a sum of rounded weights: a neighbouring cut may be as right.
-    nearby = [
-        warped_probabilities(logits.float().numpy(), temperature, top_k, p)
-        for p in (top_p - 1e-6, top_p + 1e-6)
-        if p > 0
-    ]
-    number = uniform(seed, position, row)
-    allowed = set().union(*(drawn_tokens(p, number) for p in (exact, *nearby)))
+    noise = place_noise(seed, row, position, vocabulary)
     for _ in every_kernel():
         token = sample_row(logits, position, row=row, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        assert token in allowed
+        assert may_sample(logits, (temperature, top_k, top_p), token, noise)
 
 
 @settings(max_examples=40, deadline=None)
@@ -223,7 +207,8 @@ def test_samples_follow_the_warpers_of_transformers(temperature, top_k, top_p, s
     probabilities = torch.softmax(warped.double(), dim=-1)[0].numpy()
     for position in range(20):
         token = sample_row(logits[0], position, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        assert token in drawn_tokens(probabilities, uniform(seed, position, 0))
+        values = np.where(probabilities > 0, warped[0].double().numpy() + place_noise(seed, 0, position, 300), -np.inf)
+        assert values[token] >= values.max() - MARGIN
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (50, 1.0), (0, 0.9), (100_000, 0.99), (200, 0.8)])
@@ -232,14 +217,11 @@ def test_samples_follow_the_warpers_of_transformers(temperature, top_k, top_p, s
 def test_samples_over_the_largest_vocabularies(vocabulary, spread, top_k, top_p):
     torch.manual_seed(vocabulary)
     logits = spread * torch.randn(vocabulary)
-    exact = warped_probabilities(logits.numpy(), 1.0, top_k, top_p)
+    noise = [place_noise(11, 0, position, vocabulary) for position in range(2)]
     for _ in every_kernel():
         for position in range(2):
             token = sample_row(logits, position, temperature=1.0, top_k=top_k, top_p=top_p, seed=11)
-            cumulative = np.cumsum(exact)
-            before, after = cumulative[token] - exact[token], cumulative[token]
-            assert before - 1e-5 <= uniform(11, position, 0) <= after + 1e-5
-            assert exact[token] > 0 or top_p < 1
+            assert may_sample(logits, (1.0, top_k, top_p), token, noise[position])
 
 
 HALVES = [0.5, 0.25, 0.125, 0.0625, 0.0625]
@@ -268,10 +250,11 @@ def test_which_tokens_can_be_drawn(probabilities, top_k, top_p, kept):
     nodes = NodeBuffers.filled([chain([])], [0])
     links = [tensor.expand(draws, 1) for tensor in (nodes.node_tokens, nodes.first_child, nodes.next_sibling)]
     logits = torch.tensor(probabilities).log().expand(draws, 1, -1)
-    positions, rows = torch.arange(draws)[:, None], torch.zeros(draws, dtype=torch.int64)
+    positions = torch.arange(draws)[:, None]
     for _ in every_kernel():
         path, tokens, gained = results(draws, 1)
-        ops.accept_sample(logits, *links, positions, rows, 1.0, top_k, top_p, 3, path, tokens, gained)
+        noise = noise_ring(draws, logits.shape[2], 3, [0] * draws, capacity=1)
+        ops.accept_sample(logits, *links, positions, 1.0, top_k, top_p, noise, path, tokens, gained)
         assert set(tokens.flatten().tolist()) == kept
 
 
@@ -297,9 +280,10 @@ def test_pairs_of_tokens_have_the_targets_distribution(temperature, top_k, top_p
     logits = torch.stack([model[vocabulary], model[1], model[4]])
     path, tokens, gained = results(draws, 3)
     rows = lambda tensor: tensor.expand(draws, *tensor.shape[1:])  # noqa: E731
+    noise = noise_ring(draws, vocabulary, 12345, list(range(draws)), capacity=2)
     ops.accept_sample(
         rows(logits[None]), rows(tree.node_tokens), rows(tree.first_child), rows(tree.next_sibling),
-        rows(tree.positions), torch.arange(draws), temperature, top_k, top_p, 12345, path, tokens, gained,
+        rows(tree.positions), temperature, top_k, top_p, noise, path, tokens, gained,
     )  # fmt: skip
     outcomes = {(t,): i for i, t in enumerate((0, 2, 3, 5))}
     outcomes |= {pair: len(outcomes) + i for i, pair in enumerate(itertools.product((1, 4), range(vocabulary)))}
@@ -337,7 +321,8 @@ def bad_call(**changes):
         "gained_tokens": tokens,
         "gained": gained,
     } | changes
-    sampling = {"positions": tree.positions, "rows": torch.zeros(1, dtype=torch.int64), **SAMPLING}
+    warp = {name: value for name, value in SAMPLING.items() if name != "seed"}
+    sampling = {"positions": tree.positions, "noise": noise_ring(1, 5, 5, [0]), **warp}
     greedy = {name: value for name, value in arguments.items() if name not in sampling}
     ops.accept_sample(**(sampling | arguments))
     if greedy == arguments:
@@ -359,7 +344,12 @@ def bad_call(**changes):
         ({"top_k": -1}, r"top_k must be 0 \(off\) or more, but is -1"),
         ({"top_p": 0.0}, r"top_p must be above 0 and at most 1 \(off\), but is 0"),
         ({"top_p": 1.5}, r"top_p must be above 0 and at most 1 \(off\), but is 1.5"),
-        ({"rows": torch.zeros(2, dtype=torch.int64)}, "rows must have size 1 in dimension 0"),
+        ({"noise": noise_ring(2, 5, 5, [0, 1])}, "noise must have size 1 in dimension 0"),
+        ({"noise": noise_ring(1, 6, 5, [0])}, "noise must have size 5 in dimension 2"),
+        ({"noise": noise_ring(1, 5, 5, [0, 1])}, "rows must have size 1 in dimension 0"),
+        ({"noise": noise_ring(1, 5, 5, [-1])}, r"rows\[0\] must be 0 to 4294967295, but is -1"),
+        ({"noise": noise_ring(1, 5, 5, [0], capacity=6)}, "noise must have a power of two of slots, dimension 1"),
+        ({"positions": torch.tensor([[3, 2**32, 0]])}, r"positions\[0, 1\] must be 0 to 4294967295, but is 4294967296"),
         ({"positions": torch.zeros(1, 2, dtype=torch.int64)}, "positions must have size 3 in dimension 1"),
     ],
 )

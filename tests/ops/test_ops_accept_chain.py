@@ -10,6 +10,7 @@ import torch
 from chain_numbers import ACCEPTANCE, DRAFT, RESIDUAL, TARGET, number
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from near_draws import may_draw
 from op_cases import DTYPES, every_kernel, strided
 from operator_reference import warped_probabilities
 from torch import Tensor
@@ -321,15 +322,10 @@ def test_a_draft_of_one_row_is_wanted():
 
 
 def test_a_chain_of_nothing_is_plain_sampling():
-    """With K = 0 it draws what accept_sample draws for a sequence of the same number."""
+    """With K = 0 it draws from the target's distribution."""
     torch.manual_seed(3)
-    logits = torch.randn(1, 500)
-    none = torch.full((1, 1), -1, dtype=torch.int32)
+    logits, nothing = torch.randn(1, 500), torch.zeros(0, dtype=torch.int64)
     for position in range(50):
-        results = (torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1).long(), torch.zeros(1, dtype=torch.int32))
-        row = torch.tensor([2])
-        places = torch.tensor([[position]])
-        ops.accept_sample(logits[None], none.long(), none, none, places, row, 0.8, 40, 0.95, 6, *results)
-        nothing = torch.zeros(0, dtype=torch.int64)
-        chained = ops.accept_chain(logits, None, None, nothing, 0.8, 40, 0.95, 6, 2, position)
-        assert chained.tolist() == [0, int(results[1])]
+        kept, token = ops.accept_chain(logits, None, None, nothing, 0.8, 40, 0.95, 6, 2, position).tolist()
+        assert kept == 0
+        assert may_draw(logits[0], (0.8, 40, 0.95), token, number(6, 2, position, TARGET))

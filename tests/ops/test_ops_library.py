@@ -20,7 +20,9 @@ def sample_arguments() -> dict[str, tuple]:
     tree = NodeBuffers.filled([nodes], [4])
     lengths, count = torch.tensor([4], dtype=torch.int32), torch.tensor([2], dtype=torch.int32)
     links = (tree.node_tokens, tree.first_child, tree.next_sibling)
+    noise = ops.Noise.new(1, 9, [0], "cpu", 4)
     results = (torch.zeros(1, 3, dtype=torch.int32), torch.zeros(1, 3, dtype=torch.int64), lengths.clone())
+    drawn = (noise.rows, 1.0, 0, 1.0, noise.seed, noise.noise, noise.places)
     cache = torch.randn(2, 1, 1, 9, 8)
     candidates = (
         tree.node_tokens[:, 1:],
@@ -43,7 +45,8 @@ def sample_arguments() -> dict[str, tuple]:
         "select_tree": (*candidates, 3, root, lengths, *NodeBuffers.new(1, 3).arguments()),
         "tree_attention": (*attended, tree.positions, 0.3, 0, 9, torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32)),
         "accept_greedy": (torch.randn(1, 4, 9), *links, *results),
-        "accept_sample": (torch.randn(1, 4, 9), *links, tree.positions, root, 1.0, 0, 1.0, 3, *results),
+        "accept_sample": (torch.randn(1, 4, 9), *links, tree.positions, *drawn, *results),
+        "place_noise": (noise.seed, 3, 5, 9),
         "commit_path": (cache, -cache, torch.tensor([[0, 2]], dtype=torch.int32), lengths // 2, lengths, True),
         "gather_accepted": (features, *results[:2], count, features[:, 1:].clone(), root, torch.ones(1, 5).long()),
         "add_rms_norm": (torch.randn(3, 7), torch.randn(3, 7), torch.randn(7), 1e-6, torch.zeros(3, 7)),
@@ -75,10 +78,19 @@ def test_shape_only_kernels_tell_shape_and_type(name):
     assert (shaped.shape, shaped.dtype, shaped.stride()) == (real.shape, real.dtype, real.stride())
 
 
+def wrapped_arguments(name: str) -> tuple:
+    """The arguments of an operator's wrapper: as the operator's, but that the tensors of noise are in one object."""
+    given = sample_arguments()[name]
+    if name != "accept_sample":
+        return given
+    rows, *warp, seed, noise, places = given[5:12]
+    return (*given[:5], *warp, ops.Noise(noise, places, rows, seed), *given[12:])
+
+
 def test_wrappers_reach_the_operators():
     """Every operator has a wrapper of its name that returns what the operator returns."""
     for name in sample_arguments():
-        direct, wrapped = (sample_arguments()[name] for _ in range(2))
+        direct, wrapped = sample_arguments()[name], wrapped_arguments(name)
         torch.manual_seed(0)
         expected = getattr(torch.ops.ltd, name)(*direct)
         result = getattr(ops, name)(*wrapped)

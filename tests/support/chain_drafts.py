@@ -12,6 +12,7 @@ from ltd.chains import Length
 from ltd.chains.decoder import ChainDecoder
 from ltd.chains.draft import ChainDraft
 from ltd.chains.model_files import ChainFacts, save_chain
+from ltd.chains.samplers import RESIDUAL
 from ltd.engine.cpu import Engine
 from ltd.target.target import Target
 
@@ -37,10 +38,10 @@ def save_draft(draft: PreTrainedModel, words: torch.Tensor | None, folder: Path,
     return folder
 
 
-def chain_decoder(model: PreTrainedModel, folder: Path, length: Length) -> ChainDecoder:
+def chain_decoder(model: PreTrainedModel, folder: Path, length: Length, sampler: str = RESIDUAL) -> ChainDecoder:
     """A decoder that takes a model's weights over."""
     target = Target(model, (), Engine(model))
-    return ChainDecoder(target, ChainDraft.load(folder, target), length)
+    return ChainDecoder(target, ChainDraft.load(folder, target), length, sampler=sampler)
 
 
 class AtRandom:

@@ -1,7 +1,8 @@
 """Whether tokens that two devices drew otherwise are both right: a draw so near to a boundary that rounding decides.
 
 Weights are float32 and differ by some units in the last place between devices, and with them all cumulative sums. So
-where results are not equal, each must be what its random number draws up to `MARGIN` of a distribution's mass.
+where results are not equal, each must be what its random number draws up to `MARGIN` of a distribution's mass, or of
+the tokens that a nucleus may keep the one with the largest value up to `MARGIN`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from chain_numbers import ACCEPTANCE, DRAFT, RESIDUAL, TARGET, number
-from operator_reference import uniform, warped_probabilities
+from noise_reference import place_noise
+from operator_reference import warped_probabilities
 from torch import Tensor
 
 MARGIN = 1e-5
@@ -39,13 +41,22 @@ def may_draw(logits: Tensor, warp: Warp, token: int, chance: float) -> bool:
     return any(draws(probabilities, token, chance) for probabilities in distributions(logits, warp))
 
 
+def may_sample(logits: Tensor, warp: Warp, token: int, noise: np.ndarray) -> bool:
+    """Whether the token is the one with the largest logit / temperature + noise, of those that may stay."""
+    values = logits.double().numpy() / warp[0] + noise
+    return 0 <= token < len(values) and any(
+        probabilities[token] > 0 and values[token] >= values[probabilities > 0].max() - MARGIN
+        for probabilities in distributions(logits, warp)
+    )
+
+
 def right_walk(arguments: Sequence, b: int, path: list[int], tokens: list[int], capacity: int) -> bool:
     """Whether accept_sample may have walked so through row b of its batch."""
     logits, node_tokens, first_child, next_sibling, positions, rows, *warp, seed = arguments[:10]
     node = 0
     for step, (visited, token) in enumerate(zip(path, tokens, strict=True)):
-        chance = uniform(seed, int(positions[b, node]), int(rows[b]))
-        if visited != node or not may_draw(logits[b, node], tuple(warp), token, chance):
+        noise = place_noise(int(seed), int(rows[b]), int(positions[b, node]), logits.shape[2])
+        if visited != node or not may_sample(logits[b, node], tuple(warp), token, noise):
             return False
         child = int(first_child[b, node])
         while child >= 0 and int(node_tokens[b, child]) != token:

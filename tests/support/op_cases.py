@@ -130,6 +130,14 @@ class NodeBuffers:
         return made
 
 
+def noise_ring(batch: int, vocabulary: int, seed: int, rows: list[int], capacity: int = 8) -> ops.Noise:
+    """Noise that is not made yet; where it will be is full of zeros."""
+    noise = ops.Noise.new(batch, vocabulary, rows, "cpu", capacity)
+    noise.restart(seed, rows)
+    noise.noise.zero_()
+    return noise
+
+
 def random_nodes(random: np.random.Generator, nodes: int, vocabulary: int) -> ListNodes:
     """A tree of any shape whose siblings have different tokens."""
     parents, taken = [], {-1: set()}
@@ -235,7 +243,9 @@ class Call:
     def demand_same(self, results: list[Tensor], wanted: list[Tensor]) -> None:
         """As compare, without an exception for tokens."""
         if self.name.startswith("accept_") and self.name != "accept_chain":  # nothing is said of a path behind its end
-            results, wanted = ([*tensors[:-3], *recorded(*tensors[-3:])] for tensors in (results, wanted))
+            # ... nor of which nodes' noise is kept: on the CPU that of visited ones.
+            end = -5 if self.name == "accept_sample" else -3
+            results, wanted = ([*tensors[:end], *recorded(*tensors[-3:])] for tensors in (results, wanted))
         for result, right in zip(results, wanted, strict=True):
             if right.is_floating_point():
                 loose = 1e-4 if right.dtype == torch.float32 else 2e-2
@@ -285,8 +295,10 @@ def random_calls(seed: int, vocabularies: Sequence[int] = (700, 8192, 32_001, 12
     ]
     warp = [float(random.uniform(0.3, 1.5)), int(random.choice([0, 5, 50])), float(random.choice([1.0, 0.9, 0.3]))]
     yield Call("accept_greedy", [logits, *links, *empty()])
-    rows = torch.arange(batch)
-    yield Call("accept_sample", [logits, *links, tree.positions, rows, *warp, seed, *empty()])
+    ring = noise_ring(batch, vocabulary, seed, list(range(batch)))
+    drawn = ring.seed, ring.noise, ring.places
+    yield Call("accept_sample", [logits, *links, tree.positions, ring.rows, *warp, *drawn, *empty()])
+    yield Call("place_noise", [ring.seed, int(random.integers(100)), int(random.integers(1000)), vocabulary])
     draws = [seed, int(random.integers(100)), int(random.integers(1000))]
     yield Call("draft_token", [logits[0, 0].clone()[None], *warp, *draws])
     chain = int(random.integers(1, 7))
@@ -299,13 +311,17 @@ def random_calls(seed: int, vocabularies: Sequence[int] = (700, 8192, 32_001, 12
 
 
 def expand_calls(random: np.random.Generator, normal, batch: int, vocabulary: int) -> Iterator[Call]:
-    """Two levels, of which the second finds what the first has written on the CPU; none with scores so nearly equal
+    """Two levels, with and without noise, of which the second finds what the first has written on the CPU; none with
+    scores so nearly equal
     that the order is one of rounding, which at scores of 20 and two devices' exponentials is some 1e-5."""
     width = int(random.integers(1, 17))
     buffers = BeamBuffers.new(batch, width, 2)
     d2t = torch.from_numpy(random.integers(0, 50, vocabulary))
-    for level, rows in ((0, 1), (1, width)):
-        call = Call("expand_beam", [normal(batch, rows, vocabulary), d2t, level, *buffers.arguments()])
+    ring = noise_ring(batch, vocabulary + 20, 7, list(range(batch)))
+    lengths = torch.from_numpy(random.integers(0, 900, batch)).int()
+    shared = ring.noise, ring.places, ring.rows, ring.seed, lengths, 0.8, 1.3
+    for (level, rows), noise in itertools.product(((0, 1), (1, width)), ((), shared)):
+        call = Call("expand_beam", [normal(batch, rows, vocabulary), d2t, level, *buffers.arguments(), *noise])
         before = call.on("cpu")
         call.run()
         first = 0 if level == 0 else width

@@ -5,12 +5,15 @@ from __future__ import annotations
 from ltd.chains.constant import Constant
 from ltd.chains.heuristic import Heuristic
 from ltd.chains.length import Length
+from ltd.chains.samplers import RESIDUAL, check_sampler
 from ltd.chains.specdecpp import SpecDecPP
 from ltd.common.assets import shipped_chain
 from ltd.common.files import expand_user
 from ltd.common.named_options import Named, make_named
+from ltd.errors import InputError
 from ltd.policies.baselines.files import SHIPPED
 
+SAMPLER = "sampler="
 ACCEPTANCE = "acceptance"  # the folder of the head that is shipped with a chain draft, inside the draft's
 
 
@@ -28,6 +31,20 @@ NAMED: dict[str, Named[Length]] = {
         "SpecDec++ in its own setting: stop when an acceptance head finds P(some rejection) above the threshold",
     ),
 }
+
+
+def split_sampler(text: str) -> tuple[str, str]:
+    """The name of a rule with its own options, and the sampler, which is an option of every rule.
+
+    Raises:
+        InputError: no such sampler, or two of them.
+    """
+    parts = text.split(":")
+    samplers = [part.removeprefix(SAMPLER) for part in parts if part.startswith(SAMPLER)]
+    if len(samplers) > 1:
+        raise InputError(f"{text!r} gives sampler twice; give it once")
+    rule = ":".join(part for part in parts if not part.startswith(SAMPLER))
+    return rule, check_sampler(samplers[0]) if samplers else RESIDUAL
 
 
 def parse_length(text: str) -> Length:

@@ -18,8 +18,11 @@ import torch
 
 from ltd.chains.draft import ChainDraft, ChainSession
 from ltd.chains.length import MAX_LENGTH, Length, LengthCall
-from ltd.chains.sampling import Chain, ChainSampling
+from ltd.chains.noise_sampling import NoiseSampling
+from ltd.chains.samplers import NOISE, RESIDUAL, check_sampler
+from ltd.chains.sampling import Chain, ChainSampler, ChainSampling, chain_nodes
 from ltd.common.argument_types import as_whole, as_wholes, check_offers, truth_from
+from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import CallOptions
@@ -27,7 +30,6 @@ from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
 from ltd.errors import InputError
 from ltd.target.target import Target, TargetSession, check_target
-from ltd.tree import TreeNodes
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class ChainRequest:
     """
 
     prompt: list[int]
-    sampling: ChainSampling
+    sampling: ChainSampler
     stops: StopRule
     length: Length
     call: LengthCall
@@ -73,8 +75,8 @@ class ChainRequest:
 class ChainDecoder:
     """Generates with a target, a small model that drafts a chain, and a rule for the chain's length.
 
-    The output is the target's own: greedily its text, sampled its distribution. The text of one seed depends on the
-    lengths of the chains; its distribution does not.
+    The output is the target's own: greedily its text, sampled its distribution. With residuals the text of one seed
+    depends on the lengths of the chains, its distribution does not; with noise it is plain decoding's.
 
     Args:
         target: on the CPU engine.
@@ -83,9 +85,11 @@ class ChainDecoder:
         tokenizer: for `encode` and for people; not needed to generate from ids.
         stop_ids: tokens that end an answer, unless a call says otherwise.
         max_length: prompt and answer together; by default the model's context limit.
+        sampler: how a sampled chain is kept: "residual", by p/q acceptance; "noise", by the noise of the place, with
+            which the draft draws too.
 
     Raises:
-        InputError: a length or max_length out of range, or an argument of the wrong type.
+        InputError: a length or max_length out of range, another sampler, or an argument of the wrong type.
 
     Attributes:
         last_statistics: of the call whose cycle ran last; sizes are the drafted tokens K of every cycle, depths K - 1.
@@ -100,8 +104,10 @@ class ChainDecoder:
         tokenizer: Any = None,
         stop_ids: Sequence[int] = (),
         max_length: int | None = None,
+        sampler: str = RESIDUAL,
     ) -> None:
         check_target(target)
+        self.sampler = check_sampler(sampler)
         self.max_length = length_limit(max_length, target.context_limit)
         self.target, self.draft, self.length = target, draft, check_length(length)
         self.tokenizer, self.stop_ids = tokenizer, as_wholes(stop_ids, "stop_ids")
@@ -117,7 +123,7 @@ class ChainDecoder:
         return cls.sharing(decoder, ChainDraft.load(draft_folder, decoder.target, decoder.tokenizer), length)
 
     @classmethod
-    def sharing(cls, decoder: Decoder, draft: ChainDraft, length: Length) -> ChainDecoder:
+    def sharing(cls, decoder: Decoder, draft: ChainDraft, length: Length, sampler: str = RESIDUAL) -> ChainDecoder:
         """Shares the target and the settings of a loaded decoder, with a chain draft for it.
 
         Raises:
@@ -135,6 +141,7 @@ class ChainDecoder:
             tokenizer=decoder.tokenizer,
             stop_ids=decoder.stop_ids,
             max_length=decoder.max_length,
+            sampler=sampler,
         )
 
     def encode(self, text: str | Messages, *, chat: bool | None = None) -> list[int]:
@@ -185,7 +192,14 @@ class ChainDecoder:
         check_prompts(prompts, self.target.vocab_size, self.max_length)
         sampling, stops = options.sampling(), options.stops(prompts, self.stop_ids, self.max_length)
         rule = self.length if length is None else check_length(length)
-        return ChainRequest(prompts[0], ChainSampling(sampling, sampling.drawn_seed()), stops, rule, rule.start())
+        return ChainRequest(prompts[0], self._chain_sampler(sampling, rule), stops, rule, rule.start())
+
+    def _chain_sampler(self, sampling: Sampling, length: Length) -> ChainSampler:
+        """What draws and keeps the tokens of one generation."""
+        words = self.draft.words
+        if self.sampler == NOISE and sampling.temperature > 0.0:
+            return NoiseSampling.start(sampling, words, self.target.vocab_size, length.max_length)
+        return ChainSampling(sampling, words, sampling.drawn_seed())
 
     @torch.inference_mode()
     def _run(self, request: ChainRequest) -> Iterator[list[int]]:
@@ -214,7 +228,7 @@ class ChainDecoder:
         request.draft.read(request.prompt)
         verified = request.target.prefill(0, torch.tensor(request.prompt))
         nothing = Chain(request.cycles, request.position)
-        return [request.sampling.accept(nothing, verified.logits[0], self.draft.words)[1]]
+        return [request.sampling.accept(nothing, verified.logits[0])[1]]
 
     def _cycle(self, request: ChainRequest, watch: Stopwatch) -> list[int]:
         """One cycle: what the answer gains."""
@@ -225,7 +239,7 @@ class ChainDecoder:
         watch.lap("select")
         verified = target.verify(nodes)
         watch.lap("verify")
-        kept, token = request.sampling.accept(chain, verified.logits[0], self.draft.words)
+        kept, token = request.sampling.accept(chain, verified.logits[0])
         watch.lap("accept")
         path, counts = torch.arange(kept + 1, dtype=torch.int32)[None], [kept + 1]
         target.commit(path, torch.tensor(counts, dtype=torch.int32))
@@ -261,17 +275,6 @@ class ChainDecoder:
             step = draft.step([chain.tokens[-1]])
         watch.lap("draft")
         return chain
-
-
-def chain_nodes(tokens: list[int], position: int) -> TreeNodes:
-    """A chain as a tree: the root at `position`, and each token the only child of the one before."""
-    count = len(tokens)
-    indices = torch.arange(count)
-    parents = (indices - 1).to(torch.int32)[None]
-    children = torch.where(indices < count - 1, indices + 1, -1).to(torch.int32)[None]
-    none = torch.full((1, count), -1, dtype=torch.int32)
-    masks = ((2 << indices) - 1)[None, :, None]
-    return TreeNodes(torch.tensor([tokens]), parents, (position + indices)[None], masks, children, none, parents)
 
 
 def check_length(length: Length) -> Length:

@@ -9,6 +9,7 @@ distribution (Leviathan et al. 2023, appendix A.1; Chen et al. 2023, theorem 1).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ltd import ops
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.report import NOT_FINITE
 from ltd.errors import InputError
+from ltd.tree import TreeNodes
 
 
 @dataclass(slots=True)
@@ -46,46 +48,70 @@ class Chain:
         self.logits.append(logits)
 
 
-@dataclass(frozen=True, slots=True)
-class ChainSampling:
-    """Draws and keeps the tokens of one generation, greedily at temperature 0.
+def chain_nodes(tokens: list[int], position: int) -> TreeNodes:
+    """A chain as a tree: the root at `position`, and each token the only child of the one before."""
+    count = len(tokens)
+    indices = torch.arange(count)
+    parents = (indices - 1).to(torch.int32)[None]
+    children = torch.where(indices < count - 1, indices + 1, -1).to(torch.int32)[None]
+    none = torch.full((1, count), -1, dtype=torch.int32)
+    masks = ((2 << indices) - 1)[None, :, None]
+    return TreeNodes(torch.tensor([tokens]), parents, (position + indices)[None], masks, children, none, parents)
 
-    What is random depends on the seed, the number of the cycle, the position and the use of the number alone.
 
-    Attributes:
-        sampling: of draft and target.
-        seed: the sampling's, or one that was drawn for it.
-    """
-
-    sampling: Sampling
-    seed: int
+class ChainSampler(Protocol):
+    """Draws and keeps the tokens of one generation."""
 
     def draft(self, chain: Chain, logits: Tensor) -> tuple[int, float]:
         """The next token of a chain, as its number among the draft's words, and its chance.
 
         The number is -1 where the draft's logits (Vd,) are not finite.
         """
+        ...
+
+    def accept(self, chain: Chain, logits: Tensor) -> tuple[int, int]:
+        """How many tokens of a chain are kept, and the token behind them.
+
+        Args:
+            logits: (K + 1, vocabulary), the target's.
+
+        Raises:
+            InputError: the target's logits were not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSampling:
+    """`ChainSampler` by p/q acceptance, greedily at temperature 0.
+
+    What is random depends on the seed, the number of the cycle, the position and the use of the number alone.
+
+    Attributes:
+        sampling: of draft and target.
+        words: int64 (Vd,), the target's ids of the draft's; None if they are the same.
+        seed: the sampling's, or one that was drawn for it.
+    """
+
+    sampling: Sampling
+    words: Tensor | None
+    seed: int
+
+    def draft(self, chain: Chain, logits: Tensor) -> tuple[int, float]:
+        """See `ChainSampler`."""
         how = self.sampling
         choice, chance = ops.draft_token(
             logits[None], how.temperature, how.top_k, how.top_p, self.seed, chain.cycle, chain.position + len(chain)
         )
         return int(choice), float(chance)
 
-    def accept(self, chain: Chain, logits: Tensor, words: Tensor | None) -> tuple[int, int]:
-        """How many tokens of a chain are kept, and the token behind them.
-
-        Args:
-            logits: (K + 1, vocabulary), the target's.
-            words: int64 (Vd,), the target's ids of the draft's; None if they are the same.
-
-        Raises:
-            InputError: the target's logits were not finite.
-        """
+    def accept(self, chain: Chain, logits: Tensor) -> tuple[int, int]:
+        """See `ChainSampler`."""
         how = self.sampling
         draft_logits = torch.stack(chain.logits) if chain.logits and how.temperature > 0.0 else None
         drafted = torch.tensor(chain.choices, dtype=torch.int64)
         settings = (how.temperature, how.top_k, how.top_p, self.seed, chain.cycle, chain.position)
-        kept, token = ops.accept_chain(logits, draft_logits, words, drafted, *settings).tolist()
+        kept, token = ops.accept_chain(logits, draft_logits, self.words, drafted, *settings).tolist()
         if token < 0:
             raise InputError(NOT_FINITE)
         return kept, token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,11 @@ from transformers import (
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from ltd import ops
 from ltd.common.argument_types import check_offers
 from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, unpadded
 from ltd.custom_generate.streaming import TokenStream, ended
-from ltd.decoding.acceptance import Acceptor, Sampling
+from ltd.decoding.acceptance import Acceptor, Draws, Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.in_step import InStep, InStepAcceptor, choose_best, chooser, length_of
 from ltd.decoding.request import Request
@@ -117,8 +119,10 @@ class CustomGenerate:
             prompts = unpadded(input_ids, model_kwargs.get("attention_mask"))
             criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
             decoder, speculation = self._prepared_for(model)
-            accept, stops = acceptance(input_ids, logits_processor or LogitsProcessorList(), criteria, config)
-            request, pad = Request(prompts, accept, stops, speculation), padding(config) or 0
+            processors = logits_processor or LogitsProcessorList()
+            accept, stops = acceptance(input_ids, processors, criteria, config)
+            draws = draws_of(processors) if config.do_sample else None
+            request, pad = Request(prompts, accept, stops, speculation, draws=draws), padding(config) or 0
             stream = None if receiver is None else TokenStream(receiver, request, pad)
             for _ in decoder.run(request):
                 if stream is not None:
@@ -185,6 +189,14 @@ def acceptance(
     rows = range(len(input_ids))
     both = InStepAcceptor([InStep(rows, input_ids, processors, criteria, choose, padding(config))])
     return both, both
+
+
+def draws_of(processors: LogitsProcessorList) -> Draws:
+    """What is random in a call that samples: its seed from torch's generator, its temperature the processors'."""
+    temperatures = (each.temperature for each in processors if isinstance(each, TemperatureLogitsWarper))
+    # The draft only has to propose alike, so a temperature that no operator takes is brought within its range.
+    temperature = min(max(math.prod(temperatures), ops.LEAST_TEMPERATURE), ops.LARGEST_TEMPERATURE)
+    return Draws(Sampling().drawn_seed(), temperature)
 
 
 def known_stops(criteria: StoppingCriteriaList, input_ids: torch.Tensor, config: GenerationConfig) -> StopRule | None:

@@ -18,7 +18,14 @@ from ltd.tree import TreeNodes, root_only
 class Acceptor(Protocol):
     """Chooses the target's tokens along a tree."""
 
-    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        nodes: TreeNodes,
+        answers: list[list[int]],
+        report: Report,
+        noise: ops.Noise | None,
+    ) -> None:
         """Walks the verified tree of every sequence.
 
         Args:
@@ -26,8 +33,22 @@ class Acceptor(Protocol):
             nodes: the tree.
             answers: the tokens so far, per prompt of the call.
             report: its path, tokens and gained are written; it says which prompt each of the B sequences belongs to.
+            noise: of the B sequences; None where nothing is sampled.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What is random in a request.
+
+    Args:
+        seed: of its noise.
+        temperature: at which its draft proposes.
+    """
+
+    seed: int
+    temperature: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +94,20 @@ class Sampling:
         """The acceptor for one call."""
         if self.temperature == 0.0:
             return accept_greedy
-        return SampleAcceptor(self.temperature, self.top_k, self.top_p, self.drawn_seed())
+        return SampleAcceptor(self.temperature, self.top_k, self.top_p)
+
+    def draws(self) -> Draws | None:
+        """What is random in one call; None if it is greedy."""
+        return None if self.temperature == 0.0 else Draws(self.drawn_seed(), self.temperature)
 
     def drawn_seed(self) -> int:
         """The seed, or a new one from torch's generator."""
         return self.seed if self.seed is not None else int(torch.randint(2**63 - 1, ()).item())
 
 
-def accept_greedy(logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
+def accept_greedy(
+    logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report, noise: ops.Noise | None
+) -> None:
     """The path along the target's most likely tokens."""
     ops.accept_greedy(logits, nodes.tokens, nodes.first_child, nodes.next_sibling, *report.walk)
 
@@ -89,47 +116,57 @@ def accept_greedy(logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int
 class SampleAcceptor:
     """The path along tokens sampled from the target's distribution.
 
-    A token is sampled at each node first and then looked for among the node's children. A child x is thus accepted with
-    the target's probability p(x), as the paper's rule does by trying the children in turn (appendix on sampling), and
-    the randomness depends on the seed, the prompt's place in the batch and the position alone: the text of a seed does
-    not depend on the tree, so it is the same with and without drafting.
+    A token is sampled at each node first and then looked for among the node's children. Its noise depends on the seed,
+    the prompt's place in the batch and the position alone: the text of a seed does not depend on the tree, so it is the
+    same with and without drafting. What the draft proposed with the same noise is accepted more often than by chance.
     """
 
     temperature: float
     top_k: int
     top_p: float
-    seed: int
 
-    def __call__(self, logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        nodes: TreeNodes,
+        answers: list[list[int]],
+        report: Report,
+        noise: ops.Noise | None,
+    ) -> None:
+        assert noise is not None
         ops.accept_sample(
             logits,
             nodes.tokens,
             nodes.first_child,
             nodes.next_sibling,
             nodes.positions,
-            report.device_rows,
             self.temperature,
             self.top_k,
             self.top_p,
-            self.seed,
+            noise,
             *report.walk,
         )
 
 
 def accept_next(
-    accept: Acceptor, logits: torch.Tensor, positions: torch.Tensor, answers: list[list[int]], report: Report
+    accept: Acceptor,
+    logits: torch.Tensor,
+    positions: torch.Tensor,
+    answers: list[list[int]],
+    report: Report,
+    noise: ops.Noise | None,
 ) -> Accepted:
     """The next token of every sequence by itself, without a tree.
 
     Args:
         logits: (B, 1, vocabulary) after its last token.
         positions: int64 (B,), of that token.
-        answers, report: as an acceptor takes them.
+        answers, report, noise: as an acceptor takes them.
 
     Raises:
         InputError: the target's logits were not finite.
     """
-    accept(logits, root_only(torch.zeros_like(positions), positions), answers, report)
+    accept(logits, root_only(torch.zeros_like(positions), positions), answers, report, noise)
     report.finish()
     report.send()
     return report.read()

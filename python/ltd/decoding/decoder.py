@@ -198,10 +198,9 @@ class Decoder:
         check_prompts(prompts, self.target.vocab_size, self.max_length)
         stops = options.stops(prompts, self.stop_ids, self.max_length)
         if self.rules is None:
-            accept = sampling.acceptor()
-            return Request(prompts, accept, stops, speculation, self.least_room, sampling.temperature)
+            return Request(prompts, sampling.acceptor(), stops, speculation, self.least_room, sampling.draws())
         ruled = self.rules.acceptor(prompts, sampling, stops)
-        return Request(prompts, ruled, ruled, speculation, self.least_room, sampling.temperature)
+        return Request(prompts, ruled, ruled, speculation, self.least_room, sampling.draws())
 
     def speculation(self, policy: PolicyChoice = None) -> Speculation | None:
         """The draft with a call's policy, or else the decoder's; None is plain decoding.
@@ -274,7 +273,8 @@ class Decoder:
                     # The last feature goes with the first new token, which the first cycle knows.
                     features.append(verified.features[:, -1:])
         positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        accepted = accept_next(request.accept, torch.cat(logits), positions, request.answers, request.report)
+        joined = torch.cat(logits)
+        accepted = accept_next(request.accept, joined, positions, request.answers, request.report, request.noise)
         if features:
             assert request.session.features is not None
             torch.cat(features, out=request.session.features[:, :1])

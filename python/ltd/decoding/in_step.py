@@ -17,6 +17,8 @@ from transformers.generation.stopping_criteria import MaxLengthCriteria
 from ltd.decoding.acceptance import Sampling, accept_next
 from ltd.decoding.report import NOT_FINITE, Report
 from ltd.errors import InputError
+from ltd.noise import noise_of
+from ltd.ops import Noise
 from ltd.tree import TreeNodes
 
 Advance = tuple[int, int]  # a node, and the token after it
@@ -29,22 +31,23 @@ NO_TOKEN = (
 class Choose(Protocol):
     """Chooses tokens by processed scores."""
 
-    def __call__(self, scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
-        """float32 (n, vocabulary) scores after the tokens at int64 (n,) positions of n prompts → n tokens."""
+    def __call__(self, scores: Tensor, positions: Tensor, noises: list[Noise | None]) -> list[int]:
+        """float32 (n, vocabulary) scores after the tokens at int64 (n,) positions of n prompts, and the noise of each,
+        None where nothing is sampled → n tokens."""
         ...
 
 
-def choose_best(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
+def choose_best(scores: Tensor, positions: Tensor, noises: list[Noise | None]) -> list[int]:
     """The best ones, the first of equals, as `transformers` chooses, even where every token has been ruled out."""
     best: list[int] = scores.argmax(dim=-1).tolist()
     return best
 
 
-def choose_possible(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
+def choose_possible(scores: Tensor, positions: Tensor, noises: list[Noise | None]) -> list[int]:
     """The best ones. Raises InputError where every token has been ruled out: they would all be as good."""
     if (scores.amax(dim=-1) == -torch.inf).any():
         raise InputError(NO_TOKEN)
-    return choose_best(scores, positions, rows)
+    return choose_best(scores, positions, noises)
 
 
 def chooser(sampling: Sampling, *, greedy: Choose = choose_possible) -> Choose:
@@ -53,12 +56,15 @@ def chooser(sampling: Sampling, *, greedy: Choose = choose_possible) -> Choose:
         return greedy
     accept = sampling.acceptor()
 
-    def choose(scores: Tensor, positions: Tensor, rows: list[int]) -> list[int]:
+    def choose(scores: Tensor, positions: Tensor, noises: list[Noise | None]) -> list[int]:
         if not scores.amax(dim=-1).isfinite().all():
             raise InputError(NO_TOKEN)
-        report = Report(rows, scores.device)
-        accepted = accept_next(accept, scores[:, None].contiguous(), positions, [], report)
-        return [tokens[0] for tokens in accepted.token_lists]
+        report, tokens = Report([0], scores.device), []
+        for row, noise in enumerate(noises):
+            here = slice(row, row + 1)
+            accepted = accept_next(accept, scores[here, None].contiguous(), positions[here], [], report, noise)
+            tokens += accepted.token_lists[0]
+        return tokens
 
     return choose
 
@@ -104,18 +110,21 @@ class InStep:
             return [place for place, unfinished in enumerate(self.unfinished) if unfinished]
         return list(range(len(self.rows))) if any(self.unfinished) else []
 
-    def walk(self, logits: Sequence[Tensor], trees: Sequence[Tree]) -> list[list[Advance]]:
+    def walk(
+        self, logits: Sequence[Tensor], trees: Sequence[Tree], noises: Sequence[Noise | None]
+    ) -> list[list[Advance]]:
         """What each row accepts of its tree, as far as all that go on can go together.
 
         Args:
             logits: (N, vocabulary) of the nodes, per row of the batch; whatever there is for finished ones.
-            trees: theirs.
+            trees, noises: theirs.
         """
         walked: list[list[Advance]] = [[] for _ in self.rows]
         nodes = [0] * len(self.rows)
         while going := self.going:
             scores = torch.stack([each[node] for each, node in zip(logits, nodes, strict=True)])
-            tokens = self.step(scores, [trees[place].positions[nodes[place]] for place in going])
+            positions = [trees[place].positions[nodes[place]] for place in going]
+            tokens = self.step(scores, positions, [noises[place] for place in going])
             for place in going:
                 walked[place].append((nodes[place], tokens[place]))
                 nodes[place] = trees[place].child(nodes[place], tokens[place])
@@ -123,12 +132,12 @@ class InStep:
                 break
         return walked
 
-    def step(self, logits: Tensor, positions: list[int]) -> list[int]:
+    def step(self, logits: Tensor, positions: list[int], noises: list[Noise | None]) -> list[int]:
         """The next token of every row, padding for finished ones.
 
         Args:
             logits: (n, vocabulary) of all rows.
-            positions: of the last tokens of the rows that go on.
+            positions, noises: of the last tokens of the rows that go on.
         """
         going, device = self.going, self.ids.device
         raw = logits.to(device=device, dtype=torch.float32, copy=True)
@@ -137,9 +146,9 @@ class InStep:
         scores: Tensor = self.processors(cast(torch.LongTensor, self.ids), cast(torch.FloatTensor, raw))
         if scores[going].isnan().any():
             raise InputError("logits processors made scores that are not a number; check them")
-        places, rows = torch.tensor(positions, device=device), [self.rows[place] for place in going]
+        chosen = self.choose(scores[going], torch.tensor(positions, device=device), noises)
         tokens = [self.pad] * len(self.rows)
-        for place, token in zip(going, self.choose(scores[going], places, rows), strict=True):
+        for place, token in zip(going, chosen, strict=True):
             tokens[place] = token
             self.lengths[place] += 1
         self.ids = torch.cat([self.ids, self.ids.new_tensor(tokens)[:, None]], dim=1)
@@ -189,7 +198,9 @@ class InStepAcceptor:
         batch, place = self._places[row]
         return batch.finished(place, len(answer))
 
-    def __call__(self, logits: Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report) -> None:
+    def __call__(
+        self, logits: Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report, noise: Noise | None
+    ) -> None:
         """See `Acceptor`."""
         index_of = {row: index for index, row in enumerate(report.rows)}
         path, tokens, gained = (part.new_zeros(part.shape, device="cpu") for part in report.walk)
@@ -198,7 +209,11 @@ class InStepAcceptor:
             indices = [index_of.get(row, 0) for row in batch.rows]
             if not batch.going:
                 continue
-            walked = batch.walk([logits[index] for index in indices], [Tree(nodes, index) for index in indices])
+            walked = batch.walk(
+                [logits[index] for index in indices],
+                [Tree(nodes, index) for index in indices],
+                [None if noise is None else noise_of(noise, index) for index in indices],
+            )
             for row, steps in zip(batch.rows, walked, strict=True):
                 if steps:
                     index = index_of[row]

@@ -26,7 +26,7 @@ class Report:
         device: of the sequences.
 
     Attributes:
-        rows: the same; device_rows: int64 (B,), the same on the device.
+        rows: the same.
         path: int32 (B, P), P = MAX_GAIN: visited nodes, root first. What stands behind the gain is any node.
         tokens: int64 (B, P), the target's token after each of them; -1 where its logits are not finite.
         gained: int32 (B,), how many of both count.
@@ -37,7 +37,6 @@ class Report:
 
     def __init__(self, rows: Sequence[int], device: torch.device) -> None:
         self.rows, batch = list(rows), len(rows)
-        self.device_rows = torch.tensor(self.rows, dtype=torch.int64, device=device)
         self.path = torch.zeros(batch, MAX_GAIN, dtype=torch.int32, device=device)
         self.tokens = torch.zeros_like(self.path, dtype=torch.int64)
         self.gained = torch.zeros(batch, dtype=torch.int32, device=device)

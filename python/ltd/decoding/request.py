@@ -9,17 +9,22 @@ from functools import partial
 
 import torch
 
-from ltd.decoding.acceptance import Acceptor, Sampling, accept_greedy
+from ltd.decoding.acceptance import Acceptor, Draws, SampleAcceptor, Sampling, accept_greedy
 from ltd.decoding.gain import Gain
 from ltd.decoding.report import Report
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
 from ltd.decoding.workspace import CHEAP_ROWS, GAINS, Workspace, recorded_sizes
+from ltd.drafts import Draft
+from ltd.drafts.base import shared_with
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
 from ltd.engine.kv_cache import beliefs, refilled
 from ltd.engine.pool import power_of_two
+from ltd.lookup import MAX_TEXT_DEPTH
+from ltd.noise import SharedNoise
+from ltd.ops import Noise
 from ltd.target.target import Target, TargetSession
 from ltd.tree import MAX_GAIN, DraftTree, TreeNodes
 
@@ -61,7 +66,7 @@ class Request:
         answers: the new tokens so far, per prompt.
         statistics: of this call.
         least_room: for how many candidates all verifications have room at least, plain cycles' too.
-        temperature: of its texts; 0 is greedy.
+        draws: what is random in it; None is nothing.
         sizes: what verifications are rounded up to where they are recorded, in order.
         workspace: its memory, while it is open.
         was_run: whether a decoder was told to run it, which can be done once.
@@ -72,7 +77,7 @@ class Request:
     stops: Stops
     speculation: Speculation | None
     least_room: int = 0
-    temperature: float = 0.0
+    draws: Draws | None = None
     sizes: tuple[int, ...] = field(init=False)
     answers: list[list[int]] = field(init=False)
     statistics: Statistics = field(init=False)
@@ -100,15 +105,32 @@ class Request:
 
     @property
     def kind(self) -> Hashable:
-        """What requests have in common that can use one workspace, but for its capacity."""
-        draft = None if self.speculation is None else self.speculation.draft
-        max_text = 0 if self.speculation is None else self.speculation.max_text
-        return len(self.prompts), self.tree_limits, max_text, self.sizes, id(draft), self.is_recorded_walk
+        """What requests have in common that can use one workspace, but for its capacity: also what is recorded as a
+        number. A seed is none."""
+        draft, text = None if self.speculation is None else self.speculation.draft, self.max_text
+        walk = self.accept if self.is_recorded_walk else None
+        return len(self.prompts), self.tree_limits, text, self.sizes, id(draft), walk, self.temperature
+
+    @property
+    def temperature(self) -> float:
+        """Of its texts; 0 is greedy."""
+        return 0.0 if self.draws is None else self.draws.temperature
+
+    @property
+    def max_text(self) -> int:
+        """The most candidates of the text in a tree."""
+        return 0 if self.speculation is None else self.speculation.max_text
 
     @property
     def is_recorded_walk(self) -> bool:
-        """Whether accepting can be recorded: other walks have a seed of their own, or go by what the host decides."""
-        return self.accept is accept_greedy
+        """Whether accepting can be recorded: other walks go by what the host decides."""
+        return self.accept is accept_greedy or isinstance(self.accept, SampleAcceptor)
+
+    @property
+    def noise(self) -> Noise | None:
+        """Of its sequences; None where nothing is sampled."""
+        shared = self.workspace.shared
+        return None if shared is None else shared.noise
 
     @property
     def session(self) -> TargetSession:
@@ -133,7 +155,7 @@ class Request:
     def walk(self, nodes: TreeNodes, verified: Verified) -> None:
         """What a verified tree gains, and the next roots; on the device alone, unless the host must be asked."""
         report = self.report
-        self.accept(verified.logits, nodes, self.answers, report)
+        self.accept(verified.logits, nodes, self.answers, report, self.noise)
         if self.tree.max_text and report.is_apart:
             self.tree.write_sources(nodes, report.path, report.sources)
         report.finish(verified.features, self.session.features)
@@ -144,8 +166,17 @@ class Request:
 
     def new_tree(self, batch: int, device: torch.device) -> DraftTree:
         """Buffers for the trees of so many sequences."""
-        max_text = 0 if self.speculation is None else self.speculation.max_text
-        return DraftTree(batch, *self.tree_limits, device, max_text)
+        return DraftTree(batch, *self.tree_limits, device, self.max_text)
+
+    def new_noise(self, target: Target, draft: Draft | None) -> SharedNoise | None:
+        """Room for the noise of the places that a tree of these sequences can reach; None where nothing is sampled."""
+        if self.draws is None:
+            return None
+        _, depth, _ = self.tree_limits
+        deepest = max(0 if draft is None else depth + 1, MAX_TEXT_DEPTH if self.max_text else 0)
+        batch, capacity = len(self.prompts), power_of_two(deepest + 1)
+        noise = Noise.new(batch, target.vocab_size, range(batch), target.device, capacity)
+        return shared_with(draft, noise, self.draws.temperature)
 
     def new_workspace(self, target: Target, capacity: int) -> Workspace:
         """Memory of its own, with so many rows per sequence, over which the parts of its cycles may be recorded.
@@ -162,6 +193,7 @@ class Request:
             None if draft is None else draft.start(batch, capacity),
             self.new_tree(batch, device),
             Report(range(batch), device),
+            self.new_noise(target, draft),
             captures,
         )
         return self.workspace
@@ -230,6 +262,8 @@ class Request:
             make = partial(target.with_memory, partial(self.new_workspace, target, rows))
             self.workspace = target.workspaces.take(kind, rows, make)
             self.record()
+            if self.draws is not None and self.noise is not None:
+                self.noise.restart(self.draws.seed, range(len(self.prompts)))
         try:
             if self.speculation is not None:
                 self.speculation.start(self.prompts, self.workspace, self.temperature)

@@ -173,12 +173,12 @@ class Speculation:
         """The draft reads what it had not, and proposes: on the device alone. Its logits and its states there."""
         assert self.draft is not None and self.session is not None
         logits = self.session.begin(features, tokens, gained)
-        tree.draw(logits, self.draft.d2t)
+        tree.draw(logits, self.draft.d2t, self.workspace.shared)
         return logits, self.session.root_states
 
     def next_level(self, tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The draft proposes what follows the newest level: on the device alone. Its logits and its states there."""
         assert self.draft is not None and self.session is not None
         logits = self.session.expand(tree)
-        tree.draw(logits, self.draft.d2t)
+        tree.draw(logits, self.draft.d2t, self.workspace.shared)
         return logits, self.session.beam_states

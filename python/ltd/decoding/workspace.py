@@ -8,6 +8,7 @@ from ltd.decoding.report import Report
 from ltd.drafts import DraftSession
 from ltd.drafts.base import RecordedDraftSession
 from ltd.engine.captures import Captures, Part
+from ltd.noise import SharedNoise
 from ltd.policies import Policy, Static
 from ltd.policies.base import text_limit
 from ltd.target.target import TargetSession
@@ -45,6 +46,7 @@ class Workspace:
         drafting: its sequences in the draft; None without one.
         tree: the buffers of its trees.
         report: those of what its verifications gain.
+        shared: the noise that target and draft draw with; None where nothing is sampled.
         captures: the parts of a cycle that were recorded over these.
         recorded_for: prefixes of which lengths they were recorded for, see `ltd.engine.kv_cache.beliefs`.
         is_whole: whether no sequence has left; what was recorded is of all of them.
@@ -56,6 +58,7 @@ class Workspace:
     drafting: DraftSession | None
     tree: DraftTree
     report: Report
+    shared: SharedNoise | None
     captures: Captures
     recorded_for: set[int] = field(default_factory=set)
     is_whole: bool = True
@@ -119,6 +122,8 @@ class Workspace:
         self.session.keep(rows)
         if self.drafting is not None:
             self.drafting.keep(rows)
+        if self.shared is not None:
+            self.shared = self.shared.keep(rows)
         self.tree, self.report, self.is_whole = tree, self.report.keep(rows), False
         self.captures.forget()
 

@@ -10,6 +10,9 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ltd.common.files import file_hash
+from ltd.drafts.sharpness import UNFITTED, Sharpness, load_sharpness
+from ltd.noise import SharedNoise
+from ltd.ops import Noise
 from ltd.tree import DraftTree
 
 DEFAULT_WIDTH = 10  # beam width W; that of all recorded traces
@@ -29,6 +32,15 @@ class Origin:
     def sha256(self) -> str | None:
         """SHA-256 of its `model.safetensors`, read when it is first asked for; None without such a file."""
         return file_hash(self.folder / "model.safetensors")
+
+    @cached_property
+    def sharpness(self) -> Sharpness:
+        """How far its values with noise can be trusted, read when it is first asked for.
+
+        Raises:
+            InputError: what the folder says cannot be used.
+        """
+        return load_sharpness(self.folder)
 
 
 class Draft(Protocol):
@@ -167,3 +179,10 @@ class RecordedDraftSession(DraftSession, Protocol):
         a draft whose work does not depend on how long they are.
         """
         ...
+
+
+def shared_with(draft: Draft | None, noise: Noise, temperature: float) -> SharedNoise:
+    """The noise that a target draws with at a temperature, for a draft to propose with; None is no draft."""
+    origin = None if draft is None else draft.origin
+    sharpness = UNFITTED if origin is None else origin.sharpness
+    return SharedNoise(noise, temperature, sharpness.at(temperature))

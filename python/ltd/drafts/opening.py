@@ -74,7 +74,9 @@ def read_draft(
             f"the head in {folder} was trained for another tokenizer than the target's; "
             "use a head trained for this target, or the draft none"
         )
-    return StoredDraft(head, Origin(folder))
+    origin = Origin(folder)
+    _ = origin.sharpness  # now, as it may not be whole
+    return StoredDraft(head, origin)
 
 
 def make_draft(head: Eagle3Head, embedding: nn.Embedding | PackedEmbedding, origin: Origin | None = None) -> Draft:

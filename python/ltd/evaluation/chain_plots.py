@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ltd.chains.by_name import NAMED
+from ltd.chains.by_name import NAMED, split_sampler
+from ltd.chains.samplers import RESIDUAL
 from ltd.common.journal import Record
 from ltd.common.named_options import options_of
 from ltd.common.table import png
@@ -65,11 +66,13 @@ def series(method: str) -> tuple[str, float | None]:
 
     Methods share a line if nothing but that one number tells them apart, defaults filled in.
     """
-    _, rule, *given = split_label(method)[1].split(":")
+    typed, sampler = split_sampler(split_label(method)[1].partition(":")[2])
+    rule, *given = typed.split(":")
     if rule.isdecimal():
-        return "constant K", int(rule)
+        return "constant K" if sampler == RESIDUAL else f"constant K, {sampler}", int(rule)
     defaults = {name: str(parameter.default) for name, parameter in options_of(NAMED[rule].make).items()}
-    values = defaults | {option.partition("=")[0]: option.partition("=")[2] for option in given}
+    defaults["sampler"] = RESIDUAL
+    values = defaults | {option.partition("=")[0]: option.partition("=")[2] for option in given} | {"sampler": sampler}
     knob = values.pop(KNOB, None)
     others = [f"{name}={value}" for name, value in values.items() if value != defaults[name]]
     name = ", ".join([rule, *others])

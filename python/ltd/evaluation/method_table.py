@@ -104,7 +104,13 @@ def rows() -> list[MethodRow]:
         files["controller"],
         words[TUNED],
         files["bundle"],
-        MethodRow(f"{CHAIN}:K", "nothing", "a separate small model drafts chains, of K tokens"),
+        MethodRow(
+            f"{CHAIN}:K",
+            "nothing",
+            "a separate small model drafts chains, of K tokens; all chains take sampler=residual, p/q acceptance, or "
+            "sampler=noise, which draws as trees do",
+            "sampler=residual",
+        ),
         *(MethodRow(f"{CHAIN}:{name}", named.decides, named.rule, named.options) for name, named in CHAINS.items()),
         MethodRow(TRANSFORMERS, "nothing", "generate of transformers itself"),
         MethodRow(ASSISTED, "length", "the same, with the chain draft as its assistant"),

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 from ltd.chains import Length, SpecDecPP
 from ltd.chains.acceptance_files import check_draft
-from ltd.chains.by_name import ACCEPTANCE, parse_length
+from ltd.chains.by_name import ACCEPTANCE, parse_length, split_sampler
 from ltd.chains.decoder import ChainDecoder
+from ltd.chains.samplers import NOISE
 from ltd.common.assets import shipped_baseline, shipped_chain
 from ltd.common.files import expand_user
 from ltd.decoding.decoder import PolicyChoice
@@ -56,13 +56,10 @@ class Method(ABC):
 
     Attributes:
         name: as it was typed, `METHOD` or `LABEL=METHOD`.
-        repeats_plain: whether sampling gives plain decoding's text of the same seed. The distribution is the same for
-            all methods.
         needs_chain: whether it uses the chain draft.
     """
 
     name: str
-    repeats_plain: ClassVar[bool] = False
 
     @staticmethod
     def parse(name: str) -> Method:
@@ -96,6 +93,11 @@ class Method(ABC):
         return False
 
     @property
+    def repeats_plain(self) -> bool:
+        """Whether sampling gives plain decoding's text of the same seed. All methods have the same distribution."""
+        return False
+
+    @property
     def spec(self) -> str:
         """The name without its label."""
         return split_label(self.name)[1]
@@ -123,7 +125,6 @@ class TreeMethod(Method):
     policy: PolicyChoice
     chosen: ChosenPolicy | None = None
     grid: Path | None = None
-    repeats_plain: ClassVar[bool] = True
 
     @classmethod
     def named(cls, name: str) -> TreeMethod:
@@ -142,6 +143,10 @@ class TreeMethod(Method):
         if self.grid is not None:
             return [self.grid]
         return option_files(self.spec) if self.chosen is None else [*option_files(self.spec), *self.chosen.files]
+
+    @property
+    def repeats_plain(self) -> bool:
+        return True
 
     def choose(self, setting: FindSetting, device: torch.device) -> TreeMethod:
         chosen = choose_policy(self.policy, setting, device)
@@ -170,24 +175,35 @@ class TreeMethod(Method):
 
 @dataclass(frozen=True, slots=True)
 class ChainMethod(Method):
-    """A chain draft with a rule for its length."""
+    """A chain draft with a rule for its length.
+
+    Attributes:
+        length: the rule.
+        sampler: see `ltd.chains.decoder.ChainDecoder`.
+    """
 
     length: Length
+    sampler: str
 
     @classmethod
     def named(cls, name: str) -> ChainMethod:
         """`Method.parse` of this kind."""
-        return cls(name, parse_length(split_label(name)[1].partition(":")[2]))
+        rule, sampler = split_sampler(split_label(name)[1].partition(":")[2])
+        return cls(name, parse_length(rule), sampler)
 
     @property
     def needs_chain(self) -> bool:
         return True
 
+    @property
+    def repeats_plain(self) -> bool:
+        return self.sampler == NOISE
+
     def open(self, models: Models) -> ChainAnswerer:
         decoder = models.decoder
         if isinstance(self.length, SpecDecPP) and self.length.folder is not None:
             check_draft(self.length.folder, models.chain_folder)
-        return ChainAnswerer(ChainDecoder.sharing(decoder, models.chain, self.length))
+        return ChainAnswerer(ChainDecoder.sharing(decoder, models.chain, self.length, self.sampler))
 
 
 @dataclass(frozen=True, slots=True)

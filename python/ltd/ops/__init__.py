@@ -42,6 +42,7 @@ from ltd.ops.expand import expand_beam
 from ltd.ops.forward import add_rms_norm, gated_silu, rotate_and_store
 from ltd.ops.library import build_info
 from ltd.ops.lookup import merge_text
+from ltd.ops.noise import Noise, place_noise
 from ltd.ops.policy import depth_action, size_action, summary_decision, summary_state
 from ltd.ops.select import select_tree
 
@@ -49,6 +50,7 @@ __all__ = [
     "LARGEST_TEMPERATURE",
     "LEAST_TEMPERATURE",
     "MERGE_COUNTERS",
+    "Noise",
     "StackWeights",
     "accept_chain",
     "accept_greedy",
@@ -68,6 +70,7 @@ __all__ = [
     "merge_text",
     "pack_linear",
     "packed_shape",
+    "place_noise",
     "rotate_and_store",
     "row_entropy",
     "select_tree",

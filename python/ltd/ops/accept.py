@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ltd.ops.library import operator
+from ltd.ops.noise import Noise
 
 # Kernels divide logits by a float32: below, it would be 0; above, all logits would become one.
 LEAST_TEMPERATURE = 1e-30
@@ -48,32 +49,30 @@ def accept_sample(
     first_child: Tensor,
     next_sibling: Tensor,
     positions: Tensor,
-    rows: Tensor,
     temperature: float,
     top_k: int,
     top_p: float,
-    seed: int,
+    noise: Noise,
     path: Tensor,
     gained_tokens: Tensor,
     gained: Tensor,
 ) -> None:
     """The walk of `accept_greedy` with tokens sampled from the target's warped distribution.
 
-    A token is drawn by inverting the cumulative distribution in vocabulary order with one uniform number per (seed,
-    row, position), from Philox4x32-10. The drafts being deterministic, this accepts a candidate x with probability
-    p(x) as the paper does (section 3), and the tokens that a seed gives do not depend on the tree.
+    The token at a node is the one with the largest logit / temperature + noise of the node's position, of those that
+    top-k and top-p keep; of equal ones the smallest id. Its distribution is the target's (the Gumbel-max rule), and the
+    tokens that a seed gives do not depend on the tree. A draft that proposes with the same noise (`expand_beam`) is
+    accepted more often.
 
     Args:
         logits, tokens, first_child, next_sibling, path, gained_tokens, gained: as for `accept_greedy`.
-        positions: int64 (B, N), as `select_tree` writes them.
-        rows: int64 (B,), each sequence's number in its call, 0 … 2^32 - 1; it keeps its random numbers when others
-            leave the batch.
+        positions: int64 (B, N), as `select_tree` writes them, 0 … 2^32 - 1.
         temperature: 1e-30 … 1e30.
         top_k: keep all logits >= the k-th largest; 0 = off.
         top_p: then keep a token if the mass of the strictly better ones (ties: smaller id) is < top_p; 1 = off.
-        seed: any int64.
+        noise: of the B sequences and this vocabulary; what is missing is made.
 
-    Unchecked on CUDA: rows; of a larger one the lowest 32 bits count.
+    Unchecked on CUDA: rows and positions; of larger ones the lowest 32 bits count.
     """
     _accept_sample(
         logits,
@@ -81,11 +80,13 @@ def accept_sample(
         first_child,
         next_sibling,
         positions,
-        rows,
+        noise.rows,
         temperature,
         top_k,
         top_p,
-        seed,
+        noise.seed,
+        noise.noise,
+        noise.places,
         path,
         gained_tokens,
         gained,

@@ -105,7 +105,7 @@ def record_signals(
 
     # The signal of the deepest level is never asked for.
     trees = draft_everywhere(
-        decoder, draft, generation.tokens.tolist(), generation.prompt_length, depth - 1, ROWS, look
+        decoder, draft, generation.tokens.tolist(), generation.prompt_length, depth - 1, ROWS, generation.sampling, look
     )
     for first, tree in trees:
         block = slice(first, first + len(tree.roots))

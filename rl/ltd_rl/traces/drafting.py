@@ -7,8 +7,12 @@ from contextlib import closing
 
 import torch
 
+from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft, DraftSession
+from ltd.drafts.base import shared_with
+from ltd.noise import SharedNoise
+from ltd.ops import Noise
 from ltd.tree import DraftTree
 
 
@@ -19,10 +23,12 @@ def draft_everywhere(
     prompt_length: int,
     depth: int,
     rows: int,
+    sampling: Sampling,
     look: Callable[[DraftTree], None] = lambda tree: None,
 ) -> Iterator[tuple[int, DraftTree]]:
     """Trees of a depth at every position, up to `rows` at a time: the first position of a batch, and its tree.
 
+    They are those of a call with this one prompt, sampled so: with the noise of its seed, where it is not greedy.
     `look` is called with the tree after every level.
 
     Every row of the batch holds the whole text, read once and copied. The text is walked from its end: a tree's rows
@@ -37,14 +43,20 @@ def draft_everywhere(
     with closing(draft.start(batch, len(tokens) + (depth + 1) * draft.width)) as session:
         session.read_prompt(0, features, token_ids[:-2])
         session.spread()
-        tree = DraftTree(batch, draft.width, depth, 0, device)
+        tree, shared = DraftTree(batch, draft.width, depth, 0, device), None
+        if sampling.temperature > 0.0:
+            # A level needs the noise of one place in every row, and all rows are the first prompt of their call.
+            noise = Noise.new(batch, decoder.target.vocab_size, [0] * batch, device, 1)
+            noise.restart(sampling.drawn_seed(), [0] * batch)
+            shared = shared_with(draft, noise, sampling.temperature)
         while end > 0:
             if end < batch:
                 batch = end
                 session.keep(list(range(batch)))
                 tree = DraftTree(batch, draft.width, depth, 0, device)
+                shared = None if shared is None else shared.keep(list(range(batch)))
             roots = torch.arange(prompt_length + end - batch, prompt_length + end, device=device)
-            draft_full_tree(session, draft.d2t, tree, features, token_ids, roots, depth, look)
+            draft_full_tree(session, draft.d2t, tree, features, token_ids, roots, depth, shared, look)
             end -= batch
             yield end, tree
 
@@ -57,6 +69,7 @@ def draft_full_tree(
     tokens: torch.Tensor,
     roots: torch.Tensor,
     depth: int,
+    shared: SharedNoise | None,
     look: Callable[[DraftTree], None],
 ) -> None:
     """Drafts from roots at places int64 (B,) of a text, as a cycle does after committing all before its root.
@@ -66,6 +79,7 @@ def draft_full_tree(
         tree: filled.
         features: (1, n, F * Ht), of the text, if the draft reads them. tokens: int64 (≥ n,).
         depth: expansions.
+        shared: the noise that the text was sampled with; None if it is greedy.
         look: called with the tree after every level.
     """
     session.rewind(roots.tolist())
@@ -74,10 +88,10 @@ def draft_full_tree(
     session.note([1] * len(roots))
     tree.begin(tokens[roots], roots.to(torch.int32))
     tree.root_states = tree.states = session.root_states
-    tree.expand(logits, d2t)
+    tree.expand(logits, d2t, shared)
     look(tree)
     for _ in range(depth):
         logits = session.expand(tree)
         tree.states = session.beam_states
-        tree.expand(logits, d2t)
+        tree.expand(logits, d2t, shared)
         look(tree)

@@ -211,7 +211,7 @@ def record_answer(
     states = np.zeros((positions, 0 if draft is None else draft.state_size), dtype=np.float16)
     drafting: Iterator[tuple[int, DraftTree]] = iter(())
     if draft is not None:
-        drafting = draft_everywhere(decoder, draft, prompt + answer, len(prompt), config.depth, config.rows)
+        drafting = draft_everywhere(decoder, draft, prompt + answer, len(prompt), config.depth, config.rows, sampling)
     for first, tree in drafting:
         block = slice(first, first + len(tree.roots))
         drafted = tree.tokens.cpu().numpy()

@@ -1,7 +1,7 @@
 #include "expand/expand_beam.h"
 
 #include "common/cuda_kernels.h"
-#include "emulation/run.h"
+#include "emulation/operators/noise_ring.h"
 
 namespace ltd::emulation {
 
@@ -24,6 +24,8 @@ void expand_beam(const ExpandBeam& a) {
   }
   memory.may_write(a.beam_rows, a.batch, a.width);
   memory.may_write(a.beam_tokens, a.batch, a.width);
+  memory.may_read(a.lengths, a.batch);
+  may_keep_noise(memory, a.ring, a.batch);
   run(memory, a, cuda::expand_beam_workspace, cuda::expand_beam);
 }
 

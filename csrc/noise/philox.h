@@ -30,10 +30,10 @@ LTD_INLINE PhiloxBlock philox4x32_10(PhiloxBlock counter, uint32_t key0, uint32_
 }
 
 // What a random number is for. Numbers for different ends are independent of one another.
-enum RandomStream : uint32_t { kTargetStream, kDraftStream, kAcceptanceStream, kResidualStream };
+enum RandomStream : uint32_t { kTargetStream, kDraftStream, kAcceptanceStream, kResidualStream, kNoiseStream };
 
-// The uniform number in [0, 1), a multiple of 2^-53, that decides about the token at `position` + 1 of `row`, which is
-// a sequence of the batch or a cycle of a chain.
+// The uniform number in [0, 1), a multiple of 2^-53, that decides about the token at `position` + 1 of `row`, the cycle
+// of a chain.
 LTD_INLINE double sampling_uniform(uint64_t seed, int64_t position, int64_t row, RandomStream stream) {
   const uint64_t drawn = static_cast<uint64_t>(position) + 1;
   const PhiloxBlock counter{
