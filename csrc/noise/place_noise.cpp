@@ -104,30 +104,39 @@ struct NoisePlace {
         key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)} {}
 };
 
-// Noise of 2 * kLanes tokens from `first` on, a multiple of 4.
-LTD_INLINE void make_noise(const NoisePlace& place, int64_t first, Floats (&noise)[2]) {
+// Tokens whose words are made before their noise: each of the two loops then has many of its steps under way at once.
+constexpr int64_t kChunk = 1024;
+
+// Words of the tokens first ... first + kChunk - 1; `first` is a multiple of 4.
+LTD_INLINE void make_words(const NoisePlace& place, int64_t first, int64_t count, uint32_t* words) {
   Longs block;
   for (int lane = 0; lane < kLanes / 2; ++lane) block[lane] = static_cast<uint64_t>(first / 4 + lane);
-  Counters random{{Longs{} + place.position, Longs{} + place.row, block, Longs{} + uint64_t{kNoiseStream}}};
-  random.encrypt(place.key[0], place.key[1]);
-  const Longs front = pair(random.words[0], random.words[1]);
-  const Longs back = pair(random.words[2], random.words[3]);
-  noise[0] = Gumbel<VectorArithmetic>::noise(interleave_longs<0>(front, back));
-  noise[1] = Gumbel<VectorArithmetic>::noise(interleave_longs<kLanes / 4>(front, back));
+  for (int64_t i = 0; i < count; i += 2 * kLanes) {
+    Counters random{{Longs{} + place.position, Longs{} + place.row, block, Longs{} + uint64_t{kNoiseStream}}};
+    random.encrypt(place.key[0], place.key[1]);
+    const Longs front = pair(random.words[0], random.words[1]);
+    const Longs back = pair(random.words[2], random.words[3]);
+    const Words made[2] = {interleave_longs<0>(front, back), interleave_longs<kLanes / 4>(front, back)};
+    std::memcpy(words + i, made, sizeof made);
+    block += kLanes / 2;
+  }
 }
 
 // Noise of the tokens first ... last - 1; `first` is a multiple of 4.
 void fill_part(const NoisePlace& place, int64_t first, int64_t last, float* noise) {
-  Floats made[2];
-  int64_t token = first;
-  for (; token + 2 * kLanes <= last; token += 2 * kLanes) {
-    make_noise(place, token, made);
-    store(noise + token, made[0]);
-    store(noise + token + kLanes, made[1]);
+  alignas(64) uint32_t words[kChunk];
+  for (int64_t start = first; start < last; start += kChunk) {
+    const int64_t count = at_most(last - start, kChunk);
+    make_words(place, start, count, words);
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const Floats made = Gumbel<VectorArithmetic>::noise(load_raw<Words>(words + i));
+      if (i + kLanes <= count) {
+        store(noise + start + i, made);
+      } else {
+        store_some(noise + start + i, made, count - i);
+      }
+    }
   }
-  if (token == last) return;
-  make_noise(place, token, made);
-  std::memcpy(noise + token, made, (last - token) * sizeof(float));
 }
 
 void fill(const NoisePlace& place, int64_t vocabulary, int threads, float* noise) {
