@@ -103,30 +103,25 @@ __device__ void note_places(const AcceptSample& a, int64_t b) {
   }
 }
 
-// The noise of a node's position.
-struct NodeNoise {
-  bool is_made;
-  Pointer<const float> made;
-  NoisePlace place;
-
-  __device__ NodeNoise(const AcceptSample& a, int64_t b, int64_t position)
-      : is_made(has_slot(a, b, position)),
-        made(a.ring.noise.at(b, a.ring.slot_of(position))),
-        place(place_of(a.ring, b, position)) {}
-
-  __device__ float of(int token) const { return is_made ? made[token] : place.noise(static_cast<uint32_t>(token)); }
-};
-
-// The token that can be drawn and has the largest value.
+// The token that can be drawn and has the largest value, at a node of this position.
 template <typename T>
-__device__ int64_t best_token(const LogitRow<T>& row, const Distribution& d, const NodeNoise& noise, Shared& shared) {
+__device__ int64_t best_token(const AcceptSample& a, int64_t b, int64_t position, const LogitRow<T>& row,
+                              const Distribution& d, Shared& shared) {
   uint64_t best = 0;
-  row.visit([&](int id, T logit) {
-    if (!d.keeps(id, logit)) return;
-    const float value = __fadd_rn(__fmul_rn(to_float(logit) - d.peak, d.rate), noise.of(id));
+  const auto offer = [&](int id, T logit, float noise) {
+    const float value = __fadd_rn(__fmul_rn(to_float(logit) - d.peak, d.rate), noise);
     const uint64_t packed = Best::pack(key_of(value), static_cast<uint32_t>(id));
-    best = packed > best ? packed : best;
-  });
+    if (d.keeps(id, logit) && packed > best) best = packed;
+  };
+  if (has_slot(a, b, position)) {
+    const Pointer<const float> noise = a.ring.noise.at(b, a.ring.slot_of(position));
+    row.visit([&](int id, T logit) { offer(id, logit, noise[id]); });
+  } else {
+    const NoisePlace place = place_of(a.ring, b, position);
+    for (int id = threadIdx.x; id < row.vocabulary; id += blockDim.x) {
+      offer(id, row.logits[id], place.noise(static_cast<uint32_t>(id)));
+    }
+  }
   return Best::token(best_of_block(best, shared));
 }
 
@@ -140,7 +135,7 @@ __global__ void __launch_bounds__(kMostThreads) sample_tokens(AcceptSample a, in
   const LogitRow<T> row(a.walk.logits.at<T>(b, node), a.walk.vocabulary);
   const Distribution d = distribution_of(row, a.sampling, shared);
   int64_t token = -1;
-  if (d.valid) token = best_token(row, d, NodeNoise(a, b, a.positions[b][node]), shared);
+  if (d.valid) token = best_token(a, b, a.positions[b][node], row, d, shared);
   if (threadIdx.x == 0) global(tokens)[blockIdx.x] = token;
 }
 

@@ -70,25 +70,94 @@ LTD_INLINE Words interleave_longs(Longs a, Longs b) {
 }
 #endif
 
-struct VectorArithmetic {
-  using Number = Floats;
-  using Word = Words;
+// Vectors that are computed with side by side. A step of Gumbel waits for the one before it; other vectors' steps
+// between them keep the processor busy.
+constexpr int kGroup = 4;
 
-  // Rounded to nearest.
-  static LTD_INLINE Floats from_word(Words word) {
+template <typename V>
+struct Group {
+  V parts[kGroup];
+};
+
+// make(i) for every part.
+template <typename Make>
+LTD_INLINE auto each(Make make) {
+  Group<decltype(make(0))> made;
+#pragma GCC unroll 4
+  for (int i = 0; i < kGroup; ++i) made.parts[i] = make(i);
+  return made;
+}
+
+using FloatGroup = Group<Floats>;
+using WordGroup = Group<Words>;
+
+template <typename V>
+LTD_INLINE Group<V> operator+(const Group<V>& a, const Group<V>& b) {
+  return each([&](int i) { return a.parts[i] + b.parts[i]; });
+}
+template <typename V>
+LTD_INLINE Group<V> operator-(const Group<V>& a, const Group<V>& b) {
+  return each([&](int i) { return a.parts[i] - b.parts[i]; });
+}
+LTD_INLINE FloatGroup operator*(const FloatGroup& a, const FloatGroup& b) {
+  return each([&](int i) { return a.parts[i] * b.parts[i]; });
+}
+LTD_INLINE FloatGroup operator+(const FloatGroup& a, float b) {
+  return each([&](int i) { return a.parts[i] + b; });
+}
+LTD_INLINE FloatGroup operator-(const FloatGroup& a, float b) {
+  return each([&](int i) { return a.parts[i] - b; });
+}
+LTD_INLINE FloatGroup operator*(const FloatGroup& a, float b) {
+  return each([&](int i) { return a.parts[i] * b; });
+}
+LTD_INLINE FloatGroup operator-(const FloatGroup& a) {
+  return each([&](int i) { return -a.parts[i]; });
+}
+LTD_INLINE WordGroup operator-(const WordGroup& a, uint32_t b) {
+  return each([&](int i) { return a.parts[i] - b; });
+}
+LTD_INLINE WordGroup operator<<(const WordGroup& a, int count) {
+  return each([&](int i) { return a.parts[i] << count; });
+}
+LTD_INLINE WordGroup operator~(const WordGroup& a) {
+  return each([&](int i) { return ~a.parts[i]; });
+}
+
+LTD_INLINE Floats signed_to_floats(Words words) { return __builtin_convertvector((Ints)words, Floats); }
+
+// Rounded to nearest.
+LTD_INLINE Floats to_floats(Words words) {
 #if defined(__AVX512F__)
-    return (Floats)_mm512_maskz_cvtepu32_ps(0xffff, (__m512i)word);
+  return (Floats)_mm512_maskz_cvtepu32_ps(0xffff, (__m512i)words);
 #else
-    // Both halves are exact, and their sum is rounded once.
-    return from_signed(word >> 16) * 65536.0f + from_signed(word & 0xffffu);
+  // Both halves are exact, and their sum is rounded once.
+  return signed_to_floats(words >> 16) * 65536.0f + signed_to_floats(words & 0xffffu);
 #endif
+}
+
+struct VectorArithmetic {
+  using Number = FloatGroup;
+  using Word = WordGroup;
+
+  static LTD_INLINE FloatGroup from_word(const WordGroup& words) {
+    return each([&](int i) { return to_floats(words.parts[i]); });
   }
-  static LTD_INLINE Floats from_signed(Words word) { return __builtin_convertvector((Ints)word, Floats); }
-  static LTD_INLINE Words bits(Floats number) { return (Words)number; }
-  static LTD_INLINE Floats number(Words bits) { return (Floats)bits; }
-  static LTD_INLINE Words shift_with_sign(Words word, int count) { return (Words)((Ints)word >> count); }
-  static LTD_INLINE Floats where_zero(Floats tested, Floats then, Floats otherwise) {
-    return tested == 0.0f ? then : otherwise;
+  static LTD_INLINE FloatGroup from_signed(const WordGroup& words) {
+    return each([&](int i) { return signed_to_floats(words.parts[i]); });
+  }
+  static LTD_INLINE WordGroup bits(const FloatGroup& numbers) {
+    return each([&](int i) { return (Words)numbers.parts[i]; });
+  }
+  static LTD_INLINE FloatGroup number(const WordGroup& bits) {
+    return each([&](int i) { return (Floats)bits.parts[i]; });
+  }
+  static LTD_INLINE WordGroup shift_with_sign(const WordGroup& words, int count) {
+    return each([&](int i) { return (Words)((Ints)words.parts[i] >> count); });
+  }
+  static LTD_INLINE FloatGroup where_zero(const FloatGroup& tested, const FloatGroup& then,
+                                          const FloatGroup& otherwise) {
+    return each([&](int i) { return tested.parts[i] == 0.0f ? then.parts[i] : otherwise.parts[i]; });
   }
 };
 
@@ -104,30 +173,41 @@ struct NoisePlace {
         key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)} {}
 };
 
-// Noise of 2 * kLanes tokens from `first` on, a multiple of 4.
-LTD_INLINE void make_noise(const NoisePlace& place, int64_t first, Floats (&noise)[2]) {
+// Tokens whose words are made before their noise: each of the two loops then has many of its steps under way at once.
+constexpr int64_t kChunk = 1024;
+
+// Words of the tokens first ... first + kChunk - 1; `first` is a multiple of 4.
+LTD_INLINE void make_words(const NoisePlace& place, int64_t first, int64_t count, uint32_t* words) {
   Longs block;
   for (int lane = 0; lane < kLanes / 2; ++lane) block[lane] = static_cast<uint64_t>(first / 4 + lane);
-  Counters random{{Longs{} + place.position, Longs{} + place.row, block, Longs{} + uint64_t{kNoiseStream}}};
-  random.encrypt(place.key[0], place.key[1]);
-  const Longs front = pair(random.words[0], random.words[1]);
-  const Longs back = pair(random.words[2], random.words[3]);
-  noise[0] = Gumbel<VectorArithmetic>::noise(interleave_longs<0>(front, back));
-  noise[1] = Gumbel<VectorArithmetic>::noise(interleave_longs<kLanes / 4>(front, back));
+  for (int64_t i = 0; i < count; i += 2 * kLanes) {
+    Counters random{{Longs{} + place.position, Longs{} + place.row, block, Longs{} + uint64_t{kNoiseStream}}};
+    random.encrypt(place.key[0], place.key[1]);
+    const Longs front = pair(random.words[0], random.words[1]);
+    const Longs back = pair(random.words[2], random.words[3]);
+    const Words made[2] = {interleave_longs<0>(front, back), interleave_longs<kLanes / 4>(front, back)};
+    std::memcpy(words + i, made, sizeof made);
+    block += kLanes / 2;
+  }
 }
 
 // Noise of the tokens first ... last - 1; `first` is a multiple of 4.
 void fill_part(const NoisePlace& place, int64_t first, int64_t last, float* noise) {
-  Floats made[2];
-  int64_t token = first;
-  for (; token + 2 * kLanes <= last; token += 2 * kLanes) {
-    make_noise(place, token, made);
-    store(noise + token, made[0]);
-    store(noise + token + kLanes, made[1]);
+  constexpr int64_t kStep = kGroup * kLanes;
+  static_assert(kChunk % kStep == 0 && kStep % (2 * kLanes) == 0);
+  alignas(64) uint32_t words[kChunk];
+  for (int64_t start = first; start < last; start += kChunk) {
+    const int64_t count = at_most(last - start, kChunk);
+    make_words(place, start, ceil_div(count, kStep) * kStep, words);
+    for (int64_t i = 0; i < count; i += kStep) {
+      const FloatGroup made = Gumbel<VectorArithmetic>::noise(load_raw<WordGroup>(words + i));
+      if (i + kStep <= count) {
+        std::memcpy(noise + start + i, made.parts, sizeof made.parts);
+      } else {
+        std::memcpy(noise + start + i, made.parts, (count - i) * sizeof(float));
+      }
+    }
   }
-  if (token == last) return;
-  make_noise(place, token, made);
-  std::memcpy(noise + token, made, (last - token) * sizeof(float));
 }
 
 void fill(const NoisePlace& place, int64_t vocabulary, int threads, float* noise) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-NOISE_ERROR = 2e-6  # how far the operators' float32 noise may be from this
+NOISE_ERROR = 1.2e-6  # how far the operators' float32 noise may be from this
 NOISE_STREAM = 4
 
 
