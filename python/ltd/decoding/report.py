@@ -75,7 +75,7 @@ class Report:
         places = refilled(rows, len(self.rows))
         self.rows = [self.rows[row] for row in places]
         index = torch.tensor(places, device=self.path.device)
-        for part in (self.device_rows, self.path, self.tokens, self.gained, self.roots):
+        for part in (self.path, self.tokens, self.gained, self.roots):
             part.copy_(part[index])
 
     def finish(self, features: torch.Tensor | None = None, gathered: torch.Tensor | None = None) -> None:
