@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from ltd.decoding.decoder import Decoder
+from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.statistics import Statistics
 from ltd.policies import Static
 
@@ -36,6 +36,7 @@ def check_head(decoder: Decoder, folder: Path) -> None:
     tokens = cycles = 0
     for prompt in PROMPTS:
         answer = decoder.generate(decoder.encode(prompt), max_new_tokens=NEW_TOKENS, policy=TREE)
+        assert isinstance(answer, Generation)
         tokens += sum(answer.statistics.gains)
         cycles += len(answer.statistics.gains)
     decoder.last_statistics = Statistics()

@@ -95,8 +95,9 @@ class Policy(Protocol):
         max_size: the most candidates it may send to verification, 0 … 512.
 
     Four more are read where a policy has them: `max_text`, see `text_limit`; `drafts`, which is False of one that
-    never asks a draft; `needs_draft`, whether it makes no sense without one, which else are those that look nothing up;
-    and `sizes`, a tuple of all that it may choose, for which a GPU's verifications are then recorded.
+    never asks a draft, and needs none; `needs_draft`, whether any other makes no sense without one, which else are
+    those that look nothing up; and `sizes`, a tuple of all that it may choose, for which a GPU's verifications are then
+    recorded.
     """
 
     @property
