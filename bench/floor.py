@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+import torch_products
+from ltd import ops
 from ltd.engine.cpu import Engine
 from ltd.engine.kv_cache import key_value_sizes
+from ltd.ops.engine import BLOCK_OUTPUTS, empty_weights, pack_linear, packed_shape
 from timing import time_in_turns
+from torch_products import TYPES, best_rate, torch_rate
 
 PRODUCT_SIDES = (1024, 2048, 3072)  # of the square matrices whose product shows how fast this machine multiplies
+READ_INPUTS = 1024  # of a linear layer whose weights are read
+UNPACKING = ("baseline", "avx2")  # where PyTorch's products of bfloat16 are slower than those of float32, by far
+# What keeps oneDNN and MKL to an instruction set; nothing does for the widest.
+LIMITS = {
+    "baseline": {"ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "avx512_bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "amx_bf16": {},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +82,15 @@ class Floor:
     @classmethod
     def measure(cls, work: Work, dtype: torch.dtype, repeats: int) -> Floor:
         """The best of all repeats, on torch's threads, with matrices of this type."""
-        memory = torch.ones(work.weight_bytes // 8, dtype=torch.int64)
-        squares = [torch.randn(side, side).to(dtype) for side in PRODUCT_SIDES]
-        products = [lambda square=square: torch.mm(square, square) for square in squares]
-        reading, *multiplying = time_in_turns([memory.sum, *products], range(repeats))
-        rates = [2 * side**3 / min(times) for side, times in zip(PRODUCT_SIDES, multiplying, strict=True)]
-        return cls(work, min(reading), max(rates))
+        return cls(work, read_seconds(work.weight_bytes, dtype, repeats), multiply_rate(dtype, repeats))
+
+    def arithmetic_seconds(self, count: int, prefix: int) -> float:
+        """The arithmetic of `count` tokens behind a prefix."""
+        return self.work.operations(count, prefix) / self.operations_per_second
 
     def seconds(self, count: int, prefix: int) -> float:
-        """The longer one of reading the weights once and of the arithmetic of `count` tokens behind a prefix."""
-        return max(self.read_seconds, self.work.operations(count, prefix) / self.operations_per_second)
+        """The longer one of reading the weights once and of the arithmetic."""
+        return max(self.read_seconds, self.arithmetic_seconds(count, prefix))
 
     def __str__(self) -> str:
         megabytes, rate = self.work.weight_bytes / 1e6, self.work.weight_bytes / self.read_seconds / 1e9
@@ -80,3 +98,39 @@ class Floor:
             f"floor: reading {megabytes:.0f} MB of weights in {self.read_seconds * 1e3:.1f} ms ({rate:.1f} GB/s), "
             f"or arithmetic at {self.operations_per_second / 1e9:.0f} GFLOP/s, the best product of matrices"
         )
+
+
+def read_seconds(size: int, dtype: torch.dtype, repeats: int) -> float:
+    """Seconds for reading so many bytes: by a sum, or by a linear layer of one row, whichever is faster."""
+    step_bytes = packed_shape(BLOCK_OUTPUTS, READ_INPUTS, dtype)[1] * BLOCK_OUTPUTS * 4
+    outputs = size // step_bytes * BLOCK_OUTPUTS
+    weights = empty_weights(packed_shape(outputs, READ_INPUTS, dtype), dtype).fill_(1)
+    row, numbers = torch.ones(1, READ_INPUTS, dtype=dtype), weights.view(torch.int64)
+    return min(map(min, time_in_turns([numbers.sum, lambda: ops.linear(row, weights, outputs)], range(repeats))))
+
+
+def engine_rate(dtype: torch.dtype, repeats: int) -> float:
+    """Operations per second of the engine's best large product, with the kernels in use."""
+    products: dict[int, Callable[[], object]] = {}
+    for side in PRODUCT_SIDES:
+        matrix = torch.randn(side, side).to(dtype)
+        packed = torch.empty(packed_shape(side, side, dtype), dtype=dtype)
+        pack_linear(matrix, packed)
+        products[side] = lambda m=matrix, p=packed, n=side: ops.linear(m, p, n)
+    return best_rate(products, repeats)
+
+
+def multiply_rate(dtype: torch.dtype, repeats: int) -> float:
+    """Operations per second of the best large product, PyTorch's or the engine's."""
+    return max(torch_rate(dtype, repeats, PRODUCT_SIDES), engine_rate(dtype, repeats))
+
+
+def limited_torch_rates(isa: str, threads: int, repeats: int) -> dict[str, float]:
+    """What PyTorch's best products reach where it may use no more than an instruction set of the engine's, by type."""
+    dtypes = [name for name in TYPES if name != "bfloat16" or isa not in UNPACKING]
+    settings = {"dtypes": ",".join(dtypes), "sides": ",".join(map(str, PRODUCT_SIDES))}
+    settings |= {"threads": str(threads), "repeats": str(repeats)}
+    command = [sys.executable, torch_products.__file__, *(f"--{name}={value}" for name, value in settings.items())]
+    done = subprocess.run(command, env=os.environ | LIMITS[isa], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found

@@ -1,7 +1,11 @@
 """Times the engine's forward of the target on several instruction sets of this processor, in turns.
 
     python bench/instruction_sets.py [--isas avx2,amx_bf16] [--dtypes bfloat16,float32] [--tokens 1,8,61]
-                                     [--prefix 500] [--threads 2] [--repeats 15] [--cpu-time] [--json FILE]
+                                     [--prefix 500] [--threads 2] [--repeats 15] [--cpu-time] [--target …] [--out DIR]
+
+Beside the times stand two floors: reading the weights once, as fast as this machine reads memory, and the arithmetic,
+as fast as the best large product of matrices on that instruction set, PyTorch's or the engine's own; in bfloat16 the
+product may be float32's. `--out` writes `instruction-sets.json` and `table.md`.
 
 `--cpu-time` counts the processor time of one thread instead of the time on the wall: on a machine that others use too
 it leaves out when the thread waited for its turn, though not what others did to caches and memory meanwhile.
@@ -21,16 +25,19 @@ import torch
 
 import ltd
 from console import wide_console
-from floor import Floor, Work
+from floor import Floor, Work, engine_rate, limited_torch_rates, read_seconds
 from forward import forward_of, some_prompt
 from ltd import _C
+from ltd.common.files import write_text
 from ltd.common.table import Table
+from ltd.common.threads import set_threads
 from ltd.engine.cpu import Engine
 from ltd.ops.library import build_info
 from ltd.target.target import Target
 from timing import Timing, circumstances, write_json
+from torch_products import TYPES
 
-TOKENS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+TOKENS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 
 Results = dict[str, dict[str, dict[str, Any]]]  # type, instruction set, number of tokens
 
@@ -43,7 +50,7 @@ def seconds_of(function: Callable[[], object], clock: Callable[[], float]) -> fl
 
 
 def measure(target: Target, isas: list[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Forwards of all sizes on all instruction sets, round by round; the first round does not count."""
+    """Forwards of all sizes on all instruction sets, round by round; the first round does not count. Microseconds."""
     clock = time.thread_time if options.cpu_time else time.perf_counter
     taken: dict[tuple[str, int], list[float]] = {(isa, count): [] for isa in isas for count in options.tokens}
     with target.session(1, options.prefix + max(options.tokens), tap=False) as session:
@@ -64,31 +71,68 @@ def measure(target: Target, isas: list[str], options: argparse.Namespace) -> dic
     }
 
 
-def table(dtype: str, found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Table:
-    """One row per number of tokens."""
-    rows = [
-        [str(count), *(f"{sizes[str(count)]['median'] / 1e3:.2f}" for sizes in found.values())]
-        for count in options.tokens
-    ]
-    return Table(f"{dtype}, prefix {options.prefix}, threads: {options.threads}; ms", ["tokens", *found], rows)
+def find_rates(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Operations per second of the best large product, by instruction set and type."""
+    rates: dict[str, dict[str, float]] = {}
+    for isa in options.isas:
+        _C.use_cpu_isa(isa)
+        of_torch = limited_torch_rates(isa, options.threads, options.repeats)
+        rates[isa] = {
+            name: max(of_torch.get(name, 0.0), engine_rate(dtype, options.repeats)) for name, dtype in TYPES.items()
+        }
+        rates[isa]["bfloat16"] = max(rates[isa].values())
+    return rates
 
 
-def parse() -> argparse.Namespace:
+def add_floors(found: dict[str, dict[str, Any]], floors: dict[str, Floor], prefix: int) -> None:
+    """Writes both floors beside every time, in microseconds."""
+    for isa, timings in found.items():
+        for count, timing in timings.items():
+            timing["bytes_floor"] = floors[isa].read_seconds * 1e6
+            timing["arithmetic_floor"] = floors[isa].arithmetic_seconds(int(count), prefix) * 1e6
+
+
+def make_table(dtype: str, found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Table:
+    """One row per number of tokens; with floors, where they were measured."""
+    with_floors = "bytes_floor" in next(iter(next(iter(found.values())).values()))
+    columns, rows = ["tokens"], [[str(count)] for count in options.tokens]
+    if with_floors:
+        columns.append("bytes floor")
+    for isa in found:
+        columns += [isa, f"{isa}: arithmetic floor"] if with_floors else [isa]
+    for row in rows:
+        sizes = [timings[row[0]] for timings in found.values()]
+        if with_floors:
+            row.append(milliseconds(sizes[0]["bytes_floor"]))
+        for size in sizes:
+            row += [milliseconds(size[name]) for name in ("median", "arithmetic_floor") if name in size]
+    return Table(f"{dtype}, prefix {options.prefix}, threads: {options.threads}; ms", columns, rows)
+
+
+def milliseconds(microseconds: float) -> str:
+    """For people."""
+    return f"{microseconds / 1e3:.2f}"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, checked."""
     available = [str(isa) for isa in build_info()["cpu_isas"]]  # type: ignore[attr-defined]
     names = partial(str.split, sep=",")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default=None, help="a model folder or hub name; default: the default target")
     parser.add_argument("--isas", type=names, default=[isa for isa in available if isa != "baseline"])
-    parser.add_argument("--dtypes", type=names, default=["bfloat16"])
+    parser.add_argument("--dtypes", type=names, default=["bfloat16", "float32"])
     parser.add_argument("--tokens", type=lambda text: tuple(map(int, text.split(","))), default=TOKENS)
     parser.add_argument("--prefix", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--cpu-time", action="store_true")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="also write the numbers and the tables")
+    options = parser.parse_args(arguments)
     if unknown := [isa for isa in options.isas if isa not in available]:
         parser.error(f"--isas: there is no {unknown[0]} here; there are {', '.join(available)}")
+    if unknown := [name for name in options.dtypes if name not in TYPES]:
+        parser.error(f"--dtypes: the engine does not run {unknown[0]}; it runs {', '.join(TYPES)}")
     if options.repeats < 2 or options.prefix < 2 or min(options.tokens) < 1:
         parser.error("--repeats and --prefix must be at least 2, --tokens at least 1")
     if options.cpu_time and options.threads != 1:
@@ -97,23 +141,31 @@ def parse() -> argparse.Namespace:
 
 
 @torch.inference_mode()
-def main() -> None:
-    options = parse()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    kernels = str(build_info()["cpu_kernels"])
+    set_threads(options.threads)
     results: Results = {}
-    floors: dict[str, Floor] = {}
-    for dtype in options.dtypes:
-        decoder = ltd.load(dtype=dtype, device="cpu", threads=options.threads)
-        assert isinstance(decoder.target.forward, Engine)
-        if not options.cpu_time:  # a floor is a time on the wall
-            floors[dtype] = Floor.measure(Work.of(decoder.target.forward), decoder.target.dtype, options.repeats)
-        results[dtype] = measure(decoder.target, options.isas, options)
-        wide_console().print(table(dtype, results[dtype], options).rich())
-        if dtype in floors:
-            wide_console().print(str(floors[dtype]), highlight=False)
-    if options.json is not None:
+    tables = []
+    try:
+        rates = {} if options.cpu_time else find_rates(options)  # a floor is a time on the wall
+        for dtype in options.dtypes:
+            decoder = ltd.load(options.target, "none", dtype=dtype, device="cpu", threads=options.threads)
+            assert isinstance(decoder.target.forward, Engine)
+            results[dtype] = measure(decoder.target, options.isas, options)
+            if rates:
+                work = Work.of(decoder.target.forward)
+                reading = read_seconds(work.weight_bytes, TYPES[dtype], options.repeats)
+                floors = {isa: Floor(work, reading, rate[dtype]) for isa, rate in rates.items()}
+                add_floors(results[dtype], floors, options.prefix)
+            tables.append(make_table(dtype, results[dtype], options))
+            wide_console().print(tables[-1].rich())
+    finally:
+        _C.use_cpu_isa(kernels)
+    if options.out is not None:
         settings = {"unit": "microseconds", "clock": "cpu" if options.cpu_time else "wall", "prefix": options.prefix}
-        measured = {"floors": {dtype: asdict(floor) for dtype, floor in floors.items()}, "instruction_sets": results}
-        write_json(options.json, {**circumstances(), **settings, **measured})
+        write_json(options.out / "instruction-sets.json", {**circumstances(), **settings, "instruction_sets": results})
+        write_text(options.out / "table.md", "\n".join(table.markdown() for table in tables))
 
 
 if __name__ == "__main__":

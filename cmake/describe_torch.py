@@ -20,7 +20,6 @@ facts = [
     (root / "include").as_posix(),
     (root / "lib").as_posix(),
     str(int(torch._C._GLIBCXX_USE_CXX11_ABI)),
-    str(int(torch.backends.openmp.is_available())),
     torch.version.cuda or "none",
     cuda_runtime() if torch.version.cuda else "none",
     pathlib.Path(pybind11.get_include()).as_posix(),

@@ -2,19 +2,20 @@
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <numeric>
+#include <thread>
 
+#include "common/team.h"
 #include "device.h"
 #include "dispatch/cpu_kernels.h"
 #include "memory.h"
@@ -26,6 +27,7 @@ constexpr int64_t kLine = 64;
 constexpr std::align_val_t kAlignment{kLine};
 constexpr int64_t kPage = 2 << 20;  // a large one
 constexpr int64_t kLargeRead = 16 * kPage;
+constexpr int64_t kPart = 1 << 15;  // numbers of which a thread takes some at a time
 constexpr int kReads = 20;
 
 // Out of all levels of the caches, to memory. Where the processor has no instruction for it, by reading so much else
@@ -48,16 +50,16 @@ double seconds_of(const std::function<void()>& work) {
 
 // Threads that wait for work sleep after a while; between two operators of a cycle they do not.
 void wake_threads() {
-#pragma omp parallel num_threads(thread_count())
-  {
-  }
+  for_items(thread_count(), thread_count(), [](int64_t) {});
 }
 
 uint64_t sum(const uint64_t* values, int64_t count, int threads) {
-  uint64_t total = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : total)
-  for (int64_t i = 0; i < count; ++i) total += values[i];
-  return total;
+  std::atomic<uint64_t> total{0};
+  for_items(threads, count / kPart, [&](int64_t part) {
+    const uint64_t* const first = values + part * kPart;
+    total.fetch_add(std::accumulate(first, first + kPart, uint64_t{0}), std::memory_order_relaxed);
+  });
+  return total.load();
 }
 
 // From large pages, whose addresses the processor always knows, in reads short enough that few are disturbed. With all
@@ -116,13 +118,7 @@ class HostDevice : public Device {
 
 }  // namespace
 
-int thread_count() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
+int thread_count() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
 std::unique_ptr<Device> make_host_device() { return std::make_unique<HostDevice>(); }
 

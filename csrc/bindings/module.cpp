@@ -26,11 +26,6 @@ py::dict build_info() {
   info["cpu_kernels"] = ltd::cpu_kernels().isa;
   info["cpu_isas"] = ltd::supported_cpu_isas();
   info["cpu_fastest"] = ltd::fastest_cpu_isa();
-#ifdef _OPENMP
-  info["openmp"] = true;
-#else
-  info["openmp"] = false;
-#endif
   const std::string cuda_reason = LTD_CUDA_REASON;  // why the CUDA kernels are left out; empty if they are not
   info["cuda"] = cuda_reason.empty();
   info["cuda_reason"] = cuda_reason;
@@ -47,7 +42,8 @@ double sampling_uniform(int64_t seed, int64_t position, int64_t row) {
   return ltd::sampling_uniform(static_cast<uint64_t>(seed), position, row, ltd::kTargetStream);
 }
 
-// A bad LTD_CPU_ISA fails here, at import: pybind11 makes an ImportError of it, whose cause is an ltd.errors.InputError.
+// A bad LTD_CPU_ISA fails here, at import: pybind11 makes an ImportError of it, whose cause is an
+// ltd.errors.InputError.
 void choose_kernels() {
   try {
     ltd::cpu_kernels();

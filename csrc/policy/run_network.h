@@ -73,8 +73,8 @@ LTD_INLINE int64_t room_of(const PolicyNetwork& network) {
 
 // What a network makes of an observation, of which the numbers in `used` may not be 0. The bias of the first layer is
 // `first_bias`: the layer's own, or with what others have worked out of the rest of the observation.
-int32_t choose_action(const PolicyNetwork& network, const float* observation, Span used, const float* first_bias,
-                      float* room) {
+inline int32_t choose_action(const PolicyNetwork& network, const float* observation, Span used, const float* first_bias,
+                             float* room) {
   const float* inputs = observation;
   float* outputs = room;
   for (int i = 0; i < network.layer_count; ++i) {

@@ -165,19 +165,4 @@ print(tasks() - before)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_torch_governs_the_threads(threads):
     result = run_python(COUNT_THREADS.format(threads=threads))
-    expected = threads - 1 if ops.build_info()["openmp"] else 0
-    assert result.stdout.strip() == str(expected), result.stderr
-
-
-COUNT_RUNTIMES = """
-import torch, ltd.ops
-torch.randn(300, 300) @ torch.randn(300, 300)
-files = {line.split()[-1] for line in open("/proc/self/maps")}
-print(sum(file.rpartition("/")[2].startswith(("libgomp", "libiomp", "libomp")) for file in files))
-"""
-
-
-@pytest.mark.skipif(not os.path.isfile("/proc/self/maps"), reason="needs /proc")
-def test_there_is_one_openmp_runtime():
-    result = run_python(COUNT_RUNTIMES)
-    assert result.stdout.strip() == ("1" if torch.backends.openmp.is_available() else "0"), result.stderr
+    assert result.stdout.strip() == str(threads - 1), result.stderr

@@ -71,12 +71,18 @@ def forwards(data: dict[str, Any], choice: str | None) -> Rows:
 
 
 def instruction_sets(data: dict[str, Any], choice: str | None) -> Rows:
-    """Forwards of so many tokens in the type `choice`, in milliseconds."""
-    found = data["instruction_sets"][choice]
-    return {
-        tokens: {f"`{isa}`": f"{sizes[tokens]['median'] / 1000:.1f}" for isa, sizes in found.items()}
-        for tokens in next(iter(found.values()))
-    }
+    """Forwards of so many tokens in the type `choice`, in milliseconds, and the floors where they were measured."""
+    rows: Rows = {}
+    for isa, sizes in data["instruction_sets"][choice].items():
+        for tokens, found in sizes.items():
+            shown = {
+                "bytes floor": "bytes_floor",
+                f"`{isa}`": "median",
+                f"`{isa}`: arithmetic floor": "arithmetic_floor",
+            }
+            named = {title: f"{found[name] / 1000:.1f}" for title, name in shown.items() if name in found}
+            rows.setdefault(tokens, {}).update(named)
+    return rows
 
 
 def recipes(data: dict[str, Any], choice: str | None) -> Rows:

@@ -29,7 +29,7 @@ def build_info() -> dict[str, object]:
 
     Returns:
         version, compiler, torch (version built for), cpu_kernels (instruction set in use), cpu_isas (those that could
-        be, narrowest first), cpu_fastest (the one that is taken unless LTD_CPU_ISA asks for another), openmp, cuda, and
+        be, narrowest first), cpu_fastest (the one that is taken unless LTD_CPU_ISA asks for another), cuda, and
         cuda_reason: why the CUDA kernels are left out.
     """
     info: dict[str, object] = _C.build_info()
