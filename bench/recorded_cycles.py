@@ -32,7 +32,7 @@ from random_weights import random_weights
 from watched_captures import WatchedCaptures
 
 SHAPE, DEPTH, TAU = "tiny-llama", 4, 3.0
-LENGTHS = (7, 30, 19)  # of the prompts, before what is repeated
+LENGTHS = (7, 30, 480)  # of the prompts, before what is repeated; the last text passes the first of `KVCache`'s cuts
 REPEATED = 20  # tokens of the text that follows; they stand in the prompt already, so that they can be looked up
 NEW = 60  # tokens of an answer
 LADDER = (4, 8, 20)
