@@ -289,7 +289,8 @@ float least_logit(const Row<T>& row, const SamplingParameters& sampling, Buffers
 template <typename T>
 Weights weights_of(const Row<T>& row, const SamplingParameters& sampling, Buffers& buffers) {
   const float bound = least_logit(row, sampling, buffers);
-  Weights weights{buffers.values.reserve<float>(row.chunks() * kChunk), buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
+  Weights weights{buffers.values.reserve<float>(row.chunks() * kChunk),
+                  buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
   weigh(row, sampling.temperature, bound, weights);
   if (sampling.top_p < 1.0) keep_nucleus(row, sampling.temperature, sampling.top_p, buffers.candidates, weights);
   return weights;

@@ -3,8 +3,8 @@
 A token is sampled as the argmax of logit / temperature + noise, with Gumbel noise, whose law is softmax(logits /
 temperature). The noise belongs to (seed, row, position, token): that of token v at the place of `position`, the last
 token known, is -ln(-ln(1 - u)) with u = (w + 1/2) * 2^-32, where w is word v % 4 of Philox4x32-10 with the counter
-(position, row, v // 4, 4), keyed by the seed. It is within 1.2e-6 of that in exact numbers, and the same to the last bit
-on all devices and instruction sets.
+(position, row, v // 4, 4), keyed by the seed. It is within 1.2e-6 of that in exact numbers, and the same to the last
+bit on all devices and instruction sets.
 """
 
 from __future__ import annotations
