@@ -27,6 +27,11 @@ class SharedNoise:
         """Of the candidates of a level, 0 for the root's children."""
         return self.sharpness[min(level, len(self.sharpness) - 1)]
 
+    def refill(self, places: list[int]) -> None:
+        """In the same memory, that of the sequences that stand in the batch's places from now on."""
+        self.noise.rows.copy_(self.noise.rows[places])
+        self.noise.places.fill_(-1)
+
     def keep(self, rows: list[int]) -> SharedNoise:
         """That of these sequences alone."""
         return SharedNoise(self.noise.keep(rows), self.temperature, self.sharpness)

@@ -34,14 +34,21 @@ def decoders(request: pytest.FixtureRequest) -> tuple[Decoder, Decoder]:
     seed=st.integers(0, 2**31),
     lengths=st.lists(st.integers(2, 40), min_size=2, max_size=5),
     stops=st.sets(st.integers(0, VOCABULARY - 1), max_size=8),
+    temperature=st.sampled_from([0.0, 0.8]),
 )
 def test_every_answer_is_that_of_a_called_batch(
-    decoders: tuple[Decoder, Decoder], policy: Policy, seed: int, lengths: list[int], stops: set[int]
+    decoders: tuple[Decoder, Decoder],
+    policy: Policy,
+    seed: int,
+    lengths: list[int],
+    stops: set[int],
+    temperature: float,
 ) -> None:
     plain, recorded = decoders
     generator = torch.Generator().manual_seed(seed)
     prompts = [torch.randint(3, 9, (length,), generator=generator).tolist() for length in lengths]
     options: dict[str, Any] = {"max_new_tokens": 24, "stop_token_ids": sorted(stops), "policy": policy}
+    options |= {"temperature": temperature, "seed": seed}
     called, tapes = plain.generate(prompts, **options), taped(recorded)
     replayed = recorded.generate(prompts, **options)
     assert [answer.token_ids for answer in replayed] == [answer.token_ids for answer in called]

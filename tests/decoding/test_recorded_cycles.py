@@ -116,6 +116,21 @@ def test_all_of_a_long_answer_is_replayed() -> None:
     assert all(tape.replayed(*part) == cycles for part in (("walk", 12), ("commit", 12), ("expand", 2)))
 
 
+def test_a_sampled_request_replays_what_another_seed_recorded() -> None:
+    """A seed lies in memory; a temperature, top-k and top-p are numbers of a recording, so others record anew."""
+    decoder, plain = make_decoder("engine"), make_decoder("engine")
+    tapes = taped(decoder)
+    sampled: dict[str, Any] = {"max_new_tokens": 30, "temperature": 0.8}
+    for seed in (5, 6, 5):
+        answer = decoder.generate([5, 6, 7], **sampled, seed=seed)
+        assert answer.token_ids == plain.generate([5, 6, 7], **sampled, seed=seed).token_ids
+    assert len(tapes) == 1 and tapes[0].calls == []
+    for number, other in enumerate(({"temperature": 0.7}, {"top_k": 9}, {"top_p": 0.9}, {"temperature": 0.0}), start=2):
+        options = {**sampled, **other, **({} if other == {"temperature": 0.0} else {"seed": 5})}
+        answer = decoder.generate([5, 6, 7], **options)
+        assert answer.token_ids == plain.generate([5, 6, 7], **options).token_ids and len(tapes) == number
+
+
 def test_what_no_graph_can_hold_is_refused() -> None:
     tensor = torch.ones(3)
     with pytest.raises(CaptureError, match="reads a value"), Recorder():

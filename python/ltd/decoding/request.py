@@ -292,8 +292,9 @@ class Request:
         """Whether a batch of which so many sequences are left is refilled with copies of them.
 
         Calling what was recorded costs more than computing some rows for nothing: up to as many as are of use, or,
-        where all are few, any. A greedy copy does what its original does, so it needs no care; others may not.
+        where all are few, any. A copy does what its original does, with the same noise, so it needs no care; but where
+        the host decides, it may not.
         """
         batch = len(self.report.rows)
         is_cheap = batch <= 2 * count or batch * (self.sizes[-1] + 1) <= CHEAP_ROWS
-        return self.workspace.can_record and self.accept is accept_greedy and is_cheap
+        return self.workspace.can_record and self.is_recorded_walk and is_cheap

@@ -8,6 +8,7 @@ from ltd.decoding.report import Report
 from ltd.drafts import DraftSession
 from ltd.drafts.base import RecordedDraftSession
 from ltd.engine.captures import Captures, Part
+from ltd.engine.kv_cache import refilled
 from ltd.noise import SharedNoise
 from ltd.policies import Policy, Static
 from ltd.policies.base import text_limit
@@ -115,6 +116,8 @@ class Workspace:
         self.session.refill(rows)
         if self.recorded_drafting is not None:
             self.recorded_drafting.refill(rows)
+        if self.shared is not None:
+            self.shared.refill(refilled(rows, len(self.report.rows)))
         self.report.refill(rows)
 
     def keep(self, rows: list[int], tree: DraftTree) -> None:
