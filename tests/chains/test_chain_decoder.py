@@ -16,7 +16,6 @@ from ltd.chains import Heuristic, Length, SpecDecPP
 from ltd.chains.constant import Constant
 from ltd.chains.decoder import ChainDecoder, ChainRequest
 from ltd.chains.draft import ChainSession, ChainStep
-from ltd.chains.length import MAX_LENGTH
 from ltd.chains.samplers import NOISE
 from ltd.chains.sampling import Chain
 from ltd.decoding.decoder import Decoder
@@ -91,17 +90,6 @@ def test_with_noise_a_seed_is_plain_decodings_text(
         assert max(answer.statistics.gains) > 1
     greedy = {**options, "temperature": 0.0, "top_k": 0}
     assert decoder.generate(PROMPT, **greedy).token_ids == plain.generate(PROMPT, **greedy).token_ids
-
-
-def test_with_noise_a_draft_that_knows_the_target_is_always_right(tiny_target: Folder, tmp_path: Path) -> None:
-    """Chains as long as they can be, whose noise all lies in memory at once."""
-    model = load(tiny_target("llama"))
-    folder = save_draft(small_draft(model, tuple(range(8)), 0.0), None, tmp_path / "draft")
-    decoder = chain_decoder(model, folder, Constant(MAX_LENGTH), NOISE)
-    answer = decoder.generate(
-        PROMPT, max_new_tokens=1 + 3 * (MAX_LENGTH + 1), stop_token_ids=(), temperature=1.5, seed=1
-    )
-    assert answer.statistics.gains == [MAX_LENGTH + 1] * 3
 
 
 def test_bfloat16_gives_plain_decodings_text(tiny_target: Folder, tmp_path: Path) -> None:

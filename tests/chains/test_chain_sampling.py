@@ -15,8 +15,12 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from ltd import ops
-from ltd.chains.length import LengthCall
+from ltd.chains.length import MAX_LENGTH, LengthCall
+from ltd.chains.noise_sampling import NoiseSampling
 from ltd.chains.samplers import RESIDUAL, SAMPLERS
+from ltd.chains.sampling import Chain
+from ltd.decoding.acceptance import Sampling
+from ltd.errors import InputError
 
 SAMPLES = 1500
 MORE = 2  # tokens drafted and drawn behind those that are looked at
@@ -117,3 +121,33 @@ def test_a_coin_that_is_the_drafts_number_is_found(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(ops, "draft_token", dependent)
     assert p_value(tmp_path, None, 1.0, 0, 1.0) < 1e-6
+
+
+@pytest.mark.parametrize("words", [None, torch.randperm(50, generator=torch.Generator().manual_seed(0))])
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.5, 0, 1.0), (1.5, 0, 1.0), (2.0, 9, 0.9)])
+def test_with_noise_a_draft_that_knows_the_target_is_always_right(
+    words: Tensor | None, temperature: float, top_k: int, top_p: float
+) -> None:
+    """In chains as long as they can be, whose noise all lies in memory at once, whatever order its words have."""
+    sampling = Sampling(temperature, top_k, top_p, seed=4)
+    sampler = NoiseSampling.start(sampling, words, 50, MAX_LENGTH)
+    logits = 3 * torch.randn(2 * MAX_LENGTH + 2, 50, generator=torch.Generator().manual_seed(1))
+    tokens = set()
+    for cycle, position in enumerate((7, 7 + MAX_LENGTH + 1)):
+        chain, rows = Chain(cycle, position), logits[cycle * (MAX_LENGTH + 1) :][: MAX_LENGTH + 1]
+        for row in rows[:-1]:
+            of_words = row if words is None else row[words]
+            choice, chance = sampler.draft(chain, of_words)
+            assert chance == pytest.approx(float((of_words / temperature).softmax(-1)[choice]))
+            chain.add(choice, choice if words is None else int(words[choice]), of_words)
+        assert sampler.accept(chain, rows)[0] == MAX_LENGTH
+        tokens |= set(chain.tokens)
+    assert len(tokens) > 5
+
+
+def test_with_noise_logits_that_are_not_finite_are_told() -> None:
+    sampler = NoiseSampling.start(Sampling(1.0, seed=4), None, 5, 2)
+    nothing, broken = Chain(0, 3), torch.full((1, 5), torch.nan)
+    assert sampler.draft(nothing, broken[0])[0] == -1
+    with pytest.raises(InputError, match="not finite"):
+        sampler.accept(nothing, broken)

@@ -57,7 +57,7 @@ def test_what_is_listed_can_be_typed_with_and_without_its_options(row: MethodRow
 def test_what_is_to_be_filled_in_can_be_filled_in(tmp_path: Path) -> None:
     assert Method.parse("static:4:16").name == "static:4:16"
     assert Method.parse("chain:3").needs_chain and not Method.parse("chain:3:sampler=residual").repeats_plain
-    for name in ("chain:3:sampler=noise", "chain:heuristic:sampler=noise:most=4"):
+    for name in ("chain:3:sampler=noise", "chain:heuristic:sampler=noise:most=9"):
         assert Method.parse(name).repeats_plain
     wrong = {"chain:3:sampler=coin": "no sampler 'coin'", "chain:3:sampler=noise:sampler=noise": "sampler twice"}
     for name, message in wrong.items():
