@@ -139,6 +139,8 @@ def test_cuts_are_few_and_end_at_the_capacity() -> None:
 def test_plain_decoding_has_the_cuts_of_trees_where_widths_are_one(short_cuts: None) -> None:
     """Every forward of a decoder with `least_room` is cut by one rule: how long the prefix is, and that width."""
     decoder, seen = make_decoder("engine"), {}
+    policies: tuple[Any, ...] = ("none", Static(0, 2), Static(3, 12))
+    taped(decoder)
     wide = Decoder(decoder.target, decoder.draft, stop_ids=[], least_room=12)
     longest = KVCache.longest
 
@@ -149,8 +151,6 @@ def test_plain_decoding_has_the_cuts_of_trees_where_widths_are_one(short_cuts: N
         return cut
 
     with patch.object(KVCache, "longest", watched):
-        for policy in ("none", Static(0, 2), Static(3, 12)):
-            taped(wide)
-            wide.target.workspaces = type(wide.target.workspaces)()
-            wide.generate([5] * 60, max_new_tokens=70, policy=policy)  # type: ignore[arg-type]
+        for policy in policies:
+            wide.generate([5] * 60, max_new_tokens=70, policy=policy)
     assert set(seen.values()) >= {80, 120, 256}

@@ -119,8 +119,37 @@ def busy(data: dict[str, Any], choice: str | None) -> Rows:
     return rows
 
 
+def calibration(data: dict[str, Any], choice: str | None) -> Rows:
+    """Scores of a level of trees at a temperature, in sums over the level: what they say, and what came."""
+    rows = {}
+    for temperature, sides in data.items():
+        for level, before in sides["before"]["levels"].items():
+            after = sides["after"]["levels"][level]
+            rows[f"{temperature}, level {level}"] = {
+                "accepted": f"{before['observed_per_tree']:.3f}",
+                "predicted before": f"{before['predicted_per_tree']:.3f}",
+                "predicted after": f"{after['predicted_per_tree']:.3f}",
+                "error before": f"{before['error']:.3f}",
+                "error after": f"{after['error']:.3f}",
+            }
+    return rows
+
+
+def tau(data: dict[str, Any], choice: str | None) -> Rows:
+    """τ of static trees at a temperature."""
+    return {
+        f"{temperature}, {name}": {size: f"{value:.2f}" for size, value in sides[when]["tau"].items()}
+        for temperature, sides in data.items()
+        for when, name in (("before", "factor 1"), ("after", "fitted factors"))
+    }
+
+
 VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
-    view.__name__: view for view in (scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy)
+    view.__name__: view
+    for view in (
+        *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
+        *(calibration, tau),
+    )
 }
 
 

@@ -12,6 +12,7 @@ from ltd.cli.calibrate import calibrate
 from ltd.cli.demo import demo
 from ltd.cli.evaluate import check, evaluate
 from ltd.cli.export import export
+from ltd.cli.fit_sampling import fit_sampling
 from ltd.cli.generate import generate
 from ltd.cli.import_policy import import_policy
 from ltd.cli.info import info
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate,
     "train-draft": train_draft,
     "train-acceptance": train_acceptance,
+    "fit-sampling": fit_sampling,
     "record": record,
     "tune": tune,
     "train-baseline": train_baseline,

@@ -17,6 +17,7 @@ from ltd.common.machine import machine_facts
 from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
 from ltd.drafts.opening import find_head, head_hash, text_scores_file
+from ltd.drafts.sharpness import SAMPLING
 from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
 from ltd.evaluation.methods import Method
@@ -97,6 +98,8 @@ def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequ
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)
     values["text_scores_sha256"] = None if (scores := text_scores_file(head)) is None else file_hash(scores)
+    if head is not None and (head / SAMPLING).exists():  # else as runs were kept when there was none
+        values["sampling_sha256"] = file_hash(head / SAMPLING)
     if hashes := {method.name: found for method in methods if (found := hash_files(method))}:
         values["policies_sha256"] = hashes
     if any(method.needs_chain for method in methods):

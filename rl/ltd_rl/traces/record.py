@@ -52,7 +52,7 @@ from ltd_rl.traces.samplings import GREEDY, checked_temperatures, samplings
 
 LARGEST_STATE = float(np.finfo(np.float16).max)
 NOT_IN_SETTINGS = ("threads", "cores", "rows", "gigabytes")  # nothing that is recorded depends on these
-SAMPLED = ("temperatures", "top_k", "top_p", "seed")  # in the settings where something is sampled
+SAMPLED = ("temperatures", "top_k", "top_p", "seed", "sampling_sha256")  # in the settings where something is sampled
 
 
 @dataclass(frozen=True, slots=True)
