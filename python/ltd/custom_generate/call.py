@@ -118,10 +118,11 @@ class CustomGenerate:
             check_arguments(config, kept_back, model_kwargs, input_ids)
             prompts = unpadded(input_ids, model_kwargs.get("attention_mask"))
             criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
-            decoder, speculation = self._prepared_for(model)
             processors = logits_processor or LogitsProcessorList()
-            accept, stops = acceptance(input_ids, processors, criteria, config)
+            # Before a head is made, which takes numbers from torch's generator as well.
             draws = draws_of(processors) if config.do_sample else None
+            decoder, speculation = self._prepared_for(model)
+            accept, stops = acceptance(input_ids, processors, criteria, config)
             request, pad = Request(prompts, accept, stops, speculation, draws=draws), padding(config) or 0
             stream = None if receiver is None else TokenStream(receiver, request, pad)
             for _ in decoder.run(request):

@@ -174,7 +174,7 @@ class Request:
             return None
         _, depth, _ = self.tree_limits
         deepest = max(0 if draft is None else depth + 1, MAX_TEXT_DEPTH if self.max_text else 0)
-        batch, capacity = len(self.prompts), power_of_two(deepest + 1)
+        batch, capacity = len(self.prompts), power_of_two(int(deepest) + 1)
         noise = Noise.new(batch, target.vocab_size, range(batch), target.device, capacity)
         return shared_with(draft, noise, self.draws.temperature)
 
