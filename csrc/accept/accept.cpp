@@ -66,17 +66,43 @@ LTD_INLINE int64_t best_token(const Row<T>& row, float rate, const float* noise,
   return best.id;
 }
 
+// Which of the tokens from i on, with logits x, stand before a token in the order in which a nucleus takes them.
+LTD_INLINE Ints are_before(Floats x, int64_t i, float logit, int64_t id) {
+  Ints ids;
+  for (int lane = 0; lane < kLanes; ++lane) ids[lane] = static_cast<int32_t>(i) + lane;
+  return (x > logit) | ((x == logit) & (ids < static_cast<int32_t>(id)));
+}
+
+// What the tokens before a token weigh.
+template <typename T>
+double weight_before(const Row<T>& row, const Weights& weights, float logit, int64_t id) {
+  double weight = 0.0;
+  for (int64_t chunk = 0; chunk < row.chunks(); ++chunk) {
+    if (weights.chunk_sums[chunk] == 0.0 || !any(load(row.lane_peaks + chunk * kLanes) >= logit)) continue;
+    Doubles sums{};
+    for (int64_t i = row.begin(chunk); i < row.end(chunk); i += kLanes) {
+      const Floats counted = are_before(row.at(i), i, logit, id) ? load(weights.values + i) : Floats{};
+      sums += __builtin_convertvector(counted, Doubles);
+    }
+    weight += sum_lanes(sums);
+  }
+  return weight;
+}
+
 template <typename T>
 int64_t sampled_token(const Row<T>& row, const SamplingParameters& sampling, const float* noise) {
   const float rate = 1.0f / sampling.temperature;
-  if (sampling.top_p == 1.0) {
-    const float bound = least_logit(row, sampling, walk_buffers);
-    return best_token(row, rate, noise, [&](Floats x, int64_t) { return x >= bound; });
+  const float bound = least_logit(row, sampling, walk_buffers);
+  int64_t token = best_token(row, rate, noise, [&](Floats x, int64_t) { return x >= bound; });
+  if (sampling.top_p == 1.0) return token;
+  const Weights weights = weights_above(row, sampling.temperature, bound, walk_buffers);
+  // A token stays if what is before it weighs less than top_p of all. Where the best one does not, nor do those behind
+  // it: so it is the best of those before it, or the next one, and so on. The first peak always stays.
+  for (;;) {
+    const float logit = row.at(token)[0];
+    if (weight_before(row, weights, logit, token) < sampling.top_p * weights.total) return token;
+    token = best_token(row, rate, noise, [&](Floats x, int64_t i) { return are_before(x, i, logit, token); });
   }
-  const Weights weights = weights_of(row, sampling, walk_buffers);
-  return best_token(row, rate, noise, [&](Floats, int64_t i) {
-    return (weights.chunk_sums[i / kChunk] > 0.0 ? load(weights.values + i) : Floats{}) > 0.0f;
-  });
 }
 
 }  // namespace

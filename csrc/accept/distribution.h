@@ -285,13 +285,19 @@ float least_logit(const Row<T>& row, const SamplingParameters& sampling, Buffers
   return kth_logit(row, sampling.top_k, buffers.values.reserve<float>(row.chunks() * kChunk));
 }
 
+// The weights of a valid row's tokens with logits >= bound; they lie in the buffers.
+template <typename T>
+Weights weights_above(const Row<T>& row, float temperature, float bound, Buffers& buffers) {
+  float* values = buffers.values.reserve<float>(row.chunks() * kChunk);
+  Weights weights{values, buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
+  weigh(row, temperature, bound, weights);
+  return weights;
+}
+
 // The distribution of a valid row; it lies in the buffers.
 template <typename T>
 Weights weights_of(const Row<T>& row, const SamplingParameters& sampling, Buffers& buffers) {
-  const float bound = least_logit(row, sampling, buffers);
-  Weights weights{buffers.values.reserve<float>(row.chunks() * kChunk),
-                  buffers.chunk_sums.reserve<double>(row.chunks()), 0.0};
-  weigh(row, sampling.temperature, bound, weights);
+  Weights weights = weights_above(row, sampling.temperature, least_logit(row, sampling, buffers), buffers);
   if (sampling.top_p < 1.0) keep_nucleus(row, sampling.temperature, sampling.top_p, buffers.candidates, weights);
   return weights;
 }
