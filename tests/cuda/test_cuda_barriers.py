@@ -12,16 +12,8 @@ import pytest
 import torch
 from emulated import barriers, emulated_kernels, visits, without_barrier
 from forward_calls import forward_arguments, gather_arguments
-from op_cases import (
-    DTYPES,
-    BeamBuffers,
-    Call,
-    NodeBuffers,
-    candidate_columns,
-    noise_ring,
-    random_candidates,
-    random_nodes,
-)
+from op_cases import DTYPES, BeamBuffers, NodeBuffers, candidate_columns, noise_ring, random_candidates, random_nodes
+from random_calls import Call
 from torch import Tensor
 
 from ltd import ops

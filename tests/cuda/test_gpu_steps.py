@@ -54,7 +54,7 @@ class Lacking:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Lacking())
-import op_cases
+import random_calls
 from ltd import ops
 """
     paths = os.pathsep.join(sys.path)

@@ -10,7 +10,8 @@ import torch
 from chain_numbers import ACCEPTANCE, DRAFT, RESIDUAL, number
 from near_draws import MARGIN
 from noise_reference import place_noise
-from op_cases import Call, noise_ring, random_calls
+from op_cases import noise_ring
+from random_calls import Call, random_calls
 from torch import Tensor
 
 SEED, CYCLE, POSITION = 5, 3, 40

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from hostile_calls import beside, good_calls
-from op_cases import BeamBuffers, Call, every_cpu_kernel
+from op_cases import BeamBuffers, every_cpu_kernel
+from random_calls import Call
 from torch import Tensor
 
 from ltd import ops

@@ -11,7 +11,7 @@ import os
 
 import pytest
 import torch
-from op_cases import Call, random_calls
+from random_calls import Call, random_calls
 
 from ltd import ops
 

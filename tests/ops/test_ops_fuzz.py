@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hostile_calls import Hostile, good_calls, hostile_calls
-from op_cases import ISA_IN_USE, ISAS, Call
+from op_cases import ISA_IN_USE, ISAS
+from random_calls import Call
 from torch import Tensor
 
 from ltd import _C

@@ -9,15 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import (
-    BeamBuffers,
-    Candidates,
-    NodeBuffers,
-    candidate_columns,
-    every_kernel,
-    random_candidates,
-    strided,
-)
+from op_cases import BeamBuffers, Candidates, NodeBuffers, candidate_columns, every_kernel, random_candidates, strided
 from operator_reference import merge_lists, select_nodes
 from torch import Tensor
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from engine_models import family_engine, family_model, new_cache
-from op_cases import Call, random_calls, strided
+from op_cases import strided
+from random_calls import Call, random_calls
 from torch import Tensor
 
 from ltd import ops
