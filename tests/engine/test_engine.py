@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import FAMILIES, VOCABULARY, small_config
 from torch import nn
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MistralConfig
 
 from ltd.engine.cpu import Engine
 from ltd.engine.forward import TreeBlock, Verified
@@ -36,9 +36,9 @@ def chain(
     return engine(tokens, TreeBlock(cache.lengths, positions, None, read_with=prompt), cache, kept, taps)
 
 
-def random_tree(generator: torch.Generator, nodes: int) -> tuple[list[int], torch.Tensor]:
-    """Parents (the root's is -1) and bit masks (nodes, words)."""
-    parents = [-1] + [int(torch.randint(max(0, n - 6), n, (), generator=generator)) for n in range(1, nodes)]
+def random_tree(generator: torch.Generator, nodes: int, reach: int = 6) -> tuple[list[int], torch.Tensor]:
+    """Parents (the root's is -1), no farther than `reach` before their children, and bit masks (nodes, words)."""
+    parents = [-1] + [int(torch.randint(max(0, n - reach), n, (), generator=generator)) for n in range(1, nodes)]
     masks = torch.zeros(nodes, (nodes + 63) // 64, dtype=torch.int64)
     for node, parent in enumerate(parents):
         if parent >= 0:
@@ -114,12 +114,12 @@ def test_trees_of_a_batch_equal_the_transformers_path(family: str, seed: int, no
 
 
 def assert_bits_of_single_steps(
-    engine: Engine, cache: KVCache, generator: torch.Generator, nodes: int, length: int
+    engine: Engine, cache: KVCache, generator: torch.Generator, nodes: int, length: int, reach: int = 6
 ) -> None:
     """A random tree behind a random chain gives every node the bits of a forward of it alone, behind its ancestors."""
     chain(engine, cache, torch.randint(3, VOCABULARY, (1, length), generator=generator))
     cache.advance([length])
-    parents, masks = random_tree(generator, nodes)
+    parents, masks = random_tree(generator, nodes, reach)
     tokens = torch.randint(3, VOCABULARY, (1, nodes), generator=generator)
     tree = engine(tokens, TreeBlock(cache.lengths, length + depths(parents)[None], masks[None]), cache, 0, TAPS)
     assert tree.features is not None
@@ -153,17 +153,31 @@ def test_a_tree_gives_the_bits_of_single_steps(
     assert_bits_of_single_steps(family_engine(family, dtype), cache, generator, nodes, length)
 
 
-@pytest.mark.parametrize("heads", [(32, 1), (64, 3), (96, 2)])
+@pytest.mark.parametrize(
+    ("heads", "nodes", "length", "reach", "window"),
+    [
+        ((32, 6, 1), 61, 70, 6, 0),
+        ((64, 6, 3), 61, 70, 6, 0),
+        ((96, 6, 2), 61, 70, 6, 0),
+        ((128, 2, 1), 9, 64, 6, 0),
+        ((32, 20, 1), 9, 33, 6, 0),
+        ((64, 6, 3), 70, 31, 1, 40),
+        ((32, 6, 1), 40, 95, 1, 0),
+    ],
+)
 @torch.inference_mode()
-def test_heads_of_all_sizes_give_the_bits_of_single_steps(heads: tuple[int, int], engine_isa: str) -> None:
-    """Also of those whose scores are computed in a processor's tiles."""
-    head_dim, kv_heads = heads
+def test_heads_of_all_sizes_give_the_bits_of_single_steps(
+    heads: tuple[int, int, int], nodes: int, length: int, reach: int, window: int, engine_isa: str
+) -> None:
+    """Also of those whose attention is computed in a processor's tiles, where keys stand in blocks of 32."""
+    head_dim, query_heads, kv_heads = heads
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 8}
-    attention = {"num_attention_heads": 6, "num_key_value_heads": kv_heads, "head_dim": head_dim}
-    config = LlamaConfig(**sizes, **attention, initializer_range=0.2, max_position_embeddings=512)
-    model = random_model(config).bfloat16()
+    attention = {"num_attention_heads": query_heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    options = {**sizes, **attention, "initializer_range": 0.2, "max_position_embeddings": 512}
+    model = random_model(MistralConfig(**options, sliding_window=window or None)).bfloat16()
     cache = new_cache(model, 1)
-    assert_bits_of_single_steps(Engine(model), cache, torch.Generator().manual_seed(head_dim), 61, 70)
+    generator = torch.Generator().manual_seed(head_dim)
+    assert_bits_of_single_steps(Engine(model), cache, generator, nodes, length, reach)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
