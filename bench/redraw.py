@@ -18,6 +18,7 @@ from ltd.evaluation.methods import split_label
 from ltd.evaluation.plots import plot_choices, plot_speed, plot_time
 from ltd.evaluation.scores import MEAN, Drafted, Score, Spent
 from peers_report import draw
+from sampled_scores import draw as draw_calibration
 
 RESULTS = Path(__file__).parent / "results"
 Scores = dict[str, Any]  # of `ltd.evaluation.scores.all_scores`
@@ -74,6 +75,7 @@ def pictures(results: Path = RESULTS) -> dict[Path, bytes]:
         results / "comparison/speed-sampled.png": plot_speed(tasks(sampled)),
         results / "comparison/time.png": plot_time(spent(greedy)),
         results / "comparison/choices.png": plot_choices(drafted(greedy)),
+        results / "sampled/calibration.png": png(draw_calibration(read(results / "sampled"))),
         results / "peers/speed.png": png(
             draw(peers((results / "peers/README.md").read_text(encoding="utf-8")), "ltd, plain")
         ),

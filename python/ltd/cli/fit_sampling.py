@@ -67,5 +67,5 @@ def fit_sampling(
     rows = [[f"{fit.temperature:g}", *(f"{factor:.2f}" for factor in fit.levels)] for fit in fits]
     rows = [[*row, *[""] * (deepest + 1 - len(row))] for row in rows]
     columns = ["temperature", *(f"level {level}" for level in range(deepest))]
-    Console().print(Table("Factors on values with noise; deeper levels have the last", columns, rows).rich())
+    Console().print(Table("Factors; deeper levels have the last", columns, rows).rich())
     print(f"they are in {config.head} now", file=sys.stderr)
