@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import torch
 
 import torch_products
 from ltd import ops
+from ltd.common.json_files import parse_json
 from ltd.engine.cpu import Engine
 from ltd.engine.kv_cache import key_value_sizes
 from ltd.ops.engine import BLOCK_OUTPUTS, empty_weights, pack_linear, packed_shape
@@ -132,5 +132,4 @@ def limited_torch_rates(isa: str, threads: int, repeats: int) -> dict[str, float
     settings |= {"threads": str(threads), "repeats": str(repeats)}
     command = [sys.executable, torch_products.__file__, *(f"--{name}={value}" for name, value in settings.items())]
     done = subprocess.run(command, env=os.environ | LIMITS[isa], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return parse_json(done.stdout, dict[str, float], "what torch_products.py printed")

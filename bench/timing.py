@@ -43,7 +43,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:
-        low, middle, high = (value * 1e6 for value in quantiles(seconds, n=4))
+        low, middle, high = (value * 1e6 for value in quantiles(seconds, n=4, method="inclusive"))
         return cls(middle, low, high)
 
     def __str__(self) -> str:
