@@ -6,7 +6,8 @@ at, as trees do. So the text of a seed is plain decoding's, whatever the draft a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ltd.decoding.acceptance import Sampling
 from ltd.decoding.report import NOT_FINITE
 from ltd.engine.pool import power_of_two
 from ltd.errors import InputError
+from ltd.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class NoiseSampling:
         sampling: of draft and target.
         words: int64 (Vd,), the target's ids of the draft's; None if they are the same.
         noise: of the places of the sequence, with room for those of the longest chain and its root.
+        tree: room for one candidate.
     """
 
     sampling: Sampling
     words: Tensor | None
     noise: ops.Noise
+    tree: DraftTree = field(default_factory=lambda: DraftTree(1, 1, 0, 1, torch.device("cpu")), repr=False)
 
     @classmethod
     def start(cls, sampling: Sampling, words: Tensor | None, vocabulary: int, longest: int) -> NoiseSampling:
@@ -54,8 +58,7 @@ class NoiseSampling:
         own = noise if self.words is None else noise[self.words]
         places = torch.full((1, 1), position, dtype=torch.int64)
         (choice,) = self._walk([0], position, logits[None], replace(self.noise, noise=own[None, None], places=places))
-        chance = (logits.float() / self.sampling.temperature).softmax(-1)[choice]
-        return choice, float(chance)
+        return choice, self._chance(logits, choice)
 
     def accept(self, chain: Chain, logits: Tensor) -> tuple[int, int]:
         """See `ChainSampler`."""
@@ -63,6 +66,15 @@ class NoiseSampling:
         if walked[-1] < 0:
             raise InputError(NOT_FINITE)
         return len(walked) - 1, walked[-1]
+
+    def _chance(self, logits: Tensor, choice: int) -> float:
+        """Of a word at the temperature, from the score of the likeliest: PyTorch's sum over all words would leave its
+        threads spinning beside the engine's."""
+        tree, temperature = self.tree, self.sampling.temperature
+        level = (tree.tokens, tree.scores, tree.parents, tree.beam_nodes, tree.beam_rows, tree.beam_tokens)
+        ops.expand_beam(logits[None, None], None, 0, *level, tree.beam_masks, temperature=temperature)
+        peak, own = float(logits[tree.tokens[0, 0]]), float(logits[choice])
+        return math.exp(float(tree.scores[0, 0]) + (own - peak) / temperature)
 
     def _noise_at(self, position: int) -> Tensor:
         """float32 (vocabulary,), kept for the target."""

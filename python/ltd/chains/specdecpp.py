@@ -11,6 +11,7 @@ from ltd.chains.acceptance_files import load_acceptance
 from ltd.chains.length import MAX_LENGTH
 from ltd.common.argument_types import as_number, as_path, as_whole
 from ltd.errors import InputError
+from ltd.ops.engine import linear, pack_linear, packed_shape
 from ltd.policies.baselines.acceptance_head import ACCEPTED, AcceptanceHead
 
 
@@ -73,26 +74,31 @@ class SpecDecPPCall:
 
 
 class _Row:
-    """The head for one state at a time, where the calls cost as much as the arithmetic: few calls, no modules."""
+    """The head for one state at a time, with our own products: PyTorch's threads would spin on beside the engine's."""
 
     def __init__(self, head: AcceptanceHead) -> None:
         def parts(layer: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
             assert isinstance(layer, torch.nn.Linear)
-            return layer.weight.detach().float().clone(), layer.bias.detach().float().clone()
+            weight = layer.weight.detach().cpu().float()
+            packed = torch.empty(packed_shape(*weight.shape, weight.dtype), dtype=weight.dtype)
+            pack_linear(weight, packed)
+            return packed, layer.bias.detach().cpu().float().clone()
 
         self._project = parts(head.project) if head.project is not None else None
         self._blocks = [parts(block) for block in head.blocks]
-        weight, bias = parts(head.out)
+        out = head.out
+        assert isinstance(out, torch.nn.Linear)
+        weight, bias = out.weight.detach().cpu().float(), out.bias.detach().cpu().float()
         # The softmax over two logits is the logistic function of their difference.
         self._out = weight[ACCEPTED] - weight[1 - ACCEPTED]
-        self._bias = bias[ACCEPTED] - bias[1 - ACCEPTED]
+        self._bias = float(bias[ACCEPTED] - bias[1 - ACCEPTED])
 
     @torch.inference_mode()
     def chance(self, state: torch.Tensor) -> float:
         """(H,) → the probability that the token of this state is accepted."""
-        hidden = state.to(self._out.device, torch.float32)
+        hidden = state.to("cpu", torch.float32)[None]
         if self._project is not None:
-            hidden = torch.addmv(self._project[1], self._project[0], hidden)
-        for weight, bias in self._blocks:
-            hidden = hidden + functional.silu(torch.addmv(bias, weight, hidden), inplace=True)
-        return float(torch.sigmoid(torch.dot(self._out, hidden) + self._bias))
+            hidden = linear(hidden, self._project[0], len(self._project[1])).add_(self._project[1])
+        for packed, bias in self._blocks:
+            hidden = hidden + functional.silu(linear(hidden, packed, len(bias)).add_(bias), inplace=True)
+        return float(torch.sigmoid((hidden[0] * self._out).sum() + self._bias))
