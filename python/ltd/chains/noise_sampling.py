@@ -54,10 +54,7 @@ class NoiseSampling:
     def draft(self, chain: Chain, logits: Tensor) -> tuple[int, float]:
         """See `ChainSampler`; the chance is that at the temperature, without top-k and top-p."""
         position = chain.position + len(chain)
-        noise = self._noise_at(position)
-        own = noise if self.words is None else noise[self.words]
-        places = torch.full((1, 1), position, dtype=torch.int64)
-        (choice,) = self._walk([0], position, logits[None], replace(self.noise, noise=own[None, None], places=places))
+        (choice,) = self._walk([0], position, logits[None], self._noise_of_words(position))
         return choice, self._chance(logits, choice)
 
     def accept(self, chain: Chain, logits: Tensor) -> tuple[int, int]:
@@ -76,14 +73,17 @@ class NoiseSampling:
         peak, own = float(logits[tree.tokens[0, 0]]), float(logits[choice])
         return math.exp(float(tree.scores[0, 0]) + (own - peak) / temperature)
 
-    def _noise_at(self, position: int) -> Tensor:
-        """float32 (vocabulary,), kept for the target."""
+    def _noise_of_words(self, position: int) -> ops.Noise:
+        """That of a place, in the order of the draft's words; where that is the target's, the target's own."""
+        if self.words is None:
+            return self.noise
         ring, places = self.noise.noise[0], self.noise.places[0]
         slot = position % len(places)
         if int(places[slot]) != position:
             ring[slot] = ops.place_noise(self.noise.seed, 0, position, ring.shape[1])
             places[slot] = position
-        return ring[slot]
+        here = torch.full((1, 1), position, dtype=torch.int64)
+        return replace(self.noise, noise=ring[slot][self.words][None, None], places=here)
 
     def _walk(self, tokens: list[int], position: int, logits: Tensor, noise: ops.Noise) -> list[int]:
         """The tokens that the rule gives along a chain, up to the first that is not the chain's.
