@@ -7,7 +7,7 @@ at, as trees do. So the text of a seed is plain decoding's, whatever the draft a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,15 +25,19 @@ from ltd.tree import DraftTree
 class NoiseSampling:
     """Draws and keeps the tokens of one generation at a temperature; see `ChainSampler`.
 
+    PyTorch is asked for nothing as long as a vocabulary: its threads would spin on beside the engine's.
+
     Attributes:
         sampling: of draft and target.
-        words: int64 (Vd,), the target's ids of the draft's; None if they are the same.
+        offsets: int64 (Vd,), from the draft's words to the target's ids, as a head's d2t; None if they are the same.
+        numbers: int64 (vocabulary,), the draft's words by the target's ids; None likewise.
         noise: of the places of the sequence, with room for those of the longest chain and its root.
         tree: room for one candidate.
     """
 
     sampling: Sampling
-    words: Tensor | None
+    offsets: Tensor | None
+    numbers: Tensor | None
     noise: ops.Noise
     tree: DraftTree = field(default_factory=lambda: DraftTree(1, 1, 0, 1, torch.device("cpu")), repr=False)
 
@@ -43,61 +47,64 @@ class NoiseSampling:
 
         Args:
             sampling: at a temperature above 0.
-            words: see the attributes.
+            words: int64 (Vd,), the target's ids of the draft's; None if they are the same.
             vocabulary: the target's.
             longest: the most tokens of a chain.
         """
         noise = ops.Noise.new(1, vocabulary, [0], "cpu", power_of_two(longest + 1))
         noise.restart(sampling.drawn_seed(), [0])
-        return cls(sampling, words, noise)
+        if words is None:
+            return cls(sampling, None, None, noise)
+        order = torch.arange(len(words))
+        return cls(sampling, words - order, torch.full((vocabulary,), -1).index_copy(0, words, order), noise)
 
     def draft(self, chain: Chain, logits: Tensor) -> tuple[int, float]:
-        """See `ChainSampler`; the chance is that at the temperature, without top-k and top-p."""
-        position = chain.position + len(chain)
-        (choice,) = self._walk([0], position, logits[None], self._noise_of_words(position))
-        return choice, self._chance(logits, choice)
+        """See `ChainSampler`; word and chance are those at the temperature, without top-k and top-p."""
+        temperature = self.sampling.temperature
+        likeliest, score = self._best(logits)
+        if score == -math.inf:
+            return -1, 0.0
+        choice, _ = self._best(logits, self.noise, chain.position + len(chain))
+        return choice, math.exp(score + (float(logits[choice]) - float(logits[likeliest])) / temperature)
+
+    def _best(self, logits: Tensor, noise: ops.Noise | None = None, position: int = 0) -> tuple[int, float]:
+        """The best word, by its logit, or with the noise of a place; and the logarithm of its share."""
+        tree = self.tree
+        buffers = (tree.tokens, tree.scores, tree.parents, tree.beam_nodes, tree.beam_rows, tree.beam_tokens)
+        tree.lengths.fill_(position)
+        ops.expand_beam(
+            logits[None, None],
+            self.offsets,
+            0,
+            *buffers,
+            tree.beam_masks,
+            noise,
+            None if noise is None else tree.lengths,
+            self.sampling.temperature,
+        )
+        token = int(tree.tokens[0, 0])
+        return token if self.numbers is None else int(self.numbers[token]), float(tree.scores[0, 0])
 
     def accept(self, chain: Chain, logits: Tensor) -> tuple[int, int]:
         """See `ChainSampler`."""
-        walked = self._walk([0, *chain.tokens], chain.position, logits, self.noise)
+        walked = self._walk([0, *chain.tokens], chain.position, logits)
         if walked[-1] < 0:
             raise InputError(NOT_FINITE)
         return len(walked) - 1, walked[-1]
 
-    def _chance(self, logits: Tensor, choice: int) -> float:
-        """Of a word at the temperature, from the score of the likeliest: PyTorch's sum over all words would leave its
-        threads spinning beside the engine's."""
-        tree, temperature = self.tree, self.sampling.temperature
-        level = (tree.tokens, tree.scores, tree.parents, tree.beam_nodes, tree.beam_rows, tree.beam_tokens)
-        ops.expand_beam(logits[None, None], None, 0, *level, tree.beam_masks, temperature=temperature)
-        peak, own = float(logits[tree.tokens[0, 0]]), float(logits[choice])
-        return math.exp(float(tree.scores[0, 0]) + (own - peak) / temperature)
-
-    def _noise_of_words(self, position: int) -> ops.Noise:
-        """That of a place, in the order of the draft's words; where that is the target's, the target's own."""
-        if self.words is None:
-            return self.noise
-        ring, places = self.noise.noise[0], self.noise.places[0]
-        slot = position % len(places)
-        if int(places[slot]) != position:
-            ring[slot] = ops.place_noise(self.noise.seed, 0, position, ring.shape[1])
-            places[slot] = position
-        here = torch.full((1, 1), position, dtype=torch.int64)
-        return replace(self.noise, noise=ring[slot][self.words][None, None], places=here)
-
-    def _walk(self, tokens: list[int], position: int, logits: Tensor, noise: ops.Noise) -> list[int]:
+    def _walk(self, tokens: list[int], position: int, logits: Tensor) -> list[int]:
         """The tokens that the rule gives along a chain, up to the first that is not the chain's.
 
         Args:
             tokens: the root, which may be any, and the chain.
             position: of the root.
-            logits: (len(tokens), V). noise: of V tokens.
+            logits: (len(tokens), V).
         """
         nodes, how = chain_nodes(tokens, position), self.sampling
         path = torch.zeros(1, len(tokens), dtype=torch.int32)
         gained, count = torch.zeros(1, len(tokens), dtype=torch.int64), torch.zeros(1, dtype=torch.int32)
         tree = (nodes.tokens, nodes.first_child, nodes.next_sibling, nodes.positions)
         settings = (how.temperature, how.top_k, how.top_p)
-        ops.accept_sample(logits[None], *tree, *settings, noise, path, gained, count)
+        ops.accept_sample(logits[None], *tree, *settings, self.noise, path, gained, count)
         walked: list[int] = gained[0, : int(count)].tolist()
         return walked
