@@ -7,7 +7,7 @@ at, as trees do. So the text of a seed is plain decoding's, whatever the draft a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,10 +25,12 @@ from ltd.tree import DraftTree
 class NoiseSampling:
     """Draws and keeps the tokens of one generation at a temperature; see `ChainSampler`.
 
-    PyTorch is asked for nothing as long as a vocabulary: its threads would spin on beside the engine's.
+    Without top-k and top-p PyTorch is asked for nothing as long as a vocabulary: its threads would spin on beside the
+    engine's.
 
     Attributes:
         sampling: of draft and target.
+        words: int64 (Vd,), the target's ids of the draft's; None if they are the same.
         offsets: int64 (Vd,), from the draft's words to the target's ids, as a head's d2t; None if they are the same.
         numbers: int64 (vocabulary,), the draft's words by the target's ids; None likewise.
         noise: of the places of the sequence, with room for those of the longest chain and its root.
@@ -36,6 +38,7 @@ class NoiseSampling:
     """
 
     sampling: Sampling
+    words: Tensor | None
     offsets: Tensor | None
     numbers: Tensor | None
     noise: ops.Noise
@@ -47,24 +50,28 @@ class NoiseSampling:
 
         Args:
             sampling: at a temperature above 0.
-            words: int64 (Vd,), the target's ids of the draft's; None if they are the same.
+            words: see the attributes.
             vocabulary: the target's.
             longest: the most tokens of a chain.
         """
         noise = ops.Noise.new(1, vocabulary, [0], "cpu", power_of_two(longest + 1))
         noise.restart(sampling.drawn_seed(), [0])
         if words is None:
-            return cls(sampling, None, None, noise)
+            return cls(sampling, None, None, None, noise)
         order = torch.arange(len(words))
-        return cls(sampling, words - order, torch.full((vocabulary,), -1).index_copy(0, words, order), noise)
+        numbers = torch.full((vocabulary,), -1).index_copy(0, words, order)
+        return cls(sampling, words, words - order, numbers, noise)
 
     def draft(self, chain: Chain, logits: Tensor) -> tuple[int, float]:
-        """See `ChainSampler`; word and chance are those at the temperature, without top-k and top-p."""
+        """See `ChainSampler`; the chance is that at the temperature, without top-k and top-p."""
         temperature = self.sampling.temperature
         likeliest, score = self._best(logits)
         if score == -math.inf:
             return -1, 0.0
-        choice, _ = self._best(logits, self.noise, chain.position + len(chain))
+        position = chain.position + len(chain)
+        choice, _ = self._best(logits, self.noise, position)
+        if self.sampling.top_k or self.sampling.top_p < 1.0:
+            (choice,) = self._walk([0], position, logits[None], self._noise_of_words(position))
         return choice, math.exp(score + (float(logits[choice]) - float(logits[likeliest])) / temperature)
 
     def _best(self, logits: Tensor, noise: ops.Noise | None = None, position: int = 0) -> tuple[int, float]:
@@ -85,26 +92,33 @@ class NoiseSampling:
         token = int(tree.tokens[0, 0])
         return token if self.numbers is None else int(self.numbers[token]), float(tree.scores[0, 0])
 
+    def _noise_of_words(self, position: int) -> ops.Noise:
+        """That of a place, which has been made, in the order of the draft's words."""
+        if self.words is None:
+            return self.noise
+        own = self.noise.noise[:, position % self.noise.places.shape[1], self.words]
+        return replace(self.noise, noise=own[:, None], places=torch.full((1, 1), position))
+
     def accept(self, chain: Chain, logits: Tensor) -> tuple[int, int]:
         """See `ChainSampler`."""
-        walked = self._walk([0, *chain.tokens], chain.position, logits)
+        walked = self._walk([0, *chain.tokens], chain.position, logits, self.noise)
         if walked[-1] < 0:
             raise InputError(NOT_FINITE)
         return len(walked) - 1, walked[-1]
 
-    def _walk(self, tokens: list[int], position: int, logits: Tensor) -> list[int]:
+    def _walk(self, tokens: list[int], position: int, logits: Tensor, noise: ops.Noise) -> list[int]:
         """The tokens that the rule gives along a chain, up to the first that is not the chain's.
 
         Args:
             tokens: the root, which may be any, and the chain.
             position: of the root.
-            logits: (len(tokens), V).
+            logits: (len(tokens), V). noise: of V tokens.
         """
         nodes, how = chain_nodes(tokens, position), self.sampling
         path = torch.zeros(1, len(tokens), dtype=torch.int32)
         gained, count = torch.zeros(1, len(tokens), dtype=torch.int64), torch.zeros(1, dtype=torch.int32)
         tree = (nodes.tokens, nodes.first_child, nodes.next_sibling, nodes.positions)
         settings = (how.temperature, how.top_k, how.top_p)
-        ops.accept_sample(logits[None], *tree, *settings, self.noise, path, gained, count)
+        ops.accept_sample(logits[None], *tree, *settings, noise, path, gained, count)
         walked: list[int] = gained[0, : int(count)].tolist()
         return walked
