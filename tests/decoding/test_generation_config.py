@@ -115,6 +115,16 @@ def test_a_seed_is_one_text_under_a_penalty(tiny_target: Folder, tmp_path: Path)
     assert drafted[1] != decoder.generate(PROMPTS[1], **{**options, "temperature": 0.0}).token_ids
 
 
+def test_a_watermark_is_for_greedy_text(tiny_target: Folder, tmp_path: Path) -> None:
+    """`transformers` applies it after temperature, top-k and top-p, so sampled text would have another law."""
+    asked = {"watermarking_config": {"bias": 3.0, "greenlist_ratio": 0.5}}
+    folder = folder_with(tiny_target("llama"), tmp_path / "model", asked)
+    decoder = ltd.load(folder, "none", dtype="float32")
+    assert decoder.generate(PROMPTS[0], max_new_tokens=8).token_ids == plain(folder, PROMPTS[0], 8)
+    with pytest.raises(ltd.InputError, match="watermarking_config, which is honoured in greedy text alone"):
+        decoder.generate(PROMPTS[0], max_new_tokens=8, temperature=0.5)
+
+
 def test_sampling_defaults_are_not_applied(tiny_target: Folder, tmp_path: Path) -> None:
     decoder = ltd.load(folder_with(tiny_target("llama"), tmp_path / "model", {}), "none", dtype="float32")
     assert decoder.rules is None

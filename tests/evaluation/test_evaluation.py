@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ltd.chains.acceptance_files import draft_hash, save_acceptance
 from ltd.chains.model_files import ChainFacts, save_chain
+from ltd.common.differences import difference
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate, plan, published, token_hash
@@ -152,6 +154,19 @@ def test_results_of_a_gpu_say_so(config: EvalConfig, monkeypatch: pytest.MonkeyP
     assert "device" not in run_settings(replace(config, device="cpu"), [])
     monkeypatch.setattr("ltd.evaluation.run_config.resolve_device", torch.device)
     assert run_settings(replace(config, device="cuda:1"), [])["device"] == "cuda:1"
+
+
+def test_factors_for_sampled_text_belong_to_runs_that_sample(config: EvalConfig, tmp_path: Path) -> None:
+    assert config.draft is not None
+    head = tmp_path / "head"
+    shutil.copytree(config.draft, head)
+    runs = [replace(config, draft=str(head), temperature=temperature) for temperature in (0.0, 1.0)]
+    before = [run_settings(run, []) for run in runs]
+    (head / "sampling.json").write_text("factors")
+    greedy, sampled = (run_settings(run, []) for run in runs)
+    assert greedy == before[0]
+    assert sampled != before[1]
+    assert difference(before[1], sampled) == "with other factors for sampled text beside its draft head than this one's"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -80,7 +80,8 @@ class _Row:
         def parts(layer: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
             assert isinstance(layer, torch.nn.Linear)
             weight = layer.weight.detach().cpu().float()
-            packed = torch.empty(packed_shape(*weight.shape, weight.dtype), dtype=weight.dtype)
+            outputs, inputs = weight.shape
+            packed = torch.empty(packed_shape(outputs, inputs, weight.dtype), dtype=weight.dtype)
             pack_linear(weight, packed)
             return packed, layer.bias.detach().cpu().float().clone()
 

@@ -9,6 +9,8 @@ from typing import Any
 MARKS = {
     "draft_sha256": "another draft head",
     "head_sha256": "another draft head",
+    "sampling_sha256": "other factors for sampled text beside its draft head",
+    "text_scores_sha256": "other scores of looked-up tokens",
     "chain_sha256": "another chain draft",
     "draft_hash": "another chain draft",
     "policies_sha256": "other policies or networks behind its methods",

@@ -141,7 +141,17 @@ class ModelRules:
         return scores[0].to(logits.dtype)
 
     def acceptor(self, prompts: list[list[int]], sampling: Sampling, stops: StopRule) -> InStepAcceptor:
-        """`Acceptor` and `Stops` of one call, by these rules."""
+        """`Acceptor` and `Stops` of one call, by these rules.
+
+        Raises:
+            InputError: a watermark where text is sampled: `transformers` applies it after temperature, top-k and top-p,
+                and all rules here come before.
+        """
+        if sampling.temperature > 0.0 and self._model.generation_config.watermarking_config is not None:
+            raise InputError(
+                "the model's generation config asks for watermarking_config, which is honoured in greedy text alone; "
+                "use temperature 0, or ltd.CustomGenerate"
+            )
         choose, batches = chooser(sampling), []
         for row, prompt in enumerate(prompts):
             made = self.prepare(prompt, stops.limit(row), sorted(stops.stop_ids))

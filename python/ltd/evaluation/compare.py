@@ -70,6 +70,11 @@ class EvalConfig(RunConfig):
         if self.against is not None:
             find_method(self.methods, self.against)
 
+    @property
+    def is_sampled(self) -> bool:
+        """See `RunConfig`."""
+        return self.temperature > 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:

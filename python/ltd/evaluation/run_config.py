@@ -58,6 +58,11 @@ class RunConfig:
         check_least(self, max_new_tokens=1)
         check_threads(self.threads)
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether any text of this run is sampled, so that the head's factors for that count."""
+        return False
+
 
 def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
     """Every turn with every method: turn by turn, each starting one method further on than the one before."""
@@ -98,7 +103,7 @@ def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequ
     values["threads"] = config.threads or values["threads"]
     values["draft_sha256"] = head_hash(head)
     values["text_scores_sha256"] = None if (scores := text_scores_file(head)) is None else file_hash(scores)
-    if head is not None and (head / SAMPLING).exists():  # else as runs were kept when there was none
+    if config.is_sampled and head is not None and (head / SAMPLING).exists():  # else as when there was none
         values["sampling_sha256"] = file_hash(head / SAMPLING)
     if hashes := {method.name: found for method in methods if (found := hash_files(method))}:
         values["policies_sha256"] = hashes

@@ -88,6 +88,11 @@ class RecordConfig(RunConfig):
         if self.draft == NONE:
             raise InputError('traces are of a draft, so there must be one; name a head, or use the draft "lookup"')
 
+    @property
+    def is_sampled(self) -> bool:
+        """See `RunConfig`."""
+        return any(self.temperatures)
+
     def resolved(self) -> RecordConfig:
         """The same with the draft that `ltd.load` takes, and the depth -1 where that drafts nothing.
 
