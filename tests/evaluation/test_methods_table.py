@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ltd.chains.by_name import ACCEPTANCE, parse_length
 from ltd.chains.by_name import NAMED as CHAINS
-from ltd.chains.by_name import parse_length
 from ltd.chains.specdecpp import SpecDecPP
 from ltd.cli import main
+from ltd.common.assets import shipped_chain
 from ltd.common.named_options import Named
 from ltd.errors import InputError
 from ltd.evaluation.method_table import FILES, LOOKUP, PAPER_METHODS, WORDS, MethodRow, markdown, rows
@@ -93,6 +95,15 @@ def test_the_options_of_a_chain_and_of_lookup_say_what_is_taken() -> None:
 def test_the_shipped_network_is_the_same_files_when_it_is_named(name: str) -> None:
     files = Method.parse(name).files
     assert files and Method.parse(f"{name}:model=shipped").files == files
+
+
+@pytest.mark.parametrize("order", ["specdecpp:{0}", "{0}:specdecpp"])
+def test_a_chains_options_are_in_any_order(order: str, tmp_path: Path) -> None:
+    """Where the network's files are among what decides a run, wherever the sampler stands."""
+    assert Method.parse("chain:" + order.format("sampler=noise")).files == Method.parse("chain:specdecpp").files
+    shutil.copytree(shipped_chain() / ACCEPTANCE, tmp_path / "own")
+    found = Method.parse("chain:" + order.format("sampler=noise") + f":model={tmp_path / 'own'}").files
+    assert found and {file.parent for file in found} == {tmp_path / "own"}
 
 
 def test_an_unknown_method_is_told_what_there_is() -> None:

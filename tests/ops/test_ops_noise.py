@@ -179,6 +179,22 @@ def test_a_ring_starts_anew_and_keeps_rows() -> None:
     assert walked(noise, logits, tree) == before
 
 
+def test_a_ring_takes_a_row_per_sequence_and_seeds_of_64_bits() -> None:
+    with pytest.raises(InputError, match="Noise: rows must be 2 numbers, one per sequence, but are 1"):
+        ops.Noise.new(2, 50, [0], "cpu", 8)
+    noise = ops.Noise.new(2, 50, [5, 6], "cpu", 8)
+    for rows in ([], [7], [1, 2, 3]):
+        with pytest.raises(InputError, match=f"one per sequence, but are {len(rows)}"):
+            noise.restart(9, rows)
+    for seed in (2**63, -(2**63) - 1):
+        with pytest.raises(InputError, match=rf"Noise: seed must be -2\^63 to 2\^63 - 1, but is {seed}"):
+            noise.restart(seed, [1, 2])
+    assert (noise.seed.tolist(), noise.rows.tolist()) == ([0], [5, 6])
+    for seed in (2**63 - 1, -(2**63)):
+        noise.restart(seed, [1, 2])
+        assert noise.seed.tolist() == [seed]
+
+
 def test_an_empty_batch_and_strided_rings() -> None:
     logits, tree = sampled_chain(2, 3, 50, [4, 7])
     nobody = NodeBuffers(*(tensor[:0] for tensor in tree.arguments()))

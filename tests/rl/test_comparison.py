@@ -81,6 +81,10 @@ def test_all_temperatures_together_are_the_sums_over_them_and_questions_are_draw
     assert told["learned_over_it"]["ratio"] == pytest.approx(ratio.speedup)
     assert told["temperatures"]["0"]["learned_over_it"]["ratio"] == pytest.approx(1.5)
     assert told["temperatures"]["1"]["learned_over_it"]["ratio"] == pytest.approx(0.8)
+    near = validation_of(
+        dict(zip((0.1234567, 0.12345671), results.values(), strict=True)), {"new": "static"}, "learned"
+    )
+    assert list(near["new"]["temperatures"]) == ["0.1234567", "0.12345671"]
     worse = {heat: made({"static": 1.0, "learned": rate}, 0.0, 20) for heat, rate in ((0.0, 1.2), (1.0, 0.7))}
     assert winner(together(worse), ["learned"], "static") == "static"
     assert winner(both, ["learned"], "static") == "learned"

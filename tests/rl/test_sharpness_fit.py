@@ -16,7 +16,7 @@ from made_traces import made_generations
 from recordings import DEPTH, Recorded
 
 from ltd.cli import main
-from ltd.drafts.sharpness import SAMPLING, UNFITTED, load_sharpness
+from ltd.drafts.sharpness import SAMPLING, UNFITTED, Sharpness, SharpnessAt, load_sharpness, save_sharpness
 from ltd.errors import InputError
 from ltd.loading import load
 from ltd_rl.traces import sharpness_fit
@@ -133,7 +133,10 @@ def test_factors_are_kept_beside_the_head_and_change_no_text(config: SamplingFit
     prompt = after.encode("Say 7")
     texts = [each.generate(prompt, temperature=1.0, seed=3, max_new_tokens=24).token_ids for each in (before, after)]
     assert texts[0] == texts[1]
-    fit_sampling(config)  # what is there already plays no part
+    # What is there already plays no part, though scores, and so the parents that have children, would follow it.
+    others = Sharpness((SharpnessAt(0.6, [0.01, 100.0]), SharpnessAt(1.0, [100.0, 0.01])))
+    save_sharpness(others, config.head, {})
+    fit_sampling(config)
     assert (config.head / SAMPLING).read_bytes() == written
 
 

@@ -34,7 +34,7 @@ from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.tuning import comparison, fixed
 from ltd_rl.tuning import tune as stages
 from ltd_rl.tuning.config import TuneConfig
-from ltd_rl.tuning.tune import tune
+from ltd_rl.tuning.tune import mark_of, tune
 from ltd_rl.tuning.winner import together
 from ltd_rl.tuning.work import expected
 
@@ -302,6 +302,11 @@ def test_bad_settings_are_told_before_a_model_loads(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         tune(replace(config, **changes), must_not_load)
+
+
+def test_temperatures_that_differ_have_names_that_differ() -> None:
+    assert [mark_of(each) for each in ((0.0,), (0.0, 1.0), (0.6,))] == ["", "-at-0-1", "-at-0.6"]
+    assert mark_of((0.1234567, 0.12345671)) == "-at-0.1234567-0.12345671"
 
 
 @pytest.mark.parametrize("named", [True, False])

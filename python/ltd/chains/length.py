@@ -17,7 +17,8 @@ class LengthCall(Protocol):
 
         Args:
             drafted: tokens of this cycle so far, 1 …
-            chance: the draft's probability of the last of them (after temperature, top-k and top-p, if it samples).
+            chance: the draft's probability of the last of them; if it samples, after temperature, and with the sampler
+                "residual" after top-k and top-p too.
             state: (H,), the draft's last hidden state (after its final norm) in the forward that proposed this token,
                 which has read the token before it: the root for the first, a drafted one for the others.
         """

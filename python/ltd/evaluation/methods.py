@@ -11,10 +11,10 @@ import torch
 
 from ltd.chains import Length, SpecDecPP
 from ltd.chains.acceptance_files import check_draft
-from ltd.chains.by_name import ACCEPTANCE, parse_length, split_sampler
+from ltd.chains.by_name import parse_length, split_sampler
 from ltd.chains.decoder import ChainDecoder
 from ltd.chains.samplers import NOISE
-from ltd.common.assets import shipped_baseline, shipped_chain
+from ltd.common.assets import shipped_baseline
 from ltd.common.files import expand_user
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
@@ -196,6 +196,11 @@ class ChainMethod(Method):
         return True
 
     @property
+    def files(self) -> list[Path]:
+        folder = self.length.folder if isinstance(self.length, SpecDecPP) else None
+        return [] if folder is None else network_files(folder)
+
+    @property
     def repeats_plain(self) -> bool:
         return self.sampler == NOISE
 
@@ -261,15 +266,18 @@ def read_policy(name: str) -> PolicyChoice:
 
 
 def option_files(name: str) -> list[Path]:
-    """The files of the trained network that a name means: in the folder of its option `model`, or the shipped ones."""
-    kind, *options = name.removeprefix(f"{CHAIN}:").split(":")
+    """The files of the trained network that a policy's name means: in the folder of its option `model`, or shipped."""
+    kind, *options = name.split(":")
     models = [option.removeprefix("model=") for option in options if option.startswith("model=")]
     folders = [expand_user(model) for model in models if model != SHIPPED]
-    if name.startswith(f"{CHAIN}:specdecpp") and not folders:
-        folders = [shipped_chain() / ACCEPTANCE]
-    elif kind in NETWORKS and not folders:
+    if kind in NETWORKS and not folders:
         folders = [shipped_baseline(kind)]
-    return [file for folder in folders for file in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))]
+    return [file for folder in folders for file in network_files(folder)]
+
+
+def network_files(folder: Path) -> list[Path]:
+    """The files of a trained network's folder."""
+    return sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))
 
 
 def split_label(name: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ltd.errors import InputError
 from ltd.ops.library import operator
 
 _place_noise = operator("place_noise")
@@ -69,7 +70,11 @@ class Noise:
             rows: B of them.
             device: of all its tensors.
             capacity: K.
+
+        Raises:
+            InputError: another number of rows than B.
         """
+        check_rows(rows, batch)
         return cls(
             torch.empty(batch, capacity, vocabulary, device=device),
             torch.full((batch, capacity), -1, device=device),
@@ -78,7 +83,14 @@ class Noise:
         )
 
     def restart(self, seed: int, rows: Sequence[int]) -> None:
-        """In the same memory, that of another seed, any int64, and of B other rows."""
+        """In the same memory, that of another seed, any int64, and of B other rows.
+
+        Raises:
+            InputError: another number of rows than B, or a seed that is no int64.
+        """
+        check_rows(rows, len(self.rows))
+        if not -(2**63) <= seed < 2**63:
+            raise InputError(f"Noise: seed must be -2^63 to 2^63 - 1, but is {seed}")
         self.seed.fill_(seed)
         self.rows.copy_(torch.tensor(rows, dtype=torch.int64))
         self.places.fill_(-1)
@@ -91,3 +103,9 @@ class Noise:
         self.places.fill_(-1)
         kept = self.rows[torch.tensor(rows, dtype=torch.int64, device=self.rows.device)]
         return Noise(self.noise[: len(rows)], self.places[: len(rows)], kept, self.seed)
+
+
+def check_rows(rows: Sequence[int], batch: int) -> None:
+    """InputError unless there is one for each of the B sequences."""
+    if len(rows) != batch:
+        raise InputError(f"Noise: rows must be {batch} numbers, one per sequence, but are {len(rows)}")

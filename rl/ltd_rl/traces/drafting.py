@@ -25,11 +25,14 @@ def draft_everywhere(
     rows: int,
     sampling: Sampling,
     look: Callable[[DraftTree], None] = lambda tree: None,
+    *,
+    fitted: bool = True,
 ) -> Iterator[tuple[int, DraftTree]]:
     """Trees of a depth at every position, up to `rows` at a time: the first position of a batch, and its tree.
 
-    They are those of a call with this one prompt, sampled so: with the noise of its seed, where it is not greedy.
-    `look` is called with the tree after every level.
+    They are those of a call with this one prompt, sampled so: with the noise of its seed, where it is not greedy, and
+    scores as sharp as the draft's folder says; 1 everywhere if not `fitted`. `look` is called with the tree after every
+    level.
 
     Every row of the batch holds the whole text, read once and copied. The text is walked from its end: a tree's rows
     then only overwrite what no later batch reads, as each row goes back further every time.
@@ -48,7 +51,8 @@ def draft_everywhere(
             # A level needs the noise of one place in every row, and all rows are the first prompt of their call.
             noise = Noise.new(batch, decoder.target.vocab_size, [0] * batch, device, 1)
             noise.restart(sampling.drawn_seed(), [0] * batch)
-            shared = shared_with(draft, noise, sampling.temperature)
+            heat = sampling.temperature
+            shared = shared_with(draft, noise, heat) if fitted else SharedNoise(noise, heat)
         while end > 0:
             if end < batch:
                 batch = end

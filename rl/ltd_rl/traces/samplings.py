@@ -21,9 +21,15 @@ def checked_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
     return known
 
 
+def name_of(temperature: float) -> str:
+    """A temperature as short as can be read back exactly, so that no other one has the same name."""
+    short = f"{temperature:g}"
+    return short if float(short) == temperature else repr(temperature)
+
+
 def spelled(temperatures: Sequence[float]) -> str:
     """Temperatures for people."""
-    return ", ".join(f"{temperature:g}" for temperature in temperatures)
+    return ", ".join(map(name_of, temperatures))
 
 
 def texts_at(temperatures: Sequence[float]) -> str:

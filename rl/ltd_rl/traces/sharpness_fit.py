@@ -149,7 +149,11 @@ def see(decoder: Decoder, generations: Sequence[RecordedGeneration], depth: int)
     for generation in generations:
         follower = Follower(draft, generation, decoder.target.vocab_size, seen)
         text, first = generation.tokens.tolist(), generation.prompt_length
-        for _ in draft_everywhere(decoder, draft, text, first, depth, ROWS, generation.sampling, follower.look):
+        # Scores decide which candidates have children: what an earlier fit came to must not decide what this one sees.
+        trees = draft_everywhere(
+            decoder, draft, text, first, depth, ROWS, generation.sampling, follower.look, fitted=False
+        )
+        for _ in trees:
             pass
     return seen
 

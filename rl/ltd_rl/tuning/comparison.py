@@ -17,7 +17,7 @@ from ltd.policies.learned.bundle import FACTS
 from ltd.policies.learned.store import QUICK, kept_bundle, kept_rule, shipped_bundle
 from ltd.policies.static import Static
 from ltd_rl.traces.format import RecordedGeneration
-from ltd_rl.traces.samplings import texts_at
+from ltd_rl.traces.samplings import name_of, texts_at
 from ltd_rl.tuning.fixed import method_of
 from ltd_rl.tuning.work import BUNDLE, DEFAULT, HELD_OUT, LEARNED, SHIPPED, Work, announce
 
@@ -62,7 +62,7 @@ def compare(
     )
     results = {}
     for temperature in work.config.temperatures:
-        out = config.out.with_name(f"{config.out.name}-at-{temperature:g}") if temperature else config.out
+        out = config.out.with_name(f"{config.out.name}-at-{name_of(temperature)}") if temperature else config.out
         results[temperature] = evaluate(replace(config, out=out, temperature=temperature), work.load)
     return results, names
 

@@ -27,7 +27,7 @@ from ltd.loading import load as load_decoder
 from ltd.policies.learned.store import bundle_folder
 from ltd_rl.traces.limits import worthwhile
 from ltd_rl.traces.outcomes import outcomes_of
-from ltd_rl.traces.samplings import GREEDY, texts_at
+from ltd_rl.traces.samplings import GREEDY, name_of, texts_at
 from ltd_rl.traces.sources import obtain_generations, own_latency
 from ltd_rl.traces.splits import ThreeWays, split_three_ways
 from ltd_rl.traces.text_fit import fit_text_scores
@@ -70,7 +70,7 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
 
 def mark_of(temperatures: tuple[float, ...]) -> str:
     """What the name of a work folder in the cache ends with: its traces are of these temperatures."""
-    return "" if temperatures == GREEDY else "-at-" + "-".join(f"{each:g}" for each in temperatures)
+    return "" if temperatures == GREEDY else "-at-" + "-".join(map(name_of, temperatures))
 
 
 def measure_costs(work: Work) -> LatencyModel:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from ltd.common.journal import Record
 from ltd.evaluation.scores import MEAN, Score, scores
+from ltd_rl.traces.samplings import name_of
 
 
 def together(results: Mapping[float, Record]) -> Record:
@@ -51,7 +52,7 @@ def validation_of(results: Mapping[float, Record], names: dict[str, str], learne
     """What a bundle tells of the comparison: scores by names for people, and the learned one's over each; of all
     temperatures together, and by temperature."""
     table = compared(together(results), names, learned)
-    by_temperature = {f"{heat:g}": compared(each, names, learned) for heat, each in results.items()}
+    by_temperature = {name_of(heat): compared(each, names, learned) for heat, each in results.items()}
     return {
         name: {**row, "temperatures": {heat: each[name] for heat, each in by_temperature.items()}}
         for name, row in table.items()
