@@ -74,7 +74,7 @@ def load(
             threads.
         ImplausibleHeadWarning: a head in a published layout, with which a few tokens are generated here, proposes
             hardly anything that the target takes.
-        UserWarning: a damaged bundle was left out of the choice.
+        UserWarning: a damaged bundle was left out of the choice, or a head in a published layout could not be tried.
     """
     chosen_device = choose_device(device)
     place = chosen_device.device

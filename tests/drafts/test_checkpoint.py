@@ -340,7 +340,7 @@ def test_unreadable_folders(tmp_path: Path) -> None:
 def test_config_without_sizes(tmp_path: Path) -> None:
     config = {name: value for name, value in LAYER_FIELDS.items() if name != "num_attention_heads"}
     folder = write(tmp_path, config, renamed(make_head(), "midlayer."))
-    refused(folder, "num_attention_heads = None; a whole number is needed", feature_layers=(2, 4, 5))
+    refused(folder, "does not say num_attention_heads; a whole number is needed", feature_layers=(2, 4, 5))
 
 
 @pytest.mark.parametrize(
@@ -350,4 +350,4 @@ def test_config_without_sizes(tmp_path: Path) -> None:
 def test_config_with_wrong_values(tmp_path: Path, name: str, value: Any) -> None:
     tensors = renamed(make_head(VOCAB), "midlayer.", "d2t", "t2d")
     folder = write(tmp_path, {**LAYER_FIELDS, name: value}, tensors)
-    refused(folder, f"says {name} = {value!r}; a", feature_layers=(2, 4, 5))
+    refused(folder, f"says {name} = {value!r}, but it must be ", feature_layers=(2, 4, 5))

@@ -34,6 +34,7 @@ def heads(draw: st.DrawFn, plain: bool = False) -> Eagle3Head:
     first, keys = draw(st.integers(1, 6)), draw(st.sampled_from([2, 4]))
     options: dict[str, Any] = {} if plain else {name: draw(st.booleans()) for name in FLAGS}
     hidden, target_hidden = 12, draw(st.sampled_from([12, 20]))
+    own_embedding = target_hidden != hidden or draw(st.booleans())
     config = Eagle3Config(
         hidden_size=hidden, intermediate_size=20, num_attention_heads=4, num_key_value_heads=keys,
         head_dim=6, vocab_size=VOCABULARY, draft_vocab_size=words, target_hidden_size=target_hidden,
@@ -43,7 +44,7 @@ def heads(draw: st.DrawFn, plain: bool = False) -> Eagle3Head:
         attention_bias=draw(st.booleans()), **options,
     )  # fmt: skip
     torch.manual_seed(draw(st.integers(0, 99)))
-    head = Eagle3Head(config, own_embedding=target_hidden != hidden)
+    head = Eagle3Head(config, own_embedding=own_embedding)
     for weight in head.parameters():
         torch.nn.init.normal_(weight)
     ids = torch.randperm(VOCABULARY)[:words].sort().values
@@ -136,6 +137,37 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+    head = make_head()
+    head.fc.weight.data[0, 0] = float("inf")
+    for folder in (tmp_path / "new" / "out", tmp_path):
+        with pytest.raises(InputError, match=r"fc\.weight holds numbers that are not finite"):
+            export_head(head, "vllm", folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_layers_that_no_file_can_hold_are_refused() -> None:
+    with pytest.raises(InputError, match="needs indices of 0 or more, below 2147483648"):
+        make_head(feature_layers=(2, 4, 10**30))
+
+
+def test_what_belongs_to_the_weights_goes_along_in_our_own_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["export", str(tmp_path / "ltd"), "--to", "ltd"]) == 0
+    assert "stay behind" not in capsys.readouterr().err
+    for name in ("sampling.json", "lookup.json"):
+        assert (tmp_path / "ltd" / name).read_bytes() == (shipped_head() / name).read_bytes()
+    assert main(["inspect", str(tmp_path / "ltd")]) == 0
+    assert capsys.readouterr().out.count("there: how") == 2
+    assert main(["export", str(tmp_path / "vllm"), "--to", "vllm"]) == 0
+    assert "sampling.json and lookup.json of the head stay behind" in capsys.readouterr().err
+    assert sorted(file.name for file in (tmp_path / "vllm").iterdir()) == ["config.json", "model.safetensors"]
+    assert main(["inspect", str(tmp_path / "vllm")]) == 0
+    assert "there: how" not in capsys.readouterr().out
+
+
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     out = tmp_path / "out"
@@ -168,6 +200,11 @@ def test_a_published_head_is_tried_when_it_is_loaded(tmp_path: Path) -> None:
     assert decoder.last_statistics.gains == []
     with pytest.warns(ltd.ImplausibleHeadWarning, match=r"taken as 2, 15, 27\), its RoPE base"):
         ltd.load(draft=tmp_path / "untrained", policy="static")
+    # What the trial cannot do refuses nothing: its prompts may be too long where shorter ones are not.
+    with pytest.warns(UserWarning, match="could not be tried: the prompt has") as caught:
+        decoder = ltd.load(draft=tmp_path / "right", policy="static", max_length=8)
+    assert not any(issubclass(each.category, ltd.ImplausibleHeadWarning) for each in caught)
+    assert decoder.last_statistics.gains == []
 
 
 @pytest.mark.parametrize("option", [["--rope-theta", "1e6"], ["--feature-layers", "3,4,5"]])

@@ -32,11 +32,16 @@ def export(
     from ltd.common.files import expand_user
     from ltd.drafts.eagle3.export import export_head
     from ltd.drafts.eagle3.files import load_head
+    from ltd.drafts.opening import companions
     from ltd.target.device import CPU, resolve_dtype
 
     folder = shipped_head() if head is None else expand_user(head)
     loaded = load_head(
         folder, resolve_dtype(dtype, CPU), CPU, feature_layers=layer_numbers(feature_layers), rope_theta=rope_theta
     )
-    export_head(loaded, to, expand_user(out))
+    files = companions(folder)
+    export_head(loaded, to, expand_user(out), files if to == "ltd" else ())
+    if files and to != "ltd":
+        names = " and ".join(file.name for file in files)
+        print(f"{names} of the head stay behind: other engines have no use for them", file=sys.stderr)
     print(f"the head in {folder}, as {to} loads it, is in {out}", file=sys.stderr)

@@ -27,6 +27,7 @@ def inspect(
     from ltd.common.table import Table
     from ltd.drafts.eagle3.files import load_head
     from ltd.drafts.eagle3.published import HeadDecisions
+    from ltd.drafts.opening import COMPANIONS, companions
     from ltd.target.model import load_model
 
     layers = layer_numbers(feature_layers)
@@ -38,6 +39,8 @@ def inspect(
         rows = [list(decision) for decision in decisions.made]
         console.print(Table("", ["what", "found", "used"], rows, numbers=False).rich(), highlight=False)
     settings = [[name, str(value)] for name, value in loaded.config.to_dict().items()]
+    beside = [file.name for file in companions(folder)]
+    settings += [[name, f"there: {use}" if name in beside else "none"] for name, use in COMPANIONS.items()]
     console.print(Table("", ["setting", "value"], settings, numbers=False).rich(), highlight=False)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.statistics import Statistics
+from ltd.errors import InputError
 from ltd.policies import Static
 
 PROMPTS = (
@@ -26,20 +27,27 @@ class ImplausibleHeadWarning(UserWarning):
 def check_head(decoder: Decoder, folder: Path) -> None:
     """Generates a little, greedily, with the head that was read from a folder.
 
-    Decoders without a tokenizer are not checked, as there is nothing to make prompts with.
+    Decoders without a tokenizer are not checked, as there is nothing to make prompts with. A check refuses nothing:
+    what the prompts here cannot do, those of the user may.
 
     Warns:
         ImplausibleHeadWarning: its candidates are hardly ever accepted.
+        UserWarning: nothing could be generated, and why; so nothing is known.
     """
     if decoder.draft is None or decoder.tokenizer is None:
         return
     tokens = cycles = 0
-    for prompt in PROMPTS:
-        answer = decoder.generate(decoder.encode(prompt), max_new_tokens=NEW_TOKENS, policy=TREE)
-        assert isinstance(answer, Generation)
-        tokens += sum(answer.statistics.gains)
-        cycles += len(answer.statistics.gains)
-    decoder.last_statistics = Statistics()
+    try:
+        for prompt in PROMPTS:
+            answer = decoder.generate(decoder.encode(prompt), max_new_tokens=NEW_TOKENS, policy=TREE)
+            assert isinstance(answer, Generation)
+            tokens += sum(answer.statistics.gains)
+            cycles += len(answer.statistics.gains)
+    except InputError as error:
+        warnings.warn(f"the head in {folder} could not be tried: {error}", UserWarning, stacklevel=3)
+        return
+    finally:
+        decoder.last_statistics = Statistics()
     if cycles and tokens / cycles < IMPLAUSIBLE:
         layers = ", ".join(map(str, decoder.draft.feature_layers))
         warnings.warn(

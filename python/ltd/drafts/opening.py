@@ -18,6 +18,7 @@ from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.drafts.eagle3.files import FORMAT, load_head, read_config
 from ltd.drafts.eagle3.head import Eagle3Head
+from ltd.drafts.sharpness import SAMPLING
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.packed_linear import pack_linears
 from ltd.errors import InputError
@@ -27,6 +28,8 @@ from ltd.ops import build_info
 
 NONE = "none"  # instead of a draft's folder: plain decoding
 LOOKUP = "lookup"  # the same: no draft, but tokens are looked up in the text so far
+COMPANIONS = {SAMPLING: "how sharp its scores of sampled text are", TEXT_SCORES: "how likely looked-up tokens are"}
+"""By name, what files beside a head's weights say about these, where they have been fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,11 @@ def find_text_scores(draft: str | Path | None) -> TextScores | None:
 def text_scores_file(head: Path | None) -> Path | None:
     """The file in a head's folder that says how likely looked-up tokens are; None if it does not."""
     return head / TEXT_SCORES if head is not None and (head / TEXT_SCORES).exists() else None
+
+
+def companions(head: Path) -> list[Path]:
+    """Those of `COMPANIONS` that are in a head's folder."""
+    return [head / name for name in COMPANIONS if (head / name).is_file()]
 
 
 def head_hash(folder: Path | None) -> str | None:

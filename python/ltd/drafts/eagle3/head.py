@@ -28,6 +28,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # The other types change with the length of the text or need the target's own tables.
 MOST_HEAD_DIM = 4096  # a larger one is damage
+MOST_LAYERS = 2**31  # so is a larger number of one
 # By type, the numbers that it needs.
 ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -87,8 +88,11 @@ class Eagle3Config:
                 f"draft head: rope_theta is {self.rope_theta} and rms_norm_eps {self.rms_norm_eps}; the first must be "
                 "above 0, the second at least 0, and both finite"
             )
-        if not self.feature_layers or min(self.feature_layers) < 0:
-            raise InputError(f"draft head: feature_layers is {self.feature_layers}, but needs indices of 0 or more")
+        if not self.feature_layers or min(self.feature_layers) < 0 or max(self.feature_layers) >= MOST_LAYERS:
+            raise InputError(
+                f"draft head: feature_layers is {self.feature_layers}, but needs indices of 0 or more, below "
+                f"{MOST_LAYERS}"
+            )
         check_rope(self.rope_scaling or {})
         if (self.rope_scaling or {}).get("rope_type", "default") == "default":
             object.__setattr__(self, "rope_scaling", None)  # the two say the same
@@ -247,7 +251,7 @@ class DraftLayer(nn.Module):
 def check_rope(scaling: dict[str, Any]) -> None:
     """Raises InputError for a RoPE type that is not known, or one that lacks a number that it needs."""
     kind = scaling.get("rope_type", "default")
-    if kind not in ROPE_TYPES:
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise InputError(f"draft head: RoPE type {kind!r} is not supported; use one of {', '.join(ROPE_TYPES)}")
     for name in ROPE_TYPES[kind]:
         value = scaling.get(name)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ltd.drafts.eagle3.head import Eagle3Config
+from ltd.drafts.eagle3.published_config import FEATURE_LAYERS, LAYER_IDS, Values, check_values
 from ltd.errors import InputError
 
 LAYER_PREFIX = re.compile(r"^(midlayer|layers\.0)\.")
@@ -27,10 +28,8 @@ NEEDED_FOR_SIZES = (
     "layer.self_attn.k_proj.weight",
     "layer.mlp.gate_proj.weight",
 )
-LAYER_IDS = "eagle_aux_hidden_state_layer_ids"
-# Our own word in heads that `ltd export` writes: the hs[] indices, of which the formats' own ids leave two readings.
-FEATURE_LAYERS = "ltd_feature_layers"
-Values = dict[str, Any]
+# Of all tensors whose sizes are read; the others are compared with these at the end.
+DIMENSIONS = {**dict.fromkeys(NEEDED_FOR_SIZES, 2), "d2t": 1, "t2d": 1}
 
 
 class HeadDecision(NamedTuple):
@@ -65,21 +64,20 @@ def convert(
     """A published head's config.json and tensors -> our config and the tensors under canonical names.
 
     `target` fills in what a checkpoint may leave to it; `decisions` are told what was decided. Raises InputError for
-    what is not an EAGLE-3 head.
+    what is not an EAGLE-3 head, or a config with a wrong value.
     """
     decided = HeadDecisions() if decisions is None else decisions
     refuse_other_families(values, tensors, where)
+    check_values(values, where)
     decided.add("layout", f"architectures {values.get('architectures')}", layout_of(values, tensors))
     tensors = canonical_names(tensors, where, decided)
     # In speculators' files the layer's own fields are nested; the rest of the config is flat in every format.
     layer = values.get("transformer_layer_config") or values
     options = {**values, **(values.get("eagle_config") or {})}
     _complete_output(values, tensors, target, where, decided)
-    for name in NEEDED_FOR_SIZES:
-        if name not in tensors:
-            raise InputError(f"the draft head in {where} lacks {name}")
+    check_dimensions(tensors, where)
     hidden, columns = tensors["fc.weight"].shape
-    target_hidden = int(_number(options, "target_hidden_size", hidden, where))
+    target_hidden = options.get("target_hidden_size") or hidden
     decided.add(
         "width", f"target_hidden_size {options.get('target_hidden_size')}", f"{hidden}, the target's {target_hidden}"
     )
@@ -89,7 +87,7 @@ def convert(
     heads = _whole(layer, "num_attention_heads", where)
     head_dim = len(tensors["layer.self_attn.q_proj.weight"]) // heads
     decided.add("size of a head", f"head_dim {layer.get('head_dim')}", f"{head_dim}, by q_proj and {heads} heads")
-    theta, scaling = rope_settings(layer, where)
+    theta, scaling = rope_settings(layer)
     rope = {name: layer[name] for name in ("rope_parameters", "rope_theta", "rope_scaling") if layer.get(name)}
     decided.add("RoPE", rope or "nothing", f"base {theta:g}, {scaling or 'not scaled'}")
     decided.add(
@@ -114,10 +112,10 @@ def convert(
         draft_vocab_size=len(tensors["lm_head.weight"]),
         target_hidden_size=target_hidden,
         feature_layers=layers,
-        rms_norm_eps=_number(layer, "rms_norm_eps", 1e-6, where),
+        rms_norm_eps=layer.get("rms_norm_eps") or 1e-6,
         rope_theta=theta,
         rope_scaling=scaling,
-        max_position_embeddings=int(_number(layer, "max_position_embeddings", 2048, where)),
+        max_position_embeddings=layer.get("max_position_embeddings") or 2048,
         attention_bias=biased,
         **flags,
     )
@@ -164,6 +162,19 @@ def canonical_names(tensors: dict[str, Tensor], where: str, decided: HeadDecisio
     return renamed
 
 
+def check_dimensions(tensors: dict[str, Tensor], where: str) -> None:
+    """Raise InputError unless the tensors whose sizes are read are there and have sizes to read."""
+    for name in NEEDED_FOR_SIZES:
+        if name not in tensors:
+            raise InputError(f"the draft head in {where} lacks {name}")
+    for name, count in DIMENSIONS.items():
+        if name in tensors and (tensors[name].ndim != count or not tensors[name].numel()):
+            raise InputError(
+                f"the draft head in {where}: {name} has shape {tuple(tensors[name].shape)}, but must have {count} "
+                f"dimension{'s' if count > 1 else ''}, none of them 0"
+            )
+
+
 def layers_read(
     options: Values, columns: int, target_hidden: int, target: PreTrainedModel | None, where: str
 ) -> tuple[int, ...]:
@@ -177,24 +188,24 @@ def layers_read(
             f"the draft head in {where} reads {columns} values, not a multiple of the target's width {target_hidden}"
         )
     count = columns // target_hidden
-    ids = options.get(FEATURE_LAYERS, options.get(LAYER_IDS))
+    own = options.get(FEATURE_LAYERS)
+    ids = options.get(LAYER_IDS) if own is None else own
     if ids is None:
         if target is None:
             raise InputError(f"the draft head in {where} names no feature layers; give feature_layers or the target")
         layers = target.config.num_hidden_layers
         ids = [2, layers // 2, layers - 3]
-    elif ids and ids[0] == 1 and FEATURE_LAYERS not in options:
+    elif own is None and ids[:1] == [1]:
         ids = [index + 1 for index in ids]
     if len(ids) != count:
         raise InputError(f"the draft head in {where} names {len(ids)} feature layers, but reads {count}")
-    return tuple(int(index) for index in ids)
+    return tuple(ids)
 
 
-def rope_settings(layer: Values, where: str) -> tuple[float, Values | None]:
+def rope_settings(layer: Values) -> tuple[float, Values | None]:
     """(base, scaling or None); newer configs' `rope_parameters` goes first, and without any word the base is 10000."""
     scaling = dict(layer.get("rope_parameters") or layer.get("rope_scaling") or {})
-    theta = _number({**layer, **scaling}, "rope_theta", 10000.0, where)
-    scaling.pop("rope_theta", None)
+    theta = float(scaling.pop("rope_theta", None) or layer.get("rope_theta") or 10000.0)
     scaling["rope_type"] = scaling.get("rope_type") or scaling.pop("type", None) or "default"
     return theta, None if scaling["rope_type"] == "default" else scaling
 
@@ -276,14 +287,6 @@ def _settle_bias(tensors: dict[str, Tensor], hidden: int) -> bool:
 
 
 def _whole(values: Values, name: str, where: str) -> int:
-    value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"the config of the draft head in {where} says {name} = {value!r}; a whole number is needed")
-    return value
-
-
-def _number(values: Values, name: str, default: float, where: str) -> float:
-    value = default if values.get(name) is None else values[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InputError(f"the config of the draft head in {where} says {name} = {value!r}; a number above 0 is needed")
-    return float(value)
+    if values.get(name) is None:
+        raise InputError(f"the config of the draft head in {where} does not say {name}; a whole number is needed")
+    return int(values[name])
