@@ -107,7 +107,7 @@ def test_levels_of_which_little_was_seen_have_the_last_factor_that_is_known(
 
 @pytest.fixture
 def config(recorded: Callable[..., Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SamplingFitConfig:
-    monkeypatch.setattr(sharpness_fit, "FEWEST", 20)
+    monkeypatch.setattr(sharpness_fit, "FEWEST", 2)
     known = recorded("llama").config
     assert known.draft is not None
     shutil.copytree(known.draft, tmp_path / "head")
