@@ -33,6 +33,15 @@ def decoders(request: pytest.FixtureRequest) -> tuple[Decoder, Decoder]:
     return make_decoder(request.param), make_decoder(request.param)
 
 
+@pytest.mark.parametrize("length", range(SHORT_CUTS[1] - 3, SHORT_CUTS[1] + 3))
+def test_a_text_that_begins_at_a_cut_is_replayed_from_its_first_cycle(short_cuts: None, length: int) -> None:
+    """There the draft, which has read less of it, stands before the cut and the target behind it."""
+    decoder = make_decoder(KINDS[0])
+    tapes = taped(decoder)
+    decoder.generate([3 + place % 6 for place in range(length)], max_new_tokens=12, policy=Static(2, 6))
+    assert not any(part in ("verify", "begin", "expand") for tape in tapes for part, *_ in tape.calls)
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 @settings(SETTINGS, max_examples=2)
 @given(

@@ -206,7 +206,8 @@ class Request:
         space = self.workspace
         if not space.can_record:
             return
-        passed = beliefs(max(map(len, self.prompts)), self.capacity)
+        # A draft has read one token less than the target when it begins.
+        passed = beliefs(max(map(len, self.prompts)) - 1, self.capacity)
         missing = [believed for believed in reversed(passed) if believed not in space.recorded_for]
         for believed in missing:
             self._record_verifying(believed)
