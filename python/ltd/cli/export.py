@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ltd.cli.options import layer_numbers
+
 
 def export(
     out: Annotated[Path, typer.Argument(help="Folder for the head; it is made.")],
@@ -27,7 +29,6 @@ def export(
     ] = None,
 ) -> None:
     """Write a draft head in another layout, such as a serving engine loads, and check that it reads back the same."""
-    from ltd.cli.inspect import layer_numbers
     from ltd.common.assets import shipped_head
     from ltd.common.files import expand_user
     from ltd.drafts.eagle3.export import export_head

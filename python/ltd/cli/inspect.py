@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ltd.errors import InputError
+from ltd.cli.options import layer_numbers
 
 
 def inspect(
@@ -42,17 +42,3 @@ def inspect(
     beside = [file.name for file in companions(folder)]
     settings += [[name, f"there: {use}" if name in beside else "none"] for name, use in COMPANIONS.items()]
     console.print(Table("", ["setting", "value"], settings, numbers=False).rich(), highlight=False)
-
-
-def layer_numbers(text: str | None) -> tuple[int, ...] | None:
-    """Feature layers as a user writes them; None where nothing is given.
-
-    Raises:
-        InputError: something else than whole numbers with commas between.
-    """
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"feature layers {text!r} are no whole numbers with commas between, such as 2,16,29")
-    return tuple(map(int, parts))

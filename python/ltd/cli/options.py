@@ -57,6 +57,20 @@ def numbers(text: str, what: str) -> tuple[float, ...]:
         raise InputError(f"{what} is {text}; give a number, or several with commas between") from None
 
 
+def layer_numbers(text: str | None) -> tuple[int, ...] | None:
+    """Feature layers as a user writes them; None where nothing is given.
+
+    Raises:
+        InputError: something else than whole numbers with commas between.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"feature layers {text!r} are no whole numbers with commas between, such as 2,16,29")
+    return tuple(map(int, parts))
+
+
 def refuse_unused(context: typer.Context, names: Iterable[str], what: str) -> None:
     """Refuses options that were given and would have no effect.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 
 from ltd.decoding.decoder import Decoder
@@ -70,19 +71,23 @@ def fit_sampling(config: SamplingFitConfig, load: Callable[..., Decoder] = load_
     """
     head = config.head
     questions = load_questions(config.data_dir, config.tasks, config.limit)
-    decoder = load(
-        config.target,
-        config.draft,
-        policy="static",
-        device=config.device,
-        dtype=config.dtype,
-        threads=config.threads,
-    )
     shared = {each.name: getattr(config, each.name) for each in fields(RunConfig)}
     answers = RecordConfig(**shared, temperatures=config.temperatures, seed=config.seed)
     answers = replace(answers, out=config.out / ANSWERS, draft=LOOKUP)  # text alone: it is the same for all drafts
-    record(answers, lambda *_, **__: decoder)
-    generations = load_traces(answers.out).generations
+
+    @cache
+    def opened() -> Decoder:
+        return load(
+            config.target,
+            config.draft,
+            policy="static",
+            device=config.device,
+            dtype=config.dtype,
+            threads=config.threads,
+        )
+
+    record(answers, lambda *_, **__: opened())
+    generations, decoder = load_traces(answers.out).generations, opened()
     sharpness = fit_sharpness(decoder, generations, config.depth)
     facts = {
         "fitted_to": {
