@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ltd_rl.baselines.rules import FoundRule, Ground, chances_of, search
 from ltd_rl.baselines.signals import Signals, obtain_signals
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.limits import worthwhile
+from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.outcomes import outcomes_of, plain_total
 from ltd_rl.traces.sources import LATENCY, Source, obtain_generations, own_latency
 from ltd_rl.traces.splits import split_generations
@@ -130,16 +132,7 @@ def rules_signals(
     assert head is not None
     identity = {"networks": used, "head_sha256": head_hash(head), "dtype": source.dtype}
 
-    def opened() -> Decoder:
-        return load(
-            source.target,
-            source.draft,
-            policy="static",
-            device=source.device,
-            dtype=source.dtype,
-            threads=source.threads,
-        )
-
+    opened = partial(open_decoder, source, load)
     return obtain_signals(generations, stopping, depth, source.folder / SIGNALS, identity, opened)
 
 

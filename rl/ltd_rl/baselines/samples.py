@@ -35,6 +35,7 @@ from ltd.loading import load as load_decoder
 from ltd.policies import Static
 from ltd.policies.tree_signals import levels_of
 from ltd.tree import NOT_ASKED, DraftTree
+from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.record import LARGEST_STATE
 
 TREE = Static(depth=8, size=60)  # EAGLE-3's default
@@ -80,14 +81,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
         missing = [n for n in range(len(starts)) if not shard_file(config.out, n).exists()]
         if not missing:
             return
-        decoder = load(
-            config.target,
-            config.draft,
-            policy="static",
-            device=config.device,
-            dtype=config.dtype,
-            threads=config.threads,
-        )
+        decoder = open_decoder(config, load)
         check_turns(decoder, all_turns(questions))
         done = len(starts) - len(missing)
         with tqdm(total=len(questions), initial=done * config.shard_questions, unit="question", desc="sampling") as bar:

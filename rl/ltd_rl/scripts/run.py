@@ -22,6 +22,7 @@ from ltd_rl.environments.rewards import check_reward
 from ltd_rl.scripts.options import PAPER_SIZES, Options, whole_numbers
 from ltd_rl.scripts.zips import read_zip
 from ltd_rl.traces.observations import Role
+from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.outcomes import Outcomes
 from ltd_rl.traces.sources import Data, Source, obtain
 from ltd_rl.trainers.partners import RANDOM
@@ -78,14 +79,7 @@ def live_environment(role: Role, options: Options, data: Data, policy: Policy) -
     random = role == "size" and not options.partner
     source = source_of(options)
     env = LiveEnv(
-        load_decoder(
-            source.target,
-            source.draft,
-            policy="static",
-            device=source.device,
-            dtype=source.dtype,
-            threads=source.threads,
-        ),
+        open_decoder(source, load_decoder),
         role,
         data.prompts,
         layout_named(options.observation, role, data.training),

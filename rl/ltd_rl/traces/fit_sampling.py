@@ -22,6 +22,7 @@ from ltd.loading import load as load_decoder
 from ltd.policy_choice import resolve_draft
 from ltd.tree import check_tree_limits
 from ltd_rl.traces.format import load_traces
+from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.record import RecordConfig, record
 from ltd_rl.traces.samplings import checked_temperatures
 from ltd_rl.traces.sharpness_fit import fit_sharpness
@@ -77,14 +78,7 @@ def fit_sampling(config: SamplingFitConfig, load: Callable[..., Decoder] = load_
 
     @cache
     def opened() -> Decoder:
-        return load(
-            config.target,
-            config.draft,
-            policy="static",
-            device=config.device,
-            dtype=config.dtype,
-            threads=config.threads,
-        )
+        return open_decoder(config, load)
 
     record(answers, lambda *_, **__: opened())
     generations, decoder = load_traces(answers.out).generations, opened()

@@ -14,6 +14,7 @@ from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.learned.setting import Setting
 from ltd_rl.traces.human_eval import write_human_eval
+from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.sources import Source
 from ltd_rl.tuning.config import TuneConfig, setting_here
 
@@ -62,9 +63,7 @@ def expected(config: TuneConfig) -> Setting:
 
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
     """Loads the models, and writes the questions where none are given."""
-    decoder = load(
-        config.target, config.draft, policy="static", device=config.device, dtype=config.dtype, threads=config.threads
-    )
+    decoder = open_decoder(config, load)
     data_dir = config.data_dir
     if data_dir is None:
         data_dir = folder / QUESTIONS
