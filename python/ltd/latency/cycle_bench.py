@@ -31,6 +31,9 @@ FEW_WORDS = 4  # the same without a draft, where trees are to have `MAX_TEXT` ca
 Key = tuple[str, int, int]  # part, size, length
 Timings = dict[Key, list[float]]
 Taken = Iterable[tuple[Key, float]]
+# Of so many cycles one drafts to the full depth, for the expansions. The others draft what their size needs, as cycles
+# of use do: much drafting before a verification drives what that reads out of the processor's caches.
+DEEP = 4
 # By these nothing that the text proposes is left out as too unlikely.
 ALL_LIKELY = TextScores(
     np.full((MATCHES, AGREEMENTS, RATES), MOST_CHANCE, dtype=np.float32),
@@ -96,18 +99,20 @@ def check_range(name: str, values: tuple[int, ...], low: int, high: int) -> None
 
 @dataclass(slots=True)
 class OrderedSize:
-    """A policy that drafts to the full depth and has verified what it is told to.
+    """A policy that drafts as deep, and has verified as much, as it is told to.
 
     The limits of its trees stay the same whatever the size, as with a policy that learns, so buffers are kept. Tokens
     are looked up as well: what that takes is a part of its own.
 
     Attributes:
+        depth: expansions that are ordered; None is the full depth.
         sizes: all that it will be told, so that a GPU verifies no more than that.
     """
 
     max_depth: int
     max_size: int
     size: int = 0
+    depth: int | None = None
     max_text: int = LOOKED_UP
     sizes: tuple[int, ...] = ()
 
@@ -123,8 +128,8 @@ class OrderedSize:
         return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Yes, up to the full depth."""
-        return True
+        """Up to the depth that was ordered."""
+        return self.depth is None or depth < self.depth
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """What was ordered."""
@@ -191,6 +196,7 @@ class CycleBench:
         self.drafting = Decoder(self.target, self.draft, self.policy, max_length=self.max_length, text_scores=scores)
         self.plain = Decoder(self.target, max_length=self.max_length)
         self.gains = {length: cycle(self.grid["begin"]) for length in self.lengths}
+        self.deep = {length: cycle([True] + [False] * (DEEP - 1)) for length in self.lengths}
         self.capacity = self.request(self.drafting, self.lengths[-1]).capacity
         self.features = self.read_features()
 
@@ -208,17 +214,18 @@ class CycleBench:
         """Everything to measure, as calls that give what the parts took."""
         return [
             *(
-                partial(self.time_cycle, size, length, gains)
-                for length, gains in self.gains.items()
+                partial(self.time_cycle, size, length, self.gains[length], self.deep[length])
+                for length in self.lengths
                 for size in self.grid["verify"]
             ),
             *(partial(self.time_plain, length) for length in self.lengths),
             *(partial(self.time_prefill, length) for length in self.lengths),
         ]
 
-    def time_cycle(self, size: int, length: int, gains: Iterator[int]) -> Taken:
-        """A cycle that drafts to the full depth and verifies so many candidates, after the next of the gains."""
+    def time_cycle(self, size: int, length: int, gains: Iterator[int], deep: Iterator[bool]) -> Taken:
+        """A cycle that verifies so many candidates after the next of the gains, and is deep or not as the next says."""
         count, self.policy.size = next(gains), size
+        self.policy.depth = self.policy.max_depth if next(deep) else self.least_depth(size)
         read = length - count + 1  # all that is committed, but for the last gain
         request = self.request(self.drafting, read)
         with request.open(self.target, self.capacity):
@@ -229,13 +236,21 @@ class CycleBench:
                 request.speculation.session.pretend_read([read])
             laps = self.run_cycle(self.drafting, request, self.gain(request, length, count))
         drafting = [seconds for part, seconds in laps if part == "draft"]
-        begin, *expansions = drafting or [0.0] * (1 + self.policy.max_depth)  # what is not there takes no time
+        # Without a draft, what is not there takes no time.
+        begin, *expansions = drafting or [0.0] * (1 + self.policy.max_depth)
         verify = sum(seconds for part, seconds in laps if part == "verify")
         lookup = sum(seconds for part, seconds in laps if part == "lookup")
         other = sum(seconds for part, seconds in laps if part not in ("draft", "verify", "lookup"))
         levels = ((("expand", level, length), seconds) for level, seconds in enumerate(expansions, 1))
         rest = ((("verify", size, length), verify), (("other", size, length), other), (("lookup", 0, length), lookup))
         return chain([(("begin", count, length), begin)], levels, rest)
+
+    def least_depth(self, size: int) -> int:
+        """Expansions without which a tree of the draft has fewer candidates than that; 0 without a draft."""
+        depth, width = 0, 1 if self.draft is None else self.draft.width
+        while self.draft is not None and candidate_count(width, depth) < size:
+            depth += 1
+        return depth
 
     def time_plain(self, length: int) -> Taken:
         """A cycle of plain decoding."""

@@ -119,7 +119,7 @@ class LatencyModel:
         parts: the measurements; their sizes count for `begin` the tokens of the last gain, for `expand` levels from
             1, for `verify` and `other` candidates without the root; `lookup`, `plain` and `prefill` have the one size
             0. Without a draft `begin` and `expand` take no time.
-        rounds: how often every point was measured.
+        rounds: how often every point was measured at least.
         seconds: how long measuring took.
     """
 
