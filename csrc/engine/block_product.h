@@ -20,10 +20,12 @@ constexpr int kProductRows = 12;
 constexpr int kProductRows = 6;
 #endif
 
-// Few rows take more vectors, as a sum's next term waits for the one before.
-constexpr int product_vectors(int rows) {
+// Few rows take more vectors, as a sum's next term waits for the one before. Three rows of four vectors leave no
+// register for unpacking; the compiler would spill.
+constexpr int product_vectors(int rows, int terms) {
   constexpr int kAll = kBlockOutputs / kLanes;
-  return rows == 1 ? static_cast<int>(at_most(kAll, 8)) : static_cast<int>(at_most(kAll, rows <= 3 ? 4 : 2));
+  if (rows == 1) return static_cast<int>(at_most(kAll, 8));
+  return static_cast<int>(at_most(kAll, rows <= (terms == 1 ? 3 : 2) ? 4 : 2));
 }
 
 // Rows whose sums wait in the second-level cache, and steps of a block that stay in the first while all their tiles use
@@ -103,7 +105,7 @@ struct Tile {
 
 template <typename Kind, int M>
 void run_tile(const Tile<Kind>& tile) {
-  constexpr int V = product_vectors(M);
+  constexpr int V = product_vectors(M, Kind::kTerms);
   constexpr int kPasses = kBlockOutputs / (V * kLanes);
   const int64_t ahead_bytes = tile.ahead_bytes / kPasses;
   const char* ahead = tile.ahead;
