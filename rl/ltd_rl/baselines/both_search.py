@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
+from tqdm import tqdm
 
 from ltd.common.arrays import Floats, Integers
 from ltd.errors import InputError
@@ -58,6 +59,8 @@ def best_both(
 ) -> tuple[Both, Total]:
     """The rule with the most tokens per second on these generations, and what it comes to; of equals, the first.
 
+    Shows a progress bar.
+
     Args:
         generations: from the traces, of a head. latency: the machine's. scores: how likely looked-up tokens are. rules:
             to choose among; None is the whole grid.
@@ -73,11 +76,13 @@ def best_both(
     texts = sorted({rule.text for rule in rules})
     proposals = [propose_everywhere(generation, scores, texts[-1]) for generation in kept]
     found = []
-    for text in texts:
-        ground = ground_of_text(kept, [likeliest(proposed, text) for proposed in proposals], latency)
-        for rule in rules:
-            if rule.text == text:
-                found.append((rule, spent(ground, *rule_decisions(rule, ground.chances))))
+    with tqdm(total=len(rules), unit="rule", desc="replaying") as progress:
+        for text in texts:
+            ground = ground_of_text(kept, [likeliest(proposed, text) for proposed in proposals], latency)
+            for rule in rules:
+                if rule.text == text:
+                    found.append((rule, spent(ground, *rule_decisions(rule, ground.chances))))
+                    progress.update()
     return max(found, key=lambda entry: entry[1].throughput)
 
 

@@ -10,8 +10,8 @@ unless something else is asked for, and everything is compared at each temperatu
 temperatures together.
 
 Candidates have two sources, the draft and the text itself; how likely the text's are is fitted to the same traces, for
-greedy and for sampled text apart. With
-the draft "lookup" there is the text alone: no static tree, and no depth to learn.
+greedy and for sampled text apart. With the draft "lookup" there is the text alone: no static tree, and no depth to
+learn.
 """
 
 from __future__ import annotations
