@@ -141,6 +141,23 @@ def test_the_most_similar_shipped_bundle_counts_and_a_tuned_one_before_all(shipp
     assert found_size(HERE) == 4
 
 
+@pytest.mark.parametrize(
+    ("here", "size"),
+    [
+        ("Intel Xeon (AMX)", 1),
+        ("Another EPYC (AVX-512 BF16)", 1),
+        ("AMD EPYC (AVX-512)", 1),
+        ("Intel Xeon (AVX2)", 2),
+        ("An Apple (aarch64)", 2),
+        ("unknown", 2),
+    ],
+)
+def test_vector_instructions_count_before_the_processor(shipped: Path, here: str, size: int) -> None:
+    save(replace(HERE, hardware="AMD EPYC (AVX-512 BF16)"), shipped / "b", 1)
+    save(replace(HERE, hardware="AMD EPYC (AVX2)"), shipped / "a", 2)
+    assert found_size(replace(HERE, hardware=here)) == size
+
+
 def test_what_was_quickly_tuned_comes_after_what_was_tuned_and_before_what_is_shipped(shipped: Path) -> None:
     save(replace(HERE, hardware="another"), shipped / "one", 1)
     assert (found_size(HERE), found(HERE).origin) == (1, "shipped")

@@ -10,6 +10,7 @@ import torch
 from ltd import _C
 from ltd.common.threads import usable_cores
 
+# From the widest to the narrowest.
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512": "AVX-512", "avx2": "AVX2"}
 
 
@@ -24,6 +25,17 @@ def processor_name() -> str:
 def vector_unit() -> str:
     """The vector instructions of the kernels in use: the widest that the processor has, or what LTD_CPU_ISA says."""
     return UNITS.get(str(_C.build_info()["cpu_kernels"]), platform.machine())
+
+
+def vector_rank(processor: str | None) -> int:
+    """The place of a processor's vector instructions, given `processor_name`, among those that we have kernels for.
+
+    Returns:
+        0 for the widest; their number where there are none of them, or nothing is known.
+    """
+    units = list(UNITS.values())
+    unit = (processor or "").rpartition("(")[2].removesuffix(")")
+    return units.index(unit) if unit in units else len(units)
 
 
 def model_name() -> str:

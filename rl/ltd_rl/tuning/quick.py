@@ -169,7 +169,7 @@ class Lessons:
 def lessons_from(traces: CompactTraces, latency: LatencyModel, setting: Setting, rule_text: TextScores) -> Lessons:
     """The lessons for a setting on a machine."""
     generations, text = traces.generations, rule_text
-    shipped = shipped_bundle(traces.made_for, CPU)
+    shipped = shipped_bundle(replace(traces.made_for, hardware=setting.hardware), CPU)
     start = None if shipped is None else shipped.policy
     if setting.head_sha256 == LOOKUP:
         generations = [shallow(generation, -1) for generation in generations]

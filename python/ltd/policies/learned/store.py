@@ -20,6 +20,7 @@ import torch
 
 from ltd.common.assets import shipped_policies
 from ltd.common.files import cache_folder, cached
+from ltd.common.machine import vector_rank
 from ltd.errors import InputError
 from ltd.policies.base import Policy
 from ltd.policies.grid import GRID
@@ -103,7 +104,8 @@ def tuned_grid(setting: Setting) -> Path | None:
 def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:
     """The shipped bundle that fits and was made for the most similar machine, its weights on the device.
 
-    Shipped ones are for the CPU, and fit if all but hardware and threads is equal; None if there is none.
+    Shipped ones are for the CPU, and fit if all but hardware and threads is equal; None if there is none. What a cycle
+    costs beside plain decoding depends most on the vector instructions, so those that are nearest count first.
 
     Warns:
         UserWarning: one is damaged; it counts as missing.
@@ -113,7 +115,12 @@ def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:
     folders = [file.parent for file in sorted(shipped_policies().glob(f"*/{FACTS}"))]
     loaded = [load_fitting(folder, setting, device, FREE_WHEN_SHIPPED) for folder in folders]
     fitting = [bundle for bundle in loaded if bundle is not None]
-    return min(fitting, key=lambda bundle: len(bundle.policy.made_for.differences(setting)), default=None)
+    return min(fitting, key=lambda bundle: unlikeness(bundle.policy.made_for, setting), default=None)
+
+
+def unlikeness(made_for: Setting, here: Setting) -> tuple[int, int]:
+    """How far two machines are from each other: in vector instructions, then in the number of differences."""
+    return abs(vector_rank(made_for.hardware) - vector_rank(here.hardware)), len(made_for.differences(here))
 
 
 def load_fitting(folder: Path, here: Setting, device: torch.device, free: Sequence[str]) -> Bundle | None:
