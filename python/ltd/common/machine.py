@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ltd import _C
+from ltd.common.module import _C
 from ltd.common.threads import usable_cores
 
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512": "AVX-512", "avx2": "AVX2"}
