@@ -46,7 +46,7 @@ CXX_SOURCES := $(shell find csrc bench tests -name '*.h' -o -name '*.cpp' -o -na
 BUILD_OPTIONS := SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) LTD_CUDA=$(LTD_CUDA) LTD_CUDA_ARCHITECTURES=$(LTD_CUDA_ARCHITECTURES)
 BUILD_INPUTS := build/options.txt CMakeLists.txt setup.py pyproject.toml $(filter-out cmake/step.sh,$(wildcard cmake/*)) $(filter csrc/%,$(CXX_SOURCES))
 
-.PHONY: help demo test sanitize lint format bench kernel-bench kernel-bench-build cuda-check gpu-check docs install clean FORCE
+.PHONY: help demo test sanitize lint format bench kernel-bench kernel-bench-build cuda-check gpu-check wheel docs install clean FORCE
 .DEFAULT_GOAL := help
 # One pip at a time; ninja and pytest use the cores.
 .NOTPARALLEL:
@@ -113,6 +113,14 @@ bench: install ## time operators, forwards, kernels and, with DATA=FOLDER, peers
 	$(if $(DATA),$(PY) bench/peers.py --data-dir $(DATA) --limit 1 --out out/bench/peers)
 	$(MAKE) kernel-bench
 
+# What torch brings is left to torch. The tools' environment is their own; the wheel is for this Python and this torch.
+TORCHS = $(foreach name,torch torch_cpu torch_cuda torch_python c10 c10_cuda,--exclude lib$(name).so) --exclude 'libcudart*'
+
+wheel: $(STAMPS)/.stamp-packages $(STAMPS)/.stamp-wheel ## make a wheel in dist, which needs no compiler
+	rm -rf build/wheel
+	PATH="$(PROGRAMS):$$PATH" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(CURDIR)/$(VENV)/wheel/bin:$$PATH" auditwheel repair $(TORCHS) --wheel-dir dist build/wheel/*.whl
+
 docs: $(STAMPS)/.stamp-docs ## make the site of README and docs, with a reference, in build/site
 	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --strict
 
@@ -120,7 +128,7 @@ install: $(STAMPS)/.stamp-ltd ## set up .venv and build
 
 clean: ## remove what was built and cached; .venv stays
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis python/*.egg-info $(VENV)/.stamp-ltd
-	rm -f python/ltd/_C.*.so
+	rm -f python/ltd/_C.*.so python/ltd/_C.torch
 	find python rl tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 build/options.txt: FORCE
@@ -178,6 +186,11 @@ $(VENV)/.stamp-demo $(VENV)/.stamp-lint:
 $(VENV)/.stamp-docs: requirements-docs.txt $(VENV)/.stamp-venv
 	$(PYTHON) -m venv $(VENV)/docs
 	$(VENV)/docs/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements-docs.txt
+	@touch $@
+
+$(VENV)/.stamp-wheel: requirements-wheel.txt $(VENV)/.stamp-venv
+	$(PYTHON) -m venv $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements-wheel.txt
 	@touch $@
 
 # cmake and ninja come from .venv, which need not be active. With -v their output is shown while they run.

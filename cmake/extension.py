@@ -16,7 +16,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import installed_torch
+
 ROOT = Path(__file__).resolve().parent.parent
+BUILT_FOR = "_C.torch"
 
 IMPORTS = """
 import sys, torch
@@ -46,6 +49,8 @@ def build(target: Path, version: str, *, debug: bool = False) -> None:
     fresh = target.with_name(target.name + ".new")
     shutil.copy(built, fresh)
     fresh.replace(target)
+    # What `ltd.common.module` compares with the torch that is there, before it loads what may not fit it.
+    target.with_name(BUILT_FOR).write_text(installed_torch.describe().version + "\n", encoding="utf-8")
 
 
 def run_cmake(name: str, version: str, cuda: str, *, debug: bool) -> Path:
@@ -61,7 +66,7 @@ def run_cmake(name: str, version: str, cuda: str, *, debug: bool) -> Path:
     ]
     subprocess.run(configure, check=True)
     subprocess.run(["cmake", "--build", str(folder)], check=True)
-    subprocess.run([sys.executable, "-c", IMPORTS, str(folder / name)], check=True)
+    installed_torch.run_with_torch(["-c", IMPORTS, str(folder / name)])
     return folder / name
 
 

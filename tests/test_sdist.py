@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("csrc", "cmake", "python", "rl/ltd_rl")
-NOT_SOURCES = {".so", ".pyc"}
+NOT_SOURCES = {".so", ".torch", ".pyc"}
 # An unoptimised module compiles in a third of the time.
 FAST_BUILD = "[build_ext]\ndebug = 1\n"
 DECODE = """

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ltd.common.version import VERSION
+
 if TYPE_CHECKING:
     from ltd.custom_generate.call import CustomGenerate as CustomGenerate
     from ltd.decoding.decoder import Decoder as Decoder
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from ltd.policies import Static as Static
     from ltd.policies.learned.setting import TunedElsewhereWarning as TunedElsewhereWarning
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # Imported on first use: torch and transformers take seconds, and `ltd --help` needs neither.
 _HOMES = {

@@ -24,6 +24,7 @@ from ltd.cli.train_baseline import train_baseline
 from ltd.cli.train_draft import train_draft
 from ltd.cli.tune import tune
 from ltd.common.command import CheckedCommand
+from ltd.common.version import VERSION
 
 ABOUT = "Learning to Draft: a language model generates the same text, faster."
 
@@ -59,9 +60,7 @@ for name, command in COMMANDS.items():
 def show_version(wanted: bool) -> None:
     """Prints the version and ends the program."""
     if wanted:
-        from importlib.metadata import version
-
-        print(f"ltd {version('ltd')}")
+        print(f"ltd {VERSION}")
         raise typer.Exit
 
 

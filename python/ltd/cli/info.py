@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from ltd.common.version import VERSION
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,7 +42,7 @@ def facts() -> dict[str, str]:
     set_threads(None)
     dtype, head = resolve_dtype("auto", device), shipped_head()
     return {
-        "ltd": version("ltd"),
+        "ltd": VERSION,
         "python": platform.python_version(),
         "transformers": version("transformers"),
         **{name: str(value) for name, value in machine_facts().items()},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ltd import _C
+from ltd.common.module import _C
 from ltd.common.threads import usable_cores
 
 # From the widest to the narrowest.

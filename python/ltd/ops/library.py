@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ltd import _C
+from ltd.common.module import _C
 from ltd.errors import InputError
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import nn
 from ltd.common.assets import shipped_baseline
 from ltd.common.files import expand_user, write_bytes, write_text
 from ltd.common.trained_folder import read_facts, read_weights
+from ltd.common.version import VERSION
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.classifier import Classifier
@@ -59,7 +59,7 @@ class Baseline:
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(
-        default_factory=lambda: {"ltd": version("ltd"), "torch": str(torch.__version__)}
+        default_factory=lambda: {"ltd": VERSION, "torch": str(torch.__version__)}
     )
 
     @property

@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from ltd.common.files import file_hash, write_bytes, write_text
 from ltd.common.trained_folder import read_facts, read_weights
+from ltd.common.version import VERSION
 from ltd.errors import InputError
 from ltd.lookup import TextScores, load_text_scores, save_text_scores
 from ltd.lookup.scores import TEXT_SCORES
@@ -78,7 +78,7 @@ class Bundle:
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(
-        default_factory=lambda: {"ltd": version("ltd"), "torch": str(torch.__version__)}
+        default_factory=lambda: {"ltd": VERSION, "torch": str(torch.__version__)}
     )
     folder: Path | None = field(default=None, compare=False)
 
