@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -76,9 +77,23 @@ def parse_json(content: bytes | str, kind: type[T], what: str) -> T:
         InputError: it is no JSON, or holds something else.
     """
     content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
-    try:
+    with _said_of(what):
         values: T = _reader(kind).validate_json(content.removeprefix(codecs.BOM_UTF8), strict=True)
         return values
+
+
+def check_values(values: Any, kind: type[T], what: str) -> T:
+    """What was read from JSON before, as `parse_json` checks it; arguments and errors as there."""
+    with _said_of(what):
+        checked: T = _reader(kind).validate_python(values, strict=True)
+        return checked
+
+
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Says what is wrong with something, which the message begins with."""
+    try:
+        yield
     except ValidationError as error:
         raise InputError(f"{what} {_reason(error)}") from None
 

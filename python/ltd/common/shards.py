@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -36,12 +36,15 @@ def write_shard(tensors: dict[str, Tensor], file: Path) -> None:
             raise OSError(errno.EIO, str(error)) from error
 
 
-def read_shard(file: Path, types: Mapping[str, tuple[torch.dtype, int]]) -> dict[str, Tensor]:
+def read_shard(
+    file: Path, types: Mapping[str, tuple[torch.dtype, int]], alike: Sequence[Sequence[str]] = ()
+) -> dict[str, Tensor]:
     """The tensors of a shard.
 
     Args:
         file: to read.
         types: of every tensor that must be in it: type and number of dimensions.
+        alike: names of tensors that must have as many rows as each other.
 
     Raises:
         InputError: it is damaged, or holds something else.
@@ -54,6 +57,10 @@ def read_shard(file: Path, types: Mapping[str, tuple[torch.dtype, int]]) -> dict
     for name, (dtype, dimensions) in types.items():
         if name not in tensors or (tensors[name].dtype, tensors[name].dim()) != (dtype, dimensions):
             raise InputError(f"{file} is damaged: it holds no {name} as it should; {again}")
+    for names in alike:
+        if len({len(tensors[name]) for name in names}) > 1:
+            found = ", ".join(f"{len(tensors[name])} of {name}" for name in names)
+            raise InputError(f"{file} is damaged: it holds {found}, which must be as many; {again}")
     return tensors
 
 
