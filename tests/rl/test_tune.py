@@ -292,6 +292,7 @@ def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pyte
         ({"temperatures": ()}, "the temperatures are none"),
         ({"temperatures": (1.0, 1.0)}, "the temperatures are 1, 1; name one at least, and each once"),
         ({"temperatures": (-1.0,)}, "temperature -1.0 is out of range"),
+        ({"limit": 4, "temperatures": (0.2, 0.4, 0.6, 0.8, 1.0)}, "only 4 questions to take them in turns"),
         ({"limit": 1}, "task humaneval has 1 question,"),
         ({"limit": 3, "data_dir": None}, "task humaneval has 3 questions,"),
         ({"tasks": ("qa",), "data_dir": None}, "the tasks qa are in no folder"),

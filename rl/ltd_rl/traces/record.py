@@ -1,7 +1,7 @@
 """Records traces: answers to questions, and the full-depth draft tree at every position of them.
 
 Answers are greedy, or sampled at a temperature: with seeds, so that their texts are fixed as well. A recording may have
-several temperatures, which the questions of a task take in turns.
+several temperatures, which the questions take in turns.
 
 With the draft "lookup" nothing is drafted, and the answers are all there is to record: what the text proposes follows
 from them.
@@ -64,7 +64,7 @@ class RecordConfig(RunConfig):
         rows: positions drafted at the same time.
         shard_questions: questions per file; what a kill loses at most.
         gigabytes: the most disk space that the traces may take.
-        temperatures: of the answers, 0 being greedy; the questions of every task take them in turns.
+        temperatures: of the answers, 0 being greedy; the questions take them in turns.
         top_k, top_p: of those that are sampled, see `ltd.decoding.acceptance.Sampling`.
         seed: every question that is sampled gets a seed of its own from it.
     """
