@@ -126,6 +126,7 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     bundle = load_bundle(tuned.folder)
     assert bundle.reward == "renewal" and bundle.training["trainer"] == "exact"
     assert bundle.training["temperatures"] == list(temperatures)
+    assert bundle.policy.made_for.sampling_sha256 == (None if temperatures == (0.0,) else "none")  # beside this head
     assert set(bundle.validation) == set(tuned.names) and tuple(tuned.results) == temperatures
     told = {None: together(tuned.results), **tuned.results}
     for temperature, results in told.items():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ltd.errors import InputError
 
@@ -34,6 +34,10 @@ WANTED = {
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
 }
+
+NOTHING_ELSE = ConfigDict(extra="forbid")
+"""As `__pydantic_config__` of a dataclass: what it has no part for is refused, instead of left out."""
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's names for such a part
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """A whole number that tensors can hold."""
@@ -102,8 +106,13 @@ _reader: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 def _reason(error: ValidationError) -> str:
-    """The first thing that is wrong, as the rest of a sentence."""
-    first = error.errors(include_url=False)[0]
+    """The first thing that is wrong, or all that is not known, as the rest of a sentence."""
+    errors = error.errors(include_url=False)
+    known = [each for each in errors if each["type"] not in UNKNOWN]
+    if not known:
+        names = ", ".join(".".join(map(str, each["loc"])) for each in errors)
+        return f"holds what this version of ltd does not know: {names}"
+    first = known[0]
     if first["type"] == "json_invalid":
         return f"is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
     place = ".".join(str(part) for part in first["loc"])
