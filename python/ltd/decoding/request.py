@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -41,8 +42,17 @@ class CallOptions:
     stop_token_ids: Sequence[int] | None = None
 
     def sampling(self) -> Sampling:
-        """How tokens are chosen; raises InputError as that does."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+        """How tokens are chosen; raises InputError as that does, and warns of what changes nothing.
+
+        A seed without a temperature is nothing to warn of: the text is the same whenever it is asked for.
+        """
+        sampling = Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+        if sampling.temperature == 0.0 and (sampling.top_k > 0 or sampling.top_p < 1.0):
+            warnings.warn(
+                "top_k and top_p change nothing at temperature 0, which is greedy; give a temperature to sample",
+                stacklevel=4,  # whoever called `generate` or `stream`
+            )
+        return sampling
 
     def stops(self, prompts: list[list[int]], stop_ids: Sequence[int], max_length: int) -> StopRule:
         """When answers end; raises InputError as `StopRule.usual` does.
