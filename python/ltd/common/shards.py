@@ -17,6 +17,9 @@ from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
 
 
+SHARDS = "[0-9]*.safetensors"  # a pattern of their names
+
+
 def shard_file(folder: Path, number: int) -> Path:
     """The file of one shard."""
     return folder / f"{number:05d}.safetensors"
@@ -24,7 +27,7 @@ def shard_file(folder: Path, number: int) -> Path:
 
 def shard_files(folder: Path) -> list[Path]:
     """The finished shards, in order."""
-    return sorted(folder.glob("[0-9]*.safetensors"))
+    return sorted(folder.glob(SHARDS))
 
 
 def write_shard(tensors: dict[str, Tensor], file: Path) -> None:

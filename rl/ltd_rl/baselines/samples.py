@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ltd import ops
 from ltd.common.journal import Journal
 from ltd.common.number_ranges import check_least
-from ltd.common.shards import read_shard, shard_file, write_shard
+from ltd.common.shards import SHARDS, read_shard, shard_file, write_shard
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
 from ltd.decoding.request import CallOptions
@@ -89,7 +89,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     starts = range(0, len(questions), config.shard_questions)
     settings = {**run_settings(config, questions), "format": FORMAT}
-    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}):
+    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}, SHARDS):
         missing = [n for n in range(len(starts)) if not shard_file(config.out, n).exists()]
         if not missing:
             return

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ltd.common.arrays import Floats
 from ltd.common.journal import Journal
-from ltd.common.shards import read_shard, shard_file, write_shard
+from ltd.common.shards import SHARDS, read_shard, shard_file, write_shard
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.policies import Policy
@@ -58,7 +58,7 @@ def obtain_signals(
     """
     settings = {"format": FORMAT, "depth": depth, "rules": list(rules), "traces": digest(generations), **identity}
     parts = [generations[n : n + SHARD_GENERATIONS] for n in range(0, len(generations), SHARD_GENERATIONS)]
-    with Journal(folder / "run.jsonl", settings):
+    with Journal(folder / "run.jsonl", settings, SHARDS):
         missing = [number for number in range(len(parts)) if not shard_file(folder, number).exists()]
         decoder = load() if missing else None
         with tqdm(total=len(parts), initial=len(parts) - len(missing), unit="shard", desc="signals") as progress:

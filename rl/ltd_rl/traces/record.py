@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ltd.common.journal import Journal, Record
 from ltd.common.number_ranges import check_least
-from ltd.common.shards import check_space, shard_file
+from ltd.common.shards import SHARDS, check_space, shard_file
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft
@@ -122,7 +122,7 @@ def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) ->
     asked = list(zip(questions, chosen, strict=True))
     starts = range(0, len(questions), config.shard_questions)
     shards = [asked[start : start + config.shard_questions] for start in starts]
-    with Journal(config.out / "run.jsonl", record_settings(config, questions)):
+    with Journal(config.out / "run.jsonl", record_settings(config, questions), SHARDS):
         missing = [number for number in range(len(shards)) if not shard_file(config.out, number).exists()]
         if missing:
             record_missing(config, shards, missing, load)
