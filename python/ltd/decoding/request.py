@@ -12,11 +12,12 @@ import torch
 
 from ltd.decoding.acceptance import Acceptor, Draws, SampleAcceptor, Sampling, accept_greedy
 from ltd.decoding.gain import Gain
+from ltd.decoding.recording import Recording
 from ltd.decoding.report import Report
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
-from ltd.decoding.workspace import CHEAP_ROWS, GAINS, Workspace, recorded_sizes
+from ltd.decoding.workspace import CHEAP_ROWS, Workspace, recorded_sizes
 from ltd.drafts import Draft
 from ltd.drafts.base import shared_with
 from ltd.engine.captures import rounded_up
@@ -213,52 +214,12 @@ class Request:
 
         It is done before the texts begin: the state is lost by it, and nobody waits for it in the middle of an answer.
         """
-        space = self.workspace
-        if not space.can_record:
+        if not self.workspace.can_record:
             return
+        walk = self.walk if self.is_recorded_walk else None
         # A draft has read one token less than the target when it begins.
         passed = beliefs(max(map(len, self.prompts)) - 1, self.capacity)
-        missing = [believed for believed in reversed(passed) if believed not in space.recorded_for]
-        for believed in missing:
-            self._record_verifying(believed)
-            self._record_drafting(believed)
-            space.recorded_for.add(believed)
-        if missing:
-            space.restart()
-
-    def _record_verifying(self, believed: int) -> None:
-        """Records verifications of every size, the largest first, over sequences without a prefix.
-
-        Args:
-            believed: how long the host believes the prefixes to be.
-        """
-        space, tree, record = self.workspace, self.tree, self.workspace.captures.record
-        for size in reversed(self.sizes):
-            space.restart(believed)
-            tree.begin(self.report.roots, self.session.lengths)
-            nodes = tree.select(0, room=size)
-            verified = record(space.verify_part(size), partial(self.session.verify, nodes))
-            if self.is_recorded_walk:
-                record(space.walk_part(size), partial(self.walk, nodes, verified))
-            record(("commit", size), self.commit)
-
-    def _record_drafting(self, believed: int) -> None:
-        """The same of drafting, level by level."""
-        space, tree, record = self.workspace, self.tree, self.workspace.captures.record
-        speculation = self.speculation
-        if speculation is None or speculation.draft is None:
-            return
-        speculation.workspace = space
-        for width in reversed(GAINS):
-            space.restart(believed)
-            self.report.gained.fill_(width)
-            tree.begin(self.report.roots, self.session.lengths)
-            features = None if self.session.features is None else self.session.features[:, :width]
-            read = partial(speculation.first_level, tree, features, self.report.tokens[:, :width], self.report.gained)
-            logits, tree.states = record(space.begin_part(width), read)
-        for depth in range(speculation.policy.max_depth):
-            tree.grown(logits)
-            logits, tree.states = record(space.expand_part(depth), partial(speculation.next_level, tree))
+        Recording(self.workspace, self.speculation, self.sizes, walk, self.commit).run(passed)
 
     @contextmanager
     def open(self, target: Target, capacity: int | None = None) -> Iterator[None]:
