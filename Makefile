@@ -43,7 +43,7 @@ STEP := cmake/step.sh build/setup.log
 STEPS := 4
 CXX_SOURCES := $(shell find csrc bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
 # What else a build depends on; the file changes only if this does.
-BUILD_OPTIONS := SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) LTD_CUDA=$(LTD_CUDA) LTD_CUDA_ARCHITECTURES=$(LTD_CUDA_ARCHITECTURES)
+BUILD_OPTIONS := SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) LTD_CUDA=$(LTD_CUDA) LTD_CUDA_ARCHITECTURES=$(LTD_CUDA_ARCHITECTURES) LTD_INSTRUCTION_SETS=$(LTD_INSTRUCTION_SETS)
 BUILD_INPUTS := build/options.txt CMakeLists.txt setup.py pyproject.toml $(filter-out cmake/step.sh,$(wildcard cmake/*)) $(filter csrc/%,$(CXX_SOURCES))
 
 # What a target needs beside the build: of a Python that is not ours, what it lacks is said before anything is compiled.
