@@ -14,6 +14,8 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from ltd.common.json_files import check_values
 from ltd.tree import candidate_count
 
+Kinds = dict[str, tuple[DTypeLike, tuple[int | None, ...]]]
+"""Types and shapes by name; None is any size."""
 TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32}
 NO_RANK = 65535  # of a level that has no node on the target's continuation, or is deeper than the tree
 
@@ -58,7 +60,7 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], width: int, depth: int, pos
         ValueError: an array is missing, unknown, or of another type or shape; or what it holds cannot be.
     """
     levels, count = depth + 1, candidate_count(width, depth)
-    wanted: dict[str, tuple[DTypeLike, tuple[int | None, ...]]] = {
+    wanted: Kinds = {
         "candidates": (np.int32, (positions, count)),
         "scores": (np.float32, (positions, count)),
         "path": (np.int16, (positions, levels)),
@@ -66,12 +68,7 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], width: int, depth: int, pos
         "states": (np.float16, (positions, None)),
         "tokens": (np.int32, (tokens,)),
     }
-    if missing := sorted(wanted.keys() - arrays.keys()):
-        raise ValueError(f"it lacks {', '.join(missing)}")
-    if unknown := sorted(arrays.keys() - wanted.keys()):
-        raise ValueError(f"it holds {', '.join(unknown)}, which no traces have")
-    for name, (kind, shape) in wanted.items():
-        check_array(name, arrays[name], kind, shape)
+    check_kinds(arrays, wanted)
     if np.any(arrays["tokens"] < 0):
         raise ValueError(f"tokens hold {arrays['tokens'].min()}, which is no token")
     starts = np.array([candidate_count(width, level - 1) for level in range(levels + 1)])
@@ -79,8 +76,17 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], width: int, depth: int, pos
     check_ranks(arrays["ranks"], arrays["path"] >= 0, starts)
 
 
-def check_array(name: str, array: NDArray[Any], kind: DTypeLike, shape: tuple[int | None, ...]) -> None:
-    """Raises ValueError unless an array is of a type and a shape, in which None is any size."""
+def check_kinds(arrays: Mapping[str, NDArray[Any]], wanted: Kinds) -> None:
+    """Raises ValueError unless these are the arrays that are wanted, of their types and shapes; None is any size."""
+    if missing := sorted(wanted.keys() - arrays.keys()):
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    if unknown := sorted(arrays.keys() - wanted.keys()):
+        raise ValueError(f"it holds {', '.join(unknown)}, which no traces have")
+    for name, (kind, shape) in wanted.items():
+        _check_array(name, arrays[name], kind, shape)
+
+
+def _check_array(name: str, array: NDArray[Any], kind: DTypeLike, shape: tuple[int | None, ...]) -> None:
     if array.dtype != kind:
         raise ValueError(f"{name} is of type {array.dtype}, but must be of {np.dtype(kind)}")
     sizes = zip(array.shape, shape, strict=False)
