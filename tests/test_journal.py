@@ -91,7 +91,7 @@ def test_a_journal_without_its_first_line_is_not_used(tmp_path: Path) -> None:
             journal.append({"task": "qa", "number": number})
     rest = b"".join(file.read_bytes().splitlines(keepends=True)[1:])
     file.write_bytes(rest)
-    with pytest.raises(InputError, match="does not begin with the settings of a run: .* delete the file, or name"):
+    with pytest.raises(InputError, match=r"does not begin with the settings of a run: .* delete the file, or name"):
         Journal(file, {"a": 1})
     assert file.read_bytes() == rest
 
@@ -108,7 +108,7 @@ def test_results_without_the_settings_they_are_of_are_not_gone_on_with(tmp_path:
     else:
         file.write_bytes(content)
     for _ in range(2):  # what was refused once is not taken for known then
-        with pytest.raises(InputError, match="holds 00000.safetensors, but run.jsonl does not say of which run"):
+        with pytest.raises(InputError, match=r"holds 00000.safetensors, but run.jsonl does not say of which run"):
             Journal(file, {"a": 1}, SHARDS)
     for number in range(2):
         shard_file(tmp_path, number).unlink()

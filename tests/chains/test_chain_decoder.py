@@ -288,8 +288,10 @@ def test_what_changes_nothing_greedily_is_told(options: dict[str, Any], decoder:
     for each in (decoder, trees):
         with pytest.warns(UserWarning, match="top_k and top_p change nothing at temperature 0") as caught:
             told = each.generate(PROMPT, max_new_tokens=5, **options).token_ids
-            assert [token for news in each.stream(PROMPT, max_new_tokens=5, **options) for token in news] == told
-        assert [warning.filename for warning in caught] == [__file__] * 2
+        with pytest.warns(UserWarning, match="top_k and top_p change nothing at temperature 0") as streamed:
+            stream = each.stream(PROMPT, max_new_tokens=5, **options)
+        assert [token for news in stream for token in news] == told
+        assert [warning.filename for warning in (*caught, *streamed)] == [__file__] * 2
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert each.generate(PROMPT, max_new_tokens=5, seed=4, top_k=0, top_p=1.0).token_ids == told

@@ -111,7 +111,7 @@ def test_signals_are_kept_and_belong_to_their_traces(recorded: Callable[[str], R
         obtain_signals(run.traces.generations[:-1], rules, DEPTH, tmp_path, {}, lambda: run.decoder)
     for signals in (once["svip"][1:], once["svip"].astype(np.float64), once["svip"][:, 1:].copy()):
         save_file({"svip": signals}, shard_file(tmp_path, 0))
-        with pytest.raises(InputError, match="is damaged: .*; delete it, and run again"):
+        with pytest.raises(InputError, match=r"is damaged: .*; delete it, and run again"):
             obtain_signals(run.traces.generations, rules, DEPTH, tmp_path, {}, lambda: run.decoder)
     other = replace(run.traces.generations[0], scores=run.traces.generations[0].scores - 3)
     with pytest.raises(InputError, match="another draft"):

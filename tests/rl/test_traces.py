@@ -416,9 +416,7 @@ DAMAGES: list[tuple[Callable[[Arrays], Arrays], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "complaint"), DAMAGES, ids=range(len(DAMAGES)))
-def test_arrays_that_cannot_be_are_named(
-    damage: Callable[[Arrays], Arrays], complaint: str, tmp_path: Path
-) -> None:
+def test_arrays_that_cannot_be_are_named(damage: Callable[[Arrays], Arrays], complaint: str, tmp_path: Path) -> None:
     (made,) = made_generations(0, [4])
     path = np.array([[1, 4, -1, -1], [-1] * 4, [0, 3, 12, 29], [2, -1, -1, -1]], dtype=np.int16)
     made = replace(made, path=path, ranks=path_ranks(made.scores, path, made.width))

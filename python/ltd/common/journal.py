@@ -88,8 +88,8 @@ class Journal:
         found = sorted(self.path.parent.glob(results)) if results else []
         if found:
             raise InputError(
-                f"{self.path.parent} holds {found[0].name}, but {self.path.name} does not say of which run; delete what "
-                "is there to begin anew, or name another place"
+                f"{self.path.parent} holds {found[0].name}, but {self.path.name} does not say of which run; delete "
+                "both to begin anew, or name another place"
             )
 
     def _parse(self, number: int, line: bytes) -> Record:

@@ -16,7 +16,6 @@ from ltd.common.files import written_whole
 from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
 
-
 SHARDS = "[0-9]*.safetensors"  # a pattern of their names
 
 

@@ -53,7 +53,7 @@ def samplings(
         InputError: there are too few questions.
     """
     check_turns_for(temperatures, len(questions))
-    # Over all tasks: with few questions of each, some temperature would come to none if every task began with the first.
+    # Over all tasks: with few questions of each, some temperature would have none if every task began with the first.
     return [
         Sampling(temperature, top_k, top_p, question_seed(seed, question)) if temperature else Sampling()
         for question, temperature in zip(questions, cycle(temperatures), strict=False)
