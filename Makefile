@@ -43,8 +43,11 @@ STEP := cmake/step.sh build/setup.log
 STEPS := 4
 CXX_SOURCES := $(shell find csrc bench tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2> /dev/null)
 # What else a build depends on; the file changes only if this does.
-BUILD_OPTIONS := SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) LTD_CUDA=$(LTD_CUDA) LTD_CUDA_ARCHITECTURES=$(LTD_CUDA_ARCHITECTURES)
+BUILD_OPTIONS := SYSTEM=$(SYSTEM) PYTHON=$(PYTHON) LTD_CUDA=$(LTD_CUDA) LTD_CUDA_ARCHITECTURES=$(LTD_CUDA_ARCHITECTURES) LTD_INSTRUCTION_SETS=$(LTD_INSTRUCTION_SETS)
 BUILD_INPUTS := build/options.txt CMakeLists.txt setup.py pyproject.toml $(filter-out cmake/step.sh,$(wildcard cmake/*)) $(filter csrc/%,$(CXX_SOURCES))
+
+# What a target needs beside the build: of a Python that is not ours, what it lacks is said before anything is compiled.
+asked-first = $(if $(SYSTEM),$(STAMPS)/.stamp-$(1))
 
 .PHONY: help demo test sanitize lint format bench kernel-bench kernel-bench-build cuda-check gpu-check wheel docs install clean FORCE
 .DEFAULT_GOAL := help
@@ -64,14 +67,14 @@ demo: $(STAMPS)/.stamp-demo install ## generate with and without draft trees, an
 	@echo "  $(LTD) --help                            # what else there is; README.md tells more"
 	@echo "  make test                                       # the tests"
 
-test: install $(STAMPS)/.stamp-dev ## run the tests
+test: $(call asked-first,dev) install $(STAMPS)/.stamp-dev ## run the tests
 	$(PY) -m pytest tests -n $(WORKERS) --maxprocesses 8 --dist worksteal --durations 20
 
 # The sanitizers' libraries must be loaded before Python is, and libstdc++ before them. Python never frees all it has.
 SANITIZED := build/sanitize
 RUNTIMES = $(foreach name,libasan.so libstdc++.so,$(shell c++ -print-file-name=$(name)))
 
-sanitize: install $(STAMPS)/.stamp-dev ## run random operator calls through kernels built with sanitizers
+sanitize: $(call asked-first,dev) install $(STAMPS)/.stamp-dev ## run random operator calls through kernels built with sanitizers
 	PATH="$(PROGRAMS):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DLTD_SANITIZE=ON -DLTD_CUDA=OFF \
 		-DPython_EXECUTABLE="$$($(PY) -c 'import sys; print(sys.executable)')"
 	PATH="$(PROGRAMS):$$PATH" cmake --build $(SANITIZED)
@@ -81,7 +84,7 @@ sanitize: install $(STAMPS)/.stamp-dev ## run random operator calls through kern
 
 demo test lint sanitize: STEPS := 5
 
-lint: install $(STAMPS)/.stamp-lint ## check style and types
+lint: $(call asked-first,lint) install $(STAMPS)/.stamp-lint ## check style and types
 	PATH="$(PROGRAMS):$$PATH" ruff check .
 	PATH="$(PROGRAMS):$$PATH" ruff format --check .
 	$(PY) -m mypy python/ltd rl/ltd_rl

@@ -21,7 +21,8 @@ from ltd.common.table import Table
 from ltd.errors import InputError
 from ltd.policies import Static
 from ltd.tree import candidate_count
-from ltd_rl.traces.format import NO_RANK, RecordedGeneration, load_traces
+from ltd_rl.traces.arrays import NO_RANK
+from ltd_rl.traces.format import RecordedGeneration, load_traces
 from ltd_rl.traces.replay import Decisions, replay
 from timing import Timing, circumstances, rounds_for, time_in_turns, write_json
 

@@ -24,6 +24,7 @@ from ltd.errors import InputError
 from ltd_rl.traces.calibration import calibration
 from ltd_rl.traces.format import RecordedGeneration, load_traces, temperatures_of
 from ltd_rl.traces.replay import replay
+from ltd_rl.traces.samplings import name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ def compare(before: Sequence[RecordedGeneration], after: Sequence[RecordedGenera
     results = {}
     for temperature in temperatures_of(before):
         sides = [[g for g in side if g.sampling.temperature == temperature] for side in (before, after)]
-        results[f"{temperature:g}"] = {when: measured(side) for when, side in zip(WHEN, sides, strict=True)}
+        results[name_of(temperature)] = {when: measured(side) for when, side in zip(WHEN, sides, strict=True)}
     return results
 
 

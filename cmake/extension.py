@@ -3,7 +3,8 @@
     python cmake/extension.py        puts the module beside the package's sources
 
 setup.py builds with this too. By itself it needs the standard library, torch and pybind11, but no setuptools, whose
-older versions cannot read pyproject.toml. LTD_CUDA and LTD_CUDA_ARCHITECTURES are as in docs/using.md.
+older versions cannot read pyproject.toml. What of the environment counts is in docs/using.md: LTD_CUDA,
+LTD_CUDA_ARCHITECTURES and LTD_INSTRUCTION_SETS.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def run_cmake(name: str, version: str, cuda: str, *, debug: bool) -> Path:
         f"-DLTD_VERSION={version}",
         f"-DLTD_CUDA={cuda}",
         f"-DLTD_CUDA_ARCHITECTURES={os.environ.get('LTD_CUDA_ARCHITECTURES', '')}",
+        f"-DLTD_INSTRUCTION_SETS={os.environ.get('LTD_INSTRUCTION_SETS', 'ALL')}",
         f"-DCMAKE_BUILD_TYPE={'Debug' if debug else 'Release'}",
     ]
     subprocess.run(configure, check=True)

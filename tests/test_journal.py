@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ltd.common.differences import MARKS, difference
 from ltd.common.journal import Journal
 from ltd.common.lock import LOCK, holds_nothing, only_run
+from ltd.common.shards import SHARDS, shard_file
 from ltd.errors import InputError
 
 
@@ -79,8 +80,39 @@ def test_a_damaged_journal_is_not_used(tmp_path: Path, content: bytes) -> None:
 
 def test_a_foreign_file_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "j").write_text('{"some": "thing"}\n')
-    with pytest.raises(InputError, match="not written by ltd"):
+    with pytest.raises(InputError, match="its first line is lost, or ltd did not write it"):
         Journal(tmp_path / "j", {})
+
+
+def test_a_journal_without_its_first_line_is_not_used(tmp_path: Path) -> None:
+    file = tmp_path / "j"
+    with Journal(file, {"a": 1}) as journal:
+        for number in range(2):
+            journal.append({"task": "qa", "number": number})
+    rest = b"".join(file.read_bytes().splitlines(keepends=True)[1:])
+    file.write_bytes(rest)
+    with pytest.raises(InputError, match=r"does not begin with the settings of a run: .* delete the file, or name"):
+        Journal(file, {"a": 1})
+    assert file.read_bytes() == rest
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"settings": {"a"'], ids=["missing", "empty", "cut"])
+def test_results_without_the_settings_they_are_of_are_not_gone_on_with(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "run.jsonl"
+    Journal(file, {"a": 1}, SHARDS).__exit__(None, None, None)
+    for number in range(2):
+        shard_file(tmp_path, number).touch()
+    Journal(file, {"a": 1}, SHARDS).__exit__(None, None, None)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    for _ in range(2):  # what was refused once is not taken for known then
+        with pytest.raises(InputError, match=r"holds 00000.safetensors, but run.jsonl does not say of which run"):
+            Journal(file, {"a": 1}, SHARDS)
+    for number in range(2):
+        shard_file(tmp_path, number).unlink()
+    Journal(file, {"a": 1}, SHARDS).__exit__(None, None, None)
 
 
 HOLDER = """

@@ -5,7 +5,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
-#include <cmath>
 #include <optional>
 #include <tuple>
 
@@ -51,12 +50,15 @@ void run_accept_greedy(const Tensor& logits, const Tensor& tokens, const Tensor&
 // A chain's random numbers belong to a position of 64 bits.
 constexpr int64_t kLargestPosition = INT64_MAX - kMaxSize;
 
-SamplingParameters sampling_parameters(double temperature, int64_t top_k, double top_p) {
-  LTD_CHECK(temperature >= 0 && temperature < INFINITY,
-            "temperature must be 0 (greedy) or positive and finite, but is ", temperature);
-  LTD_CHECK(temperature == 0 || (temperature >= kLeastTemperature && temperature <= kLargestTemperature),
-            "temperature must be 0 (greedy) or ", kLeastTemperature, " to ", kLargestTemperature, ", but is ",
-            temperature);
+// The walk through a tree has an operator of its own that is greedy.
+enum class AtZero { kIsGreedy, kIsRefused };
+
+SamplingParameters sampling_parameters(double temperature, int64_t top_k, double top_p, AtZero at_zero) {
+  const bool may_be_zero = at_zero == AtZero::kIsGreedy;
+  LTD_CHECK((may_be_zero && temperature == 0) ||
+                (temperature >= kLeastTemperature && temperature <= kLargestTemperature),
+            "temperature must be ", may_be_zero ? "0 (greedy) or " : "", kLeastTemperature, " to ",
+            kLargestTemperature, ", but is ", temperature);
   LTD_CHECK(top_k >= 0, "top_k must be 0 (off) or more, but is ", top_k);
   LTD_CHECK(top_p > 0 && top_p <= 1, "top_p must be above 0 and at most 1 (off), but is ", top_p);
   return {static_cast<float>(temperature), top_k, top_p};
@@ -82,9 +84,8 @@ void run_accept_sample(const Tensor& logits, const Tensor& tokens, const Tensor&
                        int64_t top_k, double top_p, const Tensor& seed, Tensor noise, Tensor places, Tensor path,
                        Tensor gained_tokens, Tensor gained) {
   const Tensors tensors(logits.device());
-  LTD_CHECK(temperature > 0 && temperature < INFINITY, "temperature must be positive and finite, but is ", temperature);
   AcceptSample a{};
-  a.sampling = sampling_parameters(temperature, top_k, top_p);
+  a.sampling = sampling_parameters(temperature, top_k, top_p, AtZero::kIsRefused);
   a.walk = tree_walk(tensors, logits, tokens, first_child, next_sibling, path, gained_tokens, gained);
   a.positions = tensors.rows<const int64_t>({"positions", positions}, a.walk.batch, a.walk.nodes);
   a.ring = noise_ring(tensors, noise, places, rows, seed, a.walk.batch, a.walk.vocabulary);
@@ -99,7 +100,7 @@ std::tuple<Tensor, Tensor> run_draft_token(const Tensor& logits, double temperat
   a.logits = tensors.float_rows({"logits", logits}, 1, -1);
   a.vocabulary = logits.size(1);
   LTD_CHECK(a.vocabulary >= 1, "logits must have at least one column, but its shape is ", logits.sizes());
-  a.sampling = sampling_parameters(temperature, top_k, top_p);
+  a.sampling = sampling_parameters(temperature, top_k, top_p, AtZero::kIsGreedy);
   a.draws = chain_draws(seed, cycle, position);
   a.threads = at::get_num_threads();
   Tensor token = at::empty({}, logits.options().dtype(at::kLong));
@@ -135,7 +136,7 @@ Tensor run_accept_chain(const Tensor& logits, const std::optional<Tensor>& draft
   a.logits = tensors.float_rows({"logits", logits}, a.count + 1, -1);
   a.vocabulary = logits.size(1);
   LTD_CHECK(a.vocabulary >= 1, "logits must have at least one column, but its shape is ", logits.sizes());
-  a.sampling = sampling_parameters(temperature, top_k, top_p);
+  a.sampling = sampling_parameters(temperature, top_k, top_p, AtZero::kIsGreedy);
   a.draft_vocabulary = words.has_value() ? words->numel() : a.vocabulary;
   if (words.has_value()) {
     a.words = tensors.checked<const int64_t>({"words", *words}, {-1});

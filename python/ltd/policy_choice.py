@@ -7,7 +7,7 @@ what would.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,12 @@ from ltd.common.machine import machine_facts
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import LOOKUP, default_draft, find_head, head_hash
+from ltd.drafts.sharpness import sharpness_hash
 from ltd.errors import InputError
 from ltd.policies import Both, Learned, Lookup, Policy, Static
 from ltd.policies.base import MadeForHead, check_policy, check_without_draft
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
-from ltd.policies.learned.setting import Setting, check_fits
+from ltd.policies.learned.setting import Setting, check_fits, warn_of_factors
 from ltd.policies.learned.store import (
     FREE_WHEN_SHIPPED,
     QUICK,
@@ -116,7 +117,7 @@ def choose_policy(
 
     Warns:
         TunedElsewhereWarning: the policy was asked for, and tuned for other hardware, another dtype or number of
-            threads.
+            threads; or it was tuned beside other factors for sampled text.
         UserWarning: a damaged bundle was left out of the choice.
     """
     check_asked(asked)
@@ -163,10 +164,12 @@ def _best_known(setting: Setting | None, device: torch.device) -> ChosenPolicy:
     if setting.head_sha256 is not None:
         for kept_by in KEPT_BY:
             if (bundle := kept_bundle(setting, device, kept_by)) is not None:
+                warn_of_factors(bundle.policy.made_for, setting)
                 return ChosenPolicy(bundle.policy, kept_by, bundle, advice=TESTED_ADVICE)
             if (found := kept_rule(setting, kept_by)) is not None:
                 return ChosenPolicy(found[1], kept_by, file=found[0], advice=TESTED_ADVICE)
         if (bundle := shipped_bundle(setting, device)) is not None:
+            warn_of_factors(bundle.policy.made_for, setting)
             return ChosenPolicy(bundle.policy, "shipped", bundle, advice=advice)
     return ChosenPolicy(static_tree(device, looks_up=setting.head_sha256 == LOOKUP), "static", advice=advice)
 
@@ -224,8 +227,10 @@ def setting_of(decoder: Decoder) -> Setting | None:
         return make_setting(target.config, LOOKUP, target.dtype, target.device)
     if draft is None:
         return None
-    head_sha256 = None if draft.origin is None else draft.origin.sha256
-    return make_setting(target.config, head_sha256, target.dtype, target.device, draft.width)
+    origin = draft.origin
+    head_sha256 = None if origin is None else origin.sha256
+    setting = make_setting(target.config, head_sha256, target.dtype, target.device, draft.width)
+    return setting if origin is None else replace(setting, sampling_sha256=sharpness_hash(origin.folder))
 
 
 def expected_setting(
@@ -240,7 +245,10 @@ def expected_setting(
         return None
     model = NamedModel.of(target)
     head = find_head(resolve_draft(model, draft))
-    return make_setting(model.config, LOOKUP if head is None else head_hash(head), dtype, device)
+    if head is None:
+        return make_setting(model.config, LOOKUP, dtype, device)
+    setting = make_setting(model.config, head_hash(head), dtype, device)
+    return replace(setting, sampling_sha256=sharpness_hash(head))
 
 
 def resolve_draft(target: ModelName, draft: str | Path | None) -> str | Path | None:

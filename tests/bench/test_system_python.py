@@ -33,13 +33,27 @@ def test_the_makefile_asks_for_what_is_known() -> None:
     assert set(re.findall(r"\$\(STAMPS\)/\.stamp-([a-z]+)", MAKEFILE)) - {"ltd"} == set(system_python.MISSING)
 
 
+def planned(*targets: str, system: str) -> str:
+    """What make would do."""
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}  # of a make above
+    command = ["make", "-n", f"SYSTEM={system}", f"PYTHON={sys.executable}", *targets]
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("target", "purpose"), [("test", "dev"), ("sanitize", "dev"), ("lint", "lint"), ("demo", "demo")]
+)
+def test_what_a_python_lacks_is_asked_before_anything_is_compiled(target: str, purpose: str) -> None:
+    plan = planned(target, system="1")
+    assert 0 <= plan.find(f"system_python.py {purpose}\n") < plan.find("compiling the kernels")
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize("system", ["", "1"])
 def test_there_are_rules_for_every_public_target(system: str) -> None:
-    """make only says what it would do."""
     targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.M))
     assert {"demo", "test", "docs", "lint", "gpu-check"} <= targets
-    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}  # of a make above
-    command = ["make", "-n", f"SYSTEM={system}", f"PYTHON={sys.executable}", *sorted(targets)]
-    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    assert planned(*sorted(targets), system=system)

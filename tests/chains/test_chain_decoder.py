@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,29 @@ def test_a_decoder_beside_another(decoder: ChainDecoder, tiny_target: Folder) ->
     assert beside.generate(PROMPT, max_new_tokens=9, stop_token_ids=()).token_ids == wanted(
         load(tiny_target("llama")), 9
     )
+    options: dict[str, Any] = {"max_new_tokens": 40, "stop_token_ids": (), "temperature": 1.2, "seed": 3}
+    noisy = ChainDecoder.beside(plain, folder, Constant(2), sampler=NOISE)
+    expected = plain.generate(PROMPT, **options).token_ids
+    assert noisy.generate(PROMPT, **options).token_ids == expected
+    assert beside.generate(PROMPT, **options).token_ids != expected  # which draws in another way
+    with pytest.raises(InputError, match="no sampler 'coin' of chains"):
+        ChainDecoder.beside(plain, "nowhere", Constant(2), sampler="coin")
+
+
+@pytest.mark.parametrize("options", [{"top_k": 3}, {"top_p": 0.9}])
+def test_what_changes_nothing_greedily_is_told(options: dict[str, Any], decoder: ChainDecoder) -> None:
+    trees = Decoder(decoder.target)
+    for each in (decoder, trees):
+        with pytest.warns(UserWarning, match="top_k and top_p change nothing at temperature 0") as caught:
+            told = each.generate(PROMPT, max_new_tokens=5, **options).token_ids
+        with pytest.warns(UserWarning, match="top_k and top_p change nothing at temperature 0") as streamed:
+            stream = each.stream(PROMPT, max_new_tokens=5, **options)
+        assert [token for news in stream for token in news] == told
+        assert [warning.filename for warning in (*caught, *streamed)] == [__file__] * 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert each.generate(PROMPT, max_new_tokens=5, seed=4, top_k=0, top_p=1.0).token_ids == told
+            each.generate(PROMPT, max_new_tokens=5, temperature=1.0, **options)
 
 
 class TooLong(AtRandom):

@@ -138,11 +138,30 @@ def test_with_noise_a_draft_that_knows_the_target_is_always_right(
         for row in rows[:-1]:
             of_words = row if words is None else row[words]
             choice, chance = sampler.draft(chain, of_words)
-            assert chance == pytest.approx(float((of_words / temperature).softmax(-1)[choice]))
+            noise = ops.place_noise(4, 0, chain.position + len(chain), 50)
+            values = of_words / temperature + (noise if words is None else noise[words])
+            assert chance == pytest.approx(float(values.softmax(-1)[choice]))
             chain.add(choice, choice if words is None else int(words[choice]), of_words)
         assert sampler.accept(chain, rows)[0] == MAX_LENGTH
         tokens |= set(chain.tokens)
     assert len(tokens) > 5
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "walks"), [(0, 1.0, 0), (9, 0.9, 1)])
+def test_with_noise_a_token_takes_one_look_at_the_vocabulary(
+    top_k: int, top_p: float, walks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(name: str) -> None:
+        operator = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda *arguments: (calls.update([name]), operator(*arguments))[1])
+
+    for name in ("expand_beam", "accept_sample", "place_noise"):
+        counted(name)
+    sampler = NoiseSampling.start(Sampling(1.0, top_k, top_p, seed=4), None, 50, 3)
+    sampler.draft(Chain(0, 3), torch.randn(50, generator=torch.Generator().manual_seed(1)))
+    assert calls == Counter(expand_beam=1, accept_sample=walks)
 
 
 def test_with_noise_logits_that_are_not_finite_are_told() -> None:

@@ -151,6 +151,21 @@ def test_what_is_no_number_of_threads_is_refused(variable: str, text: str, monke
         choose_threads(8, Processors(8, 4))
 
 
+@pytest.mark.parametrize("text", ["99999999999", "1025", "8, 1025", "0099999999999", "9" * 5000])
+def test_more_threads_than_can_be_are_refused_before_they_are_started(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    with pytest.raises(InputError, match=f"OMP_NUM_THREADS is '{text}', but must be a .* of threads, at most 1024$"):
+        choose_threads(8, Processors(8, 4))
+
+
+@pytest.mark.parametrize(("text", "usable"), [("1024", 8), ("0001024", 8), ("999", 8), ("1500", 1600)])
+def test_many_threads_are_left_to_who_asks_for_them(text: str, usable: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert choose_threads(999, Processors(usable, 4)) == (999, "as OMP_NUM_THREADS says")
+
+
 def test_words_for_people() -> None:
     assert str(Processors(1, 1)) == "1 core"
     assert str(Processors(8, 4, 2.5)) == "4 cores, 8 hardware threads, a quota of 2.5 processors"

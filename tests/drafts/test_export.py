@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from safetensors.torch import load_file
 import ltd
 from ltd.cli.main import main
 from ltd.common.assets import shipped_head
+from ltd.common.files import file_hash
 from ltd.drafts.eagle3.export import FLAGS, export_head
 from ltd.drafts.eagle3.files import load_head, save_head
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
+from ltd.drafts.sharpness import Sharpness, SharpnessAt, load_sharpness, save_sharpness
 from ltd.errors import InputError
 
 VOCABULARY = 40
@@ -166,6 +170,23 @@ def test_what_belongs_to_the_weights_goes_along_in_our_own_layout(
     assert sorted(file.name for file in (tmp_path / "vllm").iterdir()) == ["config.json", "model.safetensors"]
     assert main(["inspect", str(tmp_path / "vllm")]) == 0
     assert "there: how" not in capsys.readouterr().out
+
+
+def test_factors_that_name_their_weights_name_those_that_are_written(
+    tmp_path: Path, tiny_head: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, fitted = tmp_path / "head", Sharpness((SharpnessAt(1.0, [0.5]),))
+    shutil.copytree(tiny_head("llama"), head)
+    save_sharpness(fitted, head, {"fitted_to": "nothing"})
+    # In another type the file of the weights is another one, whose hash the copy must name.
+    assert main(["export", str(tmp_path / "out"), "--head", str(head), "--to", "ltd", "--dtype", "float16"]) == 0
+    assert file_hash(tmp_path / "out" / "model.safetensors") != file_hash(head / "model.safetensors")
+    assert load_sharpness(tmp_path / "out") == fitted
+    assert json.loads((tmp_path / "out" / "sampling.json").read_text())["facts"] == {"fitted_to": "nothing"}
+    (head / "model.safetensors").write_bytes((tmp_path / "out" / "model.safetensors").read_bytes())
+    assert main(["export", str(tmp_path / "none"), "--head", str(head), "--to", "ltd"]) == 2
+    assert "they were fitted to other weights" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

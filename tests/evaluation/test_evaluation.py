@@ -91,6 +91,10 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
         ({"methods": ("none", " =ddd")}, "empty label"),
         ({"methods": ("grid:",)}, "name of a file or folder is empty"),
         ({"chain": "somewhere"}, "no method here uses a chain draft"),
+        (
+            {"methods": ("chain:2", "one=chain:2:sampler=noise", "chain:heuristic:most=3:sampler=residual")},
+            "is greedy and makes no use of the sampler in one=chain:2:sampler=noise, chain:heuristic:most=3:sampler",
+        ),
         ({"temperature": 1.0, "seed": 2**63 - 1}, f"each of the 3 questions .* must be 0 … {2**63 - 3}"),
         ({"turns": 0}, "turns is 0"),
         ({"methods": ("none", "none")}, "name each method once"),
@@ -423,6 +427,8 @@ def test_a_check_of_chains(config: EvalConfig, chain: str, tmp_path: Path) -> No
     trees = CheckConfig(config.data_dir, tmp_path / "trees.json", config.tasks, method="eagle3", **model)
     with pytest.raises(InputError, match="no method here uses a chain draft"):
         check(trees, must_not_load)
+    with pytest.raises(InputError, match="makes no use of the sampler in chain:2:sampler=noise; leave it out"):
+        check(replace(trees, method="chain:2:sampler=noise"), must_not_load)
 
 
 def test_adding_a_method_to_a_run_is_refused(config: EvalConfig) -> None:

@@ -97,6 +97,15 @@ def test_damaged_files_are_refused(changes: dict[str, Any], message: str, tmp_pa
         load_text_scores(file)
 
 
+def test_what_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    file, values = tmp_path / "lookup.json", json.loads(shipped_text_scores().read_text())
+    sampled = {name: values[name] for name in ("chances", "head_scores", "head_log_chances", "facts")}
+    file.write_text(json.dumps({**values, "chance": 1, "sampled": sampled, "top_p": 0.5}))
+    with pytest.raises(InputError, match="does not know: ") as caught:
+        load_text_scores(file)
+    assert set(str(caught.value).partition("does not know: ")[2].split(", ")) == {"chance", "sampled.facts", "top_p"}
+
+
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lookup.json is missing"):
         load_text_scores(tmp_path / "lookup.json")

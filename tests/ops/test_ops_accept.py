@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -339,9 +340,10 @@ def bad_call(**changes):
         ({"first_child": torch.zeros(1, 3)}, "first_child must be of type Int"),
         ({"gained_tokens": torch.zeros(1, 3, dtype=torch.int64)}, "gained_tokens must have size 4 in dimension 1"),
         ({"gained": torch.zeros(2, dtype=torch.int32)}, "gained must have size 1 in dimension 0"),
-        ({"temperature": 0.0}, "temperature must be positive and finite, but is 0"),
-        ({"temperature": math.inf}, "temperature must be positive and finite, but is inf"),
-        ({"temperature": math.nan}, "temperature must be positive and finite, but is nan"),
+        *(
+            ({"temperature": value}, rf"temperature must be 1e-30 to 1e\+30, but is {re.escape(f'{value:g}')}")
+            for value in (0.0, -1.0, 1e-31, 1e31, math.inf, math.nan)
+        ),
         ({"top_k": -1}, r"top_k must be 0 \(off\) or more, but is -1"),
         ({"top_p": 0.0}, r"top_p must be above 0 and at most 1 \(off\), but is 0"),
         ({"top_p": 1.5}, r"top_p must be above 0 and at most 1 \(off\), but is 1.5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -15,7 +16,9 @@ from transformers import AutoModelForCausalLM
 
 import ltd
 from ltd.common.assets import TRACES_FACTS, shipped_traces
+from ltd.common.files import file_hash
 from ltd.drafts.opening import LOOKUP
+from ltd.drafts.sharpness import Sharpness, SharpnessAt, save_sharpness
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.methods import TreeMethod
 from ltd.loading import load
@@ -253,6 +256,29 @@ def test_load_takes_a_shipped_policy_of_another_processor_without_a_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(load(**model, device="cpu").policy, Learned)
+
+
+def test_a_policy_that_learned_beside_other_factors_is_taken_and_says_so(
+    tiny_target: Folder, tiny_head: Folder, tmp_path: Path, shipped: Path
+) -> None:
+    head = tmp_path / "head"
+    shutil.copytree(tiny_head("llama"), head)
+    model: dict[str, Any] = {"target": tiny_target("llama"), "draft": head, "dtype": "float32", "device": "cpu"}
+    before = setting_of(load(**model))
+    save_sharpness(Sharpness((SharpnessAt(1.0, [0.5]),)), head, {})
+    fitted = setting_of(load(**model))
+    assert (before.sampling_sha256, fitted.sampling_sha256) == ("none", file_hash(head / "sampling.json"))
+    assert bundle_folder(before) == bundle_folder(fitted)
+    places = [(bundle_folder(fitted), None), (shipped / "one", None), (tmp_path / "given", tmp_path / "given")]
+    for folder, policy in places:
+        for learned_with, warns in ((before, True), (fitted, False), (replace(before, sampling_sha256=None), False)):
+            save(learned_with, folder)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                assert isinstance(load(**model, policy=policy).policy, Learned)
+            told = [each for each in caught if "with other factors for sampled text" in str(each.message)]
+            assert len(told) == warns and all(each.category is ltd.TunedElsewhereWarning for each in told)
+        remove_kept(folder)
 
 
 def test_load_goes_on_without_a_damaged_policy(model: dict[str, Any]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import lzma
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from made_texts import made_copies
 from made_traces import made_latency
+from safetensors.numpy import load, save
 
 from ltd.common.assets import shipped_traces
 from ltd.errors import InputError
@@ -117,6 +121,34 @@ def test_facts_that_do_not_fit_the_arrays_are_refused(folder: Path, change: dict
     facts = json.loads((folder / TRACES_FACTS).read_text())
     (folder / TRACES_FACTS).write_text(json.dumps({**facts, **change}))
     with pytest.raises(InputError, match=r"the traces in .* cannot be used"):
+        load_compact(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"path": None}, "it lacks path"),
+        ({"odd": np.zeros(3)}, "it holds odd, which no traces have"),
+        ({"falls": lambda array: array.astype(np.uint16)}, "falls is of type uint16, but must be of uint8"),
+        ({"places": lambda array: array[1:]}, "places is of shape"),
+        ({"counts": lambda array: array[:, 1:]}, "counts is of shape"),
+        ({"merged_tokens": lambda array: array[1:]}, "merged_tokens is of shape"),
+        ({"places": lambda array: np.full_like(array, 250)}, "more candidates than their levels have"),
+        ({"path": lambda array: np.full_like(array, 254)}, "path holds numbers that are no candidates of their levels"),
+        ({"tokens": lambda array: -1 - array}, "tokens hold -"),
+    ],
+)
+def test_arrays_that_cannot_be_are_named(folder: Path, change: dict[str, Any], complaint: str) -> None:
+    arrays, facts = load(lzma.decompress((folder / ARRAYS).read_bytes())), folder / TRACES_FACTS
+    for name, made in change.items():
+        if made is None:
+            del arrays[name]
+        else:
+            arrays[name] = np.ascontiguousarray(made(arrays[name]) if callable(made) else made)
+    content = lzma.compress(save(arrays))
+    (folder / ARRAYS).write_bytes(content)
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "sha256": hashlib.sha256(content).hexdigest()}))
+    with pytest.raises(InputError, match=f"the traces in .* cannot be used: .*{complaint}"):
         load_compact(folder)
 
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from made_traces import made_generations, made_latency
 from recordings import DEPTH, NEW_TOKENS, Recorded
+from safetensors.numpy import save_file
 
 from ltd.common.arrays import Floats
+from ltd.common.shards import shard_file
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import DDD, SVIP, GammaTune, Policy, Static
@@ -107,6 +109,10 @@ def test_signals_are_kept_and_belong_to_their_traces(recorded: Callable[[str], R
     assert len(once["svip"]) == run.traces.positions
     with pytest.raises(InputError):
         obtain_signals(run.traces.generations[:-1], rules, DEPTH, tmp_path, {}, lambda: run.decoder)
+    for signals in (once["svip"][1:], once["svip"].astype(np.float64), once["svip"][:, 1:].copy()):
+        save_file({"svip": signals}, shard_file(tmp_path, 0))
+        with pytest.raises(InputError, match=r"is damaged: .*; delete it, and run again"):
+            obtain_signals(run.traces.generations, rules, DEPTH, tmp_path, {}, lambda: run.decoder)
     other = replace(run.traces.generations[0], scores=run.traces.generations[0].scores - 3)
     with pytest.raises(InputError, match="another draft"):
         record_signals(run.decoder, other, rules, DEPTH)

@@ -126,7 +126,7 @@ def test_questions_take_the_temperatures_in_turns_and_greedy_ones_are_as_ever(
 ) -> None:
     questions = [Question(task, str(number), ("?",)) for task in "ab" for number in range(3)]
     found = samplings(questions, (0.0, 1.0), 4, 0.5, 7)
-    assert [each.temperature for each in found] == [0, 1, 0] * 2
+    assert [each.temperature for each in found] == [0, 1, 0, 1, 0, 1]
     assert found[0] == Sampling() and (found[1].top_k, found[1].top_p) == (4, 0.5)
     greedy, config = recorded("llama"), replace(recorded("llama").config, out=tmp_path, temperatures=(0.0, 1.0))
     record(config, load_bigrams)
@@ -138,6 +138,21 @@ def test_questions_take_the_temperatures_in_turns_and_greedy_ones_are_as_ever(
             np.testing.assert_array_equal(one.tokens, other.tokens)
     with pytest.raises(InputError, match="holds a run with"):
         record(replace(config, temperatures=(1.0,)), load_bigrams)
+
+
+def test_tasks_of_one_question_each_come_to_every_temperature_and_too_few_are_refused(
+    recorded: Callable[..., Recorded], tmp_path: Path
+) -> None:
+    known = recorded("llama").config
+    assert len(known.tasks) == 2
+    config = replace(known, out=tmp_path, limit=1, temperatures=(0.0, 1.0), max_new_tokens=4)
+    record(config, load_bigrams)
+    assert temperatures_of(load_traces(tmp_path).generations) == [0.0, 1.0]
+    refused = replace(config, out=tmp_path / "refused", temperatures=(0.0, 0.6, 1.0))
+    complaint = "the temperatures are 0, 0.6, 1, but there are only 2 questions to take them in turns; name fewer"
+    with pytest.raises(InputError, match=complaint):
+        record(refused, lambda *_, **__: pytest.fail("it is refused before a model loads"))
+    assert not refused.out.exists()
 
 
 # --- files ---

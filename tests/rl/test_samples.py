@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from recordings import Recorded, load_bigrams
+from safetensors.torch import load, save_file
 
 from ltd.common.shards import shard_files
 from ltd.errors import InputError
@@ -142,5 +143,17 @@ def test_bad_folders(tmp_path: Path, config: SampleConfig) -> None:
     (tmp_path / "00000.safetensors").write_text("x")
     with pytest.raises(InputError, match="cannot be read"):
         load_samples(shard_files(tmp_path))
+    record_samples(config, load_bigrams)
+    file = shard_files(config.out)[0]
+    whole = load(file.read_bytes())  # a copy, as the file is written anew
+    for name, tensor, complaint in [
+        ("level", whole["level"].long(), "holds no level as it should"),
+        ("states", whole["states"][:, 0].contiguous(), "holds no states as it should"),
+        ("entropy", whole["entropy"][1:], "of entropy, .*which must be as many"),
+        ("state_accepted", whole["state_accepted"][1:], "of state_accepted, .*which must be as many"),
+    ]:
+        save_file({**whole, name: tensor}, file)
+        with pytest.raises(InputError, match=f"is damaged: .*{complaint}"):
+            load_samples([file])
     with pytest.raises(InputError, match="samples are of a draft"):
         replace(config, draft="none")

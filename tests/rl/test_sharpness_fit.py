@@ -16,6 +16,7 @@ from made_traces import made_generations
 from recordings import DEPTH, Recorded
 
 from ltd.cli import main
+from ltd.drafts.opening import head_hash
 from ltd.drafts.sharpness import SAMPLING, UNFITTED, Sharpness, SharpnessAt, load_sharpness, save_sharpness
 from ltd.errors import InputError
 from ltd.loading import load
@@ -128,6 +129,7 @@ def test_factors_are_kept_beside_the_head_and_change_no_text(config: SamplingFit
         settings = record_settings(RecordConfig(**shared, temperatures=temperatures), [])
         assert ("sampling_sha256" in settings) == (1.0 in temperatures)
     assert json.loads(written)["facts"]["fitted_to"]["questions"] == 4
+    assert json.loads(written)["head_sha256"] == head_hash(config.head)
     after = load(config.target, config.draft, dtype="float32")
     assert after.draft is not None and after.draft.origin is not None and after.draft.origin.sharpness == found
     prompt = after.encode("Say 7")
@@ -143,11 +145,11 @@ def test_factors_are_kept_beside_the_head_and_change_no_text(config: SamplingFit
 def test_the_command_shows_the_factors(config: SamplingFitConfig, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"data-dir": config.data_dir, "tasks": ",".join(config.tasks), "out": config.out, "draft": config.draft,
                "target": config.target, "dtype": "float32", "max-new-tokens": config.max_new_tokens,
-               "temperature": 1, "depth": 2}  # fmt: skip
+               "temperature": 0.87654321, "depth": 2}  # fmt: skip
     assert main(["fit-sampling", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]) == 0
     shown = capsys.readouterr()
-    assert "level 0" in shown.out and f"they are in {config.draft} now" in shown.err
-    assert [fit.temperature for fit in load_sharpness(config.head).fits] == [1.0]
+    assert "level 0" in shown.out and "0.87654321" in shown.out and f"they are in {config.draft} now" in shown.err
+    assert [fit.temperature for fit in load_sharpness(config.head).fits] == [0.87654321]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from ltd.lookup import TEXT_FEATURES, TextScores, TextSource
 from ltd.lookup.scores import default_text_scores
 from ltd.tree import NOT_ASKED, candidate_count
 from ltd_rl.traces import text as texts
-from ltd_rl.traces.format import NO_RANK, RecordedGeneration
+from ltd_rl.traces.arrays import NO_RANK
+from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, split, total
 from ltd_rl.traces.replay import gains, replay
 from ltd_rl.traces.text import (

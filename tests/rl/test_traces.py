@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_outcomes import random_network
+from made_traces import made_generations
 from operator_reference import select_nodes
 from recordings import DEPTH, NEW_TOKENS, Recorded, Rounded, Schedule, assert_same, decode, load_bigrams
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from small_models import FAMILIES
 
 from ltd.common.shards import shard_file
@@ -27,9 +30,9 @@ from ltd.policies.learned.observation import Summary
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree, candidate_count
 from ltd_rl.traces import record as recording
+from ltd_rl.traces.arrays import NO_RANK
 from ltd_rl.traces.format import (
     BY_POSITION,
-    NO_RANK,
     RecordedGeneration,
     bytes_per_position,
     load_traces,
@@ -40,6 +43,7 @@ from ltd_rl.traces.record import record
 from ltd_rl.traces.replay import follow, gains, replay
 
 Folder = Callable[[str], Path]
+Arrays = dict[str, Any]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -364,6 +368,94 @@ def test_a_cut_shard_is_named(recorded: Callable[[str], Recorded], tmp_path: Pat
     whole = shard_file(recorded("llama").config.out, 0).read_bytes()
     shard_file(tmp_path, 0).write_bytes(whole[:-100])
     with pytest.raises(InputError, match="cannot be read as traces"):
+        load_traces(tmp_path)
+
+
+def damaged(name: str, place: tuple[int, ...], value: int) -> Callable[[Arrays], Arrays]:
+    """One number of an array exchanged."""
+
+    def damage(arrays: Arrays) -> Arrays:
+        changed = arrays[name].copy()
+        changed[place] = value
+        return {**arrays, name: changed}
+
+    return damage
+
+
+def retyped(name: str, kind: type) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: {**arrays, name: arrays[name].astype(kind)}
+
+
+def reshaped(name: str, change: Callable[[Any], Any]) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: {**arrays, name: np.ascontiguousarray(change(arrays[name]))}
+
+
+# Of a generation whose path at position 0 has nodes of levels 0 and 1, and none of level 2, in trees of width 3.
+DAMAGES: list[tuple[Callable[[Arrays], Arrays], str]] = [
+    (lambda arrays: {name: array for name, array in arrays.items() if name != "states"}, "it lacks states"),
+    (lambda arrays: {**arrays, "odd": arrays["path"]}, "it holds odd, which no traces have"),
+    (retyped("scores", np.float16), "scores is of type float16, but must be of float32"),
+    (retyped("path", np.float64), "path says dtype = 'F64', but it must be"),
+    (retyped("tokens", np.int16), "tokens is of type int16, but must be of int32"),
+    (reshaped("candidates", lambda array: array[:, 1:]), r"candidates is of shape \(4, 29\), but .* \(4, 30\)"),
+    (reshaped("ranks", lambda array: array[:, :, :3]), r"ranks is of shape \(4, 4, 3\), but .* \(4, 4, 4\)"),
+    (reshaped("scores", lambda array: array[:-1]), r"scores is of shape \(3, 30\), but .* \(4, 30\)"),
+    (reshaped("states", lambda array: array[:-1]), r"states is of shape \(3, 2\), but .* \(4, any\)"),
+    (reshaped("states", lambda array: array[:, 0]), r"states is of shape \(4,\), but .* \(4, any\)"),
+    (reshaped("tokens", lambda array: array[1:]), "tokens is of shape"),
+    (damaged("tokens", (2,), -7), "tokens hold -7, which is no token"),
+    (damaged("path", (0, 1), 2), "path holds numbers that are no candidates of their levels"),
+    (damaged("path", (0, 0), 3), "path holds numbers that are no candidates of their levels"),
+    (damaged("path", (0, 3), 30), "path holds numbers that are no candidates of their levels"),
+    (damaged("path", (0, 2), -2), "path holds numbers that are no candidates of their levels"),
+    (damaged("path", (0, 3), 21), "path goes on below a level at which it has ended"),
+    (damaged("path", (0, 1), -1), "ranks are not those of the nodes in path"),
+    (damaged("ranks", (0, 0, 1), 0), "ranks are not those of the nodes in path"),
+    (damaged("ranks", (0, 1, 0), 12), "ranks hold numbers beyond the candidates of their depth"),
+]
+
+
+@pytest.mark.parametrize(("damage", "complaint"), DAMAGES, ids=range(len(DAMAGES)))
+def test_arrays_that_cannot_be_are_named(damage: Callable[[Arrays], Arrays], complaint: str, tmp_path: Path) -> None:
+    (made,) = made_generations(0, [4])
+    path = np.array([[1, 4, -1, -1], [-1] * 4, [0, 3, 12, 29], [2, -1, -1, -1]], dtype=np.int16)
+    made = replace(made, path=path, ranks=path_ranks(made.scores, path, made.width))
+    file = shard_file(tmp_path, 0)
+    save_shard(file, [made], made.width, made.depth)
+    np.testing.assert_array_equal(load_traces(tmp_path).generations[0].path, path)
+    with safe_open(file, "numpy") as stored:
+        metadata = stored.metadata()
+    save_file(damage(load_file(file)), file, metadata)
+    with pytest.raises(InputError, match=f"cannot be read as traces .*{complaint}"):
+        load_traces(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"data_offsets": [0, 4]}, "path does not fill its place in the file"),
+        ({"data_offsets": [2**40, 2**40 + 32]}, "path does not fill its place in the file"),
+        ({"data_offsets": [-8, 24]}, "path says data_offsets.0 = -8, but it must be at least 0"),
+        ({"data_offsets": [0]}, "data_offsets = .*must be a list of at least 2"),
+        ({"shape": [4, -4]}, "path says shape.1 = -4, but it must be at least 0"),
+        ({"shape": 4}, "path says shape = 4, but it must be a list"),
+        (None, "its head lacks ltd_traces"),
+    ],
+)
+def test_a_head_that_cannot_be_is_named(entry: dict[str, Any] | None, complaint: str, tmp_path: Path) -> None:
+    (made,) = made_generations(0, [4])
+    file = shard_file(tmp_path, 0)
+    save_shard(file, [made], made.width, made.depth)
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    head = json.loads(content[8:start])
+    if entry is None:
+        head["__metadata__"] = {}
+    else:
+        head["path"].update(entry)
+    written = json.dumps(head).encode()
+    file.write_bytes(len(written).to_bytes(8, "little") + written + content[start:])
+    with pytest.raises(InputError, match=f"cannot be read as traces .*{complaint}"):
         load_traces(tmp_path)
 
 

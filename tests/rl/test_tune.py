@@ -126,6 +126,7 @@ def test_the_result_is_used_by_default_and_a_rerun_measures_nothing_again(
     bundle = load_bundle(tuned.folder)
     assert bundle.reward == "renewal" and bundle.training["trainer"] == "exact"
     assert bundle.training["temperatures"] == list(temperatures)
+    assert bundle.policy.made_for.sampling_sha256 == (None if temperatures == (0.0,) else "none")  # beside this head
     assert set(bundle.validation) == set(tuned.names) and tuple(tuned.results) == temperatures
     told = {None: together(tuned.results), **tuned.results}
     for temperature, results in told.items():
@@ -292,6 +293,7 @@ def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pyte
         ({"temperatures": ()}, "the temperatures are none"),
         ({"temperatures": (1.0, 1.0)}, "the temperatures are 1, 1; name one at least, and each once"),
         ({"temperatures": (-1.0,)}, "temperature -1.0 is out of range"),
+        ({"limit": 4, "temperatures": (0.2, 0.4, 0.6, 0.8, 1.0)}, "only 4 questions to take them in turns"),
         ({"limit": 1}, "task humaneval has 1 question,"),
         ({"limit": 3, "data_dir": None}, "task humaneval has 3 questions,"),
         ({"tasks": ("qa",), "data_dir": None}, "the tasks qa are in no folder"),

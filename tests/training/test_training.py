@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ltd.drafts.eagle3.files import load_head
@@ -467,6 +467,12 @@ def test_cached_features_equal_hidden_states(finished: TrainDraftConfig, tiny_ta
         torch.testing.assert_close(read["features"].float(), features, rtol=1e-2, atol=1e-2)
         torch.testing.assert_close(read["final"].float(), output.hidden_states[-1][0], rtol=1e-2, atol=1e-2)
         assert torch.equal(read["best"].long(), output.logits[0].argmax(-1))
+
+
+def test_cached_features_that_are_not_whole_are_named(tmp_path: Path) -> None:
+    save_file({"features": torch.zeros(2, 3), "best": torch.zeros(2)}, tmp_path / "00000.safetensors")
+    with pytest.raises(InputError, match="is damaged: it lacks final; delete it, and run again"):
+        FeatureReader(tmp_path)
 
 
 def test_taps_reach_the_last_boundary(tiny_target: Target) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_models import VOCABULARY, small_config
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
@@ -17,13 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from ltd.chains.acceptance_files import draft_hash, load_acceptance, save_acceptance
 from ltd.chains.model_files import ChainFacts, chain_for_transformers, save_chain
 from ltd.cli.main import main
+from ltd.common.shards import shard_file
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.target.model import tokenizer_fingerprint
 from ltd.training.acceptance import loop as acceptance_loop
 from ltd.training.acceptance.config import AcceptanceConfig
 from ltd.training.acceptance.loop import calibration, soft_auc, train_head, weighted_loss
-from ltd.training.acceptance.samples import AcceptanceSamples, Reader
+from ltd.training.acceptance.samples import AcceptanceSamples, Reader, load_samples
 from ltd.training.acceptance.train import train_acceptance
 from ltd.training.data.conversations import ANSWER, TEMPLATE, USER, Conversation, _save_shard
 from ltd.training.loop import rate_share
@@ -233,6 +234,15 @@ def test_what_is_refused(tmp_path: Path, chain: Path, run: Path, tiny_target: Fo
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_that_do_not_fit_each_other_are_named(tmp_path: Path) -> None:
+    states, labels = torch.zeros(3, 4, dtype=torch.bfloat16), torch.zeros(3)
+    save_file({"states": states, "labels": labels}, shard_file(tmp_path, 0))
+    assert load_samples(tmp_path).states.shape == (3, 4)
+    save_file({"states": states, "labels": labels[1:].clone()}, shard_file(tmp_path, 1))
+    with pytest.raises(InputError, match=r"00001.safetensors is damaged: it holds 3 of states, 2 of labels"):
+        load_samples(tmp_path)
 
 
 def test_files_round_trip_and_damage(tmp_path: Path, chain: Path) -> None:

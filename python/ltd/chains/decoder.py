@@ -114,13 +114,17 @@ class ChainDecoder:
         self.last_statistics = Statistics()
 
     @classmethod
-    def beside(cls, decoder: Decoder, draft_folder: str | Path, length: Length) -> ChainDecoder:
+    def beside(
+        cls, decoder: Decoder, draft_folder: str | Path, length: Length, *, sampler: str = RESIDUAL
+    ) -> ChainDecoder:
         """Shares the target and the settings of a loaded decoder, with the chain draft of a folder.
 
         Raises:
-            InputError: no chain draft in the folder, or it does not fit the target or its tokenizer.
+            InputError: no chain draft in the folder, or it does not fit the target or its tokenizer; another sampler.
         """
-        return cls.sharing(decoder, ChainDraft.load(draft_folder, decoder.target, decoder.tokenizer), length)
+        check_sampler(sampler)  # before a draft is read
+        draft = ChainDraft.load(draft_folder, decoder.target, decoder.tokenizer)
+        return cls.sharing(decoder, draft, length, sampler)
 
     @classmethod
     def sharing(cls, decoder: Decoder, draft: ChainDraft, length: Length, sampler: str = RESIDUAL) -> ChainDecoder:
@@ -180,6 +184,9 @@ class ChainDecoder:
         Raises:
             InputError: more than one prompt, one that cannot be answered, a number out of range, or an argument of
                 the wrong type; at once.
+
+        Warns:
+            UserWarning: top-k or top-p at temperature 0, where they change nothing; nor does the sampler.
         """
         options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)
         return self._run(self._request(input_ids, options, length))

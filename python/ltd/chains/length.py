@@ -17,8 +17,9 @@ class LengthCall(Protocol):
 
         Args:
             drafted: tokens of this cycle so far, 1 …
-            chance: the draft's probability of the last of them; if it samples, after temperature, and with the sampler
-                "residual" after top-k and top-p too.
+            chance: the draft's probability of the last of them; if it samples, after temperature, top-k and top-p. With
+                the sampler "noise" it is the token's share of all values logit / temperature + noise, as the scores of
+                trees have it: the noise is the target's too, so this estimates whether the target draws it.
             state: (H,), the draft's last hidden state (after its final norm) in the forward that proposed this token,
                 which has read the token before it: the root for the first, a drafted one for the others.
         """

@@ -63,19 +63,25 @@ class NoiseSampling:
         return cls(sampling, words, words - order, numbers, noise)
 
     def draft(self, chain: Chain, logits: Tensor) -> tuple[int, float]:
-        """See `ChainSampler`; the chance is that at the temperature, without top-k and top-p."""
-        temperature = self.sampling.temperature
-        likeliest, score = self._best(logits)
+        """See `ChainSampler`; the chance is the word's share of all values with noise, as trees' scores have it."""
+        position = chain.position + len(chain)
+        best, score = self._best(logits, position)
         if score == -math.inf:
             return -1, 0.0
-        position = chain.position + len(chain)
-        choice, _ = self._best(logits, self.noise, position)
-        if self.sampling.top_k or self.sampling.top_p < 1.0:
-            (choice,) = self._walk([0], position, logits[None], self._noise_of_words(position))
-        return choice, math.exp(score + (float(logits[choice]) - float(logits[likeliest])) / temperature)
+        if not self.sampling.top_k and self.sampling.top_p == 1.0:
+            return best, math.exp(score)
+        (choice,) = self._walk([0], position, logits[None], self._noise_of_words(position))
+        behind = self._value(logits, choice, position) - self._value(logits, best, position)
+        return choice, math.exp(score + behind)
 
-    def _best(self, logits: Tensor, noise: ops.Noise | None = None, position: int = 0) -> tuple[int, float]:
-        """The best word, by its logit, or with the noise of a place; and the logarithm of its share."""
+    def _value(self, logits: Tensor, word: int, position: int) -> float:
+        """A word's value with the noise of a place, which has been made."""
+        token = word if self.words is None else int(self.words[word])
+        noise = self.noise.noise[0, position % self.noise.places.shape[1], token]
+        return float(logits[word]) / self.sampling.temperature + float(noise)
+
+    def _best(self, logits: Tensor, position: int) -> tuple[int, float]:
+        """The best word, with the noise of a place; and the logarithm of its share of the values of all."""
         tree = self.tree
         buffers = (tree.tokens, tree.scores, tree.parents, tree.beam_nodes, tree.beam_rows, tree.beam_tokens)
         tree.lengths.fill_(position)
@@ -85,8 +91,8 @@ class NoiseSampling:
             0,
             *buffers,
             tree.beam_masks,
-            noise,
-            None if noise is None else tree.lengths,
+            self.noise,
+            tree.lengths,
             self.sampling.temperature,
         )
         token = int(tree.tokens[0, 0])

@@ -46,6 +46,7 @@ def fit_sampling(
     from ltd.common.table import Table
     from ltd_rl.traces.fit_sampling import SamplingFitConfig
     from ltd_rl.traces.fit_sampling import fit_sampling as run
+    from ltd_rl.traces.samplings import name_of
 
     config = SamplingFitConfig(
         data_dir=data_dir,
@@ -64,7 +65,7 @@ def fit_sampling(
     )
     fits = run(config).fits
     deepest = max(len(fit.levels) for fit in fits)
-    rows = [[f"{fit.temperature:g}", *(f"{factor:.2f}" for factor in fit.levels)] for fit in fits]
+    rows = [[name_of(fit.temperature), *(f"{factor:.2f}" for factor in fit.levels)] for fit in fits]
     rows = [[*row, *[""] * (deepest + 1 - len(row))] for row in rows]
     columns = ["temperature", *(f"level {level}" for level in range(deepest))]
     Console().print(Table("Factors; deeper levels have the last", columns, rows).rich())

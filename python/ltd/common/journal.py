@@ -27,16 +27,17 @@ class Journal:
         records: everything recorded so far, in order.
     """
 
-    def __init__(self, path: Path, settings: Record) -> None:
+    def __init__(self, path: Path, settings: Record, results: str = "") -> None:
         """Opens or creates the journal of work with these settings.
 
         Args:
             path: the file.
             settings: what the records depend on; JSON values only.
+            results: a pattern of the files beside it that hold what is finished; none for a journal that holds all.
 
         Raises:
-            InputError: the file cannot be written or read, another run has it open, or it holds the records of work
-                with other settings (the message names the first difference).
+            InputError: the file cannot be written or read, another run has it open, it holds the records of work
+                with other settings (the message names the first difference), or its settings are lost.
         """
         self.path = path
         self.records: list[Record] = []
@@ -46,7 +47,7 @@ class Journal:
                 self._file = opened.enter_context(path.open("a+b", buffering=0))
             except OSError as error:
                 raise InputError(f"cannot write {path}: {error.strerror}; name a place that is writable") from error
-            self._resume(settings)
+            self._resume(settings, results)
             self._opened = opened.pop_all()
 
     def append(self, record: Record) -> None:
@@ -60,22 +61,36 @@ class Journal:
             while rest:  # a disk that is nearly full takes a part; the next run cuts it off
                 rest = rest[self._file.write(rest) :]
 
-    def _resume(self, settings: Record) -> None:
+    def _resume(self, settings: Record, results: str) -> None:
         self._file.seek(0)
         content = self._file.read()
         complete = content.rfind(b"\n") + 1
         self._file.truncate(complete)
         lines = content[:complete].splitlines()
         if not lines:
+            self._check_new(results)
             self._write({"settings": settings})
             return
         entries = [self._parse(number, line) for number, line in enumerate(lines, 1)]
-        self._compare(entries[0].get("settings"), settings)
-        for entry in entries[1:]:
+        if not is_settings(entries[0]):
+            raise InputError(
+                f"{self.path} does not begin with the settings of a run: its first line is lost, or ltd did not write "
+                "it; delete the file, or name another place"
+            )
+        for entry in entries:
             if is_settings(entry):  # two runs that began at the same moment both wrote theirs
                 self._compare(entry["settings"], settings)
             else:
                 self.records.append(entry)
+
+    def _check_new(self, results: str) -> None:
+        """Nothing can be finished before the settings are written, so what is there is of a run that nobody knows."""
+        found = sorted(self.path.parent.glob(results)) if results else []
+        if found:
+            raise InputError(
+                f"{self.path.parent} holds {found[0].name}, but {self.path.name} does not say of which run; delete "
+                "both to begin anew, or name another place"
+            )
 
     def _parse(self, number: int, line: bytes) -> Record:
         try:
@@ -84,9 +99,7 @@ class Journal:
             damaged = f"{self.path} line {number} is damaged; delete the file, or name another place"
             raise InputError(damaged) from error
 
-    def _compare(self, recorded: Any, settings: Record) -> None:
-        if not isinstance(recorded, dict):
-            raise InputError(f"{self.path} was not written by ltd; name another place")
+    def _compare(self, recorded: Record, settings: Record) -> None:
         if (found := difference(recorded, settings)) is not None:
             raise InputError(
                 f"{self.path} holds a run {found}; use the same settings to go on with it, or name another place"

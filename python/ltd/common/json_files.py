@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ltd.errors import InputError
 
@@ -33,6 +34,10 @@ WANTED = {
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
 }
+
+NOTHING_ELSE = ConfigDict(extra="forbid")
+"""As `__pydantic_config__` of a dataclass: what it has no part for is refused, instead of left out."""
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's names for such a part
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """A whole number that tensors can hold."""
@@ -76,9 +81,23 @@ def parse_json(content: bytes | str, kind: type[T], what: str) -> T:
         InputError: it is no JSON, or holds something else.
     """
     content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
-    try:
+    with _said_of(what):
         values: T = _reader(kind).validate_json(content.removeprefix(codecs.BOM_UTF8), strict=True)
         return values
+
+
+def check_values(values: Any, kind: type[T], what: str) -> T:
+    """What was read from JSON before, as `parse_json` checks it; arguments and errors as there."""
+    with _said_of(what):
+        checked: T = _reader(kind).validate_python(values, strict=True)
+        return checked
+
+
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Says what is wrong with something, which the message begins with."""
+    try:
+        yield
     except ValidationError as error:
         raise InputError(f"{what} {_reason(error)}") from None
 
@@ -87,8 +106,13 @@ _reader: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 def _reason(error: ValidationError) -> str:
-    """The first thing that is wrong, as the rest of a sentence."""
-    first = error.errors(include_url=False)[0]
+    """The first thing that is wrong, or all that is not known, as the rest of a sentence."""
+    errors = error.errors(include_url=False)
+    known = [each for each in errors if each["type"] not in UNKNOWN]
+    if not known:
+        names = ", ".join(".".join(map(str, each["loc"])) for each in errors)
+        return f"holds what this version of ltd does not know: {names}"
+    first = known[0]
     if first["type"] == "json_invalid":
         return f"is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
     place = ".".join(str(part) for part in first["loc"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,8 @@ from ltd.common.files import written_whole
 from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
 
+SHARDS = "[0-9]*.safetensors"  # a pattern of their names
+
 
 def shard_file(folder: Path, number: int) -> Path:
     """The file of one shard."""
@@ -24,7 +26,7 @@ def shard_file(folder: Path, number: int) -> Path:
 
 def shard_files(folder: Path) -> list[Path]:
     """The finished shards, in order."""
-    return sorted(folder.glob("[0-9]*.safetensors"))
+    return sorted(folder.glob(SHARDS))
 
 
 def write_shard(tensors: dict[str, Tensor], file: Path) -> None:
@@ -36,12 +38,15 @@ def write_shard(tensors: dict[str, Tensor], file: Path) -> None:
             raise OSError(errno.EIO, str(error)) from error
 
 
-def read_shard(file: Path, types: Mapping[str, tuple[torch.dtype, int]]) -> dict[str, Tensor]:
+def read_shard(
+    file: Path, types: Mapping[str, tuple[torch.dtype, int]], alike: Sequence[Sequence[str]] = ()
+) -> dict[str, Tensor]:
     """The tensors of a shard.
 
     Args:
         file: to read.
         types: of every tensor that must be in it: type and number of dimensions.
+        alike: names of tensors that must have as many rows as each other.
 
     Raises:
         InputError: it is damaged, or holds something else.
@@ -54,6 +59,10 @@ def read_shard(file: Path, types: Mapping[str, tuple[torch.dtype, int]]) -> dict
     for name, (dtype, dimensions) in types.items():
         if name not in tensors or (tensors[name].dtype, tensors[name].dim()) != (dtype, dimensions):
             raise InputError(f"{file} is damaged: it holds no {name} as it should; {again}")
+    for names in alike:
+        if len({len(tensors[name]) for name in names}) > 1:
+            found = ", ".join(f"{len(tensors[name])} of {name}" for name in names)
+            raise InputError(f"{file} is damaged: it holds {found}, which must be as many; {again}")
     return tensors
 
 

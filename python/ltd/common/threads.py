@@ -22,6 +22,7 @@ CPU_CONTROLLER = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgro
 GIVEN_NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # that torch takes its own number from
 
 
+MOST_GIVEN = 1024  # threads that nobody has use of, unless there are more processors
 NUMBERS = re.compile(r"\s*\+?0*[1-9]\d*\s*(,[\s\d,+]*)?")  # of threads, as OpenMP has them: one for each level
 
 
@@ -162,8 +163,11 @@ def choose_threads(present: int, processors: Processors) -> tuple[int, str]:
     """
     given = [name for name in GIVEN_NUMBERS if os.environ.get(name)]
     for name in given:
-        if not NUMBERS.fullmatch(os.environ[name]):
-            raise InputError(f"{name} is {os.environ[name]!r}, but must be a positive whole number of threads")
+        most = max(MOST_GIVEN, processors.usable)
+        if not NUMBERS.fullmatch(os.environ[name]) or exceeds(os.environ[name], most):
+            raise InputError(
+                f"{name} is {os.environ[name]!r}, but must be a positive whole number of threads, at most {most}"
+            )
     if given:
         return present, f"as {given[0]} says"
     if present not in (processors.usable, processors.cores):
@@ -171,3 +175,9 @@ def choose_threads(present: int, processors: Processors) -> tuple[int, str]:
     if processors.threads < processors.cores:
         return min(present, processors.threads), "what the quota allows"
     return min(present, processors.threads), "one for each core"
+
+
+def exceeds(numbers: str, most: int) -> bool:
+    """Whether a number in a text is above `most`; by its digits, as Python refuses to read thousands of them."""
+    found = (digits.lstrip("0") for digits in re.findall(r"\d+", numbers))
+    return any((len(digits), digits) > (len(str(most)), str(most)) for digits in found)

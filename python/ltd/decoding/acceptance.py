@@ -76,9 +76,7 @@ class Sampling:
         object.__setattr__(self, "top_p", as_number(self.top_p, "top_p"))
         if self.seed is not None:
             object.__setattr__(self, "seed", as_whole(self.seed, "seed"))
-        if not 0.0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature {self.temperature} is out of range; use 0 (greedy) or a positive number")
-        if self.temperature and not ops.LEAST_TEMPERATURE <= self.temperature <= ops.LARGEST_TEMPERATURE:
+        if self.temperature != 0.0 and not ops.LEAST_TEMPERATURE <= self.temperature <= ops.LARGEST_TEMPERATURE:
             raise InputError(
                 f"temperature {self.temperature} is out of range; "
                 f"use 0 (greedy) or {ops.LEAST_TEMPERATURE:g} … {ops.LARGEST_TEMPERATURE:g}"

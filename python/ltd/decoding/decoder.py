@@ -156,6 +156,9 @@ class Decoder:
         Raises:
             InputError: an empty prompt, one longer than the context, unknown ids, a number out of range, or an argument
                 of the wrong type.
+
+        Warns:
+            UserWarning: top-k or top-p at temperature 0, where they change nothing.
         """
         prompts, is_batch = normalise(input_ids)
         options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)

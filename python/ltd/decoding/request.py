@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,12 @@ import torch
 
 from ltd.decoding.acceptance import Acceptor, Draws, SampleAcceptor, Sampling, accept_greedy
 from ltd.decoding.gain import Gain
+from ltd.decoding.recording import Recording
 from ltd.decoding.report import Report
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
-from ltd.decoding.workspace import CHEAP_ROWS, GAINS, Workspace, recorded_sizes
+from ltd.decoding.workspace import CHEAP_ROWS, Workspace, recorded_sizes
 from ltd.drafts import Draft
 from ltd.drafts.base import shared_with
 from ltd.engine.captures import rounded_up
@@ -41,8 +43,17 @@ class CallOptions:
     stop_token_ids: Sequence[int] | None = None
 
     def sampling(self) -> Sampling:
-        """How tokens are chosen; raises InputError as that does."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+        """How tokens are chosen; raises InputError as that does, and warns of what changes nothing.
+
+        A seed without a temperature is nothing to warn of: the text is the same whenever it is asked for.
+        """
+        sampling = Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+        if sampling.temperature == 0.0 and (sampling.top_k > 0 or sampling.top_p < 1.0):
+            warnings.warn(
+                "top_k and top_p change nothing at temperature 0, which is greedy; give a temperature to sample",
+                stacklevel=4,  # whoever called `generate` or `stream`
+            )
+        return sampling
 
     def stops(self, prompts: list[list[int]], stop_ids: Sequence[int], max_length: int) -> StopRule:
         """When answers end; raises InputError as `StopRule.usual` does.
@@ -203,52 +214,12 @@ class Request:
 
         It is done before the texts begin: the state is lost by it, and nobody waits for it in the middle of an answer.
         """
-        space = self.workspace
-        if not space.can_record:
+        if not self.workspace.can_record:
             return
+        walk = self.walk if self.is_recorded_walk else None
         # A draft has read one token less than the target when it begins.
         passed = beliefs(max(map(len, self.prompts)) - 1, self.capacity)
-        missing = [believed for believed in reversed(passed) if believed not in space.recorded_for]
-        for believed in missing:
-            self._record_verifying(believed)
-            self._record_drafting(believed)
-            space.recorded_for.add(believed)
-        if missing:
-            space.restart()
-
-    def _record_verifying(self, believed: int) -> None:
-        """Records verifications of every size, the largest first, over sequences without a prefix.
-
-        Args:
-            believed: how long the host believes the prefixes to be.
-        """
-        space, tree, record = self.workspace, self.tree, self.workspace.captures.record
-        for size in reversed(self.sizes):
-            space.restart(believed)
-            tree.begin(self.report.roots, self.session.lengths)
-            nodes = tree.select(0, room=size)
-            verified = record(space.verify_part(size), partial(self.session.verify, nodes))
-            if self.is_recorded_walk:
-                record(space.walk_part(size), partial(self.walk, nodes, verified))
-            record(("commit", size), self.commit)
-
-    def _record_drafting(self, believed: int) -> None:
-        """The same of drafting, level by level."""
-        space, tree, record = self.workspace, self.tree, self.workspace.captures.record
-        speculation = self.speculation
-        if speculation is None or speculation.draft is None:
-            return
-        speculation.workspace = space
-        for width in reversed(GAINS):
-            space.restart(believed)
-            self.report.gained.fill_(width)
-            tree.begin(self.report.roots, self.session.lengths)
-            features = None if self.session.features is None else self.session.features[:, :width]
-            read = partial(speculation.first_level, tree, features, self.report.tokens[:, :width], self.report.gained)
-            logits, tree.states = record(space.begin_part(width), read)
-        for depth in range(speculation.policy.max_depth):
-            tree.grown(logits)
-            logits, tree.states = record(space.expand_part(depth), partial(speculation.next_level, tree))
+        Recording(self.workspace, self.speculation, self.sizes, walk, self.commit).run(passed)
 
     @contextmanager
     def open(self, target: Target, capacity: int | None = None) -> Iterator[None]:

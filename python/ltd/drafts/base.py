@@ -40,7 +40,7 @@ class Origin:
         Raises:
             InputError: what the folder says cannot be used.
         """
-        return load_sharpness(self.folder)
+        return load_sharpness(self.folder, lambda: self.sha256)
 
 
 class Draft(Protocol):

@@ -2,26 +2,31 @@
 
 A candidate's score should be its chance to be the target's token. The log-softmax of a draft's logits with the noise
 that the target draws with is not that: the noise is known for certain, the draft's probabilities are an estimate. A
-factor per level, fitted on traces at a temperature, says how sharp it has to be.
+factor per level, fitted on traces at a temperature, says how sharp it has to be. Other weights have other factors, so
+the file names those that it was fitted to by hash.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ltd.common.files import write_text
-from ltd.common.json_files import Real, read_json
+from pydantic import ConfigDict
+
+from ltd.common.files import file_hash, write_text
+from ltd.common.json_files import NOTHING_ELSE, Real, read_json
 from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 from ltd.tree import MAX_DEPTH
 
 FORMAT, SCHEMA = "ltd-sampling", 1
 SAMPLING = "sampling.json"  # in the folder of a draft
+WEIGHTS = "model.safetensors"  # beside it: what the factors are of
+NO_FACTORS = "none"  # instead of their hash
 LEAST, MOST = 1e-3, 1e3  # of a factor
 
 
@@ -36,6 +41,8 @@ class SharpnessAt:
     Raises:
         InputError: a number out of range, no level, or more than a tree has.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = NOTHING_ELSE
 
     temperature: Real
     levels: list[Real]
@@ -91,13 +98,25 @@ UNFITTED = Sharpness((SharpnessAt(1.0, [1.0]),))
 
 @dataclass(frozen=True, slots=True)
 class SharpnessFile:
-    """The part of the file that says the factors."""
+    """What the file says.
+
+    Attributes:
+        sharpness: the factors.
+        head_sha256: of the weights that they were fitted to; None is unknown.
+        facts: for people.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = NOTHING_ELSE
 
     sharpness: list[SharpnessAt]
+    head_sha256: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+    schema: int = SCHEMA
 
 
 def save_sharpness(sharpness: Sharpness, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes it into a draft's folder.
+    """Writes it into a draft's folder, for the weights that are there.
 
     Args:
         sharpness: to write; reading gives the same.
@@ -107,26 +126,65 @@ def save_sharpness(sharpness: Sharpness, folder: Path, facts: Mapping[str, Any])
     Raises:
         InputError: the file cannot be written.
     """
-    fits = [{"temperature": fit.temperature, "levels": list(fit.levels)} for fit in sharpness.fits]
-    content = {"format": FORMAT, "schema": SCHEMA, "facts": dict(facts), "sharpness": fits}
-    file = folder / SAMPLING
+    _write(SharpnessFile(list(sharpness.fits), file_hash(folder / WEIGHTS), dict(facts)), folder)
+
+
+def load_sharpness(folder: Path, head_sha256: Callable[[], str | None] | None = None) -> Sharpness:
+    """The factors in a draft's folder; those that are 1 everywhere if there are none.
+
+    Args:
+        folder: of the draft.
+        head_sha256: gives the hash of its weights, if it is needed; None reads them.
+
+    Raises:
+        InputError: there are some, but the file is not whole, or of other weights; the message names it and says why.
+    """
+    if not (folder / SAMPLING).exists():
+        return UNFITTED
+    return Sharpness(tuple(_read(folder, head_sha256).sharpness))
+
+
+def copy_sharpness(folder: Path, to: Path) -> None:
+    """Writes the factors of a draft into another folder, in which the same weights lie in another file.
+
+    Raises:
+        InputError: they cannot be read, or not be written.
+    """
+    content = _read(folder)
+    _write(content if content.head_sha256 is None else replace(content, head_sha256=file_hash(to / WEIGHTS)), to)
+
+
+def sharpness_hash(folder: Path) -> str:
+    """SHA-256 of the factors of a draft, by which policies know them; `NO_FACTORS` where there are none."""
+    return file_hash(folder / SAMPLING) or NO_FACTORS
+
+
+def _write(content: SharpnessFile, folder: Path) -> None:
+    """Errors as of `save_sharpness`."""
+    file, values = folder / SAMPLING, asdict(content)
+    if content.head_sha256 is None:
+        del values["head_sha256"]
+    ordered = {name: values.pop(name) for name in ("format", "schema", "facts")} | values
     try:
-        write_text(file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_text(file, json.dumps(ordered, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot write the draft's factors {file}: {error}") from error
 
 
-def load_sharpness(folder: Path) -> Sharpness:
-    """The factors in a draft's folder; those that are 1 everywhere if there are none.
-
-    Raises:
-        InputError: there are some, but the file is not whole; the message names it and says why.
-    """
+def _read(folder: Path, head_sha256: Callable[[], str | None] | None = None) -> SharpnessFile:
+    """What the file says; errors as of `load_sharpness`."""
     file = folder / SAMPLING
-    if not file.exists():
-        return UNFITTED
     try:
         read_facts(file, FORMAT, SCHEMA, ("sharpness",))
-        return Sharpness(tuple(read_json(file, SharpnessFile).sharpness))
+        content = read_json(file, SharpnessFile)
+        Sharpness(tuple(content.sharpness))  # raises if they are none
+        if content.head_sha256 is not None:
+            found = file_hash(folder / WEIGHTS) if head_sha256 is None else head_sha256()
+            if found != content.head_sha256:
+                raise InputError(
+                    f"they were fitted to other weights than those in {WEIGHTS} beside it; fit them to these with "
+                    "ltd fit-sampling, or delete the file"
+                )
+        return content
     except ValueError as error:
         raise InputError(f"the draft's factors {file} cannot be used: {error}") from error

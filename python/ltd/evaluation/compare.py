@@ -27,7 +27,14 @@ from ltd.evaluation.lossless import first_difference
 from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.methods import Method, expand, split_label
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
-from ltd.evaluation.run_config import RunConfig, check_chain, choose_methods, in_rotation, run_settings
+from ltd.evaluation.run_config import (
+    RunConfig,
+    check_chain,
+    check_samplers,
+    choose_methods,
+    in_rotation,
+    run_settings,
+)
 from ltd.evaluation.scores import all_scores
 from ltd.loading import load as load_decoder
 
@@ -106,6 +113,7 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
     methods = choose_methods(config, config.methods)
     check_chain(config.chain, methods)
+    check_samplers(config, methods)
     pieces = plan(questions, methods, config.seed)
     settings = run_settings(config, questions, methods)
     with Journal(config.out / "samples.jsonl", settings) as journal:

@@ -11,7 +11,7 @@ import torch
 
 from ltd.chains import Length, SpecDecPP
 from ltd.chains.acceptance_files import check_draft
-from ltd.chains.by_name import parse_length, split_sampler
+from ltd.chains.by_name import SAMPLER, parse_length, split_sampler
 from ltd.chains.decoder import ChainDecoder
 from ltd.chains.samplers import NOISE
 from ltd.common.assets import shipped_baseline
@@ -90,6 +90,11 @@ class Method(ABC):
 
     @property
     def needs_chain(self) -> bool:
+        return False
+
+    @property
+    def names_sampler(self) -> bool:
+        """Whether its name says how sampled text is drawn, which greedy text makes no use of."""
         return False
 
     @property
@@ -194,6 +199,10 @@ class ChainMethod(Method):
     @property
     def needs_chain(self) -> bool:
         return True
+
+    @property
+    def names_sampler(self) -> bool:
+        return any(option.startswith(SAMPLER) for option in self.spec.split(":"))
 
     @property
     def files(self) -> list[Path]:

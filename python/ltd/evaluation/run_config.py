@@ -91,6 +91,13 @@ def check_chain(chain: str | None, methods: Sequence[Method]) -> None:
         raise InputError(f"chain is {chain}, but no method here uses a chain draft; leave it out, or add such a method")
 
 
+def check_samplers(config: RunConfig, methods: Sequence[Method]) -> None:
+    """Raises InputError if a method names a sampler and nothing is sampled."""
+    names = [method.name for method in methods if method.names_sampler]
+    if names and not config.is_sampled:
+        raise InputError(f"this run is greedy and makes no use of the sampler in {', '.join(names)}; leave it out")
+
+
 def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequence[Method] = ()) -> Record:
     """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
     values = {**dataclasses.asdict(config), **machine_facts()}

@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 from ltd.common.arrays import Floats
 from ltd.common.assets import shipped_text_scores
 from ltd.common.files import write_text
-from ltd.common.json_files import Real, read_json
+from ltd.common.json_files import NOTHING_ELSE, Real, read_json
 from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 
@@ -84,14 +85,25 @@ class TextScores:
                 raise InputError(f"{name} must be finite and ascend strictly, but do not")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextScoresFile:
     """The parts of `TextScores` as they are stored; tables are lists of rows."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = NOTHING_ELSE
 
     chances: list[list[list[Real]]]
     head_scores: list[Real]
     head_log_chances: list[Real]
     sampled: TextScoresFile | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeFile(TextScoresFile):
+    """A file of them alone; `facts` are for people."""
+
+    format: str
+    schema: int
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def save_text_scores(scores: TextScores, file: Path, facts: Mapping[str, Any]) -> None:
@@ -145,7 +157,7 @@ def load_text_scores(file: str | Path) -> TextScores:
     file = Path(file)
     try:
         read_facts(file, FORMAT, SCHEMA, ())
-        return text_scores_of(read_json(file, TextScoresFile))
+        return text_scores_of(read_json(file, WholeFile))
     except ValueError as error:
         raise InputError(f"the lookup's scores {file} cannot be used: {error}") from error
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from ltd import ops
 from ltd.common.journal import Journal
 from ltd.common.number_ranges import check_least
-from ltd.common.shards import shard_file, write_shard
+from ltd.common.shards import SHARDS, read_shard, shard_file, write_shard
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
 from ltd.decoding.request import CallOptions
@@ -41,6 +40,19 @@ from ltd_rl.traces.record import LARGEST_STATE
 TREE = Static(depth=8, size=60)  # EAGLE-3's default
 NOT_IN_SETTINGS = ("threads", "cores")
 FORMAT = 1
+SHARD = {
+    "probability": (torch.float32, 1),
+    "joint": (torch.float32, 1),
+    "entropy": (torch.float32, 1),
+    "level": (torch.int32, 1),
+    "accepted": (torch.bool, 1),
+    "question": (torch.int32, 1),
+    "states": (torch.float16, 2),
+    "state_accepted": (torch.bool, 1),
+    "state_question": (torch.int32, 1),
+}
+OF_STATES = ("states", "state_accepted", "state_question")
+ALIKE = (tuple(name for name in SHARD if name not in OF_STATES), OF_STATES)
 CycleSamples = dict[str, Tensor]
 
 
@@ -77,7 +89,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     starts = range(0, len(questions), config.shard_questions)
     settings = {**run_settings(config, questions), "format": FORMAT}
-    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}):
+    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}, SHARDS):
         missing = [n for n in range(len(starts)) if not shard_file(config.out, n).exists()]
         if not missing:
             return
@@ -239,10 +251,4 @@ def load_samples(files: Sequence[Path]) -> CycleSamples:
     """
     if not files:
         raise InputError("there are no samples; record some with ltd train-baseline, without --samples")
-    parts = []
-    for file in files:
-        try:
-            parts.append(load_file(file))
-        except Exception as error:  # safetensors has many
-            raise InputError(f"{file} cannot be read: {error}; delete it and record it again") from error
-    return joined_samples(parts)
+    return joined_samples([read_shard(file, SHARD, ALIKE) for file in files])

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ltd.common.arrays import Floats
 from ltd.common.journal import Journal
-from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.common.shards import SHARDS, read_shard, shard_file, write_shard
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.policies import Policy
@@ -59,7 +58,7 @@ def obtain_signals(
     """
     settings = {"format": FORMAT, "depth": depth, "rules": list(rules), "traces": digest(generations), **identity}
     parts = [generations[n : n + SHARD_GENERATIONS] for n in range(0, len(generations), SHARD_GENERATIONS)]
-    with Journal(folder / "run.jsonl", settings):
+    with Journal(folder / "run.jsonl", settings, SHARDS):
         missing = [number for number in range(len(parts)) if not shard_file(folder, number).exists()]
         decoder = load() if missing else None
         with tqdm(total=len(parts), initial=len(parts) - len(missing), unit="shard", desc="signals") as progress:
@@ -69,8 +68,18 @@ def obtain_signals(
                 joined = {name: np.concatenate([signals[name] for signals in found]) for name in rules}
                 write_shard({name: torch.from_numpy(joined[name]) for name in rules}, shard_file(folder, number))
                 progress.update()
-    shards = [load_file(file) for file in shard_files(folder)]
+    shards = [load_signals(shard_file(folder, number), part, rules, depth) for number, part in enumerate(parts)]
     return {name: torch.cat([shard[name] for shard in shards]).numpy() for name in rules}
+
+
+def load_signals(
+    file: Path, generations: Sequence[RecordedGeneration], rules: dict[str, Policy], depth: int
+) -> dict[str, torch.Tensor]:
+    """A shard, of these generations; raises InputError if it is damaged."""
+    shard, rows = read_shard(file, dict.fromkeys(rules, (torch.float32, 2))), sum(g.positions for g in generations)
+    if any(shard[name].shape != (rows, depth) for name in rules):
+        raise InputError(f"{file} is damaged: its signals are not of these traces; delete it, and run again")
+    return shard
 
 
 def digest(generations: Sequence[RecordedGeneration]) -> str:

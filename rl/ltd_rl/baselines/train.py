@@ -136,7 +136,7 @@ def _train(config: BaselineConfig, load: Callable[..., Decoder]) -> TrainedBasel
         **asdict(config.fit_config()),
         **({"width": config.width} if config.kind == "specdecpp" else {}),
     }
-    with Journal(work / "training.jsonl", settings):
+    with Journal(work / "training.jsonl", settings, CHECKPOINT):
         torch.manual_seed(config.seed)
         network = network_of(config.kind, sizes_of(config, training.features.shape[1]))
         with tqdm(total=config.fit_config().epochs, unit="epoch", desc=f"training {config.kind}") as progress:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,12 @@ from safetensors.numpy import load, save
 from ltd.common.arrays import Floats
 from ltd.common.assets import TRACES_FACTS
 from ltd.common.files import write_bytes, write_text
+from ltd.common.json_files import check_values
 from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextScores
 from ltd.policies.learned.setting import Setting
+from ltd_rl.traces.arrays import Kinds, check_kinds
 from ltd_rl.traces.format import FORMAT as SHARD_FORMAT
 from ltd_rl.traces.format import (
     Header,
@@ -162,6 +164,32 @@ def best_of_any_depth(generation: RecordedGeneration, nodes: int) -> NDArray[np.
 # --- unpacking ---
 
 
+def check_packed(arrays: Mapping[str, NDArray[Any]], width: int, depth: int) -> Packed:
+    """The arrays of a file, as `Packed` has them.
+
+    Raises:
+        ValueError: an array is missing, unknown, or of another type or shape; or what it holds cannot be.
+    """
+    counts = arrays.get("counts", np.zeros((0, 0)))
+    positions, kept = len(counts), int(counts.sum())
+    merged = int(arrays.get("merged", np.zeros(0)).sum())
+    wanted: Kinds = {
+        "tokens": (np.int32, (None,)),
+        "counts": (np.uint8, (positions, depth + 1)),
+        "path": (np.uint8, (positions, depth + 1)),
+        **dict.fromkeys(("places", "falls", "merged"), (np.uint8, (kept,))),
+        "merged_tokens": (np.int32, (merged,)),
+    }
+    check_kinds(arrays, wanted)
+    packed = Packed(**arrays)
+    room = np.diff(level_starts(width, depth + 1))
+    if np.any(packed.counts > room) or np.any(packed.places >= np.repeat(np.resize(room, counts.size), counts.ravel())):
+        raise ValueError("counts and places hold more candidates than their levels have")
+    if np.any((packed.path != NO_PLACE) & (packed.path >= packed.counts)):
+        raise ValueError("path holds numbers that are no candidates of their levels")
+    return packed
+
+
 def unpack(packed: Packed, header: Header) -> list[RecordedGeneration]:
     """Generations like the recorded ones.
 
@@ -278,10 +306,10 @@ def load_compact(folder: Path) -> CompactTraces:
         content = (folder / ARRAYS).read_bytes()
         if hashlib.sha256(content).hexdigest() != facts["sha256"]:
             raise InputError(f"{ARRAYS} is not the file that {TRACES_FACTS} was written for")
-        header = Header(
-            format=SHARD_FORMAT, width=facts["width"], depth=facts["depth"], generations=facts["generations"]
-        )
-        generations = unpack(Packed(**load(lzma.decompress(content))), header)
+        about = {name: facts[name] for name in ("width", "depth", "generations")}
+        header = check_values({"format": SHARD_FORMAT, **about}, Header, TRACES_FACTS)
+        packed = check_packed(load(lzma.decompress(content)), header["width"], header["depth"])
+        generations = unpack(packed, header)
         return CompactTraces(generations, facts["nodes"], Setting(**facts["made_for"]))
     except (OSError, EOFError, lzma.LZMAError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"the traces in {folder} cannot be used: {error}") from error

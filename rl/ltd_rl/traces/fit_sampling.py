@@ -35,7 +35,7 @@ class SamplingFitConfig(RunConfig):
     """What to fit to; `out` is a work folder.
 
     Attributes:
-        temperatures: that answers are sampled at, above 0; the questions of every task take them in turns.
+        temperatures: that answers are sampled at, above 0; the questions take them in turns.
         depth: of the trees.
         seed: every question gets a seed of its own from it.
     """

@@ -59,13 +59,12 @@ from ltd.common.shards import shard_files
 from ltd.decoding.acceptance import Sampling
 from ltd.errors import InputError
 from ltd.tree import MAX_DEPTH, candidate_count
+from ltd_rl.traces.arrays import NO_RANK, check_arrays, view_array
 
 GREEDY_FORMAT, FORMAT = 3, 4  # the second where something was sampled
 GREEDY_TEXT = Sampling()
 METADATA = "ltd_traces"  # the only key: safetensors writes several in any order, and a shard's bytes shall be fixed
-NO_RANK = 65535
 BY_POSITION = ("candidates", "scores", "path", "ranks", "states")  # the arrays of P rows
-TYPES = {"F32": np.float32, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32}
 
 
 class SamplingEntry(TypedDict):
@@ -288,12 +287,11 @@ def _map_arrays(file: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     content = np.memmap(file, np.uint8, mode="r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     entries = parse_json(content[8:start].tobytes(), dict[str, Any], "its head")
-    header = parse_json(entries.pop("__metadata__")[METADATA], Header, f"its {METADATA}")
-    arrays = {}
-    for name, value in entries.items():
-        first, end = value["data_offsets"]
-        arrays[name] = content[start + first : start + end].view(TYPES[value["dtype"]]).reshape(value["shape"])
-    return header, arrays
+    metadata = entries.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or METADATA not in metadata:
+        raise ValueError(f"its head lacks {METADATA}")
+    header = parse_json(metadata[METADATA], Header, f"its {METADATA}")
+    return header, {name: view_array(content[start:], name, entry) for name, entry in entries.items()}
 
 
 def sampling_of(entry: GenerationEntry) -> Sampling:
@@ -305,23 +303,18 @@ def sampling_of(entry: GenerationEntry) -> Sampling:
 
 
 def split_arrays(header: Header, arrays: Mapping[str, NDArray[Any]]) -> Traces:
-    """Each generation's part of the arrays of a shard; ValueError if they do not add up."""
-    width, depth, generations = header["width"], header["depth"], []
-    token = position = 0
-    for entry in header["generations"]:
-        after = token + entry["length"]
-        until = position + after - token - entry["prompt_length"] - 1
-        if until < position:
-            raise ValueError("a generation is shorter than its prompt")
-        rows: dict[str, Any] = {name: arrays[name][position:until] for name in BY_POSITION}
+    """Each generation's part of the arrays of a shard; ValueError if they are not as `check_arrays` wants them."""
+    width, depth, entries = header["width"], header["depth"], header["generations"]
+    counts = [entry["length"] - entry["prompt_length"] - 1 for entry in entries]
+    if min(counts, default=0) < 0:
+        raise ValueError("a generation is shorter than its prompt")
+    check_arrays(arrays, width, depth, sum(counts), sum(entry["length"] for entry in entries))
+    generations, token, position = [], 0, 0
+    for entry, count in zip(entries, counts, strict=True):
+        rows: dict[str, Any] = {name: arrays[name][position : position + count] for name in BY_POSITION}
         about: dict[str, Any] = {name: value for name, value in entry.items() if name not in ("length", "sampling")}
         about["sampling"] = sampling_of(entry)
-        generations.append(RecordedGeneration(**about, width=width, tokens=arrays["tokens"][token:after], **rows))
-        token, position = after, until
-    levels, count = depth + 1, candidate_count(width, depth)
-    shapes = {"candidates": (count,), "scores": (count,), "path": (levels,), "ranks": (levels, levels)}
-    fits = all(arrays[name].shape == (position, *shape) for name, shape in shapes.items())
-    fits = fits and arrays["states"].ndim == 2 and len(arrays["states"]) == position
-    if not fits or len(arrays["tokens"]) != token:
-        raise ValueError("the arrays do not fit the header")
+        tokens = arrays["tokens"][token : token + entry["length"]]
+        generations.append(RecordedGeneration(**about, width=width, tokens=tokens, **rows))
+        token, position = token + entry["length"], position + count
     return Traces(width, depth, generations)

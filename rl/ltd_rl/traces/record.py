@@ -1,7 +1,7 @@
 """Records traces: answers to questions, and the full-depth draft tree at every position of them.
 
 Answers are greedy, or sampled at a temperature: with seeds, so that their texts are fixed as well. A recording may have
-several temperatures, which the questions of a task take in turns.
+several temperatures, which the questions take in turns.
 
 With the draft "lookup" nothing is drafted, and the answers are all there is to record: what the text proposes follows
 from them.
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ltd.common.journal import Journal, Record
 from ltd.common.number_ranges import check_least
-from ltd.common.shards import check_space, shard_file
+from ltd.common.shards import SHARDS, check_space, shard_file
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft
@@ -64,7 +64,7 @@ class RecordConfig(RunConfig):
         rows: positions drafted at the same time.
         shard_questions: questions per file; what a kill loses at most.
         gigabytes: the most disk space that the traces may take.
-        temperatures: of the answers, 0 being greedy; the questions of every task take them in turns.
+        temperatures: of the answers, 0 being greedy; the questions take them in turns.
         top_k, top_p: of those that are sampled, see `ltd.decoding.acceptance.Sampling`.
         seed: every question that is sampled gets a seed of its own from it.
     """
@@ -122,7 +122,7 @@ def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) ->
     asked = list(zip(questions, chosen, strict=True))
     starts = range(0, len(questions), config.shard_questions)
     shards = [asked[start : start + config.shard_questions] for start in starts]
-    with Journal(config.out / "run.jsonl", record_settings(config, questions)):
+    with Journal(config.out / "run.jsonl", record_settings(config, questions), SHARDS):
         missing = [number for number in range(len(shards)) if not shard_file(config.out, number).exists()]
         if missing:
             record_missing(config, shards, missing, load)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle
 
 from ltd.decoding.acceptance import Sampling
 from ltd.errors import InputError
@@ -45,17 +45,28 @@ def samplings(
     """How the answers to each of the questions are chosen.
 
     Args:
-        temperatures: which the questions of every task take in turns, 0 being greedy.
+        temperatures: which all questions take in turns, task by task, 0 being greedy.
         top_k, top_p: of those that are sampled.
         seed: from which each of these gets its own, see `question_seed`.
+
+    Raises:
+        InputError: there are too few questions.
     """
-    found, asked = [], Counter[str]()
-    for question in questions:
-        temperature = temperatures[asked[question.task] % len(temperatures)]
-        asked[question.task] += 1
-        own = Sampling(temperature, top_k, top_p, question_seed(seed, question))
-        found.append(own if temperature else Sampling())
-    return found
+    check_turns_for(temperatures, len(questions))
+    # Over all tasks: with few questions of each, some temperature would have none if every task began with the first.
+    return [
+        Sampling(temperature, top_k, top_p, question_seed(seed, question)) if temperature else Sampling()
+        for question, temperature in zip(questions, cycle(temperatures), strict=False)
+    ]
+
+
+def check_turns_for(temperatures: Sequence[float], questions: int) -> None:
+    """Raises InputError if there are too few questions for every temperature to have one."""
+    if questions < len(temperatures):
+        raise InputError(
+            f"the temperatures are {spelled(temperatures)}, but there {'is' if questions == 1 else 'are'} only "
+            f"{questions} question{'s' * (questions != 1)} to take them in turns; name fewer, or ask more"
+        )
 
 
 def question_seed(seed: int, question: Question) -> int:

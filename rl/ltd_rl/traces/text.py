@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ltd.common.arrays import Floats, Integers
 from ltd.lookup import MAX_TEXT_DEPTH, TEXT_FEATURES, TextScores, TextSource
-from ltd_rl.traces.format import NO_RANK, RecordedGeneration, comes_before, continuations, level_starts
+from ltd_rl.traces.arrays import NO_RANK
+from ltd_rl.traces.format import RecordedGeneration, comes_before, continuations, level_starts
 
 BLOCK = 512  # positions at once
 Ranks = NDArray[np.uint16]

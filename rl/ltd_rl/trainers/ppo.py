@@ -81,7 +81,7 @@ def train(
     """
     origin = None if start is None else file_hash(start)
     everything = json.loads(json.dumps({**asdict(config), **settings, "start_sha256": origin}))
-    with Journal(folder / RUN, everything):
+    with Journal(folder / RUN, everything, CHECKPOINT):
         model = make_model(config, env)
         model.__dict__[TRAINED] = {name: everything.get(name) for name in ABOUT}  # PPO.save writes all attributes
         evaluations: Evaluations = []

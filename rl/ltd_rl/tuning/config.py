@@ -16,7 +16,7 @@ from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.environments.rewards import TRAINERS, check_reward
 from ltd_rl.traces.human_eval import TASK, find_problems
-from ltd_rl.traces.samplings import checked_temperatures
+from ltd_rl.traces.samplings import check_turns_for, checked_temperatures
 from ltd_rl.traces.splits import LEAST_COMPARED, LEAST_QUESTIONS, check_three_ways
 
 
@@ -70,16 +70,19 @@ class TuneConfig:
 
 
 def check_questions(config: TuneConfig) -> None:
-    """Raises InputError if the questions of a task cannot be split three ways, before a model loads."""
+    """Raises InputError if there are too few questions to split or for the temperatures, before a model loads."""
     if config.data_dir is None:
         find_problems()
         if config.tasks != (TASK,):
             raise InputError(f"the tasks {', '.join(config.tasks)} are in no folder; give --data-dir, or no tasks")
-        count = LEAST_QUESTIONS if config.limit is None else config.limit  # there are many
-        check_three_ways((TASK, str(number)) for number in range(count))
+        enough = max(LEAST_QUESTIONS, len(config.temperatures))  # there are many
+        count = enough if config.limit is None else config.limit
+        known = [(TASK, str(number)) for number in range(count)]
     else:
         questions = load_questions(config.data_dir, config.tasks, config.limit)
-        check_three_ways((question.task, question.question_id) for question in questions)
+        known = [(question.task, question.question_id) for question in questions]
+    check_three_ways(known)
+    check_turns_for(config.temperatures, len(known))
 
 
 def setting_here(target: str | None, draft: str | None, dtype: str, threads: int | None, device: str) -> Setting:

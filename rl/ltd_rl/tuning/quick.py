@@ -106,6 +106,7 @@ def quick_tune(
     setting = setting_here(target, draft, dtype, threads, CPU.type)
     if not quick_tunes(setting, CPU):
         raise InputError("there are no shipped traces of this target and head to tune quickly with; use ltd tune")
+    setting = replace(setting, sampling_sha256=None)  # nothing is learned from sampled text
     seconds = SECONDS if seconds is None else seconds
     Plan(seconds=seconds)  # raises if it is out of range
     folder = quick_folder(setting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def expected(config: TuneConfig) -> Setting:
     here = setting_here(config.target, config.draft, config.dtype, config.threads, config.device)
     if here.head_sha256 == LOOKUP and config.trainer == "ppo":
         raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
-    return here
+    # What is learned from greedy text alone knows nothing of the factors for sampled text.
+    return here if any(config.temperatures) else replace(here, sampling_sha256=None)
 
 
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:

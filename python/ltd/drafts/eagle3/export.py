@@ -15,6 +15,7 @@ from ltd.common.files import write_bytes, write_text
 from ltd.drafts.eagle3.files import FORMAT, load_head
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 from ltd.drafts.eagle3.published_config import FEATURE_LAYERS, LAYER_IDS, Values
+from ltd.drafts.sharpness import SAMPLING, copy_sharpness
 from ltd.errors import InputError
 
 FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
@@ -31,10 +32,11 @@ def export_head(head: Eagle3Head, layout: str, out: str | Path, beside: Sequence
         layout: one of `LAYOUTS`. vLLM counts feature layers as we do, SGLang by the layer whose output they are; where
             the ids alone can be read both ways when the head is loaded here again, a key of ours says which.
         out: a folder, made where it is missing; it must not hold a head.
-        beside: other files that go into the folder as they are.
+        beside: other files that go into the folder too.
 
     Raises:
-        InputError: an unknown layout, a folder that holds a head, or a head that the layout has no words for.
+        InputError: an unknown layout, a folder that holds a head, a head that the layout has no words for, or factors
+            beside it that are not its own.
     """
     if layout not in LAYOUTS:
         raise InputError(f"there is no layout {layout!r}; use one of {', '.join(LAYOUTS)}")
@@ -54,7 +56,10 @@ def export_head(head: Eagle3Head, layout: str, out: str | Path, beside: Sequence
         written = Path(unfinished)
         write_bytes(written / "model.safetensors", save(stored, metadata={"format": "pt"}))
         for file in beside:
-            write_bytes(written / file.name, file.read_bytes())
+            if file.name == SAMPLING:
+                copy_sharpness(file.parent, written)  # it names the weights' file, and this is another one
+            else:
+                write_bytes(written / file.name, file.read_bytes())
         write_text(written / "config.json", json.dumps(config, indent=1) + "\n")
         check_export(head, written)
         folder.mkdir(parents=True, exist_ok=True)

@@ -279,7 +279,7 @@ def _costs(values: dict[str, Any]) -> Costs:
 
 def _setting(values: dict[str, Any]) -> Setting:
     kinds: dict[str, type] = dict.fromkeys(("width", "vocab_size", "hidden_size", "layers", "threads"), int)
-    kinds |= dict.fromkeys(("target", "head_sha256", "hardware", "dtype"), str)
+    kinds |= dict.fromkeys(("target", "head_sha256", "hardware", "dtype", "sampling_sha256"), str)
     if unknown := values.keys() - kinds.keys():
         raise InputError(f"made_for holds what this version of ltd does not know: {', '.join(sorted(unknown))}")
     _get(values, "width", int)

@@ -20,6 +20,8 @@ class Setting:
         hardware: processor or GPU.
         dtype: the target's, for example "bfloat16".
         threads: of torch on the CPU.
+        sampling_sha256: SHA-256 of the factors for sampled text beside the head, "none" where there are none; None also
+            of a policy that learned nothing from sampled text.
     """
 
     width: int
@@ -31,6 +33,7 @@ class Setting:
     hardware: str | None = None
     dtype: str | None = None
     threads: int | None = None
+    sampling_sha256: str | None = None
 
     def differences(self, other: Setting) -> dict[str, tuple[object, object]]:
         """What is known here and different there: {attribute: (here, there)}."""
@@ -39,14 +42,17 @@ class Setting:
 
 
 class TunedElsewhereWarning(UserWarning):
-    """A policy is used on hardware or in a dtype that it was not tuned for: the text is right, the speed may not be."""
+    """A policy is used where it was not tuned for: the text is right, the speed may not be.
+
+    On other hardware, in another dtype, or beside other factors for sampled text.
+    """
 
 
 def check_fits(made_for: Setting, here: Setting) -> None:
     """Compares what a policy was made for with where it is to be used; what is unknown in the policy always fits.
 
     Another hardware or dtype costs no more than speed, but may cost much of it, as a policy has learned one machine's
-    costs: it warns with `TunedElsewhereWarning`.
+    costs: it warns with `TunedElsewhereWarning`. So do other factors for sampled text, see `warn_of_factors`.
 
     Raises:
         InputError: another beam width, target or draft head.
@@ -77,3 +83,15 @@ def check_fits(made_for: Setting, here: Setting) -> None:
                 TunedElsewhereWarning,
                 stacklevel=2,
             )
+    warn_of_factors(made_for, here)
+
+
+def warn_of_factors(made_for: Setting, here: Setting) -> None:
+    """Warns with `TunedElsewhereWarning` where the factors for sampled text are others than a policy learned with."""
+    if here.sampling_sha256 is not None and "sampling_sha256" in made_for.differences(here):
+        warnings.warn(
+            "the policy was tuned with other factors for sampled text than those beside the draft head now: the text "
+            "stays the same, but sampled text may be slower; ltd tune makes one for these",
+            TunedElsewhereWarning,
+            stacklevel=3,
+        )

@@ -31,8 +31,8 @@ from ltd.policies.rule_file import RULE, load_rule
 KeptBy = Literal["tuned", "quick"]
 TUNED: Final = "tuned"
 QUICK: Final = "quick"
-FOR_PEOPLE = ("target",)
-FREE_WHEN_SHIPPED = ("target", "hardware", "threads")  # a processor of another kind has similar costs, a GPU has not
+FOR_PEOPLE = ("target", "sampling_sha256")  # a policy of other factors is used with a warning
+FREE_WHEN_SHIPPED = (*FOR_PEOPLE, "hardware", "threads")  # a processor of another kind has similar costs, a GPU has not
 
 
 def bundle_folder(setting: Setting) -> Path:

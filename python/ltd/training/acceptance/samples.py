@@ -24,6 +24,7 @@ from ltd.common.shards import read_shard, shard_file, shard_files, write_shard
 from ltd.training.data.conversations import ANSWER, Conversation
 
 SHARD = {"states": (torch.bfloat16, 2), "labels": (torch.float32, 1)}
+ALIKE = (("states", "labels"),)
 SHARD_TOKENS = 4096  # answer tokens of a shard
 ROWS = 128  # of logits at a time
 
@@ -150,8 +151,8 @@ def cache_samples(reader: Reader, conversations: Sequence[Conversation], folder:
 
 
 def load_samples(folder: Path) -> AcceptanceSamples:
-    """All samples of a folder."""
-    shards = [read_shard(file, SHARD) for file in shard_files(folder)]
+    """All samples of a folder; raises InputError if a shard is damaged."""
+    shards = [read_shard(file, SHARD, ALIKE) for file in shard_files(folder)]
     return AcceptanceSamples(
         torch.cat([shard["states"] for shard in shards]), torch.cat([shard["labels"] for shard in shards])
     )

@@ -17,6 +17,7 @@ from ltd.training.data.conversations import Conversation, load_shard
 from ltd.training.data.lockstep import States, read_states
 
 BYTES_PER_VALUE = 2  # bfloat16
+NAMES = ("features", "final", "best")  # of a shard's tensors
 
 
 def gigabytes_of_features(width: int, layers: tuple[int, ...], tokens: int) -> float:
@@ -70,12 +71,15 @@ class FeatureReader:
         self._shards = []
         for file in shard_files(folder):
             try:
-                self._shards.append(safe_open(file, framework="pt"))
+                shard = safe_open(file, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise InputError(f"{file} cannot be read: {error}; delete it, and run again") from error
+            if missing := set(NAMES) - set(shard.keys()):
+                raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}; delete it, and run again")
+            self._shards.append(shard)
 
     def read(self, conversation: Conversation) -> dict[str, Tensor]:
         """`features` (n, F*Ht), `final` (n, Ht) and `best` (n,) of one conversation."""
         shard = self._shards[conversation.shard]
         end = conversation.start + len(conversation.tokens)
-        return {name: shard.get_slice(name)[conversation.start : end] for name in ("features", "final", "best")}
+        return {name: shard.get_slice(name)[conversation.start : end] for name in NAMES}
