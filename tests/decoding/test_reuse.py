@@ -446,6 +446,21 @@ def test_a_cache_that_forgets_what_layers_read_keeps_prompts_alone() -> None:
     check_kept_rows(reusing)
 
 
+def test_rows_that_were_cut_otherwise_are_read_anew() -> None:
+    """As on a GPU, in caches of different sizes; a row-exact engine does not mind."""
+    for kind, expected in (("device", 32), ("layers", 32), ("engine", 69)):
+        decoder, asked = make_decoder(kind, reuse_mib=4), []
+
+        def alike_at_first(cache: KVCache, capacity: int, rows: int, asked: list[int] = asked) -> bool:
+            asked.append(capacity)
+            return rows <= 40
+
+        decoder.generate(words(1, 70), max_new_tokens=4)
+        with patch.object(KVCache, "reads_as", alike_at_first):
+            assert decoder.generate(words(1, 70), max_new_tokens=4).statistics.reused_tokens == expected
+        assert set(asked) == ({256} if kind != "engine" else set())
+
+
 def test_it_is_counted_and_said() -> None:
     statistics = Statistics(prompt_tokens=100, reused_tokens=80)
     assert statistics.to_dict()["reused_tokens"] == 80

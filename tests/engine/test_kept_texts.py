@@ -80,6 +80,17 @@ def test_work_is_cut_for_the_first_cut_that_holds_it(rows: int, room: int) -> No
     assert cut_for(rows, capacity) == min([cut for cut in (*CUTS, capacity) if cut >= rows and cut <= capacity])
 
 
+@pytest.mark.parametrize(
+    ("capacity", "rows", "alike_on_a_gpu"),
+    [(1024, 512, True), (1024, 513, True), (2048, 512, True), (2048, 513, False), (4096, 1024, False), (768, 700, False)],
+)
+def test_a_gpu_reads_by_the_capacity_where_no_cut_is_smaller(capacity: int, rows: int, alike_on_a_gpu: bool) -> None:
+    cache = new_cache(1, 1024)
+    assert cache.reads_as(capacity, rows)
+    cache.counters = torch.zeros(1, dtype=torch.int32)  # as a GPU's cache has them
+    assert cache.reads_as(capacity, rows) == alike_on_a_gpu
+
+
 def test_the_text_that_is_worth_most_is_found_and_stays_longest() -> None:
     texts = KeptTexts()
     assert texts.find("now", lambda _: 1) == (None, 0)

@@ -21,7 +21,6 @@ from ltd.common.argument_types import as_whole
 from ltd.decoding.request import Request
 from ltd.drafts.base import ReusableDraftSession
 from ltd.engine.kept_texts import KeptText, TokenIds, alike
-from ltd.engine.kv_cache import cut_for
 from ltd.errors import InputError
 from ltd.target.target import PREFILL_CHUNK, Target
 
@@ -115,9 +114,8 @@ class Reuse:
             count = min(count, text.drafted.length - 1)
         if self.is_row_exact:
             return count
-        here, there = self.request.session.cache.capacity, text.capacity
         ends = range(self.unit, count + 1, self.unit)
-        return max(takewhile(lambda end: cut_for(end, here) == cut_for(end, there), ends), default=0)
+        return max(takewhile(partial(self.request.session.cache.reads_as, text.capacity), ends), default=0)
 
     def _text(self, place: int, row: int) -> KeptText | None:
         """What a sequence has read, apart from it; None where no row of it would be of use."""

@@ -160,6 +160,10 @@ class KVCache:
         """
         return cut_for(max(self.host_lengths) + tree_rows, self.capacity)
 
+    def reads_as(self, capacity: int, rows: int) -> bool:
+        """Whether sums over so many rows are rounded as in a cache of another capacity: a GPU's work is cut by it."""
+        return self.counters is None or cut_for(rows, self.capacity) == cut_for(rows, capacity)
+
     def fits(self, batch: int, capacity: int) -> bool:
         """Whether this cache can be used again for so many sequences and rows."""
         keys, _, lengths = self._whole
