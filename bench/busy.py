@@ -156,7 +156,7 @@ def measure(options: argparse.Namespace, gguf: Path | None) -> list[Answer]:
     model = load_model(options.target, getattr(torch, options.dtype), CPU).model
     answers = []
     for threads in options.threads:
-        decoder = ltd.load(options.target, options.draft, dtype=options.dtype, device=CPU, threads=threads)
+        decoder = ltd.load(options.target, options.draft, dtype=options.dtype, device=CPU, threads=threads, reuse_mib=0)
         prompt = encode_turn(decoder, Turn(Question("busy", "1", (options.prompt,)), 0), [])
         peers = load_peers(decoder, model, gguf)
         for peer in peers.values():

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -197,7 +198,8 @@ def generate_missing(
     config: PeersConfig, missing: Sequence[tuple[Turn, Row]], samples: Samples, journal: Journal, gguf: Path | None
 ) -> None:
     """Loads what is to be compared, warms it up, and adds the missing samples to `samples` and to the journal."""
-    decoder = ltd.load(config.target, config.draft, dtype=config.dtype, device=CPU, threads=config.threads)
+    options: dict[str, Any] = {"dtype": config.dtype, "device": CPU, "threads": config.threads}
+    decoder = ltd.load(config.target, config.draft, **options, reuse_mib=0)  # each peer reads the whole prompt
     rows = {row.name: row for _, row in missing}.values()
     peers = load_peers(config, list(rows), decoder, gguf)
     first = Turn(missing[0][0].question, 0)

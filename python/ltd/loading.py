@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ltd.common.threads import set_threads
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.generation_config import ModelRules
+from ltd.decoding.reuse import REUSE_MIB, as_reuse
 from ltd.decoding.self_check import check_head
 from ltd.drafts import Draft
 from ltd.drafts.opening import LOOKUP, find_head, find_text_scores, is_published, read_draft
@@ -41,6 +42,7 @@ def load(
     threads: int | None = None,
     max_length: int | None = None,
     history: Sequence[int] = (),
+    reuse_mib: int = REUSE_MIB,
 ) -> Decoder:
     """Loads a target and its draft, ready to generate.
 
@@ -64,6 +66,8 @@ def load(
             else torch's own number, but no more than there are cores and the quota of a container allows.
         max_length: prompt and answer together; None is the model's context limit.
         history: token ids of other texts, such as earlier answers, in which tokens are looked up as well.
+        reuse_mib: MiB of memory for what was read of earlier texts, so that a request which begins like one of them,
+            as the next turn of a chat does, reads the rest alone, with the same result bit for bit; 0 keeps nothing.
 
     Raises:
         InputError: anything above that cannot work, a draft or policy that does not fit the target, or generation
@@ -84,6 +88,7 @@ def load(
     say_device(chosen_device)
     set_threads(threads)
     find_head(draft)  # raises if it is no path
+    as_reuse(reuse_mib)  # raises if it is out of range
     named = NamedModel(target)
     draft = NO_DRAFT if policy == NONE else resolve_draft(named, draft)
     looks_up = str(draft) == LOOKUP
@@ -104,6 +109,7 @@ def load(
         rules=rules,
         text_scores=scores,
         history=history,
+        reuse_mib=reuse_mib,
     )
     if folder is not None and is_published(folder):
         check_head(decoder, folder)

@@ -41,19 +41,19 @@ KINDS = ("engine", "layers", "device")
 SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def make_decoder(kind: str, family: str = "llama") -> Decoder:
+def make_decoder(kind: str, family: str = "llama", dtype: torch.dtype = torch.float32, **options: Any) -> Decoder:
     """A tiny target with a random head: on the CPU's engine, the layers of `transformers`, or a GPU's forwards."""
     torch.manual_seed(0)
     config = small_config(family)
     config.num_hidden_layers = 3
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval().to(dtype)
     sizes = Eagle3Config.for_target(config, draft_vocab_size=VOCABULARY)
-    head = Eagle3Head(sizes).eval()
+    head = Eagle3Head(sizes).eval().to(dtype)
     forwards: dict[str, tuple[Any, Any]] = {"engine": (Engine, HeadEngine), "device": (DeviceEngine, HeadDeviceEngine)}
     of_target, of_head = forwards.get(kind, (None, None))
     target = Target(model, sizes.feature_layers, None if of_target is None else of_target(model))
     draft = Eagle3Draft(head, target.embedding, width=WIDTH, forward=None if of_head is None else of_head(head))
-    return Decoder(target, draft, Static(3, 12), stop_ids=[])
+    return Decoder(target, draft, Static(3, 12), stop_ids=[], **options)
 
 
 def taped(decoder: Decoder) -> list[Tape]:

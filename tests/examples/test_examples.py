@@ -21,7 +21,7 @@ from ltd_rl.traces.format import save_shard
 from ltd_rl.traces.replay import replay
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TINY_MODELS = ["generate.py", "stream.py", "batch.py", "inside_transformers.py", "own_rule.py", "lookup.py"]
+TINY_MODELS = ["generate.py", "stream.py", "batch.py", "chat.py", "inside_transformers.py", "own_rule.py", "lookup.py"]
 TINY_TRACES = ["replay.py", "own_reward.py"]
 Ended = tuple[object, str, str]
 SCRIPTS = ["train_size.sh", "train_depth.sh", "eval.sh"]
@@ -102,6 +102,21 @@ def test_batch(shown: Callable[..., str], tiny: tuple[Path, Path]) -> None:
     questions = ["Name three rivers.", "What is 7 times 8?", "Who wrote Hamlet?"]
     expected = "".join(f"{question}\n  {text_of(tiny, question, 32)}\n" for question in questions)
     assert shown("batch.py", *tiny) == expected
+
+
+def test_chat(shown: Callable[..., str], tiny: tuple[Path, Path]) -> None:
+    decoder, messages, expected = ltd.load(*tiny, reuse_mib=0), [], ""
+    for question in ("Name three rivers.", "Which is the longest?"):
+        messages.append({"role": "user", "content": question})
+        prompt = decoder.encode(messages)
+        said = decoder.tokenizer.decode(decoder.generate(prompt, max_new_tokens=32).token_ids, skip_special_tokens=True)
+        messages.append({"role": "assistant", "content": said})
+        expected += f"{question}\n  {said}\n  known: # of {len(prompt)} tokens of the prompt\n"
+    printed = shown("chat.py", *tiny)
+    known = re.findall(r"known: (\d+)", printed)
+    first = len(decoder.encode(messages[:1]))
+    assert re.sub(r"known: \d+", "known: #", printed) == expected
+    assert known[0] == "0" and int(known[1]) >= first - 1
 
 
 def test_inside_transformers(shown: Callable[..., str], tiny: tuple[Path, Path]) -> None:

@@ -50,7 +50,7 @@ def demo(
     """
     from ltd.loading import load
 
-    decoder = load(target, draft, device=device, dtype=dtype, threads=threads)
+    decoder = load(target, draft, device=device, dtype=dtype, threads=threads, reuse_mib=0)
     if decoder.policy is None:
         raise InputError("the demo compares drafting with plain decoding, so it needs a draft")
     table = Table("prompt", "plain, tokens/s", "draft trees, tokens/s", "speedup", "τ", "same text")

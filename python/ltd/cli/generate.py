@@ -170,9 +170,10 @@ def stream_text(decoder: Decoder, prompt: list[int], *, quiet: bool = False, **s
 def describe(statistics: Statistics) -> str:
     """One line about a generation."""
     found = ", ".join(f"{count} of {name}" for name, count in statistics.sources.items())
+    reused = f", {statistics.reused_tokens} of them known from before," if statistics.reused_tokens else ""
     return (
         f"{statistics.new_tokens} new tokens in {statistics.cycles} cycles, "
         f"acceptance length {statistics.acceptance_length:.2f}, {statistics.tokens_per_second:.1f} tokens/s; "
         f"{f'accepted {found}; ' if found else ''}"
-        f"prefill of {statistics.prompt_tokens} tokens in {statistics.seconds['prefill']:.2f} s"
+        f"prefill of {statistics.prompt_tokens} tokens{reused} in {statistics.seconds['prefill']:.2f} s"
     )

@@ -29,6 +29,7 @@ from ltd.decoding.acceptance import Acceptor, Draws, Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.in_step import InStep, InStepAcceptor, choose_best, chooser, length_of
 from ltd.decoding.request import Request
+from ltd.decoding.reuse import REUSE_MIB, as_reuse
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
@@ -61,17 +62,28 @@ class CustomGenerate:
             SmolLM2-135M-Instruct, and "lookup" for others.
         policy: see `ltd.load`.
         streamer: is told the prompt and every token, as by `generate`, if that is given none itself.
+        reuse_mib: see `ltd.load`. The model's weights are compared before a text is taken over, and while it has hooks
+            nothing is.
 
     Raises:
         InputError: an argument of the wrong type, or no policy of that name.
 
     Attributes:
         policy: as it was asked for, or as it was read from a bundle; another one counts from the next call on.
+        reuse_mib: as it was asked for; another one counts from the next call on.
         last_statistics: of the call whose cycle ran last.
     """
 
-    def __init__(self, draft: str | Path | None = None, *, policy: PolicyRequest = None, streamer: Any = None) -> None:
+    def __init__(
+        self,
+        draft: str | Path | None = None,
+        *,
+        policy: PolicyRequest = None,
+        streamer: Any = None,
+        reuse_mib: int = REUSE_MIB,
+    ) -> None:
         find_head(draft)  # raises if it is no path
+        self.reuse_mib = as_reuse(reuse_mib)
         check_asked(policy)
         if streamer is not None:
             check_offers(streamer, ("put", "end"), "streamer", "a streamer of transformers")
@@ -147,6 +159,7 @@ class CustomGenerate:
                 chosen = choose_policy(self.policy, setting, model.device, looks_up=decoder.looks_up)
                 decoder.policy = chosen.policy if decoder.looks_up or decoder.draft is not None else None
                 self._chosen_for = (self.policy,)
+            decoder.reuse_mib = self.reuse_mib
             return decoder, decoder.speculation()
 
 

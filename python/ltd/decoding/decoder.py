@@ -15,6 +15,7 @@ from ltd.decoding.gain import Accepted, Gain
 from ltd.decoding.generation_config import ModelRules
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import CallOptions, Request
+from ltd.decoding.reuse import Reuse, as_reuse
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import take
@@ -59,6 +60,8 @@ class Decoder:
         rules: the logits processors of the model's own generation settings; None is none.
         least_room: every forward that decodes, a plain one too, has room for so many candidates at least. Where that is
             all that any policy verifies, all have one width and run the same kernels, see docs/lossless.md.
+        reuse_mib: MiB of memory for what was read of earlier texts, so that a request which begins like one of them
+            reads the rest alone, with the same result bit for bit; 0 keeps nothing. May be changed between calls.
 
     Raises:
         InputError: a policy that does not fit the draft, a max_length beyond the context limit, or an argument of the
@@ -81,10 +84,11 @@ class Decoder:
         text_scores: TextScores | None = None,
         history: Sequence[int] = (),
         least_room: int = 0,
+        reuse_mib: int = 0,
     ) -> None:
         check_target(target)
         check_tree_limits(1, 0, as_whole(least_room, "least_room"))
-        self.least_room = least_room
+        self.least_room, self.reuse_mib = least_room, as_reuse(reuse_mib)
         if draft is not None:
             check_offers(draft, ("width", "start"), "draft", "a Draft; ltd.load makes a decoder from names and folders")
         self.max_length = length_limit(max_length, target.context_limit)
@@ -236,16 +240,18 @@ class Decoder:
         rows = list(range(len(request.prompts)))
         statistics = request.statistics
         watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
+        reuse = Reuse(self.target, request, self.reuse_mib << 20)
         with request.open(self.target):
             with turn:
                 watch.skip()
-                gain = self.prefill(request)
+                gain = self.prefill(request, reuse)
                 watch.lap("prefill")
             while True:
                 # Behind the sequences that go on there may be copies of them, which nobody asked for.
                 lists = gain.accepted.token_lists[: len(rows)]
                 news, alive = take(rows, lists, request.answers, request.stops)
                 statistics.add_news(news)
+                reuse.leave([place for place in range(len(rows)) if place not in alive], rows)
                 watch.lap("other")
                 if request.tree.text is not None:
                     statistics.add_sources(count_sources(request.tree, gain.accepted, news))
@@ -253,7 +259,11 @@ class Decoder:
                 self.last_statistics = statistics  # of streams that are read in turns, the one that ran last
                 if not alive:
                     watch.settle()
-                yield news
+                try:
+                    yield news
+                except GeneratorExit:  # nobody wants to know more, but a later request may begin like this one
+                    reuse.leave(alive, rows)
+                    raise
                 if not alive:
                     return
                 with turn:
@@ -262,12 +272,17 @@ class Decoder:
                         rows, gain = [rows[index] for index in alive], request.keep(alive, gain)
                     gain = self.cycle(request, gain, watch)
 
-    def prefill(self, request: Request) -> Gain:
-        """Reads the prompts; gains each one's first token. For a request that has just been opened."""
+    def prefill(self, request: Request, reuse: Reuse | None = None) -> Gain:
+        """Reads the prompts; gains each one's first token. For a request that has just been opened.
+
+        Args:
+            reuse: gives what was read of earlier texts; None reads all.
+        """
         prompts, speculation, device = request.prompts, request.speculation, self.target.device
         logits, features = [], []
         for row, prompt in enumerate(prompts):
-            token_ids = torch.tensor(prompt, device=device)
+            known = 0 if reuse is None else reuse.take(row)
+            token_ids = torch.tensor(prompt[known:], device=device)
             verified = self.target.with_memory(partial(request.session.prefill, row, token_ids))
             logits.append(verified.logits)
             if speculation is not None and speculation.session is not None:

@@ -25,6 +25,7 @@ class Statistics:
 
     Attributes:
         prompt_tokens, new_tokens: summed over the sequences of the call.
+        reused_tokens: of the prompts, that were not read, as an earlier text began with them.
         sequences: how many there were.
         seconds: by part; "other" is the bookkeeping between cycles. What is timed from outside has one "whole" instead.
         depths, sizes: what the policy chose, per cycle (for the whole batch); the depth is -1 where the draft was not
@@ -42,6 +43,7 @@ class Statistics:
     sizes: list[int] = field(default_factory=list)
     gains: list[int] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
+    reused_tokens: int = 0
 
     def add_sources(self, counts: list[int]) -> None:
         """Counts accepted candidates by who proposed them, in the order of `SOURCES`."""
@@ -78,6 +80,7 @@ class Statistics:
         """Everything, as plain values for JSON."""
         return {
             "prompt_tokens": self.prompt_tokens,
+            "reused_tokens": self.reused_tokens,
             "new_tokens": self.new_tokens,
             "sequences": self.sequences,
             "cycles": self.cycles,

@@ -11,6 +11,7 @@ import torch
 
 from ltd.common.files import file_hash
 from ltd.drafts.sharpness import UNFITTED, Sharpness, load_sharpness
+from ltd.engine.kept_texts import ReadText
 from ltd.noise import SharedNoise
 from ltd.ops import Noise
 from ltd.tree import DraftTree
@@ -96,13 +97,13 @@ class DraftSession(Protocol):
     def beam_states(self) -> torch.Tensor | None: ...
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
-        """Reads a prompt into one new sequence.
+        """Reads a prompt into one new sequence, or the rest of one whose beginning the sequence knows.
 
         Args:
             row: which sequence.
             features: (1, n, F * Ht), the target's features of the tokens. The last is left out: `begin` brings it
                 again, with the token after it.
-            tokens: int64 (n,), the whole prompt, n >= 1.
+            tokens: int64 (n,), n >= 1: the whole prompt, or what of it comes from the last token on that it knows.
         """
         ...
 
@@ -177,6 +178,32 @@ class RecordedDraftSession(DraftSession, Protocol):
 
         A recording serves as long as this stays the same, as `KVCache.longest` does for longer and longer texts; 0 of
         a draft whose work does not depend on how long they are.
+        """
+        ...
+
+
+@runtime_checkable
+class ReusableDraftSession(DraftSession, Protocol):
+    """A session that can go on where another one ended, so that a text which begins alike is not read again.
+
+    Without these methods every prompt is read as a whole, also where the target could go on.
+
+    Attributes:
+        bytes_per_token: memory that what was read of a token takes, apart from any session.
+    """
+
+    @property
+    def bytes_per_token(self) -> int: ...
+
+    def copy_read(self, row: int, length: int) -> ReadText:
+        """Copies what was read of the first `length` >= 1 tokens of a sequence, or of as many as it has read."""
+        ...
+
+    def take_read(self, row: int, text: ReadText, length: int) -> None:
+        """Lets a new sequence know the first `length` tokens of a text, 1 … as many as were read of it.
+
+        Args:
+            text: of a session of the same draft.
         """
         ...
 

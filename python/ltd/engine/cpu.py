@@ -57,6 +57,11 @@ class Engine:
 
     is_ours = True
 
+    @property
+    def is_row_exact(self) -> bool:
+        """See `Forward`; not where a cache keeps less of the text than the layers read of a prompt."""
+        return self.weights.windows == self.decoding.windows
+
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
         """Whether the engine can run this model of a supported family."""
@@ -65,6 +70,14 @@ class Engine:
 
     def follow(self) -> None:
         """See `Forward`. The model's weights are ours, so nobody changes them."""
+
+    def state(self) -> object | None:
+        """See `Forward`. Nobody changes the weights; what can change are the kernels."""
+        return ops.build_info()["cpu_kernels"]
+
+    def reads_alike(self, count: int, other: int) -> bool:
+        """See `Forward`."""
+        return self.rotary.reads_alike(count, other)
 
     def open(self, batch: int, capacity: int) -> KVCache:
         """See `Forward`."""

@@ -69,6 +69,7 @@ class DeviceEngine:
         self._one_call = TurnLock()  # two calls at a time would share a room
 
     is_ours = True
+    is_row_exact = False  # the kernels of a product depend on how many rows there are
 
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
@@ -78,6 +79,14 @@ class DeviceEngine:
 
     def follow(self) -> None:
         """See `Forward`. The model's weights are ours, so nobody changes them."""
+
+    def state(self) -> object | None:
+        """See `Forward`. Always the same, as nobody changes the weights."""
+        return True
+
+    def reads_alike(self, count: int, other: int) -> bool:
+        """See `Forward`."""
+        return self.rotary.reads_alike(count, other)
 
     def open(self, batch: int, capacity: int) -> KVCache:
         """See `Forward`."""

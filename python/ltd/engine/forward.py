@@ -72,6 +72,11 @@ class Forward(Protocol):
         """Whether nobody else can change the weights or the layers, so that what was recorded of them stays right."""
 
     @property
+    def is_row_exact(self) -> bool:
+        """Whether a token's keys and values are the same bit for bit whatever is computed beside it, whether it belongs
+        to a prompt or was decoded. If not, they are where the same tokens were read in parts that are cut alike."""
+
+    @property
     def config(self) -> Any:
         """The model's `transformers` configuration."""
 
@@ -89,6 +94,16 @@ class Forward(Protocol):
 
     def follow(self) -> None:
         """Takes notice of what was changed in a model that is not ours; asked for when a session begins."""
+
+    def state(self) -> object | None:
+        """What keys and values depend on beside the tokens, weights above all, as far as it can change.
+
+        It takes about as long as to read all weights. While it is the same, what was read before is what would be read
+        now. None is not known.
+        """
+
+    def reads_alike(self, count: int, other: int) -> bool:
+        """Whether prompts of so many tokens are read alike as far as their tokens are the same."""
 
     def open(self, batch: int, capacity: int) -> KVCache:
         """A session: an empty cache for so many sequences of so many rows, the largest tree included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,6 +71,31 @@ def narrower(window: int, other: int) -> int:
     return min(window or other, other or window)
 
 
+def cut_for(rows: int, capacity: int) -> int:
+    """What attention's work over so many rows is cut for, in a cache of a capacity: one of `CUTS`, or all it has."""
+    return min(next((cut for cut in CUTS if cut >= rows), capacity), capacity)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheRows:
+    """Copies of the first rows of a sequence, apart from the cache that they were made in.
+
+    Attributes:
+        keys, values: (layers, Hkv, n, head_dim).
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return self.keys.nbytes + self.values.nbytes
+
+
 class KVCache:
     """Keys and values of all layers, allocated once.
 
@@ -120,6 +146,11 @@ class KVCache:
         """Rows per sequence, prefix and tree together."""
         return self.keys.shape[3]
 
+    @property
+    def row_bytes(self) -> int:
+        """Memory that one row of one sequence takes, keys and values of all layers."""
+        return 2 * self.keys[:, 0, :, 0].numel() * self.keys.element_size()
+
     def longest(self, tree_rows: int) -> int:
         """Rows of the longest sequence with a tree of so many, rounded up to one of `CUTS`.
 
@@ -127,8 +158,11 @@ class KVCache:
         forwards of as many rows behind prefixes of one length, whether they decode plainly or verify a tree, are called
         or replayed.
         """
-        needed = max(self.host_lengths) + tree_rows
-        return min(next((cut for cut in CUTS if cut >= needed), self.capacity), self.capacity)
+        return cut_for(max(self.host_lengths) + tree_rows, self.capacity)
+
+    def reads_as(self, capacity: int, rows: int) -> bool:
+        """Whether sums over so many rows are rounded as in a cache of another capacity: a GPU's work is cut by it."""
+        return self.counters is None or cut_for(rows, self.capacity) == cut_for(rows, capacity)
 
     def fits(self, batch: int, capacity: int) -> bool:
         """Whether this cache can be used again for so many sequences and rows."""
@@ -184,6 +218,21 @@ class KVCache:
         self.keys[:, 1:, :, :used] = self.keys[:, :1, :, :used]
         self.values[:, 1:, :, :used] = self.values[:, :1, :, :used]
         self.set_lengths([used] * self.batch)
+
+    def copy_rows(self, row: int, count: int) -> CacheRows:
+        """Copies of the first `count` rows of one sequence's prefix, which must be as long at least."""
+        assert count <= self.host_lengths[row]
+        keys, values = (
+            part[:, row, :, :count].clone(memory_format=torch.contiguous_format) for part in (self.keys, self.values)
+        )
+        return CacheRows(keys, values)
+
+    def take_rows(self, row: int, rows: CacheRows, count: int) -> None:
+        """Begins a sequence, which must be empty, with the first `count` of some rows."""
+        assert self.host_lengths[row] == 0 and count <= len(rows)
+        self.keys[:, row, :, :count] = rows.keys[:, :, :count]
+        self.values[:, row, :, :count] = rows.values[:, :, :count]
+        self.advance_row(row, count)
 
     def rewind(self, lengths: list[int]) -> None:
         """Goes back: sequence b keeps the first lengths[b] rows of its prefix, which must be as long at least."""

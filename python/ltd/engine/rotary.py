@@ -95,6 +95,10 @@ class ModelRotary:
         rows = torch.arange(block.positions.numel(), device=block.positions.device)
         return cosines, sines, rows.view(block.positions.shape)
 
+    def reads_alike(self, count: int, other: int) -> bool:
+        """Whether prompts of so many tokens have the same positions as far as both go, decoded tokens among them."""
+        return not self.depends_on_text or max(count, other) <= self.border
+
     def _decoded(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Those of tokens at the positions 0 … n - 1 (1, n), each the last one of its forward."""
         if not self.depends_on_text:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -146,7 +147,9 @@ def generate_missing(
     config: EvalConfig, missing: Sequence[Piece], samples: Samples, journal: Journal, load: Callable[..., Decoder]
 ) -> None:
     """Loads the model, warms every method up, and adds the missing samples to `samples` and to the journal."""
-    decoder = load(config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads)
+    # Every method reads the whole prompt, which others have read before it.
+    options: dict[str, Any] = {"device": config.device, "dtype": config.dtype, "threads": config.threads}
+    decoder = load(config.target, config.draft, **options, reuse_mib=0)
     check_turns(decoder, dict.fromkeys(piece.turn for piece in missing))
     short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
     models = Models(decoder, config.target, find_chain(config.chain))

@@ -17,6 +17,7 @@ from ltd.common.argument_types import wrong_type
 from ltd.common.turn_lock import TurnLock
 from ltd.engine.captures import CaptureReport, Captures, CudaGraphs, Plain, Result, captures_for, with_memory
 from ltd.engine.forward import Forward, TreeBlock, Verified
+from ltd.engine.kept_texts import KeptTexts
 from ltd.engine.kv_cache import KVCache, refilled
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.pool import CachePool, Shelf
@@ -42,6 +43,7 @@ class Target:
 
     Attributes:
         workspaces: the memory of requests that have ended, with what was recorded over it.
+        texts: what was read of earlier texts, as far as decoders keep it.
         capture_report: of the last workspace over which graphs were to be recorded; None where there is none.
         turn: held during a forward and what belongs to it by those who share the target between threads: sessions then
             take turns, instead of sharing the cores in the middle of each other's work.
@@ -66,6 +68,7 @@ class Target:
         self.pool = CachePool(self.forward.open)
         self.turn = TurnLock()
         self.workspaces: Shelf[Any] = Shelf()
+        self.texts = KeptTexts()
         self.capture_report: CaptureReport | None = None
         self._made_for = self._parts()
 
@@ -121,8 +124,8 @@ class Target:
         return captures
 
     def spare(self) -> bool:
-        """Lets the memory of requests that have ended go, with what was recorded over it; whether there was any."""
-        found = [self.workspaces.clear(), self.pool.clear()]
+        """Lets go what requests that have ended left, memory, recordings and texts; whether there was any."""
+        found = [self.workspaces.clear(), self.pool.clear(), self.texts.clear()]
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return any(found)
@@ -181,19 +184,20 @@ class TargetSession:
         return self.cache.lengths
 
     def prefill(self, row: int, token_ids: torch.Tensor) -> Verified:
-        """Reads a prompt into the cache of one sequence, chunk by chunk.
+        """Reads a prompt into the cache of one sequence, chunk by chunk, or the rest of one behind what is there of it.
 
         Args:
             row: which sequence.
             token_ids: int64 (n,), n >= 1.
 
         Returns:
-            logits (1, 1, vocabulary) after the last token, and features (1, n, F * hidden) of all of them.
+            logits (1, 1, vocabulary) after the last token, and features (1, n, F * hidden) of all of these.
         """
         cache, features = self.cache.row(row), []
+        prompt = cache.host_lengths[0] + len(token_ids)
         for chunk in token_ids[None].split(PREFILL_CHUNK, dim=1):
             count = chunk.shape[1]
-            block = TreeBlock.chain(cache.lengths, count, read_with=len(token_ids))
+            block = TreeBlock.chain(cache.lengths, count, read_with=prompt)
             verified = self.target.forward(chunk, block, cache, logits_to_keep=1, taps=self.taps)
             cache.advance([count])
             if verified.features is not None:

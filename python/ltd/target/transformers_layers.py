@@ -23,6 +23,7 @@ from ltd.engine.kv_cache import KVCache, narrower, windows_of_cache
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.rotary import ModelRotary
 from ltd.errors import InputError
+from ltd.target.fingerprint import fingerprint
 from ltd.target.twin import twin_of
 
 ATTENTION = "ltd"
@@ -42,6 +43,7 @@ class TransformersLayers:
         self.follow()
 
     is_ours = False
+    is_row_exact = False
 
     @property
     def config(self) -> Any:
@@ -71,6 +73,15 @@ class TransformersLayers:
         body: Any = self.model.model
         self.rotary, self.kept = ModelRotary(body.rotary_emb, self.model.dtype), windows_of_cache(self.config)
         self._twin: PreTrainedModel | None = None
+
+    def state(self) -> object | None:
+        """See `Forward`: the model as it is now, and how torch computes."""
+        model = fingerprint(self.model)
+        return None if model is None else (model, torch.get_num_threads(), torch.get_float32_matmul_precision())
+
+    def reads_alike(self, count: int, other: int) -> bool:
+        """See `Forward`."""
+        return self.rotary.reads_alike(count, other)
 
     def open(self, batch: int, capacity: int) -> KVCache:
         """See `Forward`."""

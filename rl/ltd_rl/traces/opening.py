@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ltd.decoding.decoder import Decoder
 
@@ -28,7 +28,9 @@ class NamedModels(Protocol):
 
 
 def open_decoder(models: NamedModels, load: Callable[..., Decoder]) -> Decoder:
-    """Loads them by `load`, which is `ltd.load` or stands in for it, with a policy that is not looked for."""
-    return load(
-        models.target, models.draft, policy="static", device=models.device, dtype=models.dtype, threads=models.threads
-    )
+    """Loads them by `load`, which is `ltd.load` or stands in for it, with a policy that is not looked for.
+
+    Nothing is reused of earlier texts: what is compared reads whole prompts.
+    """
+    options: dict[str, Any] = {"device": models.device, "dtype": models.dtype, "threads": models.threads}
+    return load(models.target, models.draft, policy="static", reuse_mib=0, **options)

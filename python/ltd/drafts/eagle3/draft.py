@@ -6,6 +6,8 @@ Accepted tokens always enter with the target's true features; inside a tree the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -13,7 +15,8 @@ from ltd.drafts.base import DEFAULT_WIDTH, Origin
 from ltd.drafts.eagle3.forward import HeadForward, HeadLayers
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.engine.forward import TreeBlock
-from ltd.engine.kv_cache import KVCache
+from ltd.engine.kept_texts import ReadText
+from ltd.engine.kv_cache import CacheRows, KVCache
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.pool import CachePool
 from ltd.errors import InputError
@@ -88,6 +91,27 @@ class Eagle3Draft:
         return KVCache(1, batch, config.num_key_value_heads, capacity, config.head_dim, weight.dtype, weight.device)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadSlots:
+    """`ReadText` of an EAGLE-3 head.
+
+    Attributes:
+        rows: one for every token but the first.
+    """
+
+    rows: CacheRows
+
+    @property
+    def length(self) -> int:
+        """See `ReadText`."""
+        return len(self.rows) + 1
+
+    @property
+    def nbytes(self) -> int:
+        """See `ReadText`."""
+        return self.rows.nbytes
+
+
 class Eagle3Session:
     """Sequences that an EAGLE-3 head has read.
 
@@ -139,12 +163,26 @@ class Eagle3Session:
         """Goes back: sequence b forgets all but its first lengths[b] tokens."""
         self.cache.rewind(slots(lengths))
 
+    @property
+    def bytes_per_token(self) -> int:
+        """See `ReusableDraftSession`."""
+        return self.cache.row_bytes
+
+    def copy_read(self, row: int, length: int) -> ReadSlots:
+        """See `ReusableDraftSession`."""
+        return ReadSlots(self.cache.copy_rows(row, min(length - 1, self.cache.host_lengths[row])))
+
+    def take_read(self, row: int, text: ReadText, length: int) -> None:
+        """See `ReusableDraftSession`."""
+        assert isinstance(text, ReadSlots)
+        self.cache.take_rows(row, text.rows, length - 1)
+
     def pretend_read(self, lengths: list[int]) -> None:
         """For timing alone: the cache's rows hold some text's keys and values, and time does not depend on which."""
         self.cache.set_lengths(slots(lengths))
 
     def read_prompt(self, row: int, features: torch.Tensor | None, tokens: torch.Tensor) -> None:
-        """Reads all tokens (n,) but the first into one sequence, each with the feature (1, n, F * Ht) before it."""
+        """Reads tokens (n,) but the first into one sequence, each with the feature (1, n, F * Ht) before it."""
         assert features is not None
         if len(tokens) == 1:
             return
