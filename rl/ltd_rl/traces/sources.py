@@ -117,15 +117,7 @@ class Data:
     @property
     def made_for(self) -> Setting:
         """What the latencies were measured with; the target's sizes are not among it."""
-        setup = self.latency.setup
-        return Setting(
-            self.training.width,
-            target=setup.get("target"),
-            head_sha256=setup.get("draft_sha256"),
-            hardware=setup.get("processor" if setup.get("device") == "cpu" else "gpu"),
-            dtype=setup.get("dtype"),
-            threads=setup.get("threads") if setup.get("device") == "cpu" else None,
-        )
+        return measured_on(self.latency.setup, self.training.width)
 
 
 def obtain(source: Source, sizes: Sequence[int]) -> Data:
