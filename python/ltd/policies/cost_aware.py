@@ -123,4 +123,6 @@ def check_costs_fit(costs: CycleCosts, here: Setting) -> None:
         said = f"the costs that the rule weighs were measured with {name} {made}, and here it is {used}"
         if name not in MACHINE:
             raise InputError(f"{said}; {again}")
-        warnings.warn(f"{said}: the text stays the same, its speed may not; {again}", TunedElsewhereWarning, stacklevel=2)
+        warnings.warn(
+            f"{said}: the text stays the same, its speed may not; {again}", TunedElsewhereWarning, stacklevel=2
+        )

@@ -194,7 +194,7 @@ class SmartCall:
         return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
-        """Whether half of the sequences kept something to expand; before the first level there is nothing to look at."""
+        """Whether half of the sequences kept something to expand; before the first level nothing is looked at."""
         return depth < 0 or 2 * int(self.rule.goes_on(self.look(tree, depth)).sum()) >= len(tree.roots)
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:

@@ -15,6 +15,7 @@ from ltd.errors import InputError
 from ltd.evaluation.questions import Question, load_questions
 from ltd.latency.calibration import calibrate
 from ltd.latency.cycle_bench import Plan
+from ltd.latency.cycle_costs import measured_on
 from ltd.latency.model import LatencyModel, setup_of
 from ltd.loading import load as load_decoder
 from ltd.policies.learned.setting import Setting
