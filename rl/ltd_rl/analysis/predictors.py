@@ -168,6 +168,8 @@ def shown(known: Known, rows: Integers, stage: int, directions: Floats) -> Float
 
 def principal(values: Doubles, most: int, left: float = 0.0) -> Doubles:
     """float64 (c, m): the directions with the largest squares of values (n, m), as few as leave this share of them."""
+    if not values.shape[1]:
+        return np.zeros((0, 0))
     squares, directions = np.linalg.eigh(values.T @ values)
     squares, directions = np.maximum(squares[::-1], 0.0), directions[:, ::-1].T
     total = squares.sum()
