@@ -87,7 +87,7 @@ def test_what_the_text_tells_is_known_before_the_draft_is_asked(name: str) -> No
     found = knowable(outcomes, range(24), SMALL[name])
     reached = total(outcomes, found.depths, found.steps).throughput
     knows, easy = outcomes.text[:, 0] > 0, outcomes.scores[:, 0] > -4
-    assert 0.8 < np.mean((found.depths == NOT_ASKED)[knows & ~easy])  # the text alone gains 5 for 1.8 seconds
+    assert np.mean((found.depths == NOT_ASKED)[knows & ~easy]) > 0.8  # the text alone gains 5 for 1.8 seconds
     assert reached > 1.1 * best_static(outcomes)[2].throughput
 
 

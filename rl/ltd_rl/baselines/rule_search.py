@@ -58,7 +58,8 @@ class FoundRules:
 def search_rules(
     source: Source, out: Path, networks: Path | None = None, load: Callable[..., Decoder] = load_decoder
 ) -> FoundRules:
-    """Searches all rules that steer a tree, and writes `NAME.json` for each, with the machine's `latency.json`.
+    """Searches all rules that steer a tree, and writes `NAME.json` for each, with the machine's `latency.json` and the
+    `costs.json` that rules weigh.
 
     Args:
         source: traces and latencies, or what to make them from.
