@@ -212,8 +212,7 @@ def test_the_budget_sees_behind_a_jump_and_takes_the_smallest_of_equals() -> Non
     assert Budget(flat([1.0, 2.4, 2.4]), 0, 2).decisions(scores, lengths, 2)[1] == 2
     assert Budget(flat([1.0, 2.4, 4.0]), 0, 2).decisions(scores, lengths, 2)[1] == 0
     sure = np.zeros((1, 2), np.float32)
-    for rule in (Budget(flat([1.0, 3.0, 5.0]), 0, 2), CaDDTree(flat([1.0, 3.0, 5.0]), 0, 2)):
-        assert rule.decisions(sure, lengths, 2)[1] == 0  # 1 / 2 = 2 / 4 = 3 / 6
+    assert Budget(flat([1.0, 3.0, 5.0]), 0, 2).decisions(sure, lengths, 2)[1] == 0  # 1 / 2 = 2 / 4 = 3 / 6
 
 
 def test_over_convex_costs_greedy_is_the_best() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_outcomes import made_up
+from made_traces import made_generations, made_latency
 from toy_outcomes import told, toy
 
 from ltd.common.arrays import Floats, Integers
@@ -22,12 +22,13 @@ from ltd_rl.analysis import knowable as knowables
 from ltd_rl.analysis.knowable import check_questions, choose, expected_seconds, explained, folds_of, knowable, numbered
 from ltd_rl.analysis.known import WINDOWS, Known, right_lately
 from ltd_rl.analysis.predictors import BigNetwork, Boosting, Predictor, ahead, principal
+from ltd_rl.analysis.ways import TaskGround, decided_before
 from ltd_rl.traces.optimum import best_static, hindsight, optimum
-from ltd_rl.traces.outcomes import Outcomes, reading_more, total
+from ltd_rl.traces.outcomes import Outcomes, outcomes_of, reading_more, total
 
 SMALL: dict[str, Callable[[], Predictor]] = {
     "boosting": lambda: Boosting(trees=30, rate=0.2, patience=5),
-    "network": lambda: BigNetwork(hidden=(32,), epochs=12, patience=4, batch=512, learning_rate=3e-3),
+    "network": lambda: BigNetwork(hidden=(32,), epochs=12, patience=4, batch=64, learning_rate=5e-3),
 }
 
 
@@ -36,26 +37,33 @@ def few_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knowables, "FOLDS", 3)
 
 
+def reading_counted(outcomes: Outcomes) -> Outcomes:
+    """Toys leave out that the draft reads what a cycle gained; in true tables it is in the cycle's seconds."""
+    seconds = outcomes.seconds.copy()
+    seconds[:, :NOT_ASKED] += outcomes.begin(outcomes.gains[:, :NOT_ASKED], outcomes.lengths[:, None, None])
+    return replace(outcomes, seconds=seconds)
+
+
 def cheap(seed: int) -> Outcomes:
     """The toy with cheaper trees: drafting pays, most of it where the scores are high."""
     made, depths = toy(seed, 9, 80), np.arange(3)[:, None]
     seconds = made.seconds.copy()
     seconds[:, :-1] = 1 + 0.3 * depths + 0.1 * np.array(made.sizes)
-    return replace(made, seconds=seconds)
+    return reading_counted(replace(made, seconds=seconds))
 
 
-def every_policy(outcomes: Outcomes, classes: Integers) -> float:
-    """The throughput of the best policy that sees which of the classes a position is of, once the draft was asked.
+def every_policy(outcomes: Outcomes, classes: Integers) -> tuple[float, Integers, Integers]:
+    """The best policy that sees which of the classes a position is of, once the draft was asked, or never asks it.
 
-    Or that does not ask it at all.
+    Its throughput, depths and steps.
     """
-    plain = total(outcomes, NOT_ASKED, 0).throughput
-    decisions = list(product(range(outcomes.depth + 1), range(len(outcomes.sizes))))
-    found = [plain]
-    for chosen in product(decisions, repeat=int(classes.max()) + 1):
-        depths, steps = np.array(chosen).T[:, classes]
-        found.append(total(outcomes, depths, steps).throughput)
-    return max(found)
+    asking = list(product(range(outcomes.depth + 1), range(len(outcomes.sizes))))
+    count = int(classes.max()) + 1
+    policies = [
+        np.array(chosen).T[:, classes] for chosen in (*product(asking, repeat=count), ((NOT_ASKED, 0),) * count)
+    ]
+    found = [(total(outcomes, *policy).throughput, *policy) for policy in policies]
+    return max(found, key=lambda entry: entry[0])
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -64,8 +72,9 @@ def test_where_the_scores_tell_the_gain_it_is_the_best_policy(name: str) -> None
     easy = (outcomes.scores[:, 0] > -4).astype(np.int64)
     found = knowable(outcomes, range(9), SMALL[name])
     reached = total(outcomes, found.depths, found.steps).throughput
-    best, static = every_policy(outcomes, easy), best_static(outcomes)[2].throughput
-    assert 0.99 * best <= reached <= 1.005 * best and reached > 1.1 * static
+    best, depths, steps = every_policy(outcomes, easy)
+    assert np.mean((found.depths == depths) & (found.steps == steps)) > 0.97
+    assert reached == pytest.approx(best, rel=0.02) and reached > 1.1 * best_static(outcomes)[2].throughput
     assert reached <= optimum(outcomes).total.throughput
     assert found.explained > 0.9
 
@@ -75,15 +84,17 @@ def test_where_nothing_tells_the_gain_it_is_the_best_fixed_decision(name: str) -
     outcomes = cheap(2)
     outcomes = replace(outcomes, scores=np.random.default_rng(0).permutation(outcomes.scores))
     found = knowable(outcomes, range(9), SMALL[name])
-    reached, static = total(outcomes, found.depths, found.steps).throughput, best_static(outcomes)[2].throughput
-    assert 0.97 * static <= reached <= 1.01 * static
+    depth, step, best = best_static(outcomes)
+    reached, static = total(outcomes, found.depths, found.steps).throughput, best.throughput
+    assert np.mean((found.depths == depth) & (found.steps == step)) > 0.9
+    assert reached == pytest.approx(static, rel=0.02)
     assert optimum(outcomes).total.throughput > 1.1 * static
     assert abs(found.explained) < 0.05
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_what_the_text_tells_is_known_before_the_draft_is_asked(name: str) -> None:
-    outcomes = told(3, 24)
+    outcomes = reading_counted(told(3, 24))
     found = knowable(outcomes, range(24), SMALL[name])
     reached = total(outcomes, found.depths, found.steps).throughput
     knows, easy = outcomes.text[:, 0] > 0, outcomes.scores[:, 0] > -4
@@ -238,6 +249,17 @@ def test_with_true_gains_seconds_are_those_of_the_tables_and_decisions_those_of_
     assert explained(outcomes, told_all) == 1.0
 
 
+def test_costs_tell_nothing_of_the_gains() -> None:
+    """In true tables: what is expected to be spent follows from what is expected to be gained alone."""
+    latency = made_latency()
+    outcomes = outcomes_of(made_generations(3, [30, 20]), latency, (1, 4, 9))
+    seconds = expected_seconds(outcomes, np.ones((50, 5, 5, 3), np.float32))
+    for depth, step in product(range(4), range(3)):
+        size = min(outcomes.sizes[step], 3 + 9 * depth)
+        expected = latency.cycle(depth, size, outcomes.lengths, 1)
+        np.testing.assert_allclose(seconds[:, :, depth, step], np.repeat(expected[:, None], 5, axis=1), rtol=1e-5)
+
+
 def test_means_explain_nothing() -> None:
     outcomes = made_up(5, (40, 30, 20))
     means = np.broadcast_to(outcomes.gains.mean(axis=0).astype(np.float32), (90, 5, 5, 3))
@@ -278,12 +300,8 @@ def test_predictors_read_the_state(name: str) -> None:
     assert found.explained > 0.8
 
 
-def test_tables_of_generations_are_in_their_order(tmp_path: Path) -> None:
+def test_tables_of_generations_are_in_their_order() -> None:
     """A ground has a task's generations only, in its own order."""
-    from made_traces import made_generations, made_latency
-
-    from ltd_rl.analysis.ways import TaskGround, decided_before
-
     first, second, third = made_generations(3, [4, 6, 5])
     decide = decided_before([first, second, third], np.arange(15), 100 + np.arange(15))
     depths, sizes = decide(TaskGround([third, first], made_latency(), None, 0))

@@ -178,6 +178,8 @@ def choose(outcomes: Outcomes, predicted: Floats, seconds: Floats, rate: float) 
     depths, steps = np.zeros((2, len(predicted)), dtype=np.int64)
     going = np.arange(len(predicted))
     for place, stage in enumerate(range(NOT_ASKED, outcomes.depth + 1)):
+        if not len(going):
+            break
         worth: Doubles = predicted[going, place] - rate * seconds[going, place].astype(np.float64)
         worth[:, ~ahead(outcomes, stage)] = -np.inf
         best, step = np.divmod(silent_first(worth).argmax(axis=1), len(outcomes.sizes))

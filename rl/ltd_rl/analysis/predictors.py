@@ -20,7 +20,7 @@ from ltd_rl.analysis.known import Known
 from ltd_rl.traces.outcomes import Outcomes
 
 SPREAD = 1e-3  # least standard deviation that something is divided by: some never change
-TRACE = 1e-4  # of the variance of gains, what the components left out may have together
+TRACE = 1e-3  # of the variance of gains, what the components left out may have together
 
 
 class Predictor(Protocol):
