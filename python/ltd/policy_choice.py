@@ -25,6 +25,7 @@ from ltd.drafts.sharpness import sharpness_hash
 from ltd.errors import InputError
 from ltd.policies import Both, Learned, Lookup, Policy, Static
 from ltd.policies.base import MadeForHead, check_policy, check_without_draft
+from ltd.policies.cost_aware import CostAware, check_costs_fit
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits, warn_of_factors
 from ltd.policies.learned.store import (
@@ -195,18 +196,20 @@ def static_tree(device: torch.device, *, looks_up: bool = False) -> Policy:
 
 
 def _check_made_for(policy: Policy | None, setting: FindSetting) -> None:
-    """Checks that a trained policy is for what it meets; for learned ones see `check_fits`.
+    """Checks that a trained policy, or what a rule's costs were measured on, is what it meets; see `check_fits`.
 
     Raises:
         InputError: it is for another head or target.
     """
-    if not isinstance(policy, Learned | MadeForHead):
+    if not isinstance(policy, Learned | MadeForHead | CostAware):
         return
     here = setting()
     if here is None:
         return
     if isinstance(policy, Learned):
         check_fits(policy.made_for, here)
+    elif isinstance(policy, CostAware):
+        check_costs_fit(policy.costs, here)
     elif policy.head_sha256 not in (None, here.head_sha256):
         raise InputError(
             f"{policy} was trained for another draft head; train one for this head with ltd train-baseline, and name "

@@ -18,19 +18,24 @@ from made_traces import made_generations, made_latency
 from ltd.cli.main import main
 from ltd.common.shards import shard_file
 from ltd.errors import InputError
+from ltd.latency.cycle_costs import cycle_costs
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TEXT_FEATURES
 from ltd.policies import Both, Learned, Lookup, Static
+from ltd.policies.cost_aware import CostAware
+from ltd.policies.cycle_costs_file import COSTS, save_costs
 from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
+from ltd.policies.rule_file import load_rule, write_rule
 from ltd.tree import NOT_ASKED
 from ltd_rl.analysis.analyse import AnalysisConfig, analyse
 from ltd_rl.analysis.choices import SIZES
+from ltd_rl.analysis.predictors import PREDICTORS, BigNetwork, Boosting
 from ltd_rl.analysis.report import plot, summarise
 from ltd_rl.analysis.totals import PARTS, Analysis, ReplayedTotal, spend
-from ltd_rl.analysis.ways import TaskGround, fixed, learned, ruled
+from ltd_rl.analysis.ways import TaskGround, fixed, learned, ruled, weighed
 from ltd_rl.baselines import both_search
 from ltd_rl.traces.format import save_shard, shallow
 from ltd_rl.traces.optimum import hindsight, optimum
@@ -214,6 +219,58 @@ def test_the_whole_command_with_text(
         assert both[0][name] == both[1][name]
 
 
+@pytest.fixture
+def small_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PREDICTORS, "boosting", lambda: Boosting(trees=5, patience=2))
+    monkeypatch.setitem(PREDICTORS, "network", lambda: BigNetwork(hidden=(8,), epochs=2))
+
+
+def saved_rules(folder: Path) -> dict[str, Path]:
+    """Files of rules as `ltd train-baseline rules` writes them."""
+    save_costs(cycle_costs(made_latency()), folder / COSTS)
+    texts = {"smart": "discount=0.9:max_depth=3:size=9", "budget": "max_depth=2:size=20"}
+    for name, options in texts.items():
+        write_rule(f"{name}:costs={folder / COSTS}:{options}", {}, folder / f"{name}.json")
+    write_rule("ddd:size=6", {}, folder / "ddd.json")
+    write_rule(f"caddtree:costs={folder / COSTS}:max_depth=4", {}, folder / "deep.json")
+    return {name: folder / f"{name}.json" for name in (*texts, "ddd", "deep")}
+
+
+def test_rules_and_the_knowable_stand_before_what_knows_the_future(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], small_predictors: None
+) -> None:
+    rules, out = saved_rules(tmp_path), tmp_path / "out"
+    command = ["analyze", "--traces", str(folders["traces"]), "--latency", str(folders["latency.json"])]
+    given = ["--rule", str(rules["smart"]), "--rule", str(rules["budget"]), "--knowable"]
+    assert main([*command, *given, "--out", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Knowable, boosting: predicts" in shown and "a lower bound on what can be known" in shown
+    content = json.loads((out / "analysis.json").read_text())
+    bounds = ["knowable, boosting", "knowable, network"]
+    names = ["plain", "best static", "rule smart", "rule budget", *bounds, "hindsight", "optimum"]
+    assert [list(rows) for rows in content["summary"].values()] == [names] * 3
+    for rows in content["summary"].values():
+        assert all(rows[name]["tokens_per_second"] <= rows["optimum"]["tokens_per_second"] for name in names)
+        assert all(rows[name]["share_of_gap"] <= 1.0 for name in bounds)
+    assert (out / "table.md").read_text().count("| knowable, network |") == 3
+    ground = TaskGround(made_generations(40, [40, 25], "two")[:1], made_latency(), None, 0)
+    for name in ("smart", "budget"):
+        rule = load_rule(rules[name])
+        assert isinstance(rule, CostAware)
+        one_by_one = spend(ground, [replay(generation, rule) for generation in ground.generations])
+        assert one_by_one == spend(ground, ground.cycles(*weighed(rule)(ground)))
+
+
+def test_the_knowable_of_both_sources(texts: dict[str, Path], tmp_path: Path, small_predictors: None) -> None:
+    results, notes = run(texts, tmp_path, knowable=True)
+    for row in results.values():
+        assert list(row)[-4:] == ["knowable, boosting", "knowable, network", "hindsight", "optimum"]
+        for name in ("knowable, boosting", "knowable, network"):
+            assert row[name].seconds["lookup"] > 0
+            assert row[name].throughput <= row["optimum"].throughput
+    assert sum(note.startswith("Knowable") for note in notes) == 2
+
+
 def test_whether_the_text_counts(texts: dict[str, Path], tmp_path: Path) -> None:
     for changes, expected in (
         ({}, True),
@@ -280,7 +337,7 @@ def test_bad_inputs_are_refused_first(
     def must_not_run(*arguments: object) -> None:
         raise AssertionError("long work has begun")
 
-    for name in ("choose_fixed", "fit_text_scores", "fitted_controller", "compare"):
+    for name in ("choose_fixed", "fit_text_scores", "fitted_controller", "knowable_ways", "compare"):
         monkeypatch.setattr(f"ltd_rl.analysis.analyse.{name}", must_not_run)
     wide = tmp_path / "wide"
     wide.mkdir()
@@ -290,6 +347,9 @@ def test_bad_inputs_are_refused_first(
     widened = replace(other, scores=scores, width=5, **parts)
     save_shard(shard_file(wide, 0), [widened], 5, 1)
     save_bundle(Bundle(Learned(Setting(WIDTH), DEPTH + 1, (4,))), tmp_path / "deep")
+    rules, alone = saved_rules(tmp_path), tmp_path / "alone"
+    alone.mkdir()
+    save_shard(shard_file(alone, 0), made_generations(1, [9, 0]), WIDTH, DEPTH)
     for changes, complaint in (
         ({"traces": tmp_path / "none"}, "there are no traces"),
         ({"latency": tmp_path / "none"}, "cannot read"),
@@ -300,6 +360,10 @@ def test_bad_inputs_are_refused_first(
         ({"fit": wide}, "beam width 5"),
         ({"static_from": wide}, "beam width 5"),
         ({"policies": (folders["reading"],), "text": False}, "bundle reading looks tokens up"),
+        ({"rules": (rules["ddd"],)}, "does not decide by the scores in traces and by costs alone"),
+        ({"rules": (rules["deep"],)}, "rule deep drafts to depth 4"),
+        ({"rules": (tmp_path / "none",)}, "the rule .*none cannot be used"),
+        ({"traces": alone, "knowable": True}, "record at least 2"),
     ):
         with pytest.raises(InputError, match=complaint):
             run(folders, tmp_path, **changes)

@@ -21,6 +21,7 @@ from recordings import Recorded
 from ltd.decoding.speculation import Speculation
 from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
+from ltd.latency.cycle_costs import TYPICAL_GAIN
 from ltd.policies.controller import ExpectedGain
 from ltd.policies.controller_file import load_controller, save_controller
 from ltd.policies.controller_parts import (
@@ -35,7 +36,6 @@ from ltd.policies.controller_parts import (
 )
 from ltd.tree import NOT_ASKED, DraftTree, candidate_count
 from ltd_rl.baselines.controller_fit import (
-    TYPICAL_GAIN,
     believe,
     calibrate_text,
     decide_everywhere,

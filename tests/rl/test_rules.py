@@ -18,13 +18,15 @@ from ltd.common.arrays import Floats
 from ltd.common.shards import shard_file
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
-from ltd.policies import DDD, SVIP, GammaTune, Policy, Static
+from ltd.latency.cycle_costs import cycle_costs
+from ltd.policies import DDD, SVIP, Budget, CaDDTree, GammaTune, Policy, Smart, Static
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.classifier import Classifier
 from ltd.policies.baselines.disco import Disco
 from ltd.policies.baselines.files import Baseline, save_baseline
 from ltd.policies.baselines.specdecpp import TreeSpecDecPP
+from ltd.policies.cycle_costs_file import load_costs
 from ltd.policies.rule_file import load_rule
 from ltd_rl.baselines.rule_search import FoundRules, search_rules, text_of, write_rules
 from ltd_rl.baselines.rules import FoundRule, Ground, chances_of, replayed, search, settings_of
@@ -34,6 +36,7 @@ from ltd_rl.traces.replay import replay
 from ltd_rl.traces.sources import Source
 
 SIZES = (1, 3, 8)
+COSTS = cycle_costs(made_latency())
 
 
 def classifier(inputs: int) -> Classifier:
@@ -146,6 +149,9 @@ def asked(rule: Policy, ground: Ground) -> tuple[int, float]:
         *(("gammatune", GammaTune(depth, rate, size)) for depth, rate, size in ((1, 0.2, 3), (2, 0.5, 8), (2, 1.0, 1))),
         *(("c2t", C2T(classifier(2), chance, depth, 5)) for chance, depth in ((0.5, 3), (0.3, 2), (0.9, 1), (0.0, 3))),
         ("eagle3", Static(2, 8)),
+        *(("smart", Smart(COSTS, share, depth, 6)) for share, depth in ((0.8, 3), (1.0, 2), (0.3, 1))),
+        ("budget", Budget(COSTS, 2, 8)),
+        ("caddtree", CaDDTree(COSTS, 3, 5)),
     ],
 )
 def test_fast_replays_are_those_of_the_policy(name: str, rule: Policy) -> None:
@@ -158,7 +164,16 @@ def test_fast_replays_are_those_of_the_policy(name: str, rule: Policy) -> None:
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("eagle3", Static()), ("ddd", DDD()), ("svip", SVIP()), ("gammatune", GammaTune()), ("c2t", C2T(classifier(2)))],
+    [
+        ("eagle3", Static()),
+        ("ddd", DDD()),
+        ("svip", SVIP()),
+        ("gammatune", GammaTune()),
+        ("c2t", C2T(classifier(2))),
+        ("smart", Smart(COSTS)),
+        ("budget", Budget(COSTS)),
+        ("caddtree", CaDDTree(COSTS)),
+    ],
 )
 def test_the_best_setting_is_found(name: str, rule: Policy) -> None:
     training, held_out = made_ground(1, [30, 20], rule), made_ground(7, [25], rule)
@@ -217,15 +232,35 @@ def test_the_whole_search_on_traces(recorded: Callable[[str], Recorded], tmp_pat
     made_latency().save(tmp_path / "latency.json")
     source = Source(tmp_path / "work", traces=run.config.out, latency=tmp_path / "latency.json", draft=run.config.draft)
     found = search_rules(source, tmp_path / "out", tmp_path / "networks", lambda *_, **__: run.decoder)
-    assert list(found.rules) == ["eagle3", "ddd", "svip", "gammatune", "disco"]
+    weighing = ["smart", "budget", "caddtree"]
+    assert list(found.rules) == ["eagle3", "ddd", "svip", "gammatune", "disco", *weighing]
     assert list(found.left_out) == ["specdecpp", "c2t"] and "another draft head" in found.left_out["c2t"]
     for name, policy in found.policies.items():
         assert load_rule(tmp_path / "out" / f"{name}.json").max_size == found.rules[name].policy.max_size
         assert policy.startswith(name)
+        assert ("costs=" in policy) == (name in weighing)
+    costs = load_costs(tmp_path / "out" / "costs.json")
+    assert np.array_equal(costs.verifying, COSTS.verifying) and np.array_equal(costs.drafting, COSTS.drafting)
     static = found.rules["eagle3"].training.throughput
     assert all(rule.training.throughput > 0.9 * static for rule in found.rules.values())
+    with pytest.raises(InputError, match="has a colon in its name"):
+        search_rules(source, tmp_path / "a:b", tmp_path / "networks", lambda *_, **__: run.decoder)
     with pytest.raises(InputError, match="holds none of the folders"):
         search_rules(source, tmp_path / "out", tmp_path / "nothing", lambda *_, **__: run.decoder)
     save_baseline(Baseline("c2t", classifier(2), {"head_sha256": "other"}), tmp_path / "networks" / "c2t")
     with pytest.raises(InputError, match="c2t does not fit"):
         search_rules(source, tmp_path / "out", tmp_path / "networks", lambda *_, **__: run.decoder)
+
+
+@pytest.mark.parametrize(
+    "rule", [Smart(COSTS, 1.0, DEPTH, 12), Budget(COSTS, DEPTH, 12), CaDDTree(COSTS, 2, 12)], ids=str
+)
+def test_rules_that_weigh_decide_in_the_decoder_as_in_a_replay(
+    recorded: Callable[[str], Recorded], rule: Policy
+) -> None:
+    run = recorded("llama")
+    for generation in run.traces.generations:
+        prompt = generation.tokens[: generation.prompt_length].tolist()
+        found = run.decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy=rule).statistics
+        cycles = replay(generation, rule)
+        assert (cycles.depths.tolist(), cycles.gains.tolist()) == (found.depths, found.gains)

@@ -15,6 +15,10 @@ def analyze(
     latency: Annotated[Path, typer.Option(help="File with this machine's latencies, as ltd calibrate makes it.")],
     out: Annotated[Path, typer.Option(help="Folder for analysis.json, table.md, plot.png and a fitted controller.")],
     policy: Annotated[list[Path] | None, typer.Option(help="Folder of a policy bundle; may be given often.")] = None,
+    rule: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of smart, budget or caddtree by ltd train-baseline rules; may be given often."),
+    ] = None,
     controller: Annotated[Path | None, typer.Option(help="File of a fitted controller.")] = None,
     fit: Annotated[Path | None, typer.Option(help="Folder with traces to fit a controller to.")] = None,
     static_from: Annotated[
@@ -27,11 +31,16 @@ def analyze(
             "head alone."
         ),
     ] = None,
+    knowable: Annotated[
+        bool,
+        typer.Option("--knowable", help="Also learn, by question, what large predictors of all gains reach; long."),
+    ] = False,
 ) -> None:
     """Compare plain, fixed, controlled and learned decisions with the exact optimum, on traces."""
     from ltd_rl.analysis.analyse import AnalysisConfig, analyse
     from ltd_rl.analysis.report import write_analysis
 
-    config = AnalysisConfig(traces, latency, out, tuple(policy or ()), controller, fit, static_from, text)
+    policies, rules = tuple(policy or ()), tuple(rule or ())
+    config = AnalysisConfig(traces, latency, out, policies, controller, fit, static_from, text, rules, knowable)
     write_analysis(*analyse(config), out, Console())
     print(f"the analysis is in {out}", file=sys.stderr)

@@ -16,6 +16,7 @@ from ltd.chains.decoder import ChainDecoder
 from ltd.chains.samplers import NOISE
 from ltd.common.assets import shipped_baseline
 from ltd.common.files import expand_user
+from ltd.common.named_options import options_of
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
@@ -40,6 +41,7 @@ from ltd.evaluation.method_table import (
 from ltd.policies import Both, Lookup, Policy, Static
 from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
+from ltd.policies.cycle_costs_file import costs_file
 from ltd.policies.grid import load_grid
 from ltd.policies.learned.bundle import FACTS
 from ltd.policies.learned.store import tuned_grid
@@ -275,13 +277,17 @@ def read_policy(name: str) -> PolicyChoice:
 
 
 def option_files(name: str) -> list[Path]:
-    """The files of the trained network that a policy's name means: in the folder of its option `model`, or shipped."""
+    """The files that a policy's name means: of the trained network in the folder of its option `model`, or of the
+    costs in its option `costs`, or the shipped ones of these.
+    """
     kind, *options = name.split(":")
-    models = [option.removeprefix("model=") for option in options if option.startswith("model=")]
-    folders = [expand_user(model) for model in models if model != SHIPPED]
-    if kind in NETWORKS and not folders:
-        folders = [shipped_baseline(kind)]
-    return [file for folder in folders for file in network_files(folder)]
+    given = dict(option.split("=", 1) for option in options if option.startswith(("model=", "costs=")))
+    if kind in NAMED and "costs" in options_of(NAMED[kind].make):
+        return [costs_file(given.get("costs", SHIPPED))]
+    model = given.get("model", SHIPPED)
+    if model != SHIPPED:
+        return network_files(expand_user(model))
+    return network_files(shipped_baseline(kind)) if kind in NETWORKS else []
 
 
 def network_files(folder: Path) -> list[Path]:

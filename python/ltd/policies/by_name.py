@@ -7,9 +7,12 @@ from ltd.policies.base import Policy
 from ltd.policies.baselines.c2t import c2t
 from ltd.policies.baselines.disco import disco
 from ltd.policies.baselines.specdecpp import tree_specdecpp
+from ltd.policies.budget import budget
+from ltd.policies.caddtree import caddtree
 from ltd.policies.ddd import DDD
 from ltd.policies.gammatune import GammaTune
 from ltd.policies.lookup import Both, Lookup
+from ltd.policies.smart import smart
 from ltd.policies.static import Static
 from ltd.policies.svip import SVIP
 
@@ -40,6 +43,16 @@ NAMED: dict[str, Named[Policy]] = {
         "an acceptance head on the draft's states: stop when P(some rejection) on the best path is above the threshold",
     ),
     "c2t": Named(c2t, "size", "a small network on probability and depth of every candidate"),
+    "smart": Named(
+        smart,
+        "both",
+        "keep a node if its chance over its measured cost is above the tree's expected tokens over its own; stop when "
+        "none of a level is kept",
+    ),
+    "budget": Named(budget, "size", "the size with the most expected tokens over measured cost"),
+    "caddtree": Named(
+        caddtree, "size", "one candidate more while that raises expected tokens over convex measured cost"
+    ),
 }
 
 

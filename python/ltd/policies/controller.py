@@ -43,6 +43,7 @@ from ltd.policies.controller_parts import (
     ranked,
     text_seen,
 )
+from ltd.policies.cycle_costs import between_lengths
 from ltd.tree import MAX_SIZE, DraftTree, candidate_count, check_tree_limits
 
 FEATURES = 6
@@ -250,14 +251,7 @@ class ExpectedGain:
 
     def _at(self, table: Doubles, lengths: NDArray[Any]) -> Doubles:
         """(m, T) → float64 (n, m): seconds at context lengths (n,)."""
-        knots, costs = self.lengths, table.T
-        if len(knots) == 1:
-            return np.broadcast_to(costs, (len(lengths), costs.shape[1]))
-        inside = np.minimum(np.maximum(lengths, knots[0]), knots[-1])  # np.clip takes longer for so few
-        before = np.minimum(np.searchsorted(knots, inside, side="right") - 1, len(knots) - 2)
-        part = ((inside - knots[before]) / (knots[before + 1] - knots[before]))[:, None]
-        seconds: Doubles = costs[before] * (1 - part) + costs[before + 1] * part
-        return seconds
+        return between_lengths(self.lengths, table, lengths)
 
     def worth(self, gain: NDArray[Any], seconds: NDArray[Any]) -> Doubles:
         """What cycles are worth: see this file's head."""

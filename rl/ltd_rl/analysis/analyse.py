@@ -12,16 +12,22 @@ from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies import Learned
+from ltd.policies.base import text_limit
 from ltd.policies.controller import ExpectedGain
 from ltd.policies.controller_file import load_controller
+from ltd.policies.cost_aware import CostAware
 from ltd.policies.learned.bundle import load_bundle
+from ltd.policies.rule_file import load_rule
 from ltd.tree import NOT_ASKED
 from ltd_rl.analysis.choices import EAGLE3, FixedChoices, choose_fixed, fitted_controller, yardstick
+from ltd_rl.analysis.knowable import check_questions, knowable_ways
 from ltd_rl.analysis.totals import Analysis, compare
 from ltd_rl.analysis.ways import ways_to_decide
 from ltd_rl.traces.format import Traces, load_traces, temperatures_of
 from ltd_rl.traces.samplings import texts_at
 from ltd_rl.traces.text_fit import fit_text_scores
+
+Given = Learned | ExpectedGain | CostAware
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class AnalysisConfig:
         fit: folder of traces.
         static_from: folder of the traces that the best fixed decisions are chosen on; None: `traces` itself.
         text: whether candidates may come from the text as well; None: unless all given policies know the head alone.
+        rules: files of rules that weigh chances against costs, as `ltd train-baseline rules` writes them.
+        knowable: whether to learn what large predictors reach.
     """
 
     traces: Path
@@ -47,6 +55,8 @@ class AnalysisConfig:
     fit: Path | None = None
     static_from: Path | None = None
     text: bool | None = None
+    rules: tuple[Path, ...] = ()
+    knowable: bool = False
 
     def __post_init__(self) -> None:
         if self.controller is not None and self.fit is not None:
@@ -66,7 +76,8 @@ def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
     others = {name: load_traces(folder) for name in ("fit", "static_from") if (folder := getattr(config, name))}
     bundles = {f"bundle {folder.name}": load_bundle(folder).policy for folder in config.policies}
     controller = load_controller(config.controller) if config.controller else None
-    given: dict[str, Learned | ExpectedGain] = dict(bundles)
+    rules = {f"rule {file.stem}": load_weighing(file) for file in config.rules}
+    given: dict[str, Given] = {**bundles, **rules}
     if controller is not None:
         given["controller"] = controller
     looks_up = with_text(config, traces, given)
@@ -74,6 +85,9 @@ def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
         check_goes_with(traces, name, other)
     if "fit" in others and traces.depth < 0:
         raise InputError("a controller weighs a draft, and these traces are without one; leave fit out")
+    kept = [generation for generation in traces.generations if generation.positions]
+    if config.knowable:
+        check_questions([(generation.task, generation.question_id) for generation in kept])
     with tqdm(desc="preparing", unit="step") as progress:
         text = None
         if looks_up:
@@ -85,17 +99,29 @@ def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
         if "fit" in others:
             controller = fitted_controller(others["fit"], latency, text, config.out)
             progress.update()
-    ways = ways_to_decide(traces, choices, controller, bundles, text)
-    return compare(traces, latency, ways), notes(config, traces, choices, text)
+    bounds, said = knowable_ways(kept, latency, text) if config.knowable else ({}, [])
+    ways = ways_to_decide(traces, choices, controller, bundles, text, rules, bounds)
+    return compare(traces, latency, ways), [*notes(config, traces, choices, text), *said]
 
 
-def with_text(config: AnalysisConfig, traces: Traces, given: dict[str, Learned | ExpectedGain]) -> bool:
+def load_weighing(file: Path) -> CostAware:
+    """The rule in a file; raises InputError if there is none, or it does not decide by scores and costs alone."""
+    rule = load_rule(file)
+    if not isinstance(rule, CostAware):
+        raise InputError(
+            f"the rule {file} is {rule}, which does not decide by the scores in traces and by costs alone; "
+            "ltd train-baseline rules says what it comes to"
+        )
+    return rule
+
+
+def with_text(config: AnalysisConfig, traces: Traces, given: dict[str, Given]) -> bool:
     """Whether candidates may come from the text as well.
 
     Raises:
         InputError: that is not wanted, but a given policy looks tokens up, or there is nothing else.
     """
-    readers = [name for name, policy in given.items() if policy.max_text]
+    readers = [name for name, policy in given.items() if text_limit(policy)]
     if config.text is False and readers:
         raise InputError(f"{readers[0]} looks tokens up in the text; leave it out, or compare with text")
     if config.text is False and traces.depth < 0:
@@ -105,7 +131,7 @@ def with_text(config: AnalysisConfig, traces: Traces, given: dict[str, Learned |
     return config.text
 
 
-def check_goes_with(traces: Traces, name: str, other: Traces | Learned | ExpectedGain) -> None:
+def check_goes_with(traces: Traces, name: str, other: Traces | Given) -> None:
     """Raises InputError if other traces, or a policy, are for another beam width or draft, or a policy goes deeper."""
     if isinstance(other, Traces):
         name, width, depth = f"the folder of {name}", other.width, min(other.depth, 0)
@@ -113,6 +139,8 @@ def check_goes_with(traces: Traces, name: str, other: Traces | Learned | Expecte
         width, depth = other.made_for.width, other.max_depth
         if other.max_text and depth == 0:
             depth = NOT_ASKED  # it may be one without a draft
+    elif isinstance(other, CostAware):
+        width, depth = other.costs.made_for.width, other.max_depth
     else:
         width, depth = other.width, other.max_depth
     if width != traces.width:

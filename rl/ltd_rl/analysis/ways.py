@@ -14,10 +14,12 @@ from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies import Both, Learned, Lookup
 from ltd.policies.controller import ExpectedGain
+from ltd.policies.cost_aware import CostAware
 from ltd.tree import NOT_ASKED
 from ltd_rl.analysis.choices import BOTH, EAGLE3, LOOKUP, OPTIMUM, SIZES, STATIC, FixedChoices
 from ltd_rl.baselines.both_search import rule_decisions
 from ltd_rl.baselines.controller_fit import decide_everywhere
+from ltd_rl.baselines.rules import weighed_everywhere
 from ltd_rl.traces.format import RecordedGeneration, Traces
 from ltd_rl.traces.limits import EVERY_SIZE
 from ltd_rl.traces.observations import chosen_steps, stops
@@ -93,8 +95,10 @@ def ways_to_decide(
     controller: ExpectedGain | None,
     bundles: dict[str, Learned],
     text: TextScores | None,
+    rules: dict[str, CostAware] | None = None,
+    bounds: dict[str, Way] | None = None,
 ) -> dict[str, Way]:
-    """All that are compared, by name; `text` as for `choose_fixed`."""
+    """All that are compared, by name; `text` as for `choose_fixed`. `bounds` come before those that know the future."""
     ways = {"plain": Way(fixed(NOT_ASKED, 0))}
     if traces.depth >= EAGLE3[0]:
         ways["EAGLE-3"] = Way(fixed(*EAGLE3))
@@ -105,10 +109,13 @@ def ways_to_decide(
             ways[name] = Way(ruled(rule), text, rule.max_text)
     if controller is not None:
         ways["controller"] = Way(controlled(controller), controller.text_scores, controller.max_text)
+    for name, weighing in (rules or {}).items():
+        ways[name] = Way(weighed(weighing))
     for name, policy in bundles.items():
         seen = policy.text_scores or text if policy.max_text else None
         ways[name] = Way(learned(policy), seen, policy.max_text)
     most = 0 if text is None else LOOKED_UP
+    ways |= bounds or {}
     return ways | {
         name: Way(by_schedule(find), text, most) for name, find in (("hindsight", hindsight), (OPTIMUM, optimum))
     }
@@ -147,6 +154,24 @@ def learned(policy: Learned) -> Decide:
     def decide(ground: TaskGround) -> tuple[Integers, Integers]:
         depths = stops(policy, ground.outcomes)
         return depths, np.array(policy.sizes)[chosen_steps(policy, ground.outcomes, depths)]
+
+    return decide
+
+
+def weighed(rule: CostAware) -> Decide:
+    """As a rule decides that weighs chances against costs."""
+    return lambda ground: weighed_everywhere(rule, ground.outcomes)
+
+
+def decided_before(generations: Sequence[RecordedGeneration], depths: Integers, sizes: Integers) -> Decide:
+    """As it was decided for all positions of some generations, int64 (P,) each, which the grounds have a part of."""
+    cuts = np.cumsum([generation.positions for generation in generations])[:-1]
+    parts = zip(generations, np.split(depths, cuts), np.split(sizes, cuts), strict=True)
+    known = {id(generation): (depth, size) for generation, depth, size in parts}
+
+    def decide(ground: TaskGround) -> tuple[Integers, Integers]:
+        depth, size = zip(*(known[id(generation)] for generation in ground.generations), strict=True)
+        return np.concatenate(depth), np.concatenate(size)
 
     return decide
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
+from ltd.latency.cycle_costs import TYPICAL_GAIN, length_knots
 from ltd.latency.interpolation import pool
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TEXT_FEATURES
@@ -24,8 +25,6 @@ from ltd_rl.traces.outcomes import Outcomes, Total, plain_total, reading_after, 
 PRIOR = 10.0  # so many candidates of every bin are as likely as the draft says, besides those that are seen
 ROUNDS = 4  # of Dinkelbach's method; the rate settles in two or three
 RIDGE = 1e-3  # relative to the number of positions: keeps the prediction tame where features hardly differ
-TYPICAL_GAIN = 2  # whose reading is in the costs; it hardly matters how many
-FAR = 16  # times the longest measured context, up to which costs go on linearly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,8 +129,7 @@ def untrained(
         places: what the text proposes, of a controller over both sources.
     """
     parts = ("begin", "expand", "verify", "other", *(() if places is None else ("lookup", "plain")))
-    knots = np.unique(np.concatenate([latency.parts[name].lengths for name in parts]))
-    knots = np.append(knots, FAR * knots[-1])
+    knots = length_knots(latency, parts)
     depths, sizes = np.arange(outcomes.depth + 1)[:, None, None], np.array(outcomes.sizes)
     rate = best_static(outcomes)[2].throughput
     if places is None:

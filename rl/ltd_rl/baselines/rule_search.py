@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ltd.common.files import file_hash
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
+from ltd.latency.cycle_costs import cycle_costs
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
 from ltd.policies import Policy
@@ -21,6 +22,9 @@ from ltd.policies.base import MadeForHead, StopsBySignal, text_limit
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.files import NETWORKS, SHIPPED, WEIGHTS, find_baseline
 from ltd.policies.by_name import NAMED, parse_policy
+from ltd.policies.cost_aware import CostAware
+from ltd.policies.cycle_costs import CycleCosts
+from ltd.policies.cycle_costs_file import COSTS, save_costs
 from ltd.policies.rule_file import write_rule
 from ltd_rl.baselines.rules import FoundRule, Ground, chances_of, search
 from ltd_rl.baselines.signals import Signals, obtain_signals
@@ -54,7 +58,8 @@ class FoundRules:
 def search_rules(
     source: Source, out: Path, networks: Path | None = None, load: Callable[..., Decoder] = load_decoder
 ) -> FoundRules:
-    """Searches all rules that steer a tree, and writes `NAME.json` for each, with the machine's `latency.json`.
+    """Searches all rules that steer a tree, and writes `NAME.json` for each, with the machine's `latency.json` and the
+    `costs.json` that rules weigh.
 
     Args:
         source: traces and latencies, or what to make them from.
@@ -67,10 +72,14 @@ def search_rules(
         InputError: something is missing or does not fit, or the folder cannot be written.
     """
     rules, models, left_out = rules_here(source, networks)
+    costs_file = costs_to_be(out)
     latency = None if source.latency is None else LatencyModel.load(source.latency)
+    if latency is not None:
+        cycle_costs(latency)  # raises before anything is long
     generations = [g for g in obtain_generations(source, load) if g.positions > 0]
     sides = split_generations(generations)
     latency = latency or own_latency(source, load)
+    rules = with_costs(rules, cycle_costs(latency))
     sizes, depth = worthwhile(sides[0], latency)
     signals = rules_signals(source, generations, rules, models, depth, load)
     grounds = [ground_of(side, generations, signals, rules, latency, sizes[1:], depth) for side in sides]
@@ -79,7 +88,7 @@ def search_rules(
         for name, rule in progress:
             progress.set_postfix_str(name)
             found[name] = search(rule, name, *grounds)
-    policies = {name: text_of(name, models.get(name), rule.options) for name, rule in found.items()}
+    policies = {name: text_of(name, models.get(name), options_of(rule, costs_file)) for name, rule in found.items()}
     plain = plain_total(grounds[0].outcomes).throughput, plain_total(grounds[1].outcomes).throughput
     done = FoundRules(found, policies, plain, left_out)
     write_rules(done, out, latency, sorted({g.task for g in generations}))
@@ -115,6 +124,25 @@ def rules_here(source: Source, networks: Path | None) -> tuple[dict[str, Policy]
         else:
             rules[name] = rule
     return rules, models, left_out
+
+
+def costs_to_be(out: Path) -> Path:
+    """The file for the costs that rules weigh; raises InputError if a rule cannot name it in its options."""
+    file = out.expanduser().resolve() / COSTS
+    if ":" in str(file):
+        raise InputError(f"the folder {file.parent} has a colon in its name, which ends a rule's option; name another")
+    return file
+
+
+def with_costs(rules: dict[str, Policy], costs: CycleCosts) -> dict[str, Policy]:
+    """The same rules with these costs, where they weigh any."""
+    weighing = {name: rule for name, rule in rules.items() if isinstance(rule, CostAware)}
+    return rules | {name: replace(rule, costs=costs) for name, rule in weighing.items()}  # type: ignore[type-var]
+
+
+def options_of(rule: FoundRule, costs_file: Path) -> dict[str, Any]:
+    """What was found, and where the costs are that the rule weighs, if it does."""
+    return ({"costs": str(costs_file)} if isinstance(rule.policy, CostAware) else {}) | rule.options
 
 
 def rules_signals(
@@ -184,6 +212,7 @@ def write_rules(found: FoundRules, out: Path, latency: LatencyModel, tasks: list
     try:
         out.mkdir(parents=True, exist_ok=True)
         latency.save(out / LATENCY)
+        save_costs(cycle_costs(latency), out / COSTS)
         for name, rule in found.rules.items():
             sides = zip(("training", "held_out"), (rule.training, rule.held_out), found.plain, strict=True)
             facts = {

@@ -3,7 +3,8 @@
 Every rule that steers a tree gets the care that the learned policies get from `ltd tune`: its threshold, depth and size
 are those with the most tokens per second on four fifths of the traces, at this machine's measured costs; the last fifth
 says what they are worth. What a rule sees is recorded once (`ltd_rl.baselines.signals`), and then any setting takes
-milliseconds. Not searched are the rules for chains: traces are of trees.
+milliseconds. Rules that weigh chances against costs see scores alone, which the traces hold. Not searched are the rules
+for chains: traces are of trees.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltd.common.arrays import Floats
+from ltd.common.arrays import Floats, Integers
+from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
-from ltd.policies import DDD, SVIP, GammaTune, Policy, Static
+from ltd.policies import DDD, SVIP, GammaTune, Policy, Smart, Static
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.classifier import c2t_features
 from ltd.policies.baselines.disco import Disco
 from ltd.policies.baselines.specdecpp import TreeSpecDecPP
+from ltd.policies.cost_aware import CostAware
 from ltd.policies.tree_signals import levels_of
 from ltd.tree import MAX_DEPTH, DraftTree, candidate_count
 from ltd_rl.baselines.signals import Signals, depths_of
@@ -33,7 +36,8 @@ from ltd_rl.traces.replay import gains
 QUANTILES = np.linspace(0.02, 0.98, 17)  # of what a rule sees: the thresholds that are tried
 CHANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # C2T's
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)  # GammaTune's
-CHUNK = 2048  # positions whose candidates are classified at a time
+DISCOUNTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # SMART's
+CHUNK = 2048  # positions whose candidates are looked at at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +112,8 @@ def thresholds_of(rule: Policy, signals: Floats | None) -> list[dict[str, Any]]:
         return [{"rate": rate} for rate in RATES]
     if isinstance(rule, C2T):
         return [{"threshold": chance} for chance in CHANCES]
+    if isinstance(rule, CostAware):
+        return [{"discount": discount} for discount in DISCOUNTS] if isinstance(rule, Smart) else [{}]
     assert signals is not None, "the others stop by a signal"
     seen = np.quantile(signals.astype(np.float64), QUANTILES)
     if isinstance(rule, SVIP):
@@ -131,6 +137,8 @@ def replayed(rule: Policy, name: str, ground: Ground) -> Total:
     outcomes = ground.outcomes
     if isinstance(rule, C2T):
         return sized(rule, ground.signals[name], ground)
+    if isinstance(rule, CostAware):
+        return spent(ground, *weighed_everywhere(rule, outcomes))
     assert isinstance(rule, Static | GammaTune | SVIP | DDD | Disco | TreeSpecDecPP)
     step = outcomes.sizes.index(rule.size)
     if isinstance(rule, Static):
@@ -161,11 +169,31 @@ def sized(rule: C2T, chances: Floats, ground: Ground) -> Total:
     outcomes, depth = ground.outcomes, rule.max_depth
     most = candidate_count(outcomes.width, depth)
     sizes = np.clip((chances[:, :most] > rule.threshold).sum(axis=1), 1, rule.size)
-    blocks = [sizes[first:end] for first, end in zip(outcomes.starts[:-1], outcomes.starts[1:], strict=True)]
-    gained = np.concatenate([gains(g, depth, block) for g, block in zip(ground.generations, blocks, strict=True)])
+    return spent(ground, np.full(len(sizes), depth), sizes)
+
+
+def weighed_everywhere(rule: CostAware, outcomes: Outcomes) -> tuple[Integers, Integers]:
+    """int64 (P,) each: the depths and sizes that a rule decides on at all positions.
+
+    Raises:
+        InputError: it may draft deeper than the outcomes know.
+    """
+    if rule.max_depth > outcomes.depth:
+        raise InputError(f"the rule drafts to depth {rule.max_depth}, and these traces know {outcomes.depth} at most")
+    blocks = [slice(first, first + CHUNK) for first in range(0, outcomes.positions, CHUNK)]
+    found = [rule.decisions(outcomes.scores[block], outcomes.lengths[block], outcomes.width) for block in blocks]
+    depths, sizes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return depths, sizes
+
+
+def spent(ground: Ground, depths: Integers, sizes: Integers) -> Total:
+    """What deciding so at every position, int64 (P,) each, comes to; the sizes may be of no ladder."""
+    outcomes, cuts = ground.outcomes, ground.outcomes.starts[1:-1]
+    parts = zip(ground.generations, np.split(depths, cuts), np.split(sizes, cuts), strict=True)
+    gained = np.concatenate([gains(generation, depth, size) for generation, depth, size in parts])
     seen = visited(gained, outcomes.starts)
-    verified = np.minimum(sizes, most)[seen]
-    seconds = ground.latency.cycle(depth, verified, outcomes.lengths[seen], gained[seen]).sum()
+    verified = np.minimum(sizes, outcomes.width * (1 + depths * outcomes.width))[seen]
+    seconds = ground.latency.cycle(depths[seen], verified, outcomes.lengths[seen], gained[seen]).sum()
     return Total(outcomes.tokens, float(seconds), int(seen.sum()))
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ltd.latency.cycle_bench import LOOKED_UP
+from ltd.latency.cycle_costs import TYPICAL_GAIN
 from ltd.latency.model import LatencyModel
 from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Costs
@@ -20,7 +21,6 @@ from ltd_rl.traces.outcomes import Outcomes, outcomes_of
 # Fine where a small machine's costs begin to rise, coarse where a forward costs much anyway; to the paper's 240.
 EVERY_SIZE = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, *range(80, 241, 20))
 COVERED = 0.99  # of the optimum's cycles
-TYPICAL_GAIN = 2  # whose reading at a cycle's beginning counts in `relative_costs`
 LARGE_TREE = 32  # from here on more scores are shown
 SMALL_SUMMARY, LARGE_SUMMARY = Summary(12, 6), Summary(64, 32)
 

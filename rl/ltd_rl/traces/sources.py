@@ -15,6 +15,7 @@ from ltd.errors import InputError
 from ltd.evaluation.questions import Question, load_questions
 from ltd.latency.calibration import calibrate
 from ltd.latency.cycle_bench import Plan
+from ltd.latency.cycle_costs import measured_on
 from ltd.latency.model import LatencyModel, setup_of
 from ltd.loading import load as load_decoder
 from ltd.policies.learned.setting import Setting
@@ -117,15 +118,7 @@ class Data:
     @property
     def made_for(self) -> Setting:
         """What the latencies were measured with; the target's sizes are not among it."""
-        setup = self.latency.setup
-        return Setting(
-            self.training.width,
-            target=setup.get("target"),
-            head_sha256=setup.get("draft_sha256"),
-            hardware=setup.get("processor" if setup.get("device") == "cpu" else "gpu"),
-            dtype=setup.get("dtype"),
-            threads=setup.get("threads") if setup.get("device") == "cpu" else None,
-        )
+        return measured_on(self.latency.setup, self.training.width)
 
 
 def obtain(source: Source, sizes: Sequence[int]) -> Data:
