@@ -95,7 +95,7 @@ class Grown:
     """A tree from random logits.
 
     Attributes:
-        levels: the logits. words: the target's ids of the draft's. beams: tokens and rows of the beam behind each level.
+        levels: the logits. words: the target's ids of the draft's. beams: tokens and rows of each level's next beam.
     """
 
     tree: DrawnTree
@@ -125,7 +125,9 @@ def grown(shape: Shape, temperature: float, seed: int, batch: int = 2, dtype: to
 
 
 @settings(max_examples=30)
-@given(shapes(), st.sampled_from([0.5, 1.0, 1.6]), st.integers(0, 1000), st.sampled_from([torch.float32, torch.bfloat16]))
+@given(
+    shapes(), st.sampled_from([0.5, 1.0, 1.6]), st.integers(0, 1000), st.sampled_from([torch.float32, torch.bfloat16])
+)
 def test_children_are_drawn_without_replacement_from_what_is_kept(
     shape: Shape, temperature: float, seed: int, dtype: torch.dtype
 ) -> None:

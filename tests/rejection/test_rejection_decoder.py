@@ -65,9 +65,7 @@ def test_sequences_have_the_targets_distribution(
     kind: type[OracleDraft], temperature: float, top_k: int, top_p: float
 ) -> None:
     gains = list[int]()
-    sample = sampler(
-        rejecting(Static(1, 6), kind), gains, 250, temperature=temperature, top_k=top_k, top_p=top_p
-    )
+    sample = sampler(rejecting(Static(1, 6), kind), gains, 250, temperature=temperature, top_k=top_k, top_p=top_p)
     check_law(enumerated(small_model(), warpers(temperature, top_k, top_p)), sample, seeds=12)
     assert sum(gains) - len(gains) > 700  # the test is about accepted drafts, so there must be many
 
@@ -204,7 +202,7 @@ def test_what_is_not_honoured_is_refused() -> None:
     with pytest.raises(InputError, match="which recursive rejection does not honour"):
         RejectionDecoder.sharing(Decoder(target, draft, rules=ModelRules.of(model)), Static(1, 4))
     for tree in (DDD(), Constant(2), 3):
-        with pytest.raises(InputError, match="tree is .*, but must be the depth and size of a fixed tree"):
+        with pytest.raises(InputError, match=r"tree is .*, but must be the depth and size of a fixed tree"):
             RejectionDecoder(target, draft, tree)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at most 3 candidates, not 4"):
         RejectionDecoder(target, draft, Static(0, 4))

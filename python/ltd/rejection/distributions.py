@@ -43,7 +43,7 @@ def softmax(logits: Doubles, temperature: float) -> Doubles | None:
 
 
 def target_distribution(logits: Doubles, sampling: Sampling) -> Doubles | None:
-    """What the target draws from, float64 (vocabulary,): after temperature, top-k and top-p as `accept_sample` has them.
+    """What the target draws from, float64 (vocabulary,): after temperature, top-k and top-p, as for `accept_sample`.
 
     Args:
         logits: (vocabulary,), the target's.

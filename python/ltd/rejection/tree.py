@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ class DrawnTree(DraftTree):
         first, following = [-1] * len(shape.nodes), [-1] * len(shape.nodes)
         for number, children in enumerate(shape.children):
             first[number] = children[0] if children else -1
-            for child, sibling in zip(children, children[1:], strict=False):
+            for child, sibling in pairwise(children):
                 following[child] = sibling
         own = own_bits(len(shape.nodes), nodes.masks.device)
         for number, parent in enumerate(shape.parents):
