@@ -16,7 +16,7 @@ from noise_reference import place_noise
 from ltd.errors import InputError
 from ltd.noise import SharedNoise
 from ltd.ops import Noise
-from ltd.rejection.distributions import doubles
+from ltd.rejection.distributions import floats
 from ltd.rejection.shape import FALL, FIRST_CHANCE, Place, Shape, chance, ranked_shape
 from ltd.rejection.tree import DrawnNodes, DrawnTree
 
@@ -139,8 +139,8 @@ def test_children_are_drawn_without_replacement_from_what_is_kept(
             if not children:
                 continue
             level, row = len(shape.nodes[number]), shape.beam_rows[number]
-            logits = made.levels[level][sequence, row].double().numpy()
-            np.testing.assert_array_equal(doubles(nodes.proposal(sequence, number)), logits)
+            logits = made.levels[level][sequence, row].float().numpy()
+            np.testing.assert_array_equal(floats(nodes.proposal(sequence, number)), logits)
             noise = place_noise(SEED, 3 + sequence, 7 + sequence + level, VOCABULARY)[words]
             order = np.argsort(-(logits / temperature + noise))
             tokens = nodes.tokens[sequence, children].tolist()

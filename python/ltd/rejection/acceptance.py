@@ -24,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 
 from ltd import ops
-from ltd.common.arrays import Doubles, Integers
+from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.report import Report
 from ltd.rejection.distributions import (
     as_array,
-    doubles,
     draft_distribution,
     draw,
+    floats,
     target_distribution,
     uniforms,
 )
@@ -86,7 +86,7 @@ class RejectionAcceptor:
         node: int | None = 0
         while node is not None:
             path.append(node)
-            p = target_distribution(doubles(logits[node]), self.sampling)
+            p = target_distribution(floats(logits[node]), self.sampling)
             if p is None:
                 tokens.append(-1)
                 break
@@ -97,21 +97,21 @@ class RejectionAcceptor:
             node = None if accepted is None else children[accepted]
         return path, tokens
 
-    def _proposed(self, nodes: TreeNodes, sequence: int, node: int, vocabulary: int) -> tuple[Doubles, list[int]]:
+    def _proposed(self, nodes: TreeNodes, sequence: int, node: int, vocabulary: int) -> tuple[Floats, list[int]]:
         """What the children of a node were drawn from, and these in order; there are none where that is unknown."""
         if isinstance(nodes, DrawnNodes) and (children := nodes.shape.children[node]):
-            proposal = doubles(nodes.proposal(sequence, node))
+            proposal = floats(nodes.proposal(sequence, node))
             q = draft_distribution(proposal, self.words, vocabulary, self.sampling.temperature)
             if q is not None:
                 return q, children
-        return np.zeros(0), []
+        return np.zeros(0, dtype=np.float32), []
 
 
-def reject(p: Doubles, q: Doubles, drawn: Sequence[int], numbers: Doubles) -> tuple[int | None, int]:
+def reject(p: Floats, q: Floats, drawn: Sequence[int], numbers: Doubles) -> tuple[int | None, int]:
     """Which of a node's children is accepted, None for none of them, and the token that follows the node.
 
     Args:
-        p: float64 (vocabulary,), the target's distribution. q: the draft's, overwritten; not read without children.
+        p: float32 (vocabulary,), the target's distribution. q: the draft's, overwritten; not read without children.
         drawn: the children's tokens in the order in which they were drawn from q without replacement. What comes where
             nothing was left of q is no draw, and is not looked at.
         numbers: float64 (len(drawn) + 1,), independent, uniform in 0 <= u < 1.
@@ -121,12 +121,13 @@ def reject(p: Doubles, q: Doubles, drawn: Sequence[int], numbers: Doubles) -> tu
             break
         if numbers[place] * q[token] < p[token]:
             return place, token
-        left = np.maximum(p - q, 0.0)
-        if not (sum_left := left.sum()) > 0.0:
+        left = p - q
+        np.maximum(left, 0.0, out=left)
+        if not (mass := left.sum()) > 0.0:
             break  # p is q: what rejected the child is rounding
-        p = left / sum_left
+        p = left / mass
         q[token] = 0.0
-        if not (sum_left := q.sum()) > 0.0:
+        if not (mass := q.sum()) > 0.0:
             break
-        q /= sum_left
+        q /= mass
     return None, draw(p, numbers[-1])

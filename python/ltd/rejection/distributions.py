@@ -1,6 +1,9 @@
-"""Distributions of target and draft in float64, and the numbers that are drawn from them.
+"""Distributions of target and draft, and the numbers that are drawn from them.
 
-In NumPy: PyTorch's threads would spin on beside the engine's, see `ltd.chains.noise_sampling`.
+In NumPy: PyTorch's threads would spin on beside the engine's, see `ltd.chains.noise_sampling`. In float32: rounding
+changes the law of a token by about 1e-7 for each child that is looked at, see docs/lossless.md. A probability that is
+too small for it is 0, here and in a draft's distribution alike, and that changes nothing: a child that is none of q's
+words is not looked at, and one that is has the law of q over its other words.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltd.common.arrays import Doubles, Integers
+from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.decoding.acceptance import Sampling
 
 BITS = 53  # of a float64's fraction: numbers below 1 that are multiples of 2 ** -BITS are exact
@@ -25,54 +28,60 @@ def as_array(logits: torch.Tensor) -> NDArray[Any]:
     return found
 
 
-def doubles(array: NDArray[Any]) -> Doubles:
-    """What `as_array` returned, in float64."""
+def floats(array: NDArray[Any]) -> Floats:
+    """What `as_array` returned, in float32; a copy."""
     if array.dtype == np.uint16:
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float64)
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)
 
 
-def softmax(logits: Doubles, temperature: float) -> Doubles | None:
-    """float64 (n,): the softmax of logits / temperature; None where they hold NaN or +inf, or only -inf."""
+def softmax(logits: Floats, temperature: float) -> Floats | None:
+    """float32 (n,), in their memory: the softmax of logits / temperature; None if they hold NaN or +inf, or only -inf."""
     peak = logits.max()
     if not np.isfinite(peak):
         return None
-    weights = np.exp((logits - peak) / temperature)
-    found: Doubles = weights / weights.sum()
-    return found
+    logits -= peak
+    with np.errstate(over="ignore"):  # what is very far behind is at -inf
+        logits *= np.float32(1.0 / temperature)
+    np.exp(logits, out=logits)
+    logits /= logits.sum()
+    return logits
 
 
-def target_distribution(logits: Doubles, sampling: Sampling) -> Doubles | None:
-    """What the target draws from, float64 (vocabulary,): after temperature, top-k and top-p, as for `accept_sample`.
+def target_distribution(logits: Floats, sampling: Sampling) -> Floats | None:
+    """What the target draws from, float32 (vocabulary,): after temperature, top-k and top-p, as for `accept_sample`.
 
     Args:
-        logits: (vocabulary,), the target's.
+        logits: (vocabulary,), the target's; overwritten.
         sampling: at a temperature above 0.
 
     Returns:
         None where the logits hold NaN or +inf, or only -inf.
     """
+    behind = None
+    if 0 < sampling.top_k < len(logits):
+        behind = logits < np.partition(logits, -sampling.top_k)[-sampling.top_k]
     p = softmax(logits, sampling.temperature)
     if p is None:
         return None
-    if 0 < sampling.top_k < len(p):
-        p[logits < np.partition(logits, -sampling.top_k)[-sampling.top_k]] = 0.0
+    if behind is not None:
+        p[behind] = 0.0
         p /= p.sum()
     if sampling.top_p < 1.0:
         order = np.argsort(-p, kind="stable")
-        better = np.cumsum(p[order]) - p[order]
+        better = np.cumsum(p[order], dtype=np.float64) - p[order]
         p[order[better >= sampling.top_p]] = 0.0
         p /= p.sum()
     return p
 
 
-def draft_distribution(logits: Doubles, words: Integers | None, vocabulary: int, temperature: float) -> Doubles | None:
-    """What the draft's candidates are drawn from, float64 (vocabulary,), by the target's ids.
+def draft_distribution(logits: Floats, words: Integers | None, vocabulary: int, temperature: float) -> Floats | None:
+    """What the draft's candidates are drawn from, float32 (vocabulary,), by the target's ids.
 
     The temperature alone applies to it: candidates that the target's top-k and top-p exclude are rejected.
 
     Args:
-        logits: (Vd,), the draft's; NaN counts as -inf, as it does for `expand_beam`.
+        logits: (Vd,), the draft's, overwritten; NaN counts as -inf, as it does for `expand_beam`.
         words: (Vd,), the target's ids of the draft's; None if they are the same.
         vocabulary: the target's; all others have the probability 0.
         temperature: above 0.
@@ -80,10 +89,12 @@ def draft_distribution(logits: Doubles, words: Integers | None, vocabulary: int,
     Returns:
         None where the logits hold +inf, or nothing finite.
     """
-    q = softmax(np.where(np.isnan(logits), -np.inf, logits), temperature)
+    if np.isnan(logits.max()):
+        logits[np.isnan(logits)] = -np.inf
+    q = softmax(logits, temperature)
     if q is None:
         return None
-    spread = np.zeros(vocabulary)
+    spread = np.zeros(vocabulary, dtype=np.float32)
     spread[slice(len(q)) if words is None else words] = q
     return spread
 
@@ -91,7 +102,7 @@ def draft_distribution(logits: Doubles, words: Integers | None, vocabulary: int,
 def uniforms(seed: int, row: int, position: int, count: int) -> Doubles:
     """float64 (count,), 0 <= u < 1: what is decided at a place with, independent of its noise.
 
-    They are Philox4x64-10's, keyed by the seed, with the counter (block, position, row, 0).
+    They are Philox4x64-10's, keyed by the seed, with the counter (block, position, row, 0), blocks from 1 on.
 
     Args:
         seed: 0 … 2^63 - 1.
@@ -103,7 +114,7 @@ def uniforms(seed: int, row: int, position: int, count: int) -> Doubles:
     return (words >> np.uint64(64 - BITS)) * 2.0**-BITS
 
 
-def draw(p: Doubles, uniform: float) -> int:
+def draw(p: Floats, uniform: float) -> int:
     """The token that a number 0 <= u < 1 stands for: one with p > 0, and each for a share p / Σ p of the numbers."""
-    sums = np.cumsum(p)
+    sums = np.cumsum(p, dtype=np.float64)
     return int(np.searchsorted(sums, uniform * sums[-1], side="right"))
