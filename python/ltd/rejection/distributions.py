@@ -1,9 +1,9 @@
 """Distributions of target and draft, and the numbers that are drawn from them.
 
 In NumPy: PyTorch's threads would spin on beside the engine's, see `ltd.chains.noise_sampling`. In float32: rounding
-changes the law of a token by about 1e-7 for each child that is looked at, see docs/lossless.md. A probability that is
-too small for it is 0, here and in a draft's distribution alike, and that changes nothing: a child that is none of q's
-words is not looked at, and one that is has the law of q over its other words.
+changes the law of a token by less than 1e-6 for each child that is looked at. A probability in q that is too small for
+float32 is 0, and that changes nothing: a child with such a token is not looked at, and any other child has the law of
+the rest of q.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def floats(array: NDArray[Any]) -> Floats:
 
 
 def softmax(logits: Floats, temperature: float) -> Floats | None:
-    """float32 (n,), in their memory: the softmax of logits / temperature; None if they hold NaN or +inf, or only -inf."""
+    """float32 (n,): the softmax of logits / temperature, in their memory; None where they are not finite.
+
+    That is where they hold NaN or +inf, or only -inf.
+    """
     peak = logits.max()
     if not np.isfinite(peak):
         return None
