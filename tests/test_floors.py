@@ -22,7 +22,7 @@ PYTHON_FLOORS = (
     ("ltd.target", "ltd.drafts", "ltd.policies"),
     ("ltd.decoding",),
     ("ltd.policy_choice",),
-    ("ltd.chains", "ltd.latency"),
+    ("ltd.chains", "ltd.latency", "ltd.rejection"),
     ("ltd.loading",),
     ("ltd.custom_generate",),
     ("ltd.evaluation",),

@@ -9,10 +9,8 @@ import pytest
 import torch
 from chain_drafts import chain_decoder, save_draft, small_draft
 from chain_numbers import ACCEPTANCE, number
-from exact_sequences import NEW, PROMPT, enumerated, small_model
-from scipy.stats import chisquare
+from exact_sequences import NEW, PROMPT, enumerated, law_p_value, small_model, warpers
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from ltd import ops
 from ltd.chains.length import MAX_LENGTH, LengthCall
@@ -49,13 +47,8 @@ def p_value(
     folder: Path, words: Tensor | None, temperature: float, top_k: int, top_p: float, sampler: str = RESIDUAL
 ) -> float:
     """How likely so large a distance from the target's distribution is, for one text per seed."""
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
-    if top_k:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p < 1.0:
-        warpers.append(TopPLogitsWarper(top_p))
     model = small_model()
-    expected = enumerated(model, warpers)
+    expected = enumerated(model, warpers(temperature, top_k, top_p))
     torch.manual_seed(1)
     draft = small_draft(model, (0, 1), 1.0)
     decoder = chain_decoder(model, save_draft(draft, words, folder), Picky(), sampler)
@@ -69,15 +62,7 @@ def p_value(
         accepted += sum(gain - 1 for gain in answer.statistics.gains)
         drafted += sum(answer.statistics.sizes)
     assert 0.2 < accepted / drafted < 0.95  # both must be common for the test to be about both
-    assert all(expected[sequence] > 0 for sequence in counts)
-    likely = [sequence for sequence, p in expected.items() if p * SAMPLES >= 5]
-    observed = [counts[sequence] for sequence in likely] + [SAMPLES - sum(counts[s] for s in likely)]
-    wanted = [expected[sequence] * SAMPLES for sequence in likely]
-    wanted.append(SAMPLES - sum(wanted))
-    if wanted[-1] < 1:  # no rest to speak of
-        observed, wanted = observed[:-1], wanted[:-1]
-        wanted = [w * sum(observed) / sum(wanted) for w in wanted]
-    return float(chisquare(observed, wanted).pvalue)
+    return law_p_value(expected, counts)
 
 
 @pytest.mark.parametrize(

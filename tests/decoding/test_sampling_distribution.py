@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from drafted_inside import often_right
-from exact_sequences import NEW, PROMPT, enumerated, small_model
+from exact_sequences import NEW, PROMPT, Sample, check_law, enumerated, small_model, warpers
 from made_outcomes import random_network
 from oracle_draft import OracleDraft
-from scipy.stats import chisquare
 from transformers import (
     LlamaForCausalLM,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from ltd.decoding.decoder import Decoder
@@ -35,34 +29,6 @@ WIDTH = 3
 LAYOUT = Summary(best=5, newest=2)
 LEARNED = Learned(Setting(WIDTH), 2, (2, 4, 6), random_network(LAYOUT, 2, 0), random_network(LAYOUT, 3, 1))
 HISTORY = [*PROMPT, 0, 3, 5, -1, *PROMPT, 2, 2, 1, -1, *PROMPT, 4, 0, 0]
-Sample = Callable[[int], list[list[int]]]
-
-
-def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsProcessorList:
-    """In the order of `transformers`."""
-    made = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
-    if top_k:
-        made.append(TopKLogitsWarper(top_k))
-    if top_p < 1.0:
-        made.append(TopPLogitsWarper(top_p))
-    return made
-
-
-def check_law(expected: dict[tuple[int, ...], float], sample: Sample, seeds: int) -> None:
-    """Compares with the probabilities of all sequences what comes of copies of the prompt and so many seeds."""
-    assert sum(expected.values()) == pytest.approx(1.0, abs=1e-4)
-    counts = Counter(tuple(tokens) for seed in range(seeds) for tokens in sample(seed))
-    assert all(expected[sequence] > 0 for sequence in counts)
-    samples = counts.total()
-    likely = [sequence for sequence, p in expected.items() if p * samples >= 5]
-    observed = [counts[sequence] for sequence in likely] + [samples - sum(counts[s] for s in likely)]
-    wanted = [expected[sequence] * samples for sequence in likely]
-    wanted.append(samples - sum(wanted))
-    if wanted[-1] < 1:  # no rest to speak of
-        observed, wanted = observed[:-1], wanted[:-1]
-        wanted = [w * sum(observed) / sum(wanted) for w in wanted]
-    # The seeds are fixed, so this is one draw, not a flaky test; a wrong rule gives p-values of 1e-20.
-    assert chisquare(observed, wanted).pvalue > 1e-3
 
 
 def sampler(decoder: Decoder, gains: list[int], copies: int, **options: Any) -> Sample:

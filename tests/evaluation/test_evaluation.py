@@ -291,6 +291,24 @@ def test_divergence_from_plain_decoding_is_recorded() -> None:
     assert all("token_ids" not in sample for sample in verdicts.values())
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rejection_is_a_method_beside_the_others(config: EvalConfig, temperature: float) -> None:
+    """Its greedy text must be plain decoding's; where text is sampled, only the distribution is."""
+    drawn = "static:1:4:sampler=rejection"
+    config = replace(config, tasks=("first",), methods=("none", drawn), temperature=temperature)
+    samples = [sample for sample in evaluate(config)["samples"] if sample["method"] == drawn]
+    assert samples and all(set(sample["sizes"]) == {4} and set(sample["depths"]) == {1} for sample in samples)
+    assert all(sample["identical_to_none"] is (None if temperature else True) for sample in samples)
+    reasons = {sample["not_compared"] for sample in samples}
+    assert reasons == {None} if temperature == 0.0 else "the distribution is the same" in reasons.pop()
+
+
+def test_rejection_is_refused_on_a_gpu_before_anything_loads() -> None:
+    drawn = Method.parse("static:1:4:sampler=rejection")
+    with pytest.raises(InputError, match="recursive rejection runs on the CPU alone, not on cuda"):
+        drawn.choose(must_not_load, torch.device("cuda"))
+
+
 def test_names_stand_for_methods(tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text(json.dumps({"format": "ltd-grid", "schema": 1, "depth": 3, "size": 9}))
     rule = {"format": "ltd-rule", "schema": 1, "policy": "ddd:floor=-0.5:size=6"}

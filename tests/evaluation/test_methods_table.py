@@ -65,6 +65,18 @@ def test_what_is_to_be_filled_in_can_be_filled_in(tmp_path: Path) -> None:
     for name, message in wrong.items():
         with pytest.raises(InputError, match=message):
             Method.parse(name)
+    for name, repeats in {"": True, ":sampler=noise": True, ":sampler=rejection": False}.items():
+        assert Method.parse(f"static:1:4{name}").repeats_plain is repeats
+    wrong = {
+        "static:1:4:sampler=coin": "no sampler 'coin' of trees; there are noise, rejection",
+        "static:1:4:sampler=noise:sampler=rejection": "sampler twice",
+        "static:3:2:sampler=rejection": "depth 3 needs a size of at least 4",
+        "static:1:sampler=rejection": "unknown method 'static:1'",
+        "eagle3:sampler=rejection": "eagle3 has no option 'sampler'",
+    }
+    for name, message in wrong.items():
+        with pytest.raises(InputError, match=message):
+            Method.parse(name)
     for kind in FILES:
         with pytest.raises(InputError, match=re.escape(str(tmp_path / "nothing"))):
             Method.parse(f"{kind}:{tmp_path / 'nothing'}")

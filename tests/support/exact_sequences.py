@@ -1,18 +1,25 @@
-"""The exact distribution of all short sequences of a small model."""
+"""The exact distribution of all short sequences of a small model, and whether samples have it."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import torch
+from scipy.stats import chisquare
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
 )
 
 WORDS, NEW = 6, 3
 PROMPT = [1, 4, 2]
+Sample = Callable[[int], list[list[int]]]
 
 
 def small_model() -> LlamaForCausalLM:
@@ -44,3 +51,35 @@ def enumerated(model: LlamaForCausalLM, warpers: LogitsProcessorList) -> dict[tu
         warped = warpers(ids[:, : len(PROMPT) + step], logits[:, step]).softmax(-1)
         probabilities *= warped.gather(1, ids[:, len(PROMPT) + step, None])[:, 0]
     return dict(zip(sequences, probabilities.tolist(), strict=True))
+
+
+def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsProcessorList:
+    """In the order of `transformers`."""
+    made = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        made.append(TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        made.append(TopPLogitsWarper(top_p))
+    return made
+
+
+def law_p_value(expected: Mapping[tuple[int, ...], float], counts: Counter[tuple[int, ...]]) -> float:
+    """How likely so large a distance of samples from the probabilities of all sequences is."""
+    assert all(expected[sequence] > 0 for sequence in counts)
+    samples = counts.total()
+    likely = [sequence for sequence, p in expected.items() if p * samples >= 5]
+    observed = [counts[sequence] for sequence in likely] + [samples - sum(counts[s] for s in likely)]
+    wanted = [expected[sequence] * samples for sequence in likely]
+    wanted.append(samples - sum(wanted))
+    if wanted[-1] < 1:  # no rest to speak of
+        observed, wanted = observed[:-1], wanted[:-1]
+        wanted = [w * sum(observed) / sum(wanted) for w in wanted]
+    return float(chisquare(observed, wanted).pvalue)
+
+
+def check_law(expected: Mapping[tuple[int, ...], float], sample: Sample, seeds: int) -> None:
+    """Compares with the probabilities of all sequences what comes of copies of the prompt and so many seeds."""
+    assert abs(sum(expected.values()) - 1.0) < 1e-4
+    counts = Counter(tuple(tokens) for seed in range(seeds) for tokens in sample(seed))
+    # The seeds are fixed, so this is one draw, not a flaky test; a wrong rule gives p-values of 1e-20.
+    assert law_p_value(expected, counts) > 1e-3

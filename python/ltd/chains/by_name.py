@@ -9,11 +9,10 @@ from ltd.chains.samplers import RESIDUAL, check_sampler
 from ltd.chains.specdecpp import SpecDecPP
 from ltd.common.assets import shipped_chain
 from ltd.common.files import expand_user
-from ltd.common.named_options import Named, make_named
-from ltd.errors import InputError
+from ltd.common.named_options import Named, make_named, split_option
 from ltd.policies.baselines.files import SHIPPED
 
-SAMPLER = "sampler="
+SAMPLER = "sampler"
 ACCEPTANCE = "acceptance"  # the folder of the head that is shipped with a chain draft, inside the draft's
 
 
@@ -39,12 +38,8 @@ def split_sampler(text: str) -> tuple[str, str]:
     Raises:
         InputError: no such sampler, or two of them.
     """
-    parts = text.split(":")
-    samplers = [part.removeprefix(SAMPLER) for part in parts if part.startswith(SAMPLER)]
-    if len(samplers) > 1:
-        raise InputError(f"{text!r} gives sampler twice; give it once")
-    rule = ":".join(part for part in parts if not part.startswith(SAMPLER))
-    return rule, check_sampler(samplers[0]) if samplers else RESIDUAL
+    rule, sampler = split_option(text, SAMPLER)
+    return rule, RESIDUAL if sampler is None else check_sampler(sampler)
 
 
 def parse_length(text: str) -> Length:

@@ -96,6 +96,22 @@ def make_named(text: str, table: Mapping[str, Named[T]], what: str) -> T:
     return table[name].make(**values)
 
 
+def split_option(text: str, option: str) -> tuple[str, str | None]:
+    """What was typed, without one of its options, and the value that this has; None where it is not given.
+
+    Args:
+        text: as it was typed. option: its name.
+
+    Raises:
+        InputError: it is given twice.
+    """
+    parts, typed = text.split(":"), f"{option}="
+    values = [part.removeprefix(typed) for part in parts if part.startswith(typed)]
+    if len(values) > 1:
+        raise InputError(f"{text!r} gives {option} twice; give it once")
+    return ":".join(part for part in parts if not part.startswith(typed)), values[0] if values else None
+
+
 def options_of(maker: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The parameters of what makes something, by name, with their types."""
     return inspect.signature(maker, eval_str=True).parameters

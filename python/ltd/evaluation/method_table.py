@@ -90,7 +90,13 @@ def rows() -> list[MethodRow]:
     }
     return [
         words[BASELINE],
-        MethodRow(f"{STATIC}:D:V", "nothing", "the static tree of depth D and size V, for example static:4:16"),
+        MethodRow(
+            f"{STATIC}:D:V",
+            "nothing",
+            "the static tree of depth D and size V, for example static:4:16; samples with sampler=noise, the noise of "
+            "the place, or sampler=rejection, a drawn tree of fixed shape and recursive rejection",
+            "sampler=noise",
+        ),
         words[TUNED_GRID],
         files["grid"],
         MethodRow(f"{LOOKED_UP}:N", "nothing", "no draft: the N likeliest tokens that the text so far proposes"),

@@ -47,6 +47,9 @@ from ltd.policies.learned.bundle import FACTS
 from ltd.policies.learned.store import tuned_grid
 from ltd.policies.rule_file import rule_text
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
+from ltd.rejection.by_name import REJECTION, SHARED, split_tree_sampler
+from ltd.rejection.decoder import RejectionDecoder, check_device
+from ltd.rejection.shape import check_size
 
 NOT_TUNED = "no learned policy is the default for this target, draft and machine; make one with ltd tune"
 NO_GRID = "nothing says which static tree is the best here; find it with ltd tune, or name the file: grid:FILE"
@@ -125,18 +128,27 @@ class TreeMethod(Method):
 
     Attributes:
         policy: as the name says: "none" is plain decoding, and None is what is known here.
-        chosen: what it comes to here; None until `choose`.
+        sampler: how its sampled tokens are found, see `ltd.rejection.by_name`.
+        chosen: what the policy comes to here; None until `choose`.
         grid: the file that says so, where it is that of a grid search by `ltd tune`.
     """
 
     policy: PolicyChoice
+    sampler: str = SHARED
     chosen: ChosenPolicy | None = None
     grid: Path | None = None
 
     @classmethod
     def named(cls, name: str) -> TreeMethod:
         """`Method.parse` of this kind."""
-        return cls(name, read_policy(split_label(name)[1]))
+        spec = split_label(name)[1]
+        if spec.partition(":")[0] != STATIC:
+            return cls(name, read_policy(spec))
+        tree, sampler = split_tree_sampler(spec)
+        policy = read_policy(tree)
+        if sampler == REJECTION and isinstance(policy, Static):
+            check_size(policy.depth, policy.size)
+        return cls(name, policy, sampler)
 
     @property
     def files(self) -> list[Path]:
@@ -153,9 +165,11 @@ class TreeMethod(Method):
 
     @property
     def repeats_plain(self) -> bool:
-        return True
+        return self.sampler == SHARED
 
     def choose(self, setting: FindSetting, device: torch.device) -> TreeMethod:
+        if self.sampler == REJECTION:
+            check_device(device)
         chosen = choose_policy(self.policy, setting, device)
         if self.spec not in (TUNED, TUNED_GRID):
             return replace(self, chosen=chosen)
@@ -175,6 +189,9 @@ class TreeMethod(Method):
 
     def open(self, models: Models) -> TreeAnswerer:
         assert self.chosen is not None, "a method is chosen before it is opened"
+        if self.sampler == REJECTION:
+            assert isinstance(self.policy, Static)
+            return TreeAnswerer(RejectionDecoder.sharing(models.decoder, self.policy), None)
         policy: PolicyChoice = "none" if self.chosen.policy is None else self.chosen.policy
         models.decoder.speculation(policy)  # raises if there is no draft, or its trees are too large
         return TreeAnswerer(models.decoder, policy)
