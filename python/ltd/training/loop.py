@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import time
@@ -18,6 +19,7 @@ from ltd.common.files import write_bytes
 from ltd.common.tensor_files import restore
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, epoch_order
+from ltd.training.weight_average import AVERAGE_EVERY, WeightAverage
 
 CLIP = 0.5  # gradient norm, as in EAGLE-3's settings
 MEASUREMENTS = 10  # on the way to the end
@@ -76,6 +78,8 @@ class Training:
         self.workers = ThreadPoolExecutor(
             max(1, min(config.batch, torch.get_num_threads())), initializer=torch.set_num_threads, initargs=(1,)
         )
+        share = config.average_share if config.kind == "eagle3" else 0.0
+        self.average = WeightAverage(self.weights, share * self.updates) if share else None
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -88,6 +92,7 @@ class Training:
         return {
             "head": self.objective.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "average": None if self.average is None else self.average.state(),
             "update": self.update,
             "tokens": self.tokens,
             "seconds": self.seconds,
@@ -100,6 +105,8 @@ class Training:
         """Go on from `state`."""
         self.objective.module.load_state_dict(state["head"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
         for name in ("update", "tokens", "seconds", "recent", "losses", "measurements"):
             setattr(self, name, state[name])
 
@@ -122,6 +129,8 @@ class Training:
         nn.utils.clip_grad_norm_(self.weights, CLIP)
         self.optimiser.step()
         self.update += 1
+        if self.average is not None and self.update % AVERAGE_EVERY == 0:
+            self.average.add()
         self.tokens += int(batch.learned.sum())
         return losses
 
@@ -147,6 +156,10 @@ class Training:
         with self.autocast():
             return self.objective.measure(batches)
 
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The draft with its averaged weights in place, where there are such."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -166,12 +179,24 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
+class Watch(Protocol):
+    """Looks at a training on its way."""
+
+    def look(self, training: Training) -> dict[str, Any]:
+        """More to measure of the draft as it is; plain values, ready for JSON."""
+
+    def show(self, training: Training) -> None:
+        """Shows the curves so far."""
+
+
 def run_training(
-    training: Training, load: Callable[[list[int]], Batch], held_out: Callable[[], Iterable[Batch]], checkpoint: Path
-) -> None:
+    training: Training, load: Callable[[list[int]], Batch], held_out: Callable[[], Iterable[Batch]], checkpoint: Path,
+    watch: Watch,
+) -> None:  # fmt: skip
     """Train to the end, from `checkpoint` if there is one.
 
-    `load` gives the batch of some conversations' indices, `held_out` the batches to measure on.
+    `load` gives the batch of some conversations' indices, `held_out` the batches to measure on. What is measured on the
+    way are the averaged weights, where there are such: they are nearer to what a training that ended here would come to.
     """
     if checkpoint.exists():
         restore(checkpoint, training.load_state)
@@ -185,9 +210,13 @@ def run_training(
             bar.set_postfix(loss=f"{losses[0]:.3f}", refresh=False)
             last = training.update == training.updates
             if last or training.update % measure_every == 0:
-                found = training.measure(held_out())
-                training.measurements.append({"update": training.update, **found.to_dict()})
-                bar.write(f"update {training.update}: held-out {found}")
+                with training.averaged():
+                    found = training.measure(held_out())
+                    more = watch.look(training)
+                reached = {"update": training.update, "tokens": training.tokens}
+                training.measurements.append({**reached, **found.to_dict(), **more})
+                bar.write(f"update {training.update}: held-out {found}" + "".join(f", {k} {v}" for k, v in more.items()))
+                watch.show(training)
             if last or time.monotonic() - saved >= training.config.checkpoint_seconds:
                 training.seconds = time.monotonic() - started
                 save_checkpoint(training, checkpoint)
