@@ -72,6 +72,16 @@ def test_finished_run(finished: TrainDraftConfig, tiny_target: Target) -> None:
     assert report["data"]["training"]["tokens"] + report["data"]["held_out"]["tokens"] >= 1500
     assert str(out) not in json.dumps(report)
     assert (out / "head" / "training.png").read_bytes().startswith(b"\x89PNG")
+    on_the_way = json.loads((out / "training.json").read_text())["curves"]["held_out"]
+    assert on_the_way == report["curves"]["held_out"]
+    assert [point["tokens"] for point in on_the_way] == sorted({point["tokens"] for point in on_the_way})
+    assert all(point["tau"] >= 1 and point["tokens_per_second"] > 0 for point in on_the_way)
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert report["weights"]["chosen"] in ("last", "averaged")
+    assert sum(each["slots"] for each in report["held_out_by_kind"].values()) == report["held_out"]["slots"]
+    kinds = report["data"]["kinds"]
+    assert len(kinds) > 1 and kinds.keys() >= report["held_out_by_kind"].keys()
+    assert report["data"]["writing"].keys() == {"all", *kinds}
     assert not list(out.rglob("*.tmp"))
     assert len(head.t2d) == 96
     embedding = AutoModelForCausalLM.from_pretrained(tiny_target("llama")).get_output_embeddings().weight
@@ -123,7 +133,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stage", ["data", "features", "training"])
+@pytest.mark.parametrize("stage", ["data", "later data", "features", "training", "finish"])
 def test_resume_equals_uninterrupted_run(
     stage: str, finished: TrainDraftConfig, tiny_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,10 +149,8 @@ def test_resume_equals_uninterrupted_run(
         training_loop.Training, "step", lambda self, batch: (steps.append(self.update), step(self, batch))[1]
     )
     train_draft(config)
-    if stage == "training":
-        assert steps[0] == 3  # nothing that a checkpoint held is done again
-    else:
-        assert steps[0] == 0
+    # Nothing that a checkpoint held is done again.
+    assert steps[:1] == {"training": [3], "finish": []}.get(stage, [0])
     once, twice = (load_file(Path(each.out) / "head" / "model.safetensors") for each in (finished, config))
     assert once.keys() == twice.keys()
     for name in once:
@@ -164,8 +172,10 @@ def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     """Raise Killed in the middle of a stage: at the second shard or the fourth update."""
     places = {
         "data": ("ltd.training.data.conversations.write_batch", 1),
+        "later data": ("ltd.training.data.conversations.write_batch", 2),
         "features": ("ltd.training.data.features._shard_features", 1),
         "training": ("ltd.training.eagle3.measure.loss_of_batch", 3 * 4),  # four conversations an update
+        "finish": ("ltd.training.kinds.save_head", 0),
     }
     place, allowed = places[stage]
     module, _, name = place.rpartition(".")
