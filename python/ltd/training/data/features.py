@@ -14,8 +14,8 @@ from tqdm import tqdm
 from ltd.common.shards import shard_file, shard_files, write_shard
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
-from ltd.training.data.conversations import load_shard
 from ltd.training.data.conversation import Conversation
+from ltd.training.data.conversations import load_shard
 from ltd.training.data.lockstep import States, read_states
 
 BYTES_PER_VALUE = 2  # bfloat16

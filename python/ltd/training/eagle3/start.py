@@ -27,7 +27,7 @@ def target_parts(model: PreTrainedModel, vocabulary: DraftVocabulary, dtype: tor
 
 @dataclass(frozen=True, slots=True)
 class StateScales:
-    """How large the target's states are, as root mean squares: of every feature, low to high, and after its final norm."""
+    """How large the target's states are: root mean squares of every feature, low to high, and after the final norm."""
 
     features: tuple[float, ...]
     final: float

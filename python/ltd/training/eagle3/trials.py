@@ -41,7 +41,7 @@ class Trial:
 
 def try_heads(
     heads: Sequence[Eagle3Head], target: Target, questions: Sequence[list[int]], what: str,
-    *, policy: Policy | None = None, new_tokens: int = NEW_TOKENS,
+    *, policy: Policy | None = None, new_tokens: int,
 ) -> list[Trial]:  # fmt: skip
     """Decode every question with every head, in turns that rotate, and report in the order of `heads`.
 
@@ -98,7 +98,7 @@ class HeadTrials:
 
     def compare(self, heads: Sequence[Eagle3Head], what: str) -> list[Trial]:
         """Every head with `QUESTIONS` questions."""
-        return try_heads(heads, self.target, self.questions[:QUESTIONS], what)
+        return try_heads(heads, self.target, self.questions[:QUESTIONS], what, new_tokens=NEW_TOKENS)
 
 
 class HeadWatch(CurveWatch):
