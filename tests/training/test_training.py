@@ -524,6 +524,19 @@ def test_epoch_order_visits_everything_once(count: int, batch: int, epoch: int) 
     assert order == epoch_order(count, batch, seed=3, epoch=epoch)
 
 
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 2000), min_size=1, max_size=300), batch=st.integers(1, 5), epoch=st.integers(0, 3))
+def test_batches_are_of_similar_sizes(sizes: list[int], batch: int, epoch: int) -> None:
+    order = epoch_order(len(sizes), batch, seed=3, epoch=epoch, sizes=sizes)
+    assert sorted(index for indices in order for index in indices) == list(range(len(sizes)))
+    assert order == epoch_order(len(sizes), batch, seed=3, epoch=epoch, sizes=sizes)
+
+    def waits(batches: list[list[int]]) -> int:
+        return sum(max(sizes[i] for i in each) - min(sizes[i] for i in each) for each in batches)
+
+    assert waits(order) <= waits(epoch_order(len(sizes), batch, seed=3, epoch=epoch))
+
+
 def test_default_feature_layers_of_a_shallow_target() -> None:
     from transformers import LlamaConfig
 

@@ -26,7 +26,7 @@ from ltd.training.eagle3.measure import HeadObjective
 from ltd.training.eagle3.start import StateScales, new_head, target_parts
 from ltd.training.eagle3.trials import HeadTrials, HeadWatch, faster
 from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast, trial_sizes
-from ltd.training.loop import Objective, Training, Watch
+from ltd.training.loop import Objective, Training, TrainingWatch
 from ltd.training.report import Curves, CurveWatch, draw_chain_curves, draw_head_curves
 from ltd.training.vocabulary import DraftVocabulary
 
@@ -46,7 +46,7 @@ class Maker(Protocol):
     def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """The draft that training starts from, and what it is trained for; `sample` are some of the conversations."""
 
-    def watch(self, folder: Path, held_out: list[Conversation]) -> Watch:
+    def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
         """What looks at the training on its way, and shows it in the run's folder."""
 
     def choose(self, training: Training) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class HeadMaker:
         )
         return HeadObjective(self.head, target_parts(model, vocabulary, dtype), config)
 
-    def watch(self, folder: Path, held_out: list[Conversation]) -> Watch:
+    def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
         """See `Maker`; the head decodes on the way."""
         self.trials = self._trials(held_out)
         return HeadWatch(self.head, self.trials, Curves(folder, self.config, draw_head_curves))
@@ -142,7 +142,7 @@ class ChainMaker:
         whole: Any = model.get_output_embeddings()
         return ChainObjective(self.model, parts, self.words.to(model.device), whole.weight.detach().to(dtype))
 
-    def watch(self, folder: Path, held_out: list[Conversation]) -> Watch:
+    def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
         """See `Maker`."""
         return CurveWatch(Curves(folder, self.config, draw_chain_curves))
 

@@ -64,10 +64,20 @@ class Objective(Protocol):
 
 
 class Training:
-    """One training run; everything that a checkpoint must hold is a field."""
+    """One training run; everything that a checkpoint must hold is a field.
 
-    def __init__(self, objective: Objective, config: TrainDraftConfig, count: int, dtype: torch.dtype) -> None:
-        self.objective, self.config, self.count, self.dtype = objective, config, count, dtype
+    Args:
+        objective: what is trained.
+        count: of conversations to learn from.
+        dtype: of the arithmetic.
+        sizes: of the conversations, in tokens, if batches are to be of similar ones.
+    """
+
+    def __init__(
+        self, objective: Objective, config: TrainDraftConfig, count: int, dtype: torch.dtype,
+        sizes: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        self.objective, self.config, self.count, self.dtype, self.sizes = objective, config, count, dtype, sizes
         self.updates_per_epoch = math.ceil(count / config.batch)
         self.updates = config.epochs * self.updates_per_epoch
         self.weights = [weight for weight in objective.module.parameters() if weight.requires_grad]
@@ -80,6 +90,7 @@ class Training:
         )
         share = config.average_share if config.kind == "eagle3" else 0.0
         self.average = WeightAverage(self.weights, share * self.updates) if share else None
+        self._order: tuple[int, list[list[int]]] = (-1, [])  # an epoch, and its batches
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -113,7 +124,10 @@ class Training:
     def batch_indices(self) -> list[int]:
         """The conversations of the coming update."""
         epoch, position = divmod(self.update, self.updates_per_epoch)
-        return epoch_order(self.count, self.config.batch, self.config.seed, epoch)[position]
+        if self._order[0] != epoch:
+            order = epoch_order(self.count, self.config.batch, self.config.seed, epoch, self.sizes)
+            self._order = (epoch, order)
+        return self._order[1][position]
 
     def step(self, batch: Batch) -> Tensor:
         """One update; returns the parts of the loss (parts,)."""
@@ -179,7 +193,7 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
-class Watch(Protocol):
+class TrainingWatch(Protocol):
     """Looks at a training on its way."""
 
     def look(self, training: Training) -> dict[str, Any]:
@@ -191,7 +205,7 @@ class Watch(Protocol):
 
 def run_training(
     training: Training, load: Callable[[list[int]], Batch], held_out: Callable[[], Iterable[Batch]], checkpoint: Path,
-    watch: Watch,
+    watch: TrainingWatch,
 ) -> None:  # fmt: skip
     """Train to the end, from `checkpoint` if there is one.
 

@@ -18,7 +18,7 @@ UPDATES_TIMED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DataPlan:
     """What a run is going to do.
 
     Attributes:
@@ -53,22 +53,22 @@ class Plan:
 
 def fitting_plan(
     config: TrainDraftConfig, writing: float, reading: float, training: float, most_tokens: int | None, least: int
-) -> Plan:
+) -> DataPlan:
     """As many tokens as `config.hours` are enough for, at these seconds per token; `least` are written already."""
     each = writing + reading + training * config.epochs / (1 - SHARE_FOR_MEASURING)
     tokens, bound = int(config.hours * 3600 / each), "time"
     if most_tokens is not None and tokens > most_tokens:
         tokens, bound = most_tokens, "space"
-    return Plan(max(tokens, least, 1), writing, reading, training, config.epochs, bound)
+    return DataPlan(max(tokens, least, 1), writing, reading, training, config.epochs, bound)
 
 
-def read_plan(folder: Path) -> Plan | None:
+def read_plan(folder: Path) -> DataPlan | None:
     """The plan of a run's folder, if it was made already."""
     file = folder / PLAN
-    return read_json(file, Plan, str(file)) if file.exists() else None
+    return read_json(file, DataPlan, str(file)) if file.exists() else None
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
+def write_plan(folder: Path, plan: DataPlan) -> None:
     """Keeps a plan, so that a run that goes on follows it."""
     write_text(folder / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
 

@@ -57,7 +57,7 @@ class Curves:
 
 
 class CurveWatch:
-    """See `ltd.training.loop.Watch`: measures nothing more."""
+    """See `ltd.training.loop.TrainingWatch`: measures nothing more."""
 
     def __init__(self, curves: Curves) -> None:
         self.curves = curves

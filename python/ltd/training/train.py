@@ -32,7 +32,7 @@ from ltd.training.data.writing_rates import WritingRates
 from ltd.training.kinds import FOLDERS, Maker, open_maker, target_name
 from ltd.training.loop import Training, run_training
 from ltd.training.memory import keep_freed_memory
-from ltd.training.plan import Plan, fitting_plan, read_plan, seconds_per_call, write_plan
+from ltd.training.plan import DataPlan, fitting_plan, read_plan, seconds_per_call, write_plan
 from ltd.training.report import data_facts, make_report
 from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary
 
@@ -78,7 +78,7 @@ def _run_stages(config: TrainDraftConfig, out: Path) -> Path:
     return finished
 
 
-def _planned(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker) -> Plan:
+def _planned(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker) -> DataPlan:
     """The plan for `config.hours`, made once with rates measured on the first shard of real data."""
     plan = read_plan(out)
     if plan is None:
@@ -168,7 +168,8 @@ def new_training(
     """A training on these conversations that has not begun; `words` (n,) int64 are those that it is to predict."""
     vocabulary = vocabulary_of(config, stage, words)
     sample = _load(config, stage, stage.reader(), learned[:SAMPLE])
-    return Training(maker.objective(vocabulary, stage.dtype, sample), config, len(learned), stage.dtype)
+    sizes = [len(each.tokens) for each in learned] if config.has_long_texts else None
+    return Training(maker.objective(vocabulary, stage.dtype, sample), config, len(learned), stage.dtype, sizes)
 
 
 def _load(config: TrainDraftConfig, stage: DataStage, reader: Reads, conversations: list[Conversation]) -> Batch:

@@ -16,6 +16,7 @@ from ltd.training.data.features import Reads
 
 # Matrix libraries make a kernel for every new shape, so there should be few.
 ROUND_TO = 64
+WINDOW = 16
 
 
 @dataclass(slots=True)
@@ -62,11 +63,22 @@ class Batch:
         return out
 
 
-def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of the indices 0 … count - 1, shuffled, for one epoch."""
-    indices = list(range(count))
-    random.Random(f"{seed} {epoch}").shuffle(indices)
-    return [indices[first : first + batch] for first in range(0, count, batch)]
+def epoch_order(count: int, batch: int, seed: int, epoch: int, sizes: Sequence[int] | None = None) -> list[list[int]]:
+    """Batches of the indices 0 … count - 1, shuffled, for one epoch.
+
+    With sizes, those of a batch are of similar size, because the conversations of a batch are computed side by side and
+    wait for the longest: every `WINDOW` batches' indices are sorted among each other. Batches come in any order.
+    """
+    indices, chance = list(range(count)), random.Random(f"{seed} {epoch}")
+    chance.shuffle(indices)
+    if sizes is not None:
+        step = WINDOW * batch
+        windows = [indices[first : first + step] for first in range(0, count, step)]
+        indices = [index for window in windows for index in sorted(window, key=lambda index: sizes[index])]
+    batches = [indices[first : first + batch] for first in range(0, count, batch)]
+    if sizes is not None:
+        chance.shuffle(batches)
+    return batches
 
 
 def load_batch(

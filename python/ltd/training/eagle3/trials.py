@@ -109,5 +109,5 @@ class HeadWatch(CurveWatch):
         self.head, self.trials = head, trials
 
     def look(self, training: Training) -> dict[str, Any]:
-        """See `ltd.training.loop.Watch`."""
+        """See `ltd.training.loop.TrainingWatch`."""
         return dict(self.trials.on_the_way(self.head))
