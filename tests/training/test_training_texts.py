@@ -56,6 +56,12 @@ def test_default_mix_is_a_whole_and_a_third_has_given_text() -> None:
     assert 1 / 3 <= sum(share for name, share in shares.items() if KIND_OF_NAME[name].given != "nothing") <= 1 / 2
 
 
+def test_the_docs_have_the_default_shares() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", docs, re.MULTILINE)
+    assert {name: float(share) for name, share in rows} == {kind.name: kind.share for kind in KINDS}
+
+
 @given(st.dictionaries(st.sampled_from(sorted(KIND_OF_NAME)), st.floats(0.001, 1000), min_size=1))
 def test_shares_are_relative(weights: dict[str, float]) -> None:
     text = " , ".join(f"{name} = {weight!r}" for name, weight in weights.items())
