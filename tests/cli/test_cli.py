@@ -174,6 +174,9 @@ def test_options_ask_for_a_policy() -> None:
         (["check", "--data-dir", "nowhere", "--out", "x.json"], "no data folder nowhere"),
         (["train-draft"], "--out"),
         (["train-draft", "--out", "x", "--epochs", "0"], "epochs is 0"),
+        (["train-draft", "--out", "x", "--quick", "--tokens", "9"], "--quick is the same as --hours 1"),
+        (["train-draft", "--out", "x", "--hours", "2", "--tokens", "9"], "hours have no effect"),
+        (["train-draft", "--out", "x", "--mix", "poems=1"], "mix names 'poems'"),
         (["paint"], "paint"),
     ],
 )
@@ -310,8 +313,9 @@ def test_a_warning_is_one_line(run: Run, model: list[str], tmp_path: Path, monke
 
 
 def test_train_draft_takes_every_setting(run: Run) -> None:
-    options = inspect.signature(train_draft).parameters
+    options = dict(inspect.signature(train_draft).parameters)
     fields = TrainDraftConfig.__dataclass_fields__
+    assert not options.pop("quick").default
     assert options.keys() == fields.keys()
     assert {n: o.default for n, o in options.items() if n != "out"} == {
         n: field.default for n, field in fields.items() if n != "out"

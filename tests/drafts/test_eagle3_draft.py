@@ -80,7 +80,10 @@ def read_prompt(session: Eagle3Session, row: int, features: torch.Tensor, follow
     session.read_prompt(row, torch.cat([features, left_out])[None], tokens)
 
 
-@pytest.mark.parametrize("options", [{}, {"norm_before_residual": True, "attention_bias": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"norm_before_residual": True, "attention_bias": True}, {"norm_output": True, "fc_norm": True}],
+)
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), gains=st.lists(st.integers(1, 5), min_size=1, max_size=4), depth=st.integers(0, 4))
@@ -91,6 +94,7 @@ def test_every_cycle_equals_one_forward_over_true_features(
     trained = load_head(tiny_head("llama"), torch.float32, torch.device("cpu"))
     head = Eagle3Head(replace(trained.config, **options))
     head.load_state_dict(trained.state_dict(), strict=False)
+    nn.init.uniform_(head.norm.weight, 0.5, 1.5)
     config = head.config
     embedding = nn.Embedding(config.vocab_size, config.target_hidden_size)
     prompt_length = 6

@@ -27,22 +27,15 @@ from ltd.training import TrainDraftConfig, train_draft
 from ltd.training import loop as training_loop
 from ltd.training.data.batches import epoch_order
 from ltd.training.data.chat_format import ChatFormat, read_chat_format
-from ltd.training.data.conversations import (
-    ANSWER,
-    TEMPLATE,
-    USER,
-    Conversation,
-    Writer,
-    _save_shard,
-    close_ranks,
-    load_conversations,
-    new_writers,
-    sample,
-)
+from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
+from ltd.training.data.conversations import _save_shard, close_ranks, load_conversations, sample
 from ltd.training.data.features import FeatureReader
 from ltd.training.data.lockstep import Lockstep, read_states
+from ltd.training.data.mix import KINDS
 from ltd.training.data.openings import OPENINGS
-from ltd.training.eagle3.trim import Trial, frequent_words, keep_words, largest_fast
+from ltd.training.data.writers import Writer, new_sheet, new_writers
+from ltd.training.eagle3.trials import Trial
+from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast
 from ltd.training.vocabulary import choose_vocabulary
 
 Target = Callable[[str], Path]
@@ -51,8 +44,8 @@ Target = Callable[[str], Path]
 def small_config(out: Path, target: Path, **changes: Any) -> TrainDraftConfig:
     values: dict[str, Any] = {
         "tokens": 1500, "length": 90, "user_length": 12, "answer_length": 30, "rows": 8, "held_out_share": 0.3,
-        "draft_vocab_size": 48, "ttt_steps": 3, "batch": 4, "epochs": 2, "learning_rate": 3e-3, "dtype": "float32",
-        "seed": 5, "greedy_share": 0.5, "trim_vocabulary": False,
+        "draft_vocab_size": 48, "ttt_steps": 3, "batch": 4, "epochs": 3, "learning_rate": 3e-3, "dtype": "float32",
+        "seed": 5, "greedy_share": 0.5, "trim_vocabulary": False, "context_length": 224,
     }  # fmt: skip
     return TrainDraftConfig(out=out, target=str(target), **{**values, **changes})
 
@@ -79,6 +72,16 @@ def test_finished_run(finished: TrainDraftConfig, tiny_target: Target) -> None:
     assert report["data"]["training"]["tokens"] + report["data"]["held_out"]["tokens"] >= 1500
     assert str(out) not in json.dumps(report)
     assert (out / "head" / "training.png").read_bytes().startswith(b"\x89PNG")
+    on_the_way = json.loads((out / "training.json").read_text())["curves"]["held_out"]
+    assert on_the_way == report["curves"]["held_out"]
+    assert [point["tokens"] for point in on_the_way] == sorted({point["tokens"] for point in on_the_way})
+    assert all(point["tau"] >= 1 and point["tokens_per_second"] > 0 for point in on_the_way)
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert report["weights"]["chosen"] in ("last", "averaged")
+    assert sum(each["slots"] for each in report["held_out_by_kind"].values()) == report["held_out"]["slots"]
+    kinds = report["data"]["kinds"]
+    assert len(kinds) > 1 and kinds.keys() >= report["held_out_by_kind"].keys()
+    assert report["data"]["writing"].keys() == {"all", *kinds}
     assert not list(out.rglob("*.tmp"))
     assert len(head.t2d) == 96
     embedding = AutoModelForCausalLM.from_pretrained(tiny_target("llama")).get_output_embeddings().weight
@@ -130,7 +133,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stage", ["data", "features", "training"])
+@pytest.mark.parametrize("stage", ["data", "later data", "features", "training", "finish"])
 def test_resume_equals_uninterrupted_run(
     stage: str, finished: TrainDraftConfig, tiny_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,18 +149,22 @@ def test_resume_equals_uninterrupted_run(
         training_loop.Training, "step", lambda self, batch: (steps.append(self.update), step(self, batch))[1]
     )
     train_draft(config)
-    if stage == "training":
-        assert steps[0] == 3  # nothing that a checkpoint held is done again
-    else:
-        assert steps[0] == 0
+    # Nothing that a checkpoint held is done again.
+    assert steps[:1] == {"training": [3], "finish": []}.get(stage, [0])
     once, twice = (load_file(Path(each.out) / "head" / "model.safetensors") for each in (finished, config))
     assert once.keys() == twice.keys()
     for name in once:
         assert torch.equal(once[name], twice[name]), name
     checkpoints = [torch.load(Path(each.out) / "checkpoint.pt", weights_only=True) for each in (finished, config)]
+    for checkpoint in checkpoints:
+        for measured in checkpoint["measurements"]:
+            assert measured.pop("tokens_per_second") > 0  # the only number that is never the same twice
     for name in ("tokens", "losses", "measurements"):
         assert checkpoints[0][name] == checkpoints[1][name], name
     for one, other in zip(*(checkpoint["head"].values() for checkpoint in checkpoints), strict=True):
+        assert torch.equal(one, other)
+    assert checkpoints[0]["average"]["count"] == checkpoints[1]["average"]["count"] > 0
+    for one, other in zip(*(checkpoint["average"]["values"] for checkpoint in checkpoints), strict=True):
         assert torch.equal(one, other)
 
 
@@ -165,20 +172,22 @@ def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     """Raise Killed in the middle of a stage: at the second shard or the fourth update."""
     places = {
         "data": ("ltd.training.data.conversations.write_batch", 1),
+        "later data": ("ltd.training.data.conversations.write_batch", 2),
         "features": ("ltd.training.data.features._shard_features", 1),
         "training": ("ltd.training.eagle3.measure.loss_of_batch", 3 * 4),  # four conversations an update
+        "finish": ("ltd.training.kinds.save_head", 0),
     }
     place, allowed = places[stage]
     module, _, name = place.rpartition(".")
     original = getattr(__import__(module, fromlist=[name]), name)
     calls = 0
 
-    def wrapper(*arguments: Any) -> Any:
+    def wrapper(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > allowed:
             raise Killed
-        return original(*arguments)
+        return original(*arguments, **options)
 
     patch.setattr(place, wrapper)
 
@@ -204,7 +213,10 @@ def test_half_written_files_are_ignored(finished: TrainDraftConfig, tmp_path: Pa
         ("opening_share", 2), ("user_temperature", 0.0), ("held_out_share", 0.0), ("learning_rate", 0.0),
         ("learning_rate", float("nan")), ("ttt_decay", float("inf")), ("dtype", "int8"), ("threads", 0),
         ("feature_layers", (2, 1)), ("feature_layers", ()), ("intermediate_size", 0),
-        ("warmup_share", 1.0), ("checkpoint_seconds", "soon"), ("cache_gigabytes", -1), ("seed", -1),
+        ("mix", "chat"), ("mix", "chat=-1"), ("mix", "summary=1"), ("mix", "chat=1,chat=1"), ("mix", "poem=1"),
+        ("mix", 3), ("hours", 0.0), ("loss", "hard"), ("features", "none"), ("average_share", 1.5),
+        ("context_length", 100), ("warmup_share", 1.0), ("checkpoint_seconds", "soon"),
+        ("cache_gigabytes", -1), ("seed", -1),
     ],
 )  # fmt: skip
 def test_bad_config_names_the_field(field: str, value: Any) -> None:
@@ -230,7 +242,9 @@ def test_foreign_folder_is_left_alone(tmp_path: Path, tiny_target: Target) -> No
     ("family", "changes", "message"),
     [
         ("llama", {"draft_vocab_size": 97}, "draft_vocab_size is 97, but the target has only 96"),
-        ("llama", {"length": 300}, "length is 300, but the target attends to at most 256"),
+        ("llama", {"length": 300, "context_length": 300}, "^length is 300, but the target attends to at most 256"),
+        ("llama", {"context_length": 150}, "context_length is 150, but conversations about given texts need"),
+        ("llama", {"context_length": 257}, "context_length is 257, but the target attends to at most 256"),
         ("mistral", {"length": 90}, "attends to at most 24"),
         ("llama", {"feature_layers": (2, 9)}, r"feature_layers is \(2, 9\), but the target has only hs\[0\] … hs\[8\]"),
         ("llama", {"length": 20}, "the chat template alone needs"),
@@ -244,8 +258,8 @@ def test_config_that_does_not_suit_the_target(
 
 
 @pytest.mark.parametrize(("cache", "free", "message"), [
-    (1e-6, 10**12, "the features of 1500 tokens need 0.00039 GB, but cache_gigabytes is 1e-06"),
-    (1.0, 1000, "need 0.00039 GB, but the disk has only 1e-06 GB left"),
+    (1e-6, 10**12, "the features of 1500 tokens need 0.000396 GB, but cache_gigabytes is 1e-06"),
+    (1.0, 1000, "need 0.000396 GB, but the disk has only 1e-06 GB left"),
 ])  # fmt: skip
 def test_too_little_disk_space(
     cache: float, free: int, message: str, tiny_target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -358,7 +372,7 @@ def test_conversations_are_what_the_target_writes(finished: TrainDraftConfig, ti
         best = model(tokens).logits[0].argmax(-1)
         answer = torch.tensor(conversation.roles)[1:] == ANSWER
         greedy += bool((best[:-1] == tokens[0, 1:])[answer].all())
-        assert len(conversation.tokens) <= finished.length
+        assert len(conversation.tokens) <= (224 if KINDS[conversation.kind].is_long else 90)
     assert 0.2 < greedy / len(conversations) < 0.8
 
 
@@ -420,7 +434,8 @@ def test_closing_ranks_moves_few_rows_forwards(alive: set[int]) -> None:
 def test_openings_begin_their_share_of_the_turns() -> None:
     chat = ChatFormat((1, 1), (2, 3, 4), (2, 5), frozenset({2}), frozenset({2}), ((7, 8), (9,)))
     config = small_config(Path("x"), Path("y"), rows=400, opening_share=0.3)
-    writers = new_writers(chat, config, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    writers = new_writers(chat, config, new_sheet(KINDS[0], chat, config, generator), None, generator)
     openings = [tuple(writer.tokens[2:]) for writer in writers]
     assert set(openings) == {(), (7, 8), (9,)}
     assert 0.2 < sum(map(bool, openings)) / 400 < 0.4
@@ -513,6 +528,20 @@ def test_epoch_order_visits_everything_once(count: int, batch: int, epoch: int) 
     assert len(order) == -(-count // batch)
     assert max(map(len, order)) <= batch
     assert order == epoch_order(count, batch, seed=3, epoch=epoch)
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 2000), min_size=1, max_size=300), batch=st.integers(1, 5), epoch=st.integers(0, 3))
+def test_batches_are_of_similar_sizes(sizes: list[int], batch: int, epoch: int) -> None:
+    order = epoch_order(len(sizes), batch, seed=3, epoch=epoch, sizes=sizes)
+    assert sorted(index for indices in order for index in indices) == list(range(len(sizes)))
+    assert order == epoch_order(len(sizes), batch, seed=3, epoch=epoch, sizes=sizes)
+
+    def waits(batches: list[list[int]]) -> int:
+        return sum(max(sizes[i] for i in each) - min(sizes[i] for i in each) for each in batches)
+
+    if len(sizes) % batch == 0:  # a last batch that is smaller may happen to fit better elsewhere
+        assert waits(order) <= waits(epoch_order(len(sizes), batch, seed=3, epoch=epoch))
 
 
 def test_default_feature_layers_of_a_shallow_target() -> None:

@@ -26,7 +26,8 @@ from ltd.training.acceptance.config import AcceptanceConfig
 from ltd.training.acceptance.loop import calibration, soft_auc, train_head, weighted_loss
 from ltd.training.acceptance.samples import AcceptanceSamples, Reader, load_samples
 from ltd.training.acceptance.train import train_acceptance
-from ltd.training.data.conversations import ANSWER, TEMPLATE, USER, Conversation, _save_shard
+from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
+from ltd.training.data.conversations import _save_shard
 from ltd.training.loop import rate_share
 
 Folder = Callable[[str], Path]

@@ -41,6 +41,7 @@ def random_batch(sizes: list[int]) -> Batch:
         final=torch.randn(count, WIDTH, dtype=torch.float64),
         best=torch.randint(VOCAB, (count,)),
         sizes=sizes,
+        total=8 + torch.rand(count, dtype=torch.float64),
     )
     for learned in batch.learned.split(sizes):
         learned[:2] = False
@@ -49,7 +50,7 @@ def random_batch(sizes: list[int]) -> Batch:
 
 def conversations(batch: Batch) -> list[dict[str, Tensor]]:
     """The tensors of every conversation by itself."""
-    names = ("tokens", "learned", "features", "final", "best")
+    names = ("tokens", "learned", "features", "final", "best", "total")
     parts = zip(*(getattr(batch, name).split(batch.sizes) for name in names), strict=True)
     return [dict(zip(names, part, strict=True)) for part in parts]
 
@@ -79,7 +80,7 @@ def naive_states(head: Eagle3Head, parts: TargetParts, tokens: Tensor, features:
     return out
 
 
-def naive_loss(head: Eagle3Head, parts: TargetParts, batch: Batch) -> Tensor:
+def naive_loss(head: Eagle3Head, parts: TargetParts, batch: Batch, weighed: bool = False) -> Tensor:
     reference = ReferenceHead(head.config, dict(head.named_parameters()))
     total, count = torch.zeros((), dtype=torch.float64), 0
     for each in conversations(batch):
@@ -91,22 +92,27 @@ def naive_loss(head: Eagle3Head, parts: TargetParts, batch: Batch) -> Tensor:
                     continue
                 count += step == 0
                 wanted = slot + step + 1  # the target's word after this token is what the slot predicts
-                if not head.t2d[each["best"][wanted]]:
+                logits = parts.output_rows @ each["final"][wanted]
+                probabilities = logits.softmax(-1)
+                if weighed:  # of all words, without renormalising
+                    probabilities = (logits - each["total"][wanted]).exp()
+                    probabilities = probabilities / max(1.0, float(probabilities.sum()))
+                elif not head.t2d[each["best"][wanted]]:
                     continue
-                probabilities = (parts.output_rows @ each["final"][wanted]).softmax(-1)
                 total = total - DECAY**step * (probabilities * logs[slot]).sum()
     return total / count
 
 
+@pytest.mark.parametrize("weighed", [False, True])
 @pytest.mark.parametrize("options", [{}, {"norm_before_residual": True}, {"norm_output": True, "fc_norm": True}])
-def test_loss_and_gradients_equal_naive_unrolling(options: dict[str, bool]) -> None:
+def test_loss_and_gradients_equal_naive_unrolling(options: dict[str, bool], weighed: bool) -> None:
     torch.manual_seed(3)
     head, batch = random_head(**options), random_batch([23, 9, 4])
     parts = random_parts(head)
-    loss, losses = loss_of_batch(head, parts, batch, STEPS, DECAY)
+    loss, losses = loss_of_batch(head, parts, batch, STEPS, DECAY, weighed=weighed)
     weights = list(head.parameters())
     gradients = torch.autograd.grad(loss, weights)
-    expected = naive_loss(head, parts, batch)
+    expected = naive_loss(head, parts, batch, weighed)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)  # the sum is kept in float32
     assert losses.shape == (STEPS,)
     assert (losses > 0).all()
@@ -144,7 +150,7 @@ def test_gradients_of_conversations_add_up() -> None:
     head, batch = random_head().float(), random_batch([23, 1, 12])
     parts = TargetParts(torch.randn(VOCAB, WIDTH), torch.randn(DRAFT_VOCAB, WIDTH))
     batch.features, batch.final = batch.features.float(), batch.final.float()
-    config = TrainDraftConfig(out="unused", batch=3, ttt_steps=STEPS, ttt_decay=1.0, learning_rate=1e-12)
+    config = TrainDraftConfig(out="unused", batch=3, ttt_steps=STEPS, ttt_decay=1.0, learning_rate=1e-12, loss="masked")
     training = Training(HeadObjective(head, parts, config), config, 3, torch.float32)
     expected, _ = loss_of_batch(head, parts, batch, STEPS, 1.0)
     wanted = torch.autograd.grad(expected, training.weights)

@@ -12,6 +12,7 @@ from ltd.errors import InputError
 from ltd.training.config import TrainDraftConfig
 
 DEFAULT = TrainDraftConfig(out="")
+QUICK_HOURS = 1.0
 
 
 def indices(text: str) -> tuple[int, ...]:
@@ -30,8 +31,22 @@ def train_draft(
         str, typer.Option(help="eagle3: a head that reads the target's states; chain: a few of the target's layers.")
     ] = DEFAULT.kind,
     target: TargetOption = None,
-    tokens: Annotated[int, typer.Option(help="Size of the self-made data, in tokens.")] = DEFAULT.tokens,
-    length: Annotated[int, typer.Option(help="Longest conversation, in tokens.")] = DEFAULT.length,
+    hours: Annotated[
+        float, typer.Option(help="About how long it may take: decides how much data there is, by rates measured here.")
+    ] = DEFAULT.hours,
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --hours 1.")] = False,
+    tokens: Annotated[
+        int | None, typer.Option(help="Size of the self-made data, in tokens, instead of --hours.")
+    ] = DEFAULT.tokens,
+    mix: Annotated[
+        str, typer.Option(help="Kinds of text and their shares of the answer tokens; chat=1: chats alone.")
+    ] = DEFAULT.mix,
+    length: Annotated[
+        int, typer.Option(help="Longest chat, in tokens; how long a given text makes it is in --context-length.")
+    ] = DEFAULT.length,
+    context_length: Annotated[
+        int, typer.Option(help="Longest conversation about a given text or of many turns, in tokens.")
+    ] = DEFAULT.context_length,
     user_length: Annotated[int, typer.Option(help="Longest user turn, in tokens.")] = DEFAULT.user_length,
     answer_length: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = DEFAULT.answer_length,
     user_temperature: Annotated[
@@ -50,7 +65,9 @@ def train_draft(
     held_out_share: Annotated[
         float, typer.Option(help="Share of the conversations kept for measuring.")
     ] = DEFAULT.held_out_share,
-    rows: Annotated[int, typer.Option(help="Conversations written at the same time.")] = DEFAULT.rows,
+    rows: Annotated[
+        int | None, typer.Option(help="Conversations written at the same time; 128, or 1,024 on a GPU, if not given.")
+    ] = DEFAULT.rows,
     draft_vocab_size: Annotated[
         int, typer.Option(help="Words the draft can propose; 0, for a chain: all.")
     ] = DEFAULT.draft_vocab_size,
@@ -63,6 +80,12 @@ def train_draft(
     intermediate_size: Annotated[
         int | None, typer.Option(help="Width of the head's feed-forward block; default: the target's.")
     ] = None,
+    fc_norm: Annotated[
+        bool, typer.Option(help="Norm every feature before they are joined, as EAGLE-3.1 does.")
+    ] = DEFAULT.fc_norm,
+    norm_output: Annotated[
+        bool, typer.Option(help="Feed states back after the final norm, as EAGLE-3.1 does.")
+    ] = DEFAULT.norm_output,
     layers: Annotated[
         str | None,
         typer.Option(help="chain: the target's layers to keep, as in 0,29; default: the first and the last."),
@@ -71,6 +94,16 @@ def train_draft(
     ttt_decay: Annotated[
         float, typer.Option(help="Weight of a step's loss relative to the step before.")
     ] = DEFAULT.ttt_decay,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="weighed: a place counts as much as the draft's words cover of the target's distribution there; "
+            "masked: fully, or not at all where the target's best word is none of them, as in EAGLE-3."
+        ),
+    ] = DEFAULT.loss,
+    average_share: Annotated[
+        float, typer.Option(help="Share of the updates that the averaged weights look back; 0: last weights only.")
+    ] = DEFAULT.average_share,
     batch: Annotated[int, typer.Option(help="Conversations per update.")] = DEFAULT.batch,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = DEFAULT.epochs,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = DEFAULT.learning_rate,
@@ -84,13 +117,23 @@ def train_draft(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = DEFAULT.device,
     dtype: DtypeOption = DEFAULT.dtype,
     threads: ThreadsOption = DEFAULT.threads,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="The target's states: cached on disk, or live, made anew for every batch; auto: live on a GPU."
+        ),
+    ] = DEFAULT.features,
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = DEFAULT.checkpoint_seconds,
     cache_gigabytes: Annotated[
         float, typer.Option(help="Most disk space for cached features.")
     ] = DEFAULT.cache_gigabytes,
 ) -> None:
-    """Train a draft for a target, on text that the target writes itself; the defaults made the shipped head."""
+    """Train a draft for a target, on text that the target writes itself."""
     options = {**locals(), "layers": None if layers is None else indices(layers)}
+    if options.pop("quick"):
+        if hours != DEFAULT.hours or tokens is not None:
+            raise InputError("--quick is the same as --hours 1; leave out --hours and --tokens beside it")
+        options["hours"] = QUICK_HOURS
     config = TrainDraftConfig(**options)  # its fields are this command's options
     from ltd.training import train_draft as run
 

@@ -80,8 +80,17 @@ def check_space(folder: Path, needed: float, what: str, limit: tuple[str, float]
     what = f"{what} {needed:.3g} GB"
     if not needed <= most:  # nor is it a number that is none
         raise InputError(f"{what}, but {option} is {most:g}; raise it or ask for fewer {items}")
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    kept = sum(file.stat().st_size for file in shard_files(folder)) / 1e9
-    free = shutil.disk_usage(existing).free / 1e9
+    kept = _kept_by(folder)
+    free = space_for(folder) - kept
     if needed - kept > free:
         raise InputError(f"{what}, but the disk has only {free:.3g} GB left; free some or ask for fewer {items}")
+
+
+def space_for(folder: Path) -> float:
+    """GB that all shards of a folder can take, finished ones included, by what is free on its disk."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return _kept_by(folder) + shutil.disk_usage(existing).free / 1e9
+
+
+def _kept_by(folder: Path) -> float:
+    return sum(file.stat().st_size for file in shard_files(folder)) / 1e9

@@ -59,10 +59,24 @@ class TargetParts:
     output_rows: Tensor
 
 
+def target_logits(parts: TargetParts, final: Tensor) -> Tensor:
+    """final (n,Ht), after the target's final norm -> its logits for the draft vocabulary (n,Vd)."""
+    rows = parts.output_rows
+    return final.to(rows.dtype) @ rows.t()
+
+
 def target_probabilities(parts: TargetParts, final: Tensor) -> Tensor:
     """final (n,Ht), after the target's final norm -> its distribution over the draft vocabulary (n,Vd)."""
-    rows = parts.output_rows
-    return (final.to(rows.dtype) @ rows.t()).softmax(-1)
+    return target_logits(parts, final).softmax(-1)
+
+
+def covered_mass(logits: Tensor, total: Tensor) -> Tensor:
+    """The target's probability (n,) of the draft's words.
+
+    logits (n,Vd): the target's for them; total (n,): the logarithm of the sum of exponentials over all its words.
+    """
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (exact.logsumexp(-1) - total).exp().clamp_max(1.0)  # both were rounded
 
 
 def filled(indices: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +20,14 @@ from ltd.target.locate import DEFAULT_TARGET
 from ltd.target.model import LoadedModel, load_model, tokenizer_fingerprint
 from ltd.training.chain import ChainObjective, new_chain
 from ltd.training.config import TrainDraftConfig
-from ltd.training.data.conversations import Conversation
+from ltd.training.data.batches import Batch
+from ltd.training.data.conversation import Conversation
 from ltd.training.eagle3.measure import HeadObjective
-from ltd.training.eagle3.start import new_head, target_parts
-from ltd.training.eagle3.trim import QUESTIONS, frequent_words, keep_words, largest_fast, trial_sizes, try_sizes
-from ltd.training.loop import Objective
-from ltd.training.report import draw_chain_curves, draw_head_curves
+from ltd.training.eagle3.start import StateScales, new_head, target_parts
+from ltd.training.eagle3.trials import HeadTrials, HeadWatch, faster
+from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast, trial_sizes
+from ltd.training.loop import Objective, Training, TrainingWatch
+from ltd.training.report import Curves, CurveWatch, draw_chain_curves, draw_head_curves
 from ltd.training.vocabulary import DraftVocabulary
 
 FOLDERS = {"eagle3": "head", "chain": "draft"}  # of the finished draft, in the run's folder
@@ -34,14 +37,22 @@ class Maker(Protocol):
     """One kind of draft, for a config and a target.
 
     feature_layers: the hidden states hs[k] of the target that it reads.
+    measures_kinds: whether it can be measured on some of the held-out conversations too.
     """
 
     feature_layers: tuple[int, ...]
+    measures_kinds: bool
 
-    def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype) -> Objective:
-        """The draft that training starts from, and what it is trained for."""
+    def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
+        """The draft that training starts from, and what it is trained for; `sample` are some of the conversations."""
 
-    def finish(self, folder: Path, tokens: Tensor, held_out: list[Conversation], report: dict[str, Any]) -> None:
+    def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
+        """What looks at the training on its way, and shows it in the run's folder."""
+
+    def choose(self, training: Training) -> dict[str, Any]:
+        """Decide between the last and the averaged weights, which are then the draft's; what was found."""
+
+    def finish(self, folder: Path, tokens: Tensor, report: dict[str, Any]) -> None:
         """Write the trained draft, the report last: it marks the run as finished.
 
         tokens: (n,) int64, those that it learned to predict.
@@ -51,6 +62,8 @@ class Maker(Protocol):
 class HeadMaker:
     """EAGLE-3 heads."""
 
+    measures_kinds = True
+
     def __init__(self, config: TrainDraftConfig, target: LoadedModel) -> None:
         settings = target.model.config
         self.config, self.target = config, target
@@ -59,32 +72,60 @@ class HeadMaker:
             draft_vocab_size=config.draft_vocab_size,
             target=target_name(config),
             tokenizer_fingerprint=tokenizer_fingerprint(target.tokenizer, settings.vocab_size),
-            **config.head_sizes(),
+            **config.head_options(),
         )
         self.feature_layers = self.head_config.feature_layers
 
-    def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype) -> Objective:
+    def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """See `Maker`."""
         config, model = self.config, self.target.model
+        scales = StateScales.of(sample, len(self.feature_layers))
         self.head = new_head(
-            self.head_config, model, vocabulary, from_target=config.start_from_target, seed=config.seed
+            self.head_config, model, vocabulary, from_target=config.start_from_target, seed=config.seed, scales=scales
         )
         return HeadObjective(self.head, target_parts(model, vocabulary, dtype), config)
 
-    def finish(self, folder: Path, tokens: Tensor, held_out: list[Conversation], report: dict[str, Any]) -> None:
+    def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
+        """See `Maker`; the head decodes on the way."""
+        self.trials = self._trials(held_out)
+        return HeadWatch(self.head, self.trials, Curves(folder, self.config, draw_head_curves))
+
+    def choose(self, training: Training) -> dict[str, Any]:
+        """See `Maker`: by tokens per second."""
+        if training.average is None:
+            return {}
+        last = copy.deepcopy(self.head)
+        training.average.swap()
+        names, heads = ("last", "averaged"), (last, self.head)
+        trials = self.trials.compare(heads, "choosing the weights")
+        index = faster(trials)
+        if names[index] == "last":
+            training.average.swap()
+        found = {name: trial.to_dict() for name, trial in zip(names, trials, strict=True)}
+        return {"weights": {"chosen": names[index], **found}}
+
+    def finish(self, folder: Path, tokens: Tensor, report: dict[str, Any]) -> None:
         """See `Maker`; on the CPU the words that do not pay in speed go first."""
         head = self.head
         if self.config.trim_vocabulary and self.target.model.device.type == "cpu":
-            questions = [list(each.question) for each in held_out]
-            head, report["vocabulary_sizes"] = trimmed(self.config, head, tokens, questions)
+            head, report["vocabulary_sizes"] = trimmed(self.trials, head, tokens)
         draw_head_curves(report, folder / "training.png")
         save_head(head, folder, report)
+
+    def _trials(self, held_out: list[Conversation]) -> HeadTrials:
+        """Held-out questions of all kinds of text, and a target of its own, whose weights may be packed."""
+        questions = [list(each.question) for each in held_out]
+        random.Random(self.config.seed).shuffle(questions)
+        device = self.target.model.device
+        model = load_model(self.config.target, resolve_dtype(self.config.dtype, device), device).model
+        return HeadTrials(make_target(model, self.feature_layers, takes_weights=True), questions)
 
 
 class ChainMaker:
     """Chain drafts: a few of the target's layers, as a model of their own."""
 
     feature_layers: tuple[int, ...] = ()
+    measures_kinds = False  # it keeps what it computed of all held-out batches, in their order
 
     def __init__(self, config: TrainDraftConfig, target: LoadedModel) -> None:
         count = target.model.config.num_hidden_layers
@@ -93,7 +134,7 @@ class ChainMaker:
         if self.layers[-1] >= count:
             raise InputError(f"layers is {self.layers}, but the target has only layers 0 … {count - 1}")
 
-    def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype) -> Objective:
+    def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """See `Maker`."""
         model = self.target.model
         self.model, self.words = new_chain(model, self.layers), vocabulary.target_ids
@@ -101,7 +142,15 @@ class ChainMaker:
         whole: Any = model.get_output_embeddings()
         return ChainObjective(self.model, parts, self.words.to(model.device), whole.weight.detach().to(dtype))
 
-    def finish(self, folder: Path, tokens: Tensor, held_out: list[Conversation], report: dict[str, Any]) -> None:
+    def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
+        """See `Maker`."""
+        return CurveWatch(Curves(folder, self.config, draw_chain_curves))
+
+    def choose(self, training: Training) -> dict[str, Any]:
+        """See `Maker`: chains have no averaged weights."""
+        return {}
+
+    def finish(self, folder: Path, tokens: Tensor, report: dict[str, Any]) -> None:
         """See `Maker`."""
         vocab_size = self.target.model.config.vocab_size
         words = self.words if len(self.words) < vocab_size else None
@@ -127,13 +176,9 @@ def target_name(config: TrainDraftConfig) -> str:
     return Path(config.target).name if Path(config.target).exists() else config.target
 
 
-def trimmed(
-    config: TrainDraftConfig, head: Eagle3Head, tokens: Tensor, questions: list[list[int]]
-) -> tuple[Eagle3Head, list[dict[str, Any]]]:
+def trimmed(trials: HeadTrials, head: Eagle3Head, tokens: Tensor) -> tuple[Eagle3Head, list[dict[str, Any]]]:
     """The head with the words that pay here, and what every size brought."""
-    dtype = resolve_dtype(config.dtype, torch.device("cpu"))
-    model = load_model(config.target, dtype, torch.device("cpu")).model
-    target = make_target(model, head.config.feature_layers, takes_weights=True)
-    trials = try_sizes(copy.deepcopy(head).to(dtype), target, tokens, questions[:QUESTIONS], trial_sizes(head))
-    kept = largest_fast(trials).words
-    return keep_words(head, frequent_words(head, tokens, kept)), [trial.to_dict() for trial in trials]
+    heads = [keep_words(head, frequent_words(head, tokens, size)) for size in trial_sizes(head)]
+    found = trials.compare(heads, "choosing the draft vocabulary")
+    kept = largest_fast(found).words
+    return keep_words(head, frequent_words(head, tokens, kept)), [trial.to_dict() for trial in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import time
@@ -18,6 +19,7 @@ from ltd.common.files import write_bytes
 from ltd.common.tensor_files import restore
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, epoch_order
+from ltd.training.weight_average import AVERAGE_EVERY, WeightAverage
 
 CLIP = 0.5  # gradient norm, as in EAGLE-3's settings
 MEASUREMENTS = 10  # on the way to the end
@@ -62,10 +64,20 @@ class Objective(Protocol):
 
 
 class Training:
-    """One training run; everything that a checkpoint must hold is a field."""
+    """One training run; everything that a checkpoint must hold is a field.
 
-    def __init__(self, objective: Objective, config: TrainDraftConfig, count: int, dtype: torch.dtype) -> None:
-        self.objective, self.config, self.count, self.dtype = objective, config, count, dtype
+    Args:
+        objective: what is trained.
+        count: of conversations to learn from.
+        dtype: of the arithmetic.
+        sizes: of the conversations, in tokens, if batches are to be of similar ones.
+    """
+
+    def __init__(
+        self, objective: Objective, config: TrainDraftConfig, count: int, dtype: torch.dtype,
+        sizes: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        self.objective, self.config, self.count, self.dtype, self.sizes = objective, config, count, dtype, sizes
         self.updates_per_epoch = math.ceil(count / config.batch)
         self.updates = config.epochs * self.updates_per_epoch
         self.weights = [weight for weight in objective.module.parameters() if weight.requires_grad]
@@ -76,6 +88,9 @@ class Training:
         self.workers = ThreadPoolExecutor(
             max(1, min(config.batch, torch.get_num_threads())), initializer=torch.set_num_threads, initargs=(1,)
         )
+        share = config.average_share if config.kind == "eagle3" else 0.0
+        self.average = WeightAverage(self.weights, share * self.updates) if share else None
+        self._order: tuple[int, list[list[int]]] = (-1, [])  # an epoch, and its batches
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -88,6 +103,7 @@ class Training:
         return {
             "head": self.objective.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "average": None if self.average is None else self.average.state(),
             "update": self.update,
             "tokens": self.tokens,
             "seconds": self.seconds,
@@ -100,13 +116,18 @@ class Training:
         """Go on from `state`."""
         self.objective.module.load_state_dict(state["head"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
         for name in ("update", "tokens", "seconds", "recent", "losses", "measurements"):
             setattr(self, name, state[name])
 
     def batch_indices(self) -> list[int]:
         """The conversations of the coming update."""
         epoch, position = divmod(self.update, self.updates_per_epoch)
-        return epoch_order(self.count, self.config.batch, self.config.seed, epoch)[position]
+        if self._order[0] != epoch:
+            order = epoch_order(self.count, self.config.batch, self.config.seed, epoch, self.sizes)
+            self._order = (epoch, order)
+        return self._order[1][position]
 
     def step(self, batch: Batch) -> Tensor:
         """One update; returns the parts of the loss (parts,)."""
@@ -122,6 +143,8 @@ class Training:
         nn.utils.clip_grad_norm_(self.weights, CLIP)
         self.optimiser.step()
         self.update += 1
+        if self.average is not None and self.update % AVERAGE_EVERY == 0:
+            self.average.add()
         self.tokens += int(batch.learned.sum())
         return losses
 
@@ -147,6 +170,10 @@ class Training:
         with self.autocast():
             return self.objective.measure(batches)
 
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The draft with its averaged weights in place, where there are such."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -166,12 +193,24 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
+class TrainingWatch(Protocol):
+    """Looks at a training on its way."""
+
+    def look(self, training: Training) -> dict[str, Any]:
+        """More to measure of the draft as it is; plain values, ready for JSON."""
+
+    def show(self, training: Training) -> None:
+        """Shows the curves so far."""
+
+
 def run_training(
-    training: Training, load: Callable[[list[int]], Batch], held_out: Callable[[], Iterable[Batch]], checkpoint: Path
-) -> None:
+    training: Training, load: Callable[[list[int]], Batch], held_out: Callable[[], Iterable[Batch]], checkpoint: Path,
+    watch: TrainingWatch,
+) -> None:  # fmt: skip
     """Train to the end, from `checkpoint` if there is one.
 
-    `load` gives the batch of some conversations' indices, `held_out` the batches to measure on.
+    `load` gives the batch of some conversations' indices, `held_out` the batches to measure on. Measured on the way are
+    the averaged weights, where there are such: they are nearer to what a training that ended here would come to.
     """
     if checkpoint.exists():
         restore(checkpoint, training.load_state)
@@ -185,9 +224,15 @@ def run_training(
             bar.set_postfix(loss=f"{losses[0]:.3f}", refresh=False)
             last = training.update == training.updates
             if last or training.update % measure_every == 0:
-                found = training.measure(held_out())
-                training.measurements.append({"update": training.update, **found.to_dict()})
-                bar.write(f"update {training.update}: held-out {found}")
+                with training.averaged():
+                    found = training.measure(held_out())
+                    more = watch.look(training)
+                reached = {"update": training.update, "tokens": training.tokens}
+                training.measurements.append({**reached, **found.to_dict(), **more})
+                bar.write(
+                    f"update {training.update}: held-out {found}" + "".join(f", {k} {v}" for k, v in more.items())
+                )
+                watch.show(training)
             if last or time.monotonic() - saved >= training.config.checkpoint_seconds:
                 training.seconds = time.monotonic() - started
                 save_checkpoint(training, checkpoint)

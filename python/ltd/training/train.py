@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,36 +16,36 @@ from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import check_space
 from ltd.common.threads import set_threads
-from ltd.engine.attention import attend_in_lockstep
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids
-from ltd.target.opening import open_forward
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, load_batch
 from ltd.training.data.chat_format import read_chat_format
-from ltd.training.data.conversations import (
-    Conversation,
-    learned_roles,
-    load_conversations,
-    make_conversations,
-    tokens_written,
-)
-from ltd.training.data.features import FeatureReader, cache_features, features_cached, gigabytes_of_features
+from ltd.training.data.conversation import Conversation, learned_roles
+from ltd.training.data.conversations import load_conversations
+from ltd.training.data.features import Reads
+from ltd.training.data.mix import KINDS
+from ltd.training.data.stage import DataStage
+from ltd.training.data.writers import shortest_context
+from ltd.training.data.writing_rates import WritingRates
 from ltd.training.kinds import FOLDERS, Maker, open_maker, target_name
 from ltd.training.loop import Training, run_training
 from ltd.training.memory import keep_freed_memory
+from ltd.training.plan import DataPlan, fitting_plan, read_plan, seconds_per_call, write_plan
 from ltd.training.report import data_facts, make_report
-from ltd.training.vocabulary import choose_vocabulary
+from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary
 
 CONFIG = "config.json"
+SAMPLE = 8  # conversations that say how large the target's states are
 
 
 def train_draft(config: TrainDraftConfig) -> Path:
     """Train a draft for a target and return the folder of the finished draft.
 
-    Writes into `config.out`: `config.json`, `data/` (the conversations), `features/` (a cache, may be deleted
-    afterwards), `checkpoint.pt`, and `head/` or `draft/` with the draft, its training report and curves.
+    Writes into `config.out`: `config.json`, `plan.json` where the time decides about the data, `data/` (the
+    conversations), `features/` (a cache, may be deleted afterwards), `checkpoint.pt`, `training.json` and
+    `training.png` with the curves so far, and `head/` or `draft/` with the draft, its training report and curves.
     Run again with the same config, it goes on where it was stopped; a finished run only returns.
     Raises InputError for a folder that holds another run or is in use by one, or a target that cannot be trained for.
     """
@@ -67,12 +68,37 @@ def _run_stages(config: TrainDraftConfig, out: Path) -> Path:
     target = load_model(config.target, dtype, device)
     check_target(target, config)
     maker = open_maker(config, target)
-    needed = gigabytes_of_features(target.model.config.hidden_size, maker.feature_layers, config.tokens)
-    what = f"the features of {config.tokens} tokens need"
-    check_space(out / "features", needed, what, ("cache_gigabytes", config.cache_gigabytes), "tokens")
-    write_data(config, out, target, dtype, maker.feature_layers)
-    _train(config, out, target, maker, dtype)
+    stage = DataStage(config, out, target, dtype, maker.feature_layers)
+    tokens = _planned(config, out, stage, maker).tokens if config.tokens is None else config.tokens
+    what = f"the features of {tokens} tokens need"
+    check_space(stage.features, stage.gigabytes(tokens), what, ("cache_gigabytes", config.cache_gigabytes), "tokens")
+    stage.write(tokens)
+    stage.cache()
+    _train(config, out, stage, maker, tokens)
     return finished
+
+
+def _planned(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker) -> DataPlan:
+    """The plan for `config.hours`, made once with rates measured on the first shard of real data."""
+    plan = read_plan(out)
+    if plan is None:
+        writing = stage.writing_seconds()
+        stage.cache()
+        conversations = load_conversations(stage.data)
+        words = learned_tokens(conversations, config.user_turns)
+        training = new_training(config, stage, maker, conversations, words)
+        reader = stage.reader()
+
+        def update() -> None:
+            training.step(_load(config, stage, reader, [conversations[index] for index in training.batch_indices()]))
+
+        mean = sum(len(each.tokens) for each in conversations) / training.updates_per_epoch
+        seconds = seconds_per_call(update) / mean
+        reading = stage.reading_seconds()
+        plan = fitting_plan(config, writing, reading, seconds, stage.most_tokens(), int(mean))
+        write_plan(out, plan)
+    print(plan, file=sys.stderr)
+    return plan
 
 
 def check_folder(config: TrainDraftConfig, out: Path) -> None:
@@ -99,9 +125,20 @@ def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
     longest = min(settings.max_position_embeddings, window or settings.max_position_embeddings)
     if config.length > longest:
         raise InputError(f"length is {config.length}, but the target attends to at most {longest} tokens")
+    if config.has_long_texts and config.context_length > longest:
+        raise InputError(
+            f"context_length is {config.context_length}, but the target attends to at most {longest} tokens; "
+            f"give --context-length {longest} or less"
+        )
     shortest = len(chat.prefix) + len(chat.to_answer) + 2
     if config.length < shortest:
         raise InputError(f"length is {config.length}, but the chat template alone needs {shortest} tokens")
+    needed = shortest_context(chat, config)
+    if config.context_length < needed:
+        raise InputError(
+            f"context_length is {config.context_length}, but conversations about given texts need {needed} tokens; "
+            "raise it, or ask for shorter turns or another mix"
+        )
     if config.feature_layers and max(config.feature_layers) > settings.num_hidden_layers:
         highest = settings.num_hidden_layers
         raise InputError(f"feature_layers is {config.feature_layers}, but the target has only hs[0] … hs[{highest}]")
@@ -109,23 +146,6 @@ def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
         raise InputError(
             f"draft_vocab_size is {config.draft_vocab_size}, but the target has only {settings.vocab_size} words"
         )
-
-
-def write_data(
-    config: TrainDraftConfig, out: Path, target: LoadedModel, dtype: torch.dtype, layers: tuple[int, ...]
-) -> None:
-    """The first two stages, conversations and features, as far as they are not there."""
-    data, features = out / "data", out / "features"
-    if tokens_written(data) >= config.tokens and features_cached(data, features):
-        return
-    model, device = target.model, target.model.device
-    if device.type == "cpu":
-        # A copy, because packed weights cannot be read back.
-        model = load_model(config.target, dtype, device).model
-    forward = open_forward(model, takes_weights=True, attention=attend_in_lockstep)
-    chat = read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
-    make_conversations(forward, chat, config, data)
-    cache_features(forward, layers, data, features)
 
 
 def learned_tokens(conversations: list[Conversation], user_turns: bool) -> Tensor:
@@ -136,29 +156,58 @@ def learned_tokens(conversations: list[Conversation], user_turns: bool) -> Tenso
     )
 
 
-def _train(config: TrainDraftConfig, out: Path, target: LoadedModel, maker: Maker, dtype: torch.dtype) -> None:
-    """Training proper, the last measurement, and the finished draft with its report."""
-    conversations = load_conversations(out / "data")
+def vocabulary_of(config: TrainDraftConfig, stage: DataStage, words: Tensor) -> DraftVocabulary:
+    """The draft's words, the most frequent of `words` (n,) int64."""
+    vocab_size = stage.target.model.config.vocab_size
+    return choose_vocabulary(words, vocab_size, config.draft_vocab_size or vocab_size)
+
+
+def new_training(
+    config: TrainDraftConfig, stage: DataStage, maker: Maker, learned: list[Conversation], words: Tensor
+) -> Training:
+    """A training on these conversations that has not begun; `words` (n,) int64 are those that it is to predict."""
+    vocabulary = vocabulary_of(config, stage, words)
+    sample = _load(config, stage, stage.reader(), learned[:SAMPLE])
+    sizes = [len(each.tokens) for each in learned] if config.has_long_texts else None
+    return Training(maker.objective(vocabulary, stage.dtype, sample), config, len(learned), stage.dtype, sizes)
+
+
+def _load(config: TrainDraftConfig, stage: DataStage, reader: Reads, conversations: list[Conversation]) -> Batch:
+    return load_batch(conversations, reader, user_turns=config.user_turns, device=stage.target.model.device)
+
+
+def _train(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker, asked: int) -> None:
+    """Training proper, the choice of the weights, the last measurement, and the finished draft with its report."""
+    conversations = load_conversations(stage.data)
     held_out = [each for each in conversations if each.is_held_out(config.held_out_share)]
     learned = [each for each in conversations if not each.is_held_out(config.held_out_share)]
     if not held_out or not learned:
         raise InputError(f"{len(conversations)} conversations cannot be split; ask for more tokens")
-    tokens = learned_tokens(learned, config.user_turns)
-    vocab_size = target.model.config.vocab_size
-    vocabulary = choose_vocabulary(tokens, vocab_size, config.draft_vocab_size or vocab_size)
-    training = Training(maker.objective(vocabulary, dtype), config, len(learned), dtype)
-    reader, device = FeatureReader(out / "features"), target.model.device
+    words, reader = learned_tokens(learned, config.user_turns), stage.reader()
+    training = new_training(config, stage, maker, learned, words)
 
-    def load(conversations: list[Conversation]) -> Batch:
-        return load_batch(conversations, reader, user_turns=config.user_turns, device=device)
+    def load(chosen: list[Conversation]) -> Batch:
+        return _load(config, stage, reader, chosen)
 
-    def held_out_batches() -> Iterator[Batch]:
-        return (load(held_out[first : first + config.batch]) for first in range(0, len(held_out), config.batch))
+    def batches(chosen: list[Conversation]) -> Iterator[Batch]:
+        return (load(chosen[first : first + config.batch]) for first in range(0, len(chosen), config.batch))
 
     run_training(
-        training, lambda indices: load([learned[index] for index in indices]), held_out_batches, out / "checkpoint.pt"
+        training,
+        lambda indices: load([learned[index] for index in indices]),
+        lambda: batches(held_out),
+        out / "checkpoint.pt",
+        maker.watch(out, held_out),
     )
-    facts: dict[str, Any] = data_facts(learned, held_out, vocabulary)
+    found = maker.choose(training)
+    found["held_out"] = training.measure(batches(held_out)).to_dict()
+    if maker.measures_kinds:
+        groups = {kind.name: [each for each in held_out if KINDS[each.kind] is kind] for kind in KINDS}
+        found["held_out_by_kind"] = {
+            name: training.measure(batches(group)).to_dict() for name, group in groups.items() if group
+        }
+    facts = {"asked_tokens": asked, **data_facts(learned, held_out, vocabulary_of(config, stage, words))}
+    facts["writing"] = WritingRates(out).facts()
     folder = out / FOLDERS[config.kind]
     folder.mkdir(exist_ok=True)
-    maker.finish(folder, tokens, held_out, make_report(config, target_name(config), facts, training))
+    maker.finish(folder, words, make_report(config, target_name(config), facts, training, found))

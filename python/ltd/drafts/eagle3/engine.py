@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ltd import ops
@@ -16,7 +17,7 @@ class HeadEngine:
     """`HeadForward` of a head whose linear layers' weights it takes over.
 
     Args:
-        head: on the CPU, in float32 or bfloat16, not `norm_output`; see `supports`.
+        head: on the CPU, in float32 or bfloat16; see `supports`.
     """
 
     def __init__(self, head: Eagle3Head) -> None:
@@ -32,14 +33,14 @@ class HeadEngine:
         )
         self.fc, self.hidden_size, self.norm_features = fc[0], head.config.hidden_size, head.norm_features
         self.embedding_norm = layer.input_layernorm.weight.detach()[None]
-        self.residual_is_normed = head.config.norm_before_residual
+        self.residual_is_normed, self.norm_output = head.config.norm_before_residual, head.config.norm_output
         self.table = RotaryTable(layer.self_attn.rotary)
 
     @staticmethod
     def supports(head: Eagle3Head) -> bool:
         """Whether the engine can run this head."""
         weight = head.norm.weight
-        return weight.device.type == "cpu" and weight.dtype in DTYPES and not head.config.norm_output
+        return weight.device.type == "cpu" and weight.dtype in DTYPES
 
     def fuse(self, features: Tensor) -> Tensor:
         """See `HeadForward`."""
@@ -66,4 +67,9 @@ class HeadEngine:
             residual_is_normed=self.residual_is_normed,
             first_row=block.first_row,
         )
+        if self.norm_output:
+            flat, weights = states.view(-1, self.hidden_size), self.weights
+            normed = torch.empty_like(flat)
+            ops.add_rms_norm(flat, None, weights.final_norm, weights.epsilon, normed)
+            flat.copy_(normed)
         return states, logits

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ltd.common.shards import read_shard, shard_file, shard_files, write_shard
-from ltd.training.data.conversations import ANSWER, Conversation
+from ltd.training.data.conversation import ANSWER, Conversation
 
 SHARD = {"states": (torch.bfloat16, 2), "labels": (torch.float32, 1)}
 ALIKE = (("states", "labels"),)

@@ -26,7 +26,8 @@ from ltd.target.model import load_model
 from ltd.training.acceptance.config import AcceptanceConfig
 from ltd.training.acceptance.loop import measure, train_head
 from ltd.training.acceptance.samples import Reader, answer_positions, cache_samples, load_samples
-from ltd.training.data.conversations import Conversation, load_conversations
+from ltd.training.data.conversation import Conversation
+from ltd.training.data.conversations import load_conversations
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.json"
 PARTS = ("training", "held_out")

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ltd.training.data.conversations import Conversation, learned_roles
-from ltd.training.data.features import FeatureReader
+from ltd.errors import InputError
+from ltd.training.data.conversation import Conversation, learned_roles
+from ltd.training.data.features import Reads
 
 # Matrix libraries make a kernel for every new shape, so there should be few.
 ROUND_TO = 64
+WINDOW = 16
 
 
 @dataclass(slots=True)
@@ -22,7 +24,8 @@ class Batch:
     """Conversations, one behind the other; n tokens in all.
 
     tokens (n,) int64; learned (n,) bool, whether a token is to be predicted; features (n,F*Ht) and final (n,Ht)
-    bfloat16; best (n,) int64, the target's most likely token after each; sizes: tokens of every conversation.
+    bfloat16; best (n,) int64, the target's most likely token after each; sizes: tokens of every conversation;
+    total (n,) float32: the logarithm of the sum of the target's exponentials over all its words, where it is known.
     """
 
     tokens: Tensor
@@ -31,6 +34,14 @@ class Batch:
     final: Tensor
     best: Tensor
     sizes: list[int]
+    total: Tensor | None = None
+
+    @property
+    def totals(self) -> Tensor:
+        """`total`; raises InputError where the features are older than it."""
+        if self.total is None:
+            raise InputError("the cached features lack what the loss weighed needs; delete the folder features/")
+        return self.total
 
     @property
     def positions(self) -> Tensor:
@@ -40,10 +51,9 @@ class Batch:
     def conversations(self) -> list[Batch]:
         """Each conversation as a batch of its own."""
         tensors = (self.tokens, self.learned, self.features, self.final, self.best)
-        return [
-            Batch(tokens, learned, features, final, best, [len(tokens)])
-            for tokens, learned, features, final, best in zip(*(x.split(self.sizes) for x in tensors), strict=True)
-        ]
+        parts = zip(*(x.split(self.sizes) for x in tensors), strict=True)
+        totals = [None] * len(self.sizes) if self.total is None else self.total.split(self.sizes)
+        return [Batch(*part, [len(part[0])], total) for part, total in zip(parts, totals, strict=True)]
 
     def ahead(self, x: Tensor, by: int) -> Tensor:
         """x (n,) of the tokens `by` places further on; 0 (False) behind the end of a conversation."""
@@ -53,23 +63,36 @@ class Batch:
         return out
 
 
-def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of the indices 0 … count - 1, shuffled, for one epoch."""
-    indices = list(range(count))
-    random.Random(f"{seed} {epoch}").shuffle(indices)
-    return [indices[first : first + batch] for first in range(0, count, batch)]
+def epoch_order(count: int, batch: int, seed: int, epoch: int, sizes: Sequence[int] | None = None) -> list[list[int]]:
+    """Batches of the indices 0 … count - 1, shuffled, for one epoch.
+
+    With sizes, those of a batch are of similar size, because the conversations of a batch are computed side by side and
+    wait for the longest: every `WINDOW` batches' indices are sorted among each other. Batches come in any order.
+    """
+    indices, chance = list(range(count)), random.Random(f"{seed} {epoch}")
+    chance.shuffle(indices)
+    if sizes is not None:
+        step = WINDOW * batch
+        windows = [indices[first : first + step] for first in range(0, count, step)]
+        indices = [index for window in windows for index in sorted(window, key=lambda index: sizes[index])]
+    batches = [indices[first : first + batch] for first in range(0, count, batch)]
+    if sizes is not None:
+        chance.shuffle(batches)
+    return batches
 
 
 def load_batch(
-    conversations: Sequence[Conversation], reader: FeatureReader, *, user_turns: bool, device: torch.device
+    conversations: Sequence[Conversation], reader: Reads, *, user_turns: bool, device: torch.device
 ) -> Batch:
-    """Read conversations from memory and their features from disk; each is filled up to a multiple of `ROUND_TO`."""
-    read = [reader.read(conversation) for conversation in conversations]
+    """Conversations with their features; each is filled up to a multiple of `ROUND_TO`."""
+    read = reader.read_all(conversations)
     roles = learned_roles(user_turns)
 
     def joined(parts: Iterable[Tensor]) -> Tensor:
         filled = [functional.pad(part, (0, 0) * (part.dim() - 1) + (0, -len(part) % ROUND_TO)) for part in parts]
         return torch.cat(filled).to(device)
+
+    known = all("total" in part for part in read)  # older features lack it
 
     return Batch(
         tokens=joined(torch.tensor(each.tokens) for each in conversations),
@@ -78,4 +101,5 @@ def load_batch(
         final=joined(part["final"] for part in read),
         best=joined(part["best"].long() for part in read),
         sizes=[-(-len(each.tokens) // ROUND_TO) * ROUND_TO for each in conversations],
+        total=joined(part["total"] for part in read) if known else None,
     )

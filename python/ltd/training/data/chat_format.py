@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ltd.errors import InputError
+from ltd.training.data.mix import KINDS
 from ltd.training.data.openings import OPENINGS
 
+SENTENCE_ENDS = (".", "!", "?", "\n", "Ċ", "。")  # Ċ is how byte-level vocabularies write a line's end
+FENCE = "```"
 USER, ANSWER, NEXT_USER = "UserSentinelOne", "AnswerSentinelTwo", "UserSentinelThree"
 
 
@@ -21,6 +24,10 @@ class ChatFormat:
     user_ends: frozenset[int]
     answer_ends: frozenset[int]
     openings: tuple[tuple[int, ...], ...] = ()  # first words of user turns
+    frames: dict[str, tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]] = field(default_factory=dict)  # by kind
+    paragraph: tuple[int, ...] = ()  # between two texts
+    sentence_ends: frozenset[int] = frozenset()  # tokens that end a sentence or a line
+    fences: frozenset[int] = frozenset()  # tokens that begin or end a block of code
 
 
 def read_chat_format(tokenizer: Any, stop_tokens: tuple[int, ...]) -> ChatFormat:
@@ -36,14 +43,27 @@ def read_chat_format(tokenizer: Any, stop_tokens: tuple[int, ...]) -> ChatFormat
     asked = tokenizer.apply_chat_template(first, tokenize=False, add_generation_prompt=True)
     prefix_text, answer_text = _between(asked, "", USER), _between(asked, USER, "")
     user_text = _between(tokenizer.apply_chat_template(both, tokenize=False), ANSWER, NEXT_USER)
-    prefix, to_answer, to_user = (
-        tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in (prefix_text, answer_text, user_text)
-    )
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False).input_ids) if text else ()
+
+    prefix, to_answer, to_user = ids(prefix_text), ids(answer_text), ids(user_text)
     if not prefix or not to_answer or not to_user:
         raise InputError("the target's chat template puts no text around the turns, so their ends cannot be told")
     stops = frozenset(stop_tokens)
-    openings = tuple(tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in OPENINGS)
-    return ChatFormat(prefix, to_answer, to_user, stops | {to_answer[0]}, stops | {to_user[0]}, openings)
+    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return ChatFormat(
+        prefix,
+        to_answer,
+        to_user,
+        stops | {to_answer[0]},
+        stops | {to_user[0]},
+        openings=tuple(ids(text) for text in OPENINGS),
+        frames={kind.name: tuple((ids(before), ids(after)) for before, after in kind.frames) for kind in KINDS},
+        paragraph=ids("\n\n"),
+        sentence_ends=frozenset(id for id, word in enumerate(words) if word and word.endswith(SENTENCE_ENDS)),
+        fences=frozenset(id for id, word in enumerate(words) if word and FENCE in word),
+    )
 
 
 def _between(text: str, left: str, right: str) -> str:

@@ -1,14 +1,15 @@
 """Making the data: the target writes conversations with itself, from nothing but its chat template.
 
 Given the text that precedes a user turn, a chat model samples a plausible user turn (Xu et al., 2024, "Magpie"), some
-after first words from `OPENINGS`; it is then asked to answer. No data from outside is needed, and the answers are what
-the draft has to predict.
+after first words from `OPENINGS`; other prompts hold text of its own earlier answers, see `ltd.training.data.mix`. It
+is then asked to answer. No data from outside is needed, and the answers are what the draft has to predict.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+import random
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,138 +23,103 @@ from ltd.engine.forward import Forward
 from ltd.errors import InputError
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.chat_format import ChatFormat
+from ltd.training.data.conversation import ANSWER, Conversation
+from ltd.training.data.floor import LockstepFloor
+from ltd.training.data.given_texts import GivenTexts
 from ltd.training.data.lockstep import Lockstep
+from ltd.training.data.mix import CHAT, KINDS, TextKind, furthest_behind
+from ltd.training.data.writers import Sheet, new_sheet, new_writers, shared_tokens
+from ltd.training.data.writing_rates import ShardRate, WritingRates
 
-TEMPLATE, USER, ANSWER = 0, 1, 2
 SHARD = {"tokens": (torch.int32, 1), "roles": (torch.uint8, 1), "sizes": (torch.int32, 1)}
-LEAST_ROOM_FOR_A_TURN = 64  # tokens; a second turn that could hold less is not begun
+TOKENS_AT_ONCE = 4096  # of prompts, in one forward
+SHARDS_GIVEN = 8  # of earlier shards whose answers are given in one shard's prompts
 
 
-def learned_roles(user_turns: bool) -> tuple[int, ...]:
-    """The roles whose tokens the head learns to predict."""
-    return (USER, ANSWER) if user_turns else (ANSWER,)
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """What a finished shard holds: its kind of text, its tokens, and those of answers."""
+
+    kind: TextKind
+    tokens: int
+    answer_tokens: int
 
 
-@dataclass(slots=True)
-class Conversation:
-    """Token ids and, for each, the role (TEMPLATE, USER or ANSWER) it was written in; and where it is stored."""
+def make_conversations(
+    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, folder: Path, tokens: int,
+    floor: LockstepFloor | None = None,
+) -> None:  # fmt: skip
+    """Write shards of conversations until they hold so many tokens; existing shards are kept.
 
-    tokens: list[int]
-    roles: list[int]
-    shard: int = -1
-    start: int = -1  # index of its first token in the shard
-
-    @property
-    def question(self) -> tuple[int, ...]:
-        """The tokens up to the first answer."""
-        return tuple(self.tokens[: self.roles.index(ANSWER)] if ANSWER in self.roles else self.tokens)
-
-    def is_held_out(self, share: float) -> bool:
-        """Whether this conversation is for measuring; depends on its question alone, so it never changes sides."""
-        digest = hashlib.blake2b(repr(self.question).encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") < share * 2**64
-
-
-class Writer:
-    """One row of the batch: takes the target's tokens one by one and says which token comes next."""
-
-    def __init__(
-        self, chat: ChatFormat, config: TrainDraftConfig, greedy: bool, turns: int, opening: Sequence[int] = ()
-    ) -> None:
-        self.chat, self.config = chat, config
-        self.tokens = [*chat.prefix, *opening]
-        self.roles = [TEMPLATE] * len(chat.prefix) + [USER] * len(opening)
-        self.role = USER
-        self.turn_start = len(chat.prefix)
-        self.answers_greedily, self.turns = greedy, turns
-        self.done = False
-
-    @property
-    def temperature(self) -> float:
-        """Of the next token; 0 = greedy."""
-        if self.role == USER:
-            return self.config.user_temperature
-        return 0.0 if self.answers_greedily else 1.0
-
-    def accept(self, token: int) -> None:
-        """Take the token that the target wrote next."""
-        config, written = self.config, len(self.tokens) - self.turn_start
-        if self.role == USER:
-            if token in self.chat.user_ends or written >= config.user_length:
-                self._end_user_turn(written)
-            else:
-                self._append([token], USER)
-            return
-        self._append([token], ANSWER)
-        if token in self.chat.answer_ends:
-            self._end_answer()
-        self.done = self.done or written + 1 >= config.answer_length or len(self.tokens) >= config.length
-
-    def finished(self) -> Conversation | None:
-        """The conversation up to its last answer, or None where there is none."""
-        if ANSWER not in self.roles:
-            return None
-        end = len(self.roles) - self.roles[::-1].index(ANSWER)
-        return Conversation(self.tokens[:end], self.roles[:end])
-
-    def _append(self, tokens: Iterable[int], role: int) -> None:
-        for token in tokens:
-            self.tokens.append(token)
-            self.roles.append(role)
-
-    def _end_user_turn(self, written: int) -> None:
-        if written == 0:
-            self.done = True
-            return
-        self._append(self.chat.to_answer, TEMPLATE)
-        self.role, self.turn_start = ANSWER, len(self.tokens)
-        self.done = len(self.tokens) >= self.config.length
-
-    def _end_answer(self) -> None:
-        self.turns -= 1
-        room = self.config.length - len(self.tokens) - len(self.chat.to_user)
-        if self.turns == 0 or room < LEAST_ROOM_FOR_A_TURN:
-            self.done = True
-            return
-        # The answer's last token is also the first of the text that follows, where the template has one there.
-        follow = self.chat.to_user[1:] if self.tokens[-1] == self.chat.to_user[0] else self.chat.to_user
-        self._append(follow, TEMPLATE)
-        self.role, self.turn_start = USER, len(self.tokens)
+    Every shard is of one kind of text, the one that lacks most of its share of the answer tokens. It depends on nothing
+    but the config and the shards before it. With a floor, the rate of every shard is printed beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards, rates = written_shards(folder), WritingRates(folder.parent)
+    total = sum(shard.tokens for shard in shards)
+    with tqdm(total=tokens, initial=total, unit="tok", desc="writing conversations", mininterval=1) as progress:
+        while total < tokens:
+            number = len(shards)
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+            kind, texts = _next_kind(config, chat, folder, shards)
+            sheet, started = new_sheet(kind, chat, config, generator), time.perf_counter()
+            conversations, least = write_batch(forward, chat, config, generator, progress, sheet, texts, floor)
+            _save_shard(conversations, shard_file(folder, number), kind)
+            shards.append(_summary(kind, conversations))
+            total += shards[-1].tokens
+            progress.n = total
+            if floor is not None:
+                rate = ShardRate(kind.name, shards[-1].tokens, time.perf_counter() - started, least)
+                rates.add(number, rate)
+                progress.write(f"shard {number}: {rate}")
 
 
-def new_writers(chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator) -> list[Writer]:
-    """The writers of one shard, with what chance decides about each."""
-    chances = torch.rand(config.rows, 3, generator=generator).tolist()
-    openings = torch.randint(max(1, len(chat.openings)), (config.rows,), generator=generator).tolist()
-    return [
-        Writer(
-            chat,
-            config,
-            greedy=greedy < config.greedy_share,
-            turns=2 if second < config.two_turn_share else 1,
-            opening=chat.openings[opening] if chat.openings and opened < config.opening_share else (),
-        )
-        for (greedy, second, opened), opening in zip(chances, openings, strict=True)
-    ]
+def _next_kind(
+    config: TrainDraftConfig, chat: ChatFormat, folder: Path, shards: list[WrittenShard]
+) -> tuple[TextKind, GivenTexts | None]:
+    """The kind of the next shard, and the texts that its prompts hold."""
+    chance = random.Random(f"{config.seed} {len(shards)}")
+    written: dict[str, int] = {}
+    for shard in shards:
+        written[shard.kind.name] = written.get(shard.kind.name, 0) + shard.answer_tokens
+    for kind in furthest_behind(config.shares, written):
+        if kind.given == "nothing":
+            return kind, None
+        sources = [number for number, shard in enumerate(shards) if shard.kind.given == "nothing"]
+        sources = chance.sample(sources, min(SHARDS_GIVEN, len(sources)))
+        loaded = (each for number in sorted(sources) for each in load_shard(shard_file(folder, number), number))
+        texts = GivenTexts(chat, (own_words(answer, chat) for each in loaded for answer in each.answers()), chance)
+        if texts.enough_for(kind):
+            return kind, texts
+    raise AssertionError("parse_mix lets no mix through that has only kinds about given text")
+
+
+def own_words(answer: list[int], chat: ChatFormat) -> list[int]:
+    """An answer without the token that ends it."""
+    return answer[:-1] if answer[-1] in chat.answer_ends else answer
 
 
 def write_batch(
-    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any]
-) -> list[Conversation]:
-    """Let the target write `config.rows` conversations; empty ones are left out."""
-    writers = everyone = new_writers(chat, config, generator)
-    texts = Lockstep(forward, config.rows, config.length + len(chat.to_answer) + len(chat.to_user))
-    logits = texts.append(torch.tensor([list(chat.prefix)] * config.rows, device=texts.device))
+    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any],
+    sheet: Sheet, given: GivenTexts | None, floor: LockstepFloor | None,
+) -> tuple[list[Conversation], float]:  # fmt: skip
+    """Let the target write the conversations of a sheet, without empty ones; and the least seconds it could take."""
+    writers = everyone = new_writers(chat, config, sheet, given, generator)
+    texts = Lockstep(forward, sheet.rows, sheet.length + len(chat.to_answer) + len(chat.to_user), floor)
+    shared = shared_tokens(writers, chat, sheet.kind)
+    prompts = torch.tensor([writer.tokens[:shared] for writer in writers], device=texts.device)
+    for part in prompts.split(max(1, TOKENS_AT_ONCE // sheet.rows), dim=1):
+        logits = texts.append(part)
     while True:
         drawn = sample(logits, torch.tensor([writer.temperature for writer in writers]), generator).tolist()
         for writer, token in zip(writers, drawn, strict=True):
-            # Otherwise an opening's or the template's own text comes next, or nothing.
+            # Otherwise what is given or the template's own text comes next, or nothing.
             if not writer.done and len(writer.tokens) == texts.length:
                 writer.accept(token)
         progress.update(sum(not writer.done for writer in writers))
         alive = [row for row, writer in enumerate(writers) if not writer.done]
         if not alive:
-            return [conversation for writer in everyone if (conversation := writer.finished())]
+            return [conversation for writer in everyone if (conversation := writer.finished())], texts.least_seconds
         if len(alive) <= 0.9 * len(writers):  # rows are moved, so this waits for a tenth to finish
             rows = close_ranks(alive)
             writers = [writers[row] for row in rows]
@@ -186,26 +152,32 @@ def sample(logits: Tensor, temperatures: Tensor, generator: torch.Generator) -> 
     return tokens
 
 
-def make_conversations(forward: Forward, chat: ChatFormat, config: TrainDraftConfig, folder: Path) -> None:
-    """Write shards of conversations until they hold `config.tokens` tokens; existing shards are kept.
-
-    A shard depends only on the config and its own number, so a run that was stopped goes on as if it had not been.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    total = tokens_written(folder)
-    with tqdm(total=config.tokens, initial=total, unit="tok", desc="writing conversations", mininterval=1) as progress:
-        while total < config.tokens:
-            number = len(shard_files(folder))
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-            conversations = write_batch(forward, chat, config, generator, progress)
-            total += sum(len(conversation.tokens) for conversation in conversations)
-            progress.n = total
-            _save_shard(conversations, shard_file(folder, number))
-
-
 def tokens_written(folder: Path) -> int:
     """How many tokens the finished shards hold."""
-    return sum(len(read_shard(file, SHARD)["tokens"]) for file in shard_files(folder))
+    return sum(shard.tokens for shard in written_shards(folder))
+
+
+def written_shards(folder: Path) -> list[WrittenShard]:
+    """What the finished shards hold, in order."""
+    found = []
+    for file in shard_files(folder):
+        shard = read_shard(file, SHARD)
+        roles = shard["roles"]
+        found.append(WrittenShard(_kind_of(shard, file), len(roles), int((roles == ANSWER).sum())))
+    return found
+
+
+def _kind_of(shard: dict[str, Tensor], file: Path) -> TextKind:
+    """The one kind of text in a shard; those from before there were kinds have chats."""
+    number = int(shard["kind"][0]) if "kind" in shard and shard["kind"].numel() else 0
+    if not 0 <= number < len(KINDS):
+        raise InputError(f"{file} holds text of kind {number}, which is not known; was it made by a newer version?")
+    return KINDS[number]
+
+
+def _summary(kind: TextKind, conversations: list[Conversation]) -> WrittenShard:
+    answers = sum(each.roles.count(ANSWER) for each in conversations)
+    return WrittenShard(kind, sum(len(each.tokens) for each in conversations), answers)
 
 
 def load_conversations(folder: Path) -> list[Conversation]:
@@ -223,15 +195,16 @@ def load_shard(file: Path, number: int) -> list[Conversation]:
     sizes = shard["sizes"].tolist()
     if sum(sizes) != len(shard["tokens"]) or min(sizes, default=0) < 0:
         raise InputError(f"{file} is damaged: its sizes do not fit its tokens; delete it, and run again")
+    kind = KINDS.index(_kind_of(shard, file))
     parts = zip(shard["tokens"].split(sizes), shard["roles"].split(sizes), strict=True)
     conversations, start = [], 0
     for tokens, roles in parts:
-        conversations.append(Conversation(tokens.tolist(), roles.tolist(), number, start))
+        conversations.append(Conversation(tokens.tolist(), roles.tolist(), number, start, kind))
         start += len(tokens)
     return conversations
 
 
-def _save_shard(conversations: list[Conversation], file: Path) -> None:
+def _save_shard(conversations: list[Conversation], file: Path, kind: TextKind = CHAT) -> None:
     def flat(lists: Iterable[list[int]], dtype: torch.dtype) -> Tensor:
         return torch.tensor([value for values in lists for value in values], dtype=dtype)
 
@@ -239,5 +212,6 @@ def _save_shard(conversations: list[Conversation], file: Path) -> None:
         "tokens": flat((conversation.tokens for conversation in conversations), torch.int32),
         "roles": flat((conversation.roles for conversation in conversations), torch.uint8),
         "sizes": torch.tensor([len(conversation.tokens) for conversation in conversations], dtype=torch.int32),
+        "kind": torch.tensor([KINDS.index(kind)], dtype=torch.uint8),
     }
     write_shard(tensors, file)

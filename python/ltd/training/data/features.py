@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,23 +14,25 @@ from tqdm import tqdm
 from ltd.common.shards import shard_file, shard_files, write_shard
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
-from ltd.training.data.conversations import Conversation, load_shard
+from ltd.training.data.conversation import Conversation
+from ltd.training.data.conversations import load_shard
 from ltd.training.data.lockstep import States, read_states
 
 BYTES_PER_VALUE = 2  # bfloat16
-NAMES = ("features", "final", "best")  # of a shard's tensors
+NAMES, TOTAL = ("features", "final", "best"), "total"  # of a shard's tensors; older ones lack the last
 
 
 def gigabytes_of_features(width: int, layers: tuple[int, ...], tokens: int) -> float:
     """What the features of so many tokens of a target of this hidden size take on disk."""
-    return tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 4) / 1e9
+    return tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 8) / 1e9
 
 
 def cache_features(forward: Forward, layers: tuple[int, ...], data: Path, folder: Path) -> None:
     """Write one feature file per data shard; existing ones are kept.
 
     Each holds, for the shard's n tokens: `features` (n, F*Ht) and `final` (n, Ht) bfloat16, the latter after the final
-    norm, and `best` (n,) int32, the target's most likely next token.
+    norm, `best` (n,) int32, the target's most likely next token, and `total` (n,) float32, the logarithm of the sum of
+    exponentials of all its logits.
     """
     shards = [load_shard(file, number) for number, file in enumerate(shard_files(data))]
     total = sum(len(conversation.tokens) for shard in shards for conversation in shard)
@@ -61,7 +64,36 @@ def _shard_features(
         "features": torch.cat([states.features.to("cpu", torch.bfloat16) for states in every]),
         "final": torch.cat([states.final.to("cpu", torch.bfloat16) for states in every]),
         "best": torch.cat([states.best.cpu() for states in every]),
+        "total": torch.cat([states.total.cpu() for states in every]),
     }
+
+
+class Reads(Protocol):
+    """Where the features of conversations come from."""
+
+    def read_all(self, conversations: Sequence[Conversation]) -> list[dict[str, Tensor]]:
+        """`features` (n, F*Ht), `final` (n, Ht), `best` (n,) and, where it is known, `total` (n,) of each."""
+
+
+class LiveFeatures:
+    """Makes the features anew, by the target, which stays as it is."""
+
+    def __init__(self, forward: Forward, layers: tuple[int, ...]) -> None:
+        self.forward, self.layers = forward, layers
+
+    def read_all(self, conversations: Sequence[Conversation]) -> list[dict[str, Tensor]]:
+        """See `Reads`; on the target's device."""
+        texts = [conversation.tokens for conversation in conversations]
+        found = dict(read_states(self.forward, texts, self.layers))
+        return [
+            {
+                "features": states.features.to(torch.bfloat16),
+                "final": states.final.to(torch.bfloat16),
+                "best": states.best,
+                "total": states.total,
+            }
+            for states in (found[index] for index in range(len(texts)))
+        ]
 
 
 class FeatureReader:
@@ -78,8 +110,13 @@ class FeatureReader:
                 raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}; delete it, and run again")
             self._shards.append(shard)
 
+    def read_all(self, conversations: Sequence[Conversation]) -> list[dict[str, Tensor]]:
+        """See `Reads`."""
+        return [self.read(conversation) for conversation in conversations]
+
     def read(self, conversation: Conversation) -> dict[str, Tensor]:
-        """`features` (n, F*Ht), `final` (n, Ht) and `best` (n,) of one conversation."""
+        """`features` (n, F*Ht), `final` (n, Ht), `best` (n,) and, where it is known, `total` (n,) of one conversation."""
         shard = self._shards[conversation.shard]
         end = conversation.start + len(conversation.tokens)
-        return {name: shard.get_slice(name)[conversation.start : end] for name in NAMES}
+        names = [name for name in (*NAMES, TOTAL) if name in shard.keys()]  # noqa: SIM118
+        return {name: shard.get_slice(name)[conversation.start : end] for name in names}

@@ -12,21 +12,25 @@ from torch import Tensor, nn
 
 from ltd.engine.forward import Forward, TreeBlock
 from ltd.engine.kv_cache import ROUND_ROWS_TO
+from ltd.training.data.floor import LockstepFloor
 
 TOKENS_PER_FORWARD = 2048  # of finished texts in `read_states`, padding included
+ROWS_AT_ONCE = 256  # of logits in float32
 
 
 class States:
     """What training keeps of a text of n tokens.
 
     features (n,F*Ht): hs[k] of the feature layers; final (n,Ht): after the final norm; best (n,) int32: the most likely
-    next token.
+    next token; total (n,) float32: the logarithm of the sum of exponentials of all logits.
     """
 
-    __slots__ = ("best", "features", "final")
+    __slots__ = ("best", "features", "final", "total")
 
-    def __init__(self, features: Tensor, final: Tensor, best: Tensor) -> None:
-        self.features, self.final, self.best = features, final, best.to(torch.int32)
+    def __init__(self, features: Tensor, final: Tensor, logits: Tensor) -> None:
+        self.features, self.final = features, final
+        self.best = logits.max(-1).indices.to(torch.int32)
+        self.total = torch.cat([part.float().logsumexp(-1) for part in logits.split(ROWS_AT_ONCE)])
 
 
 class Lockstep:
@@ -36,10 +40,15 @@ class Lockstep:
         forward: the target's.
         rows: how many.
         capacity: tokens of each, at most.
+        floor: says how long a forward takes at least.
+
+    Attributes:
+        least_seconds: of all forwards so far, if there is a floor.
     """
 
-    def __init__(self, forward: Forward, rows: int, capacity: int) -> None:
+    def __init__(self, forward: Forward, rows: int, capacity: int, floor: LockstepFloor | None = None) -> None:
         self.forward, self.device, self.cache = forward, forward.device, forward.open(rows, capacity)
+        self.floor, self.least_seconds = floor, 0.0
 
     @property
     def length(self) -> int:
@@ -49,7 +58,9 @@ class Lockstep:
     @torch.inference_mode()
     def append(self, tokens: Tensor) -> Tensor:
         """Append tokens (rows,n) int64 -> logits (rows,V) of what follows."""
-        count = tokens.size(1)
+        rows, count = tokens.shape
+        if self.floor is not None:
+            self.least_seconds += self.floor.seconds(rows, count, self.length)
         read = self.forward(tokens, TreeBlock.chain(self.cache.lengths, count), self.cache, logits_to_keep=1)
         self.cache.advance([count] * self.cache.batch)
         return read.logits[:, -1]
@@ -72,7 +83,7 @@ def read_states(forward: Forward, texts: Sequence[list[int]], layers: tuple[int,
         for row, index in enumerate(indices):
             count = len(texts[index])
             features, last = read.features[row, :count].split([width * len(layers), width], dim=-1)
-            yield index, States(features, forward.norm(last), read.logits[row, :count].max(-1).indices)
+            yield index, States(features, forward.norm(last), read.logits[row, :count])
 
 
 def _by_length(texts: Sequence[list[int]]) -> Iterator[list[int]]:

@@ -50,8 +50,10 @@ class HeadObjective:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The loss of training-time test and the mean losses of its steps."""
-        steps, decay = self.config.ttt_steps, self.config.ttt_decay
-        return loss_of_batch(self.module, self.parts, batch, steps, decay, generator)
+        config, weighed = self.config, self.config.loss == "weighed"
+        return loss_of_batch(
+            self.module, self.parts, batch, config.ttt_steps, config.ttt_decay, generator, weighed=weighed
+        )
 
     def measure(self, batches: Iterable[Batch]) -> HeldOut:
         """The accuracy of the steps."""

@@ -8,43 +8,21 @@ fast as the fastest, but for noise, the largest stays: deeper trees and other te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ltd.decoding.decoder import Decoder, Generation
-from ltd.decoding.statistics import Statistics
 from ltd.drafts.eagle3.head import Eagle3Head
-from ltd.drafts.opening import make_draft
-from ltd.evaluation.run_config import in_rotation
-from ltd.policy_choice import choose_policy
-from ltd.target.target import Target
+from ltd.training.eagle3.trials import NOISE, Trial
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of the trained vocabulary
 LEAST = 10  # words; the default beam width needs as many
-QUESTIONS, NEW_TOKENS = 24, 64
-NOISE = 0.02  # speeds that differ by less, relative to the faster, count as equal
 
 
 def trial_sizes(head: Eagle3Head) -> list[int]:
     """The sizes to try, the smallest first."""
     return sorted({max(LEAST, round(share * head.config.draft_vocab_size)) for share in SHARES})
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A vocabulary size and what it brought: tokens per cycle and per second of decoding, summed over the questions."""
-
-    words: int
-    acceptance_length: float
-    tokens_per_second: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Rounded plain values, ready for JSON."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
 def keep_words(head: Eagle3Head, words: Tensor) -> Eagle3Head:
@@ -66,36 +44,7 @@ def frequent_words(head: Eagle3Head, tokens: Tensor, count: int) -> Tensor:
     return counts[ids].argsort(descending=True, stable=True)[:count].sort().values
 
 
-def try_sizes(
-    head: Eagle3Head, target: Target, tokens: Tensor, questions: Sequence[list[int]], sizes: Sequence[int]
-) -> list[Trial]:
-    """Decode every question greedily with every size, in turns that rotate, and report in the order of `sizes`.
-
-    head: on the target's device and in its type; tokens (n,) int64: what the words are counted in.
-    """
-    policy = choose_policy("static", lambda: None, target.device).policy
-    decoders = [
-        Decoder(target, make_draft(keep_words(head, frequent_words(head, tokens, size)), target.embedding), policy)
-        for size in sizes
-    ]
-    found: list[list[Statistics]] = [[] for _ in sizes]
-    for decoder in decoders:  # warm up
-        decoder.generate(questions[0], max_new_tokens=8)
-    turns = in_rotation(questions, range(len(sizes)))
-    for question, index in tqdm(turns, desc="choosing the draft vocabulary", unit="answer"):
-        answer = decoders[index].generate(question, max_new_tokens=NEW_TOKENS)
-        assert isinstance(answer, Generation)
-        found[index].append(answer.statistics)
-    return [_trial(size, statistics) for size, statistics in zip(sizes, found, strict=True)]
-
-
 def largest_fast(trials: Sequence[Trial]) -> Trial:
     """The largest of the sizes that are, but for noise, as fast as the fastest."""
     enough = (1 - NOISE) * max(trial.tokens_per_second for trial in trials)
     return max((trial for trial in trials if trial.tokens_per_second >= enough), key=lambda trial: trial.words)
-
-
-def _trial(size: int, statistics: list[Statistics]) -> Trial:
-    gains = [gain for each in statistics for gain in each.gains]
-    seconds = sum(each.decode_seconds for each in statistics)
-    return Trial(size, sum(gains) / max(1, len(gains)), sum(gains) / seconds if seconds else 0.0)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.training.data.batches import ROUND_TO, Batch
-from ltd.training.distillation import SoftCrossEntropy, TargetParts, filled, target_probabilities
+from ltd.training.distillation import SoftCrossEntropy, TargetParts, covered_mass, filled, target_logits
 
 
 class StepAttention:
@@ -140,19 +140,25 @@ def thinned(masks: Iterable[Tensor], decay: float, generator: torch.Generator) -
 
 def loss_of_batch(
     head: Eagle3Head, parts: TargetParts, batch: Batch, steps: int, decay: float,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None, *, weighed: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The loss sum_k decay^k * loss_k (scalar) and the mean losses of the steps' slots (steps,), both float32.
 
-    loss_k is the soft cross-entropy against the target's distribution renormalised over the draft vocabulary, left out
-    where the target's best token is not in it, and divided by the number of learned slots of step 0 (the paper's code
-    divides by all slots, padding included). With a generator (on the CPU), the sum is estimated from `thinned` slots.
+    loss_k is the soft cross-entropy against the target's distribution renormalised over the draft vocabulary, divided
+    by the number of learned slots of step 0 (the paper's code divides by all slots, padding included). A slot where the
+    target's best token is not in the draft vocabulary is left out; or, `weighed`, every slot counts as much as the
+    target's probability of the draft vocabulary, so that the rest of the mass teaches nothing: -sum p(x) log q(x) over
+    the draft's words, p not renormalised. With a generator (on the CPU), the sum is estimated from `thinned` slots.
     """
     masks = list(step_masks(batch, steps))
     count = learned_slots(batch)
     # Every slot that counts asks for the target's word at a learned token that another learned one follows.
-    needed = batch.learned & batch.ahead(batch.learned, 1) & head.t2d[batch.best]
-    probabilities = target_probabilities(parts, batch.final[filled(needed.nonzero()[:, 0])])
+    needed = batch.learned & batch.ahead(batch.learned, 1)
+    if not weighed:
+        needed = needed & head.t2d[batch.best]
+    places = filled(needed.nonzero()[:, 0])
+    logits = target_logits(parts, batch.final[places])
+    worth = covered_mass(logits, batch.totals[places]) if weighed else torch.ones(len(places), device=places.device)
     row_of = needed.cumsum(0) - 1
     wanted = masks if generator is None else thinned(masks, decay, generator)
     chosen, rows, scales = [], [], []
@@ -161,12 +167,12 @@ def loss_of_batch(
         states = states[: len(slots)][asked]
         chosen.append(states if head.config.norm_output else head.norm(states))
         rows.append(batch.ahead(row_of, step + 1)[slots[asked]])
-        scales.append(torch.full(rows[-1].shape, 1.0 if generator else decay**step, device=slots.device) / count)
+        scales.append((1.0 if generator else decay**step) * worth[rows[-1]].float() / count)
     # One call for all steps: the output layer's gradient is the largest there is, and is then summed up only once.
     learned = sum(map(len, rows))
     missing = -learned % ROUND_TO
     total, losses = SoftCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        functional.pad(torch.cat(chosen), (0, 0, 0, missing)), head.lm_head.weight, probabilities,
+        functional.pad(torch.cat(chosen), (0, 0, 0, missing)), head.lm_head.weight, logits.softmax(-1),
         functional.pad(torch.cat(rows), (0, missing)), functional.pad(torch.cat(scales), (0, missing)),
     )  # fmt: skip
     of_steps = losses[:learned].split([len(part) for part in rows])
