@@ -29,13 +29,14 @@ import ltd
 from ltd.cli.main import main
 from ltd.common.assets import shipped_head
 from ltd.custom_generate.call import CustomGenerate
-from ltd.custom_generate.export import export_model
+from ltd.custom_generate.export import export_model, folder_of
 from ltd.custom_generate.folder import KEPT, SERVER, FolderGenerate, as_answer
 from ltd.custom_generate.taken import is_emptied
 from ltd.engine.cpu import Engine
 from ltd.policies import Learned
 from ltd.policies.learned.bundle import Bundle, save_bundle
 from ltd.policy_choice import setting_of
+from ltd.target.model import NamedModel
 
 Folder = Callable[[str], Path]
 IDS = torch.tensor([[83, 33, 80, 48, 61, 57]])
@@ -246,6 +247,31 @@ def test_settings_that_no_call_could_honour_are_told_at_once(tiny_target: Folder
         export_model(source, tmp_path / "out", draft="lookup")
     (source / "generation_config.json").unlink()
     export_model(source, tmp_path / "out", draft="lookup")
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_files_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    """Weights in pickles are asked for where there are no others."""
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        if f"*{Path(weights).suffix}" in allow_patterns:
+            (tmp_path / weights).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    named = NamedModel("some/model")
+    named.place = "some/model"  # as if the hub had said that it has it
+    assert folder_of(named) == tmp_path and (tmp_path / weights).exists()
+    assert asked == ["some/model"] * (1 if weights.endswith("safetensors") else 2)
+
+    def refuse(name: str, allow_patterns: list[str]) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ltd.InputError, match="cannot have the files of 'some/model' from the hub: no route"):
+        folder_of(named)
 
 
 def test_a_moved_folder_says_what_is_missing(exported: Callable[..., Path], tmp_path: Path) -> None:

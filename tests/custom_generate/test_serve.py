@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from served import served
+from server_process import served
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ltd.custom_generate.export import export_model
@@ -40,7 +40,7 @@ def folder(tiny_target: Folder, tiny_head: Folder, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     with (
-        served(folder, tmp_path_factory.mktemp("server")) as address,
+        served(folder, tmp_path_factory.mktemp("server"), "--trust-remote-code") as address,
         openai.OpenAI(base_url=f"{address}/v1", api_key="none", timeout=WAIT, max_retries=0) as client,
     ):
         yield client

@@ -116,7 +116,10 @@ def folder_of(model: NamedModel) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model.place, allow_patterns=WANTED_OF_A_HUB))
+        folder = Path(snapshot_download(model.place, allow_patterns=WANTED_OF_A_HUB))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(model.place, allow_patterns=["*.bin"])
+        return folder
     except Exception as error:  # offline, no permission, no space: whatever the hub's client raises
         raise InputError(f"cannot have the files of {model.place!r} from the hub: {reason_of(error)}") from error
 

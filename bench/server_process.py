@@ -22,13 +22,13 @@ def served(folder: Path, work: Path, *options: str) -> Iterator[str]:
     """The address of a server of the model in a folder.
 
     Args:
-        folder: of the model; code in it is trusted.
+        folder: of the model.
         work: a folder for its log and caches.
-        options: more of `transformers serve`.
+        options: more of `transformers serve`, such as --trust-remote-code.
     """
     port = free_port()
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--trust-remote-code",
-               "--host", LOCAL, "--port", str(port), "--device", "cpu", *options]  # fmt: skip
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--host", LOCAL,
+               "--port", str(port), "--device", "cpu", *options]  # fmt: skip
     environment = {**os.environ, "HF_HOME": str(work / "hub"), "PYTHONPATH": os.pathsep.join(sys.path)}
     log = work / "server.log"
     with log.open("w") as output:
