@@ -320,7 +320,7 @@ def test_a_streamer_that_can_be_cancelled_is_not_ended_by_an_error(exported: Cal
     model, refused, whole = load(exported()), Recorder(), Recorder()
     with pytest.raises(ltd.InputError, match="beam search"):
         answer(model, num_beams=2, streamer=refused)
-    assert refused.said == [IDS.tolist()]
+    assert len(refused.said) == 1 and "end" not in refused.said  # the prompt alone
     said = answer(model, streamer=whole)
     assert whole.said == [IDS.tolist(), *([token] for token in said[6:]), "end"]
 
