@@ -26,9 +26,7 @@ def test_ways_are_compared_answer_by_answer() -> None:
     ]
 
 
-def test_from_end_to_end(
-    tiny_target: Callable[[str], Path], tiny_head: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_from_end_to_end(tiny_target: Callable[[str], Path], tiny_head: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("fastapi", reason="what transformers serve needs is not installed, see requirements-dev.txt")
     serving.main(tmp_path, str(tiny_target("llama")), str(tiny_head("llama")), "float32", new_tokens=12, rounds=1)
     answers = json.loads((tmp_path / "results.json").read_text())["answers"]

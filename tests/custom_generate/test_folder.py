@@ -276,7 +276,7 @@ def test_files_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights
 
 def test_a_moved_folder_says_what_is_missing(exported: Callable[..., Path], tmp_path: Path) -> None:
     exported().rename(tmp_path / "moved")
-    with pytest.raises(ltd.InputError, match="there is no draft head in .*custom_generate/head"):
+    with pytest.raises(ltd.InputError, match=r"there is no draft head in .*custom_generate/head"):
         load(tmp_path / "moved")
 
 

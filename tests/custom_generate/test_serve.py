@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from server_process import served
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ltd.custom_generate.export import export_model
+from server_process import served
 
 for name in ("fastapi", "uvicorn"):
     pytest.importorskip(name, reason="what transformers serve needs is not installed, see requirements-dev.txt")
@@ -117,7 +117,7 @@ def test_settings_of_a_request(chat: Ask, plain: Ask) -> None:
     question = QUESTIONS[2]
     text = plain(question)
     assert chat(question, frequency_penalty=0.3) == plain(question, repetition_penalty=1.3) != text
-    assert chat(question, logit_bias={"2": -100, "40": 3}) == plain(
+    assert chat(question, logit_bias={"2": -100.0, "40": 3.0}) == plain(
         question, sequence_bias={(2,): -100.0, (40,): 3.0}
     )
     assert chat(question, stop=[text[4:6]]) == plain(question, stop_strings=[text[4:6]]) != text
@@ -150,7 +150,7 @@ def test_requests_at_once_are_not_mixed_up(chat: Ask, stream: Callable[..., Any]
 
 def test_a_cancelled_request_makes_room(chat: Ask, stream: Callable[..., Any], plain: Ask) -> None:
     """It would go on for minutes; the next one is answered soon."""
-    chunks = stream(QUESTIONS[0], max_tokens=LONG, logit_bias={"2": -100})
+    chunks = stream(QUESTIONS[0], max_tokens=LONG, logit_bias={"2": -100.0})
     began = time.monotonic()
     with chunks:
         first = [next(iter(chunks)).choices[0].delta for _ in range(5)]

@@ -84,7 +84,7 @@ def test_what_would_read_the_weights_is_refused(tiny_target: Folder, tiny_head: 
         lambda: answer(copy.deepcopy(model), ltd.CustomGenerate(tiny_head("llama"))),
     ]
     for use in uses:
-        with pytest.raises(ltd.InputError, match="^an engine of ltd has this model's weights"):
+        with pytest.raises(ltd.InputError, match=r"^an engine of ltd has this model's weights"):
             use()
     assert list(tmp_path.glob("*.safetensors")) == []
     assert answer(model, custom) == said
@@ -167,7 +167,7 @@ def test_float16_has_packed_layers_and_is_not_saved(tiny_target: Folder, tiny_he
     assert custom.decoder is not None and not isinstance(custom.decoder.target.forward, Engine)
     assert answer(model, custom) == answer(model, custom)
     if can_pack(torch.float16):
-        with pytest.raises(ltd.InputError, match="^an engine of ltd has this model's weights"):
+        with pytest.raises(ltd.InputError, match=r"^an engine of ltd has this model's weights"):
             model.state_dict()
     else:
         assert model.state_dict()
