@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList, StopStringCriteria
 
 from ltd.decoding.generation_config import LENGTHS, NO_EFFECT, PROCESSED, SAMPLED, TOKENS, check_config
 from ltd.errors import InputError
@@ -32,6 +33,26 @@ def arguments_kept_back() -> dict[str, Any]:
             return {}
         frame = frame.f_back
     return {name: frame.f_locals.get(name) for name in ("streamer", "assistant_model", "synced_gpus")}
+
+
+def take_stop_strings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `generate` with a stopping criterion in the place of stop strings.
+
+    `transformers` 5.23 forgets the `tokenizer`, without which it makes no criterion, where generation is custom. Stop
+    strings without a tokenizer stay where they are: that it is missing is for `generate` to say.
+    """
+    arguments, config, tokenizer = dict(given), given.get("generation_config"), given.get("tokenizer")
+    strings = given.get("stop_strings") or getattr(config, "stop_strings", None)
+    if not strings or tokenizer is None:
+        return arguments
+    arguments.pop("stop_strings", None)
+    if config is not None:
+        arguments["generation_config"] = config = copy.copy(config)
+        config.stop_strings = None
+    words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+    criterion = StopStringCriteria(words, strings)
+    arguments["stopping_criteria"] = StoppingCriteriaList([*(given.get("stopping_criteria") or ()), criterion])
+    return arguments
 
 
 def check_arguments(

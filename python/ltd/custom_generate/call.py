@@ -22,9 +22,10 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from ltd import ops
-from ltd.common.argument_types import check_offers
+from ltd.common.argument_types import as_truth, check_offers
 from ltd.custom_generate.arguments import arguments_kept_back, check_arguments, unpadded
 from ltd.custom_generate.streaming import TokenStream, ended
+from ltd.custom_generate.taken import check_takeable, check_whole, guard
 from ltd.decoding.acceptance import Acceptor, Draws, Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.in_step import InStep, InStepAcceptor, choose_best, chooser, length_of
@@ -54,7 +55,8 @@ class CustomGenerate:
 
     `GenerationConfig`, logits processors, stopping criteria and the sampling settings mean what they mean in
     `transformers`; greedy output is the same, sampled output has the same distribution. Sampling draws its seed from
-    torch's global generator. The model is never changed: other threads may use it meanwhile.
+    torch's global generator. Unless its weights are taken, the model is never changed: other threads may use it
+    meanwhile.
 
     Args:
         draft: a folder with an EAGLE-3 head for the model; "lookup" looks tokens up in the text so far instead; "none"
@@ -64,6 +66,9 @@ class CustomGenerate:
         streamer: is told the prompt and every token, as by `generate`, if that is given none itself.
         reuse_mib: see `ltd.load`. The model's weights are compared before a text is taken over, and while it has hooks
             nothing is.
+        takes_weights: whether an engine takes the weights of the first model over, at its first call, as in
+            `ltd.load`: as fast as there, and with no second copy. That model then generates by this object alone, and
+            what else would read its weights is refused. If not, the layers of `transformers` run, which are slower.
 
     Raises:
         InputError: an argument of the wrong type, or no policy of that name.
@@ -81,13 +86,14 @@ class CustomGenerate:
         policy: PolicyRequest = None,
         streamer: Any = None,
         reuse_mib: int = REUSE_MIB,
+        takes_weights: bool = False,
     ) -> None:
         find_head(draft)  # raises if it is no path
         self.reuse_mib = as_reuse(reuse_mib)
         check_asked(policy)
         if streamer is not None:
             check_offers(streamer, ("put", "end"), "streamer", "a streamer of transformers")
-        self.draft = draft
+        self.draft, self.takes_weights = draft, as_truth(takes_weights, "takes_weights")
         self.policy, self.streamer = policy, streamer
         if isinstance(policy, str | Path) and policy not in (NONE, STATIC):
             self.policy = read_bundle(policy).policy  # now, as there may be none
@@ -150,9 +156,14 @@ class CustomGenerate:
     def _prepared_for(self, model: PreTrainedModel) -> tuple[Decoder, Speculation | None]:
         """The decoder for a model as it is now, and what drafts in it for one call."""
         with self._preparing:
-            decoder, name = self.decoder, NO_DRAFT if self.policy == NONE else self.draft or default_draft(model.config)
+            decoder, name = self.decoder, self._draft_for(model)
             if decoder is None or not is_for(decoder, model, plain=name == NO_DRAFT):
-                decoder, self._chosen_for = read(model, name), None
+                if self.takes_weights and decoder is not None:
+                    raise InputError(
+                        "this CustomGenerate has the weights of another model, or its model was changed since it took "
+                        "them; make another for a model as it was loaded"
+                    )
+                decoder, self._chosen_for = read(model, name, takes_weights=self.takes_weights), None
                 self.decoder = decoder
             if self._chosen_for is None or self._chosen_for[0] is not self.policy:
                 setting = partial(setting_of, decoder)
@@ -162,11 +173,32 @@ class CustomGenerate:
             decoder.reuse_mib = self.reuse_mib
             return decoder, decoder.speculation()
 
+    def _draft_for(self, model: PreTrainedModel) -> str | Path | None:
+        """What drafts for a model, named as for `ltd.load`.
 
-def read(model: PreTrainedModel, draft: str | Path | None) -> Decoder:
-    """What decodes a model with a draft, named as for `ltd.load`."""
+        Weights are taken once, and the draft's layers tapped from then on: so it is there with the policy "none" too.
+        """
+        if self.policy == NONE and not self.takes_weights:
+            return NO_DRAFT
+        return self.draft or default_draft(model.config)
+
+
+def read(model: PreTrainedModel, draft: str | Path | None, *, takes_weights: bool = False) -> Decoder:
+    """What decodes a model with a draft, named as for `ltd.load`.
+
+    Raises:
+        InputError: a model without its weights, or whose weights are to be taken and cannot be, or a draft that does
+            not fit it.
+    """
+    check_whole(model)
+    if takes_weights:
+        check_takeable(model)
     loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
-    target, head = prepare(loaded, find_head(draft), model.dtype, model.device)
+    try:
+        target, head = prepare(loaded, find_head(draft), model.dtype, model.device, takes_weights=takes_weights)
+    finally:
+        if takes_weights:
+            guard(model)  # also where the draft does not fit, which is known only then
     return Decoder(target, head, text_scores=find_text_scores(draft))
 
 

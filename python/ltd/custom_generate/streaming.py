@@ -37,9 +37,15 @@ class TokenStream:
 
 @contextmanager
 def ended(streamer: Any) -> Iterator[None]:
-    """Ends a streamer whatever happens, so that nobody waits for it for ever; None is no streamer."""
+    """Ends a streamer whatever happens, so that nobody waits for it for ever; None is no streamer.
+
+    One that can be cancelled is a server's, which hears of errors by itself: an end before the error would pass for
+    that of a whole answer.
+    """
+    is_whole = False
     try:
         yield
+        is_whole = True
     finally:
-        if streamer is not None:
+        if streamer is not None and (is_whole or not hasattr(streamer, "cancel")):
             streamer.end()

@@ -109,6 +109,30 @@ def find_head(draft: str | Path | None) -> Path | None:
     return None if str(as_path(draft, "draft")) in (NONE, LOOKUP) else expand_user(draft)
 
 
+def check_named(draft: str | Path | None, target: PretrainedConfig | None = None) -> None:
+    """Looks at the draft of a name without reading its weights.
+
+    Args:
+        draft: see `find_head`.
+        target: that it is for; None does not compare them. Only heads in our own layout say for whom they are made.
+
+    Raises:
+        InputError: there is no draft in the folder, or it was made for a target of other sizes.
+    """
+    folder = find_head(draft)
+    if folder is None:
+        return
+    head = read_config(folder)
+    if target is None or head.get("format") != FORMAT:
+        return
+    for said, name in (("vocab_size", "vocab_size"), ("target_hidden_size", "hidden_size")):
+        if head.get(said) != getattr(target, name):
+            raise InputError(
+                f"the head in {folder} was made for a target with {name} {head.get(said)}, but this one has "
+                f"{getattr(target, name)}; use a head that was trained for this target"
+            )
+
+
 def is_published(head: Path) -> bool:
     """Whether the head in a folder has another layout than our own; InputError if there is none."""
     return read_config(head).get("format") != FORMAT
