@@ -43,6 +43,12 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         extension.build(target, self.distribution.get_version(), debug=bool(self.debug))
 
+    def copy_extensions_to_source(self) -> None:
+        """For a build beside the sources: the module, and what it was built for."""
+        super().copy_extensions_to_source()
+        package = self.get_finalized_command("build_py").get_package_dir("ltd")
+        self.copy_file(str(Path(self.build_lib, "ltd", extension.BUILT_FOR)), package)
+
 
 setup(
     install_requires=[torch_requirement(), *PACKAGES],
