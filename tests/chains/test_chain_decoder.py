@@ -106,7 +106,8 @@ def test_a_draft_that_is_the_target_is_always_right(temperature: float, tiny_tar
     model = load(tiny_target("llama"), torch.bfloat16)  # as the draft's files are
     folder = save_draft(small_draft(model, tuple(range(8)), 0.0), None, tmp_path / "draft")
     decoder = chain_decoder(model, folder, Constant(4))
-    answer = decoder.generate(PROMPT, max_new_tokens=51, temperature=temperature, top_p=0.9, seed=3)
+    top_p = 0.9 if temperature else 1.0
+    answer = decoder.generate(PROMPT, max_new_tokens=51, temperature=temperature, top_p=top_p, seed=3)
     assert answer.statistics.gains == [5] * 10
     assert answer.statistics.sizes == [4] * 10
 

@@ -92,8 +92,8 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
         ({"methods": ("grid:",)}, "name of a file or folder is empty"),
         ({"chain": "somewhere"}, "no method here uses a chain draft"),
         (
-            {"methods": ("chain:2", "one=chain:2:sampler=noise", "chain:heuristic:most=3:sampler=residual")},
-            "is greedy and makes no use of the sampler in one=chain:2:sampler=noise, chain:heuristic:most=3:sampler",
+            {"methods": ("chain:2", "one=chain:2:sampler=noise", "chain:heuristic:most=9:sampler=residual")},
+            "is greedy and makes no use of the sampler in one=chain:2:sampler=noise, chain:heuristic:most=9:sampler",
         ),
         ({"temperature": 1.0, "seed": 2**63 - 1}, f"each of the 3 questions .* must be 0 … {2**63 - 3}"),
         ({"turns": 0}, "turns is 0"),
