@@ -49,14 +49,17 @@ def test_places_are_those_whose_noise_was_made(
     """Up to one more, that of a leaf in the last tree; looked up in the noise that a request keeps."""
     seen: set[int] = set()
     decoder = ltd.load(str(tiny_target("llama")), str(tiny_head("llama")), policy="static", device="cpu")
-    verify = decoder.verify
 
-    def looking(request: Any, *more: Any) -> Any:
-        gain = verify(request, *more)
-        seen.update(place for place in request.noise.places[0].tolist() if place >= 0)
-        return gain
+    def looking(step: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(request: Any, *more: Any) -> Any:
+            gain = step(request, *more)
+            seen.update(place for place in request.noise.places[0].tolist() if place >= 0)
+            return gain
 
-    monkeypatch.setattr(decoder, "verify", looking)
+        return looked
+
+    for step in ("prefill", "verify"):
+        monkeypatch.setattr(decoder, step, looking(getattr(decoder, step)))
     answer = decoder.generate([5, 6, 7], max_new_tokens=20, temperature=1.0, seed=3, policy=policy)
     assert not isinstance(answer, list)
     assert 0 <= len(seen) - noise_share.places(answer.statistics) <= 1

@@ -114,7 +114,8 @@ def uniforms(seed: int, row: int, position: int, count: int) -> Doubles:
         count: how many.
     """
     words = np.random.Philox(key=seed, counter=[0, position, row, 0]).random_raw(count)
-    return (words >> np.uint64(64 - BITS)) * 2.0**-BITS
+    numbers: Doubles = (words >> np.uint64(64 - BITS)) * 2.0**-BITS
+    return numbers
 
 
 def draw(p: Floats, uniform: float) -> int:

@@ -32,7 +32,9 @@ class DrawnNodes(TreeNodes):
 
     def proposal(self, sequence: int, node: int) -> NDArray[Any]:
         """The logits (Vd,) that the children of a node, which has some, were drawn from."""
-        return self.proposals[len(self.shape.nodes[node])][sequence, self.shape.beam_rows[node]]
+        level: NDArray[Any] = self.proposals[len(self.shape.nodes[node])][sequence]
+        logits: NDArray[Any] = level[self.shape.beam_rows[node]]
+        return logits
 
 
 class DrawnTree(DraftTree):
