@@ -227,7 +227,7 @@ def run_training(
                 with training.averaged():
                     found = training.measure(held_out())
                     more = watch.look(training)
-                reached = {"update": training.update, "tokens": training.tokens}
+                reached = {"update": training.update, "seen_tokens": training.tokens}
                 training.measurements.append({**reached, **found.to_dict(), **more})
                 bar.write(
                     f"update {training.update}: held-out {found}" + "".join(f", {k} {v}" for k, v in more.items())

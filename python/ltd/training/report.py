@@ -158,11 +158,11 @@ def _draw_speeds(axes: Any, measured: list[dict[str, Any]]) -> None:
 
 def _seen(point: dict[str, Any]) -> float:
     """Millions of answer tokens seen until then; reports of before they were kept have updates."""
-    return point["tokens"] / 1e6 if "tokens" in point else float(point["update"])
+    return point["seen_tokens"] / 1e6 if "seen_tokens" in point else float(point["update"])
 
 
 def _seen_label(measured: list[dict[str, Any]]) -> str:
-    return "answer tokens seen, millions" if measured and "tokens" in measured[0] else "update"
+    return "answer tokens seen, millions" if measured and "seen_tokens" in measured[0] else "update"
 
 
 def _finish(axes: Any) -> None:
