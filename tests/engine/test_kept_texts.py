@@ -82,7 +82,14 @@ def test_work_is_cut_for_the_first_cut_that_holds_it(rows: int, room: int) -> No
 
 @pytest.mark.parametrize(
     ("capacity", "rows", "alike_on_a_gpu"),
-    [(1024, 512, True), (1024, 513, True), (2048, 512, True), (2048, 513, False), (4096, 1024, False), (768, 700, False)],
+    [
+        (1024, 512, True),
+        (1024, 513, True),
+        (2048, 512, True),
+        (2048, 513, False),
+        (4096, 900, False),
+        (768, 700, False),
+    ],
 )
 def test_a_gpu_reads_by_the_capacity_where_no_cut_is_smaller(capacity: int, rows: int, alike_on_a_gpu: bool) -> None:
     cache = new_cache(1, 1024)
