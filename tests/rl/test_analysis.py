@@ -30,6 +30,7 @@ from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
 from ltd.policies.rule_file import load_rule, write_rule
 from ltd.tree import NOT_ASKED
+from ltd_rl.analysis import knowable
 from ltd_rl.analysis.analyse import AnalysisConfig, analyse
 from ltd_rl.analysis.choices import SIZES
 from ltd_rl.analysis.predictors import PREDICTORS, BigNetwork, Boosting
@@ -221,7 +222,8 @@ def test_the_whole_command_with_text(
 
 @pytest.fixture
 def small_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PREDICTORS, "boosting", lambda: Boosting(trees=5, patience=2))
+    monkeypatch.setattr(knowable, "FOLDS", 2)
+    monkeypatch.setitem(PREDICTORS, "boosting", lambda: Boosting(trees=3, patience=1))
     monkeypatch.setitem(PREDICTORS, "network", lambda: BigNetwork(hidden=(8,), epochs=2))
 
 

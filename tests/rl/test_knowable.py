@@ -28,7 +28,7 @@ from ltd_rl.traces.outcomes import Outcomes, outcomes_of, reading_more, total
 
 SMALL: dict[str, Callable[[], Predictor]] = {
     "boosting": lambda: Boosting(trees=30, rate=0.2, patience=5),
-    "network": lambda: BigNetwork(hidden=(32,), epochs=12, patience=4, batch=64, learning_rate=5e-3),
+    "network": lambda: BigNetwork(hidden=(32,), epochs=6, patience=3, batch=96, learning_rate=1e-2),
 }
 
 

@@ -89,8 +89,8 @@ def nearest_convex(values: Doubles) -> Doubles:
 
     Such a curve is a constant and hinges that bend upwards, max(i - k, 0) with weights of 0 or more.
     """
-    if len(values) < 2 or values[0] == values[-1]:
-        return values.copy()
+    if len(values) < 2 or np.ptp(values) == 0:
+        return values
     places = np.arange(len(values), dtype=np.float64)
     hinges = np.maximum(places[:, None] - places[:-1], 0.0)
     hinges -= hinges.mean(axis=0)
