@@ -52,7 +52,9 @@ class Batch:
         """Each conversation as a batch of its own."""
         tensors = (self.tokens, self.learned, self.features, self.final, self.best)
         parts = zip(*(x.split(self.sizes) for x in tensors), strict=True)
-        totals = [None] * len(self.sizes) if self.total is None else self.total.split(self.sizes)
+        totals: Sequence[Tensor | None] = [None] * len(self.sizes)
+        if self.total is not None:
+            totals = self.total.split(self.sizes)
         return [
             Batch(tokens, learned, features, final, best, [len(tokens)], total)
             for (tokens, learned, features, final, best), total in zip(parts, totals, strict=True)
