@@ -152,7 +152,7 @@ def test_conversations_side_by_side_are_one_batch(target: PreTrainedModel) -> No
 
 SMALL = ("--kind chain --tokens 1500 --length 90 --user-length 12 --answer-length 30 --rows 8 --held-out-share 0.3 "
          "--draft-vocab-size 48 --batch 4 --epochs 3 --learning-rate 3e-3 --dtype float32 --seed 5 "
-         "--context-length 224")  # fmt: skip
+         "--mix chat=1")  # fmt: skip
 
 
 def command(out: Path, target: Path, more: str = "") -> Any:
@@ -165,7 +165,7 @@ def chain_config(out: Path, target: Path, **changes: Any) -> TrainDraftConfig:
     values: dict[str, Any] = {
         "tokens": 1500, "length": 90, "user_length": 12, "answer_length": 30, "rows": 8, "held_out_share": 0.3,
         "draft_vocab_size": 48, "batch": 4, "epochs": 3, "learning_rate": 3e-3, "dtype": "float32", "seed": 5,
-        "context_length": 224,
+        "mix": "chat=1",
     }  # fmt: skip
     return TrainDraftConfig(out=out, kind="chain", target=str(target), **{**values, **changes})
 

@@ -52,8 +52,13 @@ class Batch:
         """Each conversation as a batch of its own."""
         tensors = (self.tokens, self.learned, self.features, self.final, self.best)
         parts = zip(*(x.split(self.sizes) for x in tensors), strict=True)
-        totals = [None] * len(self.sizes) if self.total is None else self.total.split(self.sizes)
-        return [Batch(*part, [len(part[0])], total) for part, total in zip(parts, totals, strict=True)]
+        totals: Sequence[Tensor | None] = [None] * len(self.sizes)
+        if self.total is not None:
+            totals = self.total.split(self.sizes)
+        return [
+            Batch(tokens, learned, features, final, best, [len(tokens)], total)
+            for (tokens, learned, features, final, best), total in zip(parts, totals, strict=True)
+        ]
 
     def ahead(self, x: Tensor, by: int) -> Tensor:
         """x (n,) of the tokens `by` places further on; 0 (False) behind the end of a conversation."""

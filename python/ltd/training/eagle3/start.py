@@ -74,7 +74,7 @@ def new_head(
             for name in ("gate_proj", "up_proj", "down_proj"):
                 _take(getattr(head.layer.mlp, name).weight, getattr(last.mlp, name).weight)
         for norm, size in zip(head.fc_norm or (), scales.features, strict=False):
-            norm.weight.fill_(size)
+            nn.init.constant_(norm.weight, size)  # type: ignore[arg-type]
         if from_target and config.norm_output and head.norm.weight.shape == final_norm.shape:
             _into_normed_basis(head, scales)
     return head
@@ -92,8 +92,8 @@ def _into_normed_basis(head: Eagle3Head, scales: StateScales) -> None:
     least = LEAST_FACTOR * factors.abs().mean()  # a direction that the norm almost removes cannot be undone
     factors = torch.where(factors.abs() < least, least, factors)
     for linear in (head.fc, layer.self_attn.o_proj, layer.mlp.down_proj):
-        linear.weight *= factors[:, None]
-    layer.post_attention_layernorm.weight *= scales.final / size / factors
+        linear.weight.mul_(factors[:, None])
+    layer.post_attention_layernorm.weight.mul_(scales.final / size / factors)
     head.norm.weight.fill_(scales.final)
 
 
