@@ -23,6 +23,7 @@ import typer
 
 import ltd
 from console import wide_console
+from ltd.common.json_files import parse_json
 from ltd.common.table import Table
 from ltd.custom_generate.export import export_model
 from server_process import served
@@ -77,7 +78,7 @@ def of_server(address: str, model: Path, new_tokens: int) -> Ask:
             f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request) as response:
-            answer: Any = json.load(response)
+            answer = parse_json(response.read(), dict[str, Any], address)
         return answer["choices"][0]["message"]["content"], answer["usage"]["completion_tokens"]
 
     return ask

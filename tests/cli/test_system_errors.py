@@ -81,7 +81,7 @@ def test_a_closed_pipe_is_one_sentence(arguments: list[str]) -> None:
     ("name", "message"),
     [
         ("LTD_CPU_ISA", "LTD_CPU_ISA is 'foo' but must be one of baseline, avx2, avx512, avx512_bf16, amx_bf16"),
-        ("OMP_NUM_THREADS", "OMP_NUM_THREADS is 'foo', but must be a positive whole number of threads"),
+        ("OMP_NUM_THREADS", "OMP_NUM_THREADS is 'foo', but must be a positive whole number of threads, at most 1024"),
     ],
 )
 def test_a_wrong_environment_variable_is_one_sentence(name: str, message: str) -> None:

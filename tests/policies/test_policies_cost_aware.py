@@ -20,6 +20,7 @@ from oracle_draft import OracleDraft
 from transformers import AutoModelForCausalLM
 
 from ltd.common.assets import shipped_policies
+from ltd.common.machine import processor_name, unlikeness
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.methods import Method
@@ -328,7 +329,8 @@ def test_damaged_files_are_named(tmp_path: Path, change: dict[str, Any] | None, 
 
 
 def test_the_shipped_costs_are_those_of_the_shipped_policies() -> None:
-    (folder,) = shipped_policies().iterdir()
+    folders = {str(load_bundle(file).policy.made_for.hardware): file for file in shipped_policies().iterdir()}
+    folder = folders[min(folders, key=lambda processor: unlikeness(processor, processor_name()))]
     policy, costs = load_bundle(folder).policy, find_costs("shipped")
     assert policy.costs is not None and costs.made_for == policy.made_for
     for step, size in enumerate(policy.sizes):

@@ -38,6 +38,7 @@ from ltd_rl.analysis.report import plot, summarise
 from ltd_rl.analysis.totals import PARTS, Analysis, ReplayedTotal, spend
 from ltd_rl.analysis.ways import TaskGround, fixed, learned, ruled, weighed
 from ltd_rl.baselines import both_search
+from ltd_rl.traces.arrays import NO_RANK
 from ltd_rl.traces.format import save_shard, shallow
 from ltd_rl.traces.optimum import hindsight, optimum
 from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
@@ -345,7 +346,8 @@ def test_bad_inputs_are_refused_first(
     wide.mkdir()
     other = made_generations(1, [9])[0]
     scores = np.zeros((9, 5 + 25), dtype=np.float32)
-    parts = {"candidates": scores.astype(np.int32), "ranks": other.ranks[:, :2, :2], "path": other.path[:, :2]}
+    parts = {"candidates": scores.astype(np.int32), "ranks": np.full_like(other.ranks[:, :2, :2], NO_RANK),
+             "path": np.full_like(other.path[:, :2], -1)}  # fmt: skip
     widened = replace(other, scores=scores, width=5, **parts)
     save_shard(shard_file(wide, 0), [widened], 5, 1)
     save_bundle(Bundle(Learned(Setting(WIDTH), DEPTH + 1, (4,))), tmp_path / "deep")

@@ -337,7 +337,9 @@ def test_a_second_run_in_the_same_folder_is_told_before_a_model_loads(config: Tu
 def test_the_folder_in_the_cache_is_that_of_the_loaded_setting(config: TuneConfig) -> None:
     here = setting_of(load(config.target, config.draft, dtype="float32"))
     assert here is not None and config.target is not None
-    assert expected(config) == replace(here, target=Path(config.target).name)
+    greedy = replace(here, target=Path(config.target).name, sampling_sha256=None)
+    assert expected(config) == greedy
+    assert expected(replace(config, temperatures=(0.0, 1.0))) == replace(greedy, sampling_sha256=here.sampling_sha256)
 
 
 def test_the_command_shows_a_comparison(config: TuneConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,12 @@ def vector_rank(processor: str | None) -> int:
     return units.index(unit) if unit in units else len(units)
 
 
+def unlikeness(processor: str | None, here: str | None) -> tuple[int, int]:
+    """How far the vector instructions of two processors are from each other; of equally far ones the wider is nearer."""
+    rank = vector_rank(processor)
+    return abs(rank - vector_rank(here)), rank
+
+
 def model_name() -> str:
     """What the processor calls itself."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -11,6 +11,7 @@ import numpy as np
 from ltd.common.assets import shipped_policies
 from ltd.common.files import expand_user, write_text
 from ltd.common.json_files import Real, read_json
+from ltd.common.machine import processor_name, unlikeness
 from ltd.errors import InputError
 from ltd.policies.cycle_costs import CycleCosts
 from ltd.policies.learned.bundle import FACTS, load_bundle
@@ -67,7 +68,8 @@ def load_costs(file: str | Path) -> CycleCosts:
 
 
 def find_costs(name: str) -> CycleCosts:
-    """The costs in a file, or, for "shipped", those that the shipped policies were tuned with, in plain tokens.
+    """The costs in a file, or, for "shipped", those that the shipped policies for the most
+    similar processor were tuned with, in plain tokens.
 
     Raises:
         InputError: there are none.
@@ -84,7 +86,8 @@ def costs_file(name: str) -> Path:
         raise InputError(
             f"no costs come with ltd; measure some with ltd train-baseline rules, and name the file: costs={COSTS}"
         )
-    return files[0]
+    here = processor_name()
+    return min(files, key=lambda file: unlikeness(load_bundle(file.parent).policy.made_for.hardware, here))
 
 
 def costs_of_policy(policy: Learned) -> CycleCosts:

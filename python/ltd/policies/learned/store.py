@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,7 +21,7 @@ import torch
 
 from ltd.common.assets import shipped_policies
 from ltd.common.files import cache_folder, cached
-from ltd.common.machine import vector_rank
+from ltd.common.machine import unlikeness
 from ltd.errors import InputError
 from ltd.policies.base import Policy
 from ltd.policies.grid import GRID
@@ -115,12 +116,13 @@ def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:
     folders = [file.parent for file in sorted(shipped_policies().glob(f"*/{FACTS}"))]
     loaded = [load_fitting(folder, setting, device, FREE_WHEN_SHIPPED) for folder in folders]
     fitting = [bundle for bundle in loaded if bundle is not None]
-    return min(fitting, key=lambda bundle: unlikeness(bundle.policy.made_for, setting), default=None)
+    return min(fitting, key=partial(_distance, setting), default=None)
 
 
-def unlikeness(made_for: Setting, here: Setting) -> tuple[int, int]:
-    """How far two machines are from each other: in vector instructions, then in the number of differences."""
-    return abs(vector_rank(made_for.hardware) - vector_rank(here.hardware)), len(made_for.differences(here))
+def _distance(here: Setting, bundle: Bundle) -> tuple[tuple[int, int], int]:
+    """How far a bundle's machine is from this one: in vector instructions, then in the number of differences."""
+    made_for = bundle.policy.made_for
+    return unlikeness(made_for.hardware, here.hardware), len(made_for.differences(here))
 
 
 def load_fitting(folder: Path, here: Setting, device: torch.device, free: Sequence[str]) -> Bundle | None:
