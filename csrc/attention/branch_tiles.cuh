@@ -63,6 +63,7 @@ __device__ inline int find_rows(const TreeAttention& a, const HeadRows& rows, co
   if (tile.is_together) return row < 0 ? Shape::kMemoryRows - 1 : row - tile.base;
   const int first = threadIdx.x / kWarp * (Shape::kMemoryRows / kWarps);
   const Pointer<const T> source = rows.at<T>(work.batch, work.kv_head, 0);
+  __syncwarp();  // all lanes are done with what is overwritten
   for (int i = lane; i < 16 * Rows::kChunks; i += kWarp) {
     const int slot = i / Rows::kChunks;
     const int chunk = i % Rows::kChunks;

@@ -137,7 +137,7 @@ __device__ inline void attend_plain_tile(const TreeAttention& a, const Plan& pla
                                             tile.node <= node_of(plan, warp_row + kPlainWarpRows - 1));
   if (threadIdx.x < kPlainKeys) {
     const int slot = tile.key + threadIdx.x;
-    const int common = slot < work.last_key ? slot : -1;
+    const int common = slot < work.end ? slot : -1;
     memory.sources[threadIdx.x] = tile.node < 0 ? common : row_of_slot(a, work, tile.node, slot);
   }
   PlainScores scores;
@@ -161,8 +161,9 @@ __device__ inline void attend_plain_tile(const TreeAttention& a, const Plan& pla
 // A block writes kPlainElements elements of the outputs. Tiles whose keys are not the same for all rows, those behind
 // the last whole one of the prefix, are computed for each node by itself.
 template <typename T>
-__device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& plan, Work& work) {
-  if (!next_chunk(plan, work) && plan.splits > 1) return write_nothing(a, plan, work);
+__device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& plan, const Work& work) {
+  Chunk chunk = chunk_from(plan, work, work.split);
+  if (chunk.is_empty() && plan.splits > 1) return write_nothing(a, plan, work);
   const PlainMemory memory;
   const int first_node = node_of(plan, work.first_row);
   const int last_node = node_of(plan, work.first_row + work.rows - 1);
@@ -171,8 +172,8 @@ __device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& p
   clear(outputs);
   softmax.clear();
   bool is_first = true;
-  do {
-    for (int key = work.first_key; key < work.last_key; key += kPlainKeys) {
+  for (; !chunk.is_empty(); chunk = chunk_from(plan, work, chunk.index + plan.splits)) {
+    for (int key = chunk.first_key; key < chunk.last_key; key += kPlainKeys) {
       const bool is_common = a.masks.data == nullptr || key + kPlainKeys <= work.length;
       for (int node = is_common ? -1 : first_node; node <= (is_common ? -1 : last_node); ++node) {
         if (node >= 0 && key >= work.length + tree_keys_of(a, work.batch, node)) continue;
@@ -180,7 +181,7 @@ __device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& p
         is_first = false;
       }
     }
-  } while (next_chunk(plan, work));
+  }
   const int element = work.value_block * kPlainElements;
   write_results<T>(a, plan, work, work.first_row + threadIdx.x / kWarp * kPlainWarpRows,
                    {element, static_cast<int>(a.head_dim) - element}, outputs, softmax);
@@ -188,7 +189,8 @@ __device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& p
 
 template <typename T>
 __global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, Plan plan) {
-  Work work = work_of_block(a, plan);
+  LTD_SHARED(Work, work);
+  find_work(a, plan, work);
   attend_rows_plainly<T>(a, plan, work);
   merge_if_last<T>(a, plan, work);
 }

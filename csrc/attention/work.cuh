@@ -59,24 +59,30 @@ struct Plan {
   }
 };
 
-// The work of a block of threads.
+// The work of a block of threads. It lies in shared memory: registers are few.
 struct Work : Sequence {
   int kv_head;
   int value_block;
   int split;
   int first_row;
   int rows;
-  int begin;      // of the slots of which the rows see keys, a multiple of tile_keys
-  int end;        // exclusive
-  int horizon;    // with a window, some rows do not see keys at positions up to here
-  int64_t chunk;  // the current one, and its part of those slots
+  int begin;    // of the slots of which the rows see keys, a multiple of tile_keys
+  int end;      // exclusive
+  int horizon;  // with a window, some rows do not see keys at positions up to here
+};
+
+// One of a block's chunks, and the slots in it of which the rows see keys.
+struct Chunk {
+  int index;
   int first_key;
   int last_key;  // exclusive
+
+  __device__ bool is_empty() const { return first_key >= last_key; }
 };
 
 __device__ inline int node_of(const Plan& plan, int row) { return row / plan.group_heads; }
 
-// From where the first of the rows sees keys to where the last ceases to.
+// From where the first of the rows sees keys to where the last ceases to. The first warp.
 __device__ inline void set_range(const TreeAttention& a, const Plan& plan, Work& work) {
   const int first_node = node_of(plan, work.first_row);
   const int last_node = node_of(plan, work.first_row + work.rows - 1);
@@ -87,7 +93,7 @@ __device__ inline void set_range(const TreeAttention& a, const Plan& plan, Work&
   if (chain && a.window == 0) return;
   int most = 0;
   int lowest = work.length - 1;  // tree keys are not left out
-  for (int node = first_node + threadIdx.x % kWarp; node <= last_node; node += kWarp) {
+  for (int node = first_node + threadIdx.x; node <= last_node; node += kWarp) {
     const int count = tree_keys_of(a, work.batch, node);
     most = count > most ? count : most;
     if (a.window == 0) continue;
@@ -102,39 +108,40 @@ __device__ inline void set_range(const TreeAttention& a, const Plan& plan, Work&
   if (lowest >= 0) work.begin = (lowest + 1) / plan.tile_keys * plan.tile_keys;
 }
 
-// Goes on to the next of the split's chunks in which rows see keys. Returns false if there is none.
-__device__ inline bool next_chunk(const Plan& plan, Work& work) {
-  int64_t behind;
-  do {
-    work.chunk += plan.splits;
-    behind = plan.chunk_start(work.chunk + 1);
-  } while (behind <= work.begin);
-  const int64_t first = plan.chunk_start(work.chunk);
-  work.last_key = static_cast<int>(at_most(behind, work.end));
-  work.first_key = first < work.begin ? work.begin : static_cast<int>(at_most(first, work.end));
-  return work.first_key < work.last_key;
+// The first of the chunks `index`, index + splits, ... in which rows see keys; an empty one if there is none.
+__device__ inline Chunk chunk_from(const Plan& plan, const Work& work, int index) {
+  int64_t behind = plan.chunk_start(index + 1);
+  while (behind <= work.begin) {
+    index += plan.splits;
+    behind = plan.chunk_start(index + 1);
+  }
+  const int64_t first = plan.chunk_start(index);
+  return {index, first < work.begin ? work.begin : static_cast<int>(at_most(first, work.end)),
+          static_cast<int>(at_most(behind, work.end))};
 }
 
-// Blocks that read the same keys follow each other, so that most find them in the cache. The last chunks, which are the
-// longest, come first.
-__device__ inline Work work_of_block(const TreeAttention& a, const Plan& plan) {
-  Work work{};
-  int rest = blockIdx.x;
-  const auto take = [&](int count) {
-    const int index = rest % count;
-    rest /= count;
-    return index;
-  };
-  work.first_row = take(plan.row_blocks) * plan.block_rows;
-  work.value_block = take(plan.value_blocks);
-  work.split = plan.splits - 1 - take(plan.splits);
-  work.kv_head = take(static_cast<int>(a.kv_heads));
-  work.batch = rest;
-  work.length = global(a.lengths)[work.batch];
-  work.rows = static_cast<int>(at_most(plan.rows - work.first_row, plan.block_rows));
-  work.chunk = work.split - plan.splits;
-  set_range(a, plan, work);
-  return work;
+// What the block has to do, for all its threads to see. Blocks that read the same keys follow each other, so that most
+// find them in the cache. The last chunks, which are the longest, come first.
+__device__ inline void find_work(const TreeAttention& a, const Plan& plan, Work& shared) {
+  if (threadIdx.x < kWarp) {
+    Work work{};
+    int rest = blockIdx.x;
+    const auto take = [&](int count) {
+      const int index = rest % count;
+      rest /= count;
+      return index;
+    };
+    work.first_row = take(plan.row_blocks) * plan.block_rows;
+    work.value_block = take(plan.value_blocks);
+    work.split = plan.splits - 1 - take(plan.splits);
+    work.kv_head = take(static_cast<int>(a.kv_heads));
+    work.batch = rest;
+    work.length = global(a.lengths)[work.batch];
+    work.rows = static_cast<int>(at_most(plan.rows - work.first_row, plan.block_rows));
+    set_range(a, plan, work);
+    if (threadIdx.x == 0) shared = work;
+  }
+  __syncthreads();
 }
 
 }  // namespace
