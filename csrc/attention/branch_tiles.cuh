@@ -141,7 +141,7 @@ __device__ inline void add_step(int step, const RowRange& range, int row, const 
       load_tiles<true>(value, memory + Rows::at(row, 2 * n + lane / 16));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float(&output)[4] = outputs.tiles[m][2 * n + half];
+        float (&output)[4] = outputs.tiles[m][2 * n + half];
         float sums[4] = {output[0], output[1], output[2], output[3]};
         multiply_tiles<T>(sums, weight, {value[2 * half], value[2 * half + 1]});
         range.take(m, sums, output);
@@ -153,8 +153,8 @@ __device__ inline void add_step(int step, const RowRange& range, int row, const 
 // The whole block. Nothing is being copied meanwhile, and all of the tiles' memory is used.
 template <typename T, typename Shape>
 __device__ inline void attend_branch_tile(const TreeAttention& a, const Plan& plan, const Work& work, int key,
-                                          const TensorMemory<T, Shape>& memory,
-                                          Softmax<Shape::Outputs::kRows>& softmax, typename Shape::Outputs& outputs) {
+                                          const TensorMemory<T, Shape>& memory, Softmax<Shape::Outputs::kRows>& softmax,
+                                          typename Shape::Outputs& outputs) {
   const BranchTile tile = branch_tile<Shape>(a, work, key);
   const int first_warp_row = threadIdx.x / kWarp * Shape::kTall * 16;
   const bool has_rows = first_warp_row < work.rows;

@@ -40,8 +40,8 @@ struct PlainMemory {
 
 __device__ inline const Floats4& floats4(const float* address) { return *reinterpret_cast<const Floats4*>(address); }
 
-// Copies kPlainElements elements, from `element` on, of the rows row_at(source(0)), ..., row_at(source(kRows - 1)). What
-// has a negative source or is behind a row becomes 0.
+// Copies kPlainElements elements, from `element` on, of the rows row_at(source(0)), ..., row_at(source(kRows - 1)).
+// What has a negative source or is behind a row becomes 0.
 template <int kRows, typename Source, typename RowAt>
 __device__ inline void copy_plainly(float* tile, int element, int head_dim, const Source& source, const RowAt& row_at) {
   for (int i = threadIdx.x; i < kRows * kPlainElements; i += kThreads) {

@@ -42,7 +42,7 @@ struct TreeAttention {
   int64_t nodes;  // N
   int64_t head_dim;
   int64_t capacity;  // rows of keys and values
-  int64_t longest;  // lengths[b] + tree_rows at most: CUDA has blocks for so many, as lengths are on the device
+  int64_t longest;   // lengths[b] + tree_rows at most: CUDA has blocks for so many, as lengths are on the device
   int64_t tree_rows;
   float scale;
   int64_t window;     // 0 = none
