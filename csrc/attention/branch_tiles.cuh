@@ -124,26 +124,40 @@ __device__ inline void score_step(int step, const RowRange& range, int row, cons
   }
 }
 
+// A warp's weights of a tile, rounded: they take half the registers of the scores.
+template <typename Shape>
+struct RoundedWeights {
+  uint32_t tiles[Shape::kTall][Shape::kTileKeys / 16][4];
+
+  template <typename T>
+  __device__ void round(const typename Shape::Scores& weights) {
+#pragma unroll
+    for (int m = 0; m < Shape::kTall; ++m) {
+#pragma unroll
+      for (int step = 0; step < Shape::kTileKeys / 16; ++step)
+        round_weights<T, Shape>(weights, m, step, tiles[m][step]);
+    }
+  }
+};
+
 // Adds the values of a step, times the weights, to the outputs.
 template <typename T, typename Shape>
-__device__ inline void add_step(int step, const RowRange& range, int row, const typename Shape::Scores& weights,
+__device__ inline void add_step(int step, const RowRange& range, int row, const RoundedWeights<Shape>& weights,
                                 const T* memory, typename Shape::Outputs& outputs) {
   using Rows = typename Shape::Rows;
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
-  for (int m = 0; m < Shape::kTall; ++m) {
-    if (!range.touches(m)) continue;
-    uint32_t weight[4];
-    round_weights<T, Shape>(weights, m, step, weight);
+  for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
+    uint32_t value[4];
+    load_tiles<true>(value, memory + Rows::at(row, 2 * n + lane / 16));
 #pragma unroll
-    for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
-      uint32_t value[4];
-      load_tiles<true>(value, memory + Rows::at(row, 2 * n + lane / 16));
+    for (int m = 0; m < Shape::kTall; ++m) {
+      if (!range.touches(m)) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float (&output)[4] = outputs.tiles[m][2 * n + half];
         float sums[4] = {output[0], output[1], output[2], output[3]};
-        multiply_tiles<T>(sums, weight, {value[2 * half], value[2 * half + 1]});
+        multiply_tiles<T>(sums, weights.tiles[m][step], {value[2 * half], value[2 * half + 1]});
         range.take(m, sums, output);
       }
     }
@@ -171,8 +185,10 @@ __device__ inline void attend_branch_tile(const TreeAttention& a, const Plan& pl
   if (!has_rows) return;
   hide(lane_sight(a, plan, work, work.first_row + first_warp_row, key), scores);
   soften(a.scale * kLog2E, scores, softmax, outputs);
+  RoundedWeights<Shape> weights;
+  weights.template round<T>(scores);
   for_steps<T, Shape>(a, plan, a.values, work, tile, memory.tiles, [&](int step, const RowRange& range, int row) {
-    add_step<T, Shape>(step, range, row, scores, memory.tiles, outputs);
+    add_step<T, Shape>(step, range, row, weights, memory.tiles, outputs);
   });
 }
 
