@@ -137,11 +137,11 @@ def bits(tensor: Tensor) -> Tensor:
 @given(
     size=st.sampled_from(SIZES),
     heads=st.sampled_from([(1, 1), (1, 4), (2, 2), (1, 9)]),
-    width=st.integers(1, 24),
+    width=st.integers(1, 16),
     border=st.sampled_from([0, 16, 32, 64, 128, 256, 512]),  # of steps, tiles and splits
     offset=st.integers(-6, 17),
     window=st.sampled_from([0, 0, 20, 150]),
-    neighbour=st.none() | st.integers(0, 600),
+    neighbour=st.none() | st.integers(0, 300),
     seed=st.integers(0, 2**31),
     data=st.data(),
 )
@@ -153,7 +153,7 @@ def test_a_token_has_the_same_bits_in_every_tree(size, heads, width, border, off
     for extra_rows in (0, SPARE):
         depth = data.draw(st.integers(0, deepest))
         assert torch.equal(text.in_tree(width, depth, others, extra_rows), expected)
-    others = [] if neighbour is None else [data.draw(st.integers(0, 600))]
+    others = [] if neighbour is None else [data.draw(st.integers(0, 300))]
     assert torch.equal(text.in_tree(width, deepest, others), expected)
     assert torch.equal(text.in_chain(width, data.draw(st.integers(0, deepest)), others), expected)
 
@@ -166,15 +166,15 @@ def test_a_token_has_the_same_bits_in_every_tree(size, heads, width, border, off
         (64, torch.float32, (1, 2), 6, 4225),
         (128, torch.bfloat16, (1, 2), 110, 147),  # the tree fits into shared memory behind some prefixes only
         (128, torch.float16, (1, 2), 130, 290),
-        (64, torch.bfloat16, (4, 4), 40, 700),  # so many rows that chunks are longer
-        (64, torch.bfloat16, (4, 4), 200, 300),  # and that nothing is split
-        (64, torch.float32, (1, 3), 40, 300),
+        (64, torch.bfloat16, (5, 1), 14, 1030),  # so many blocks that chunks are longer
+        (64, torch.bfloat16, (9, 1), 14, 260),  # and that nothing is split
+        (64, torch.float32, (1, 3), 20, 260),
     ],
 )
 def test_long_texts_and_many_rows(head_dim, dtype, heads, width, last):
     text = Text.new(last + 1, *heads, head_dim, dtype, 0, seed=last)
     expected = text.plain(width, [])
-    for depth in {1, 3, 5, min(12, width - 1)}:
+    for depth in (3, min(12, width - 1)):
         assert torch.equal(text.in_tree(width, depth, [], SPARE if depth == 3 else 0), expected)
     assert torch.equal(text.in_chain(width, 4, []), expected)
 
