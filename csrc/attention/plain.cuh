@@ -7,6 +7,7 @@ namespace ltd::cuda {
 namespace {
 
 constexpr int kPlainRows = 32;
+constexpr int kPlainWarpRows = kPlainRows / kWarps;
 constexpr int kPlainKeys = 32;
 constexpr int kPlainElements = 128;               // of a head that are in shared memory at a time
 constexpr int kPlainStride = kPlainElements + 4;  // of rows: the same element of 8 of them is in different banks
@@ -20,31 +21,35 @@ struct PlainMemory {
   float* keys;
   float* values;
   float* weights;
+  int* sources;  // of each slot of a tile, the row in the cache; -1 if none
 
   static constexpr int kQueries = kPlainRows * kPlainStride;
   static constexpr int kTile = kPlainKeys * kPlainStride;
   static constexpr int kWeights = kPlainRows * kWeightStride;
-  static constexpr int64_t kSharedBytes = (kQueries + 2 * kTile + kWeights) * sizeof(float);
+  static constexpr int kFloats = kQueries + 2 * kTile + kWeights;
+  static constexpr int64_t kSharedBytes = kFloats * sizeof(float) + kPlainKeys * sizeof(int);
   __device__ PlainMemory() {
-    float* const memory = dynamic_shared<float>(0, kSharedBytes / sizeof(float));
+    float* const memory = dynamic_shared<float>(0, kFloats);
     queries = memory;
     keys = queries + kQueries;
     values = keys + kTile;
     weights = values + kTile;
+    sources = dynamic_shared<int>(kFloats * sizeof(float), kPlainKeys);
   }
 };
 
 __device__ inline const Floats4& floats4(const float* address) { return *reinterpret_cast<const Floats4*>(address); }
 
-// Copies kPlainElements elements, from `element` on, of up to kRows rows; what is behind a row or the last one
-// becomes 0.
-template <int kRows, typename Source>
-__device__ inline void copy_plainly(float* tile, int rows, int element, int head_dim, const Source& source) {
+// Copies kPlainElements elements, from `element` on, of the rows row_at(source(0)), ..., row_at(source(kRows - 1)).
+// What has a negative source or is behind a row becomes 0.
+template <int kRows, typename Source, typename RowAt>
+__device__ inline void copy_plainly(float* tile, int element, int head_dim, const Source& source, const RowAt& row_at) {
   for (int i = threadIdx.x; i < kRows * kPlainElements; i += kThreads) {
     const int row = i / kPlainElements;
     const int e = i % kPlainElements;
-    const bool exists = row < rows && element + e < head_dim;
-    tile[row * kPlainStride + e] = exists ? to_float(source(row)[element + e]) : 0.0f;
+    const int from = source(row);
+    const bool exists = from >= 0 && element + e < head_dim;
+    tile[row * kPlainStride + e] = exists ? to_float(row_at(from)[element + e]) : 0.0f;
   }
 }
 
@@ -90,54 +95,102 @@ __device__ inline void add_values_plainly(PlainScores& scores, float* weights, c
   }
 }
 
-// A block writes kPlainElements elements of the outputs. Scores need all elements of queries and keys, which pass
-// through shared memory one after another if they are more.
+// A tile of keys: of all rows, or of the rows of one node, if `node` is not negative.
+struct PlainTile {
+  int key;  // its first slot
+  int node;
+  bool is_first;  // that the block computes
+};
+
+// Copies what the scores need of queries and keys, and the values with the first part of them. Scores need all elements
+// of queries and keys, which pass through shared memory one after another if they are more than kPlainElements.
 template <typename T>
-__device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& plan, const Work& work) {
-  if (work.first_key >= work.last_key && plan.splits > 1) return write_nothing(a, plan, work);
-  const PlainMemory memory;
+__device__ inline void copy_part(const TreeAttention& a, const Plan& plan, const Work& work, const PlainTile& tile,
+                                 const PlainMemory& memory, int element) {
   const int head_dim = static_cast<int>(a.head_dim);
-  const int value_element = work.value_block * kPlainElements;
-  const int first_warp_row = threadIdx.x / kWarp * (kPlainRows / kWarps);
   const auto query_row = [&](int i) {
     const int row = work.first_row + i;
     const int64_t head = work.kv_head * plan.group_heads + row % plan.group_heads;
     return a.query.at<T>(work.batch, head, node_of(plan, row));
   };
+  const auto source = [&](int i) { return memory.sources[i]; };
+  if (tile.is_first || head_dim > kPlainElements) {
+    copy_plainly<kPlainRows>(
+        memory.queries, element, head_dim, [&](int i) { return i < work.rows ? i : -1; }, query_row);
+  }
+  copy_plainly<kPlainKeys>(memory.keys, element, head_dim, source,
+                           [&](int row) { return a.keys.at<T>(work.batch, work.kv_head, row); });
+  if (element > 0) return;
+  copy_plainly<kPlainKeys>(memory.values, work.value_block * kPlainElements, head_dim, source,
+                           [&](int row) { return a.values.at<T>(work.batch, work.kv_head, row); });
+}
+
+// What a row does not see in a tile changes nothing of its softmax and outputs.
+template <typename T>
+__device__ inline void attend_plain_tile(const TreeAttention& a, const Plan& plan, const Work& work,
+                                         const PlainTile& tile, const PlainMemory& memory,
+                                         Softmax<PlainOutputs::kRows>& softmax, PlainOutputs& outputs) {
+  const int head_dim = static_cast<int>(a.head_dim);
+  const int first_warp_row = threadIdx.x / kWarp * kPlainWarpRows;
+  const int warp_row = work.first_row + first_warp_row;
+  const bool takes_part = tile.node < 0 || (node_of(plan, warp_row) <= tile.node &&
+                                            tile.node <= node_of(plan, warp_row + kPlainWarpRows - 1));
+  if (threadIdx.x < kPlainKeys) {
+    const int slot = tile.key + threadIdx.x;
+    const int common = slot < work.end ? slot : -1;
+    memory.sources[threadIdx.x] = tile.node < 0 ? common : row_of_slot(a, work, tile.node, slot);
+  }
+  PlainScores scores;
+  clear(scores);
+  for (int element = 0; element < head_dim; element += kPlainElements) {
+    __syncthreads();  // all are done with what is overwritten, and see the sources
+    copy_part<T>(a, plan, work, tile, memory, element);
+    __syncthreads();
+    if (!takes_part) continue;
+    score_plainly(memory.queries + first_warp_row * kPlainStride, memory.keys,
+                  static_cast<int>(at_most(head_dim - element, kPlainElements)), scores);
+  }
+  if (!takes_part) return;
+  uint64_t sight = lane_sight(a, plan, work, warp_row, tile.key);
+  if (tile.node >= 0 && node_of(plan, warp_row + threadIdx.x % kWarp) != tile.node) sight = 0;
+  hide(sight, scores);
+  soften(a.scale * kLog2E, scores, softmax, outputs);
+  add_values_plainly(scores, memory.weights + first_warp_row * kWeightStride, memory.values, outputs);
+}
+
+// A block writes kPlainElements elements of the outputs. Tiles whose keys are not the same for all rows, those behind
+// the last whole one of the prefix, are computed for each node by itself.
+template <typename T>
+__device__ inline void attend_rows_plainly(const TreeAttention& a, const Plan& plan, const Work& work) {
+  Chunk chunk = chunk_from(plan, work, work.split);
+  if (chunk.is_empty() && plan.splits > 1) return write_nothing(a, plan, work);
+  const PlainMemory memory;
+  const int first_node = node_of(plan, work.first_row);
+  const int last_node = node_of(plan, work.first_row + work.rows - 1);
   PlainOutputs outputs;
   Softmax<PlainOutputs::kRows> softmax;
   clear(outputs);
   softmax.clear();
-  for (int key = work.first_key; key < work.last_key; key += kPlainKeys) {
-    const int keys = work.last_key - key;
-    PlainScores scores;
-    clear(scores);
-    for (int element = 0; element < head_dim; element += kPlainElements) {
-      __syncthreads();  // all are done with what is overwritten
-      if (key == work.first_key || head_dim > kPlainElements) {
-        copy_plainly<kPlainRows>(memory.queries, work.rows, element, head_dim, query_row);
+  bool is_first = true;
+  for (; !chunk.is_empty(); chunk = chunk_from(plan, work, chunk.index + plan.splits)) {
+    for (int key = chunk.first_key; key < chunk.last_key; key += kPlainKeys) {
+      const bool is_common = a.masks.data == nullptr || key + kPlainKeys <= work.length;
+      for (int node = is_common ? -1 : first_node; node <= (is_common ? -1 : last_node); ++node) {
+        if (node >= 0 && key >= work.length + tree_keys_of(a, work.batch, node)) continue;
+        attend_plain_tile<T>(a, plan, work, {key, node, is_first}, memory, softmax, outputs);
+        is_first = false;
       }
-      copy_plainly<kPlainKeys>(memory.keys, keys, element, head_dim,
-                               [&](int i) { return a.keys.at<T>(work.batch, work.kv_head, key + i); });
-      if (element == 0) {
-        copy_plainly<kPlainKeys>(memory.values, keys, value_element, head_dim,
-                                 [&](int i) { return a.values.at<T>(work.batch, work.kv_head, key + i); });
-      }
-      __syncthreads();
-      score_plainly(memory.queries + first_warp_row * kPlainStride, memory.keys,
-                    static_cast<int>(at_most(head_dim - element, kPlainElements)), scores);
     }
-    hide(lane_sight(a, plan, work, work.first_row + first_warp_row, key), scores);
-    soften(a.scale * kLog2E, scores, softmax, outputs);
-    add_values_plainly(scores, memory.weights + first_warp_row * kWeightStride, memory.values, outputs);
   }
-  write_results<T>(a, plan, work, work.first_row + first_warp_row, {value_element, head_dim - value_element}, outputs,
-                   softmax);
+  const int element = work.value_block * kPlainElements;
+  write_results<T>(a, plan, work, work.first_row + threadIdx.x / kWarp * kPlainWarpRows,
+                   {element, static_cast<int>(a.head_dim) - element}, outputs, softmax);
 }
 
 template <typename T>
 __global__ __launch_bounds__(kThreads, 3) void attend_plainly(TreeAttention a, Plan plan) {
-  const Work work = work_of_block(a, plan);
+  LTD_SHARED(Work, work);
+  find_work(a, plan, work);
   attend_rows_plainly<T>(a, plan, work);
   merge_if_last<T>(a, plan, work);
 }

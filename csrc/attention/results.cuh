@@ -30,14 +30,15 @@ __device__ inline Pointer<T> output_row(const TreeAttention& a, const Plan& plan
          ((batch * a.nodes + node_of(plan, row)) * a.query_heads + head) * a.head_dim;
 }
 
-// Writes row i of the outputs, multiplied by a factor, to `target`, of which `elements` are to be written.
+// Writes row i of the outputs, multiplied by a factor, to `target`, of which `elements` are to be written. Zeros become
+// positive: the sign of what was too small for a number may depend on how many zeros were added to it.
 template <typename Outputs, typename T>
 __device__ inline void write_row(Outputs& outputs, int i, float factor, Pointer<T> target, int elements) {
 #pragma unroll
   for (int j = 0; j < Outputs::kColumns; j += Outputs::kStored) {
     Pack<T, Outputs::kStored> pack;
 #pragma unroll
-    for (int p = 0; p < Outputs::kStored; ++p) pack[p] = from_float<T>(outputs.at(i, j + p) * factor);
+    for (int p = 0; p < Outputs::kStored; ++p) pack[p] = from_float<T>(fmaf(outputs.at(i, j + p), factor, 0.0f));
     if (Outputs::column(j) < elements) store_pack(target + Outputs::column(j), pack);
   }
 }

@@ -58,12 +58,13 @@ struct Softmax {
   }
 };
 
-// Which of a tile's keys the warp's rows see, which begin at warp_row: bit k of lane r belongs to key k of row r.
+// Which of a tile's slots the warp's rows see keys in, which begin at warp_row: bit k of lane r belongs to slot k of
+// row r.
 __device__ inline uint64_t lane_sight(const TreeAttention& a, const Plan& plan, const Work& work, int warp_row,
                                       int first_key) {
   if (first_key + plan.tile_keys <= work.length && first_key > work.horizon) return ~uint64_t{0};
   const int row = static_cast<int>(at_most(warp_row + threadIdx.x % kWarp, plan.rows - 1));
-  return seen_keys(a, work, node_of(plan, row), first_key, plan.tile_keys);
+  return seen_slots(a, work, node_of(plan, row), first_key, plan.tile_keys);
 }
 
 // Makes the scores of keys that a row does not see -inf.
@@ -81,7 +82,7 @@ __device__ inline void hide(uint64_t lane_sight, Scores& scores) {
 }
 
 // Turns scores into weights 2^((score - peak) * factor), and brings sums and outputs to the new peaks. The difference
-// comes first: the best score then has weight 1 however large it is.
+// comes first: the best score then has weight 1 however large it is. Where a row sees nothing, all stays as it is.
 template <typename Scores, typename Outputs>
 __device__ inline void soften(float factor, Scores& scores, Softmax<Scores::kRows>& softmax, Outputs& outputs) {
   float shrink[Scores::kRows];
@@ -106,7 +107,7 @@ __device__ inline void soften(float factor, Scores& scores, Softmax<Scores::kRow
     }
     changed |= peak != softmax.peaks[i];
     shrink[i] = fast_exp2((softmax.peaks[i] - base) * factor);
-    softmax.sums[i] = softmax.sums[i] * shrink[i] + sum;
+    softmax.sums[i] = fmaf(softmax.sums[i], shrink[i], sum);
     softmax.peaks[i] = peak;
   }
   if (!__any_sync(kAllLanes, changed)) return;

@@ -1,7 +1,7 @@
-// tree_attention of 16-bit numbers, multiplied by the tensor cores.
+// The steps of tree_attention of 16-bit numbers: tiles in shared memory, multiplied by the tensor cores.
 #pragma once
 
-#include "attention/merge.cuh"
+#include "attention/softmax.cuh"
 
 namespace ltd::cuda {
 namespace {
@@ -19,6 +19,17 @@ struct TileRows {
     return row * kStride + (kSwizzled ? chunk ^ (row % 8) : chunk) * kChunkElements;
   }
 
+  // Copies a chunk of row source(), or makes it 0.
+  template <typename T, typename Source>
+  __device__ static void copy_chunk(T* target, bool exists, int chunk, const Source& source) {
+    if (exists) {
+      copy_async16(target, source() + chunk * kChunkElements);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kChunkElements; ++e) target[e] = T{};
+    }
+  }
+
   // Copies rows; those from `rows` on become 0.
   template <int kRows, typename T, typename Source>
   __device__ static void copy(T* tile, int rows, const Source& source) {
@@ -27,13 +38,7 @@ struct TileRows {
     for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
       const int row = (i * kThreads + threadIdx.x) / kChunks;
       const int chunk = (i * kThreads + threadIdx.x) % kChunks;
-      T* const target = tile + at(row, chunk);
-      if (row < rows) {
-        copy_async16(target, source(row) + chunk * kChunkElements);
-      } else {
-#pragma unroll
-        for (int e = 0; e < kChunkElements; ++e) target[e] = T{};
-      }
+      copy_chunk(tile + at(row, chunk), row < rows, chunk, [&] { return source(row); });
     }
   }
 };
@@ -47,6 +52,7 @@ struct TensorShape {
   static constexpr int kTileKeys = kTall * kHeadDim >= 192 ? 32 : 64;  // with more the registers would not do
   static constexpr int kStages = 2;  // tiles of keys, and of values: one in use, one on its way
   using Rows = TileRows<kHeadDim>;
+  static constexpr int kMemoryRows = 2 * kStages * kTileKeys;  // of all tiles
   static constexpr int kQueryElements = kBlockRows * Rows::kStride;
   static constexpr int kTileElements = kTileKeys * Rows::kStride;
   static constexpr int64_t kSharedBytes = (kQueryElements + 2 * kStages * kTileElements) * sizeof(uint16_t);
@@ -75,11 +81,11 @@ __device__ inline void copy_queries(const TreeAttention& a, const Plan& plan, co
   });
 }
 
-template <typename T, typename Shape>
-__device__ inline void copy_keys(const HeadRows& rows, const Work& work, int first_key, T* tile) {
-  const Pointer<const T> first = rows.at<T>(work.batch, work.kv_head, first_key);
-  Shape::Rows::template copy<Shape::kTileKeys>(tile, work.last_key - first_key,
-                                               [&](int row) { return first + row * rows.row_stride; });
+// Copies `count` rows of keys or values, from row `first` on, and fills the rest of kRows with 0.
+template <int kRows, typename T, typename Shape>
+__device__ inline void copy_rows(const HeadRows& rows, const Work& work, int first, int count, T* tile) {
+  const Pointer<const T> source = rows.at<T>(work.batch, work.kv_head, first);
+  Shape::Rows::template copy<kRows>(tile, count, [&](int row) { return source + row * rows.row_stride; });
 }
 
 // Products of the warp's queries, which begin at `queries`, and a tile's keys.
@@ -108,6 +114,16 @@ __device__ inline void score(const T* queries, const T* keys, typename Shape::Sc
   }
 }
 
+// Weights of 16 slots, for rows 16 * m and on, as the tensor cores take them.
+template <typename T, typename Shape>
+__device__ inline void round_weights(const typename Shape::Scores& weights, int m, int step, uint32_t (&rounded)[4]) {
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    const float* const pair = &weights.tiles[m][2 * step + part / 2][part % 2 * 2];
+    rounded[part] = round_pair<T>(pair[0], pair[1]);
+  }
+}
+
 // Adds a tile's values, times the warp's weights, to the outputs.
 template <typename T, typename Shape>
 __device__ inline void add_values(const typename Shape::Scores& weights, const T* values,
@@ -118,13 +134,7 @@ __device__ inline void add_values(const typename Shape::Scores& weights, const T
   for (int step = 0; step < Shape::kTileKeys / 16; ++step) {
     uint32_t weight[Shape::kTall][4];
 #pragma unroll
-    for (int m = 0; m < Shape::kTall; ++m) {
-#pragma unroll
-      for (int part = 0; part < 4; ++part) {
-        const float* const pair = &weights.tiles[m][2 * step + part / 2][part % 2 * 2];
-        weight[m][part] = round_pair<T>(pair[0], pair[1]);
-      }
-    }
+    for (int m = 0; m < Shape::kTall; ++m) round_weights<T, Shape>(weights, m, step, weight[m]);
 #pragma unroll
     for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
       uint32_t value[4];
@@ -136,51 +146,6 @@ __device__ inline void add_values(const typename Shape::Scores& weights, const T
       }
     }
   }
-}
-
-template <typename T, typename Shape>
-__device__ inline void attend_rows_in_tiles(const TreeAttention& a, const Plan& plan, const Work& work) {
-  if (work.first_key >= work.last_key && plan.splits > 1) return write_nothing(a, plan, work);
-  const TensorMemory<T, Shape> memory;
-  const auto copy = [&](int first_key, int stage) {
-    copy_keys<T, Shape>(a.keys, work, first_key, memory.keys(stage));
-    copy_keys<T, Shape>(a.values, work, first_key, memory.values(stage));
-    commit_copies();
-  };
-  const int first_warp_row = threadIdx.x / kWarp * Shape::kTall * 16;
-  const int warp_row = work.first_row + first_warp_row;
-  const float factor = a.scale * kLog2E;
-  typename Shape::Outputs outputs;
-  Softmax<Shape::Outputs::kRows> softmax;
-  clear(outputs);
-  softmax.clear();
-  copy_queries<T, Shape>(a, plan, work, memory.queries);
-  if (work.first_key < work.last_key) copy(work.first_key, 0);
-  int stage = 0;
-  for (int key = work.first_key; key < work.last_key; key += Shape::kTileKeys) {
-    wait_for_copies<0>();
-    __syncthreads();  // all see the tile, and are done with the one before
-    if (key + Shape::kTileKeys < work.last_key) copy(key + Shape::kTileKeys, 1 - stage);
-    if (first_warp_row < work.rows) {
-      const uint64_t sight = lane_sight(a, plan, work, warp_row, key);
-      typename Shape::Scores scores;
-      score<T, Shape>(memory.queries + first_warp_row * Shape::Rows::kStride, memory.keys(stage), scores);
-      hide(sight, scores);
-      soften(factor, scores, softmax, outputs);
-      add_values<T, Shape>(scores, memory.values(stage), outputs);
-    }
-    stage = 1 - stage;
-  }
-  if (first_warp_row < work.rows) {
-    write_results<T>(a, plan, work, warp_row, {0, Shape::kHeadDim}, outputs, softmax);
-  }
-}
-
-template <typename T, typename Shape>
-__global__ __launch_bounds__(kThreads, kBlocksPerMultiprocessor) void attend_in_tiles(TreeAttention a, Plan plan) {
-  const Work work = work_of_block(a, plan);
-  attend_rows_in_tiles<T, Shape>(a, plan, work);
-  merge_if_last<T>(a, plan, work);
 }
 
 }  // namespace

@@ -3,6 +3,11 @@
 // dealt out to the warps, which then need each other only for copying keys and values. With several splits a block
 // leaves unnormalised outputs, peaks and sums in the workspace, to be merged.
 //
+// A row's result does not depend, to the last bit, on where its ancestors lie or which of them the prefix holds
+// already, at one number of rows. Tiles and splits are cut at fixed slots (slots.cuh, work.cuh), a slot has the same
+// place in every step of the tensor cores, and what a row does not see is added to it as 0. Whole tiles of the prefix
+// are the same for all rows. In the others each node has keys of its own, which are gathered for it.
+//
 // There are two kernels of this form. 16-bit numbers of the usual head sizes are multiplied by the tensor cores, the
 // next tile being copied meanwhile; anything else, odd strides included, by plain multiply-adds in float32. They differ
 // in how tiles are stored and multiplied, and share what happens to scores and outputs: both have those in registers,
@@ -11,7 +16,7 @@
 
 #include "attention/merge.cuh"
 #include "attention/plain.cuh"
-#include "attention/tensor_cores.cuh"
+#include "attention/tensor_attention.cuh"
 #include "attention/tree_attention.h"
 #include "attention/work.cuh"
 #include "common/cuda_kernels.h"
@@ -25,6 +30,15 @@ int64_t partial_bytes(const TreeAttention& a, const Plan& plan, int64_t rows) {
   return rows * plan.splits * (a.head_dim + 2) * static_cast<int64_t>(sizeof(float));
 }
 
+// How many splits the chunks are dealt out to: one each, if a prefix may be so long.
+int count_splits(const TreeAttention& a, const Plan& plan) {
+  int splits = 1;
+  while (splits < kMaxSplits && plan.chunk_start(splits) < a.longest) ++splits;
+  return splits;
+}
+
+// The fewer blocks share a chunk, the shorter chunks are, down to the least. Their lengths must depend on nothing that
+// differs between two forwards of as many rows: not on `longest`.
 Plan make_plan(const TreeAttention& a, int block_rows, int tile_keys, int value_elements) {
   Plan plan{};
   plan.group_heads = static_cast<int>(a.query_heads / a.kv_heads);
@@ -35,9 +49,14 @@ Plan make_plan(const TreeAttention& a, int block_rows, int tile_keys, int value_
   plan.value_blocks = static_cast<int>(ceil_div(a.head_dim, value_elements));
   plan.splits = 1;
   const int64_t room = multiprocessors() * kBlocksPerMultiprocessor / plan.blocks(a);
-  const int64_t useful = at_most(a.longest / (kLeastKeysPerRow * block_rows), kMaxSplits);
-  const int64_t splits = at_most(room, useful);
-  if (splits > 1) plan.splits = static_cast<int>(splits);
+  const int least = kLeastKeysPerRow * block_rows > kLeastChunkKeys ? kLeastKeysPerRow * block_rows : kLeastChunkKeys;
+  plan.chunk_keys = kEvenKeys / 2;
+  while (plan.chunk_keys > least && kEvenKeys / plan.chunk_keys <= room) plan.chunk_keys /= 2;
+  // Few chunks hold a window, which may be anywhere.
+  while (plan.doublings < kMostDoublings && (a.window == 0 || int64_t{kEvenKeys} << plan.doublings < a.window)) {
+    ++plan.doublings;
+  }
+  if (room > 1) plan.splits = count_splits(a, plan);
   plan.last_merges = plan.splits > 1 && a.counters != nullptr && plan.heads(a) * plan.row_blocks <= kMergeCounters &&
                      partial_bytes(a, plan, at_most(plan.rows, block_rows)) <= kBytesOfLastBlock;
   return plan;

@@ -4,7 +4,9 @@
 // is set in masks[b, i]. Without masks the tree is a chain: tree_rows == N and query i sees j <= i. With window > 0 a
 // key is seen only if query position - key position < window; a prefix key's position is its row, tree key j has that
 // of query j. Query head h reads key/value head h / (query_heads / kv_heads). A query that sees nothing gets 0.
-// Accumulation in float32.
+// Accumulation in float32. On CUDA a query's result depends, to the last bit, on nothing but its keys and values in
+// order and on the sizes of query and tree: not on which keys are the prefix's, where in the tree the others lie, or
+// longest.
 #pragma once
 
 #include "common/types.h"
@@ -40,7 +42,7 @@ struct TreeAttention {
   int64_t nodes;  // N
   int64_t head_dim;
   int64_t capacity;  // rows of keys and values
-  int64_t longest;  // lengths[b] + tree_rows at most, or nearly: CUDA's work is cut by it, as lengths are on the device
+  int64_t longest;   // lengths[b] + tree_rows at most: CUDA has blocks for so many, as lengths are on the device
   int64_t tree_rows;
   float scale;
   int64_t window;     // 0 = none

@@ -98,14 +98,16 @@ def merged(candidates: int, most: int) -> Case:
 
 
 def attended(
-    head_dim: int, prefix: int, nodes: int, dtype: torch.dtype, window: int = 0, counted: bool = False
+    head_dim: int, prefix: int, nodes: int, dtype: torch.dtype, window: int = 0, counted: bool = False, before: int = 0
 ) -> Case:
-    random = generator(head_dim + prefix)
+    """The last nodes of a tree, which has so many before them."""
+    random, rows = generator(head_dim + prefix), before + nodes
     query = torch.randn(1, 2, nodes, head_dim, generator=random).to(dtype)
-    keys, values = (torch.randn(1, 1, prefix + nodes, head_dim, generator=random).to(dtype) for _ in range(2))
-    tree = NodeBuffers.filled([random_nodes(np.random.default_rng(prefix), nodes, 1000)], [prefix])
+    keys, values = (torch.randn(1, 1, prefix + rows, head_dim, generator=random).to(dtype) for _ in range(2))
+    tree = NodeBuffers.filled([random_nodes(np.random.default_rng(prefix), rows, 1000)], [prefix])
     lengths = torch.tensor([prefix], dtype=torch.int32)
-    arguments = query, keys, values, lengths, nodes, tree.masks, tree.positions, head_dim**-0.5, window
+    masks, positions = tree.masks[:, before:], tree.positions[:, before:]
+    arguments = query, keys, values, lengths, rows, masks, positions, head_dim**-0.5, window
 
     def run() -> list[Tensor]:
         counters = torch.zeros(ops.MERGE_COUNTERS, dtype=torch.int32) if counted else None
@@ -245,6 +247,7 @@ CASES: dict[str, list[Case]] = {
         attended(64, 500, 20, torch.bfloat16, window=100),
         attended(7, 30, 5, torch.float32),
         attended(136, 130, 2, torch.float32),  # heads whose outputs two blocks share
+        attended(64, 20, 3, torch.bfloat16, before=260),  # more of a tree than shared memory holds
         attended(64, 300, 5, torch.bfloat16, counted=True),
         attended(136, 130, 2, torch.float32, counted=True),
     ],

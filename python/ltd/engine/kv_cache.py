@@ -13,11 +13,10 @@ from ltd.errors import InputError
 
 ROUND_ROWS_TO = 256
 CUTS = (512, 2048, 8192, 32768)
-"""Rows that attention's work is cut for, in order, and beyond them a cache's capacity.
+"""Rows that attention has blocks for on a GPU, in order, and beyond them a cache's capacity.
 
 Each is four times the one before, since the parts of a cycle are recorded for all of them that a text grows through,
-and splits that find nothing to do end at once. At the last one the kernel has as many splits as it can: 128 of the
-fewest keys, two for each of a block's 128 rows.
+and splits that find nothing to do end at once.
 """
 
 
@@ -154,9 +153,7 @@ class KVCache:
     def longest(self, tree_rows: int) -> int:
         """Rows of the longest sequence with a tree of so many, rounded up to one of `CUTS`.
 
-        It is what attention's work is cut for, and so, on a GPU, in which order its sums are rounded: the same for all
-        forwards of as many rows behind prefixes of one length, whether they decode plainly or verify a tree, are called
-        or replayed.
+        It says how many blocks a GPU may need for attention, and changes no bit of its sums.
         """
         return cut_for(max(self.host_lengths) + tree_rows, self.capacity)
 
