@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-import pybind11
-
 import installed_torch
+import pybind11
 
 found = installed_torch.describe()
 facts = [

@@ -1,4 +1,4 @@
-"""What is installed fits the torch that is there: what a build asks for, what it requires then, and what is said if not."""
+"""What is installed fits the torch that is there: what a build asks for and requires, and what is said if not."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_sources_require_any_torch_that_they_compile_with(sources: Path, tmp_pat
     assert "Requires-Dist: torch>=2.6\n" in facts.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("built", "here"), [("2.13.0+cpu", "2.13.1+cu130"), ("2.13.0", "2.13.0"), ("2.6.0", "2.6.0a0")])
+@pytest.mark.parametrize(
+    ("built", "here"), [("2.13.0+cpu", "2.13.1+cu130"), ("2.13.0", "2.13.0"), ("2.6.0", "2.6.0a0")]
+)
 def test_versions_of_a_series_fit(tmp_path: Path, built: str, here: str) -> None:
     (tmp_path / "built").write_text(f"{built}\n")
     check_torch(tmp_path / "built", here)
@@ -94,7 +96,9 @@ def test_versions_of_a_series_fit(tmp_path: Path, built: str, here: str) -> None
 @pytest.mark.parametrize(("built", "here"), [("2.13.0+cpu", "2.1.3"), ("2.9.0", "2.10.0+cu130"), ("2.13.0", "3.13.0")])
 def test_another_series_is_refused(tmp_path: Path, built: str, here: str) -> None:
     (tmp_path / "built").write_text(f"{built}\n")
-    with pytest.raises(ImportError, match=rf"built for torch {re.escape(series(built))}, but torch {re.escape(here)} is"):
+    with pytest.raises(
+        ImportError, match=rf"built for torch {re.escape(series(built))}, but torch {re.escape(here)} is"
+    ):
         check_torch(tmp_path / "built", here)
 
 

@@ -55,10 +55,10 @@ enum class AtZero { kIsGreedy, kIsRefused };
 
 SamplingParameters sampling_parameters(double temperature, int64_t top_k, double top_p, AtZero at_zero) {
   const bool may_be_zero = at_zero == AtZero::kIsGreedy;
-  LTD_CHECK((may_be_zero && temperature == 0) ||
-                (temperature >= kLeastTemperature && temperature <= kLargestTemperature),
-            "temperature must be ", may_be_zero ? "0 (greedy) or " : "", kLeastTemperature, " to ",
-            kLargestTemperature, ", but is ", temperature);
+  LTD_CHECK(
+      (may_be_zero && temperature == 0) || (temperature >= kLeastTemperature && temperature <= kLargestTemperature),
+      "temperature must be ", may_be_zero ? "0 (greedy) or " : "", kLeastTemperature, " to ", kLargestTemperature,
+      ", but is ", temperature);
   LTD_CHECK(top_k >= 0, "top_k must be 0 (off) or more, but is ", top_k);
   LTD_CHECK(top_p > 0 && top_p <= 1, "top_p must be above 0 and at most 1 (off), but is ", top_p);
   return {static_cast<float>(temperature), top_k, top_p};

@@ -21,7 +21,9 @@ def row(*logits: float) -> np.ndarray:
     return np.array(logits, dtype=np.float32)
 
 
-@given(st.integers(0, 10_000), st.sampled_from([0.3, 1.0, 1.7]), st.integers(0, 12), st.floats(0.05, 0.999) | st.just(1.0))
+@given(
+    st.integers(0, 10_000), st.sampled_from([0.3, 1.0, 1.7]), st.integers(0, 12), st.floats(0.05, 0.999) | st.just(1.0)
+)
 def test_the_targets_distribution_is_that_of_the_warpers(
     seed: int, temperature: float, top_k: int, top_p: float
 ) -> None:

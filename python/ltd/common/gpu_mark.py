@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ltd.common.module import _C
 from ltd.common.files import cache_folder, cached, file_hash, write_text
 from ltd.common.json_files import read_json
+from ltd.common.module import _C
 from ltd.errors import InputError
 
 MARK = "gpu-check.json"

@@ -39,7 +39,7 @@ def vector_rank(processor: str | None) -> int:
 
 
 def unlikeness(processor: str | None, here: str | None) -> tuple[int, int]:
-    """How far the vector instructions of two processors are from each other; of equally far ones the wider is nearer."""
+    """How far the vector instructions of two processors are apart; of equally far ones the wider is nearer."""
     rank = vector_rank(processor)
     return abs(rank - vector_rank(here)), rank
 

@@ -121,7 +121,8 @@ def with_text(config: AnalysisConfig, traces: Traces, given: dict[str, Given]) -
     Raises:
         InputError: that is not wanted, but a given policy looks tokens up, or there is nothing else.
     """
-    readers = [name for name, policy in given.items() if text_limit(policy)]
+    # The rules know the draft alone.
+    readers = [name for name, policy in given.items() if not isinstance(policy, CostAware) and text_limit(policy)]
     if config.text is False and readers:
         raise InputError(f"{readers[0]} looks tokens up in the text; leave it out, or compare with text")
     if config.text is False and traces.depth < 0:

@@ -46,7 +46,7 @@ class Known:
     @property
     def width(self) -> int:
         """Numbers at a position, without the state."""
-        return self.layout.width + self.lately.shape[1]
+        return self.layout.width + int(self.lately.shape[1])
 
     @cached_property
     def layout(self) -> Summary:
@@ -77,7 +77,8 @@ class Known:
 
     def states_at(self, rows: Integers, stage: int) -> Floats:
         """float32 (n, H): the states at positions (n,); zeros before the draft has begun."""
-        return self.states[rows] * np.float32(stage >= 0)
+        found: Floats = self.states[rows] * np.float32(stage >= 0)
+        return found
 
 
 def right_lately(outcomes: Outcomes) -> Floats:

@@ -31,7 +31,7 @@ class Predictor(Protocol):
         """How often `fit` reports, per stage."""
         ...
 
-    def fit(self, known: Known, rows: Integers, checked: Integers, tick: Callable[[], None]) -> None:
+    def fit(self, known: Known, rows: Integers, checked: Integers, tick: Callable[[], object]) -> None:
         """Learns from the positions `rows`, until it gets no better at the positions `checked`, of other questions."""
         ...
 
@@ -115,7 +115,7 @@ class Boosting:
     def ticks(self) -> int:
         return 1
 
-    def fit(self, known: Known, rows: Integers, checked: Integers, tick: Callable[[], None]) -> None:
+    def fit(self, known: Known, rows: Integers, checked: Integers, tick: Callable[[], object]) -> None:
         directions = principal(known.states[rows].astype(np.float64), self.states).T.astype(np.float32)
         for stage in known.stages:
             self.fitted[stage] = self._stage(known, rows, checked, stage, directions)
@@ -209,7 +209,7 @@ class BigNetwork:
     def ticks(self) -> int:
         return self.epochs
 
-    def fit(self, known: Known, rows: Integers, checked: Integers, tick: Callable[[], None]) -> None:
+    def fit(self, known: Known, rows: Integers, checked: Integers, tick: Callable[[], object]) -> None:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             self._begin(known, rows)

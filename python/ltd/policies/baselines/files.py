@@ -58,9 +58,7 @@ class Baseline:
     made_for: Mapping[str, Any]
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(
-        default_factory=lambda: {"ltd": VERSION, "torch": str(torch.__version__)}
-    )
+    versions: Mapping[str, str] = field(default_factory=lambda: {"ltd": VERSION, "torch": str(torch.__version__)})
 
     @property
     def head_sha256(self) -> str | None:

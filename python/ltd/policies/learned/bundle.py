@@ -77,9 +77,7 @@ class Bundle:
     reward: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(
-        default_factory=lambda: {"ltd": VERSION, "torch": str(torch.__version__)}
-    )
+    versions: Mapping[str, str] = field(default_factory=lambda: {"ltd": VERSION, "torch": str(torch.__version__)})
     folder: Path | None = field(default=None, compare=False)
 
     @property

@@ -115,7 +115,7 @@ class FeatureReader:
         return [self.read(conversation) for conversation in conversations]
 
     def read(self, conversation: Conversation) -> dict[str, Tensor]:
-        """`features` (n, F*Ht), `final` (n, Ht), `best` (n,) and, where it is known, `total` (n,) of one conversation."""
+        """`features` (n, F*Ht), `final` (n, Ht), `best` (n,) and, where known, `total` (n,) of one conversation."""
         shard = self._shards[conversation.shard]
         end = conversation.start + len(conversation.tokens)
         names = [name for name in (*NAMES, TOTAL) if name in shard.keys()]  # noqa: SIM118

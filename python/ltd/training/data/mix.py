@@ -13,7 +13,7 @@ from typing import Literal
 from ltd.common.argument_types import wrong_type
 from ltd.errors import InputError
 
-Given = Literal["nothing", "text", "code"]
+Passage = Literal["nothing", "text", "code"]
 Frame = tuple[str, str]
 """What stands before and after the given text."""
 
@@ -34,7 +34,7 @@ class TextKind:
 
     name: str
     share: float
-    given: Given = "nothing"
+    given: Passage = "nothing"
     frames: tuple[Frame, ...] = ()
     asks: bool = True
     turns: tuple[int, int] | None = None
