@@ -22,29 +22,12 @@ from numpy.typing import NDArray
 
 from ltd.common.arrays import Doubles, Integers
 from ltd.policies.cost_aware import SizedByCost, ratios
-from ltd.policies.cycle_costs import CycleCosts
 from ltd.policies.cycle_costs_file import SHIPPED, find_costs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaDDTree(SizedByCost):
-    """Verifies as many as raise the tokens per second one by one. A batch gets the mean of the sizes, rounded.
-
-    Args:
-        costs: of a cycle.
-        max_depth: of every tree.
-        size: the most candidates to verify.
-
-    Raises:
-        InputError: a number out of range, something else than a number, or beyond the costs.
-    """
-
-    costs: CycleCosts
-    max_depth: int = 8
-    size: int = 240
-
-    def __post_init__(self) -> None:
-        self.check_limits()
+    """Verifies as many as raise the tokens per second one by one."""
 
     def best_sizes(self, chances: Doubles, lengths: NDArray[Any], depth: int) -> Integers:
         """Up to the first that does not raise the ratio."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,25 @@ class CostAware(ABC):
         """
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class SizedByCost(CostAware, FixedSize):
-    """A rule for the size of trees of a fixed depth. A batch gets the mean of its sequences' sizes, rounded."""
+    """A rule for the size of trees of a fixed depth. A batch gets the mean of its sequences' sizes, rounded.
 
-    __slots__ = ()
+    Args:
+        costs: of a cycle.
+        max_depth: of every tree.
+        size: the most candidates to verify.
+
+    Raises:
+        InputError: a number out of range, something else than a number, or beyond the costs.
+    """
+
+    costs: CycleCosts
+    max_depth: int = 8
+    size: int = 240
+
+    def __post_init__(self) -> None:
+        self.check_limits()
 
     @abstractmethod
     def best_sizes(self, chances: Doubles, lengths: NDArray[Any], depth: int) -> Integers:

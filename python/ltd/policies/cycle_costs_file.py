@@ -14,7 +14,7 @@ from ltd.common.json_files import Real, read_json
 from ltd.common.machine import processor_name, unlikeness
 from ltd.errors import InputError
 from ltd.policies.cycle_costs import CycleCosts
-from ltd.policies.learned.bundle import FACTS, load_bundle
+from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
 from ltd.tree import MAX_DEPTH
@@ -74,20 +74,30 @@ def find_costs(name: str) -> CycleCosts:
     Raises:
         InputError: there are none.
     """
-    return load_costs(name) if name != SHIPPED else costs_of_policy(load_bundle(costs_file(name).parent).policy)
+    return load_costs(name) if name != SHIPPED else costs_of_policy(nearest_shipped().policy)
 
 
 def costs_file(name: str) -> Path:
     """The file that says what `find_costs` finds; raises InputError if none are shipped."""
     if name != SHIPPED:
         return expand_user(name)
+    folder = nearest_shipped().folder
+    assert folder is not None
+    return folder / FACTS
+
+
+def nearest_shipped() -> Bundle:
+    """The shipped policies for the most similar processor; raises InputError if none are shipped."""
     files = sorted(shipped_policies().glob(f"*/{FACTS}"))
     if not files:
         raise InputError(
             f"no costs come with ltd; measure some with ltd train-baseline rules, and name the file: costs={COSTS}"
         )
     here = processor_name()
-    return min(files, key=lambda file: unlikeness(load_bundle(file.parent).policy.made_for.hardware, here))
+    return min(
+        (load_bundle(file.parent) for file in files),
+        key=lambda bundle: unlikeness(bundle.policy.made_for.hardware, here),
+    )
 
 
 def costs_of_policy(policy: Learned) -> CycleCosts:
