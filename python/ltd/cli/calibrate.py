@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, TargetOption, ThreadsOption
+from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, TargetOption, ThreadsOption, WidthOption
 from ltd.errors import InputError
 
 
 def calibrate(
     out: Annotated[Path, typer.Option(help="JSON file for the latencies; a plot comes beside it.")],
     seconds: Annotated[float, typer.Option(help="About how long to measure; noise shrinks with time.")] = 60.0,
+    width: WidthOption = None,
     target: TargetOption = None,
     draft: DraftOption = None,
     device: DeviceOption = "auto",
@@ -36,7 +37,7 @@ def calibrate(
     from ltd.latency.thread_count import time_thread_counts
     from ltd.loading import load
 
-    plan = Plan(seconds=seconds)  # raises if it is out of range, before a model is loaded
+    plan = Plan(seconds=seconds, width=width)  # raises if it is out of range, before a model is loaded
     decoder = load(target, draft, device=device, dtype=dtype, threads=threads)
     counts = time_thread_counts(decoder.target) if decoder.target.device.type == "cpu" else None
     model = run(decoder, plan, target=target)

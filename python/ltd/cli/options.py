@@ -20,6 +20,10 @@ DraftOption = Annotated[
         "given, the shipped head where it fits the target, and else lookup."
     ),
 ]
+WidthOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Beam width: nodes of a level that have children, and how many; 10 if not given."),
+]
 ChainOption = Annotated[str | None, typer.Option(help="Folder with a chain draft; the shipped one if not given.")]
 DtypeOption = Annotated[str, typer.Option(help="auto (the fastest here), float32, bfloat16 or float16.")]
 DeviceOption = Annotated[

@@ -22,6 +22,7 @@ from ltd.cli.options import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    WidthOption,
     names,
     numbers,
     refuse_unused,
@@ -39,6 +40,7 @@ def record(
     top_p: TopPOption = 1.0,
     top_k: TopKOption = 0,
     seed: Annotated[int, typer.Option(help="Every question gets a seed of its own from this one.")] = 0,
+    width: WidthOption = None,
     depth: Annotated[int, typer.Option(help="Depth of the recorded trees, 0 to 12; the draft lookup has none.")] = 12,
     rows: Annotated[int, typer.Option(help="Positions drafted at the same time.")] = 32,
     gigabytes: Annotated[float, typer.Option(help="Most disk space for the traces.")] = 4.0,
@@ -49,6 +51,7 @@ def record(
     threads: ThreadsOption = None,
 ) -> None:
     """Record answers with the full draft tree at every position, if there is a head, to train policies on."""
+    from ltd.drafts.base import DEFAULT_WIDTH
     from ltd_rl.traces.record import RecordConfig
     from ltd_rl.traces.record import record as run
 
@@ -61,6 +64,7 @@ def record(
         tasks=names(tasks),
         limit=limit,
         max_new_tokens=max_new_tokens,
+        width=DEFAULT_WIDTH if width is None else width,
         depth=depth,
         rows=rows,
         gigabytes=gigabytes,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # What `--quick` makes no use of.
 NOT_QUICK = (
     *("data_dir", "tasks", "limit", "max_new_tokens", "temperature", "trainer"),
-    *("reward", "seconds", "questions", "out", "device"),
+    *("reward", "seconds", "questions", "width", "out", "device"),
 )
 # The table of rewards is in `ltd_rl.environments.rewards`; a help text must not import it, which takes seconds.
 REWARD_HELP = "What training maximises: ratio or renewal; with ppo also length or time."
@@ -55,6 +55,10 @@ def tune(
     reward: Annotated[str, typer.Option(help=REWARD_HELP)] = "renewal",
     seconds: Annotated[float, typer.Option(help="About how long to measure costs.")] = 60.0,
     questions: Annotated[int, typer.Option(min=1, help="Other questions to compare on, at least 2 of a task.")] = 24,
+    width: Annotated[
+        int | None,
+        typer.Option(min=1, help="Beam width of trees; that of the shipped policies for such a machine if not given."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Work folder; one in the user's cache if not given.")] = None,
     target: TargetOption = None,
     draft: DraftOption = None,
@@ -81,6 +85,7 @@ def tune(
         reward=reward,
         seconds=seconds,
         questions=questions,
+        width=width,
         target=target,
         draft=draft,
         device=device,

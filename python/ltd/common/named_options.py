@@ -37,6 +37,7 @@ def read_text(text: str) -> str:
 # By type: how an option's text is read, and what the text must be.
 READERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "a whole number"),
+    int | None: (int, "a whole number"),
     float: (read_float, "a number"),
     tuple[int, ...]: (read_integers, "whole numbers such as 5/7/9"),
     str: (read_text, "a text"),
@@ -127,8 +128,8 @@ def read_value(name: str, parameter: inspect.Parameter, text: str) -> Any:
 
 
 def shown(parameter: inspect.Parameter) -> str:
-    """OPTION=DEFAULT, as a user would type it, or OPTION=… where there is none."""
+    """OPTION=DEFAULT, as a user would type it, or OPTION=… where there is none or it is not a fixed one."""
     default = parameter.default
-    if default is parameter.empty:
+    if default is parameter.empty or default is None:
         return f"{parameter.name}=…"
     return f"{parameter.name}={'/'.join(map(str, default)) if isinstance(default, tuple) else default}"

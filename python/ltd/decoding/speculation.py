@@ -12,9 +12,10 @@ from ltd.decoding.gain import Gain, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.workspace import GAINS, Workspace
 from ltd.drafts import Draft, DraftSession
+from ltd.drafts.base import at_width
 from ltd.lookup import TextCandidates, TextHistory, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
-from ltd.policies.base import check_without_draft, started, text_limit
+from ltd.policies.base import beam_width, check_without_draft, started, text_limit
 from ltd.tree import NOT_ASKED, DraftTree, check_tree_limits
 
 
@@ -23,7 +24,8 @@ class Speculation:
     """What grows the trees of a call. Plain decoding is a call without one.
 
     Args:
-        draft: proposes tokens; None leaves those that the text proposes.
+        draft: proposes tokens, with the beam width of the policy, if that has one; None leaves those that the text
+            proposes.
         policy: decides whether to ask the draft, how deep to draft and how many candidates to verify.
         text_scores: how likely the text's candidates are, unless the policy was made with others; None is as
             `default_text_scores` says. They are looked up only for a policy that knows them, see
@@ -53,6 +55,8 @@ class Speculation:
             self.draft = None  # it would read all texts, and keep what it reads, for nothing
         if self.draft is None:
             check_without_draft(self.policy)
+        else:
+            self.draft = at_width(self.draft, beam_width(self.policy))
         check_tree_limits(*self.limits, self.max_text)
 
     @property

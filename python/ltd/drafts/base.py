@@ -12,11 +12,12 @@ import torch
 from ltd.common.files import file_hash
 from ltd.drafts.sharpness import UNFITTED, Sharpness, load_sharpness
 from ltd.engine.kept_texts import ReadText
+from ltd.errors import InputError
 from ltd.noise import SharedNoise
 from ltd.ops import Noise
 from ltd.tree import DraftTree
 
-DEFAULT_WIDTH = 10  # beam width W; that of all recorded traces
+DEFAULT_WIDTH = 10  # beam width W of EAGLE-3, where nothing names another
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,32 @@ class Draft(Protocol):
     def start(self, batch: int, capacity: int) -> DraftSession:
         """B new sequences, with room for so many rows each, the largest tree included."""
         ...
+
+
+@runtime_checkable
+class ResizableDraft(Draft, Protocol):
+    """A draft that works with any beam width."""
+
+    def with_width(self, width: int) -> Draft:
+        """The same draft with another beam width; the same object for the same width.
+
+        Raises:
+            InputError: the width is out of range for it.
+        """
+        ...
+
+
+def at_width(draft: Draft, width: int | None) -> Draft:
+    """A draft with a beam width, which is its own where `width` is None.
+
+    Raises:
+        InputError: it has another and cannot change it, or the width is out of range.
+    """
+    if width is None or width == draft.width:
+        return draft
+    if not isinstance(draft, ResizableDraft):
+        raise InputError(f"beam width {width} is asked for, but this draft's is {draft.width} and cannot be changed")
+    return draft.with_width(width)
 
 
 class DraftSession(Protocol):

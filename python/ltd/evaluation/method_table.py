@@ -26,6 +26,7 @@ BASELINE, TUNED, TUNED_GRID, STATIC = "none", "tuned", "grid", "static"
 CHAIN, TRANSFORMERS, ASSISTED, LOOKUP = "chain", "transformers", "transformers:assisted", "transformers:lookup"
 RULE = "rule"
 LOOKED_UP, BOTH = "lookup", "both"
+WIDTH = "width"  # an option of fixed trees
 LOOKUP_TOKENS = 10  # the usual number in prompt lookup
 PAPER = "paper"
 PAPER_METHODS = (BASELINE, "eagle3", "ddd", "svip", "gammatune", "c2t", "disco", "specdecpp", TUNED_GRID, TUNED)
@@ -94,8 +95,9 @@ def rows() -> list[MethodRow]:
             f"{STATIC}:D:V",
             "nothing",
             "the static tree of depth D and size V, for example static:4:16; samples with sampler=noise, the noise of "
-            "the place, or sampler=rejection, a drawn tree of fixed shape and recursive rejection",
-            "sampler=noise",
+            "the place, or sampler=rejection, a drawn tree of fixed shape and recursive rejection; width=W is another "
+            "beam width than the draft's",
+            "sampler=noise:width=…",
         ),
         words[TUNED_GRID],
         files["grid"],
@@ -104,6 +106,7 @@ def rows() -> list[MethodRow]:
             f"{BOTH}:D:V:N",
             "nothing",
             "the static tree of depth D and size V, with N looked-up tokens more to verify, the best of both",
+            "width=…",
         ),
         *(MethodRow(name, named.decides, named.rule, named.options) for name, named in POLICIES.items()),
         files[RULE],

@@ -16,7 +16,7 @@ from ltd.chains.decoder import ChainDecoder
 from ltd.chains.samplers import NOISE
 from ltd.common.assets import shipped_baseline
 from ltd.common.files import expand_user
-from ltd.common.named_options import options_of
+from ltd.common.named_options import options_of, split_option
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
@@ -35,6 +35,7 @@ from ltd.evaluation.method_table import (
     TRANSFORMERS,
     TUNED,
     TUNED_GRID,
+    WIDTH,
     WORDS,
     rows,
 )
@@ -282,7 +283,7 @@ def read_policy(name: str) -> PolicyChoice:
         return parse_policy(name)
     if kind in FILES:
         return FILES[kind].make(expand_user(rest))
-    numbers = rest.split(":")
+    numbers, width = split_width(kind, rest)
     makers: dict[str, tuple[Callable[..., Policy], int]]
     makers = {STATIC: (Static, 2), LOOKED_UP: (Lookup, 1), BOTH: (Both, 3)}
     make, count = makers.get(kind, (Static, 0))
@@ -290,7 +291,20 @@ def read_policy(name: str) -> PolicyChoice:
         raise InputError(
             f"unknown method {name!r}; use one of {', '.join(row.method for row in rows())} (ltd methods explains them)"
         )
-    return make(*map(int, numbers))
+    tree = make(*map(int, numbers))
+    return tree if width is None else replace(tree, width=width)  # type: ignore[type-var]
+
+
+def split_width(kind: str, numbers: str) -> tuple[list[str], int | None]:
+    """The numbers of a fixed tree as they were typed, and the beam width behind them, if there is one.
+
+    Raises:
+        InputError: it is given twice, or is no whole number.
+    """
+    left, width = split_option(numbers, WIDTH) if kind in (STATIC, BOTH) else (numbers, None)
+    if width is not None and not width.isdecimal():
+        raise InputError(f"{kind}'s {WIDTH} is {width!r}; it must be a whole number")
+    return left.split(":"), None if width is None else int(width)
 
 
 def option_files(name: str) -> list[Path]:

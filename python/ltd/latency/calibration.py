@@ -50,7 +50,7 @@ def calibrate(
     samples: Timings = defaultdict(list)
     rounds = run_rounds(bench, plan, samples)
     parts = {part: summarise(samples, part, sizes, bench.lengths) for part, sizes in bench.grid.items()}
-    return LatencyModel(setup_of(decoder, target), parts, rounds, time.perf_counter() - begun)
+    return LatencyModel(setup_of(decoder, target, plan.width), parts, rounds, time.perf_counter() - begun)
 
 
 def run_rounds(bench: CycleBench, plan: Plan, samples: Timings) -> int:

@@ -17,9 +17,11 @@ from ltd.decoding.gain import Gain
 from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
+from ltd.drafts.base import at_width
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextScores, TextSource
 from ltd.lookup.scores import AGREEMENTS, MATCHES, MOST_CHANCE, RATES
+from ltd.policies.base import check_width
 from ltd.tree import MAX_CANDIDATES, MAX_DEPTH, MAX_GAIN, MAX_SIZE, DraftTree, candidate_count
 
 LENGTHS = (64, 256, 512, 1024)
@@ -51,6 +53,7 @@ class Plan:
         sizes: candidates to verify, without the root; those that no tree here can have are left out.
         gains: tokens that the draft reads at the beginning of a cycle.
         depth: how deep to draft, 1 … 12.
+        width: beam width to draft with; None is the draft's own.
         seconds: about how long to measure; every point is measured three times at least, however long that takes.
         seed: of the prompt and of the order.
 
@@ -64,6 +67,7 @@ class Plan:
     depth: int = MAX_DEPTH
     seconds: float = 60.0
     seed: int = 0
+    width: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf:
@@ -71,6 +75,7 @@ class Plan:
         check_range("size", self.sizes, 0, MAX_SIZE)
         check_range("gain", self.gains, 1, MAX_GAIN)
         check_range("depth", (self.depth,), 1, MAX_DEPTH)
+        check_width(self.width)
 
     def lengths_for(self, max_length: int) -> list[int]:
         """The lengths, in order, for a decoder whose prompts and answers have at most so many tokens together."""
@@ -173,7 +178,8 @@ class CycleBench:
             raise InputError(
                 "calibration measures drafting beside decoding, so it needs a draft; load one, or the draft lookup"
             )
-        self.target, self.draft, self.max_length = decoder.target, decoder.draft, decoder.max_length
+        self.target, self.max_length = decoder.target, decoder.max_length
+        self.draft = None if decoder.draft is None else at_width(decoder.draft, plan.width)
         self.lengths = plan.lengths_for(self.max_length)
         generator = torch.Generator().manual_seed(plan.seed)
         words = min(FEW_WORDS if self.draft is None else WORDS, self.target.vocab_size)

@@ -281,13 +281,14 @@ def _read_part(parts: dict[str, Any], name: str) -> Measurements:
     return part
 
 
-def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, Any]:
+def setup_of(decoder: Decoder, target: str | Path | None = None, width: int | None = None) -> dict[str, Any]:
     """What the costs of a cycle depend on: the machine, the build, and the models.
 
     Args:
         decoder: the models, loaded.
         target: what the target was loaded from, as for `ltd.load`. The draft counts by its weights; where tokens are
             looked up without one, `LOOKUP` takes the place of their hash.
+        width: beam width; None is the draft's own.
     """
     build, draft = build_info(), decoder.draft
     weights = None if draft is None or draft.origin is None else draft.origin.sha256
@@ -299,5 +300,5 @@ def setup_of(decoder: Decoder, target: str | Path | None = None) -> dict[str, An
         "dtype": str(decoder.target.dtype).removeprefix("torch."),
         "target": expand_user(target or DEFAULT_TARGET).resolve().name,
         "draft_sha256": LOOKUP if decoder.looks_up else weights,
-        "width": None if draft is None else draft.width,
+        "width": None if draft is None else width or draft.width,
     }

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ltd.common.argument_types import check_offers
+from ltd.common.argument_types import as_whole, check_offers
 from ltd.errors import InputError
 from ltd.tree import DraftTree
 
@@ -19,6 +19,23 @@ def text_limit(policy: Policy) -> int:
     """
     limit: int = getattr(policy, "max_text", 0)
     return limit
+
+
+def beam_width(policy: Policy) -> int | None:
+    """The beam width that a policy's trees have, its `width`; None is the draft's own, as of one without that."""
+    width: int | None = getattr(policy, "width", None)
+    return width
+
+
+def check_width(width: int | None) -> None:
+    """Raises InputError unless a draft could have the beam width that a policy is given; None is the draft's own."""
+    if width is not None and as_whole(width, "width") < 1:
+        raise InputError(f"beam width {width} is out of range; it must be at least 1")
+
+
+def of_width(width: int | None) -> str:
+    """What a fixed policy's name ends with, for people."""
+    return "" if width is None else f", width {width}"
 
 
 def check_without_draft(policy: Policy) -> None:
@@ -94,10 +111,10 @@ class Policy(Protocol):
         max_depth: the deepest tree it may ask for, 0 … 12 expansions after the root's own draft forward.
         max_size: the most candidates it may send to verification, 0 … 512.
 
-    Four more are read where a policy has them: `max_text`, see `text_limit`; `drafts`, which is False of one that
-    never asks a draft, and needs none; `needs_draft`, whether any other makes no sense without one, which else are
-    those that look nothing up; and `sizes`, a tuple of all that it may choose, for which a GPU's verifications are then
-    recorded.
+    Five more are read where a policy has them: `max_text`, see `text_limit`; `width`, the beam width that the draft is
+    to have, see `beam_width`; `drafts`, which is False of one that never asks a draft, and needs none; `needs_draft`,
+    whether any other makes no sense without one, which else are those that look nothing up; and `sizes`, a tuple of all
+    that it may choose, for which a GPU's verifications are then recorded.
     """
 
     @property
@@ -114,6 +131,11 @@ class Policy(Protocol):
 def check_policy(policy: Any, wanted: str) -> None:
     """Raises InputError, which says what is wanted, unless something can be asked as a policy is."""
     check_offers(policy, ("max_depth", "max_size", "start"), "policy", wanted)
+    if not (beam_width(policy) is None or type(beam_width(policy)) is int):
+        raise InputError(
+            f"the policy's width is {beam_width(policy)!r}; as a policy's attribute it is the beam width of its trees, "
+            "a whole number, so name what means something else otherwise"
+        )
     sizes = getattr(policy, "sizes", ())
     if not (isinstance(sizes, tuple) and all(type(size) is int and size >= 0 for size in sizes)):
         raise InputError(

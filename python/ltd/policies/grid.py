@@ -1,4 +1,5 @@
-"""The result of a grid search: the static depth and size that were fastest on the training questions.
+"""The result of a grid search: the static depth and size that were fastest on the training questions, and the beam
+width they were searched with, if that was chosen.
 
 Without a draft the depth is -1, and what is fixed is how many tokens are looked up, and how likely each must be.
 """
@@ -37,6 +38,8 @@ def write_grid(policy: Static | Lookup, facts: Mapping[str, Any], folder: Path) 
         numbers["least"] = policy.least
     else:
         numbers["depth"] = policy.depth
+        if policy.width is not None:
+            numbers["width"] = policy.width
     values = {"format": FORMAT, "schema": SCHEMA, **numbers, **facts}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,12 +58,12 @@ def load_grid(file: str | Path) -> Static | Lookup:
     file = expand_user(file)
     try:
         values = read_facts(file, FORMAT, SCHEMA, ("depth", "size"))
-        for name in ("depth", "size"):
+        for name in ("depth", "size", *(("width",) if "width" in values else ())):
             if type(values[name]) is not int:
                 raise InputError(f"{name} is {values[name]!r}, but must be a whole number")
         if values["depth"] == NO_DRAFT:
             return Lookup(values["size"], _least_chance(values))
-        return Static(values["depth"], values["size"])
+        return Static(values["depth"], values["size"], values.get("width"))
     except InputError as error:
         raise InputError(f"the grid search {file} cannot be used: {error}") from error
 

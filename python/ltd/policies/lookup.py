@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from ltd.common.argument_types import as_number, as_whole
 from ltd.errors import InputError
-from ltd.policies.base import FixedSize
+from ltd.policies.base import FixedSize, check_width, of_width
 from ltd.tree import DraftTree, check_tree_limits
 
 LEAST_CHANCE = 0.05  # verifying a token more takes about so much of a plain token's time where forwards are small
@@ -71,6 +71,7 @@ class Both(FixedSize):
             beside the others. The best of both together are chosen.
         alone: the chance of the text's best first token from which on the draft is not asked, 0 … 1; at 1 it always is.
         least: the least chance of being right that a candidate of the text must have to count, 0 … 1.
+        width: beam width; None is the draft's own.
 
     Raises:
         InputError: a number out of range.
@@ -81,11 +82,13 @@ class Both(FixedSize):
     text: int = 8
     alone: float = 1.0
     least: float = LEAST_CHANCE
+    width: int | None = None
 
     needs_draft: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_tree_limits(1, self.depth, self.size)
+        check_width(self.width)
+        check_tree_limits(self.width or 1, self.depth, self.size)
         check_text(as_whole(self.text, "text"), 1)
         check_tree_limits(1, self.depth, self.max_size)
         check_chance("alone", self.alone)
@@ -119,7 +122,7 @@ class Both(FixedSize):
 
     def __str__(self) -> str:
         alone = f", the text alone from a chance of {self.alone:g}" * (self.alone < 1.0)
-        return f"both, depth {self.depth}, size {self.size} and {self.text} of the text{alone}"
+        return f"both, depth {self.depth}, size {self.size} and {self.text} of the text{alone}{of_width(self.width)}"
 
 
 def text_count(tree: DraftTree, most: int, least: float) -> int:

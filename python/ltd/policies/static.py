@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltd.policies.base import FixedSize
+from ltd.policies.base import FixedSize, check_width, of_width
 from ltd.tree import DraftTree, check_tree_limits
 
 
@@ -15,6 +15,7 @@ class Static(FixedSize):
     Args:
         depth: expansions after the root's own draft forward; 8 is the default of EAGLE-3 in the paper (section 5).
         size: candidates to verify, without the root; 60 is its default.
+        width: beam width; None is the draft's own, which is 10 unless it was made with another, as in EAGLE-3.
 
     Raises:
         InputError: a number out of range, or something else than a number.
@@ -22,9 +23,11 @@ class Static(FixedSize):
 
     depth: int = 8
     size: int = 60
+    width: int | None = None
 
     def __post_init__(self) -> None:
-        check_tree_limits(1, self.depth, self.size)
+        check_width(self.width)
+        check_tree_limits(self.width or 1, self.depth, self.size)
 
     @property
     def max_depth(self) -> int:
@@ -36,4 +39,4 @@ class Static(FixedSize):
         return depth < self.depth
 
     def __str__(self) -> str:
-        return f"static, depth {self.depth}, size {self.size}"
+        return f"static, depth {self.depth}, size {self.size}{of_width(self.width)}"

@@ -73,7 +73,7 @@ class RejectionDecoder(Decoder):
             raise wrong_type("tree", tree, "the depth and size of a fixed tree, such as ltd.Static(2, 8)")
         super().__init__(target, draft, tree, tokenizer=tokenizer, stop_ids=stop_ids, max_length=max_length)
         check_device(target.device)
-        self.shape = ranked_shape(tree.depth, tree.size, draft.width)
+        self.shape = ranked_shape(tree.depth, tree.size, tree.width or draft.width)
         self.words = words_of(draft)
 
     @classmethod

@@ -28,7 +28,7 @@ from ltd.common.shards import SHARDS, check_space, shard_file
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft
-from ltd.drafts.base import DEFAULT_WIDTH
+from ltd.drafts.base import DEFAULT_WIDTH, at_width
 from ltd.drafts.opening import NONE, find_head, state_size
 from ltd.errors import InputError
 from ltd.evaluation.encoding import check_turns, encode_turn
@@ -60,6 +60,7 @@ class RecordConfig(RunConfig):
     """What to record; `out` is a folder.
 
     Attributes:
+        width: beam width of the recorded trees.
         depth: of the recorded trees, 0 … 12; without a head there are none, whatever it is, see `resolved`.
         rows: positions drafted at the same time.
         shard_questions: questions per file; what a kill loses at most.
@@ -69,6 +70,7 @@ class RecordConfig(RunConfig):
         seed: every question that is sampled gets a seed of its own from it.
     """
 
+    width: int = DEFAULT_WIDTH
     depth: int = MAX_DEPTH
     rows: int = 32
     shard_questions: int = 8
@@ -83,7 +85,7 @@ class RecordConfig(RunConfig):
         object.__setattr__(self, "temperatures", checked_temperatures(self.temperatures))
         Sampling(max(self.temperatures), self.top_k, self.top_p, self.seed)  # raises if they are out of range
         if self.depth != NOT_ASKED or find_head(self.draft) is not None:
-            check_tree_limits(DEFAULT_WIDTH, self.depth, 0)
+            check_tree_limits(self.width, self.depth, 0)
         check_least(self, rows=1, shard_questions=1)
         if self.draft == NONE:
             raise InputError('traces are of a draft, so there must be one; name a head, or use the draft "lookup"')
@@ -132,14 +134,14 @@ def record_settings(config: RecordConfig, questions: Sequence[Question]) -> Reco
     """Everything that the traces depend on."""
     is_greedy = config.temperatures == GREEDY
     written, without = (GREEDY_FORMAT, SAMPLED) if is_greedy else (FORMAT, ())  # as when all was greedy
-    settings = {**run_settings(config, questions), "width": DEFAULT_WIDTH, "format": written}
+    settings = {**run_settings(config, questions), "format": written}
     return {name: value for name, value in settings.items() if name not in (*NOT_IN_SETTINGS, *without)}
 
 
 def check_record_space(config: RecordConfig, answers: int) -> None:
     """Raises InputError if so many answers could take more space than there is, or than the config allows."""
     head = find_head(config.draft)
-    each = bytes_per_position(DEFAULT_WIDTH, config.depth, 0 if head is None else state_size(head))
+    each = bytes_per_position(config.width, config.depth, 0 if head is None else state_size(head))
     needed = answers * config.max_new_tokens * each / 1e9
     what = f"the traces of {answers} answers may need"
     check_space(config.out, needed, what, ("gigabytes", config.gigabytes), "questions")
@@ -153,7 +155,7 @@ def record_missing(
 ) -> None:
     """Loads the model and writes the missing shards, of questions and how they are answered; config is `resolved`."""
     decoder = load(config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads)
-    draft = None if config.depth == NOT_ASKED else find_draft(decoder)
+    draft = None if config.depth == NOT_ASKED else find_draft(decoder, config.width)
     turns_of = [all_turns([question for question, _ in shard]) for shard in shards]
     check_turns(decoder, [turn for number in missing for turn in turns_of[number]])
     turns = list(map(len, turns_of))
@@ -165,16 +167,14 @@ def record_missing(
                 for question, sampling in shards[number]
                 for generation in record_question(decoder, draft, question, sampling, config, progress)
             ]
-            save_shard(shard_file(config.out, number), generations, DEFAULT_WIDTH, config.depth)
+            save_shard(shard_file(config.out, number), generations, config.width, config.depth)
 
 
-def find_draft(decoder: Decoder) -> Draft:
-    """The draft to record trees of; raises InputError if there is none, or one of another beam width."""
-    draft = decoder.draft
-    if draft is None or draft.width != DEFAULT_WIDTH:
-        found = "there is none" if draft is None else f"this one's is {draft.width}"
-        raise InputError(f"traces are recorded with a draft of beam width {DEFAULT_WIDTH}, but {found}; load another")
-    return draft
+def find_draft(decoder: Decoder, width: int = DEFAULT_WIDTH) -> Draft:
+    """The draft to record trees of; raises InputError if there is none, or none of this beam width."""
+    if decoder.draft is None:
+        raise InputError("traces are of a draft's trees, and there is no draft; load one")
+    return at_width(decoder.draft, width)
 
 
 def record_question(
@@ -209,7 +209,7 @@ def record_answer(
 ) -> RecordedGeneration:
     """Drafts at every position of one answer; without a draft, where the depth is -1, there is only its text."""
     tokens, positions = np.array(prompt + answer), len(answer) - 1
-    starts = level_starts(DEFAULT_WIDTH, config.depth + 1)
+    starts = level_starts(config.width, config.depth + 1)
     candidates = np.zeros((positions, starts[-1]), dtype=np.int32)
     scores = np.zeros((positions, starts[-1]), dtype=np.float32)
     path = np.full((positions, config.depth + 1), -1, dtype=np.int16)
@@ -228,13 +228,13 @@ def record_answer(
         path[block] = find_path(drafted, tree.parents.cpu().numpy(), following, starts)
     return RecordedGeneration(
         *turn.key,
-        width=DEFAULT_WIDTH,
+        width=config.width,
         prompt_length=len(prompt),
         tokens=tokens.astype(np.int32),
         candidates=candidates,
         scores=scores,
         path=path,
-        ranks=path_ranks(scores, path, DEFAULT_WIDTH),
+        ranks=path_ranks(scores, path, config.width),
         states=states,
         sampling=sampling,
     )

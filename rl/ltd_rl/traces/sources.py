@@ -10,6 +10,7 @@ from pathlib import Path
 from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.evaluation.questions import Question, load_questions
@@ -42,7 +43,7 @@ class Source:
         limit: only the first so many questions; None for all.
         max_new_tokens: per answer.
         temperatures: of recorded answers, which the questions take in turns; 0 is greedy.
-        depth: of the recorded trees.
+        depth, width: of the recorded trees.
         seconds: about how long to calibrate.
 
     Raises:
@@ -63,6 +64,7 @@ class Source:
     max_new_tokens: int = 128
     temperatures: tuple[float, ...] = GREEDY
     depth: int = 12
+    width: int = DEFAULT_WIDTH
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -96,6 +98,7 @@ class Source:
             dtype=self.dtype,
             threads=self.threads,
             depth=self.depth,
+            width=self.width,
             temperatures=self.temperatures,
         )
 
@@ -172,9 +175,9 @@ def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> 
     )
     if file.exists():
         known = LatencyModel.load(file)
-        if known.mismatch(setup_of(decoder, source.target)) is None:
+        if known.mismatch(setup_of(decoder, source.target, source.width)) is None:
             return known
-    plan = Plan(seconds=source.seconds, depth=source.depth)
+    plan = Plan(seconds=source.seconds, depth=source.depth, width=source.width)
     latency = calibrate(decoder, plan, target=source.target)
     file.parent.mkdir(parents=True, exist_ok=True)
     latency.save(file)

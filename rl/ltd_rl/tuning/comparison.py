@@ -25,7 +25,7 @@ FEW = 10  # questions of a task
 
 
 def compare(
-    work: Work, held_out: list[RecordedGeneration], static: tuple[int, int] | None, rule: Both | Lookup
+    work: Work, held_out: list[RecordedGeneration], static: Static | None, rule: Both | Lookup
 ) -> tuple[dict[float, Record], dict[str, str]]:
     """Decodes held-out questions by all methods in turns.
 
@@ -78,12 +78,12 @@ def untuned(work: Work) -> dict[str, str]:
     return {} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}
 
 
-def static_names(static: tuple[int, int] | None) -> dict[str, str]:
+def static_names(static: Static | None) -> dict[str, str]:
     """The static trees of a draft that are compared, by names for people: EAGLE-3's, and the best here."""
     if static is None:
         return {}
-    best = f"best static ({static[0]}, {static[1]})"
-    return {"EAGLE-3's static (8, 60)": "eagle3", best: method_of(Static(*static))}
+    best = f"best static ({static.depth}, {static.size})"
+    return {"EAGLE-3's static (8, 60)": "eagle3", best: method_of(static)}
 
 
 def write_held_out(work: Work, held_out: list[RecordedGeneration], data_dir: Path) -> int:

@@ -34,6 +34,8 @@ class TuneConfig:
         trainer: exact or ppo.
         reward: by name, one that the trainer knows, see `ltd_rl.environments.rewards`.
         seconds: about how long to measure costs.
+        width: beam width of the trees; None is that of the policy that is shipped for a machine like this one, or else
+            the draft's own.
         questions: about so many held-out ones are decoded to compare, shared by the tasks.
         target, draft, device, dtype, threads: as for `ltd.load`.
 
@@ -51,6 +53,7 @@ class TuneConfig:
     reward: str = "renewal"
     seconds: float = 60.0
     questions: int = 24
+    width: int | None = None
     target: str | None = None
     draft: str | None = None
     device: str = "auto"
@@ -66,7 +69,7 @@ class TuneConfig:
             raise InputError('policies steer a draft, so there must be one; name a head, or use the draft "lookup"')
         check_least(self, questions=LEAST_COMPARED * len(self.tasks), max_new_tokens=1)
         check_threads(self.threads)
-        Plan(seconds=self.seconds)  # raises if it is out of range
+        Plan(seconds=self.seconds, width=self.width)  # raises if they are out of range
 
 
 def check_questions(config: TuneConfig) -> None:

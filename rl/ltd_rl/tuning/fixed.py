@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.latency.model import LatencyModel
 from ltd.lookup import default_text_scores
 from ltd.policies import Both, Lookup, Policy
@@ -17,10 +18,15 @@ from ltd_rl.traces.outcomes import Outcomes
 from ltd_rl.tuning.work import Work
 
 
-def best_setting(outcomes: Outcomes) -> tuple[int, int]:
-    """Depth and size of the best static setting."""
+def best_setting(outcomes: Outcomes) -> Static:
+    """The best static tree."""
     depth, step, _ = best_static(outcomes)
-    return depth, outcomes.sizes[step]
+    return Static(depth, outcomes.sizes[step], named_width(outcomes.width))
+
+
+def named_width(width: int) -> int | None:
+    """The beam width that a fixed policy names; a draft's own is EAGLE-3's and needs no name."""
+    return None if width == DEFAULT_WIDTH else width
 
 
 def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel) -> Both | Lookup:
@@ -29,17 +35,20 @@ def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel
     A rule keeps no scores of its own, so it is searched by those that the decoder has.
     """
     scores = work.decoder.text_scores or default_text_scores()
-    return best_both(known, latency, scores)[0] if work.drafts else best_lookup(known, latency, scores)[0]
+    if not work.drafts:
+        return best_lookup(known, latency, scores)[0]
+    return replace(best_both(known, latency, scores)[0], width=named_width(work.setting.width))
 
 
 def method_of(policy: Policy) -> str:
     """The method of a policy that a name says all of."""
-    if isinstance(policy, Both):
-        return f"both:depth={policy.depth}:size={policy.size}:text={policy.text}:alone={policy.alone}"
     if isinstance(policy, Lookup):
         return f"lookup:size={policy.size}:least={policy.least}"
-    assert isinstance(policy, Static)
-    return f"static:{policy.depth}:{policy.size}"
+    assert isinstance(policy, Both | Static)
+    width = "" if policy.width is None else f":width={policy.width}"
+    if isinstance(policy, Both):
+        return f"both:depth={policy.depth}:size={policy.size}:text={policy.text}:alone={policy.alone}{width}"
+    return f"static:{policy.depth}:{policy.size}{width}"
 
 
 def constant(policy: Learned, depth: int, size: int) -> Learned:

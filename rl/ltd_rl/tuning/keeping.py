@@ -49,7 +49,7 @@ class Tuned:
 def keep(
     work: Work,
     policy: Learned,
-    static: tuple[int, int] | None,
+    static: Static | None,
     rule: Both | Lookup,
     results: dict[float, Record],
     names: dict[str, str],
@@ -61,7 +61,7 @@ def keep(
     The result of an earlier tuning is replaced, or taken away if nothing is kept.
     """
     folder = bundle_folder(work.setting)
-    trees = [] if static is None else [Static(*static)]
+    trees = [] if static is None else [static]
     fixed: dict[str, Policy] = {method_of(each): each for each in (rule, *trees, work.default)}
     incumbent = next((name for name in (QUICK, SHIPPED) if name in names), DEFAULT)
     best = winner(together(results), [names[LEARNED], *fixed], names[incumbent])

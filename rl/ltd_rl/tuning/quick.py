@@ -113,12 +113,14 @@ def quick_tune(
     with only_run(folder):
         announce(1, f"costs on this machine, {seconds:.0f} s; leave it alone meanwhile")
         traces = load_compact(shipped_traces())
+        width = traces.generations[0].width
         decoder = load(target, draft, policy="static", dtype=dtype, device=CPU, threads=threads)
-        plan = Plan(LENGTHS, SIZES, GAINS, traces.generations[0].depth, seconds)
+        plan = Plan(LENGTHS, SIZES, GAINS, traces.generations[0].depth, seconds, width=width)
         latency = calibrate(decoder, plan, target=target)
         if warning := latency.warning():
             print(f"warning: {warning}", file=sys.stderr)
-        lessons = lessons_from(traces, latency, setting, decoder.text_scores or default_text_scores())
+        scores = decoder.text_scores or default_text_scores()
+        lessons = lessons_from(traces, latency, replace(setting, width=width), scores)
         temperatures = temperatures_of(traces.generations)
         count, texts = lessons.training.positions, texts_at(temperatures)
         announce(2, f"training on {count} positions of shipped traces, {texts}, and comparing")
@@ -167,11 +169,16 @@ class Lessons:
         return outcomes_of(self.split.comparison, self.latency, policy.sizes, depth, text, policy.max_text)
 
 
+def with_width(policy: Learned, width: int) -> Learned:
+    """The same networks for another beam width; they see as many scores of one as of another."""
+    return replace(policy, made_for=replace(policy.made_for, width=width))
+
+
 def lessons_from(traces: CompactTraces, latency: LatencyModel, setting: Setting, rule_text: TextScores) -> Lessons:
     """The lessons for a setting on a machine."""
     generations, text = traces.generations, rule_text
     shipped = shipped_bundle(replace(traces.made_for, hardware=setting.hardware), CPU)
-    start = None if shipped is None else shipped.policy
+    start = None if shipped is None else with_width(shipped.policy, setting.width)
     if setting.head_sha256 == LOOKUP:
         generations = [shallow(generation, -1) for generation in generations]
     elif start is not None:

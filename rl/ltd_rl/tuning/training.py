@@ -13,6 +13,7 @@ from ltd.latency.model import LatencyModel
 from ltd.lookup import TEXT_FEATURES
 from ltd.policies.learned.bundle import BEST_STATIC, Bundle, save_bundle
 from ltd.policies.learned.policy import Learned
+from ltd.policies.static import Static
 from ltd_rl.traces.limits import relative_costs, summary_for
 from ltd_rl.traces.outcomes import Outcomes
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
@@ -22,7 +23,7 @@ from ltd_rl.tuning.work import BUNDLE, TRAINING, Work, announce
 
 
 def train(
-    work: Work, latency: LatencyModel, static: tuple[int, int] | None, training: Outcomes, validation: Outcomes
+    work: Work, latency: LatencyModel, static: Static | None, training: Outcomes, validation: Outcomes
 ) -> Learned:
     """Trains the policies and writes them to the work folder."""
     config = work.config
@@ -37,7 +38,7 @@ def train(
     policy = replace(policy, costs=relative_costs(training, latency))
     settings = {"trainer": config.trainer, "tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens,
                 "temperatures": list(config.temperatures), "positions": training.positions,
-                **({} if static is None else {BEST_STATIC: static}),
+                **({} if static is None else {BEST_STATIC: (static.depth, static.size)}),
                 **course}  # fmt: skip
     write_text(work.folder / TRAINING, json.dumps(settings, indent=1) + "\n")
     save_bundle(Bundle(policy, config.reward, settings), work.folder / BUNDLE)

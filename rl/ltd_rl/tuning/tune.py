@@ -21,6 +21,7 @@ from collections.abc import Callable
 from ltd.common.files import cache_folder
 from ltd.common.lock import only_run
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
 from ltd.loading import load as load_decoder
@@ -51,7 +52,8 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
     """
     check_questions(config)
     setting = expected(config)
-    folder = config.out or cache_folder() / "tuning" / f"{bundle_folder(setting).name}{mark_of(config.temperatures)}"
+    mark = mark_of(config.temperatures, setting.width)
+    folder = config.out or cache_folder() / "tuning" / f"{bundle_folder(setting).name}{mark}"
     with only_run(folder):
         work = prepare(config, setting, folder, load)
         latency = measure_costs(work)
@@ -68,9 +70,10 @@ def tune(config: TuneConfig, load: Callable[..., Decoder] = load_decoder) -> Tun
         return keep(work, policy, static, rule, results, names)
 
 
-def mark_of(temperatures: tuple[float, ...]) -> str:
-    """What the name of a work folder in the cache ends with: its traces are of these temperatures."""
-    return "" if temperatures == GREEDY else "-at-" + "-".join(map(name_of, temperatures))
+def mark_of(temperatures: tuple[float, ...], width: int) -> str:
+    """What the name of a work folder in the cache ends with: its traces are of these temperatures and beam width."""
+    heat = "" if temperatures == GREEDY else "-at-" + "-".join(map(name_of, temperatures))
+    return heat if width == DEFAULT_WIDTH else f"{heat}-width-{width}"
 
 
 def measure_costs(work: Work) -> LatencyModel:

@@ -8,11 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import LOOKUP
 from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.learned.setting import Setting
+from ltd.policies.learned.store import shipped_bundle
+from ltd.target.device import resolve_device
 from ltd_rl.traces.human_eval import write_human_eval
 from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.sources import Source
@@ -58,8 +62,19 @@ def expected(config: TuneConfig) -> Setting:
     here = setting_here(config.target, config.draft, config.dtype, config.threads, config.device)
     if here.head_sha256 == LOOKUP and config.trainer == "ppo":
         raise InputError("PPO needs a draft to steer, and there is none; use the trainer exact, or name a head")
+    if here.head_sha256 == LOOKUP:
+        if config.width is not None:
+            raise InputError("a beam width has no effect where nothing is drafted; leave it out")
+    elif (width := config.width or shipped_width(here, resolve_device(config.device))) is not None:
+        here = replace(here, width=width)
     # What is learned from greedy text alone knows nothing of the factors for sampled text.
     return here if any(config.temperatures) else replace(here, sampling_sha256=None)
+
+
+def shipped_width(setting: Setting, device: torch.device) -> int | None:
+    """The beam width of the shipped policies that would be used; None if none are."""
+    shipped = shipped_bundle(setting, device)
+    return None if shipped is None else shipped.policy.width
 
 
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
@@ -81,6 +96,7 @@ def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[.
         limit=config.limit,
         max_new_tokens=config.max_new_tokens,
         temperatures=config.temperatures,
+        width=setting.width,
         seconds=config.seconds,
     )
     return Work(config, decoder, setting, source)

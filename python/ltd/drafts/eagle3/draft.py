@@ -20,7 +20,7 @@ from ltd.engine.kv_cache import CacheRows, KVCache
 from ltd.engine.packed_layers import PackedEmbedding
 from ltd.engine.pool import CachePool
 from ltd.errors import InputError
-from ltd.tree import DraftTree
+from ltd.tree import DraftTree, check_tree_limits
 
 READ_CHUNK = 512
 
@@ -66,6 +66,16 @@ class Eagle3Draft:
         self.forward: HeadForward = HeadLayers(head) if forward is None else forward
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
         self.pool = CachePool(self._open)
+        self._siblings = {width: self}
+
+    def with_width(self, width: int) -> Eagle3Draft:
+        """See `ResizableDraft`. Both share weights and memory."""
+        if width not in self._siblings:
+            check_tree_limits(width, 0, 0)
+            sibling = Eagle3Draft(self.head, self.embedding, width, self.forward, self.origin)
+            sibling.pool, sibling._siblings = self.pool, self._siblings
+            self._siblings[width] = sibling
+        return self._siblings[width]
 
     @property
     def feature_layers(self) -> tuple[int, ...]:

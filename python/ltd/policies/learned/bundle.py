@@ -91,7 +91,7 @@ class Bundle:
             return None
         try:
             depth, size = (_get({BEST_STATIC: number}, BEST_STATIC, int) for number in found)
-            return Static(depth, size)
+            return Static(depth, size, self.policy.made_for.width)
         except (InputError, TypeError, ValueError) as error:
             raise InputError(
                 f"the policy bundle {self.folder} cannot be used: {BEST_STATIC} is {found!r}, but must be a tree's "

@@ -105,6 +105,11 @@ class Learned:
             )
 
     @property
+    def width(self) -> int:
+        """The beam width of its trees: the one that it was trained with."""
+        return self.made_for.width
+
+    @property
     def max_depth(self) -> int:
         """The depth limit."""
         return self.depth_limit

@@ -51,16 +51,15 @@ class TunedElsewhereWarning(UserWarning):
 def check_fits(made_for: Setting, here: Setting) -> None:
     """Compares what a policy was made for with where it is to be used; what is unknown in the policy always fits.
 
+    So does another beam width, as the draft takes the policy's.
+
     Another hardware or dtype costs no more than speed, but may cost much of it, as a policy has learned one machine's
     costs: it warns with `TunedElsewhereWarning`. So do other factors for sampled text, see `warn_of_factors`.
 
     Raises:
-        InputError: another beam width, target or draft head.
+        InputError: another target or draft head.
     """
     differences = made_for.differences(here)
-    if "width" in differences:
-        made, used = differences["width"]
-        raise InputError(f"the policy was trained for beam width {made}, but the draft's is {used}; use another policy")
     for name, what in (
         ("vocab_size", "a target with a vocabulary"),
         ("hidden_size", "a target with hidden states"),

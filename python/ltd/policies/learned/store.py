@@ -12,7 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -33,7 +33,8 @@ KeptBy = Literal["tuned", "quick"]
 TUNED: Final = "tuned"
 QUICK: Final = "quick"
 FOR_PEOPLE = ("target", "sampling_sha256")  # a policy of other factors is used with a warning
-FREE_WHEN_SHIPPED = (*FOR_PEOPLE, "hardware", "threads")  # a processor of another kind has similar costs, a GPU has not
+FREE = (*FOR_PEOPLE, "width")  # the draft takes a policy's beam width
+FREE_WHEN_SHIPPED = (*FREE, "hardware", "threads")  # a processor of another kind has similar costs, a GPU has not
 
 
 def bundle_folder(setting: Setting) -> Path:
@@ -43,7 +44,7 @@ def bundle_folder(setting: Setting) -> Path:
 
 def bundle_name(setting: Setting) -> str:
     """The name of that folder in the cache: another setting has another one."""
-    mark = hashlib.sha256(json.dumps(facts_of(setting, FOR_PEOPLE), sort_keys=True).encode()).hexdigest()[:12]
+    mark = hashlib.sha256(json.dumps(facts_of(setting, FREE), sort_keys=True).encode()).hexdigest()[:12]
     words = re.sub(r"[^a-z0-9]+", "-", f"{setting.hardware} {setting.dtype}".lower()).strip("-")
     return f"policies/{words}-{mark}"
 
@@ -66,7 +67,7 @@ def kept_bundle(setting: Setting, device: torch.device, kept_by: KeptBy = "tuned
     """
     # Written last, so that without it nothing is there yet.
     facts = cached(f"{kept_name(setting, kept_by)}/{FACTS}")
-    return None if facts is None else load_fitting(facts.parent, setting, device, FOR_PEOPLE)
+    return None if facts is None else load_fitting(facts.parent, setting, device, FREE)
 
 
 def kept_rule(setting: Setting, kept_by: KeptBy = "tuned") -> tuple[Path, Policy] | None:
@@ -121,7 +122,7 @@ def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:
 
 def _distance(here: Setting, bundle: Bundle) -> tuple[tuple[int, int], int]:
     """How far a bundle's machine is from this one: in vector instructions, then in the number of differences."""
-    made_for = bundle.policy.made_for
+    made_for = replace(bundle.policy.made_for, width=here.width)
     return unlikeness(made_for.hardware, here.hardware), len(made_for.differences(here))
 
 
