@@ -184,7 +184,7 @@ def quick_tunes(setting: Setting, device: torch.device) -> bool:
         traced = Setting(**read_json(shipped_traces() / TRACES_FACTS, dict[str, Any])["made_for"])
     except (InputError, LookupError, TypeError):
         return False  # an installation without them
-    free = (*FREE_OF_TRACES, *(("head_sha256", "width") if setting.head_sha256 == LOOKUP else ()))
+    free = (*FREE_OF_TRACES, *(("head_sha256",) if setting.head_sha256 == LOOKUP else ()))
     return device.type == "cpu" and facts_of(traced, free) == facts_of(setting, free)
 
 

@@ -18,7 +18,7 @@ from ltd.common.assets import shipped_chain
 from ltd.common.named_options import Named
 from ltd.errors import InputError
 from ltd.evaluation.method_table import FILES, LOOKUP, PAPER_METHODS, WORDS, MethodRow, markdown, rows
-from ltd.evaluation.methods import Method, TransformersMethod
+from ltd.evaluation.methods import Method, TransformersMethod, TreeMethod
 from ltd.policies.by_name import NAMED as POLICIES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -50,7 +50,8 @@ def test_all_that_is_understood_is_listed_once() -> None:
 def test_what_is_listed_can_be_typed_with_and_without_its_options(row: MethodRow) -> None:
     plain = Method.parse(row.method)
     if row.options:
-        assert type(Method.parse(f"{row.method}:{row.options}")) is type(plain)
+        typed = [option for option in row.options.split(":") if not option.endswith("…")]
+        assert type(Method.parse(":".join([row.method, *typed]))) is type(plain)
     else:
         with pytest.raises(InputError):
             Method.parse(f"{row.method}:size=3:size=3")
@@ -77,6 +78,19 @@ def test_what_is_to_be_filled_in_can_be_filled_in(tmp_path: Path) -> None:
     for name, message in wrong.items():
         with pytest.raises(InputError, match=message):
             Method.parse(name)
+    for name, width in {"static:2:6": None, "static:2:6:width=3": 3, "both:1:3:8:width=4": 4}.items():
+        method = Method.parse(name)
+        assert isinstance(method, TreeMethod) and method.policy.width == width
+    wrong = {
+        "static:2:6:width=0": "beam width 0 is out of range",
+        "static:2:6:width=x": "static's width is 'x'; it must be a whole number",
+        "both:1:3:8:width=2:width=3": "width twice",
+        "lookup:3:width=4": "unknown method",
+        "static:2:6:width=17": "beam width 17",
+    }
+    for name, message in wrong.items():
+        with pytest.raises(InputError, match=message):
+            Method.parse(name)
     for kind in FILES:
         with pytest.raises(InputError, match=re.escape(str(tmp_path / "nothing"))):
             Method.parse(f"{kind}:{tmp_path / 'nothing'}")
@@ -90,7 +104,8 @@ def test_defaults_are_those_of_the_signature(prefix: str, table: dict[str, Named
         assert list(given) == list(parameters)
         for option, text in given.items():
             default = parameters[option].default
-            assert text == ("/".join(map(str, default)) if isinstance(default, tuple) else str(default))
+            shown = "/".join(map(str, default)) if isinstance(default, tuple) else str(default)
+            assert text == ("…" if default is None else shown)
 
 
 def test_the_options_of_a_chain_and_of_lookup_say_what_is_taken() -> None:

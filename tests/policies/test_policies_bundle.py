@@ -258,7 +258,6 @@ HERE = Setting(10, None, 96, 32, 8, "abc", "a processor", "float32", 2)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 4}, "beam width 4, but the draft's is 10"),
         ({"vocab_size": 95}, "vocabulary of 95, but here it is 96"),
         ({"layers": 9}, "layers of 9"),
         ({"hidden_size": 31}, "hidden states of 31"),

@@ -38,7 +38,6 @@ CHANGES = [
     {"head_sha256": "other"},
     {"hardware": "another"},
     {"dtype": "bfloat16"},
-    {"width": 4},
     {"vocab_size": 95},
     {"layers": 9},
 ]
@@ -90,7 +89,14 @@ def test_every_setting_has_its_folder(cache: Path) -> None:
     assert len(folders) == 1 + len(CHANGES)
     assert bundle_folder(HERE).parent == cache
     assert bundle_folder(HERE).name.startswith("a-processor-r-9-float32-")
-    assert bundle_folder(replace(HERE, target="a name")) == bundle_folder(HERE)
+    for same in ({"target": "a name"}, {"width": 4}):  # a draft takes the beam width of its policy
+        assert bundle_folder(replace(HERE, **same)) == bundle_folder(HERE)
+
+
+def test_a_bundle_brings_its_beam_width() -> None:
+    save(replace(HERE, width=4), bundle_folder(HERE))
+    chosen = found(HERE)
+    assert chosen.origin == "tuned" and isinstance(chosen.policy, Learned) and chosen.policy.width == 4
 
 
 def test_a_tuned_bundle_is_for_its_setting_only() -> None:
@@ -425,7 +431,10 @@ def test_the_method_grid_is_the_best_static_tree_of_the_bundle() -> None:
         grid(HERE)
     folder = save_with_best((3, 9))
     chosen = grid(HERE)
-    assert chosen is not None and (chosen.policy, chosen.files) == (ltd.Static(3, 9), [folder / "policy.json"])
+    assert chosen is not None and (chosen.policy, chosen.files) == (
+        ltd.Static(3, 9, width=10),
+        [folder / "policy.json"],
+    )
     assert TreeMethod.named("tuned").choose(lambda: HERE, CPU).files == [folder / "policy.json"]
 
 

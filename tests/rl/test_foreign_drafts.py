@@ -193,8 +193,12 @@ def test_what_cannot_be_recorded_is_told_before_anything_is_answered(foreign: Re
     def bare(target: str, *_: Any, **options: Any) -> Decoder:
         return load(target, "none", **options)
 
-    for loader, complaint in ((narrow, "this one's is 4; load another"), (bare, "there is none; load another")):
-        with pytest.raises(InputError, match=f"a draft of beam width 10, but {complaint}"):
+    complaints = {
+        narrow: "beam width 10 is asked for, but this draft's is 4 and cannot be changed",
+        bare: "traces are of a draft's trees, and there is no draft; load one",
+    }
+    for loader, complaint in complaints.items():
+        with pytest.raises(InputError, match=complaint):
             record(config, loader)
     assert shard_files(tmp_path) == []
     with pytest.raises(InputError, match="samples are recorded with a draft; load one"):

@@ -68,6 +68,18 @@ def test_bfloat16_is_exact_too(recorded: Callable[[str], Recorded], tmp_path: Pa
             assert_same(replay(generation, (depth, size)), decode(decoder, generation, Static(depth, size)))
 
 
+@pytest.mark.parametrize("width", [1, 3, 12])
+def test_other_beam_widths_are_exact_too(recorded: Callable[[str], Recorded], tmp_path: Path, width: int) -> None:
+    run = recorded("llama")
+    record(replace(run.config, out=tmp_path, width=width), lambda *_, **__: run.decoder)
+    traces = load_traces(tmp_path)
+    assert traces.width == width
+    for generation in traces.generations:
+        for depth, size in ((0, width), (2, 5), (4, 60)):
+            policy = Static(depth, size, width=width)
+            assert_same(replay(generation, (depth, size)), decode(run.decoder, generation, policy))
+
+
 def test_paths_are_long_enough_to_mean_something(recorded: Callable[[str], Recorded]) -> None:
     seen = {gain for g in recorded("llama").traces.generations for gain in gains(g, DEPTH, 60).tolist()}
     assert seen == set(range(1, DEPTH + 3))

@@ -67,6 +67,7 @@ def load_bigrams(*arguments: Any, samplings: Sequence[Sampling] = (Sampling(),) 
     decoder = load_decoder(*arguments, **options)
     draft = copy.copy(decoder.draft)
     draft.__class__ = BigramDraft
+    draft._siblings = {draft.width: draft}
     draft.bonus = bigrams(decoder, 1, samplings)
     decoder.draft = draft
     return decoder

@@ -40,11 +40,6 @@ class CostAware(ABC):
     max_depth: int
     size: int
 
-    @property
-    def width(self) -> int:
-        """The beam width of its trees: the one that the costs were measured with."""
-        return self.costs.made_for.width
-
     def check_limits(self) -> None:
         """Raises InputError for a number out of range, or beyond what the costs know."""
         check_tree_limits(1, self.max_depth, self.size)
@@ -132,15 +127,15 @@ def check_costs_fit(costs: CycleCosts, here: Setting) -> None:
     """Compares what costs were measured on with where they are to be used; what is unknown always fits.
 
     Raises:
-        InputError: another target or draft head.
+        InputError: another beam width, target or draft head.
 
     Warns:
         TunedElsewhereWarning: another machine, dtype or number of threads.
     """
     again = "measure them with ltd train-baseline rules, and name the file with the option costs=FILE"
     for name, (made, used) in costs.made_for.differences(here).items():
-        if name in ("target", "width") or (name in MACHINE and used is None):
-            continue  # the target's name is for people, and the draft takes the rule's width
+        if name == "target" or (name in MACHINE and used is None):  # the target's name is for people
+            continue
         said = f"the costs that the rule weighs were measured with {name} {made}, and here it is {used}"
         if name not in MACHINE:
             raise InputError(f"{said}; {again}")

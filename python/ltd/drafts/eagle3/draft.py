@@ -6,10 +6,12 @@ Accepted tokens always enter with the target's true features; inside a tree the 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from ltd.drafts.base import DEFAULT_WIDTH, Origin
 from ltd.drafts.eagle3.forward import HeadForward, HeadLayers
@@ -58,22 +60,20 @@ class Eagle3Draft:
                 f"the head reads hidden states of width {config.target_hidden_size}, the target's are "
                 f"{embedding.embedding_dim} wide; use a head trained for this target"
             )
-        if config.draft_vocab_size < width:
-            raise InputError(
-                f"beam width {width} needs a draft vocabulary at least as large, not {config.draft_vocab_size}"
-            )
+        check_words(head, width)
         self.head, self.width, self.origin = head, width, origin
         self.forward: HeadForward = HeadLayers(head) if forward is None else forward
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
         self.pool = CachePool(self._open)
-        self._siblings = {width: self}
+        self._siblings: dict[int, Self] = {width: self}
 
-    def with_width(self, width: int) -> Eagle3Draft:
-        """See `ResizableDraft`. Both share weights and memory."""
+    def with_width(self, width: int) -> Self:
+        """See `ResizableDraft`. They share weights and memory."""
         if width not in self._siblings:
             check_tree_limits(width, 0, 0)
-            sibling = Eagle3Draft(self.head, self.embedding, width, self.forward, self.origin)
-            sibling.pool, sibling._siblings = self.pool, self._siblings
+            check_words(self.head, width)
+            sibling = copy.copy(self)
+            sibling.width = width
             self._siblings[width] = sibling
         return self._siblings[width]
 
@@ -99,6 +99,14 @@ class Eagle3Draft:
     def _open(self, batch: int, capacity: int) -> KVCache:
         config, weight = self.head.config, self.head.norm.weight
         return KVCache(1, batch, config.num_key_value_heads, capacity, config.head_dim, weight.dtype, weight.device)
+
+
+def check_words(head: Eagle3Head, width: int) -> None:
+    """Raises InputError if a head knows fewer words than a beam of this width proposes at a node."""
+    if head.config.draft_vocab_size < width:
+        raise InputError(
+            f"beam width {width} needs a draft vocabulary at least as large, not {head.config.draft_vocab_size}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
