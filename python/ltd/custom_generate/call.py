@@ -221,7 +221,9 @@ def read(model: PreTrainedModel, draft: str | Path | None, *, takes_weights: boo
         check_takeable(model)
     loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
     try:
-        target, head = prepare(loaded, find_head(draft), model.dtype, model.device, takes_weights=takes_weights, leader=leader)
+        target, head = prepare(
+            loaded, find_head(draft), model.dtype, model.device, takes_weights=takes_weights, leader=leader
+        )
     finally:
         if takes_weights:
             guard(model)  # also where the draft does not fit, which is known only then

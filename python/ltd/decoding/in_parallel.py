@@ -30,7 +30,9 @@ class ParallelDecoder(Decoder):
 
     def generate(self, *arguments: Any, **options: Any) -> Generation | list[Generation]:
         """See `Decoder`."""
-        made: Generation | list[Generation] = self._side.once("generate", partial(super().generate, *arguments, **options))
+        made: Generation | list[Generation] = self._side.once(
+            "generate", partial(super().generate, *arguments, **options)
+        )
         self.last_statistics = (made[0] if isinstance(made, list) else made).statistics
         return made
 
