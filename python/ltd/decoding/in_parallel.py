@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ltd.decoding.decoder import Decoder, Generation
+from ltd.decoding.statistics import Statistics
 from ltd.parallel.leader import Side
 from ltd.target.target import Target
 
@@ -42,14 +43,22 @@ class ParallelDecoder(Decoder):
         return self._shared(begun)
 
     def _shared(self, news: Any) -> Iterator[list[int]]:
-        """The new tokens of every cycle, in all processes; `news` are the first one's."""
+        """The new tokens of every cycle, in all processes; `news` are the first one's.
+
+        After an error, which all have raised, there is nothing to be closed.
+        """
         try:
             while (tokens := self._side.once("a stream's next", partial(next, news, None))) is not None:
                 yield tokens
-        finally:
+        except GeneratorExit:
             if not sys.is_finalizing():
-                self.last_statistics = self._side.once("a stream's end", partial(self._closed, news))
+                self._close(news)
+            raise
+        self._close(news)
 
-    def _closed(self, news: Any) -> Any:
-        news.close()
-        return self.last_statistics
+    def _close(self, news: Any) -> None:
+        def closed() -> Statistics:
+            news.close()
+            return self.last_statistics
+
+        self.last_statistics = self._side.once("a stream's end", closed)

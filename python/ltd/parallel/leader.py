@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ltd.common.threads import set_threads
 from ltd.errors import InputError
 from ltd.parallel.ranks import Ranks, peers_may_end
-from ltd.parallel.sharding import load_sharded
+from ltd.parallel.sharding import check_heads, load_sharded
 
 Result = TypeVar("Result")
 
@@ -144,10 +144,11 @@ class Leader:
 
     def load(self, place: str, dtype: torch.dtype, config: PretrainedConfig, threads: int | None) -> PreTrainedModel:
         """`load_sharded` in all processes, with so many CPU threads each."""
+        check_heads(config, self.ranks.count)  # here, so that it is said once
         number = self.new_number()
         self.say("load", number, place, dtype, threads)
         set_threads(threads)
-        model = load_sharded(place, dtype, self.ranks.count, config)
+        model = load_sharded(place, dtype, self.ranks.count)
         self._models[model] = number
         return model
 

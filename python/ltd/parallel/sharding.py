@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ltd.engine.kv_cache import key_value_sizes
 from ltd.errors import InputError
@@ -19,26 +19,26 @@ def is_sharded(model: PreTrainedModel) -> bool:
     return (getattr(model, "tp_size", None) or 1) > 1
 
 
-def load_sharded(place: str, dtype: torch.dtype, count: int, config: PretrainedConfig | None = None) -> PreTrainedModel:
+def load_sharded(place: str, dtype: torch.dtype, count: int) -> PreTrainedModel:
     """This process's part of a causal LM; all processes load theirs at once.
 
     Args:
         place: folder or hub name.
         dtype: of the weights.
-        count: how many processes there are.
-        config: its configuration, if it has been read.
+        count: how many processes there are, see `check_heads`.
 
     Raises:
-        InputError: the model's heads cannot be divided among so many.
+        InputError: as `load_whole` does, or this `transformers` is too old.
         Anything else: that `transformers` raises at what it cannot read.
     """
-    from transformers.distributed import DistributedConfig
+    try:
+        from transformers.distributed import DistributedConfig
 
-    with quiet_transformers():
-        known = AutoConfig.from_pretrained(place, trust_remote_code=False) if config is None else config
-        check_heads(known, count)
         plan = DistributedConfig(tp_size=count, tp_plan="auto")
-        return load_whole(place, place, config=known, dtype=dtype, distributed_config=plan).eval()
+    except (ImportError, TypeError) as error:
+        raise InputError(f"this transformers cannot spread models over processes ({error}); use 5.23") from error
+    with quiet_transformers():
+        return load_whole(place, place, dtype=dtype, distributed_config=plan).eval()
 
 
 def check_heads(config: PretrainedConfig, count: int) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -80,7 +79,7 @@ def values_of(tensor: Tensor) -> tuple[object, ...]:
         RuntimeError: it has no plain memory.
     """
     version = 0 if tensor.is_inference() else tensor._version
-    if isinstance(tensor, DTensor):  # its values as a whole are with several processes
+    if hasattr(tensor, "to_local"):  # of a tensor that is spread over processes, this one has a part
         tensor = tensor.to_local()
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     whole = len(content) // WORD * WORD
