@@ -20,6 +20,7 @@ PYTHON_FLOORS = (
     ("ltd.lookup", "ltd.noise"),
     ("ltd.engine", "ltd.tree"),
     ("ltd.target", "ltd.drafts", "ltd.policies"),
+    ("ltd.parallel",),
     ("ltd.decoding",),
     ("ltd.policy_choice",),
     ("ltd.chains", "ltd.latency", "ltd.rejection"),

@@ -24,6 +24,7 @@ from ltd.cli.options import (
     names,
     refuse_unused,
 )
+from ltd.common.launch import launched_processes
 from ltd.evaluation.questions import TASKS
 
 ALL_TASKS = ",".join(TASKS)
@@ -90,6 +91,7 @@ def evaluate(
         device=device,
         dtype=dtype,
         threads=threads,
+        tensor_parallel=launched_processes() > 1,
         against=against,
     )
     if temperature == 0:
@@ -128,6 +130,7 @@ def check(
         device=device,
         dtype=dtype,
         threads=threads,
+        tensor_parallel=launched_processes() > 1,
     )
     results = run(config)
     Console().print(verdict_table(results).rich())

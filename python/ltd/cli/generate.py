@@ -23,6 +23,7 @@ from ltd.cli.options import (
     TopPOption,
     refuse_unused,
 )
+from ltd.common.launch import launched_processes
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +85,10 @@ def generate(
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
     if temperature == 0:
         refuse_unused(context, ("top_p", "top_k", "seed"), GREEDY)
-    decoder = load(target, draft, policy=asked, device=device, dtype=dtype, threads=threads)
+    is_parallel = launched_processes() > 1
+    decoder = load(
+        target, draft, policy=asked, device=device, dtype=dtype, threads=threads, tensor_parallel=is_parallel
+    )
     if known:
         decoder.history = tuple(decoder.encode(known, chat=False))
     token_ids, shown = stream_text(
@@ -94,7 +98,7 @@ def generate(
         print(json.dumps({"text": shown, "token_ids": token_ids, **decoder.last_statistics.to_dict()}))
     else:
         print(describe(decoder.last_statistics), file=sys.stderr)
-    if asked is None:
+    if asked is None and not is_parallel:
         offer_quick_tune(decoder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from ltd.common.launch import launched_processes
 from ltd.common.program import run_program
 
 
@@ -23,4 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         code: int | None = app(given, prog_name="ltd", standalone_mode=False)
         return code
 
+    if launched_processes() > 1:
+        from ltd.cli.together import run_together
+
+        return run_together(given[0], run)
     return run_program(run)

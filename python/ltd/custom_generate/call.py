@@ -38,6 +38,9 @@ from ltd.drafts.opening import NONE as NO_DRAFT
 from ltd.drafts.opening import default_draft, find_head, find_text_scores
 from ltd.errors import InputError
 from ltd.loading import prepare
+from ltd.parallel.follower import Follower
+from ltd.parallel.joining import join
+from ltd.parallel.sharding import is_sharded
 from ltd.policy_choice import (
     NONE,
     STATIC,
@@ -77,6 +80,9 @@ class CustomGenerate:
         policy: as it was asked for, or as it was read from a bundle; another one counts from the next call on.
         reuse_mib: as it was asked for; another one counts from the next call on.
         last_statistics: of the call whose cycle ran last.
+
+    A model that `transformers` has spread over processes is called in all of them, as ever. The first one decides, with
+    its own prompts and settings, and it alone tells a streamer the new tokens and has statistics.
     """
 
     def __init__(
@@ -131,27 +137,45 @@ class CustomGenerate:
         if receiver is None and self.streamer is not None:
             receiver = self.streamer
             receiver.put(input_ids.cpu())
-        with ended(receiver):
-            config = generation_config if generation_config is not None else model.generation_config
+        config = generation_config if generation_config is not None else model.generation_config
+        criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
+        lists = logits_processor or LogitsProcessorList(), criteria
+
+        def answer() -> list[list[int]]:
             check_arguments(config, kept_back, model_kwargs, input_ids)
             prompts = unpadded(input_ids, model_kwargs.get("attention_mask"))
-            criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
-            processors = logits_processor or LogitsProcessorList()
-            # Before a head is made, which takes numbers from torch's generator as well.
-            draws = draws_of(processors) if config.do_sample else None
-            decoder, speculation = self._prepared_for(model)
-            accept, stops = acceptance(input_ids, processors, criteria, config)
-            request, pad = Request(prompts, accept, stops, speculation, draws=draws), padding(config) or 0
-            stream = None if receiver is None else TokenStream(receiver, request, pad)
-            for _ in decoder.run(request):
-                if stream is not None:
-                    stream.advance()
-        sequences = torch.cat([input_ids, padded_answers(request.answers, pad, input_ids)], dim=1)
+            return self._answers(model, input_ids, prompts, lists, config, receiver)
+
+        with ended(receiver):
+            answers = join().once("generate", answer, model=model) if is_sharded(model) else answer()
+        sequences = torch.cat([input_ids, padded_answers(answers, padding(config) or 0, input_ids)], dim=1)
         return (
             GenerateDecoderOnlyOutput(sequences=cast(torch.LongTensor, sequences))
             if config.return_dict_in_generate
             else sequences
         )
+
+    def _answers(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        prompts: list[list[int]],
+        lists: tuple[LogitsProcessorList, StoppingCriteriaList],
+        config: GenerationConfig,
+        receiver: Any,
+    ) -> list[list[int]]:
+        """The new tokens of every row, told to a streamer as they come; the prompts are those of `input_ids`."""
+        processors, criteria = lists
+        # Before a head is made, which takes numbers from torch's generator as well.
+        draws = draws_of(processors) if config.do_sample else None
+        decoder, speculation = self._prepared_for(model)
+        accept, stops = acceptance(input_ids, processors, criteria, config)
+        request = Request(prompts, accept, stops, speculation, draws=draws)
+        stream = None if receiver is None else TokenStream(receiver, request, padding(config) or 0)
+        for _ in decoder.run(request):
+            if stream is not None:
+                stream.advance()
+        return request.answers
 
     def _prepared_for(self, model: PreTrainedModel) -> tuple[Decoder, Speculation | None]:
         """The decoder for a model as it is now, and what drafts in it for one call."""
@@ -191,11 +215,15 @@ def read(model: PreTrainedModel, draft: str | Path | None, *, takes_weights: boo
             not fit it.
     """
     check_whole(model)
+    leader = join() if is_sharded(model) else None
+    assert not isinstance(leader, Follower)
     if takes_weights:
         check_takeable(model)
     loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)
     try:
-        target, head = prepare(loaded, find_head(draft), model.dtype, model.device, takes_weights=takes_weights)
+        target, head = prepare(
+            loaded, find_head(draft), model.dtype, model.device, takes_weights=takes_weights, leader=leader
+        )
     finally:
         if takes_weights:
             guard(model)  # also where the draft does not fit, which is known only then

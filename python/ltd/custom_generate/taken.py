@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ltd.engine.packed_linear import PackedLinear
 from ltd.errors import InputError
+from ltd.parallel.sharding import is_sharded
 
 TAKEN = "an engine of ltd has this model's weights, so it can generate, by what gave them to it, and nothing else"
 ADVICE = "load the model once more for other uses, or leave its weights where they are (takes_weights=False)"
@@ -59,6 +60,8 @@ def is_emptied(model: PreTrainedModel) -> bool:
 
 def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     """Why an engine cannot stand for a model."""
+    if is_sharded(model):
+        yield "they are spread over several processes"
     devices = {str(each.device) for each in model.parameters()}
     if len(devices) != 1 or "meta" in devices:
         yield f"its weights are on {', '.join(sorted(devices))}, not on one device"

@@ -179,7 +179,7 @@ class KVCache:
 
     def row(self, index: int) -> KVCache:
         """A view of one sequence (B = 1) on the same memory; its own lengths are a copy."""
-        view = object.__new__(KVCache)
+        view = object.__new__(type(self))
         view.keys, view.values = self.keys[:, index : index + 1], self.values[:, index : index + 1]
         view.lengths = self.lengths[index : index + 1].clone()
         view.host_lengths = self.host_lengths[index : index + 1]

@@ -86,7 +86,7 @@ def check_missing(
     load: Callable[..., Decoder],
 ) -> None:
     """Loads decoder and reference, and adds the missing comparisons to `done` and to the journal."""
-    decoder = load(config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads)
+    decoder = load(config.target, config.draft, **config.load_options())
     check_turns(decoder, missing)
     models = Models(decoder, config.target, find_chain(config.chain))
     answerer = method.open(models)

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tqdm import tqdm
 
@@ -148,8 +147,7 @@ def generate_missing(
 ) -> None:
     """Loads the model, warms every method up, and adds the missing samples to `samples` and to the journal."""
     # Every method reads the whole prompt, which others have read before it.
-    options: dict[str, Any] = {"device": config.device, "dtype": config.dtype, "threads": config.threads}
-    decoder = load(config.target, config.draft, **options, reuse_mib=0)
+    decoder = load(config.target, config.draft, **config.load_options(), reuse_mib=0)
     check_turns(decoder, dict.fromkeys(piece.turn for piece in missing))
     short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
     models = Models(decoder, config.target, find_chain(config.chain))

