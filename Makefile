@@ -2,6 +2,7 @@
 #
 #   make TORCH="torch==2.13.0 --index-url URL"   another build of torch
 #   make PYTHON=python3.12                       another Python for .venv
+#   make PYTHON=python3.13 VENV=.venv-3.13       another environment, beside the one in .venv
 #   make SYSTEM=1 TARGET                         no .venv and no download: PYTHON itself has torch and all else
 #   make gpu-check OUT=FOLDER BUDGET=SECONDS     where its results go, and how long it may take; an OUT of the environment
 #                                                counts too
@@ -21,11 +22,23 @@ BUDGET ?=
 VENV := .venv
 ifeq ($(SYSTEM),)
 BIN := $(VENV)/bin
-PROGRAMS := $(CURDIR)/$(BIN)
+PROGRAMS := $(abspath $(BIN))
 PY := $(BIN)/python
 LTD := $(BIN)/ltd
 MKDOCS := $(VENV)/docs/bin/mkdocs
 STAMPS := $(VENV)
+# A PYTHON that is asked for is not passed over for the one that the environment was made with.
+ifneq ($(and $(filter command,$(origin PYTHON)),$(wildcard $(PY))),)
+VERSION := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+ASKED := $(shell $(PYTHON) $(VERSION) 2> /dev/null)
+MADE := $(shell $(PY) $(VERSION))
+ifeq ($(ASKED),)
+$(error $(PYTHON) is not installed)
+else ifneq ($(ASKED),$(MADE))
+$(error $(VENV) was made with Python $(MADE), but $(PYTHON) is $(ASKED); remove it, or name another folder: \
+VENV=.venv-$(ASKED))
+endif
+endif
 else
 # Nothing is written to an environment that is not ours: what is done is remembered here, and the package is found by
 # its path.
@@ -122,7 +135,7 @@ TORCHS = $(foreach name,torch torch_cpu torch_cuda torch_python c10 c10_cuda,--e
 wheel: $(STAMPS)/.stamp-packages $(STAMPS)/.stamp-wheel ## make a wheel in dist, which needs no compiler
 	rm -rf build/wheel
 	PATH="$(PROGRAMS):$$PATH" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
-	PATH="$(CURDIR)/$(VENV)/wheel/bin:$$PATH" auditwheel repair $(TORCHS) --wheel-dir dist build/wheel/*.whl
+	PATH="$(abspath $(VENV))/wheel/bin:$$PATH" auditwheel repair $(TORCHS) --wheel-dir dist build/wheel/*.whl
 
 docs: $(STAMPS)/.stamp-docs ## make the site of README and docs, with a reference, in build/site
 	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --strict
@@ -131,7 +144,7 @@ install: $(STAMPS)/.stamp-ltd ## set up .venv and build
 
 clean: ## remove what was built and cached; .venv stays
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis python/*.egg-info $(VENV)/.stamp-ltd
-	rm -f python/ltd/_C.*.so python/ltd/_C.torch
+	rm -f python/ltd/_C.*.so python/ltd/_C*.torch
 	find python rl tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 build/options.txt: FORCE

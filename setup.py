@@ -47,7 +47,9 @@ class CMakeBuild(build_ext):
         """For a build beside the sources: the module, and what it was built for."""
         super().copy_extensions_to_source()
         package = self.get_finalized_command("build_py").get_package_dir("ltd")
-        self.copy_file(str(Path(self.build_lib, "ltd", extension.BUILT_FOR)), package)
+        for ext in self.extensions:
+            module = Path(self.build_lib, self.get_ext_filename(self.get_ext_fullname(ext.name)))
+            self.copy_file(str(extension.built_for(module)), package)
 
 
 setup(

@@ -20,7 +20,6 @@ from pathlib import Path
 import installed_torch
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILT_FOR = "_C.torch"
 
 IMPORTS = """
 import sys, torch
@@ -51,7 +50,13 @@ def build(target: Path, version: str, *, debug: bool = False) -> None:
     shutil.copy(built, fresh)
     fresh.replace(target)
     # What `ltd.common.module` compares with the torch that is there, before it loads what may not fit it.
-    target.with_name(BUILT_FOR).write_text(installed_torch.describe().version + "\n", encoding="utf-8")
+    built_for(target).write_text(installed_torch.describe().version + "\n", encoding="utf-8")
+
+
+def built_for(module: Path) -> Path:
+    """Where it stands for which torch a module was built: each has its own, as modules for several Pythons may lie
+    beside the sources."""
+    return module.with_suffix(".torch")
 
 
 def run_cmake(name: str, version: str, cuda: str, *, debug: bool) -> Path:

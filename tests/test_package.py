@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import ltd
-from ltd.common.module import check_module, check_torch, series
+from ltd.common import module
+from ltd.common.module import _C, check_module, check_torch, series
 
 ROOT = Path(__file__).parents[1]
 METADATA = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE", "cmake", "python/ltd/__init__.py")
@@ -106,6 +107,17 @@ def test_a_build_that_says_nothing_is_taken(tmp_path: Path) -> None:
     check_torch(tmp_path / "missing", "2.13.0")
 
 
+def test_every_module_has_a_word_of_its_own_on_its_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    monkeypatch.setattr(module, "check_torch", lambda built_for, version: looked.append(built_for))
+    check_module()
+    written = ask_backend(
+        ROOT, f"import extension; print(json.dumps(str(extension.built_for(extension.Path({_C.__file__!r})))))"
+    )
+    assert [str(written)] == [str(file) for file in looked]
+    assert Path(str(written)).name.startswith(f"_C.{sys.implementation.cache_tag}")
+
+
 def test_a_missing_module_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ltd.common.module.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="ltd has no kernels for this Python; build them"):
@@ -116,9 +128,9 @@ def test_the_command_line_says_so_in_one_sentence(tmp_path: Path) -> None:
     folder = tmp_path / "ltd"
     folder.mkdir()
     for file in Path(str(ltd.__file__)).parent.iterdir():
-        if file.name != "_C.torch":
+        if file.suffix != ".torch":
             (folder / file.name).symlink_to(file)
-    (folder / "_C.torch").write_text("1.0.0\n")
+    (folder / Path(str(_C.__file__)).with_suffix(".torch").name).write_text("1.0.0\n")
     done = subprocess.run([sys.executable, "-m", "ltd", "info"], cwd=tmp_path, text=True, capture_output=True,
                           env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False)  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""

@@ -57,3 +57,27 @@ def test_there_are_rules_for_every_public_target(system: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.M))
     assert {"demo", "test", "docs", "lint", "gpu-check"} <= targets
     assert planned(*sorted(targets), system=system)
+
+
+def asked_of_make(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """What make plans, or refuses, with an environment in that folder."""
+    command = ["make", "-n", "help", f"PYTHON={python}", f"VENV={folder}"]
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_an_environment_of_another_python_is_not_passed_off_as_it(tmp_path: Path) -> None:
+    here = "{}.{}".format(*sys.version_info[:2])
+    other = tmp_path / "python2.1"
+    other.write_text("#!/bin/sh\necho 2.1\n")
+    other.chmod(0o755)
+    place = tmp_path / "place"
+    assert asked_of_make(place, str(other)).returncode == 0  # there is none yet
+    (place / "bin").mkdir(parents=True)
+    (place / "bin/python").symlink_to(sys.executable)
+    assert asked_of_make(place, sys.executable).returncode == 0
+    refused = asked_of_make(place, str(other))
+    assert refused.returncode == 2
+    assert f"{place} was made with Python {here}, but {other} is 2.1; remove it, or name another" in refused.stderr
+    assert "python0.0 is not installed" in asked_of_make(place, "python0.0").stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any
 
 Rows = dict[str, dict[str, str]]
@@ -144,11 +145,23 @@ def tau(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def waits(data: dict[str, Any], choice: str | None) -> Rows:
+    """From nothing to the first token, by part: seconds, the median and all rounds."""
+    rounds = [{**found, "counted": found["install"] + found["first_token"]} for found in data["rounds"]]
+    return {
+        part: {
+            "seconds": f"{median(found[part] for found in rounds):.1f}",
+            "of every round": ", ".join(f"{found[part]:.1f}" for found in rounds),
+        }
+        for part in rounds[0]
+    }
+
+
 VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau),
+        *(calibration, tau, waits),
     )
 }
 

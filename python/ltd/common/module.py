@@ -12,7 +12,6 @@ from ltd.errors import InputError
 
 __all__ = ["_C"]
 
-BUILT_FOR = "_C.torch"  # written by cmake/extension.py, beside the module
 REMEDY = "in its sources: make install; elsewhere: pip install --force-reinstall --no-deps ltd-decoding"
 
 
@@ -26,7 +25,8 @@ def check_module() -> None:
     spec = find_spec("ltd._C")
     if spec is None or spec.origin is None:
         refuse(f"ltd has no kernels for this Python; build them, {REMEDY}")
-    check_torch(Path(spec.origin).with_name(BUILT_FOR), str(torch.__version__))
+    # What cmake/extension.py writes beside each module.
+    check_torch(Path(spec.origin).with_suffix(".torch"), str(torch.__version__))
 
 
 def check_torch(built_for: Path, version: str) -> None:
