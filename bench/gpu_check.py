@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gpu_machine import ROOT, Gpu, find_gpu, source_digest
-from gpu_place import Place, StepError, read_object
+from gpu_place import Place, StepError, UnsupportedError, read_object
 from gpu_steps import KEPT, MARK_SECONDS, TELLING, WATCHING, Results, Step, file_name, missing, steps_of, write_mark
 from system_python import missing_headers
 
@@ -121,6 +121,8 @@ class Check:
         self.place.limit = min(step.limit, self.left)
         try:
             results = step.run(self.place)
+        except UnsupportedError as error:
+            return Done("left out", str(error), time.monotonic() - begin)
         except (StepError, OSError) as error:
             return Done("failed", str(error), time.monotonic() - begin)
         write(KEPT / f"{file_name(name)}.json", {"state": self.state, "results": results})

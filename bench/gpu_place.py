@@ -20,7 +20,19 @@ TAIL = 15  # lines of a failed command's output that are shown
 
 
 class StepError(Exception):
-    """A step has failed; the message says what."""
+    """A step has failed; the message says what.
+
+    Attributes:
+        output: what its command said, if that was it.
+    """
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class UnsupportedError(StepError):
+    """This machine cannot do a step, which says nothing about what would have been looked at."""
 
 
 @dataclass
@@ -54,12 +66,14 @@ class Place:
         }
         self.logs.mkdir(parents=True, exist_ok=True)
         file = self.logs / f"{log}.log"
-        with file.open("a") as output:
+        with file.open("ab") as output:
+            begin = output.tell()
             code = finish(command, os.environ | ours | environment, output.fileno(), self.limit)
         if code != 0:
             ended = f"did not end within {self.limit:.1f} s" if code is None else f"ended with exit code {code}"
-            lines = file.read_text(errors="replace").splitlines()[-TAIL:]
-            raise StepError("\n    ".join([f"{' '.join(map(str, command))} {ended}; the end of {file}:", *lines]))
+            said = file.read_bytes()[begin:].decode(errors="replace")
+            lines = [f"{' '.join(map(str, command))} {ended}; the end of {file}:", *said.splitlines()[-TAIL:]]
+            raise StepError("\n    ".join(lines), said)
 
     def read_json(self, name: str, work: Callable[[Path], None]) -> dict[str, Any]:
         """What `work` writes into the file that it is given."""

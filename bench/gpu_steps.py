@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_machine import ROOT
-from gpu_place import Place, find_sanitizer
+from gpu_place import Place, StepError, UnsupportedError, find_sanitizer
 from system_python import OPERATORS, PACKAGE, PROGRAMS, missing_modules, missing_programs
 
 KEPT = ROOT / "out" / "gpu-check"  # results of steps that need not be done again
 
 Results = dict[str, Any] | None
 
+NOT_SUPPORTED = "Device not supported"  # says compute-sanitizer of a GPU that it cannot watch
 
 # Fails, with a sentence, where the module that was brought along cannot be imported or has no CUDA kernels.
 HAS_KERNELS = """
@@ -82,9 +83,18 @@ def time_kernels(place: Place) -> Results:
 
 
 def sanitize(place: Place, tool: str) -> None:
-    """Every kernel under one of compute-sanitizer's tools."""
+    """Every kernel under one of compute-sanitizer's tools.
+
+    Raises:
+        UnsupportedError: the tool cannot watch this GPU, as on some virtual machines.
+    """
     options = ("--tool", tool, "--error-exitcode", "1")
-    place.run(tool, find_sanitizer(place.python), *options, place.kernel_bench(), "--once", "--device=cuda")
+    try:
+        place.run(tool, find_sanitizer(place.python), *options, place.kernel_bench(), "--once", "--device=cuda")
+    except StepError as error:
+        if NOT_SUPPORTED in error.output:
+            raise UnsupportedError(f"compute-sanitizer says {NOT_SUPPORTED!r} here") from error
+        raise
 
 
 def time_operators(place: Place) -> Results:

@@ -40,7 +40,7 @@ class CudaDevice : public Device {
     check(cudaEventCreate(&start_));
     check(cudaEventCreate(&stop_));
     check(cudaMalloc(&large_, kLargeRead));
-    check(cudaMemset(large_, 0, kLargeRead));
+    check(cudaMemsetAsync(large_, 0, kLargeRead, stream_));
   }
 
   ~CudaDevice() override {
@@ -60,8 +60,10 @@ class CudaDevice : public Device {
     return memory;
   }
   void release(void* memory) override { cudaFree(memory); }
+  // On the operators' own stream, which waits for no other: a copy on the usual one may return before it has arrived.
   void copy_in(void* target, const void* source, int64_t bytes) override {
-    check(cudaMemcpy(target, source, bytes, cudaMemcpyHostToDevice));
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream_));
+    check(cudaStreamSynchronize(stream_));
   }
 
   void run(const Call& call) override {

@@ -63,9 +63,9 @@ class RowIndex {
   TextIndex& index() { return index_; }
 
   void write_to(const Row& row) {
-    static const std::vector<TensorInfo> signature{{"tokens", true},  {"parents", true},  {"scores", true},
-                                                   {"chances", true}, {"features", true}, {"cells", true},
-                                                   {"count", true}};
+    static const std::vector<TensorInfo> signature{
+        {"tokens", true, false},   {"parents", true, false}, {"scores", true, false}, {"chances", true, false},
+        {"features", true, false}, {"cells", true, false},   {"count", true, false}};
     std::array<Tensor, kTensors> given;
     std::array<TensorArgument, kTensors> arguments;
     for (size_t i = 0; i < kTensors; ++i) {

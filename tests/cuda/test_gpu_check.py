@@ -14,7 +14,7 @@ import gpu_check
 import gpu_steps
 import system_python
 from gpu_machine import Gpu
-from gpu_place import Place, StepError
+from gpu_place import Place, StepError, UnsupportedError
 from gpu_steps import Step
 
 NAMES = list(gpu_steps.STEPS)
@@ -117,6 +117,20 @@ def test_what_was_left_out_keeps_no_gpu_from_being_marked(ran: list[str], monkey
     monkeypatch.setitem(gpu_steps.STEPS, "comparison", make_step(lambda _: None, usual=1e9))
     assert gpu_check.main(["--budget", "1000"]) == 1
     assert "mark" in ran and "comparison" not in ran
+
+
+def test_what_this_machine_cannot_do_is_left_out(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(_: Place) -> None:
+        raise UnsupportedError("no counters here")
+
+    ran.append("operators' tests")
+    monkeypatch.setitem(gpu_steps.STEPS, "racecheck", make_step(refuse))
+    assert gpu_check.main([]) == 1
+    step = results_in(tmp_path / "bench" / "results" / "nvidia-test-9")["steps"]["racecheck"]
+    assert step["state"] == "left out" and step["message"] == "no counters here"
+    assert "mark" in ran
 
 
 def test_a_mark_that_cannot_be_written_is_said(

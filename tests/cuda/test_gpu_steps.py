@@ -14,7 +14,7 @@ import gpu_machine
 import gpu_place
 import gpu_steps
 import system_python
-from gpu_place import Place, StepError
+from gpu_place import Place, StepError, UnsupportedError
 from ltd import _C
 
 OF_TORCH = {"typing_extensions"}
@@ -80,6 +80,34 @@ def test_a_failed_command_shows_the_end_of_its_output(place: Place) -> None:
         place.run("x", sys.executable, "-c", "for i in range(30): print('line', i)\nraise SystemExit(3)")
     message = str(raised.value)
     assert "ended with exit code 3" in message and "line 29" in message and "line 14\n" not in message
+
+
+def test_what_an_earlier_command_said_is_not_this_ones(place: Place) -> None:
+    place.run("x", sys.executable, "-c", "print('yesterday')")
+    with pytest.raises(StepError) as raised:
+        place.run("x", sys.executable, "-c", "print('now'); raise SystemExit(3)")
+    assert raised.value.output == "now\n"
+    assert "now" in str(raised.value) and "yesterday" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("========= Error: Device not supported. Please refer to the documentation.", UnsupportedError),
+        ("========= Invalid __global__ write of size 4 bytes", StepError),
+    ],
+)
+def test_a_tool_that_cannot_watch_finds_no_fault(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, kind: type[StepError]
+) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho '{said}'\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu_steps, "find_sanitizer", lambda _: str(tool))
+    monkeypatch.setattr(Place, "kernel_bench", lambda _: tmp_path / "kernel_bench")
+    with pytest.raises(StepError) as raised:
+        gpu_steps.sanitize(place, "memcheck")
+    assert type(raised.value) is kind
 
 
 def test_a_command_that_takes_too_long_is_stopped_with_what_it_has_started(place: Place, tmp_path: Path) -> None:
