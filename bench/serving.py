@@ -2,8 +2,10 @@
 
     python bench/serving.py --out out/bench/serving
 
-Every question is asked of all three in every round, and nothing else runs meanwhile. Seconds are those that a client
-waits: protocol, prompt and answer.
+Every question is asked of all of them in every round, and nothing else runs meanwhile. Seconds are those that a client
+waits: protocol, prompt and answer. A round's questions have its number in front, so that nobody has read them before,
+but for what stands before a question in every chat. Without ltd the server runs in the type of the others and, where
+that is another one, in float32 too, which is faster for `transformers` on some processors.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import torch
 import typer
 
 import ltd
@@ -26,6 +29,7 @@ from console import wide_console
 from ltd.common.json_files import parse_json
 from ltd.common.table import Table
 from ltd.custom_generate.export import export_model
+from ltd.target.device import resolve_dtype
 from server_process import served
 from timing import circumstances, write_json
 
@@ -36,6 +40,7 @@ QUESTIONS = (
     "Write a Python function that returns the n-th Fibonacci number.",
 )
 OURS, SERVED, PLAIN = "ltd generate", "transformers serve, with ltd", "transformers serve"
+FLOAT32 = "float32"
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,12 @@ def measure(ways: dict[str, Ask], rounds: int) -> list[Answer]:
     answers = []
     for count in range(rounds + 1):
         for question in QUESTIONS:
+            asked = f"{count}. {question}"
             for way, ask in ways.items():
                 start = time.perf_counter()
-                text, tokens = ask(question)
+                text, tokens = ask(asked)
                 if count > 0:
-                    answers.append(Answer(way, question, text, tokens, time.perf_counter() - start))
+                    answers.append(Answer(way, asked, text, tokens, time.perf_counter() - start))
     return answers
 
 
@@ -124,7 +130,10 @@ def main(
         folder = work / "served"
         export_model(target, folder, draft=draft, dtype=dtype)
         ways = {OURS: of_decoder(ltd.load(target, draft, dtype=dtype, device="cpu"), new_tokens)}
-        for way, options in ((SERVED, ["--trust-remote-code"]), (PLAIN, [])):
+        servers = {SERVED: ["--trust-remote-code"], PLAIN: []}
+        if resolve_dtype(dtype, torch.device("cpu")) != torch.float32:
+            servers[f"{PLAIN}, {FLOAT32}"] = ["--dtype", FLOAT32]
+        for way, options in servers.items():
             place = work / way
             place.mkdir()
             ways[way] = of_server(stack.enter_context(served(folder, place, *options)), folder, new_tokens)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import server_session
 from ltd.custom_generate.export import export_model
 from server_process import served
 
@@ -181,3 +182,17 @@ def test_a_bad_request_is_told_why(
         # A stream has begun by then where it is the model that refuses.
         assert getattr(caught.value, "status_code", 400) == code
     assert chat(QUESTIONS[1]) == plain(QUESTIONS[1])
+
+
+def test_the_session_of_the_docs(
+    client: openai.OpenAI, folder: Path, plain: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it prints for a stream, for requests at once and for one on a bad one."""
+    server_session.show(str(client.base_url).removesuffix("/v1/"), folder)
+    shown = capsys.readouterr()
+    first, other = plain("Why is the sky blue?"), plain("Name three rivers.")
+    lines = [line for line in shown.out.splitlines() if not line.startswith((">>>", "..."))]
+    assert shown.err == "" and lines[0].replace("|", "") == first and lines[0].count("|") > 5
+    assert [line.partition(" ")[2] for line in lines[1:3]] == [repr(first), repr(other)]
+    assert "Error code: 400" in lines[3] and "beam search (num_beams 2)" in lines[3]
+    assert lines[4:] == [repr(other)]
