@@ -28,6 +28,8 @@ from transformers import (
 import ltd
 from ltd.cli.main import main
 from ltd.common.assets import shipped_head
+from ltd.common.version import DISTRIBUTION
+from ltd.custom_generate import export
 from ltd.custom_generate.call import CustomGenerate
 from ltd.custom_generate.export import export_model, folder_of
 from ltd.custom_generate.folder import KEPT, SERVER, FolderGenerate, as_answer
@@ -87,9 +89,15 @@ def test_it_holds_links_to_the_model_and_says_how_it_decodes(
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (source, out))
     assert after.pop("dtype") == "float32" and before.pop("dtype") is not None and before == after
     needed = (out / "custom_generate" / "requirements.txt").read_text().splitlines()
-    assert needed[-1].startswith("transformers>=") and all(re.fullmatch(r"\w+>=[\w.+]+", line) for line in needed)
+    assert needed[-1].startswith("transformers>=") and all(re.fullmatch(r"[\w-]+>=[\w.+]+", line) for line in needed)
     code = (out / "custom_generate" / "generate.py").read_text()
     assert len(code.splitlines()) == 5 and f"{str(out / 'custom_generate' / 'head')!r}, policy='static'" in code
+
+
+def test_it_requires_the_package_by_the_name_that_pip_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {DISTRIBUTION: "0.1.0", "transformers": "5.0.0", "ltd": "9.9.9"}  # the last is somebody else's
+    monkeypatch.setattr(export.metadata, "version", installed.__getitem__)
+    assert list(export.requirements()) == ["ltd-decoding>=0.1.0", "transformers>=5.0.0"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

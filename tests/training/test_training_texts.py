@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ltd.common.shards import shard_file
 from ltd.errors import InputError
 from ltd.target.opening import open_forward
 from ltd.training import TrainDraftConfig
@@ -241,6 +242,21 @@ def test_frames_and_marks_of_a_tokenizer(tiny_target: Target) -> None:
     assert {tokenizer.decode([token]) for token in chat.sentence_ends} == {".", "!", "?", "\n"}
     assert tokenizer.decode(chat.paragraph) == "\n\n"
     assert not chat.fences
+
+
+def test_no_row_outgrows_its_cache(tiny_target: Target, tmp_path: Path) -> None:
+    """Answers end anywhere, users never: of a second turn there may be more than the conversation has room for."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_target("llama"))
+    vocabulary = model.config.vocab_size
+    chat = chat_format(
+        to_answer=(3, 4), user_ends=frozenset({vocabulary}), answer_ends=frozenset(range(vocabulary // 32)), openings=()
+    )
+    config = config_of(length=250, user_length=100, answer_length=100, mix="chat=1", two_turn_share=1.0, rows=48)
+    forward = open_forward(model, takes_weights=True)
+    assert Lockstep(forward, 1, config.length + len(chat.to_answer) + len(chat.to_user)).cache.capacity == 256
+    make_conversations(forward, chat, config, tmp_path, 1)
+    written = load_shard(shard_file(tmp_path, 0), 0)
+    assert written and all(len(each.tokens) <= config.length and each.roles[-1] == ANSWER for each in written)
 
 
 def test_data_of_all_kinds(tiny_target: Target, tmp_path: Path) -> None:

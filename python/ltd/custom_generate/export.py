@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ltd.common.files import expand_user, write_text
 from ltd.common.foreign_errors import reason_of
 from ltd.common.json_files import read_json
+from ltd.common.version import DISTRIBUTION
 from ltd.decoding.generation_config import LOADED, check_config
 from ltd.drafts.opening import LOOKUP, check_named, find_head
 from ltd.drafts.opening import NONE as NO_DRAFT
@@ -166,7 +167,7 @@ def link(to: Path, written: Path, name: str, folder: Path) -> str:
 
 def requirements() -> Iterator[str]:
     """What must be installed where the folder is loaded, in the words of pip."""
-    for name in ("ltd", "transformers"):
+    for name in (DISTRIBUTION, "transformers"):
         try:
             yield f"{name}>={metadata.version(name)}"
         except metadata.PackageNotFoundError:  # it is found by its path, as with `make SYSTEM=1`

@@ -67,7 +67,8 @@ class Writer:
         """Take the token that the target wrote next."""
         config, written = self.config, len(self.tokens) - self.turn_start
         if self.role == USER:
-            if token in self.chat.user_ends or written >= config.user_length:
+            # A turn that fills the row leaves no room for an answer: then the row is done, see `_begin_answer`.
+            if token in self.chat.user_ends or written >= config.user_length or len(self.tokens) >= self.length:
                 self._end_user_turn(written)
             else:
                 self._append([token], USER)
