@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,11 @@ from torch_products import TYPES, best_rate, torch_rate
 
 PRODUCT_SIDES = (1024, 2048, 3072)  # of the square matrices whose product shows how fast this machine multiplies
 READ_INPUTS = 1024  # of a linear layer whose weights are read
-UNPACKING = ("baseline", "avx2")  # where PyTorch's products of bfloat16 are slower than those of float32, by far
+# Where PyTorch's products of a short type are slower than those of float32, by far: without instructions for it.
+UNPACKING = {
+    "bfloat16": ("baseline", "avx2"),
+    "float16": ("baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16"),
+}
 # What keeps oneDNN and MKL to an instruction set; nothing does for the widest.
 LIMITS = {
     "baseline": {"ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
@@ -125,9 +129,12 @@ def multiply_rate(dtype: torch.dtype, repeats: int) -> float:
     return max(torch_rate(dtype, repeats, PRODUCT_SIDES), engine_rate(dtype, repeats))
 
 
-def limited_torch_rates(isa: str, threads: int, repeats: int) -> dict[str, float]:
-    """What PyTorch's best products reach where it may use no more than an instruction set of the engine's, by type."""
-    dtypes = [name for name in TYPES if name != "bfloat16" or isa not in UNPACKING]
+def limited_torch_rates(isa: str, wanted: Sequence[str], threads: int, repeats: int) -> dict[str, float]:
+    """What PyTorch's best products reach where it may use no more than an instruction set of the engine's, by type.
+
+    Types in which it cannot reach what it does in float32 are left out.
+    """
+    dtypes = [name for name in wanted if isa not in UNPACKING.get(name, ())]
     settings = {"dtypes": ",".join(dtypes), "sides": ",".join(map(str, PRODUCT_SIDES))}
     settings |= {"threads": str(threads), "repeats": str(repeats)}
     command = [sys.executable, torch_products.__file__, *(f"--{name}={value}" for name, value in settings.items())]

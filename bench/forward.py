@@ -109,7 +109,7 @@ def load_both(options: argparse.Namespace) -> tuple[Decoder, float, Target]:
     decoder = ltd.load(options.target, options.draft, dtype=options.dtype, device="cpu", threads=options.threads)
     seconds = time.perf_counter() - start
     if not isinstance(decoder.target.forward, Engine):
-        raise InputError(f"the engine does not run this model in {options.dtype}; use float32 or bfloat16")
+        raise InputError(f"the engine does not run this model in {options.dtype}")
     model = load_model(options.target, decoder.target.dtype, CPU).model
     pack_linears(model)
     return decoder, seconds, Target(model)

@@ -1,11 +1,14 @@
 """Times the engine's forward of the target on several instruction sets of this processor, in turns.
 
-    python bench/instruction_sets.py [--isas avx2,amx_bf16] [--dtypes bfloat16,float32] [--tokens 1,8,61]
-                                     [--prefix 500] [--threads 2] [--repeats 15] [--cpu-time] [--target …] [--out DIR]
+    python bench/instruction_sets.py [--isas baseline,avx2] [--dtypes bfloat16,float16] [--tokens 1,8,61]
+                                     [--prefix 500] [--threads 2] [--repeats 15] [--no-floors] [--cpu-time]
+                                     [--target …] [--out DIR]
 
 Beside the times stand two floors: reading the weights once, as fast as this machine reads memory, and the arithmetic,
-as fast as the best large product of matrices on that instruction set, PyTorch's or the engine's own; in bfloat16 the
-product may be float32's. `--out` writes `instruction-sets.json` and `table.md`.
+as fast as the best large product of matrices on that instruction set, PyTorch's or the engine's own; in bfloat16 and
+float16 the product may be float32's. Measuring the floors takes longer than the forwards: `--no-floors` leaves them
+out. `--out` writes `instruction-sets.json` and `table.md`. Of baseline, which is left out where nothing else is said,
+a processor of x86-64 is asked for SSE2 alone.
 
 `--cpu-time` counts the processor time of one thread instead of the time on the wall: on a machine that others use too
 it leaves out when the thread waited for its turn, though not what others did to caches and memory meanwhile.
@@ -72,15 +75,14 @@ def measure(target: Target, isas: list[str], options: argparse.Namespace) -> dic
 
 
 def find_rates(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Operations per second of the best large product, by instruction set and type."""
+    """Operations per second of the best large product, by instruction set and type; of float32's for short types too."""
     rates: dict[str, dict[str, float]] = {}
+    names = sorted({"float32", *options.dtypes})
     for isa in options.isas:
         _C.use_cpu_isa(isa)
-        of_torch = limited_torch_rates(isa, options.threads, options.repeats)
-        rates[isa] = {
-            name: max(of_torch.get(name, 0.0), engine_rate(dtype, options.repeats)) for name, dtype in TYPES.items()
-        }
-        rates[isa]["bfloat16"] = max(rates[isa].values())
+        of_torch = limited_torch_rates(isa, names, options.threads, options.repeats)
+        found = {name: max(of_torch.get(name, 0.0), engine_rate(TYPES[name], options.repeats)) for name in names}
+        rates[isa] = {name: max(rate, found["float32"]) for name, rate in found.items()}
     return rates
 
 
@@ -126,6 +128,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prefix", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="also write the numbers and the tables")
     options = parser.parse_args(arguments)
@@ -148,7 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     results: Results = {}
     tables = []
     try:
-        rates = {} if options.cpu_time else find_rates(options)  # a floor is a time on the wall
+        # A floor is a time on the wall.
+        rates = find_rates(options) if options.floors and not options.cpu_time else {}
         for dtype in options.dtypes:
             decoder = ltd.load(options.target, "none", dtype=dtype, device="cpu", threads=options.threads)
             assert isinstance(decoder.target.forward, Engine)

@@ -16,7 +16,7 @@ import torch
 
 from timing import time_in_turns
 
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def best_rate(products: dict[int, Callable[[], object]], repeats: int) -> float:
@@ -33,7 +33,7 @@ def torch_rate(dtype: torch.dtype, repeats: int, sides: Sequence[int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtypes", default=",".join(TYPES))
+    parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--sides", default="1024,2048,3072")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)

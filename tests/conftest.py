@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from call_runner import ARM, arm_runner, engine_on, has_arm
 from emulated_tiles import EMULATED_TILES, add_emulated_tiles
 from op_cases import ISA_IN_USE, ISAS
 from recordings import DEPTH, NEW_TOKENS, QUESTIONS, Recorded, load_bigrams
@@ -135,9 +136,14 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.use_cpu_isa(ISA_IN_USE)
 
 
-@pytest.fixture(params=[*ISAS, EMULATED_TILES])
+@pytest.fixture(params=[*ISAS, EMULATED_TILES, *[ARM] * has_arm()])
 def engine_isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set of this machine, and a processor's tiles, emulated, in all of the engine's operators."""
+    """Every instruction set of this machine, and a processor's tiles, emulated, in all of the engine's operators; where
+    there is what it takes, an emulated Arm processor too."""
+    if request.param == ARM:
+        with engine_on(arm_runner()):
+            yield ARM
+        return
     if request.param == EMULATED_TILES:
         add_emulated_tiles()
     _C.use_cpu_isa(request.param)

@@ -30,17 +30,11 @@ const void* contiguous(const char* name, const OptionalTensor& tensor, at::Scala
   return tensor.has_value() ? contiguous(name, *tensor, type, sizes) : nullptr;
 }
 
-DType engine_type(const char* name, const Tensor& tensor) {
-  LTD_CHECK(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16, name,
-            " must be of type Float or BFloat16, but is ", tensor.scalar_type());
-  return tensor.scalar_type() == at::kFloat ? DType::kFloat32 : DType::kBFloat16;
-}
-
 // Elements of a step.
-int64_t step_elements(DType dtype) { return kStepBytes / (dtype == DType::kFloat32 ? 4 : 2); }
+int64_t step_elements(DType dtype) { return kBlockOutputs * inputs_of_step(dtype); }
 
 void run_pack_linear(const Tensor& weight, Tensor packed) {
-  const DType dtype = engine_type("weight", weight);
+  const DType dtype = float_type({"weight", weight});
   kOnCpu.checked({"weight", weight}, weight.scalar_type(), {-1, -1});
   contiguous("packed", packed, weight.scalar_type(),
              {packed_blocks(weight.size(0)), packed_steps(weight.size(1), dtype), step_elements(dtype)});
@@ -58,7 +52,7 @@ void check_packed(const Tensor& packed, int64_t outputs, int64_t inputs, DType d
 }
 
 Tensor run_unpack_rows(const Tensor& packed, int64_t outputs, int64_t inputs, const Tensor& ids) {
-  const DType dtype = engine_type("packed", packed);
+  const DType dtype = float_type({"packed", packed});
   check_packed(packed, outputs, inputs, dtype);
   LTD_CHECK(ids.scalar_type() == at::kLong, "ids must be of type Long, but is ", ids.scalar_type());
   std::vector<int64_t> sizes = ids.sizes().vec();
@@ -82,7 +76,7 @@ Tensor unpack_rows_meta(const Tensor& packed, int64_t, int64_t inputs, const Ten
 }
 
 Tensor run_linear(const Tensor& x, const Tensor& packed, int64_t outputs) {
-  const DType dtype = engine_type("x", x);
+  const DType dtype = float_type({"x", x});
   LTD_CHECK(x.dim() >= 1, "x must have a dimension");
   const int64_t inputs = x.size(-1);
   LTD_CHECK(packed.scalar_type() == x.scalar_type(), "packed must be of type ", x.scalar_type(), ", but is ",
@@ -163,7 +157,7 @@ void set_tree(ForwardStack& a, const Tensor& lengths, const OptionalTensor& mask
 void set_rotary(ForwardStack& a, const Tensor& cosines, const Tensor& sines, const Tensor& rotary_rows,
                 at::ScalarType type) {
   const at::ScalarType table = cosines.scalar_type() == at::kFloat ? at::kFloat : type;
-  a.rotary_dtype = engine_type("cosines", cosines);
+  a.rotary_dtype = float_type({"cosines", cosines});
   a.cosines = contiguous("cosines", cosines, table, {-1, a.head_dim});
   a.sines = contiguous("sines", sines, table, {cosines.size(0), a.head_dim});
   a.rotary_rows = kOnCpu.rows<const int64_t>({"rotary_rows", rotary_rows}, a.batch, a.nodes);
@@ -187,7 +181,7 @@ std::tuple<Tensor, Tensor> run_forward_stack(
     bool residual_is_normed, int64_t first_row) {
   const at::ScalarType type = states.scalar_type();
   ForwardStack a{};
-  a.dtype = engine_type("states", states);
+  a.dtype = float_type({"states", states});
   contiguous("states", states, type, {-1, -1, -1});
   contiguous("input_norm", input_norm, type, {-1, states.size(2)});
   a.layers = input_norm.size(0);

@@ -11,6 +11,9 @@
 #include <immintrin.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__aarch64__) && !defined(LTD_EMULATED_TILES)
+#include <arm_neon.h>
+#define LTD_NEON
 #endif
 
 #include "common/types.h"
@@ -62,14 +65,17 @@ LTD_INLINE Floats load(const Float16* source) {
   return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_raw<__m256i>(source));
 #elif defined(__F16C__)
   return (Floats)_mm256_cvtph_ps(load_raw<__m128i>(source));
+#elif defined(LTD_NEON)
+  return (Floats)vcvt_f32_f16(load_raw<float16x4_t>(source));
 #else
-  const Words bits = __builtin_convertvector(load_raw<HalfWords>(source), Words);
-  const Words magnitude = (bits & 0x7fff) << 13;
+  // Shifted down with its sign, all of which but one is then left out.
+  const Ints shifted = (Ints)(__builtin_convertvector(load_raw<HalfWords>(source), Words) << 16) >> 3;
+  const Words placed = (Words)shifted & 0x8fffe000u;
   // The product moves the exponent to float's bias, and makes subnormal halves normal. Infinity and NaN need all its
   // bits.
-  const Words scaled = (Words)((Floats)magnitude * 0x1p112f);
-  const Words special = (Words)(magnitude >= 0x0f800000u) & 0x7f800000u;
-  return (Floats)(scaled | special | ((bits & 0x8000) << 16));
+  const Words scaled = (Words)((Floats)placed * 0x1p112f);
+  const Words special = (Words)((placed & 0x0f800000u) == 0x0f800000u) & 0x7f800000u;
+  return (Floats)(scaled | special);
 #endif
 }
 
@@ -90,6 +96,9 @@ LTD_INLINE void store(Float16* target, Floats values) {
   std::memcpy(target, &halves, sizeof halves);
 #elif defined(__F16C__)
   const __m128i halves = _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(target, &halves, sizeof halves);
+#elif defined(LTD_NEON)
+  const float16x4_t halves = vcvt_f16_f32((float32x4_t)values);
   std::memcpy(target, &halves, sizeof halves);
 #else
   const Words bits = (Words)values;
@@ -173,6 +182,8 @@ LTD_INLINE bool any(Ints condition) {
   return _mm256_movemask_ps((__m256)condition) != 0;
 #elif defined(__SSE2__) && !defined(LTD_EMULATED_TILES)
   return _mm_movemask_ps((__m128)condition) != 0;
+#elif defined(LTD_NEON)
+  return vmaxvq_u32((uint32x4_t)condition) != 0;
 #else
   int32_t found = 0;
   for (int lane = 0; lane < kLanes; ++lane) found |= condition[lane];

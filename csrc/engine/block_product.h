@@ -39,13 +39,15 @@ constexpr int64_t kAheadSteps = 64;
 
 // How elements are multiplied. Element: of the model; Activation: how rows are kept; kInputs: inputs of a step;
 // kInputsRead: rows are read in so many inputs at a time, and what is behind the last must be zeros; kTerms: terms that
-// a step adds to a sum, one after the other.
+// a step adds to a sum, one after the other; kOutputBytes: how far the weights of two outputs are apart. weights(step,
+// term): a vector of them, where `step` is a step's place for the vector's first output.
 struct FloatProduct {
   using Element = float;
   using Activation = float;
   static constexpr int64_t kInputs = 1;
   static constexpr int64_t kInputsRead = 1;
   static constexpr int kTerms = 1;
+  static constexpr int64_t kOutputBytes = 4;
 
   LTD_INLINE static Floats weights(const char* step, int) { return load_raw<Floats>(step); }
   LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int, Floats weights) {
@@ -63,6 +65,7 @@ struct BFloat16Product {
   static constexpr int64_t kInputs = 2;
   static constexpr int64_t kInputsRead = 2;
   static constexpr int kTerms = 1;
+  static constexpr int64_t kOutputBytes = 4;
 
   LTD_INLINE static Floats weights(const char* step, int) { return load_raw<Floats>(step); }
   LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int, Floats weights) {
@@ -79,6 +82,7 @@ struct BFloat16Product {
   static constexpr int64_t kInputs = 2;
   static constexpr int64_t kInputsRead = 2;
   static constexpr int kTerms = 2;
+  static constexpr int64_t kOutputBytes = 4;
 
   LTD_INLINE static Floats weights(const char* step, int term) {
     const Words pairs = load_raw<Words>(step);
@@ -89,6 +93,36 @@ struct BFloat16Product {
   }
 };
 #endif
+
+// Converted to floats in registers, by every tile anew.
+struct Float16Product {
+  using Element = Float16;
+  using Activation = float;
+  static constexpr int64_t kInputs = 2;
+  static constexpr int64_t kInputsRead = 2;
+  static constexpr int kTerms = 2;
+  static constexpr int64_t kOutputBytes = 2;
+
+  LTD_INLINE static Floats weights(const char* step, int term) {
+    return load(reinterpret_cast<const Float16*>(step) + term * kBlockOutputs);
+  }
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int term, Floats weights) {
+    return sum + splat(row[term]) * weights;
+  }
+};
+
+// Calls function(how elements of the type are multiplied).
+template <typename Function>
+LTD_INLINE void with_product(DType dtype, Function&& function) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return function(FloatProduct{});
+    case DType::kFloat16:
+      return function(Float16Product{});
+    case DType::kBFloat16:
+      return function(BFloat16Product{});
+  }
+}
 
 // One tile of a product.
 template <typename Kind>
@@ -116,14 +150,14 @@ void run_tile(const Tile<Kind>& tile) {
         sums[m][v] = tile.first ? Floats{} : load(tile.sums + m * kBlockOutputs + column + v * kLanes);
       }
     }
-    const char* step = tile.weights + column * 4;
+    const char* step = tile.weights + column * Kind::kOutputBytes;
     const typename Kind::Activation* row = tile.rows;
     for (int64_t s = 0; s < tile.steps; ++s) {
       __builtin_prefetch(ahead);
       if constexpr (kPasses == 1) __builtin_prefetch(ahead + kStepBytes / 2);
       for (int term = 0; term < Kind::kTerms; ++term) {
         Floats weights[V];
-        for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * 4, term);
+        for (int v = 0; v < V; ++v) weights[v] = Kind::weights(step + v * kLanes * Kind::kOutputBytes, term);
         for (int m = 0; m < M; ++m) {
           const typename Kind::Activation* const inputs = row + m * tile.row_stride;
           for (int v = 0; v < V; ++v) sums[m][v] = Kind::multiply_add(sums[m][v], inputs, term, weights[v]);

@@ -305,11 +305,7 @@ class Forward {
 }  // namespace
 
 void forward_stack(const ForwardStack& a) {
-  if (a.dtype == DType::kFloat32) {
-    Forward<FloatProduct>(a).run();
-  } else {
-    Forward<BFloat16Product>(a).run();
-  }
+  with_product(a.dtype, [&]<typename Kind>(Kind) { Forward<Kind>(a).run(); });
 }
 
 }  // namespace ltd::LTD_ISA

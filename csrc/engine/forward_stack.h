@@ -36,7 +36,7 @@ struct StackedLinear {
 };
 
 struct ForwardStack {
-  DType dtype;  // of weights, activations and cache: kFloat32 or kBFloat16
+  DType dtype;  // of weights, activations and cache
   int64_t layers;
   int64_t batch;
   int64_t nodes;  // N; rows are B * N

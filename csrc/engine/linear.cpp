@@ -41,7 +41,7 @@ void run_linear(const Linear& a) {
 }  // namespace
 
 void linear(const Linear& a) {
-  a.dtype == DType::kFloat32 ? run_linear<FloatProduct>(a) : run_linear<BFloat16Product>(a);
+  with_product(a.dtype, [&]<typename Kind>(Kind) { run_linear<Kind>(a); });
 }
 
 }  // namespace ltd::LTD_ISA

@@ -9,7 +9,7 @@
 namespace ltd {
 
 struct Linear {
-  DType dtype;  // kFloat32 or kBFloat16
+  DType dtype;
   int64_t rows;
   const void* x;  // (rows, inputs)
   PackedLinear weight;

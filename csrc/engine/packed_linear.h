@@ -1,8 +1,10 @@
 // The weight of a linear layer in the order in which the engine reads it.
 //
 // Outputs are taken in blocks of 32, the last one filled up with zeros. A block holds one step after the other; a step
-// is one input of float32, or a pair of inputs of bfloat16 (the pair of one output side by side; behind an odd last
-// input stands a zero), for the 32 outputs: 128 bytes in both types. So a block is one stream through memory.
+// is one input of float32, or a pair of inputs of bfloat16 or float16 (behind an odd last input stands a zero), for the
+// 32 outputs: 128 bytes in all types. So a block is one stream through memory. A pair of bfloat16 stands side by side,
+// output by output, as processors multiply it, and as a shift and a mask make two floats of it; of float16 the first
+// inputs of all outputs stand before the second ones, as processors convert whole vectors of them.
 #pragma once
 
 #include "common/types.h"
@@ -14,10 +16,9 @@ inline constexpr int64_t kStepBytes = 128;
 
 LTD_INLINE int64_t packed_blocks(int64_t outputs) { return (outputs + kBlockOutputs - 1) / kBlockOutputs; }
 
-// `dtype`: kFloat32 or kBFloat16.
-LTD_INLINE int64_t packed_steps(int64_t inputs, DType dtype) {
-  return dtype == DType::kFloat32 ? inputs : (inputs + 1) / 2;
-}
+LTD_INLINE int64_t inputs_of_step(DType dtype) { return dtype == DType::kFloat32 ? 1 : 2; }
+
+LTD_INLINE int64_t packed_steps(int64_t inputs, DType dtype) { return ceil_div(inputs, inputs_of_step(dtype)); }
 
 struct PackedLinear {
   const char* blocks;

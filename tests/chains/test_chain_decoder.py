@@ -93,8 +93,9 @@ def test_with_noise_a_seed_is_plain_decodings_text(
     assert decoder.generate(PROMPT, **greedy).token_ids == plain.generate(PROMPT, **greedy).token_ids
 
 
-def test_bfloat16_gives_plain_decodings_text(tiny_target: Folder, tmp_path: Path) -> None:
-    model = load(tiny_target("llama"), torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_text_is_plain_decodings(tiny_target: Folder, tmp_path: Path, dtype: torch.dtype) -> None:
+    model = load(tiny_target("llama"), dtype)
     folder = save_draft(small_draft(model, tuple(range(8)), 0.1), None, tmp_path / "draft")
     decoder = chain_decoder(model, folder, Constant(4))
     plain = Decoder(decoder.target).generate(PROMPT, max_new_tokens=60)

@@ -78,7 +78,7 @@ def test_both_ways_to_run_a_draft_agree(
             torch.testing.assert_close(step.state, states[place], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_rewound_draft_is_as_if_it_had_never_read_on(
     dtype: torch.dtype, draft_folder: Path, tiny_target: Folder
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import FAMILIES
+from small_models import FAMILIES, with_activation
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -62,12 +62,13 @@ def test_without_a_head(tiny_target: Folder, draft: str) -> None:
     assert answer(model, custom) == answer(model, custom) == expected
 
 
-def test_the_text_is_that_of_ltd_load(tiny_target: Folder, tiny_head: Folder) -> None:
-    """To the bit, in bfloat16 too: it is the same engine over the same weights."""
-    decoder = ltd.load(tiny_target("llama"), tiny_head("llama"), dtype="bfloat16", policy=None)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_text_is_that_of_ltd_load(tiny_target: Folder, tiny_head: Folder, dtype: torch.dtype) -> None:
+    """To the bit, where numbers are short too: it is the same engine over the same weights."""
+    decoder = ltd.load(tiny_target("llama"), tiny_head("llama"), dtype=dtype, policy=None)
     decoder.policy = ltd.Static(2, 8)
     expected = decoder.generate(IDS[0].tolist(), max_new_tokens=20, stop_token_ids=()).token_ids
-    model = load(tiny_target("llama"), torch.bfloat16)
+    model = load(tiny_target("llama"), dtype)
     assert answer(model, taking(tiny_head("llama")))[IDS.shape[1] :] == expected
 
 
@@ -160,13 +161,17 @@ def test_hidden_states_that_were_asked_for_are_no_change(tiny_target: Folder, ti
     assert answer(model, taking(tiny_head("llama"))) == expected
 
 
-def test_float16_has_packed_layers_and_is_not_saved(tiny_target: Folder, tiny_head: Folder) -> None:
-    """The CPU engine has no float16; the layers of `transformers` run then, packed where torch can."""
-    model, custom = load(tiny_target("llama"), torch.float16), taking(tiny_head("llama"))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_layers_of_transformers_are_packed_and_not_saved(
+    tiny_target: Folder, tiny_head: Folder, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """The CPU engine runs silu alone; else the layers of `transformers` run, packed where torch can."""
+    model = load(with_activation(tiny_target("llama"), tmp_path, "gelu"), dtype)
+    custom = taking(tiny_head("llama"))
     answer(model, custom)
     assert custom.decoder is not None and not isinstance(custom.decoder.target.forward, Engine)
     assert answer(model, custom) == answer(model, custom)
-    if can_pack(torch.float16):
+    if can_pack(dtype):
         with pytest.raises(ltd.InputError, match=r"^an engine of ltd has this model's weights"):
             model.state_dict()
     else:

@@ -35,6 +35,7 @@ CHUNK = 16
 SETUPS = {
     "engine": ("engine", torch.float32),
     "engine, bfloat16": ("engine", torch.bfloat16),
+    "engine, float16": ("engine", torch.float16),
     "layers": ("layers", torch.float32),
     "device": ("device", torch.float32),
 }
@@ -44,7 +45,7 @@ OF_TEXT: dict[str, dict[str, Any]] = {
     "longrope": {"factor": 4.0, "original_max_position_embeddings": BORDER, **FACTORS},
     "dynamic": {"factor": 4.0},
 }
-ROW_EXACT = ("engine", "engine, bfloat16")
+ROW_EXACT = ("engine", "engine, bfloat16", "engine, float16")
 EVERY_POLICY: list[Policy | str] = [*POLICIES, Sometimes(), "none"]
 SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -12,10 +12,12 @@ import torch
 from engine_models import DTYPES, family_engine, family_model, new_cache, random_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import FAMILIES, VOCABULARY, small_config
+from small_models import FAMILIES, VOCABULARY, small_config, with_activation
 from torch import nn
 from transformers import LlamaConfig, MistralConfig
 
+from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.engine import HeadEngine
 from ltd.engine.cpu import Engine
 from ltd.engine.forward import TreeBlock, Verified
 from ltd.engine.kv_cache import KVCache
@@ -64,7 +66,7 @@ def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
 @torch.inference_mode()
 def test_equals_transformers(family: str, dtype: torch.dtype, engine_isa: str) -> None:
     exact, plain = family_model(family, torch.float32), family_model(family, dtype)
-    if dtype == torch.bfloat16:  # the same weights, computed in float32
+    if dtype != torch.float32:  # the same weights, computed in float32
         exact = copy.deepcopy(plain).float()
     tokens = torch.randint(3, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(1))
     expected = exact(tokens, output_hidden_states=True)
@@ -256,16 +258,23 @@ def test_no_second_copy_of_the_weights_is_kept() -> None:
     assert torch.equal(shared(ids), embedding[ids])
 
 
-@pytest.mark.parametrize(("dtype", "uses_engine"), [("float32", True), ("bfloat16", True), ("float16", False)])
-def test_load_takes_the_engine_where_it_can(tiny_target: Folder, dtype: str, uses_engine: bool) -> None:
-    decoder = load(tiny_target("llama"), "none", dtype=dtype, device="cpu")
-    assert isinstance(decoder.target.forward, Engine) == uses_engine
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_load_takes_the_engine_where_it_can(tiny_target: Folder, tmp_path: Path, dtype: str, activation: str) -> None:
+    folder = with_activation(tiny_target("llama"), tmp_path, activation)
+    decoder = load(folder, "none", dtype=dtype, device="cpu")
+    assert isinstance(decoder.target.forward, Engine) == (activation == "silu")
     assert len(decoder.generate([5, 6, 7], max_new_tokens=4).token_ids) >= 1
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_text_does_not_depend_on_the_tree(tiny_target: Folder, tiny_head: Folder, family: str) -> None:
-    decoder = load(tiny_target(family), tiny_head(family), dtype="bfloat16", device="cpu")
+def test_rounded_text_does_not_depend_on_the_tree(
+    tiny_target: Folder, tiny_head: Folder, family: str, dtype: str
+) -> None:
+    decoder = load(tiny_target(family), tiny_head(family), dtype=dtype, device="cpu")
+    assert isinstance(decoder.target.forward, Engine) and isinstance(decoder.draft, Eagle3Draft)
+    assert isinstance(decoder.draft.forward, HeadEngine)
     generator = torch.Generator().manual_seed(4)
     prompts = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in (1, 30, 77)]
     for prompt in prompts:

@@ -27,7 +27,7 @@ from ltd.decoding.decoder import Decoder
 from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.engine.cpu import Engine
 from ltd.errors import InputError
-from ltd.latency.calibration import calibrate, next_points, run_rounds
+from ltd.latency.calibration import calibrate, least_visits, next_points, next_round, run_rounds
 from ltd.latency.cycle_bench import CycleBench, Plan, Timings
 from ltd.latency.interpolation import Interpolant, isotonic
 from ltd.latency.model import PARTS, LatencyModel, Measurements, setup_of
@@ -42,7 +42,7 @@ from ltd.target.transformers_layers import ATTENTION
 
 PNG = b"\x89PNG"
 PLAN = Plan(lengths=(16, 40), sizes=(3, 0, 20), gains=(1, 4), depth=2, seconds=1.0)
-LEAST = 4  # rounds of it, so that three of the twelve cycles at a length are deep
+LEAST, WANTED = 2, 4  # rounds of it in which one of the cycles at a length is deep, and three are
 
 
 # --- interpolation ---
@@ -406,6 +406,56 @@ def test_another_number_of_threads_is_named_if_clearly_faster() -> None:
 
 
 @torch.inference_mode()
+def test_where_time_is_short_large_trees_are_measured_less_often(
+    decoder: Decoder, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time that was asked for is kept, if only all can be measured once."""
+    bench = CycleBench(decoder, PLAN)
+    begun = clock.now
+    samples: Timings = defaultdict(list)
+    assert run_rounds(bench, PLAN, samples) == LEAST  # though a second is over
+    needed, measured_once = clock.now - begun, {key: len(taken) for key, taken in samples.items()}
+    said = capsys.readouterr().err
+    assert "longer than the 1 s asked for" in said
+    told = float(said.partition("takes up to ")[2].split()[0])
+    assert needed <= told < 2 * needed
+    assert {size: measured_once["verify", size, 40] for size in (0, 3, 20)} == dict.fromkeys((0, 3, 20), LEAST)
+    assert min(measured_once["begin", gain, 16] for gain in (1, 4)) >= 1 and measured_once["expand", 2, 16] >= 1
+
+    begun, seconds = clock.now, 1.2 * needed  # too little for another round
+    again: Timings = defaultdict(list)
+    rounds = run_rounds(bench, replace(PLAN, seconds=seconds), again)
+    assert clock.now - begun <= seconds
+    assert rounds == LEAST and max(map(len, again.values())) > LEAST
+    assert len(again["verify", 20, 40]) == LEAST < len(again["plain", 0, 16])
+
+
+@given(
+    points=st.lists(st.tuples(st.integers(1, 6), st.floats(0, 1e3)), min_size=1, max_size=8),
+    left=st.floats(-1, 1e4),
+    least=st.integers(1, 4),
+    more=st.integers(0, 4),
+)
+def test_all_points_are_visited_as_often_as_must_be_and_as_wanted_while_there_is_time(
+    points: list[tuple[int, float]], left: float, least: int, more: int
+) -> None:
+    visits, spent = [count for count, _ in points], [seconds for _, seconds in points]
+    chosen = next_round(visits, spent, left, least, least + more)
+    takes = sum(seconds / count for count, seconds in points)
+    if min(visits) < least or (min(visits) < least + more and takes <= left):
+        assert chosen == list(range(len(points)))
+    else:
+        assert chosen == next_points(visits, spent, left)
+
+
+@pytest.mark.parametrize(
+    ("times", "gains", "sizes", "visits"), [(1, 5, 18, 1), (3, 5, 18, 3), (1, 4, 3, 2), (3, 2, 3, 4), (1, 17, 1, 17)]
+)
+def test_few_sizes_need_more_rounds_to_meet_all_gains(times: int, gains: int, sizes: int, visits: int) -> None:
+    assert least_visits(times, gains, sizes) == visits
+
+
+@torch.inference_mode()
 def test_rounds_fill_the_time_which_points_share(decoder: Decoder, clock: Clock) -> None:
     samples: Timings = defaultdict(list)
     bench = CycleBench(decoder, PLAN)
@@ -415,7 +465,7 @@ def test_rounds_fill_the_time_which_points_share(decoder: Decoder, clock: Clock)
     cycles = {(size, length): samples["verify", size, length] for size in (0, 3, 20) for length in (16, 40)}
     plain = {length: samples["plain", 0, length] for length in (16, 40)}
     visits = [*cycles.values(), *plain.values(), *(samples["prefill", 0, length] for length in (16, 40))]
-    assert rounds == min(map(len, visits)) > LEAST
+    assert rounds == min(map(len, visits)) > WANTED
     assert len(cycles[0, 16]) > len(cycles[20, 40]) and len(plain[16]) > 1.5 * len(cycles[20, 16])
     spent = [sum(taken) for taken in plain.values()]
     assert max(spent) < 1.1 * min(spent)
@@ -456,8 +506,10 @@ def test_the_order_is_the_seeds(decoder: Decoder, monkeypatch: pytest.MonkeyPatc
         orders.append([])
         run_rounds(CycleBench(decoder, PLAN), replace(PLAN, seed=seed), defaultdict(list))
     assert (orders[0] == orders[1]) == (seeds[0] == seeds[1])
-    rounds = [orders[0][start : start + 6] for start in range(0, len(orders[0]), 6)]
-    assert len(rounds) == 1 + LEAST
+    warm_up, measured_points = orders[0][:3], orders[0][3:]
+    assert sorted(warm_up) == [(0, 40), (3, 40), (20, 40)]
+    rounds = [measured_points[start : start + 6] for start in range(0, len(measured_points), 6)]
+    assert len(rounds) == LEAST
     assert all(sorted(one) == sorted(other) for one, other in pairwise(rounds))
     assert len({tuple(one) for one in rounds}) > 1
 
@@ -467,7 +519,7 @@ def test_a_slower_second_half_is_drift(decoder: Decoder, clock: Clock, monkeypat
 
     def tire(*_: Any) -> float:
         visits[0] += 1
-        return 0.0 if visits[0] <= 24 else 1000.0  # after the warm-up and two of four rounds
+        return 0.0 if visits[0] <= 12 else 1000.0  # after the warm-up and one of two rounds
 
     clock.charge(monkeypatch, TargetSession, "verify", tire)
     verify = calibrate(decoder, replace(PLAN, gains=(1, 2, 3, 4))).parts["verify"]

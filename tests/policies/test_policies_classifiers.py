@@ -204,6 +204,7 @@ Change = Callable[[dict[str, Any]], Any]
         (lambda v: v.update(format="x"), "does not say"),
         (lambda v: v.pop("sizes"), "lacks sizes"),
         (lambda v: v.update(kind="c2t"), "of kind 'c2t', not disco"),
+        (lambda v: v.update(bound=0.5), "baseline.json holds what .* does not know: bound"),
         (lambda v: v.update(sizes={"inputs": 3}), "must be inputs, hidden"),
         (lambda v: v["sizes"].update(hidden=0), "hidden is 0"),
         (lambda v: v["sizes"].update(hidden=9), "does not hold the tensors"),

@@ -316,6 +316,8 @@ def test_costs_come_back_from_their_file(tmp_path: Path) -> None:
         ({"lengths": ["a"]}, "lengths"),
         ({"drafting": [[1.0], [1.0, 2.0]]}, ""),
         ({"made_for": {}}, "lacks made_for.width"),
+        ({"discount": 0.5}, "does not know: discount"),
+        ({"made_for": {"width": 3, "head": "a"}}, "does not know: made_for.head"),
         ({"verifying": [[1.0, 1.0, 1.0], [0.5, 1.0, 1.0]]}, "never fall"),
     ],
 )

@@ -177,6 +177,7 @@ def test_a_file_keeps_everything(fitted: Fitted, tmp_path: Path) -> None:
         ({"lengths": [9, 9]}, "lengths must ascend"),
         ({"costs": [[[1.0]]]}, "costs must be finite numbers of shape"),
         ({"width": None}, "cannot be used"),
+        ({"max_size": 8}, "controller.json holds what this version of ltd does not know: max_size$"),
     ],
 )
 def test_damaged_files_are_refused(fitted: Fitted, tmp_path: Path, change: dict[str, object], complaint: str) -> None:

@@ -387,6 +387,7 @@ def test_a_file_keeps_the_text(fitted: Fitted, tmp_path: Path) -> None:
         ({"text": {"more": [[1.0], [1.0, 2.0]]}}, "cannot be used"),
         ({"text": {"more": [[-1.0, 0.0, 0.0, 0.0]] * 13}}, "must not be negative"),
         ({"text": {"scores": {}}}, "lacks text.scores.chances"),
+        ({"text": {"chance": []}}, "does not know: text.chance$"),
     ],
 )
 def test_damaged_files_are_refused(fitted: Fitted, tmp_path: Path, change: dict[str, object], complaint: str) -> None:

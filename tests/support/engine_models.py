@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ltd.engine.cpu import Engine
 from ltd.engine.kv_cache import KVCache
 
-DTYPES = [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def random_model(config: Any, seed: int = 0) -> PreTrainedModel:

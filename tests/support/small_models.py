@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -58,3 +62,11 @@ def small_config(family: str) -> LlamaConfig | MistralConfig | Qwen2Config | Qwe
     if family == "qwen2":
         return Qwen2Config(**sizes, use_sliding_window=True, sliding_window=24, max_window_layers=4)
     return {"llama": LlamaConfig, "qwen3": Qwen3Config}[family](**sizes)
+
+
+def with_activation(folder: Path, place: Path, activation: str) -> Path:
+    """A copy of a model's folder with another activation: the CPU engine runs silu alone."""
+    made = Path(shutil.copytree(folder, place / activation))
+    config = json.loads((made / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps({**config, "hidden_act": activation}))
+    return made

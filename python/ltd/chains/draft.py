@@ -71,7 +71,7 @@ class ChainDraft:
         fingerprint = None if tokenizer is None else tokenizer_fingerprint(tokenizer, target.vocab_size)
         check_chain(files, target.config, fingerprint)
         if not isinstance(target.forward, Engine):
-            raise InputError("chains are drafted on the CPU engine; use a target in float32 or bfloat16 on the CPU")
+            raise InputError("chains are drafted on the CPU engine; use a target that it runs, on the CPU")
         small = small_model(files, target.forward.output_rows(files.words))
         return cls(Engine(small, target.embedding), files.words, files.folder)
 

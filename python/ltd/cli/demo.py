@@ -46,7 +46,7 @@ def demo(
 ) -> None:
     """Show what drafting does: generate with and without it, and compare speed and text.
 
-    In float32 and bfloat16 the text is the same to the last token; in float16 the two can part at a near tie.
+    On a CPU the text is the same to the last token; on a GPU, in bfloat16 and float16, the two can part at a near tie.
     """
     from ltd.loading import load
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -38,6 +38,7 @@ WANTED = {
 NOTHING_ELSE = ConfigDict(extra="forbid")
 """As `__pydantic_config__` of a dataclass: what it has no part for is refused, instead of left out."""
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's names for such a part
+UNKNOWN_SAID = "holds what this version of ltd does not know"
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """A whole number that tensors can hold."""
@@ -93,6 +94,12 @@ def check_values(values: Any, kind: type[T], what: str) -> T:
         return checked
 
 
+def check_known(values: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises InputError if something has parts whose names are not known; the message begins with `what`."""
+    if unknown := set(values) - set(known):
+        raise InputError(f"{what} {UNKNOWN_SAID}: {', '.join(sorted(unknown))}")
+
+
 @contextmanager
 def _said_of(what: str) -> Iterator[None]:
     """Says what is wrong with something, which the message begins with."""
@@ -111,7 +118,7 @@ def _reason(error: ValidationError) -> str:
     known = [each for each in errors if each["type"] not in UNKNOWN]
     if not known:
         names = ", ".join(".".join(map(str, each["loc"])) for each in errors)
-        return f"holds what this version of ltd does not know: {names}"
+        return f"{UNKNOWN_SAID}: {names}"
     first = known[0]
     if first["type"] == "json_invalid":
         return f"is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"

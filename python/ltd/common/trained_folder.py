@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltd.common.json_files import read_json
+from ltd.common.json_files import check_known, read_json
 from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
 
 
-def read_facts(file: Path, kind: str, schema: int, keys: Iterable[str]) -> dict[str, Any]:
+def read_facts(
+    file: Path, kind: str, schema: int, keys: Iterable[str], others: Iterable[str] | None = None
+) -> dict[str, Any]:
     """The facts in a JSON file.
 
     Args:
@@ -23,6 +25,7 @@ def read_facts(file: Path, kind: str, schema: int, keys: Iterable[str]) -> dict[
         kind: what its "format" must be.
         schema: what its "schema" must be.
         keys: that it must have.
+        others: that it may have beside them, and nothing else; None is any, for people.
 
     Raises:
         InputError: it is missing, or not such a file.
@@ -34,6 +37,8 @@ def read_facts(file: Path, kind: str, schema: int, keys: Iterable[str]) -> dict[
         raise InputError(f"its schema is {values.get('schema')!r}, but this version of ltd reads {schema}")
     if missing := set(keys) - values.keys():
         raise InputError(f"{file.name} lacks {', '.join(sorted(missing))}")
+    if others is not None:
+        check_known(values, ("format", "schema", *keys, *others), file.name)
     return values
 
 

@@ -2,7 +2,7 @@
 
 `transformers` gives the configuration, the weights and the rotary positions; the arithmetic is
 `ops.forward_stack`, which rounds where the model's own modules round and is row-exact: verifying a tree gives
-bit for bit what decoding token by token gives, also in bfloat16.
+bit for bit what decoding token by token gives, also in bfloat16 and float16.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Engine:
     empty, so it can no longer run by itself.
 
     Args:
-        model: of a supported family, on the CPU, in float32 or bfloat16 and evaluation mode.
+        model: of a supported family, on the CPU, in float32, bfloat16 or float16 and evaluation mode.
         embedding: another model's to read tokens with, of the same size; None is the model's own.
 
     Raises:
@@ -44,7 +44,7 @@ class Engine:
         if not self.supports(model):
             raise InputError(
                 f"the CPU engine cannot run this {model.config.model_type} model ({model.dtype} on {model.device}, "
-                f"activation {model.config.hidden_act}); it needs float32 or bfloat16 on the CPU and silu"
+                f"activation {model.config.hidden_act}); it needs float32, bfloat16 or float16 on the CPU and silu"
             )
         body: Any = model.model
         self.config, self.device, self.norm = model.config, model.device, body.norm

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ltd import ops
 from ltd.ops.engine import StackWeights, empty_weights, interleave_gates, pack_linear, packed_shape
 
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The types that the engine computes in."""
 
 

@@ -2,15 +2,17 @@
 
 A measured cycle is the decoder's own: it brings a sample of the beginning, of the expansions, of the verification of
 its size and of the rest. Points are visited in rounds, each in a new order, so that a moment in which the machine is
-slow hits no point more than another. After the least number of rounds those that have had more than their part of the
-time are passed over: a verification of two hundred candidates takes as long as fifty of one, where it pays far more to
-know exactly what it costs.
+slow hits no point more than another. After three rounds, or as many as there is time for, those that have had more than
+their part of the time are passed over: a verification of two hundred candidates takes as long as fifty of one, where it
+pays far more to know exactly what it costs. So where time is short, or the machine slow, large trees are measured once,
+which is enough to see that they cost too much, and small ones more often.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -23,7 +25,7 @@ from ltd.decoding.decoder import Decoder
 from ltd.latency.cycle_bench import DEEP, CycleBench, Plan, Timings
 from ltd.latency.model import LatencyModel, Measurements, setup_of
 
-LEAST_ROUNDS = 3
+ROUNDS = 3  # of all points, where there is time for them
 
 
 @torch.inference_mode()
@@ -60,11 +62,14 @@ def run_rounds(bench: CycleBench, plan: Plan, samples: Timings) -> int:
         how often the least visited of them was.
     """
     points, order = bench.points(), random.Random(plan.seed)
-    least = least_rounds(len(plan.gains), len(bench.grid["verify"]))
+    least, wanted = (least_visits(times, len(plan.gains), len(bench.grid["verify"])) for times in (1, ROUNDS))
+    begun = time.perf_counter()
+    warming = warm_up(bench, order)
+    now = time.perf_counter()
+    say_if_long(plan.seconds, (now - begun) * (1 + least * len(points) / warming))
     visits, spent = [0] * len(points), [0.0] * len(points)
-    begun = now = time.perf_counter()
-    chosen, rounds = list(range(len(points))), -1  # the first round only warms up
-    with tqdm(total=(least + 1) * len(points), unit="point", desc="calibrating") as progress:
+    chosen = list(range(len(points)))
+    with tqdm(total=least * len(points), unit="point", desc="calibrating") as progress:
         while chosen:
             order.shuffle(chosen)
             for number in chosen:
@@ -73,21 +78,49 @@ def run_rounds(bench: CycleBench, plan: Plan, samples: Timings) -> int:
                 before, now = now, time.perf_counter()
                 visits[number], spent[number] = visits[number] + 1, spent[number] + now - before
                 progress.update()
-            if rounds < 0:
-                samples.clear()
-            rounds += 1
             left = plan.seconds - (now - begun)
-            chosen = next_points(visits, spent, left) if rounds >= least else list(range(len(points)))
-            if rounds >= least and chosen:
-                # As fast as so far, though those that are left are mostly the faster ones.
-                progress.total = progress.n + max(len(chosen), int(left * progress.n / (now - begun)))
-        progress.total = progress.n
-    return min(visits) - 1
+            chosen = next_round(visits, spent, left, least, wanted)
+            # As fast as so far, though those that are left are mostly the faster ones.
+            progress.total = progress.n + max(len(chosen), int(left * progress.n / sum(spent)) if chosen else 0)
+    return min(visits)
 
 
-def least_rounds(gains: int, sizes: int) -> int:
-    """Rounds in which all points are visited; cycles have one gain each, and few sizes need more to meet all gains."""
-    return max(LEAST_ROUNDS, math.ceil(LEAST_ROUNDS * max(gains, DEEP) / sizes))
+def warm_up(bench: CycleBench, order: random.Random) -> int:
+    """Visits the points whose first time takes longer than others; how many there are."""
+    points = bench.warming_points()
+    order.shuffle(points)
+    for time_point in points:
+        for _ in time_point():
+            pass
+    return len(points)
+
+
+def say_if_long(seconds: float, needed: float) -> None:
+    """Says how long the least takes, where that is longer than was asked for."""
+    if needed > seconds:
+        print(
+            f"measuring everything once takes up to {needed:.0f} s here, longer than the {seconds:.0f} s asked for",
+            file=sys.stderr,
+        )
+
+
+def least_visits(times: int, gains: int, sizes: int) -> int:
+    """Rounds of all points in which every part is measured so often: a cycle has one gain, and few are deep."""
+    return max(times, math.ceil(times * max(gains, DEEP) / sizes))
+
+
+def next_round(visits: list[int], spent: list[float], left: float, least: int, wanted: int) -> list[int]:
+    """The points of the next round; none where it is the end.
+
+    Args:
+        visits, spent: how often and how long every point was visited, once at least. left: seconds.
+        least: visits of every point, however long they take.
+        wanted: the same as far as there is time.
+    """
+    takes = sum(seconds / count for seconds, count in zip(spent, visits, strict=True))
+    if min(visits) < least or (min(visits) < wanted and takes <= left):
+        return list(range(len(visits)))
+    return next_points(visits, spent, left)
 
 
 def next_points(visits: list[int], spent: list[float], left: float) -> list[int]:

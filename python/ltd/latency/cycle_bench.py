@@ -54,7 +54,7 @@ class Plan:
         gains: tokens that the draft reads at the beginning of a cycle.
         depth: how deep to draft, 1 … 12.
         width: beam width to draft with; None is the draft's own.
-        seconds: about how long to measure; every point is measured three times at least, however long that takes.
+        seconds: about how long to measure; every point is measured once at least, however long that takes.
         seed: of the prompt and of the order.
 
     Raises:
@@ -218,14 +218,25 @@ class CycleBench:
 
     def points(self) -> list[partial[Taken]]:
         """Everything to measure, as calls that give what the parts took."""
+        return self.points_at(self.lengths)
+
+    def warming_points(self) -> list[partial[Taken]]:
+        """Those whose first call takes longer than others, whose results do not count.
+
+        On a CPU those of the longest context, which touch all the memory; on a GPU all, as cycles are recorded.
+        """
+        return self.points_at(self.lengths[-1:] if self.target.device.type == "cpu" else self.lengths)
+
+    def points_at(self, lengths: list[int]) -> list[partial[Taken]]:
+        """What is measured at these lengths."""
         return [
             *(
                 partial(self.time_cycle, size, length, self.gains[length], self.deep[length])
-                for length in self.lengths
+                for length in lengths
                 for size in self.grid["verify"]
             ),
-            *(partial(self.time_plain, length) for length in self.lengths),
-            *(partial(self.time_prefill, length) for length in self.lengths),
+            *(partial(self.time_plain, length) for length in lengths),
+            *(partial(self.time_prefill, length) for length in lengths),
         ]
 
     def time_cycle(self, size: int, length: int, gains: Iterator[int], deep: Iterator[bool]) -> Taken:

@@ -1,7 +1,8 @@
-"""The engine's operators, typed and documented. CPU only; float32 and bfloat16.
+"""The engine's operators, typed and documented. CPU only; float32, bfloat16 and float16.
 
 A packed weight (outputs, inputs) is a tensor (blocks, steps, elements): 32 outputs make a block; a step is one float32
-input or a pair of bfloat16 inputs for all of them, 128 bytes. What is missing at the ends is zero.
+input or a pair of shorter inputs for all of them, 128 bytes. In bfloat16 an output's pair stands side by side, in
+float16 the first inputs of all outputs stand before the second ones. What is missing at the ends is zero.
 
 Raises, all of them:
     InputError: a tensor of the wrong shape, type, device or layout, or a number out of range; the message names it and
@@ -100,7 +101,7 @@ def pack_linear(weight: Tensor, packed: Tensor) -> None:
     """Packs a weight.
 
     Args:
-        weight: (outputs, inputs) float32 or bfloat16.
+        weight: (outputs, inputs) float32, bfloat16 or float16.
         packed: of shape `packed_shape(outputs, inputs, dtype)`, written.
     """
     _pack_linear(weight, packed)

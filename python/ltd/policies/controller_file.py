@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 from ltd.common.files import write_text
-from ltd.common.json_files import Count, Real, Whole, read_json
+from ltd.common.json_files import NOTHING_ELSE, Count, Real, Whole, read_json
 from ltd.errors import InputError
 from ltd.lookup.scores import TextScoresFile, text_scores_of, text_scores_values
 from ltd.policies.controller import FEATURES, ExpectedGain
@@ -48,6 +49,8 @@ def save_controller(controller: ExpectedGain, file: Path, facts: dict[str, Any] 
 class TextTablesFile:
     """What a controller knows of the text's candidates, as it is stored."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = NOTHING_ELSE
+
     most: Count
     scores: TextScoresFile
     chances: list[list[Real]]
@@ -56,8 +59,12 @@ class TextTablesFile:
 
 @dataclass(frozen=True, slots=True)
 class ControllerFile:
-    """The parts of a controller as they are stored; tables are lists of rows."""
+    """A controller as it is stored; tables are lists of rows. What it was fitted to is for people."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = NOTHING_ELSE
+
+    format: str
+    schema: int
     width: Count
     sizes: tuple[Whole, ...]
     chances: list[list[Real]]
@@ -68,6 +75,7 @@ class ControllerFile:
     rate: Real | None
     drafts: bool
     text: TextTablesFile | None = None
+    fitted: dict[str, Any] | None = None
 
 
 def load_controller(file: str | Path) -> ExpectedGain:

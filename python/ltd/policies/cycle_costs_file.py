@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 from ltd.common.assets import shipped_policies
 from ltd.common.files import expand_user, write_text
-from ltd.common.json_files import Real, read_json
+from ltd.common.json_files import NOTHING_ELSE, Real, read_json
 from ltd.common.machine import processor_name, unlikeness
 from ltd.errors import InputError
 from ltd.policies.cycle_costs import CycleCosts
@@ -39,6 +41,8 @@ def save_costs(costs: CycleCosts, file: Path) -> None:
 @dataclass(frozen=True, slots=True)
 class CostsFile:
     """Costs as they are stored; tables are lists of rows."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = NOTHING_ELSE
 
     format: str
     schema: int

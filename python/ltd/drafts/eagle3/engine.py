@@ -17,7 +17,7 @@ class HeadEngine:
     """`HeadForward` of a head whose linear layers' weights it takes over.
 
     Args:
-        head: on the CPU, in float32 or bfloat16; see `supports`.
+        head: on the CPU, in float32, bfloat16 or float16; see `supports`.
     """
 
     def __init__(self, head: Eagle3Head) -> None:

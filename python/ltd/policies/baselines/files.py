@@ -101,7 +101,7 @@ def load_baseline(folder: str | Path, kind: str) -> Baseline:
     """
     folder = expand_user(folder)
     try:
-        values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS)
+        values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS, others=())
         if values["kind"] != kind:
             raise InputError(f"it is of kind {values['kind']!r}, not {kind}")
         network = network_of(kind, values["sizes"])

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ltd.common.files import file_hash, write_bytes, write_text
+from ltd.common.json_files import check_known
 from ltd.common.trained_folder import read_facts, read_weights
 from ltd.common.version import VERSION
 from ltd.errors import InputError
@@ -57,6 +58,9 @@ BEFORE_TEXT = {"text": 0}  # facts of a network in bundles that do not know of t
 FORMER_REWARD = "objective"  # how bundles that were written earlier call their reward
 KEYS = {"made_for", "depth_limit", "min_depth", "sizes", "depth_network", "size_network", "costs"}
 KEYS |= {"training", "validation", "versions", "weights_sha256"}
+OPTIONAL_KEYS = {"max_text", "text_scores_sha256", "reward", FORMER_REWARD}
+# Of what networks once read; those that are read still may say that it is of size 0.
+RECENTS, FORMER_FACTS = "recents", ("recents", "recent_rates", "recent_start")
 T = TypeVar("T")
 
 
@@ -162,7 +166,7 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
     """
     folder = Path(folder)
     try:
-        values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS)
+        values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS, OPTIONAL_KEYS)
         tensors = read_weights(folder / WEIGHTS, _get(values, "weights_sha256", str), FACTS, device)
         policy = Learned(
             made_for=_setting(_get(values, "made_for", dict)),
@@ -242,13 +246,16 @@ def _layout(facts: dict[str, Any], name: str) -> Layout | Summary:
     for key, wanted in FIXED[kind].items():
         if facts.get(key) != wanted:
             raise InputError(f"{key} of its {name} network is {facts.get(key)!r}, but must be {wanted!r}")
-    if facts.get("recents", 0) != 0:
+    if facts.get(RECENTS, 0) != 0:
         raise InputError(
             f"its {name} network reads how much was accepted lately, which ltd no longer does; make one with ltd tune"
         )
     layout = Summary if kind == "summary" else Layout
+    parts = [field.name for field in fields(layout)]
+    known_facts = ("observation", "activation", LENGTH_RANGE, *FORMER_FACTS, *FIXED[kind], *parts)
+    check_known(facts, known_facts, f"its {name} network")
     known = BEFORE_TEXT | facts
-    sizes = {field.name: _get(known, field.name, int) for field in fields(layout) if field.name != LENGTH_RANGE}
+    sizes = {part: _get(known, part, int) for part in parts if part != LENGTH_RANGE}
     try:
         return layout(**sizes, length_range=_length_range(facts))
     except InputError as error:
@@ -271,6 +278,7 @@ def _costs(values: dict[str, Any]) -> Costs:
         is_whole = type(value) is int and abs(value) < 2**53  # a larger one may not fit into a float
         return float(value) if is_whole else _get({"a cost": value}, "a cost", float)
 
+    check_known(values, (field.name for field in fields(Costs)), "costs")
     verify = tuple(number(cost) for cost in _get(values, "verify", list))
     return Costs(number(values.get("begin")), number(values.get("expand")), verify, number(values.get("lookup", 0.0)))
 
@@ -278,8 +286,7 @@ def _costs(values: dict[str, Any]) -> Costs:
 def _setting(values: dict[str, Any]) -> Setting:
     kinds: dict[str, type] = dict.fromkeys(("width", "vocab_size", "hidden_size", "layers", "threads"), int)
     kinds |= dict.fromkeys(("target", "head_sha256", "hardware", "dtype", "sampling_sha256"), str)
-    if unknown := values.keys() - kinds.keys():
-        raise InputError(f"made_for holds what this version of ltd does not know: {', '.join(sorted(unknown))}")
+    check_known(values, kinds, "made_for")
     _get(values, "width", int)
     known: dict[str, Any] = {name: _get(values, name, kinds[name]) for name in values if values[name] is not None}
     return Setting(**known)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
+from pydantic import ConfigDict
+
+from ltd.common.json_files import NOTHING_ELSE
 from ltd.errors import InputError
 
 
@@ -23,6 +27,8 @@ class Setting:
         sampling_sha256: SHA-256 of the factors for sampled text beside the head, "none" where there are none; None also
             of a policy that learned nothing from sampled text.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = NOTHING_ELSE
 
     width: int
     target: str | None = None
