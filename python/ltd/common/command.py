@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperOption
@@ -49,7 +50,7 @@ class CheckedCommand(TyperCommand):
 def with_values(args: Sequence[str], values: Mapping[str, str]) -> list[str]:
     """The words of a command line, with a value behind options that have none: at the end, or before another option."""
     found: list[str] = []
-    for word, following in zip(args, [*args[1:], "-"], strict=True):
+    for word, following in zip_longest(args, args[1:], fillvalue="-"):
         found.append(word)
         if word in values and following.startswith("-"):
             found.append(values[word])

@@ -25,7 +25,7 @@ from ltd.common.threads import GIVEN_NUMBERS
 from ltd.common.workers import LOCAL, Crew, Here, Job, fingerprint
 from ltd.errors import InputError
 
-MOST_DEATHS = 3  # of workers over one unit, or before any is open
+MOST_DEATHS = 3  # of workers over one unit, or of a post before it is open
 AHEAD = 2  # units that a worker may be ahead of the oldest unfinished one: their results wait in memory
 PATIENCE_SECONDS = 60.0  # until it is said that there is no free worker
 
@@ -69,11 +69,18 @@ class Worker:
 
 
 @dataclass(eq=False)
-class Place:
-    """A place for a worker on a node, and the worker that is there; after a death another one."""
+class Post:
+    """A place for a worker on a node.
+
+    Attributes:
+        share: of the node.
+        actor: the worker that is there, as Ray's handle; after a death another one.
+        deaths: how many died there one after the other before they were open.
+    """
 
     share: Share
     actor: Any = None
+    deaths: int = 0
 
 
 @dataclass
@@ -82,16 +89,18 @@ class Progress:
 
     Attributes:
         waiting: numbers of units that nobody does, in order.
-        busy: what Ray will answer: the place, and the number of the unit, or None while a job is opened.
+        free: posts with nothing to do.
+        busy: what Ray will answer: the post, and the number of the unit, or None while a job is opened.
         done: results that cannot be handed on yet.
+        deaths: of workers, by the number of the unit that they had.
         next: the first unit whose results were not handed on.
     """
 
     waiting: deque[int]
-    busy: dict[Any, tuple[Place, int | None]] = field(default_factory=dict)
-    free: list[Place] = field(default_factory=list)
+    busy: dict[Any, tuple[Post, int | None]] = field(default_factory=dict)
+    free: list[Post] = field(default_factory=list)
     done: dict[int, list[Any]] = field(default_factory=dict)
-    deaths: Counter[int | None] = field(default_factory=Counter)
+    deaths: Counter[int] = field(default_factory=Counter)
     next: int = 0
 
     @property
@@ -117,7 +126,7 @@ class RayCrew:
     def __init__(self, address: str = LOCAL, cpus: int | None = None, gpu: bool = False) -> None:
         self.address, self.cpus, self.gpu = address, cpus, gpu
         self.ray = import_ray()
-        self.places: list[Place] = []
+        self.posts: list[Post] = []
         self.nodes: list[Node] = []
         self._started = self._connected = False
         self._job: Any = None
@@ -128,20 +137,20 @@ class RayCrew:
     def size(self) -> int:
         """See `Crew`."""
         self._start()
-        return len(self.places)
+        return len(self.posts)
 
     def machine_facts(self) -> dict[str, str | int]:
         """See `Crew`; the number of threads is that of a worker."""
         self._start()
-        return shared_facts([place.share for place in self.places], self.gpu)
+        return shared_facts([post.share for post in self.posts], self.gpu)
 
     def do(self, job: Job[Any, Any], units: Sequence[Any]) -> Iterator[Any]:
         """See `Crew`. The results of a unit come together."""
         self._start()
         self._pack(job)
         progress = Progress(deque(range(len(units))))
-        for place in self.places:
-            self._open(place, progress)
+        for post in self.posts:
+            self._open(post, progress)
         try:
             while progress.next < len(units):
                 self._hand_out(progress, units)
@@ -150,15 +159,15 @@ class RayCrew:
                     progress.next += 1
                     yield from progress.done.pop(progress.next - 1)
         finally:
-            for place, number in progress.busy.values():
+            for post, number in progress.busy.values():
                 if number is not None:  # nobody wants that any more, and it cannot be interrupted
-                    self._dismiss(place)
+                    self._dismiss(post)
 
     def close(self) -> None:
         """Ends the workers, and Ray if it was connected to here."""
-        for place in self.places:
-            self._dismiss(place)
-        self.places.clear()
+        for post in self.posts:
+            self._dismiss(post)
+        self.posts.clear()
         if self._connected:
             self.ray.shutdown()
         self._started = self._connected = False
@@ -172,7 +181,7 @@ class RayCrew:
         self.nodes = find_nodes(self.ray)
         shares = share_out(self.nodes, self.cpus, self.gpu)
         check_alike([share.node for share in shares], self.gpu)
-        self.places = [Place(share) for share in shares]
+        self.posts = [Post(share) for share in shares]
         self._started = True
 
     def _connect(self) -> None:
@@ -194,27 +203,27 @@ class RayCrew:
         self._packed = self.ray.put(self.ray.cloudpickle.dumps(job))
         self._job, self._number = job, self._number + 1
 
-    def _open(self, place: Place, progress: Progress) -> None:
-        """Has the worker of a place, a new one if there is none, open the job."""
-        if place.actor is None:
-            share = place.share
+    def _open(self, post: Post, progress: Progress) -> None:
+        """Has the worker of a post, a new one if there is none, open the job."""
+        if post.actor is None:
+            share = post.share
             strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(share.node.id, soft=False)
             options = {"num_cpus": share.cpus, "num_gpus": int(self.gpu), "scheduling_strategy": strategy}
-            place.actor = self.ray.remote(Worker).options(**options).remote(share.threads)
-        opening = place.actor.open.remote(self._number, self._packed, self._files)
-        progress.busy[opening] = (place, None)
+            post.actor = self.ray.remote(Worker).options(**options).remote(share.threads)
+        opening = post.actor.open.remote(self._number, self._packed, self._files)
+        progress.busy[opening] = (post, None)
 
-    def _dismiss(self, place: Place) -> None:
-        if place.actor is not None and self.ray.is_initialized():
-            self.ray.kill(place.actor)
-        place.actor = None
+    def _dismiss(self, post: Post) -> None:
+        if post.actor is not None and self.ray.is_initialized():
+            self.ray.kill(post.actor)
+        post.actor = None
 
     def _hand_out(self, progress: Progress, units: Sequence[Any]) -> None:
-        limit = progress.next + AHEAD * len(self.places)
+        limit = progress.next + AHEAD * len(self.posts)
         while progress.free and progress.waiting and progress.waiting[0] < limit:
-            place, number = progress.free.pop(0), progress.waiting.popleft()
+            post, number = progress.free.pop(0), progress.waiting.popleft()
             unit = self.ray.cloudpickle.dumps(units[number])
-            progress.busy[place.actor.do.remote(unit)] = (place, number)
+            progress.busy[post.actor.do.remote(unit)] = (post, number)
 
     def _wait(self, progress: Progress) -> None:
         """Until one worker has done what it was at."""
@@ -223,55 +232,60 @@ class RayCrew:
             if all(number is None for _, number in progress.busy.values()):
                 say("waiting for Ray to start a worker: the nodes have no free processors, or loading takes long")
             return
-        place, number = progress.busy.pop(ready[0])
+        post, number = progress.busy.pop(ready[0])
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(ready[0])
         except errors.RayTaskError as error:
-            raise told(error, place) from error
+            raise told(error, post) from error
         except (errors.RayActorError, errors.ActorUnschedulableError, errors.ObjectLostError) as error:
-            self._bury(place, number, progress, error)
+            self._bury(post, number, progress, error)
             return
-        progress.free.append(place)
+        progress.free.append(post)
         if number is None:
-            progress.deaths[None] = 0
-            self._warn(place, answer)
+            post.deaths = 0
+            self._warn(post, answer)
         else:
             progress.done[number] = pickle.loads(answer)
 
-    def _bury(self, place: Place, number: int | None, progress: Progress, error: Exception) -> None:
+    def _bury(self, post: Post, number: int | None, progress: Progress, error: Exception) -> None:
         """Gives a dead worker's unit back, and starts another worker where the node is alive."""
-        self._dismiss(place)
-        progress.deaths[number] += 1
-        if number is not None:
-            progress.waiting.appendleft(number)
-            progress.waiting = deque(sorted(progress.waiting))
-        what = "opening the models" if number is None else "one piece of work"
-        reason = str(error).strip().splitlines()[0]
-        if progress.deaths[number] >= MOST_DEATHS:
-            raise InputError(
-                f"{MOST_DEATHS} workers died over {what}, the last one on node {place.share.node.name}: {reason}; what "
-                "was finished is kept, and the same command goes on from there"
-            )
-        say(f"a worker on node {place.share.node.name} died over {what}, which is done again")
-        if place.share.node.id in {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}:
-            self._open(place, progress)
+        self._dismiss(post)
+        node, reason = post.share.node, " ".join(str(error).split())[:300]
+        again = "what was finished is kept, and the same command goes on from there"
+        if number is None:
+            post.deaths += 1
+        else:
+            progress.deaths[number] += 1
+            progress.waiting = deque(sorted([number, *progress.waiting]))
+            if progress.deaths[number] >= MOST_DEATHS:
+                raise InputError(
+                    f"{MOST_DEATHS} workers died over the same piece of work, the last one on node {node.name}: "
+                    f"{reason}; {again}"
+                )
+        alive = node.id in {each["NodeID"] for each in self.ray.nodes() if each["Alive"]}
+        if alive and post.deaths < MOST_DEATHS:
+            say(f"a worker on node {node.name} died; another one does its work")
+            self._open(post, progress)
             return
-        self.places.remove(place)
-        if not self.places:
-            raise InputError("all nodes of Ray are gone; the same command goes on from what is finished")
+        say(f"node {node.name} {'starts no worker any more' if alive else 'is gone'}; the others do its work")
+        self.posts.remove(post)
+        if not self.posts:
+            raise InputError(
+                f"Ray has no node left that starts a worker; on the last one, {node.name}: {reason}; {again}"
+            )
 
-    def _warn(self, place: Place, messages: Sequence[str]) -> None:
+    def _warn(self, post: Post, messages: Sequence[str]) -> None:
         for message in messages:
             if message not in self._warned:
                 self._warned.add(message)
-                warnings.warn(f"on node {place.share.node.name}: {message}", stacklevel=2)
+                warnings.warn(f"on node {post.share.node.name}: {message}", stacklevel=2)
 
 
-def told(error: Any, place: Place) -> BaseException:
+def told(error: Any, post: Post) -> BaseException:
     """What a worker's error is for the driver: a sentence that names the node, or the error with its traceback."""
     if isinstance(error.cause, InputError | OSError):
-        return InputError(f"on node {place.share.node.name}: {error.cause}")
+        return InputError(f"on node {post.share.node.name}: {error.cause}")
     found: BaseException = error
     return found
 
