@@ -48,9 +48,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         disable_log_stats=False,  # else nothing is counted
         speculative_config=eagle if job["drafted"] else None,
     )
-    settings = vllm.SamplingParams(
-        temperature=0.0, max_tokens=job["new_tokens"], stop_token_ids=job["stop_token_ids"]
-    )
+    settings = vllm.SamplingParams(temperature=0.0, max_tokens=job["new_tokens"], stop_token_ids=job["stop_token_ids"])
     outputs = engine.generate([{"prompt_token_ids": prompt} for prompt in job["prompts"]], settings, use_tqdm=False)
     drafts, accepted = counted(engine.get_metrics())
     return {

@@ -26,7 +26,9 @@ def test_instruction_sets_stand_beside_their_floors(
     options = [*sizes, "--isas", ",".join(isas), *without_floors.split()]
     dtypes = ["bfloat16", "float16"] if with_floors else ["float32"]
     try:
-        instruction_sets.main(["--target", str(tiny_target("llama")), *options, "--dtypes", ",".join(dtypes), "--out", str(tmp_path)])
+        instruction_sets.main(
+            ["--target", str(tiny_target("llama")), *options, "--dtypes", ",".join(dtypes), "--out", str(tmp_path)]
+        )
     finally:
         torch.set_num_threads(before[0])
     assert build_info()["cpu_kernels"] == before[1]

@@ -17,6 +17,8 @@ from ltd.cli.options import (
     DtypeOption,
     LimitOption,
     MaxNewTokensOption,
+    RayCpusOption,
+    RayOption,
     TargetOption,
     TasksOption,
     TemperatureOption,
@@ -56,6 +58,8 @@ def evaluate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
+    ray: RayOption = None,
+    ray_cpus: RayCpusOption = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -71,9 +75,11 @@ def evaluate(
 
     Adding methods to a finished run needs another --out: all methods of a run take turns, which makes them comparable.
     """
+    from ltd.common.ray_workers import open_crew
     from ltd.evaluation.compare import EvalConfig
     from ltd.evaluation.compare import evaluate as run
     from ltd.evaluation.report import write_report
+    from ltd.target.device import uses_gpu
 
     config = EvalConfig(
         data_dir=data_dir,
@@ -96,7 +102,9 @@ def evaluate(
     )
     if temperature == 0:
         refuse_unused(context, ("seed",), GREEDY)
-    write_report(run(config), out, Console(), against)
+    with open_crew(ray, ray_cpus, lambda: uses_gpu(device)) as crew:
+        results = run(config, crew=crew)
+    write_report(results, out, Console(), against)
 
 
 def check(

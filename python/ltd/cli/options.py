@@ -43,6 +43,20 @@ TemperaturesOption = Annotated[
 DataDirOption = Annotated[Path, typer.Option(help="Folder that holds TASK/question.jsonl for every task.")]
 TasksOption = Annotated[str, typer.Option(help="Names of tasks, with commas between.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of every task.")]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Share the work out among workers of Ray: a cluster's at HOST:6379, say, or, alone, of one started here. "
+        "The results do not depend on how many there are.",
+    ),
+]
+RayCpusOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processors, and threads, of each worker of --ray; all of a node if not given, as for timing."
+    ),
+]
 
 # What stands before `makes no use of`, see `refuse_unused`.
 GREEDY = "decoding at temperature 0 is greedy and"

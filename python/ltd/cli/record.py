@@ -16,6 +16,8 @@ from ltd.cli.options import (
     DtypeOption,
     LimitOption,
     MaxNewTokensOption,
+    RayCpusOption,
+    RayOption,
     TargetOption,
     TasksOption,
     TemperaturesOption,
@@ -49,9 +51,13 @@ def record(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
+    ray: RayOption = None,
+    ray_cpus: RayCpusOption = None,
 ) -> None:
     """Record answers with the full draft tree at every position, if there is a head, to train policies on."""
+    from ltd.common.ray_workers import open_crew
     from ltd.drafts.base import DEFAULT_WIDTH
+    from ltd.target.device import uses_gpu
     from ltd_rl.traces.record import RecordConfig
     from ltd_rl.traces.record import record as run
 
@@ -78,5 +84,6 @@ def record(
         dtype=dtype,
         threads=threads,
     )
-    run(config)
+    with open_crew(ray, ray_cpus, lambda: uses_gpu(device)) as crew:
+        run(config, crew=crew)
     print(f"the traces are in {out}", file=sys.stderr)

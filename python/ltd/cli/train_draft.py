@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ltd.cli.options import DtypeOption, TargetOption, ThreadsOption
+from ltd.cli.options import DtypeOption, RayCpusOption, RayOption, TargetOption, ThreadsOption
 from ltd.errors import InputError
 from ltd.training.config import TrainDraftConfig
 
@@ -68,6 +68,9 @@ def train_draft(
     rows: Annotated[
         int | None, typer.Option(help="Conversations written at the same time; 128, or 1,024 on a GPU, if not given.")
     ] = DEFAULT.rows,
+    shards_at_once: Annotated[
+        int, typer.Option(help="Shards written without knowing each other, so that --ray can share them out.")
+    ] = DEFAULT.shards_at_once,
     draft_vocab_size: Annotated[
         int, typer.Option(help="Words the draft can propose; 0, for a chain: all.")
     ] = DEFAULT.draft_vocab_size,
@@ -127,14 +130,21 @@ def train_draft(
     cache_gigabytes: Annotated[
         float, typer.Option(help="Most disk space for cached features.")
     ] = DEFAULT.cache_gigabytes,
+    ray: RayOption = None,
+    ray_cpus: RayCpusOption = None,
 ) -> None:
     """Train a draft for a target, on text that the target writes itself."""
     options = {**locals(), "layers": None if layers is None else indices(layers)}
+    for name in ("ray", "ray_cpus"):
+        del options[name]
     if options.pop("quick"):
         if hours != DEFAULT.hours or tokens is not None:
             raise InputError("--quick is the same as --hours 1; leave out --hours and --tokens beside it")
         options["hours"] = QUICK_HOURS
     config = TrainDraftConfig(**options)  # its fields are this command's options
+    from ltd.common.ray_workers import open_crew
     from ltd.training import train_draft as run
 
-    print(f"the draft is in {run(config)}", file=sys.stderr)
+    with open_crew(ray, ray_cpus, lambda: device != "cpu") as crew:
+        folder = run(config, crew)
+    print(f"the draft is in {folder}", file=sys.stderr)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperOption
 
+from ltd.common.workers import LOCAL
 from ltd.errors import InputError
+
+VALUE_IF_ALONE = {"--ray": LOCAL}  # what options mean that need no value, which typer does not know
 
 
 class CheckedCommand(TyperCommand):
@@ -27,6 +31,7 @@ class CheckedCommand(TyperCommand):
         Raises:
             InputError: an option is empty, or one of two flags was given beside the other.
         """
+        args = with_values(args, VALUE_IF_ALONE)
         try:
             values, _, order = self.make_parser(ctx).parse_args(args=list(args))
             for option in self.get_params(ctx):
@@ -40,6 +45,16 @@ class CheckedCommand(TyperCommand):
             if getattr(usage, "ctx", self) is None:  # of typer's parser, which does not say where
                 usage.ctx = ctx
             raise
+
+
+def with_values(args: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """The words of a command line, with a value behind options that have none: at the end, or before another option."""
+    found: list[str] = []
+    for word, following in zip_longest(args, args[1:], fillvalue="-"):
+        found.append(word)
+        if word in values and following.startswith("-"):
+            found.append(values[word])
+    return found
 
 
 def check_opposites(option: TyperOption, order: Sequence[Any]) -> None:

@@ -1,7 +1,8 @@
 """Compares decoding methods on questions: what each of them generates, and how fast.
 
 All methods run in one process on one loaded model, prompt by prompt in rotating order, so that a machine that gets
-slower or faster in between does so for all of them alike.
+slower or faster in between does so for all of them alike. Where several machines share the work, each has questions of
+its own, which all methods answer there.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 
 from tqdm import tqdm
 
 from ltd.common.files import write_text
 from ltd.common.journal import Journal, Record
+from ltd.common.machine import machine_facts
 from ltd.common.threads import set_threads
+from ltd.common.workers import Crew, Here, local_paths
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.evaluation.against import find_method
 from ltd.evaluation.answerers import Answerer, Models, find_chain
@@ -32,6 +39,7 @@ from ltd.evaluation.run_config import (
     check_chain,
     check_samplers,
     choose_methods,
+    for_workers,
     in_rotation,
     run_settings,
 )
@@ -97,17 +105,76 @@ class Piece:
         return *self.turn.key, self.method.name
 
 
-def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) -> Record:
+@dataclass(frozen=True, slots=True)
+class QuestionWork:
+    """What is missing of one question, and the answers that are there, which its prompts hold."""
+
+    pieces: tuple[Piece, ...]
+    before: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class EvalJob:
+    """Answers questions by all methods, on a model that is loaded once.
+
+    Attributes:
+        config: what to compare.
+        missing: all that is to be answered, here or elsewhere.
+        names_machine: whether each sample says where it was made.
+        load: stands in for `ltd.load`.
+    """
+
+    config: EvalConfig
+    missing: tuple[Piece, ...]
+    names_machine: bool
+    load: Callable[..., Decoder] = load_decoder
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See `ltd.common.workers.Job`; what methods read is read before, but for rules of chains."""
+        rules = {name for piece in self.missing if piece.method.needs_chain for name in piece.method.files}
+        head = find_head(self.config.draft)
+        return [*local_paths(self.config.target, head, self.config.chain), *sorted(rules)]
+
+    def open(self) -> Callable[[QuestionWork], Iterator[Record]]:
+        """Loads the model and warms every method up; raises InputError if a method does not fit, or a turn is long."""
+        config = self.config
+        # Every method reads the whole prompt, which others have read before it.
+        decoder = self.load(config.target, config.draft, **config.load_options(), reuse_mib=0)
+        check_turns(decoder, dict.fromkeys(piece.turn for piece in self.missing))
+        short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
+        models = Models(decoder, config.target, find_chain(config.chain))
+        methods = {piece.method.name: piece.method for piece in self.missing}
+        answerers = {name: method.open(models) for name, method in methods.items()}
+        first = Turn(self.missing[0].turn.question, 0)
+        for name, method in methods.items():
+            answer(decoder, answerers[name], Piece(first, method, config.seed), {}, short)
+        machine = {"machine": {"node": platform.node(), **machine_facts()}} if self.names_machine else {}
+
+        def work(unit: QuestionWork) -> Iterator[Record]:
+            samples = dict(unit.before)
+            for piece in unit.pieces:
+                made = answer(decoder, answerers[piece.method.name], piece, samples, config)
+                samples[piece.key] = {**made, **machine}
+                yield samples[piece.key]
+
+        return work
+
+
+def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder, crew: Crew | None = None) -> Record:
     """Runs what is missing, writes `results.json` into the folder, and returns what it holds.
 
     Args:
         config: what to compare.
         load: stands in for `ltd.load`.
+        crew: who answers, question by question; None is this process. Samples of others say on which machine.
 
     Raises:
         InputError: something in the config or the data is wrong, or the folder is another run's, before a model loads;
             or a turn is too long, as early as that is known.
     """
+    crew = crew or Here()
+    work = for_workers(config) if crew.is_remote else config
     asked = load_questions(config.data_dir, config.tasks, config.limit)
     questions = [dataclasses.replace(question, turns=question.turns[: config.turns]) for question in asked]
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
@@ -115,12 +182,16 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder) ->
     check_chain(config.chain, methods)
     check_samplers(config, methods)
     pieces = plan(questions, methods, config.seed)
-    settings = run_settings(config, questions, methods)
+    settings = run_settings(config, questions, methods, crew) | ({"ray": True} if crew.is_remote else {})
     with Journal(config.out / "samples.jsonl", settings) as journal:
         samples = {(s["task"], s["question_id"], s["turn"], s["method"]): s for s in journal.records}
         missing = [piece for piece in pieces if piece.key not in samples]
+        if crew.is_remote:  # what was half done may be done on another machine now
+            begun = {piece.turn.question for piece in missing}
+            missing = [piece for piece in pieces if piece.turn.question in begun]
+            samples = {key: sample for key, sample in samples.items() if key not in {piece.key for piece in missing}}
         if missing:
-            generate_missing(config, missing, samples, journal, load)
+            generate_missing(EvalJob(work, tuple(missing), crew.is_remote, load), samples, journal, crew)
     results = {"settings": settings, "samples": published(pieces, samples, config.temperature)}
     results["scores"] = all_scores(results)
     write_text(config.out / "results.json", json.dumps(results, indent=1) + "\n")
@@ -142,25 +213,19 @@ def plan(questions: Sequence[Question], methods: Sequence[Method], seed: int) ->
     return [Piece(turn, method, seeds[turn.question]) for turn, method in in_rotation(all_turns(questions), methods)]
 
 
-def generate_missing(
-    config: EvalConfig, missing: Sequence[Piece], samples: Samples, journal: Journal, load: Callable[..., Decoder]
-) -> None:
-    """Loads the model, warms every method up, and adds the missing samples to `samples` and to the journal."""
-    # Every method reads the whole prompt, which others have read before it.
-    decoder = load(config.target, config.draft, **config.load_options(), reuse_mib=0)
-    check_turns(decoder, dict.fromkeys(piece.turn for piece in missing))
-    short = dataclasses.replace(config, max_new_tokens=min(WARM_UP_TOKENS, config.max_new_tokens))
-    models = Models(decoder, config.target, find_chain(config.chain))
-    methods = {piece.method.name: piece.method for piece in missing}
-    answerers = {name: method.open(models) for name, method in methods.items()}
-    first = Turn(missing[0].turn.question, 0)
-    for name, method in methods.items():
-        answer(decoder, answerers[name], Piece(first, method, config.seed), samples, short)
-    with tqdm(total=len(samples) + len(missing), initial=len(samples), unit="answer", desc="evaluating") as progress:
-        for piece in missing:
-            samples[piece.key] = answer(decoder, answerers[piece.method.name], piece, samples, config)
-            journal.append(samples[piece.key])
-            progress.set_postfix_str(f"{piece.turn.question.task} {piece.method.name}", refresh=False)
+def generate_missing(job: EvalJob, samples: Samples, journal: Journal, crew: Crew) -> None:
+    """Has the crew answer what is missing, and adds the samples to `samples` and to the journal."""
+    units = []
+    for question, pieces in groupby(job.missing, key=lambda piece: piece.turn.question):
+        mine = (question.task, question.question_id)
+        before = {key: sample for key, sample in samples.items() if key[:2] == mine}
+        units.append(QuestionWork(tuple(pieces), before))
+    total = len(samples) + len(job.missing)
+    with tqdm(total=total, initial=len(samples), unit="answer", desc="evaluating") as progress:
+        for sample in crew.do(job, units):
+            samples[sample["task"], sample["question_id"], sample["turn"], sample["method"]] = sample
+            journal.append(sample)
+            progress.set_postfix_str(f"{sample['task']} {sample['method']}", refresh=False)
             progress.update()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -43,6 +44,11 @@ INTERVAL_NOTE = (
 TRANSFORMERS_NOTE = (
     "transformers is timed from outside, from the first new tokens to the last; its time has no parts, and what it "
     "drafts cannot be seen."
+)
+
+WORKERS_NOTE = (
+    "Workers of Ray answered: each question by all methods in turns in the same one, so ratios are of one machine; "
+    "tokens per second are over all machines."
 )
 
 
@@ -165,8 +171,15 @@ def make_notes(results: Record) -> list[str]:
     """What one has to know to read the tables."""
     settings = results["settings"]
     samples = results["samples"]
-    notes = [describe(settings), *compare_answers(samples), DRAFTED_NOTE, INTERVAL_NOTE, *few_questions(samples)]
+    notes = [
+        describe(settings, samples),
+        *compare_answers(samples),
+        DRAFTED_NOTE,
+        INTERVAL_NOTE,
+        *few_questions(samples),
+    ]
     ordinary = any(split_label(method)[1].startswith("transformers") for method in settings["methods"])
+    notes += [WORKERS_NOTE] if any("machine" in sample for sample in samples) else []
     return [*notes, TRANSFORMERS_NOTE] if ordinary else notes
 
 
@@ -179,9 +192,11 @@ def few_questions(samples: Sequence[Record]) -> list[str]:
     return [f"Warning: fewer than {FEW} questions in {', '.join(few)}; an interval from so few is too narrow."]
 
 
-def describe(settings: Record) -> str:
-    """One sentence: what ran, and on what."""
-    where = settings.get("gpu") or f"{settings['processor']}, {settings['threads']} threads"
+def describe(settings: Record, samples: Sequence[Record] = ()) -> str:
+    """One sentence: what ran, and on what; the samples of workers know that better than the settings."""
+    nodes = {sample["machine"]["node"]: machine_name(sample["machine"]) for sample in samples if "machine" in sample}
+    kinds = Counter(nodes.values())
+    where = " and ".join(f"{count} of {kind}" for kind, count in kinds.items()) or machine_name(settings)
     heat = f"temperature {settings['temperature']}, seed {settings['seed']}" if settings["temperature"] else "greedy"
     turns = f", turns up to {settings['turns']}" if settings.get("turns") else ""
     return (
@@ -189,6 +204,11 @@ def describe(settings: Record) -> str:
         f"{heat}, {settings['max_new_tokens']} new tokens, {settings['limit'] or 'all'} questions per task{turns}; "
         f"{where}, torch {settings['torch']}."
     )
+
+
+def machine_name(facts: Record) -> str:
+    """A machine in few words, from what `ltd.common.machine.machine_facts` gives."""
+    return str(facts.get("gpu") or f"{facts['processor']}, {facts['threads']} threads")
 
 
 def compare_answers(samples: Sequence[Record]) -> list[str]:

@@ -17,6 +17,7 @@ from ltd.common.launch import launched_processes
 from ltd.common.machine import machine_facts
 from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
+from ltd.common.workers import Crew, absolute
 from ltd.drafts.opening import find_head, head_hash, text_scores_file
 from ltd.drafts.sharpness import SAMPLING
 from ltd.errors import InputError
@@ -28,6 +29,7 @@ from ltd.target.device import resolve_device, resolve_dtype
 
 T = TypeVar("T")
 M = TypeVar("M")
+C = TypeVar("C", bound="RunConfig")
 NOT_IN_RESULTS = ("data_dir", "out", "against")  # what no answer depends on
 
 
@@ -108,16 +110,42 @@ def check_samplers(config: RunConfig, methods: Sequence[Method]) -> None:
         raise InputError(f"this run is greedy and makes no use of the sampler in {', '.join(names)}; leave it out")
 
 
-def run_settings(config: RunConfig, questions: Sequence[Question], methods: Sequence[Method] = ()) -> Record:
-    """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for."""
-    values = {**dataclasses.asdict(config), **machine_facts()}
+def for_workers(config: C) -> C:
+    """The config as workers on other machines take it: paths that are whole, and device and dtype as they are here.
+
+    Raises:
+        InputError: it asks for what the workers' place decides.
+    """
+    if config.threads is not None:
+        raise InputError("with --ray, --ray-cpus says how many threads a worker has; leave --threads out")
+    device = resolve_device(config.device)
+    if device.index is not None:
+        raise InputError(f"with --ray, Ray chooses the GPU of each worker; give device {device.type}, not {device}")
+    places = {
+        name: absolute(getattr(config, name, None)) for name in ("target", "draft", "chain") if hasattr(config, name)
+    }
+    dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
+    return dataclasses.replace(config, device=str(device), dtype=dtype, **places)
+
+
+def run_settings(
+    config: RunConfig, questions: Sequence[Question], methods: Sequence[Method] = (), crew: Crew | None = None
+) -> Record:
+    """Everything that results depend on, as JSON values: the config, the machine, and what the names stood for.
+
+    Args:
+        config, questions, methods: of the run.
+        crew: who does the work; None is this process.
+    """
+    machine = machine_facts() if crew is None else crew.machine_facts()
+    values = {**dataclasses.asdict(config), **machine}
     head = find_head(resolve_draft(config.target, config.draft))
     device = resolve_device(config.device)
     values["dtype"] = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
     values["device"] = str(device)
     if device.type == "cpu":  # as runs were kept when there was no other
         del values["device"]
-    values["threads"] = config.threads or values["threads"]
+    values["threads"] = config.threads or machine.get("threads")
     if values.pop("tensor_parallel"):
         values["processes"] = launched_processes()
     values["draft_sha256"] = head_hash(head)

@@ -67,6 +67,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return choose_device(device).device
 
 
+def uses_gpu(device: str) -> bool:
+    """Whether a device by name is a GPU here; raises InputError as `choose_device` does."""
+    return resolve_device(device).type != "cpu"
+
+
 @cache  # a sentence is said once
 def say_device(chosen: ChosenDevice) -> None:
     """Says where decoding happens and why, where there was a choice."""

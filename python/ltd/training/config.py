@@ -49,6 +49,7 @@ class TrainDraftConfig:
     greedy_share: float = 0.8  # share of the conversations answered greedily; the others at temperature 1
     user_turns: bool = False  # also train on the user's tokens
     held_out_share: float = 0.05  # share of the conversations kept for measuring
+    shards_at_once: int = 1  # shards that know nothing of each other, so that workers can write them at the same time
     rows: int | None = None  # conversations written at the same time; None: 128, or 1,024 on a GPU
     draft_vocab_size: int = 8192  # words the draft can propose; 0, for a chain: all
     trim_vocabulary: bool = True  # at the end, keep only as many of them as pay in speed here
@@ -78,7 +79,7 @@ class TrainDraftConfig:
 
     def __post_init__(self) -> None:
         self._check_kind()
-        check_least(self, length=16, user_length=1, answer_length=1, ttt_steps=1, batch=1, epochs=1)
+        check_least(self, length=16, user_length=1, answer_length=1, ttt_steps=1, batch=1, epochs=1, shards_at_once=1)
         check_least(self, **{name: 1 for name in ("tokens", "rows") if getattr(self, name) is not None})
         if self.has_long_texts:
             check_least(self, context_length=self.length)

@@ -16,6 +16,7 @@ from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import check_space
 from ltd.common.threads import set_threads
+from ltd.common.workers import Crew, Here
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids
@@ -40,23 +41,24 @@ CONFIG = "config.json"
 SAMPLE = 8  # conversations that say how large the target's states are
 
 
-def train_draft(config: TrainDraftConfig) -> Path:
+def train_draft(config: TrainDraftConfig, crew: Crew | None = None) -> Path:
     """Train a draft for a target and return the folder of the finished draft.
 
     Writes into `config.out`: `config.json`, `plan.json` where the time decides about the data, `data/` (the
     conversations), `features/` (a cache, may be deleted afterwards), `checkpoint.pt`, `training.json` and
     `training.png` with the curves so far, and `head/` or `draft/` with the draft, its training report and curves.
     Run again with the same config, it goes on where it was stopped; a finished run only returns.
+    The crew writes conversations and computes features; None is this process, which does all else.
     Raises InputError for a folder that holds another run or is in use by one, or a target that cannot be trained for.
     """
     out = expand_user(config.out)
     check_folder(config, out)
     with only_run(out):
         claim_folder(config, out)
-        return _run_stages(config, out)
+        return _run_stages(config, out, crew or Here())
 
 
-def _run_stages(config: TrainDraftConfig, out: Path) -> Path:
+def _run_stages(config: TrainDraftConfig, out: Path, crew: Crew) -> Path:
     """What is missing in a folder of this run."""
     finished = out / FOLDERS[config.kind]
     if (finished / "training.json").exists():
@@ -68,7 +70,7 @@ def _run_stages(config: TrainDraftConfig, out: Path) -> Path:
     target = load_model(config.target, dtype, device)
     check_target(target, config)
     maker = open_maker(config, target)
-    stage = DataStage(config, out, target, dtype, maker.feature_layers)
+    stage = DataStage(config, out, target, dtype, maker.feature_layers, crew)
     tokens = _planned(config, out, stage, maker).tokens if config.tokens is None else config.tokens
     what = f"the features of {tokens} tokens need"
     check_space(stage.features, stage.gigabytes(tokens), what, ("cache_gigabytes", config.cache_gigabytes), "tokens")

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from ltd.common.journal import Journal, Record
 from ltd.common.number_ranges import check_least
 from ltd.common.shards import SHARDS, check_space, shard_file
+from ltd.common.workers import Crew, Here, local_paths
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft
@@ -33,7 +35,7 @@ from ltd.drafts.opening import NONE, find_head, state_size
 from ltd.errors import InputError
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
-from ltd.evaluation.run_config import RunConfig, run_settings
+from ltd.evaluation.run_config import RunConfig, for_workers, run_settings
 from ltd.loading import load as load_decoder
 from ltd.policy_choice import resolve_draft
 from ltd.tree import MAX_DEPTH, NOT_ASKED, DraftTree, check_tree_limits
@@ -106,35 +108,67 @@ class RecordConfig(RunConfig):
         return replace(self, draft=name, depth=NOT_ASKED if find_head(name) is None else self.depth)
 
 
-def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder) -> None:
+@dataclass(frozen=True, slots=True)
+class RecordJob:
+    """Records single questions, each with how its answers are chosen, on a model that is loaded once.
+
+    Attributes:
+        config: `resolved`.
+        questions: those that are asked.
+        load: stands in for `ltd.load`.
+    """
+
+    config: RecordConfig
+    questions: tuple[Question, ...]
+    load: Callable[..., Decoder] = load_decoder
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See `ltd.common.workers.Job`."""
+        return local_paths(self.config.target, find_head(self.config.draft))
+
+    def open(self) -> Callable[[tuple[Question, Sampling]], Iterator[RecordedGeneration]]:
+        """Loads the model; raises InputError if there is no draft to record, or a turn is too long."""
+        config = self.config
+        decoder = self.load(
+            config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads
+        )
+        draft = None if config.depth == NOT_ASKED else find_draft(decoder, config.width)
+        check_turns(decoder, all_turns(self.questions))
+        return lambda asked: record_question(decoder, draft, *asked, config)
+
+
+def record(config: RecordConfig, load: Callable[..., Decoder] = load_decoder, crew: Crew | None = None) -> None:
     """Records what is missing in the folder.
 
     Args:
         config: what to record.
         load: stands in for `ltd.load`.
+        crew: who records; None is this process.
 
     Raises:
         InputError: something in the config or the data is wrong, the traces could take too much space, or the folder is
             another run's, before a model loads; or a turn is too long, as early as that is known.
     """
     questions = load_questions(config.data_dir, config.tasks, config.limit)
-    config = config.resolved()
+    config, crew = config.resolved(), crew or Here()
+    work = for_workers(config) if crew.is_remote else config
     check_record_space(config, len(all_turns(questions)))
     chosen = samplings(questions, config.temperatures, config.top_k, config.top_p, config.seed)
     asked = list(zip(questions, chosen, strict=True))
     starts = range(0, len(questions), config.shard_questions)
     shards = [asked[start : start + config.shard_questions] for start in starts]
-    with Journal(config.out / "run.jsonl", record_settings(config, questions), SHARDS):
+    with Journal(config.out / "run.jsonl", record_settings(config, questions, crew), SHARDS):
         missing = [number for number in range(len(shards)) if not shard_file(config.out, number).exists()]
         if missing:
-            record_missing(config, shards, missing, load)
+            record_missing(work, shards, missing, load, crew)
 
 
-def record_settings(config: RecordConfig, questions: Sequence[Question]) -> Record:
-    """Everything that the traces depend on."""
+def record_settings(config: RecordConfig, questions: Sequence[Question], crew: Crew | None = None) -> Record:
+    """Everything that the traces depend on; `crew` as for `record`."""
     is_greedy = config.temperatures == GREEDY
     written, without = (GREEDY_FORMAT, SAMPLED) if is_greedy else (FORMAT, ())  # as when all was greedy
-    settings = {**run_settings(config, questions), "format": written}
+    settings = {**run_settings(config, questions, crew=crew), "format": written}
     return {name: value for name, value in settings.items() if name not in (*NOT_IN_SETTINGS, *without)}
 
 
@@ -152,21 +186,22 @@ def record_missing(
     shards: Sequence[Sequence[tuple[Question, Sampling]]],
     missing: Sequence[int],
     load: Callable[..., Decoder],
+    crew: Crew,
 ) -> None:
-    """Loads the model and writes the missing shards, of questions and how they are answered; config is `resolved`."""
-    decoder = load(config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads)
-    draft = None if config.depth == NOT_ASKED else find_draft(decoder, config.width)
-    turns_of = [all_turns([question for question, _ in shard]) for shard in shards]
-    check_turns(decoder, [turn for number in missing for turn in turns_of[number]])
-    turns = list(map(len, turns_of))
+    """Has the crew record the missing shards, of questions and how they are answered, and writes them."""
+    units = [asked for number in missing for asked in shards[number]]
+    job = RecordJob(config, tuple(question for question, _ in units), load)
+    turns = [sum(len(question.turns) for question, _ in shard) for shard in shards]
     done = sum(turns) - sum(turns[number] for number in missing)
     with tqdm(total=sum(turns), initial=done, unit="answer", desc="recording", mininterval=1) as progress:
+        recorded = crew.do(job, units)
         for number in missing:
-            generations = [
-                generation
-                for question, sampling in shards[number]
-                for generation in record_question(decoder, draft, question, sampling, config, progress)
-            ]
+            generations = []
+            for generation in islice(recorded, turns[number]):
+                generations.append(generation)
+                length = len(generation.tokens) - generation.prompt_length
+                progress.set_postfix_str(f"{generation.task}, {length} tokens", refresh=False)
+                progress.update()
             save_shard(shard_file(config.out, number), generations, config.width, config.depth)
 
 
@@ -178,12 +213,7 @@ def find_draft(decoder: Decoder, width: int = DEFAULT_WIDTH) -> Draft:
 
 
 def record_question(
-    decoder: Decoder,
-    draft: Draft | None,
-    question: Question,
-    sampling: Sampling,
-    config: RecordConfig,
-    progress: tqdm[Any],
+    decoder: Decoder, draft: Draft | None, question: Question, sampling: Sampling, config: RecordConfig
 ) -> Iterator[RecordedGeneration]:
     """The traces of every turn, each after the own answers to the turns before; see `record_answer`."""
     answers: list[list[int]] = []
@@ -193,8 +223,6 @@ def record_question(
         assert not isinstance(answer, list)
         answers.append(answer.token_ids)
         yield record_answer(decoder, draft, turn, prompt, answer.token_ids, sampling, config)
-        progress.set_postfix_str(f"{question.task}, {len(answer.token_ids)} tokens", refresh=False)
-        progress.update()
 
 
 @torch.inference_mode()

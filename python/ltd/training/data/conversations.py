@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ltd.common.shards import read_shard, shard_file, shard_files, write_shard
+from ltd.common.workers import Crew
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.chat_format import ChatFormat
 from ltd.training.data.conversation import ANSWER, Conversation
-from ltd.training.data.floor import LockstepFloor
+from ltd.training.data.floor import LockstepFloor, machine_rates
 from ltd.training.data.given_texts import GivenTexts
 from ltd.training.data.lockstep import Lockstep
 from ltd.training.data.mix import CHAT, KINDS, TextKind, furthest_behind
@@ -45,52 +45,138 @@ class WrittenShard:
     answer_tokens: int
 
 
-def make_conversations(
-    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, folder: Path, tokens: int,
-    floor: LockstepFloor | None = None,
-) -> None:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What is to be written into a shard.
+
+    Attributes:
+        number: its place among the shards.
+        kind: of text.
+        texts: that its prompts hold, where the kind has any.
+    """
+
+    number: int
+    kind: TextKind
+    texts: GivenTexts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The conversations of a shard, and what they took and could take at least."""
+
+    kind: TextKind
+    conversations: list[Conversation]
+    seconds: float
+    least_seconds: float
+
+    @property
+    def summary(self) -> WrittenShard:
+        """What the shard holds."""
+        answers = sum(each.roles.count(ANSWER) for each in self.conversations)
+        return WrittenShard(self.kind, sum(len(each.tokens) for each in self.conversations), answers)
+
+    @property
+    def rate(self) -> ShardRate:
+        """How fast it was written."""
+        return ShardRate(self.kind.name, self.summary.tokens, self.seconds, self.least_seconds)
+
+
+@dataclass(frozen=True)
+class WritingJob:
+    """Writes shards with a target; each depends on nothing but the config and its plan.
+
+    Attributes:
+        open_target: gives what runs the target, once in each worker.
+        chat, config: of the run.
+        dtype: of the target's weights.
+        files: see `ltd.common.workers.Job`.
+    """
+
+    open_target: Callable[[], Forward]
+    chat: ChatFormat
+    config: TrainDraftConfig
+    dtype: torch.dtype
+    files: Sequence[Path] = ()
+
+    def open(self) -> Callable[[ShardPlan], Iterator[int | Written]]:
+        """What writes a shard: after each forward it tells how many tokens more there are, at last what it wrote."""
+        forward = self.open_target()
+        floor = LockstepFloor.of(forward.config, self.dtype, machine_rates(forward.device, self.dtype))
+
+        def write(plan: ShardPlan) -> Iterator[int | Written]:
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + plan.number)
+            sheet, started = new_sheet(plan.kind, self.chat, self.config, generator), time.perf_counter()
+            batch = write_batch(forward, self.chat, self.config, generator, sheet, plan.texts, floor)
+            conversations, least = yield from batch
+            yield Written(plan.kind, conversations, time.perf_counter() - started, least)
+
+        return write
+
+
+def make_conversations(job: WritingJob, folder: Path, tokens: int, crew: Crew) -> None:
     """Write shards of conversations until they hold so many tokens; existing shards are kept.
 
     Every shard is of one kind of text, the one that lacks most of its share of the answer tokens. It depends on nothing
-    but the config and the shards before it. With a floor, the rate of every shard is printed beside it.
+    but the config and the shards before it, of which `shards_at_once` at a time know nothing of each other. The rate of
+    every shard is printed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards, rates = written_shards(folder), WritingRates(folder.parent)
     total = sum(shard.tokens for shard in shards)
     with tqdm(total=tokens, initial=total, unit="tok", desc="writing conversations", mininterval=1) as progress:
         while total < tokens:
-            number = len(shards)
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-            kind, texts = _next_kind(config, chat, folder, shards)
-            sheet, started = new_sheet(kind, chat, config, generator), time.perf_counter()
-            conversations, least = write_batch(forward, chat, config, generator, progress, sheet, texts, floor)
-            _save_shard(conversations, shard_file(folder, number), kind)
-            shards.append(_summary(kind, conversations))
-            total += shards[-1].tokens
-            progress.n = total
-            if floor is not None:
-                rate = ShardRate(kind.name, shards[-1].tokens, time.perf_counter() - started, least)
-                rates.add(number, rate)
-                progress.write(f"shard {number}: {rate}")
+            for news in crew.do(job, plan_shards(job.config, job.chat, folder, shards)):
+                if isinstance(news, int):
+                    progress.update(news)
+                    continue
+                number = len(shards)
+                _save_shard(news.conversations, shard_file(folder, number), news.kind)
+                shards.append(news.summary)
+                total += news.summary.tokens
+                progress.n = total
+                rates.add(number, news.rate)
+                progress.write(f"shard {number}: {news.rate}")
+                if total >= tokens:
+                    break
 
 
-def _next_kind(
-    config: TrainDraftConfig, chat: ChatFormat, folder: Path, shards: list[WrittenShard]
-) -> tuple[TextKind, GivenTexts | None]:
-    """The kind of the next shard, and the texts that its prompts hold."""
-    chance = random.Random(f"{config.seed} {len(shards)}")
-    written: dict[str, int] = {}
-    for shard in shards:
-        written[shard.kind.name] = written.get(shard.kind.name, 0) + shard.answer_tokens
-    for kind in furthest_behind(config.shares, written):
+def plan_shards(
+    config: TrainDraftConfig, chat: ChatFormat, folder: Path, shards: Sequence[WrittenShard]
+) -> list[ShardPlan]:
+    """The shards that come after the finished ones and can be written at the same time.
+
+    They are what is left of a round of `shards_at_once`, whose shards know only those of earlier rounds. That each of
+    them will have as many answer tokens as the others had in the mean is how the round's kinds are chosen.
+    """
+    first = len(shards) // config.shards_at_once * config.shards_at_once
+    known = shards[:first]
+    answers: dict[str, float] = {}
+    for shard in known:
+        answers[shard.kind.name] = answers.get(shard.kind.name, 0) + shard.answer_tokens
+    expected = sum(shard.answer_tokens for shard in known) / len(known) if known else 1
+    plans = []
+    for number in range(first, first + config.shards_at_once):
+        plans.append(_plan_shard(config, chat, folder, known, answers, number))
+        name = plans[-1].kind.name
+        answers[name] = answers.get(name, 0) + expected
+    return plans[len(shards) - first :]
+
+
+def _plan_shard(
+    config: TrainDraftConfig, chat: ChatFormat, folder: Path, known: Sequence[WrittenShard],
+    answers: Mapping[str, float], number: int,
+) -> ShardPlan:  # fmt: skip
+    """The kind of a shard, and the texts that its prompts hold, by the answer tokens of every kind and known shards."""
+    chance = random.Random(f"{config.seed} {number}")
+    for kind in furthest_behind(config.shares, answers):
         if kind.given == "nothing":
-            return kind, None
-        sources = [number for number, shard in enumerate(shards) if shard.kind.given == "nothing"]
+            return ShardPlan(number, kind, None)
+        sources = [place for place, shard in enumerate(known) if shard.kind.given == "nothing"]
         sources = chance.sample(sources, min(SHARDS_GIVEN, len(sources)))
-        loaded = (each for number in sorted(sources) for each in load_shard(shard_file(folder, number), number))
+        loaded = (each for place in sorted(sources) for each in load_shard(shard_file(folder, place), place))
         texts = GivenTexts(chat, (own_words(answer, chat) for each in loaded for answer in each.answers()), chance)
         if texts.enough_for(kind):
-            return kind, texts
+            return ShardPlan(number, kind, texts)
     raise AssertionError("parse_mix lets no mix through that has only kinds about given text")
 
 
@@ -100,10 +186,13 @@ def own_words(answer: list[int], chat: ChatFormat) -> list[int]:
 
 
 def write_batch(
-    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, progress: tqdm[Any],
-    sheet: Sheet, given: GivenTexts | None, floor: LockstepFloor | None,
-) -> tuple[list[Conversation], float]:  # fmt: skip
-    """Let the target write the conversations of a sheet, without empty ones; and the least seconds it could take."""
+    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, sheet: Sheet,
+    given: GivenTexts | None, floor: LockstepFloor,
+) -> Generator[int, None, tuple[list[Conversation], float]]:  # fmt: skip
+    """Let the target write the conversations of a sheet, without empty ones; and the least seconds it could take.
+
+    After every forward it tells how many tokens more there are.
+    """
     writers = everyone = new_writers(chat, config, sheet, given, generator)
     texts = Lockstep(forward, sheet.rows, sheet.length + len(chat.to_answer) + len(chat.to_user), floor)
     shared = shared_tokens(writers, chat, sheet.kind)
@@ -116,7 +205,7 @@ def write_batch(
             # Otherwise what is given or the template's own text comes next, or nothing.
             if not writer.done and len(writer.tokens) == texts.length:
                 writer.accept(token)
-        progress.update(sum(not writer.done for writer in writers))
+        yield sum(not writer.done for writer in writers)
         alive = [row for row, writer in enumerate(writers) if not writer.done]
         if not alive:
             return [conversation for writer in everyone if (conversation := writer.finished())], texts.least_seconds
@@ -173,11 +262,6 @@ def _kind_of(shard: dict[str, Tensor], file: Path) -> TextKind:
     if not 0 <= number < len(KINDS):
         raise InputError(f"{file} holds text of kind {number}, which is not known; was it made by a newer version?")
     return KINDS[number]
-
-
-def _summary(kind: TextKind, conversations: list[Conversation]) -> WrittenShard:
-    answers = sum(each.roles.count(ANSWER) for each in conversations)
-    return WrittenShard(kind, sum(len(each.tokens) for each in conversations), answers)
 
 
 def load_conversations(folder: Path) -> list[Conversation]:

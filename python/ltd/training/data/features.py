@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.common.workers import Crew
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
 from ltd.training.data.conversation import Conversation
@@ -27,7 +29,27 @@ def gigabytes_of_features(width: int, layers: tuple[int, ...], tokens: int) -> f
     return tokens * (width * (len(layers) + 1) * BYTES_PER_VALUE + 8) / 1e9
 
 
-def cache_features(forward: Forward, layers: tuple[int, ...], data: Path, folder: Path) -> None:
+@dataclass(frozen=True)
+class FeatureJob:
+    """Computes the features of shards.
+
+    Attributes:
+        open_target: gives what runs the target, once in each worker.
+        layers: the hidden states hs[k] that are features.
+        files: see `ltd.common.workers.Job`.
+    """
+
+    open_target: Callable[[], Forward]
+    layers: tuple[int, ...]
+    files: Sequence[Path] = ()
+
+    def open(self) -> Callable[[list[list[int]]], Iterator[int | dict[str, Tensor]]]:
+        """What computes the features of texts: it tells the tokens of each, and at last the tensors of all."""
+        forward = self.open_target()
+        return lambda texts: _shard_features(forward, self.layers, texts)
+
+
+def cache_features(job: FeatureJob, data: Path, folder: Path, crew: Crew) -> None:
     """Write one feature file per data shard; existing ones are kept.
 
     Each holds, for the shard's n tokens: `features` (n, F*Ht) and `final` (n, Ht) bfloat16, the latter after the final
@@ -35,15 +57,18 @@ def cache_features(forward: Forward, layers: tuple[int, ...], data: Path, folder
     exponentials of all its logits.
     """
     shards = [load_shard(file, number) for number, file in enumerate(shard_files(data))]
-    total = sum(len(conversation.tokens) for shard in shards for conversation in shard)
+    texts = [[conversation.tokens for conversation in shard] for shard in shards]
+    sizes = [sum(map(len, shard)) for shard in texts]
     folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=total, unit="tok", desc="caching features", mininterval=1) as progress:
-        for number, shard in enumerate(shards):
-            file = shard_file(folder, number)
-            if not file.exists():
-                write_shard(_shard_features(forward, layers, shard, progress), file)
+    missing = [number for number in range(len(shards)) if not shard_file(folder, number).exists()]
+    done = sum(sizes) - sum(sizes[number] for number in missing)
+    with tqdm(total=sum(sizes), initial=done, unit="tok", desc="caching features", mininterval=1) as progress:
+        written = iter(missing)
+        for news in crew.do(job, [texts[number] for number in missing]):
+            if isinstance(news, int):
+                progress.update(news)
             else:
-                progress.update(sum(len(conversation.tokens) for conversation in shard))
+                write_shard(news, shard_file(folder, next(written)))
 
 
 def features_cached(data: Path, folder: Path) -> bool:
@@ -52,15 +77,14 @@ def features_cached(data: Path, folder: Path) -> bool:
 
 
 def _shard_features(
-    forward: Forward, layers: tuple[int, ...], shard: list[Conversation], progress: tqdm[Any]
-) -> dict[str, Tensor]:
-    texts = [conversation.tokens for conversation in shard]
+    forward: Forward, layers: tuple[int, ...], texts: list[list[int]]
+) -> Iterator[int | dict[str, Tensor]]:
     found: list[States | None] = [None] * len(texts)
     for index, states in read_states(forward, texts, layers):
         found[index] = states
-        progress.update(len(texts[index]))
+        yield len(texts[index])
     every = [states for states in found if states is not None]
-    return {
+    yield {
         "features": torch.cat([states.features.to("cpu", torch.bfloat16) for states in every]),
         "final": torch.cat([states.final.to("cpu", torch.bfloat16) for states in every]),
         "best": torch.cat([states.best.cpu() for states in every]),

@@ -164,7 +164,7 @@ def parse_mix(text: str) -> dict[str, float]:
     return {name: share / total for name, share in shares.items() if share > 0}
 
 
-def furthest_behind(shares: Mapping[str, float], written: Mapping[str, int]) -> Iterator[TextKind]:
+def furthest_behind(shares: Mapping[str, float], written: Mapping[str, float]) -> Iterator[TextKind]:
     """The kinds, first the one that lacks most of its share; `written` are answer tokens so far, by kind.
 
     Equal ones in the order of `KINDS`.

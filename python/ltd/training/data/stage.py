@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from ltd.common.shards import shard_file, space_for
+from ltd.common.workers import Crew, absolute, local_paths
 from ltd.engine.attention import attend_in_lockstep
 from ltd.engine.forward import Forward
+from ltd.errors import InputError
 from ltd.target.model import LoadedModel, load_model, stop_token_ids
 from ltd.target.opening import open_forward
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.chat_format import read_chat_format
-from ltd.training.data.conversations import load_shard, make_conversations, tokens_written
+from ltd.training.data.conversations import WritingJob, load_shard, make_conversations, tokens_written
 from ltd.training.data.features import (
+    FeatureJob,
     FeatureReader,
     LiveFeatures,
     Reads,
@@ -24,12 +29,32 @@ from ltd.training.data.features import (
     features_cached,
     gigabytes_of_features,
 )
-from ltd.training.data.floor import LockstepFloor, machine_rates
 from ltd.training.data.lockstep import read_states
 from ltd.training.data.writing_rates import WritingRates
 
 TEXTS_TIMED = 16
 SHARE_OF_DISK = 0.8  # of what is free, for features, where nobody said how many tokens there shall be
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTarget:
+    """What runs a target, by its name: for workers on other machines.
+
+    Attributes:
+        name, dtype, device: as `ltd.target.model.load_model` takes them.
+    """
+
+    name: str | None
+    dtype: torch.dtype
+    device: str
+
+    def __call__(self) -> Forward:
+        """Loads it."""
+        return _opened(load_model(self.name, self.dtype, torch.device(self.device)))
+
+
+def _opened(target: LoadedModel) -> Forward:
+    return open_forward(target.model, takes_weights=True, attention=attend_in_lockstep)
 
 
 class DataStage:
@@ -38,36 +63,57 @@ class DataStage:
     Args:
         target: with its weights, which stay as they are.
         layers: the hidden states hs[k] that are features.
+        crew: who writes conversations and computes features.
     """
 
     def __init__(
-        self, config: TrainDraftConfig, out: Path, target: LoadedModel, dtype: torch.dtype, layers: tuple[int, ...]
-    ) -> None:
+        self, config: TrainDraftConfig, out: Path, target: LoadedModel, dtype: torch.dtype, layers: tuple[int, ...],
+        crew: Crew,
+    ) -> None:  # fmt: skip
         self.config, self.out, self.target, self.dtype, self.layers = config, out, target, dtype, layers
+        self.crew = crew
         self.data, self.features = out / "data", out / "features"
 
     @cached_property
     def forward(self) -> Forward:
         """What runs the target; opened only where something is left to do."""
-        model = self.target.model
-        if model.device.type == "cpu":
-            # A copy, because packed weights cannot be read back.
-            model = load_model(self.config.target, self.dtype, model.device).model
-        return open_forward(model, takes_weights=True, attention=attend_in_lockstep)
+        device = self.target.model.device
+        # On a processor a copy, because packed weights cannot be read back.
+        return _opened(load_model(self.config.target, self.dtype, device) if device.type == "cpu" else self.target)
+
+    @property
+    def open_target(self) -> Callable[[], Forward]:
+        """What gives it to a worker, in this process or on another machine."""
+        if not self.crew.is_remote:
+            return lambda: self.forward
+        return NamedTarget(absolute(self._target_name), self.dtype, self.target.model.device.type)
+
+    @property
+    def _target_name(self) -> str | None:
+        return None if self.config.target is None else str(self.config.target)
+
+    @cached_property
+    def writing(self) -> WritingJob:
+        """What writes."""
+        chat = read_chat_format(self.target.tokenizer, stop_token_ids(self.target.model, self.target.tokenizer))
+        return WritingJob(self.open_target, chat, self.config, self.dtype, local_paths(self._target_name))
 
     def write(self, tokens: int) -> None:
         """Conversations, until there are so many tokens."""
         if tokens_written(self.data) >= tokens:
             return
-        model = self.target.model
-        chat = read_chat_format(self.target.tokenizer, stop_token_ids(model, self.target.tokenizer))
-        floor = LockstepFloor.of(model.config, self.dtype, machine_rates(model.device, self.dtype))
-        make_conversations(self.forward, chat, self.config, self.data, tokens, floor)
+        if self.crew.is_remote and self.config.shards_at_once == 1:
+            raise InputError(
+                "with --ray, shards_at_once says how many shards workers may write at the same time; what is written "
+                "depends on it, not on the workers, so give at least as many as there will be, --shards-at-once 8 say"
+            )
+        make_conversations(self.writing, self.data, tokens, self.crew)
 
     def cache(self) -> None:
         """The features of all conversations, if they are kept."""
         if self.config.caches_features and not features_cached(self.data, self.features):
-            cache_features(self.forward, self.layers, self.data, self.features)
+            job = FeatureJob(self.open_target, self.layers, local_paths(self._target_name))
+            cache_features(job, self.data, self.features, self.crew)
 
     def reader(self) -> Reads:
         """Where features come from."""
@@ -76,13 +122,16 @@ class DataStage:
         return LiveFeatures(self.forward, self.layers)
 
     def writing_seconds(self) -> float:
-        """Seconds per token of writing; a shard is written where none was timed."""
+        """Seconds per token of writing by the whole crew; a shard is written where none was timed."""
         while not WritingRates(self.out).shards:
             self.write(tokens_written(self.data) + 1)
-        return WritingRates(self.out).seconds_per_token
+        return WritingRates(self.out).seconds_per_token / min(self.crew.size, self.config.shards_at_once)
 
     def reading_seconds(self) -> float:
-        """Seconds per token of caching features, on a part of the first shard; 0 where they are not kept."""
+        """Seconds per token of caching features by the whole crew, from a part of the first shard, timed here.
+
+        0 where they are not kept.
+        """
         if not self.config.caches_features:
             return 0.0
         texts = [each.tokens for each in load_shard(shard_file(self.data, 0), 0)[: 2 * TEXTS_TIMED]]
@@ -90,7 +139,7 @@ class DataStage:
             started = time.perf_counter()
             for _ in read_states(self.forward, part, self.layers):
                 pass
-        return (time.perf_counter() - started) / max(1, sum(map(len, part)))
+        return (time.perf_counter() - started) / max(1, sum(map(len, part))) / self.crew.size
 
     def gigabytes(self, tokens: int) -> float:
         """What the features of so many tokens take on disk; 0 where they are not kept."""
