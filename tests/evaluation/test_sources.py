@@ -1,4 +1,4 @@
-"""Questions by name: from local files of the form that the well-known ones have, and what is said where none can be had."""
+"""Questions by name: from local files in the form of the well-known ones, and what is said where there are none."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table = pyarrow.Table.from_pylist(mmlu_rows())
     pyarrow.parquet.write_table(table, tmp_path / "mmlu" / "all" / "test-00000-of-00001.parquet")
     for subject in CATEGORIES:
-        monkeypatch.setitem(SOURCES, f"mmlu:{subject}", replace(SOURCES[f"mmlu:{subject}"], path=str(tmp_path / "mmlu")))
+        monkeypatch.setitem(
+            SOURCES, f"mmlu:{subject}", replace(SOURCES[f"mmlu:{subject}"], path=str(tmp_path / "mmlu"))
+        )
     sources.load_rows.cache_clear()
     return tmp_path
 
@@ -116,7 +118,7 @@ def test_what_was_fetched_once_is_there_without_a_network(local: Path, monkeypat
 
 def test_mmlu_is_a_task_of_every_subject_unless_a_folder_holds_it() -> None:
     assert expand_tasks(None, ["qa", "mmlu"]) == ("qa", *(f"mmlu:{subject}" for subject in SUBJECTS))
-    assert len(SUBJECTS) == 57 == len(set(SUBJECTS)) and SUBJECTS == tuple(sorted(SUBJECTS))
+    assert len(SUBJECTS) == 57 == len(set(SUBJECTS)) and sorted(SUBJECTS) == list(SUBJECTS)
     assert expand_tasks(Path("data"), ["qa", "mmlu"]) == ("qa", "mmlu")
     assert len(RunConfig(None, Path("out"), ("mmlu",)).tasks) == 57
     assert RunConfig(Path("data"), Path("out"), ("mmlu",)).tasks == ("mmlu",)
@@ -168,7 +170,8 @@ def test_no_network_and_no_package_are_told(tmp_path: Path, monkeypatch: pytest.
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(HfApi, "dataset_info", unreachable)
-    monkeypatch.setitem(sys.modules, "datasets", type("Fake", (), {"load_dataset": unreachable, "__spec__": sys.__spec__}))
+    fake = type("Fake", (), {"load_dataset": unreachable, "__spec__": sys.__spec__})
+    monkeypatch.setitem(sys.modules, "datasets", fake)
     for task in ("gsm8k", "mmlu:anatomy"):
         assert re.match("cannot fetch questions from .*: no route to host; give --data-dir", complaint_of([task]))
     monkeypatch.delitem(sys.modules, "datasets")

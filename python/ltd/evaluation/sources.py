@@ -44,22 +44,22 @@ SUBJECTS = (
 )
 # fmt: on
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]  # values by column
 
 
-def own_turns(row: Row) -> list[str]:
+def own_turns(row: TableRow) -> list[str]:
     """The turns of a row that is a question already."""
     return list(row["turns"])
 
 
-def multiple_choice(row: Row) -> list[str]:
+def multiple_choice(row: TableRow) -> list[str]:
     """MMLU's question, and below it the answers to choose from, A to D."""
     answers = [f"{letter}. {answer}" for letter, answer in zip("ABCD", row["choices"], strict=True)]
     return ["\n".join([row["question"], *answers])]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class QuestionSource:
     """Where the questions of one task come from; the arguments of `datasets.load_dataset`, and what is made of rows.
 
     Attributes:
@@ -73,7 +73,7 @@ class Source:
 
     path: str
     count: int
-    turns: Callable[[Row], list[str]] = own_turns
+    turns: Callable[[TableRow], list[str]] = own_turns
     files: str | None = None
     config: str | None = None
     split: str = "train"
@@ -86,20 +86,20 @@ class Source:
         return self.files or f"{self.path} on the Hugging Face hub"
 
 
-def _eagle(task: str) -> Source:
-    return Source("json", 80, files=f"{EAGLE}/{task}/question.jsonl")
+def _eagle(task: str) -> QuestionSource:
+    return QuestionSource("json", 80, files=f"{EAGLE}/{task}/question.jsonl")
 
 
-def _subject(name: str) -> Source:
+def _subject(name: str) -> QuestionSource:
     # All subjects are one small file, which is fetched once.
-    return Source(
+    return QuestionSource(
         "cais/mmlu", 80, multiple_choice, config="all", split="test", revision=MMLU_REVISION, where=("subject", name)
     )
 
 
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, QuestionSource] = {
     **{task: _eagle(task) for task in ("mt_bench", "gsm8k", "alpaca", "qa", "humaneval")},
-    "spec_bench": Source("json", 480, files=f"{SPEC_BENCH}/question.jsonl"),
+    "spec_bench": QuestionSource("json", 480, files=f"{SPEC_BENCH}/question.jsonl"),
     **{f"{MMLU}:{name}": _subject(name) for name in SUBJECTS},
 }
 
@@ -157,7 +157,7 @@ def write_questions(file: Path, text: str) -> None:
         ) from error
 
 
-def question_lines(task: str, source: Source) -> str:
+def question_lines(task: str, source: QuestionSource) -> str:
     """A task's questions as the lines of a question file: the first so many of its rows, in their order.
 
     Raises:
@@ -184,7 +184,7 @@ def load_rows(path: str, config: str | None, files: str | None, split: str, revi
     """The rows of a data set's split, by `datasets`, which keeps what it has downloaded.
 
     Args:
-        path, config, files, split, revision: see `Source`; path or files may be local.
+        path, config, files, split, revision: see `QuestionSource`; path or files may be local.
 
     Raises:
         InputError: the package is missing, or the data set is not in reach.
