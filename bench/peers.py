@@ -280,7 +280,9 @@ def published(pairs: Sequence[tuple[Turn, Row]], samples: Samples) -> list[Recor
 def parse(arguments: list[str] | None) -> PeersConfig:
     """The command line as a config; raises InputError for values that cannot be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True, help="holds TASK/question.jsonl for every task")
+    parser.add_argument(
+        "--data-dir", type=Path, help="holds TASK/question.jsonl; default: well-known tasks are fetched"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--tasks", type=names, default=TASKS, help="with commas between (default: all four)")
     parser.add_argument("--limit", type=int, help="only the first so many questions of every task")

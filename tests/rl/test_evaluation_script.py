@@ -132,9 +132,10 @@ def test_an_empty_folder_is_not_the_current_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, values in (("save_path", ("x", "")), ("data_dir", ("", "x"))):
-        assert main(["--data_dir", values[0], "--save_path", values[1], "--base_model_path", ""]) == 2
-        assert capsys.readouterr().err == f"error: --{name} is empty; give it a value\n"
+    assert main(["--data_dir", "x", "--save_path", "", "--base_model_path", ""]) == 2
+    assert capsys.readouterr().err == "error: --save_path is empty; give it a value\n"
+    assert main(["--data_dir", "", "--save_path", "x", "--bench_name", "mine"]) == 2  # as if it were not given
+    assert "no task 'mine' to fetch by name" in capsys.readouterr().err
     assert main(["--data_dir", "x", "--save_path"]) == 2
     assert capsys.readouterr().err.endswith("; see evaluate.py --help\n")
     assert list(tmp_path.iterdir()) == []

@@ -35,8 +35,8 @@ LOSSY = 1  # exit code of `ltd check`
 
 def evaluate(
     context: typer.Context,
-    data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="Folder for the results; a rerun goes on where the last one was.")],
+    data_dir: DataDirOption = None,
     tasks: TasksOption = ALL_TASKS,
     methods: Annotated[
         str,
@@ -108,8 +108,8 @@ def evaluate(
 
 
 def check(
-    data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="JSON file for the results; a rerun goes on where the last one was.")],
+    data_dir: DataDirOption = None,
     tasks: TasksOption = ALL_TASKS,
     method: Annotated[str, typer.Option(help="What to check; ltd methods lists what there is.")] = "eagle3",
     limit: LimitOption = None,

@@ -24,9 +24,9 @@ from ltd.cli.options import (
 
 
 def fit_sampling(
-    data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="Work folder; a rerun goes on where the last one was.")],
     tasks: TasksOption,
+    data_dir: DataDirOption = None,
     draft: Annotated[
         str | None, typer.Option(help="Folder of the head, which is written into; the shipped one if not given.")
     ] = None,

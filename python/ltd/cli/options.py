@@ -40,8 +40,24 @@ TopKOption = Annotated[int, typer.Option(help="Sample from so many best tokens; 
 TemperaturesOption = Annotated[
     str, typer.Option("--temperature", help="0 is greedy; with several, commas between, questions take them in turns.")
 ]
-DataDirOption = Annotated[Path, typer.Option(help="Folder that holds TASK/question.jsonl for every task.")]
-TasksOption = Annotated[str, typer.Option(help="Names of tasks, with commas between.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds TASK/question.jsonl for every task; well-known ones are fetched without it."),
+]
+TasksOption = Annotated[
+    str,
+    typer.Option(
+        help="Names of tasks, with commas between; without --data-dir mt_bench, gsm8k, alpaca, qa, humaneval, "
+        "spec_bench, mmlu, or mmlu:SUBJECT for one of its subjects."
+    ),
+]
+TrainingDataOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval, or what --tasks names, if not given."),
+]
+TrainingTasksOption = Annotated[
+    str, typer.Option(help="Training tasks, with commas between; without --data-dir fetched by name, as by ltd eval.")
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of every task.")]
 RayOption = Annotated[
     str | None,

@@ -33,9 +33,9 @@ from ltd.cli.options import (
 
 def record(
     context: typer.Context,
-    data_dir: DataDirOption,
     out: Annotated[Path, typer.Option(help="Folder for the traces; a rerun goes on where the last one was.")],
     tasks: TasksOption,
+    data_dir: DataDirOption = None,
     limit: LimitOption = None,
     max_new_tokens: MaxNewTokensOption = 128,
     temperature: TemperaturesOption = "0",

@@ -18,6 +18,8 @@ from ltd.cli.options import (
     LimitOption,
     TargetOption,
     ThreadsOption,
+    TrainingDataOption,
+    TrainingTasksOption,
     names,
     refuse_unused,
 )
@@ -63,10 +65,8 @@ def train_baseline(
         typer.Argument(help="disco, specdecpp, c2t; grid: the best static tree; rules: every rule's free numbers."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the result, and of its work; a rerun goes on.")],
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
-    ] = None,
-    tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
+    data_dir: TrainingDataOption = None,
+    tasks: TrainingTasksOption = "humaneval",
     limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     samples: Annotated[
@@ -144,7 +144,7 @@ def search_source(
 
     source = Source(folder=out / WORK, traces=traces, latency=latency, seconds=seconds, **shared)  # checks the numbers
     if traces is None:
-        data_dir = questions_folder(shared["data_dir"], shared["tasks"], shared["limit"], out / WORK)
+        data_dir = questions_folder(source.data_dir, source.tasks, source.limit, out / WORK)
         source = replace(source, data_dir=data_dir)
     return source
 

@@ -16,6 +16,8 @@ from ltd.cli.options import (
     LimitOption,
     TargetOption,
     ThreadsOption,
+    TrainingDataOption,
+    TrainingTasksOption,
     names,
     numbers,
     refuse_unused,
@@ -42,10 +44,8 @@ def tune(
         bool,
         typer.Option("--quick", help="In half a minute: from shipped traces, and nothing is tried in real use."),
     ] = False,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval if not given.")
-    ] = None,
-    tasks: Annotated[str, typer.Option(help="Training tasks in that folder, with commas between.")] = "humaneval",
+    data_dir: TrainingDataOption = None,
+    tasks: TrainingTasksOption = "humaneval",
     limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     temperature: Annotated[

@@ -1,4 +1,4 @@
-"""Reads evaluation questions: `{data folder}/{task}/question.jsonl`, one conversation a line."""
+"""Reads evaluation questions: `{data folder}/{task}/question.jsonl`, one conversation a line; or fetches them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from ltd.common.json_files import parse_json
 from ltd.errors import InputError
+from ltd.evaluation.sources import expand_tasks, fetch
 
 TurnKey = tuple[str, str, int]
 TASKS = ("mt_bench", "gsm8k", "alpaca", "qa")
@@ -64,17 +65,20 @@ def all_turns(questions: Sequence[Question]) -> list[Turn]:
     return [Turn(question, number) for question in questions for number in range(len(question.turns))]
 
 
-def load_questions(data_dir: Path, tasks: Sequence[str], limit: int | None = None) -> list[Question]:
-    """Reads the first `limit` questions of every task (None: all).
+def load_questions(data_dir: Path | None, tasks: Sequence[str], limit: int | None = None) -> list[Question]:
+    """Reads the first `limit` questions of every task (None: all); without a folder, those of well-known tasks by name.
 
     Raises:
         InputError: a folder or file is missing, a line is not a question (the message names file and line), a task is
-            named twice, or `limit` is below 1.
+            named twice, or `limit` is below 1; without a folder also as `ltd.evaluation.sources.fetch`.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it counts the questions of a task, so it must be at least 1")
+    tasks = expand_tasks(data_dir, tasks)
     if not tasks or len(set(tasks)) != len(tasks):
         raise InputError(f"the tasks are {', '.join(tasks) or 'none'}; name each task once")
+    if data_dir is None:
+        data_dir = fetch(tasks)
     if not data_dir.is_dir():
         raise InputError(f"there is no data folder {data_dir}; it must hold TASK/question.jsonl for every task")
     files = [question_file(data_dir, task) for task in tasks]

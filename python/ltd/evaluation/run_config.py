@@ -24,6 +24,7 @@ from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
 from ltd.evaluation.methods import Method
 from ltd.evaluation.questions import TASKS, Question, fingerprint
+from ltd.evaluation.sources import expand_tasks
 from ltd.policy_choice import expected_setting, resolve_draft
 from ltd.target.device import resolve_device, resolve_dtype
 
@@ -38,7 +39,7 @@ class RunConfig:
     """Which questions, which model, and where the results go.
 
     Attributes:
-        data_dir: holds `{task}/question.jsonl`.
+        data_dir: holds `{task}/question.jsonl`; None fetches well-known tasks by name, see `ltd.evaluation.sources`.
         out: where the results go; a rerun to the same place goes on where the last one was.
         tasks: task names.
         limit: only the first so many questions of every task; None for all.
@@ -46,7 +47,7 @@ class RunConfig:
         target, draft, device, dtype, threads, tensor_parallel: as for `ltd.load`.
     """
 
-    data_dir: Path
+    data_dir: Path | None
     out: Path
     tasks: tuple[str, ...] = TASKS
     limit: int | None = None
@@ -61,6 +62,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_least(self, max_new_tokens=1)
         check_threads(self.threads)
+        object.__setattr__(self, "tasks", expand_tasks(self.data_dir, self.tasks))
 
     @property
     def is_sampled(self) -> bool:

@@ -21,6 +21,7 @@ from ltd.decoding.decoder import Decoder
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.evaluation.questions import load_questions
+from ltd.evaluation.sources import expand_tasks
 from ltd.loading import load as load_decoder
 from ltd.policies.baselines.acceptance_head import BLOCKS
 from ltd.policies.baselines.classifier import c2t_features, disco_features
@@ -37,7 +38,7 @@ from ltd.policies.learned.observation import normalised
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.baselines.classifier_fit import ClassifierScore, FitConfig, Labelled, fit
 from ltd_rl.baselines.samples import CycleSamples, SampleConfig, load_samples, record_samples
-from ltd_rl.traces.human_eval import TASK, find_problems, write_human_eval
+from ltd_rl.traces.human_eval import TASK, training_folder
 from ltd_rl.traces.splits import held_out
 
 EPOCHS = {"disco": 50, "c2t": 50, "specdecpp": 5}
@@ -51,7 +52,8 @@ class BaselineConfig:
     Attributes:
         kind: disco, specdecpp or c2t.
         out: folder of the baseline; its work/ holds what is made on the way, and a rerun goes on from there.
-        data_dir, tasks: the questions; None is HumanEval from the package human-eval.
+        data_dir, tasks: the questions; without a folder HumanEval from the package human-eval, or other well-known
+            tasks by name.
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per recorded answer.
         samples: folder of samples that another run has recorded, its out/work/samples; None records.
@@ -83,6 +85,7 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.kind not in EPOCHS:
             raise InputError(f"there is no baseline {self.kind!r} to train; use {', '.join(EPOCHS)} or grid")
+        object.__setattr__(self, "tasks", expand_tasks(self.data_dir, self.tasks))
         check_least(self, width=1)
         check_seed(self)
         self.fit_config()
@@ -186,20 +189,15 @@ def obtain_samples(config: BaselineConfig, work: Path, load: Callable[..., Decod
 
 
 def questions_folder(data_dir: Path | None, tasks: tuple[str, ...], limit: int | None, work: Path) -> Path:
-    """The data folder; one with HumanEval's prompts is made in the work folder if none is named.
+    """The data folder; if none is named, it is made in the work folder or fetched, see `training_folder`.
 
     Raises:
         InputError: there are no questions, or too few to hold one out.
     """
-    if data_dir is None:
-        find_problems()
-        if tasks != (TASK,):
-            raise InputError(f"the tasks {', '.join(tasks)} are in no folder; give --data-dir, or no tasks")
-        data_dir = work / QUESTIONS
-        write_human_eval(data_dir)
-    if len(load_questions(data_dir, tasks, limit)) < 2:
+    folder = training_folder(data_dir, tasks, work / QUESTIONS)
+    if len(load_questions(folder, tasks, limit)) < 2:
         raise InputError("there is one question to train on; a second one is needed to validate with")
-    return data_dir
+    return folder
 
 
 def split_samples(kind: str, samples: CycleSamples) -> tuple[Labelled, Labelled]:

@@ -36,8 +36,8 @@ MODEL = "bundle folder, or zip of an official script or of a training here"
 class EvaluationOptions:
     """What the evaluation asks; empty texts are not given."""
 
-    data_dir: Path = field(metadata={"help": "Folder that holds TASK/question.jsonl for every task."})
     save_path: Path = field(metadata={"help": "Folder for the results; a rerun goes on where the last one was."})
+    data_dir: str = option("", "Folder that holds TASK/question.jsonl; well-known tasks are fetched without it.")
     bench_name: str = option(",".join(TASKS), "Tasks, with commas between.")
     base_model_path: str = option("", "Target: folder, GGUF file or hub name; empty is SmolLM2-135M-Instruct.")
     ea_model_path: str = option("", "Folder with an EAGLE-3 head; empty is the shipped head.")
@@ -86,7 +86,7 @@ def run_evaluation(options: EvaluationOptions) -> None:
         save_bundle(Bundle(policies_of(options)), folder)
         methods.append(f"ltd=bundle:{folder}")
     config = EvalConfig(
-        data_dir=options.data_dir,
+        data_dir=Path(options.data_dir) if options.data_dir else None,
         out=options.save_path,
         tasks=tuple(name.strip() for name in options.bench_name.split(",")),
         methods=tuple(methods),

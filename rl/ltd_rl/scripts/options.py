@@ -32,7 +32,7 @@ class Options:
     base_model_path: str = option("", "Target: folder, GGUF file or hub name; empty is SmolLM2-135M-Instruct.")
     ea_model_path: str = option("", "Folder with an EAGLE-3 head; empty is the shipped head.")
     rl_checkpoint_path: str = option("", "SB3 zip whose networks and optimiser a new run begins with; empty is random.")
-    data_dir: str = option("", "Folder that holds TASK/question.jsonl; needed without --traces.")
+    data_dir: str = option("", "Folder that holds TASK/question.jsonl; well-known tasks are fetched without it.")
     dataset_train: str = option("", "Task to train on, for example humaneval; needed without --traces.")
     traces: str = option("", "Folder of ltd record; empty records into the run's folder first.")
     latency: str = option("", "JSON file of ltd calibrate; empty calibrates into the run's folder first.")

@@ -14,6 +14,7 @@ from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.evaluation.questions import Question, load_questions
+from ltd.evaluation.sources import expand_tasks
 from ltd.latency.calibration import calibrate
 from ltd.latency.cycle_bench import Plan
 from ltd.latency.cycle_costs import measured_on
@@ -38,7 +39,7 @@ class Source:
         folder: what is made is kept here, and reused.
         traces: folder of `ltd record`; None records.
         latency: file of `ltd calibrate`; None calibrates.
-        data_dir, tasks: the questions, needed to record.
+        data_dir, tasks: the questions, needed to record; without a folder well-known tasks by name.
         target, draft, device, dtype, threads: as for `ltd.load`.
         limit: only the first so many questions; None for all.
         max_new_tokens: per answer.
@@ -71,6 +72,7 @@ class Source:
         check_threads(self.threads)
         check_least(self, max_new_tokens=1)
         Plan(seconds=self.seconds)  # raises if it is out of range
+        object.__setattr__(self, "tasks", expand_tasks(self.data_dir, self.tasks))
 
     def questions(self) -> list[Question]:
         """What to record the answers to; raises InputError as `record_config` does, or if they are not there."""
@@ -84,8 +86,8 @@ class Source:
 
     def record_config(self) -> RecordConfig:
         """What to record; raises InputError if it is not known."""
-        if self.data_dir is None or not self.tasks:
-            raise InputError("there is nothing to record; give --traces, or --data_dir and --dataset_train")
+        if not self.tasks:
+            raise InputError("there is nothing to record; give --traces, or --dataset_train and its --data_dir")
         return RecordConfig(
             data_dir=self.data_dir,
             out=self.folder / TRACES,

