@@ -92,13 +92,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("draft", ["head", "oracle"])
 def test_two_processes_come_to_the_tokens_of_one(run: Run, family: str, draft: str) -> None:
     first, second = (process[family][draft] for process in run.processes)
-    expected = run.alone[family][draft]
     assert first == second
-    # How many tokens two cycles gain is the draft's luck.
-    begun, known = first.pop("begun", []), expected.get("begun", [])
-    assert all(one == other for one, other in zip(begun, known, strict=False))
-    assert first == {name: tokens for name, tokens in expected.items() if name != "begun"}
-    assert all(len(tokens) > 0 for tokens in first.values())
+    for name, expected in run.alone[family][draft].items():
+        tokens, known = first[name], expected
+        if name == "begun":  # how many tokens two cycles gain is the draft's luck
+            count = min(len(tokens), len(known))
+            tokens, known = tokens[:count], known[:count]
+        assert len(tokens) > 0 and tokens == known, name
 
 
 def test_trees_were_accepted(run: Run) -> None:
