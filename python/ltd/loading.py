@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def load_here(
     rules = ModelRules.of(loaded.model)
     folder = find_head(draft)
     model, head = prepare(loaded, folder, kind, place, takes_weights=True, leader=leader)
-    make = Decoder if leader is None else partial(ParallelDecoder, leader)
+    make: Callable[..., Decoder] = Decoder if leader is None else partial(ParallelDecoder, leader)
     decoder = make(
         model,
         head,

@@ -21,8 +21,8 @@ from ltd.drafts.eagle3.files import save_head
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 600  # seconds; it takes half a minute where nothing else runs
-NOT_DIVISIBLE = "odd"
+LONGEST = 1800  # seconds, on a machine that others use; it takes half a minute where nothing else runs
+NOT_DIVISIBLE = "one-key-head"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def make_models(folder: Path) -> None:
         AutoModelForCausalLM.from_config(config(family)).save_pretrained(folder / family)
         small_tokenizer().save_pretrained(folder / family)
         save_head(Eagle3Head(Eagle3Config.for_target(config(family), draft_vocab_size=96)), folder / f"{family}-head")
-    odd = config("llama", num_attention_heads=3, num_key_value_heads=3)
+    odd = config("llama", num_key_value_heads=1)
     AutoModelForCausalLM.from_config(odd).save_pretrained(folder / NOT_DIVISIBLE)
     small_tokenizer().save_pretrained(folder / NOT_DIVISIBLE)
 
@@ -92,13 +92,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("draft", ["head", "oracle"])
 def test_two_processes_come_to_the_tokens_of_one(run: Run, family: str, draft: str) -> None:
     first, second = (process[family][draft] for process in run.processes)
-    expected = run.alone[family][draft]
     assert first == second
-    # How many tokens two cycles gain is the draft's luck.
-    begun, known = first.pop("begun", []), expected.get("begun", [])
-    assert all(one == other for one, other in zip(begun, known, strict=False))
-    assert first == {name: tokens for name, tokens in expected.items() if name != "begun"}
-    assert all(len(tokens) > 0 for tokens in first.values())
+    for name, expected in run.alone[family][draft].items():
+        tokens, known = first[name], expected
+        if name == "begun":  # how many tokens two cycles gain is the draft's luck
+            count = min(len(tokens), len(known))
+            tokens, known = tokens[:count], known[:count]
+        assert len(tokens) > 0 and tokens == known, name
 
 
 def test_trees_were_accepted(run: Run) -> None:
@@ -147,7 +147,7 @@ def test_commands_run_in_the_first_process_and_end_alike(run: Run) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        "error: the target has 3 heads with 3 key/value heads, which cannot be divided among 2 processes; use 3",
+        "error: the target has 4 heads with 1 key/value heads, which cannot be divided among 2 processes; it runs in",
         "error: temperature -1.0 is out of range",
         "error: transformers runs in one process only; leave it out, or start without torchrun",
         "error: ltd tune runs in one process, but torchrun started several; start it without torchrun",

@@ -32,7 +32,7 @@ PROMPTS = [[5, 9, 14, 33, 7], [40, 41, 42], [*range(20, 60)]]
 REPEATING = [10, 11, 12, 13, 14, 15] * 8
 WAYS = {
     ("llama", "head"): ("plain", "batch", "sampled", "begun", "lookup", "both", "read", "read on"),
-    ("llama", "oracle"): ("batch", "sampled batch", "by the clock", "stream", "begun"),
+    ("llama", "oracle"): ("sampled batch", "by the clock", "stream", "begun", "batch"),
     ("qwen3", "head"): ("batch", "by the clock"),
     ("qwen3", "oracle"): ("sampled batch", "stream"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ltd.common.launch import is_first
 from ltd.common.program import INPUT_ERROR, run_program
@@ -19,7 +20,7 @@ def run_together(command: str, run: Callable[[], int | None]) -> int:
         run: runs it in the first process.
     """
     if command not in COMMANDS:
-        return run_program(lambda: refuse(command)) if is_first() else INPUT_ERROR
+        return run_program(partial(refuse, command)) if is_first() else INPUT_ERROR
 
     def in_turn() -> int | None:
         from ltd.parallel.joining import join

@@ -89,6 +89,7 @@ class Follower:
 
     def _drop(self, numbers: list[int]) -> None:
         for number in numbers:
+            self.layers.pop(number, None)
             self._caches.pop(number, None)
             self._rows.pop(number, None)
 

@@ -68,14 +68,14 @@ class LeadingLayers(ShardedLayers):
         part: Tensor = super().embedding.weight
         whole = self._embedding
         if whole is None or part is not self._part or part.dtype != whole.weight.dtype:
-            self._part = part
-            self._embedding = whole = nn.Embedding.from_pretrained(self._gathered("get_input_embeddings", part))
+            whole = frozen(self._gathered("get_input_embeddings", part))
+            self._part, self._embedding = part, whole
         return whole
 
     def get_output_embeddings(self) -> nn.Embedding:
         """The output layer, whole, as far as its `weight`; for drafts that have none of their own."""
         layer: Any = self.model.get_output_embeddings()
-        return nn.Embedding.from_pretrained(self._gathered("get_output_embeddings", layer.weight))
+        return frozen(self._gathered("get_output_embeddings", layer.weight))
 
     def follow(self) -> None:
         """See `Forward`."""
@@ -105,3 +105,9 @@ class LeadingLayers(ShardedLayers):
         self.leader.say("gather", self.number, layer)
         with self.leader.in_step():
             return put_together(weight)
+
+
+def frozen(weight: Tensor) -> nn.Embedding:
+    """A layer over a weight (vocabulary, hidden)."""
+    layer: nn.Embedding = nn.Embedding.from_pretrained(weight)
+    return layer

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -149,15 +149,20 @@ class Leader:
         self.say("load", number, place, dtype, threads)
         set_threads(threads)
         model = load_sharded(place, dtype, self.ranks.count)
-        self._models[model] = number
+        self._know(model, number)
         return model
 
     def number_of(self, model: PreTrainedModel) -> int:
         """The number of a model in all processes; one that the user loaded gets it now."""
         if model not in self._models:
-            self._models[model] = number = self.new_number()
+            number = self.new_number()
             self.say("adopt", number)
+            self._know(model, number)
         return self._models[model]
+
+    def _know(self, model: PreTrainedModel, number: int) -> None:
+        self._models[model] = number
+        finalize(model, self.drop, number).atexit = False
 
     def end(self, code: int) -> None:
         """Tells the others to end their program with an exit code; nothing is said after that."""

@@ -69,8 +69,8 @@ class Ranks:
             numbers = torch.empty(sum(sizes), dtype=torch.int64, device=self.device)
             if kinds:
                 dist.broadcast(numbers, 0)
-        parts = zip(numbers.split(sizes), kinds, strict=True) if kinds else ()
-        return message, [part.view(shape).to(dtype) for part, (shape, dtype) in parts]
+        parts = numbers.split(sizes) if kinds else ()
+        return message, [part.view(shape).to(dtype) for part, (shape, dtype) in zip(parts, kinds, strict=True)]
 
     def _broadcast(self, content: bytes) -> bytes:
         """What the first process has in the place of this."""
