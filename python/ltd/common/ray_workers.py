@@ -57,7 +57,6 @@ class Worker:
             if (found := fingerprint(Path(name))) != expected:
                 raise InputError(f"{name} is {'missing' if found is None else 'not the same as on the first machine'}")
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
             self.work = pickle.loads(job).open()
         self.number = number
         return [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
@@ -102,11 +101,6 @@ class Progress:
     done: dict[int, list[Any]] = field(default_factory=dict)
     deaths: Counter[int] = field(default_factory=Counter)
     next: int = 0
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nobody has a unit to do, whoever is still opening."""
-        return not self.waiting and all(number is None for _, number in self.busy.values())
 
 
 class RayCrew:
