@@ -42,7 +42,8 @@ class Worker:
         import torch
 
         torch.set_num_threads(threads)  # where this process had imported it before
-        self.number, self.work = -1, None
+        self.number = -1
+        self.work: Callable[[Any], Iterator[Any]] | None = None
 
     def open(self, number: int, job: bytes, files: dict[str, str | None]) -> list[str]:
         """Opens a job unless it is the open one, and returns the warnings that came of it.
@@ -124,7 +125,9 @@ class RayCrew:
         self.nodes: list[Node] = []
         self._started = self._connected = False
         self._job: Any = None
-        self._number, self._packed, self._files = 0, None, {}  # type: ignore[var-annotated]
+        self._number = 0  # of the job
+        self._packed: Any = None  # the job, where Ray keeps it
+        self._files: dict[str, str | None] = {}
         self._warned: set[str] = set()
 
     @property
