@@ -115,12 +115,14 @@ def test_a_worker_refuses_other_files(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"sources": "other"}, "node far of Ray has other sources of ltd"),
         ({"torch": "1.0"}, "node far of Ray has torch 1.0, but here is"),
         ({"torch": None}, "node far of Ray has torch None, but here is"),
+        ({"error": "no kernels"}, "node far of Ray cannot use ltd: no kernels"),
     ],
 )
 def test_a_node_with_something_else_is_named(changes: dict[str, Any], complaint: str) -> None:
-    check_node("far", own_versions())
+    here = own_versions()
+    check_node("far", here, here)
     with pytest.raises(InputError, match=complaint):
-        check_node("far", own_versions() | changes)
+        check_node("far", here | changes, here)
 
 
 def test_nodes_that_compute_differently_are_refused() -> None:

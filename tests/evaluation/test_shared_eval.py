@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from other_crew import OtherCrew
 
+from ltd.drafts.opening import shipped_head
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.report import describe, make_notes
@@ -80,6 +81,9 @@ def test_workers_get_names_that_mean_the_same_there(config: EvalConfig, monkeypa
     monkeypatch.chdir(folder.parent)
     sent = for_workers(replace(config, target=folder.name, dtype="auto", device="auto"))
     assert sent.target == str(folder) and sent.dtype in ("float32", "bfloat16") and sent.device == "cpu"
+    assert sent.draft == config.draft
+    assert for_workers(replace(config, draft=str(shipped_head()))).draft is None  # wherever it is there
+    assert for_workers(replace(config, draft="lookup")).draft == "lookup"
     with pytest.raises(InputError, match="leave --threads out"):
         for_workers(replace(config, threads=1))
     with pytest.raises(InputError, match="leave --threads out"):

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ltd.common.shards import shard_file
+from ltd.common.workers import Here
 from ltd.errors import InputError
 from ltd.target.opening import open_forward
 from ltd.training import TrainDraftConfig
 from ltd.training.data.chat_format import ChatFormat, read_chat_format
 from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
-from ltd.training.data.conversations import load_shard, make_conversations, own_words, written_shards
+from ltd.training.data.conversations import WritingJob, load_shard, make_conversations, own_words, written_shards
 from ltd.training.data.floor import LockstepFloor, MachineRates
 from ltd.training.data.given_texts import LEAST_BLOCKS, LEAST_CODE, SENTENCE, GivenTexts, code_blocks, is_varied
 from ltd.training.data.lockstep import Lockstep
@@ -265,9 +266,8 @@ def test_data_of_all_kinds(tiny_target: Target, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_target("llama"))
     chat = read_chat_format(tokenizer, (2,))
     config = config_of(context_length=240, rows=12, seed=3)
-    rates = MachineRates(read=1e9, multiply=1e9)
-    floor = LockstepFloor.of(model.config, torch.float32, rates)
-    make_conversations(open_forward(model, takes_weights=True), chat, config, tmp_path / "data", 9000, floor)
+    job = WritingJob(lambda: open_forward(model, takes_weights=True), chat, config, torch.float32)
+    make_conversations(job, tmp_path / "data", 9000, Here())
     shards = written_shards(tmp_path / "data")
     assert sum(shard.tokens for shard in shards) >= 9000
     assert {shard.kind.name for shard in shards} == set(KIND_OF_NAME) - {"code"}

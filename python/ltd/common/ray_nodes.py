@@ -66,8 +66,9 @@ def find_nodes(ray: Any) -> list[Node]:
         probe.options(num_cpus=0, scheduling_strategy=affinity(node["NodeID"], soft=False)).remote() for node in alive
     ]
     found = ray.get(asked)
+    here = own_versions()
     for node, facts in zip(alive, found, strict=True):
-        check_node(node["NodeManagerHostname"], facts)
+        check_node(node["NodeManagerHostname"], facts, here)
     return [as_node(node, facts) for node, facts in zip(alive, found, strict=True)]
 
 
@@ -91,7 +92,6 @@ def probe_of(package: str) -> Callable[[], dict[str, Any]]:
     """What tells of a node, whatever is installed there: it is sent as it is, not by its name."""
 
     def probe() -> dict[str, Any]:
-        import importlib.metadata
         import importlib.util
 
         found: dict[str, Any] = {"ltd": None, "torch": None}
@@ -105,12 +105,15 @@ def probe_of(package: str) -> Callable[[], dict[str, Any]]:
         except ImportError:  # a version that is older than this
             found["ltd"] = "an older one"
             return found
-        from ltd.common.machine import machine_facts, vector_unit
-        from ltd.common.threads import find_processors
+        try:
+            from ltd.common.machine import machine_facts, vector_unit
+            from ltd.common.threads import find_processors
 
-        found["processors"] = find_processors().threads
-        found["unit"] = vector_unit()
-        found["machine"] = machine_facts()
+            found["processors"] = find_processors().threads
+            found["unit"] = vector_unit()
+            found["machine"] = machine_facts()
+        except ImportError as error:  # of torch or the kernels
+            found["error"] = str(error)
         return found
 
     return probe
@@ -133,9 +136,8 @@ def fingerprint_of_sources(package: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def check_node(name: str, facts: dict[str, Any]) -> None:
-    """Raises InputError unless a node has this ltd and this torch."""
-    here = own_versions()
+def check_node(name: str, facts: dict[str, Any], here: dict[str, str | None]) -> None:
+    """Raises InputError unless what a probe found on a node is this ltd and this torch, and runs."""
     if facts["ltd"] is None:
         raise InputError(f"node {name} of Ray has no ltd; install ltd {here['ltd']} in the Python that Ray runs there")
     if facts["ltd"] != here["ltd"]:
@@ -148,6 +150,8 @@ def check_node(name: str, facts: dict[str, Any]) -> None:
         raise InputError(
             f"node {name} of Ray has torch {facts['torch']}, but here is {here['torch']}; install the same"
         )
+    if "error" in facts:
+        raise InputError(f"node {name} of Ray cannot use ltd: {facts['error']}")
 
 
 def share_out(nodes: Sequence[Node], cpus: int | None, gpu: bool) -> list[Share]:

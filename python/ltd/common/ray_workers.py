@@ -42,7 +42,8 @@ class Worker:
         import torch
 
         torch.set_num_threads(threads)  # where this process had imported it before
-        self.number, self.work = -1, None
+        self.number = -1
+        self.work: Callable[[Any], Iterator[Any]] | None = None
 
     def open(self, number: int, job: bytes, files: dict[str, str | None]) -> list[str]:
         """Opens a job unless it is the open one, and returns the warnings that came of it.
@@ -57,7 +58,6 @@ class Worker:
             if (found := fingerprint(Path(name))) != expected:
                 raise InputError(f"{name} is {'missing' if found is None else 'not the same as on the first machine'}")
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
             self.work = pickle.loads(job).open()
         self.number = number
         return [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
@@ -103,11 +103,6 @@ class Progress:
     deaths: Counter[int] = field(default_factory=Counter)
     next: int = 0
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether nobody has a unit to do, whoever is still opening."""
-        return not self.waiting and all(number is None for _, number in self.busy.values())
-
 
 class RayCrew:
     """Workers of Ray.
@@ -130,7 +125,9 @@ class RayCrew:
         self.nodes: list[Node] = []
         self._started = self._connected = False
         self._job: Any = None
-        self._number, self._packed, self._files = 0, None, {}  # type: ignore[var-annotated]
+        self._number = 0  # of the job
+        self._packed: Any = None  # the job, where Ray keeps it
+        self._files: dict[str, str | None] = {}
         self._warned: set[str] = set()
 
     @property

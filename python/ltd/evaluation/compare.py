@@ -25,7 +25,6 @@ from ltd.common.threads import set_threads
 from ltd.common.workers import Crew, Here, local_paths
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
-from ltd.drafts.opening import find_head
 from ltd.errors import InputError
 from ltd.evaluation.against import find_method
 from ltd.evaluation.answerers import Answerer, Models, find_chain
@@ -41,6 +40,7 @@ from ltd.evaluation.run_config import (
     choose_methods,
     for_workers,
     in_rotation,
+    model_files,
     run_settings,
 )
 from ltd.evaluation.scores import all_scores
@@ -133,8 +133,7 @@ class EvalJob:
     def files(self) -> Sequence[Path]:
         """See `ltd.common.workers.Job`; what methods read is read before, but for rules of chains."""
         rules = {name for piece in self.missing if piece.method.needs_chain for name in piece.method.files}
-        head = find_head(self.config.draft)
-        return [*local_paths(self.config.target, head, self.config.chain), *sorted(rules)]
+        return [*model_files(self.config), *local_paths(self.config.chain), *sorted(rules)]
 
     def open(self) -> Callable[[QuestionWork], Iterator[Record]]:
         """Loads the model and warms every method up; raises InputError if a method does not fit, or a turn is long."""
@@ -189,7 +188,8 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder, cr
         if crew.is_remote:  # what was half done may be done on another machine now
             begun = {piece.turn.question for piece in missing}
             missing = [piece for piece in pieces if piece.turn.question in begun]
-            samples = {key: sample for key, sample in samples.items() if key not in {piece.key for piece in missing}}
+            again = {piece.key for piece in missing}
+            samples = {key: sample for key, sample in samples.items() if key not in again}
         if missing:
             generate_missing(EvalJob(work, tuple(missing), crew.is_remote, load), samples, journal, crew)
     results = {"settings": settings, "samples": published(pieces, samples, config.temperature)}

@@ -17,8 +17,8 @@ from ltd.common.launch import launched_processes
 from ltd.common.machine import machine_facts
 from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
-from ltd.common.workers import Crew, absolute
-from ltd.drafts.opening import find_head, head_hash, text_scores_file
+from ltd.common.workers import Crew, absolute, local_paths
+from ltd.drafts.opening import find_head, head_hash, shipped_head, text_scores_file
 from ltd.drafts.sharpness import SAMPLING
 from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
@@ -123,11 +123,19 @@ def for_workers(config: C) -> C:
     device = resolve_device(config.device)
     if device.index is not None:
         raise InputError(f"with --ray, Ray chooses the GPU of each worker; give device {device.type}, not {device}")
-    places = {
-        name: absolute(getattr(config, name, None)) for name in ("target", "draft", "chain") if hasattr(config, name)
-    }
+    head = find_head(config.draft)
+    # The shipped head may lie elsewhere there: without a name each worker finds its own.
+    draft = config.draft if head is None else None if head == shipped_head() else str(head.absolute())
+    places = {"target": absolute(config.target), "draft": draft}
+    if hasattr(config, "chain"):
+        places["chain"] = absolute(config.chain)
     dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
     return dataclasses.replace(config, device=str(device), dtype=dtype, **places)
+
+
+def model_files(config: RunConfig) -> list[Path]:
+    """The target's and the draft's files and folders, as far as they are local and named."""
+    return local_paths(config.target, None if config.draft is None else find_head(config.draft))
 
 
 def run_settings(

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ltd.common.journal import Journal, Record
 from ltd.common.number_ranges import check_least
 from ltd.common.shards import SHARDS, check_space, shard_file
-from ltd.common.workers import Crew, Here, local_paths
+from ltd.common.workers import Crew, Here
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft
@@ -35,7 +35,7 @@ from ltd.drafts.opening import NONE, find_head, state_size
 from ltd.errors import InputError
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
-from ltd.evaluation.run_config import RunConfig, for_workers, run_settings
+from ltd.evaluation.run_config import RunConfig, for_workers, model_files, run_settings
 from ltd.loading import load as load_decoder
 from ltd.policy_choice import resolve_draft
 from ltd.tree import MAX_DEPTH, NOT_ASKED, DraftTree, check_tree_limits
@@ -125,7 +125,7 @@ class RecordJob:
     @property
     def files(self) -> Sequence[Path]:
         """See `ltd.common.workers.Job`."""
-        return local_paths(self.config.target, find_head(self.config.draft))
+        return model_files(self.config)
 
     def open(self) -> Callable[[tuple[Question, Sampling]], Iterator[RecordedGeneration]]:
         """Loads the model; raises InputError if there is no draft to record, or a turn is too long."""
