@@ -98,7 +98,8 @@ def load(
     loaded = load_model(named, kind, place)
     rules = ModelRules.of(loaded.model)
     folder = find_head(draft)
-    model, head = prepare(loaded, folder, kind, place, takes_weights=True)
+    # The type that a quantised model computes in may be another than was asked for.
+    model, head = prepare(loaded, folder, loaded.model.dtype, place, takes_weights=True)
     decoder = Decoder(
         model,
         head,
