@@ -135,7 +135,8 @@ def load_here(
     loaded = load_model(named, kind, place, None if leader is None else partial(leader.load, threads=threads))
     rules = ModelRules.of(loaded.model)
     folder = find_head(draft)
-    model, head = prepare(loaded, folder, kind, place, takes_weights=True, leader=leader)
+    # The type that a quantised model computes in may be another than was asked for.
+    model, head = prepare(loaded, folder, loaded.model.dtype, place, takes_weights=True, leader=leader)
     make: Callable[..., Decoder] = Decoder if leader is None else partial(ParallelDecoder, leader)
     decoder = make(
         model,

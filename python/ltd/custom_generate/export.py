@@ -29,6 +29,7 @@ from ltd.policy_choice import NONE, STATIC, ChosenPolicy, choose_policy, expecte
 from ltd.target.device import AUTO, resolve_device, resolve_dtype
 from ltd.target.locate import CONFIG
 from ltd.target.model import NamedModel
+from ltd.target.quantised import QUANTISATION
 
 FOLDER, HEAD, POLICY = "custom_generate", "head", "policy"
 OWN_CODE = "auto_map"  # in a config: which code of the model's folder `transformers` would run
@@ -65,11 +66,13 @@ def export_model(
         the policy that decides on this machine as it is now.
 
     Raises:
-        InputError: a folder that is not empty, or anything that `ltd.load` would refuse without reading weights.
+        InputError: a folder that is not empty, a quantised model whose weights are to be taken, or anything that `ltd.load` would refuse without reading weights.
     """
     folder = free_folder(out)
     named, place = NamedModel(target), resolve_device(AUTO)
     kind = resolve_dtype(dtype, place)
+    if takes_weights and getattr(named.config, QUANTISATION, None) is not None:
+        raise InputError(f"{named.place!r} is quantised, so no engine can take its weights over; add --keep-weights")
     if str(draft) == NO_DRAFT and policy not in (None, NONE):
         raise InputError(f"the draft {draft} is plain decoding, which takes no policy {str(policy)!r}; leave it out")
     draft = NO_DRAFT if policy == NONE else resolve_draft(named, draft)

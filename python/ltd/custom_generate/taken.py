@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ltd.engine.packed_linear import PackedLinear
+from ltd.engine.packed_linear import PackedLinear, is_plain
 from ltd.errors import InputError
 from ltd.parallel.sharding import is_sharded
 
@@ -70,6 +70,8 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     for name, part in model.named_modules():
         if made.get(name) is not type(part):
             yield f"{name} is a {type(part).__name__}, which its configuration does not say"
+        if isinstance(part, nn.Linear) and not is_plain(part):
+            yield f"{name} is quantised"
         hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         if "forward" in vars(part) or not all(map(_only_looks, hooks)):
             yield f"{name or 'the model'} has hooks, or a forward of its own"

@@ -9,6 +9,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is PyTorch's own linear one, over a weight that is nothing but its numbers.
+
+    Layers of quantised models are others, or hold whole numbers, or tensors with a product of their own.
+    """
+    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and layer.weight.dtype in PLAIN
+
 
 def can_pack(dtype: torch.dtype = torch.float32) -> bool:
     """Whether this torch has oneDNN's packed linear operators, and this processor their arithmetic for the type."""

@@ -20,6 +20,7 @@ from transformers.utils.hub import cached_file
 from ltd.common.json_files import read_json
 from ltd.errors import InputError
 from ltd.target.locate import CONFIG, locate, meaning_of, quiet_transformers
+from ltd.target.quantised import MOST_PACKED, QUANTISATION, method_of, settle_type
 from ltd.target.stored import SIZES, check_counts, check_numbers, check_sizes, load_whole, stored_in
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -82,25 +83,35 @@ def load_model(
         read: read(place, dtype, config) reads them; None is as `load_whole` does, the whole model.
 
     Raises:
-        InputError: the model cannot be found or read, or is not of a supported family.
+        InputError: the model cannot be found or read, or is not of a supported family; or it is quantised, and what its
+            method needs is not here.
     """
     named = NamedModel.of(name)
     place, config = named.place, named.config  # raises before the weights are read
+    where = placed(config, device)
+    if where and read is not None:
+        raise InputError(f"the model in {place!r} is quantised, and such a one runs in one process only; start one")
     try:
         with quiet_transformers():
-            model = (read or read_whole)(place, dtype, config)
+            if read is None:
+                model = load_whole(place, place, config=config, dtype=dtype, **where)
+            else:
+                model = read(place, dtype, config)
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except InputError:
         raise
     except Exception as error:  # the reasons are many (truncated file, wrong types), the sentence is one
         raise InputError(f"cannot load the model in {place!r}: {meaning_of(error)}") from error
-    torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
+    if where:
+        settle_type(model, dtype)
+    else:
+        torch.nn.Module.to(model, device)  # the model's own `to` is wrapped, in a way that hides its type
     return LoadedModel(model.eval(), tokenizer, str(place))
 
 
-def read_whole(place: str, dtype: torch.dtype, config: PretrainedConfig) -> PreTrainedModel:
-    """All weights of the model in a folder or of a hub name; raises as `load_whole` does."""
-    return load_whole(place, place, config=config, dtype=dtype)
+def placed(config: PretrainedConfig, device: torch.device) -> dict[str, Any]:
+    """What loading is told of the device: that of quantised weights, which cannot be moved later."""
+    return {} if getattr(config, QUANTISATION, None) is None else {"device_map": {"": device}}
 
 
 def read_config(place: str) -> PretrainedConfig:
@@ -116,6 +127,7 @@ def read_config(place: str) -> PretrainedConfig:
         file = Path(place, CONFIG) if Path(place).is_dir() else Path(str(cached_file(place, CONFIG)))
         values = read_json(file, dict[str, Any])
         check_family(values, place)
+        packed = 1 if method_of(values, place) is None else MOST_PACKED
         check_counts({name: values[name] for name in SIZES if values.get(name) is not None}, place)
         config: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except InputError as error:
@@ -124,19 +136,17 @@ def read_config(place: str) -> PretrainedConfig:
         raise InputError(f"cannot read a model from {place!r}: {meaning_of(error)}") from error
     check_family({"model_type": config.model_type}, place)
     if Path(place).is_dir():
-        check_sizes(config, stored_in(Path(place)), place)
+        check_sizes(config, stored_in(Path(place)), place, packed=packed)
     else:
         check_numbers(config, place)
     return config
 
 
 def check_family(values: Mapping[str, Any], place: str) -> None:
-    """Raises InputError unless a config is that of an unquantised model of a supported family."""
+    """Raises InputError unless a config is that of a model of a supported family."""
     family = values.get("model_type")
     if family not in FAMILIES:
         raise InputError(f"{place!r} is a {family!r} model; ltd supports the families {', '.join(FAMILIES)}")
-    if values.get("quantization_config") is not None:
-        raise InputError(f"{place!r} is quantised; use the model in float32, bfloat16 or float16, or a GGUF file")
 
 
 def tokenizer_fingerprint(tokenizer: Any, vocab_size: int) -> str:

@@ -10,6 +10,7 @@ from ltd.engine.device import DeviceEngine
 from ltd.engine.forward import Forward
 from ltd.engine.packed_linear import pack_linears
 from ltd.ops import build_info
+from ltd.target.quantised import has_plain_layers
 from ltd.target.transformers_layers import TransformersLayers
 
 
@@ -22,10 +23,12 @@ def open_forward(model: PreTrainedModel, *, takes_weights: bool, attention: Atte
         attention: of the layers of `transformers`, where they run it. Another than ours needs no kernels of ours, and
             so a GPU's engine, which does, is not chosen then.
     """
-    if takes_weights and model.device.type == "cpu":
+    if not takes_weights or not has_plain_layers(model):  # an engine would read quantised weights as if they were none
+        return TransformersLayers(model, attention)
+    if model.device.type == "cpu":
         if Engine.supports(model):
             return Engine(model)
         pack_linears(model)
-    elif takes_weights and attention is attend_tree and build_info()["cuda"] and DeviceEngine.supports(model):
+    elif attention is attend_tree and build_info()["cuda"] and DeviceEngine.supports(model):
         return DeviceEngine(model)
     return TransformersLayers(model, attention)

@@ -96,7 +96,9 @@ def check_numbers(config: PretrainedConfig, place: str) -> None:
         raise InputError(f"the config of {place!r} says rms_norm_eps = {eps!r}, but it must be a number of at least 0")
 
 
-def check_sizes(config: PretrainedConfig, stored: Stored, place: str, *, embedding: bool = True) -> None:
+def check_sizes(
+    config: PretrainedConfig, stored: Stored, place: str, *, embedding: bool = True, packed: int = 1
+) -> None:
     """Raises InputError if a config's numbers are none, or ask for more than there is, before anything is allocated.
 
     Args:
@@ -104,13 +106,14 @@ def check_sizes(config: PretrainedConfig, stored: Stored, place: str, *, embeddi
         stored: in its files.
         place: for the message.
         embedding: whether the token embedding must be in them.
+        packed: weights that one number of them may hold.
     """
     check_numbers(config, place)
     kv_heads, head_dim = key_value_sizes(config)
     hidden, layers = config.hidden_size, config.num_hidden_layers
     attention = 2 * (config.num_attention_heads + kv_heads) * head_dim
     needed = hidden * (config.vocab_size * embedding + layers * (attention + 3 * config.intermediate_size))
-    if layers > stored.tensors or needed > stored.numbers:
+    if layers > stored.tensors or needed > packed * stored.numbers:
         raise InputError(
             f"the config of {place!r} asks for {layers} layers with {needed} weights in all, but its files hold only "
             f"{stored.numbers} in {stored.tensors} tensors"

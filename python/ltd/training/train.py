@@ -20,6 +20,7 @@ from ltd.common.workers import Crew, Here
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
 from ltd.target.model import LoadedModel, load_model, stop_token_ids
+from ltd.target.quantised import check_trainable
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, load_batch
 from ltd.training.data.chat_format import read_chat_format
@@ -121,6 +122,7 @@ def claim_folder(config: TrainDraftConfig, out: Path) -> None:
 
 def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
     """Raise InputError where the config does not suit the target."""
+    check_trainable(target.model, "ltd train-draft")
     chat = read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
     settings = target.model.config
     window = getattr(settings, "sliding_window", None) if getattr(settings, "use_sliding_window", True) else None

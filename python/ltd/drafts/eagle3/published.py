@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ltd.drafts.eagle3.head import Eagle3Config
 from ltd.drafts.eagle3.published_config import FEATURE_LAYERS, LAYER_IDS, Values, check_values
+from ltd.engine.packed_linear import is_plain
 from ltd.errors import InputError
 
 LAYER_PREFIX = re.compile(r"^(midlayer|layers\.0)\.")
@@ -240,7 +241,7 @@ def _complete_output(
         decided.add("output layer", f"lm_head.weight, {tied}", "the head's own")
         return
     output = target.get_output_embeddings() if target is not None else None
-    if output is None or values.get("draft_vocab_size") not in (None, len(output.weight)):
+    if output is None or not is_plain(output) or values.get("draft_vocab_size") not in (None, len(output.weight)):
         raise InputError(f"the draft head in {where} lacks lm_head.weight")
     tensors["lm_head.weight"] = output.weight.detach().cpu()
     decided.add("output layer", f"no lm_head.weight, {tied}", "the target's")

@@ -23,6 +23,7 @@ from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.target.device import resolve_training_dtype
 from ltd.target.locate import DEFAULT_TARGET
 from ltd.target.model import load_model
+from ltd.target.quantised import check_trainable
 from ltd.training.acceptance.config import AcceptanceConfig
 from ltd.training.acceptance.loop import measure, train_head
 from ltd.training.acceptance.samples import Reader, answer_positions, cache_samples, load_samples
@@ -68,6 +69,7 @@ def _run_stages(config: AcceptanceConfig, out: Path, conversations: dict[str, li
     set_threads(config.threads)
     device = torch.device("cpu")
     target = load_model(config.target, resolve_training_dtype(config.dtype, device), device)
+    check_trainable(target.model, "ltd train-acceptance")
     chain, files = chain_for_transformers(draft, target.model), read_chain(draft)
     reader = Reader(target.model, chain, files.words, config.mixing)
     for number, part in enumerate(PARTS):
