@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_models import VOCABULARY
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -52,6 +53,33 @@ def test_a_draft_knows_its_folder_its_hash_and_its_sizes(tiny_head: Folder, mode
     assert draft.state_size == state_size(folder) == config["hidden_size"]
     assert draft.origin is not None and draft.origin.folder == folder
     assert draft.origin.sha256 == head_hash(folder) == file_hash(folder / "model.safetensors") is not None
+
+
+@pytest.mark.parametrize("layout", ["bin", "parts", "parts of bin"])
+def test_weights_are_known_in_every_layout(
+    tiny_head: Folder, model: PreTrainedModel, tmp_path: Path, layout: str
+) -> None:
+    """Published heads are one `.bin` mostly, or in parts; policies are made for them as for others."""
+    tensors = load_file(tiny_head("llama") / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((tiny_head("llama") / "config.json").read_bytes())
+    names, count = sorted(tensors), 1 if layout == "bin" else 2
+    files = []
+    for number in range(count):
+        part = {name: tensors[name] for name in names[number::count]}
+        if layout == "parts":
+            files.append(tmp_path / f"model-{number + 1:05d}-of-00002.safetensors")
+            save_file(part, files[-1])
+        else:
+            files.append(tmp_path / ("pytorch_model.bin" if count == 1 else f"pytorch_model-{number}.bin"))
+            torch.save(part, files[-1])
+    known = read(tmp_path, model).at_work(model.get_input_embeddings()).origin
+    assert known is not None and known.sha256 == head_hash(tmp_path) is not None
+    assert (known.sha256 == file_hash(files[0])) is (count == 1)
+    assert known.sha256 != head_hash(tiny_head("llama"))
+    name = names[0]  # of a tensor in the first file, which is another now
+    part = {key: tensors[key] + (key == name) for key in names[0::count]}
+    save_file(part, files[0]) if layout == "parts" else torch.save(part, files[0])
+    assert head_hash(tmp_path) not in (known.sha256, None)
 
 
 def test_a_draft_from_no_folder_has_no_origin(tiny_head: Folder, model: PreTrainedModel, tmp_path: Path) -> None:

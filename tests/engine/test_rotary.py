@@ -78,6 +78,17 @@ def test_a_prompt_in_parts_is_placed_as_a_whole(kind: str, length: int, chunk: i
         torch.testing.assert_close(sines[rows[0]], whole[1][0, start:end])
 
 
+@pytest.mark.parametrize("kind", ROPE)
+@pytest.mark.parametrize("capacity", [1, BORDER - 1, BORDER, BORDER + 1])
+def test_a_cache_may_end_before_the_border(kind: str, capacity: int) -> None:
+    """As nearly all do: models are made for thousands of tokens."""
+    rotary, count = ModelRotary(module_of(kind), torch.float32), min(capacity, BORDER)
+    cosines, sines, _ = rotary.for_block(TreeBlock.chain(torch.tensor([0]), 1), capacity)
+    whole = module_of(kind)(torch.empty(0), torch.arange(count)[None])
+    torch.testing.assert_close(cosines[:count], whole[0][0])
+    torch.testing.assert_close(sines[:count], whole[1][0])
+
+
 def test_what_a_module_has_read_before_does_not_matter() -> None:
     module = module_of("dynamic")
     block = TreeBlock.chain(torch.tensor([BORDER - 3]), 8)

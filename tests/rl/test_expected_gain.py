@@ -77,6 +77,27 @@ def test_a_batch_decides_on_the_mean(fitted: Fitted) -> None:
     assert controller.choose_size(tree, 1) == SIZES[int(np.mean(alone, axis=0).argmax())]
 
 
+def test_another_thread_may_ask_the_same_controller(fitted: Fitted) -> None:
+    """Between what one thread keeps and what it decides, another one has kept its own."""
+    controller, generations, _ = fitted
+    trees = []
+    for row in (3, 40):
+        trees.append(DraftTree(1, 3, 3, 0, torch.device("cpu")))
+        trees[-1].begin(torch.ones(1, dtype=torch.int64), torch.tensor([30 * row], dtype=torch.int32))
+        trees[-1].scores[:] = torch.from_numpy(np.array(generations[0].scores[[row]]))
+        trees[-1].levels = 2
+    fresh, other = replace(controller), replace(controller)._look(trees[1], 1)
+
+    class KeptByAnother(list):  # type: ignore[type-arg]
+        def __setitem__(self, place: object, values: object) -> None:
+            self.append(((1, (b"",)), other))
+
+    object.__setattr__(fresh, "looked", KeptByAnother())
+    own = replace(controller)._look(trees[0], 1)
+    assert not np.array_equal(own[0], other[0])
+    np.testing.assert_array_equal(fresh._look(trees[0], 1)[0], own[0])
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     values=st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 5)), min_size=1, max_size=8),

@@ -224,14 +224,18 @@ def test_texts_name_the_numbers() -> None:
     assert text_of("disco", "shipped", {}) == "disco"
 
 
-def test_the_whole_search_on_traces(recorded: Callable[[str], Recorded], tmp_path: Path) -> None:
-    """The shipped networks are another head's; one that fits is read from the folder."""
+def test_the_whole_search_on_traces(
+    recorded: Callable[[str], Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped networks are another head's; one that fits is read from the folder, wherever a rule is used."""
     run = recorded("llama")
+    monkeypatch.chdir(tmp_path)
     made_for = {"target": "tiny", "head_sha256": head_hash(find_head(run.config.draft))}
     save_baseline(Baseline("disco", classifier(3), made_for), tmp_path / "networks" / "disco")
     made_latency().save(tmp_path / "latency.json")
     source = Source(tmp_path / "work", traces=run.config.out, latency=tmp_path / "latency.json", draft=run.config.draft)
-    found = search_rules(source, tmp_path / "out", tmp_path / "networks", lambda *_, **__: run.decoder)
+    found = search_rules(source, tmp_path / "out", Path("networks"), lambda *_, **__: run.decoder)
+    monkeypatch.chdir(tmp_path / "out")
     weighing = ["smart", "budget", "caddtree"]
     assert list(found.rules) == ["eagle3", "ddd", "svip", "gammatune", "disco", *weighing]
     assert list(found.left_out) == ["specdecpp", "c2t"] and "another draft head" in found.left_out["c2t"]
@@ -245,6 +249,8 @@ def test_the_whole_search_on_traces(recorded: Callable[[str], Recorded], tmp_pat
     assert all(rule.training.throughput > 0.9 * static for rule in found.rules.values())
     with pytest.raises(InputError, match="has a colon in its name"):
         search_rules(source, tmp_path / "a:b", tmp_path / "networks", lambda *_, **__: run.decoder)
+    with pytest.raises(InputError, match="has a colon in its name"):
+        search_rules(source, tmp_path / "out", tmp_path / "a:b", lambda *_, **__: run.decoder)
     with pytest.raises(InputError, match="holds none of the folders"):
         search_rules(source, tmp_path / "out", tmp_path / "nothing", lambda *_, **__: run.decoder)
     save_baseline(Baseline("c2t", classifier(2), {"head_sha256": "other"}), tmp_path / "networks" / "c2t")

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ltd.common.files import file_hash
 from ltd.drafts.sharpness import UNFITTED, Sharpness, load_sharpness
+from ltd.drafts.weights import weights_hash
 from ltd.engine.kept_texts import ReadText
 from ltd.errors import InputError
 from ltd.noise import SharedNoise
@@ -32,8 +32,8 @@ class Origin:
 
     @cached_property
     def sha256(self) -> str | None:
-        """SHA-256 of its `model.safetensors`, read when it is first asked for; None without such a file."""
-        return file_hash(self.folder / "model.safetensors")
+        """By what its weights are known, see `weights_hash`, read when it is first asked for; None without any."""
+        return weights_hash(self.folder)
 
     @cached_property
     def sharpness(self) -> Sharpness:

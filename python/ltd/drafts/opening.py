@@ -168,7 +168,7 @@ def companions(head: Path) -> list[Path]:
 
 
 def head_hash(folder: Path | None) -> str | None:
-    """SHA-256 of the weights of a head in our own layout; None without one."""
+    """By what the weights of a head are known, see `ltd.drafts.weights`; None without one."""
     return None if folder is None else Origin(folder).sha256
 
 

@@ -20,12 +20,12 @@ from pydantic import ConfigDict
 from ltd.common.files import file_hash, write_text
 from ltd.common.json_files import NOTHING_ELSE, Real, read_json
 from ltd.common.trained_folder import read_facts
+from ltd.drafts.weights import weights_hash
 from ltd.errors import InputError
 from ltd.tree import MAX_DEPTH
 
 FORMAT, SCHEMA = "ltd-sampling", 1
 SAMPLING = "sampling.json"  # in the folder of a draft
-WEIGHTS = "model.safetensors"  # beside it: what the factors are of
 NO_FACTORS = "none"  # instead of their hash
 LEAST, MOST = 1e-3, 1e3  # of a factor
 
@@ -126,7 +126,7 @@ def save_sharpness(sharpness: Sharpness, folder: Path, facts: Mapping[str, Any])
     Raises:
         InputError: the file cannot be written.
     """
-    _write(SharpnessFile(list(sharpness.fits), file_hash(folder / WEIGHTS), dict(facts)), folder)
+    _write(SharpnessFile(list(sharpness.fits), weights_hash(folder), dict(facts)), folder)
 
 
 def load_sharpness(folder: Path, head_sha256: Callable[[], str | None] | None = None) -> Sharpness:
@@ -151,7 +151,7 @@ def copy_sharpness(folder: Path, to: Path) -> None:
         InputError: they cannot be read, or not be written.
     """
     content = _read(folder)
-    _write(content if content.head_sha256 is None else replace(content, head_sha256=file_hash(to / WEIGHTS)), to)
+    _write(content if content.head_sha256 is None else replace(content, head_sha256=weights_hash(to)), to)
 
 
 def sharpness_hash(folder: Path) -> str:
@@ -179,11 +179,11 @@ def _read(folder: Path, head_sha256: Callable[[], str | None] | None = None) -> 
         content = read_json(file, SharpnessFile)
         Sharpness(tuple(content.sharpness))  # raises if they are none
         if content.head_sha256 is not None:
-            found = file_hash(folder / WEIGHTS) if head_sha256 is None else head_sha256()
+            found = weights_hash(folder) if head_sha256 is None else head_sha256()
             if found != content.head_sha256:
                 raise InputError(
-                    f"they were fitted to other weights than those in {WEIGHTS} beside it; fit them to these with "
-                    "ltd fit-sampling, or delete the file"
+                    "they were fitted to other weights than those beside it; fit them to these with ltd fit-sampling, "
+                    "or delete the file"
                 )
         return content
     except ValueError as error:

@@ -104,7 +104,8 @@ class ModelRotary:
         if not self.depends_on_text:
             return self._ask(self.module, positions)
         # In this order a module that remembers the longest text so far sees every text as the longest.
-        parts = [positions[:, : self.border], *positions[:, self.border :].split(1, dim=1)]
+        beyond = range(self.border, positions.size(1))  # often none, and a module takes no empty part
+        parts = [positions[:, : self.border], *(positions[:, place : place + 1] for place in beyond)]
         module = fresh(self.module)
         cosines, sines = zip(*(self._ask(module, part) for part in parts), strict=True)
         return torch.cat(cosines, dim=1), torch.cat(sines, dim=1)

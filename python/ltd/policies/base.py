@@ -157,7 +157,7 @@ class MadeForHead:
     """A policy that reads what one draft head says, and was trained for it.
 
     Attributes:
-        head_sha256: hash of the head's `model.safetensors`; None fits any.
+        head_sha256: hash of the head's weights; None fits any.
     """
 
     __slots__ = ()

@@ -179,9 +179,11 @@ class ExpectedGain:
             parts += [tree.tokens[:, :count], tree.parents[:, :count]]
             parts += [tree.text.tokens, tree.text.parents, tree.text.chances, tree.text.features]
         key = (depth, tuple(part.cpu().numpy().tobytes() for part in parts))
-        if not self.looked or self.looked[0][0] != key:
-            self.looked[:] = [(key, self._judged(tree, count, depth))]
-        return self.looked[0][1]
+        kept = self.looked[:1]  # once: other threads may ask the same controller meanwhile
+        if not kept or kept[0][0] != key:
+            kept = [(key, self._judged(tree, count, depth))]
+            self.looked[:] = kept
+        return kept[0][1]
 
     def _judged(self, tree: DraftTree, count: int, depth: int) -> tuple[Doubles, Doubles]:
         """The same, worked out anew for the first `count` candidates of the draft."""

@@ -71,8 +71,8 @@ def search_rules(
     Raises:
         InputError: something is missing or does not fit, or the folder cannot be written.
     """
-    rules, models, left_out = rules_here(source, networks)
-    costs_file = costs_to_be(out)
+    rules, models, left_out = rules_here(source, None if networks is None else in_options(networks))
+    costs_file = in_options(out) / COSTS
     latency = None if source.latency is None else LatencyModel.load(source.latency)
     if latency is not None:
         cycle_costs(latency)  # raises before anything is long
@@ -126,12 +126,12 @@ def rules_here(source: Source, networks: Path | None) -> tuple[dict[str, Policy]
     return rules, models, left_out
 
 
-def costs_to_be(out: Path) -> Path:
-    """The file for the costs that rules weigh; raises InputError if a rule cannot name it in its options."""
-    file = out.expanduser().resolve() / COSTS
-    if ":" in str(file):
-        raise InputError(f"the folder {file.parent} has a colon in its name, which ends a rule's option; name another")
-    return file
+def in_options(folder: Path) -> Path:
+    """A folder as a rule's options can name it, wherever the rule is used; raises InputError if they cannot."""
+    whole = folder.expanduser().resolve()
+    if ":" in str(whole):
+        raise InputError(f"the folder {whole} has a colon in its name, which ends a rule's option; name another")
+    return whole
 
 
 def with_costs(rules: dict[str, Policy], costs: CycleCosts) -> dict[str, Policy]:

@@ -23,6 +23,7 @@ from ltd.common.json_files import read_json
 from ltd.common.tensor_files import DAMAGE, load_pickled, read_tensors
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 from ltd.drafts.eagle3.published import HeadDecisions, convert
+from ltd.drafts.weights import weight_files
 from ltd.errors import InputError
 
 FORMAT = "ltd-eagle3"
@@ -157,14 +158,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder: safetensors (in one file or several), else a `.bin` without pickled code."""
     tensors: dict[str, Any] = {}
-    if files := sorted(folder.glob("*.safetensors")):
-        for file in files:
-            _join(tensors, read_tensors(file, f"the draft head in {folder}"), file)
-        return tensors
-    files = sorted(folder.glob("pytorch_model*.bin"))
+    files = weight_files(folder)
     if not files:
         raise InputError(f"there is no draft head in {folder}: model.safetensors is missing")
     for file in files:
+        if file.suffix == ".safetensors":
+            _join(tensors, read_tensors(file, f"the draft head in {folder}"), file)
+            continue
         try:
             _join(tensors, dict(load_pickled(file.read_bytes())), file)
         except InputError:

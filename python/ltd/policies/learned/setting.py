@@ -20,7 +20,7 @@ class Setting:
         width: beam width W.
         target: the target's name, for people.
         vocab_size, hidden_size, layers: of the target.
-        head_sha256: SHA-256 of the draft head's `model.safetensors`.
+        head_sha256: of the draft head's weights, see `ltd.drafts.weights`.
         hardware: processor or GPU.
         dtype: the target's, for example "bfloat16".
         threads: of torch on the CPU.
