@@ -17,7 +17,7 @@ from ltd.engine.cpu import Engine
 from ltd.engine.kv_cache import key_value_sizes
 from ltd.ops.engine import BLOCK_OUTPUTS, empty_weights, pack_linear, packed_shape
 from timing import time_in_turns
-from torch_products import TYPES, best_rate, torch_rate
+from torch_products import best_rate, torch_rate
 
 PRODUCT_SIDES = (1024, 2048, 3072)  # of the square matrices whose product shows how fast this machine multiplies
 READ_INPUTS = 1024  # of a linear layer whose weights are read

@@ -16,7 +16,9 @@ from ltd.errors import InputError
 
 def calibrate(
     out: Annotated[Path, typer.Option(help="JSON file for the latencies; a plot comes beside it.")],
-    seconds: Annotated[float, typer.Option(help="About how long to measure, each point once at least; noise shrinks with time.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(help="About how long to measure, each point once at least; noise shrinks with time.")
+    ] = 60.0,
     target: TargetOption = None,
     draft: DraftOption = None,
     device: DeviceOption = "auto",
