@@ -75,7 +75,7 @@ def measure(target: Target, isas: list[str], options: argparse.Namespace) -> dic
 
 
 def find_rates(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Operations per second of the best large product, by instruction set and type; of float32's for short types too."""
+    """Operations per second of the best large product, by instruction set and type; a short type's may be float32's."""
     rates: dict[str, dict[str, float]] = {}
     names = sorted({"float32", *options.dtypes})
     for isa in options.isas:

@@ -42,9 +42,10 @@ void pack(const T* weight, int64_t row_stride, int64_t outputs, int64_t inputs, 
 
 template <typename T>
 void unpack(const T* blocks, int64_t output, int64_t inputs, const StepOrder& order, T* row) {
-  for (int64_t input = 0; input < inputs; ++input) {
-    const T* const step = step_of(blocks, output, input, inputs, order);
-    row[input] = step[output % kBlockOutputs * order.output_stride + input % order.inputs * order.input_stride];
+  const T* source = step_of(blocks, output, 0, inputs, order) + output % kBlockOutputs * order.output_stride;
+  for (int64_t input = 0; input < inputs; input += order.inputs) {
+    for (int64_t k = 0; k < at_most(inputs - input, order.inputs); ++k) row[input + k] = source[k * order.input_stride];
+    source += kBlockOutputs * order.inputs;
   }
 }
 

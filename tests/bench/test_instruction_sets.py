@@ -19,16 +19,14 @@ def test_instruction_sets_stand_beside_their_floors(
     without_floors: str, tmp_path: Path, tiny_target: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_floors = not without_floors
+    dtypes = ["bfloat16", "float16"] if with_floors else ["float32"]
     monkeypatch.setattr("floor.PRODUCT_SIDES", (64, 96))
     before = torch.get_num_threads(), build_info()["cpu_kernels"]
     isas = ISAS[-1:] if with_floors else ISAS
     sizes = ["--tokens", "1,3", "--prefix", "5", "--threads", "1", "--repeats", "2"]
-    options = [*sizes, "--isas", ",".join(isas), *without_floors.split()]
-    dtypes = ["bfloat16", "float16"] if with_floors else ["float32"]
+    options = [*sizes, "--isas", ",".join(isas), *without_floors.split(), "--dtypes", ",".join(dtypes)]
     try:
-        instruction_sets.main(
-            ["--target", str(tiny_target("llama")), *options, "--dtypes", ",".join(dtypes), "--out", str(tmp_path)]
-        )
+        instruction_sets.main(["--target", str(tiny_target("llama")), *options, "--out", str(tmp_path)])
     finally:
         torch.set_num_threads(before[0])
     assert build_info()["cpu_kernels"] == before[1]

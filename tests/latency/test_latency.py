@@ -683,7 +683,7 @@ def test_the_command_writes_file_and_plot_and_prints_the_table(
     assert "Milliseconds (median)" in printed and "verify 240 + root" in printed
     assert f"The latencies are in {out}, the plot is in {out.with_suffix('.png')}." in printed
     model = LatencyModel.load(out)
-    assert model.rounds == 3
+    assert model.rounds == 1  # of hardly any time
     assert model.setup["target"] == Path(options[1]).name
     assert model.parts["verify"].lengths.tolist() == [64, 255]  # as far as this model's context goes
     assert model.parts["expand"].sizes.tolist() == list(range(1, 13))

@@ -66,7 +66,8 @@ def run_rounds(bench: CycleBench, plan: Plan, samples: Timings) -> int:
     begun = time.perf_counter()
     warming = warm_up(bench, order)
     now = time.perf_counter()
-    say_if_long(plan.seconds, (now - begun) * (1 + least * len(points) / warming))
+    if not bench.may_record:
+        say_if_long(plan.seconds, (now - begun) * (1 + least * len(points) / warming))
     visits, spent = [0] * len(points), [0.0] * len(points)
     chosen = list(range(len(points)))
     with tqdm(total=least * len(points), unit="point", desc="calibrating") as progress:

@@ -220,12 +220,17 @@ class CycleBench:
         """Everything to measure, as calls that give what the parts took."""
         return self.points_at(self.lengths)
 
-    def warming_points(self) -> list[partial[Taken]]:
-        """Those whose first call takes longer than others, whose results do not count.
+    @property
+    def may_record(self) -> bool:
+        """Whether first calls may record their cycle, as on a GPU, which takes far longer than the cycle."""
+        return self.target.device.type != "cpu"
 
-        On a CPU those of the longest context, which touch all the memory; on a GPU all, as cycles are recorded.
+    def warming_points(self) -> list[partial[Taken]]:
+        """Those whose first call takes longer than others, so that its result does not count.
+
+        All where cycles are recorded; else those of the longest context, which touch all the memory.
         """
-        return self.points_at(self.lengths[-1:] if self.target.device.type == "cpu" else self.lengths)
+        return self.points_at(self.lengths if self.may_record else self.lengths[-1:])
 
     def points_at(self, lengths: list[int]) -> list[partial[Taken]]:
         """What is measured at these lengths."""

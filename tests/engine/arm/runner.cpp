@@ -1,8 +1,8 @@
 // Runs calls of the engine's operators that it reads from its input, and writes their results to its output, until the
 // input ends: without torch, so that it can be built for any processor.
 //
-// A call is the operator's name, eight bytes, then numbers, then buffers: how many, int64, before each kind; of a buffer
-// its size in bytes, -1 of one that is missing, and its bytes. A result is buffers, likewise.
+// A call is the operator's name, eight bytes, then numbers, then buffers: how many, int64, before each kind; of a
+// buffer its size in bytes, -1 of one that is missing, and its bytes. A result is buffers, likewise.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
