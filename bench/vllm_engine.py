@@ -2,8 +2,8 @@
 
     python bench/vllm_engine.py out.json < job.json
 
-`vllm_check.py` runs it with the Python of vLLM's own environment, so it imports nothing of ours. An engine is a process:
-vLLM does not let go of one before its process ends.
+`vllm_check.py` runs it with the Python of vLLM's own environment, so it imports nothing of ours. An engine is a
+process: vLLM does not let go of one before its process ends.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         disable_log_stats=False,  # else nothing is counted
         speculative_config=eagle if job["drafted"] else None,
     )
-    settings = vllm.SamplingParams(
-        temperature=0.0, max_tokens=job["new_tokens"], stop_token_ids=job["stop_token_ids"]
-    )
+    settings = vllm.SamplingParams(temperature=0.0, max_tokens=job["new_tokens"], stop_token_ids=job["stop_token_ids"])
     outputs = engine.generate([{"prompt_token_ids": prompt} for prompt in job["prompts"]], settings, use_tqdm=False)
     drafts, accepted = counted(engine.get_metrics())
     return {
