@@ -26,6 +26,7 @@ PROGRAMS := $(abspath $(BIN))
 PY := $(BIN)/python
 LTD := $(BIN)/ltd
 MKDOCS := $(VENV)/docs/bin/mkdocs
+VLLM := $(VENV)/vllm/bin/python
 STAMPS := $(VENV)
 # A PYTHON that is asked for is not passed over for the one that the environment was made with.
 ifneq ($(and $(filter command,$(origin PYTHON)),$(wildcard $(PY))),)
@@ -47,6 +48,7 @@ PROGRAMS := $(BIN)
 PY := $(PYTHON)
 LTD := $(PYTHON) -m ltd
 MKDOCS := $(PYTHON) -m mkdocs
+VLLM := $(shell command -v $(PYTHON))
 STAMPS := build/system
 export PYTHONPATH := $(CURDIR)/python:$(CURDIR)/rl$(if $(PYTHONPATH),:$(PYTHONPATH))
 endif
@@ -62,7 +64,7 @@ BUILD_INPUTS := build/options.txt CMakeLists.txt setup.py pyproject.toml $(filte
 # What a target needs beside the build: of a Python that is not ours, what it lacks is said before anything is compiled.
 asked-first = $(if $(SYSTEM),$(STAMPS)/.stamp-$(1))
 
-.PHONY: help demo test sanitize lint format bench kernel-bench kernel-bench-build cuda-check gpu-check wheel docs install clean FORCE
+.PHONY: help demo test sanitize lint format bench kernel-bench kernel-bench-build cuda-check gpu-check vllm-check wheel docs install clean FORCE
 .DEFAULT_GOAL := help
 # One pip at a time; ninja and pytest use the cores.
 .NOTPARALLEL:
@@ -113,6 +115,9 @@ cuda-check: $(STAMPS)/.stamp-packages ## compile the CUDA kernels for all archit
 
 gpu-check: ## build, test and time everything on an NVIDIA GPU; results in bench/results
 	@$(PYTHON) bench/gpu_check.py $(if $(SYSTEM),--system) $(if $(OUT),--out "$(OUT)") $(if $(BUDGET),--budget $(BUDGET))
+
+vllm-check: $(call asked-first,vllm) install $(STAMPS)/.stamp-vllm ## serve the default model and its head in the CPU build of vLLM, 3.5 GB
+	$(PY) bench/vllm_check.py --python $(VLLM) --out out/vllm-check
 
 # In the folder of the build, whose objects it links.
 kernel-bench-build: install
@@ -207,6 +212,15 @@ $(VENV)/.stamp-docs: requirements-docs.txt $(VENV)/.stamp-venv
 $(VENV)/.stamp-wheel: requirements-wheel.txt $(VENV)/.stamp-venv
 	$(PYTHON) -m venv $(VENV)/wheel
 	$(VENV)/wheel/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements-wheel.txt
+	@touch $@
+
+# vLLM's CPU build takes a CPU build of torch alone: with TORCH as above where pip finds no other. What it brings for
+# pictures and sound may be made for another torch, and vLLM imports it if it is there.
+$(VENV)/.stamp-vllm: requirements-vllm.txt $(VENV)/.stamp-venv
+	$(PYTHON) -m venv $(VENV)/vllm
+	$(VENV)/vllm/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	$(VENV)/vllm/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements-vllm.txt
+	$(VENV)/vllm/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # cmake and ninja come from .venv, which need not be active. With -v their output is shown while they run.

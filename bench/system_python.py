@@ -1,6 +1,6 @@
 """Whether this Python has what a build beside the sources needs, for `make SYSTEM=1`; with the standard library alone.
 
-    python bench/system_python.py packages|dev|lint|docs|demo|wheel
+    python bench/system_python.py packages|dev|lint|docs|demo|wheel|vllm
 
 Says what is missing in one sentence, with exit code 1. Nothing is installed.
 """
@@ -67,7 +67,8 @@ def missing_for_build() -> list[str]:
     return missing_headers() + missing_modules((*PACKAGE, *BUILD)) + missing_programs(PROGRAMS, Path(sys.executable))
 
 
-# By what the Makefile calls it: the build, and what tests, style checks, the site, the demo and a wheel need besides.
+# By what the Makefile calls it: the build, and what tests, style checks, the site, the demo, a wheel and the check in
+# vLLM need besides.
 MISSING = {
     "packages": missing_for_build,
     "dev": lambda: missing_modules(TESTS),
@@ -75,6 +76,7 @@ MISSING = {
     "docs": lambda: missing_modules(SITE),
     "demo": lambda: missing_modules(DEMO),
     "wheel": lambda: missing_programs(WHEEL, Path(sys.executable)),
+    "vllm": lambda: missing_modules(("vllm",)),
 }
 
 

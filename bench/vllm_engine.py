@@ -2,8 +2,8 @@
 
     python bench/vllm_engine.py out.json < job.json
 
-`vllm_check.py` runs it with the Python of vLLM's own environment, so it imports nothing of ours. An engine is a process:
-vLLM does not let go of one before its process ends.
+`vllm_check.py` runs it with the Python of vLLM's own environment, so it imports nothing of ours. An engine is a
+process: vLLM does not let go of one before its process ends.
 """
 
 from __future__ import annotations

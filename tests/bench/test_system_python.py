@@ -19,7 +19,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 def test_what_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert system_python.main(["neither"]) == 2
-    assert capsys.readouterr().err == "usage: system_python.py packages|dev|lint|docs|demo|wheel\n"
+    assert capsys.readouterr().err == "usage: system_python.py packages|dev|lint|docs|demo|wheel|vllm\n"
     for purpose, name in (("dev", "TESTS"), ("docs", "SITE"), ("demo", "DEMO"), ("packages", "BUILD")):
         monkeypatch.setattr(system_python, name, ("pytest", "no_such_module"))
         assert system_python.main([purpose]) == 1

@@ -159,13 +159,9 @@ def test_an_engine_that_fails_is_one_sentence(check: Callable[..., Any], plain: 
         check({0: None})
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [("--python=/nowhere/python", "no Python at /nowhere/python; make vllm-check sets up")],
-)
-def test_what_is_missing_is_one_sentence(check: Callable[..., Any], option: str, message: str) -> None:
-    with pytest.raises(ltd.InputError, match=message):
-        check({}, option)
+def test_an_environment_that_is_missing_is_one_sentence(check: Callable[..., Any]) -> None:
+    with pytest.raises(ltd.InputError, match="no Python at /nowhere/python; make vllm-check sets up"):
+        check({}, "--python=/nowhere/python")
 
 
 @pytest.mark.parametrize("drafted", ["", "0", "1,1", "one"])

@@ -157,11 +157,45 @@ def waits(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def vllm(data: dict[str, Any], choice: str | None) -> Rows:
+    """vLLM by the number of drafted tokens: texts, and what was accepted of a draft there and here."""
+    rows = {}
+    for found in data["rows"]:
+        of, drafts, accepted = found["questions"], found["drafts"], found["accepted"]
+        rows["plain" if drafts == 0 else f"{found['drafted']} drafted"] = {
+            "as plain vLLM": f"{found['same_as_plain']} of {of}",
+            "as ltd": f"{found['same_as_ours']} of {of}",
+            "drafts": f"{drafts or '-'}",
+            "accepted, token by token": ", ".join(f"{count / drafts:.2f}" for count in accepted) if drafts else "-",
+            "tokens per draft": f"{sum(accepted) / drafts:.2f}" if drafts else "-",
+            "here": f"{found['ours']:.2f}" if drafts else "-",
+        }
+    return rows
+
+
+def serving(data: dict[str, Any], choice: str | None) -> Rows:
+    """Servers beside a decoder in the same process, answer by answer."""
+    ways: dict[str, list[dict[str, Any]]] = {}
+    for answer in data["answers"]:
+        ways.setdefault(answer["way"], []).append(answer)
+    ours, rows = ways["ltd generate"], {}
+    for way, answers in ways.items():
+        rates = [answer["tokens"] / answer["seconds"] for answer in answers]
+        ratios = [rate / (own["tokens"] / own["seconds"]) for rate, own in zip(rates, ours, strict=True)]
+        same = sum(answer["text"] == own["text"] for answer, own in zip(answers, ours, strict=True))
+        rows[way] = {
+            "tokens/s": f"{median(rates):.1f}",
+            "over ltd generate": f"{median(ratios):.2f}x",
+            "same text": f"{same} of {len(answers)}",
+        }
+    return rows
+
+
 VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau, waits),
+        *(calibration, tau, waits, vllm, serving),
     )
 }
 
