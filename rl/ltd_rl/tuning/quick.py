@@ -5,8 +5,8 @@ measured. All else is replayed: the shipped networks are trained on with this ma
 answers with the best fixed setting and with plain decoding. What came out best is kept in the user's cache, where
 `ltd.load` finds it unless `ltd tune` made something for the same setting.
 
-The policies know the temperatures that the traces are of; those that are shipped are greedy. Other texts are decoded
-with what was learned from them.
+The policies know the temperatures that the traces are of: of those that are shipped half of the answers are greedy, and
+half sampled at temperature 1. The beam width is that of the traces, too.
 
 The traces are of one target and head, in one type on one processor. Elsewhere a near tie may be decided otherwise; the
 answers to learn from are then those of the same model all the same, and what is decoded is always the target's own.
@@ -50,7 +50,7 @@ from ltd_rl.traces.samplings import texts_at
 from ltd_rl.traces.splits import ThreeWays, split_three_ways
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.tuning.config import setting_here
-from ltd_rl.tuning.fixed import method_of
+from ltd_rl.tuning.fixed import method_of, named_width
 
 SECONDS = 10.0  # for the costs
 LENGTHS, SIZES, GAINS = (64, 384), (0, 1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)
@@ -106,22 +106,21 @@ def quick_tune(
     setting = setting_here(target, draft, dtype, threads, CPU.type)
     if not quick_tunes(setting, CPU):
         raise InputError("there are no shipped traces of this target and head to tune quickly with; use ltd tune")
-    setting = replace(setting, sampling_sha256=None)  # nothing is learned from sampled text
     seconds = SECONDS if seconds is None else seconds
     Plan(seconds=seconds)  # raises if it is out of range
     folder = quick_folder(setting)
     with only_run(folder):
         announce(1, f"costs on this machine, {seconds:.0f} s; leave it alone meanwhile")
         traces = load_compact(shipped_traces())
-        width = traces.generations[0].width
+        width, temperatures = traces.generations[0].width, temperatures_of(traces.generations)
         decoder = load(target, draft, policy="static", dtype=dtype, device=CPU, threads=threads)
         plan = Plan(LENGTHS, SIZES, GAINS, traces.generations[0].depth, seconds, width=width)
         latency = calibrate(decoder, plan, target=target)
         if warning := latency.warning():
             print(f"warning: {warning}", file=sys.stderr)
-        scores = decoder.text_scores or default_text_scores()
-        lessons = lessons_from(traces, latency, replace(setting, width=width), scores)
-        temperatures = temperatures_of(traces.generations)
+        factors = setting.sampling_sha256 if any(temperatures) else None  # nothing is learned of them from greedy text
+        learned_for = replace(setting, width=width, sampling_sha256=factors)
+        lessons = lessons_from(traces, latency, learned_for, decoder.text_scores or default_text_scores())
         count, texts = lessons.training.positions, texts_at(temperatures)
         announce(2, f"training on {count} positions of shipped traces, {texts}, and comparing")
         policy = train(lessons)
@@ -212,7 +211,8 @@ def best_rule(lessons: Lessons) -> Both | Lookup:
     """The best fixed setting on a part of the known answers, as a search over all takes longer than all else."""
     if lessons.training.depth < 0:
         return best_lookup(lessons.split.validation, lessons.latency, lessons.rule_text)[0]
-    return best_both(lessons.split.known[::2], lessons.latency, lessons.rule_text, RULES)[0]
+    rule = best_both(lessons.split.known[::2], lessons.latency, lessons.rule_text, RULES)[0]
+    return replace(rule, width=named_width(lessons.setting.width))
 
 
 def compare(lessons: Lessons, policy: Learned, rule: Both | Lookup) -> dict[str, float]:
