@@ -145,6 +145,19 @@ def tau(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def widths(data: dict[str, Any], choice: str | None) -> Rows:
+    """By beam width: milliseconds of an expansion, and τ of fixed trees."""
+    return {
+        str(found["width"]): {
+            "expansion, ms": "{median:.2f} ({low:.2f} … {high:.2f})".format(
+                **{name: value / 1e3 for name, value in found["expansion"].items()}
+            ),
+            **{tree: f"{value:.2f}" for tree, value in found["tau"].items()},
+        }
+        for found in data["widths"]
+    }
+
+
 def waits(data: dict[str, Any], choice: str | None) -> Rows:
     """From nothing to the first token, by part: seconds, the median and all rounds."""
     rounds = [{**found, "counted": found["install"] + found["first_token"]} for found in data["rounds"]]
@@ -195,7 +208,7 @@ VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau, waits, vllm, serving),
+        *(calibration, tau, widths, waits, vllm, serving),
     )
 }
 
