@@ -23,7 +23,7 @@ from ltd.drafts.opening import NONE as NO_DRAFT
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
 from ltd.ops.library import build_info
-from ltd.parallel.follower import Follower
+from ltd.parallel.follower import FollowingProcess
 from ltd.parallel.joining import join
 from ltd.parallel.layers import LeadingLayers
 from ltd.parallel.leader import Leader
@@ -118,7 +118,7 @@ def load_here(
     place = chosen_device.device
     if leader is not None:
         check_place(place, leader)
-        place = leader.ranks.device
+        place = leader.peers.device
     kind = resolve_dtype(dtype, place)
     if place.type != "cpu":
         check_kernels(place)
@@ -193,7 +193,7 @@ def make_target(
 
 def check_place(device: torch.device, leader: Leader) -> None:
     """Raises InputError unless a device that was asked for is that of the processes."""
-    used = leader.ranks.device
+    used = leader.peers.device
     if device.type != used.type or device.index not in (None, used.index):
         raise InputError(
             f"the device is {device}, but a target is spread over the {used.type} devices of its processes, one each; "
@@ -208,7 +208,7 @@ def facts_for_others(decoder: Decoder) -> dict[str, Any]:
     return {"model": decoder.target.forward.number, "tokenizer": name, "max_length": decoder.max_length}
 
 
-def following_decoder(side: Follower, model: int, tokenizer: str, max_length: int) -> ParallelDecoder:
+def following_decoder(side: FollowingProcess, model: int, tokenizer: str, max_length: int) -> ParallelDecoder:
     """The decoder of a process that is not the first, for a model by its number."""
     layers = side.layers[model]
     with quiet_transformers():

@@ -62,6 +62,7 @@ def change(cache: LeadingCache, kind: str, numbers: random.Random, kept: list[Le
 KINDS = st.sampled_from(["keep", "refill", "copy", "take", "commit", "clear", "spread"])
 
 
+@torch.inference_mode()
 @settings(deadline=None)
 @given(kinds=st.lists(KINDS, max_size=12), seed=st.integers(0, 2**31))
 def test_every_change_of_a_cache_is_everybodys(kinds: list[str], seed: int) -> None:

@@ -11,25 +11,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle_draft import OracleDraft
-from parallel_tape import Tape, following, led, whole_model
+from parallel_tape import CPU, Tape, following, led, whole_model
 
 from ltd.decoding.in_parallel import ParallelDecoder
 from ltd.errors import InputError
 from ltd.loading import load
 from ltd.parallel.layers import LeadingLayers
-from ltd.parallel.ranks import FIRST_PART, Ranks
+from ltd.parallel.peers import FIRST_PART, Peers
 from ltd.policies import Static
 from ltd.target.target import Target
 
 Folder = Callable[[str], Path]
 
 
-class Wire(Ranks):
-    """`Ranks` whose broadcasts go through a list, for messages without tensors."""
+class Wire(Peers):
+    """`Peers` whose broadcasts go through a list, for messages without tensors."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.speaks = True
+        self.speaks, self.device = True, CPU
 
     def _broadcast(self, content: bytes) -> bytes:
         if self.speaks:

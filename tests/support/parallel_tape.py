@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ltd.parallel.follower import Follower
+from ltd.parallel.follower import FollowingProcess
 from ltd.parallel.leader import Leader
 from ltd.target.target import Target
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class Tape:
-    """In the place of `Ranks`: keeps what is said until somebody listens."""
+    """In the place of `Peers`: keeps what is said until somebody listens."""
 
     count, is_first, device = 2, True, CPU
 
@@ -50,9 +50,9 @@ def led(tape: Tape) -> Leader:
     return made
 
 
-def following(tape: Tape) -> Follower:
-    follower: Any = Follower
-    made: Follower = follower(tape)
+def following(tape: Tape) -> FollowingProcess:
+    follower: Any = FollowingProcess
+    made: FollowingProcess = follower(tape)
     return made
 
 

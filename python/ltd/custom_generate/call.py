@@ -38,7 +38,7 @@ from ltd.drafts.opening import NONE as NO_DRAFT
 from ltd.drafts.opening import default_draft, find_head, find_text_scores
 from ltd.errors import InputError
 from ltd.loading import prepare
-from ltd.parallel.follower import Follower
+from ltd.parallel.follower import FollowingProcess
 from ltd.parallel.joining import join
 from ltd.parallel.sharding import is_sharded
 from ltd.policy_choice import (
@@ -216,7 +216,7 @@ def read(model: PreTrainedModel, draft: str | Path | None, *, takes_weights: boo
     """
     check_whole(model)
     leader = join() if is_sharded(model) else None
-    assert not isinstance(leader, Follower)
+    assert not isinstance(leader, FollowingProcess)
     if takes_weights:
         check_takeable(model)
     loaded = LoadedModel(model, tokenizer=None, source=model.name_or_path or type(model).__name__)

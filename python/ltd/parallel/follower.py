@@ -14,22 +14,22 @@ from ltd.engine.forward import TreeBlock
 from ltd.engine.kv_cache import CacheRows, KVCache
 from ltd.errors import InputError
 from ltd.parallel.layers import ShardedLayers
-from ltd.parallel.ranks import Ranks, peers_may_end
+from ltd.parallel.peers import Peers, peers_may_end
 from ltd.parallel.sharding import load_sharded, put_together
 
 
-class Follower:
+class FollowingProcess:
     """`Side` of a process that is not the first.
 
     Args:
-        ranks: the processes.
+        peers: the processes.
 
     Attributes:
         layers: of every model, by the number that the first process gave it.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self, peers: Peers) -> None:
+        self.peers = peers
         self.layers: dict[int, ShardedLayers] = {}
         self._caches: dict[int, KVCache] = {}
         self._rows: dict[int, CacheRows] = {}
@@ -65,7 +65,7 @@ class Follower:
     def _obey(self) -> tuple[str, list[Any]]:
         """Does what is said, up to what is no work, which it returns."""
         while True:
-            (kind, *arguments), tensors = self.ranks.hear()
+            (kind, *arguments), tensors = self.peers.hear()
             if kind in ("result", "raised", "end"):
                 return kind, arguments
             with peers_may_end():
@@ -75,7 +75,7 @@ class Follower:
 
     def _load(self, number: int, place: str, dtype: torch.dtype, threads: int | None) -> None:
         set_threads(threads)
-        self.layers[number] = ShardedLayers(load_sharded(place, dtype, self.ranks.count))
+        self.layers[number] = ShardedLayers(load_sharded(place, dtype, self.peers.count))
 
     def _adopt(self, number: int) -> None:
         assert self._offered is not None

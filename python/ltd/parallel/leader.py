@@ -18,26 +18,26 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from ltd.common.threads import set_threads
 from ltd.errors import InputError
-from ltd.parallel.ranks import Ranks, peers_may_end
+from ltd.parallel.peers import Peers, peers_may_end
 from ltd.parallel.sharding import check_heads, load_sharded
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class Side(Protocol):
     """A process's side of what all processes do together, each in its turn of the same program.
 
     Attributes:
-        ranks: the processes.
+        peers: the processes.
     """
 
-    ranks: Ranks
+    peers: Peers
 
     def once(
         self,
         name: str,
-        work: Callable[[], Result],
-        tell: Callable[[Result], Any] = ...,
+        work: Callable[[], T],
+        tell: Callable[[T], Any] = ...,
         model: PreTrainedModel | None = None,
     ) -> Any:
         """Does something once: the first process does it, and the others what it needs of them.
@@ -60,11 +60,11 @@ class Leader:
     """`Side` of the first process.
 
     Args:
-        ranks: the processes.
+        peers: the processes.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self, peers: Peers) -> None:
+        self.peers = peers
         self._numbers = count()
         self._models: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._dropped: list[int] = []
@@ -74,10 +74,10 @@ class Leader:
     def once(
         self,
         name: str,
-        work: Callable[[], Result],
-        tell: Callable[[Result], Any] = lambda result: result,
+        work: Callable[[], T],
+        tell: Callable[[T], Any] = lambda result: result,
         model: PreTrainedModel | None = None,
-    ) -> Result:
+    ) -> T:
         """See `Side`. Within something that is done together it is a part of that, and the others are not told."""
         if self._depth:
             return work()
@@ -101,7 +101,7 @@ class Leader:
             self._depth -= 1
 
     def say(self, kind: str, *arguments: Any, tensors: Sequence[Tensor] = ()) -> None:
-        """Has all others do something, see `Follower`.
+        """Has all others do something, see `FollowingProcess`.
 
         Raises:
             InputError: they do not listen now, or are lost.
@@ -115,8 +115,8 @@ class Leader:
             )
         if self._dropped:
             dropped, self._dropped = self._dropped, []
-            self.ranks.say(("drop", dropped))
-        self.ranks.say((kind, *arguments), tensors)
+            self.peers.say(("drop", dropped))
+        self.peers.say((kind, *arguments), tensors)
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
@@ -144,11 +144,11 @@ class Leader:
 
     def load(self, place: str, dtype: torch.dtype, config: PretrainedConfig, threads: int | None) -> PreTrainedModel:
         """`load_sharded` in all processes, with so many CPU threads each."""
-        check_heads(config, self.ranks.count)  # here, so that it is said once
+        check_heads(config, self.peers.count)  # here, so that it is said once
         number = self.new_number()
         self.say("load", number, place, dtype, threads)
         set_threads(threads)
-        model = load_sharded(place, dtype, self.ranks.count)
+        model = load_sharded(place, dtype, self.peers.count)
         self._know(model, number)
         return model
 

@@ -32,13 +32,14 @@ def load_sharded(place: str, dtype: torch.dtype, count: int) -> PreTrainedModel:
         Anything else: that `transformers` raises at what it cannot read.
     """
     try:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         plan = DistributedConfig(tp_size=count, tp_plan="auto")
     except (ImportError, TypeError) as error:
         raise InputError(f"this transformers cannot spread models over processes ({error}); use 5.23") from error
     with quiet_transformers():
-        return load_whole(place, place, dtype=dtype, distributed_config=plan).eval()
+        model: PreTrainedModel = load_whole(place, place, dtype=dtype, distributed_config=plan).eval()
+    return model
 
 
 def check_heads(config: PretrainedConfig, count: int) -> None:

@@ -21,7 +21,7 @@ LENGTH_BYTES = 8
 PATIENCE = timedelta(days=365)  # how long the others wait for the first: it may wait for a person
 
 
-class Ranks:
+class Peers:
     """The processes of a run, in the default group of `torch.distributed`, which must be there.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ranks:
         return part.numpy().tobytes()
 
 
-def meet() -> Ranks:
+def meet() -> Peers:
     """Meets the other processes of a run, all of which must ask for it; where `torch.distributed` has begun, in that.
 
     Raises:
@@ -98,7 +98,7 @@ def meet() -> Ranks:
             ) from error
     if dist.get_world_size() == 1:
         raise InputError("tensor parallelism needs several processes, and this is one; give torchrun --nproc-per-node")
-    return Ranks(device)
+    return Peers(device)
 
 
 def own_device() -> torch.device:
