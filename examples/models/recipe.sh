@@ -3,7 +3,7 @@
 #   fetch    the model and the head, about twice their memory on the disk at most
 #   inspect  what the head's files say, and what is made of it
 #   tune     policies for this machine, which the next steps use
-#   eval     speedup and acceptance length on the questions in data/TASK/question.jsonl
+#   eval     speedup and acceptance length on the paper's questions, which are fetched by name
 #   serve    OpenAI's protocol on port 8000
 #
 # What follows the step is handed on to its command. WORK names another folder than out/models/RECIPE.
@@ -28,7 +28,7 @@ inspect) ltd inspect "$work/head" "$@" ;;
 tune) ltd tune --target "$work/model" --draft "$work/head" --dtype "$dtype" --out "$work/tune" "$@" ;;
 eval)
     ltd eval --target "$work/model" --draft "$work/head" --dtype "$dtype" --out "$work/eval" \
-        --data-dir data --tasks mt_bench,gsm8k,alpaca,qa --methods none,eagle3,tuned "$@"
+        --tasks mt_bench,gsm8k,alpaca,qa --methods none,eagle3,tuned "$@"
     ;;
 serve)
     test -e "$work/served" ||

@@ -189,6 +189,9 @@ def test_other_rows_than_expected_are_told(local: Path, monkeypatch: pytest.Monk
     assert "has other columns than gsm8k is made of: 'turns' is missing" in complaint_of(["gsm8k"])
     (local / "gsm8k" / "question.jsonl").write_text('{"turns": 3}\n')
     assert "has other columns than gsm8k is made of" in complaint_of(["gsm8k"])
+    for turns in ([], ["Why?", None], [""]):
+        (local / "gsm8k" / "question.jsonl").write_text(json.dumps({"turns": turns}) + "\n")
+        assert "has other columns than gsm8k is made of: a question's turns are [" in complaint_of(["gsm8k"])
     (local / "gsm8k" / "question.jsonl").write_text("<html>not found</html>\n")
     assert complaint_of(["gsm8k"]).startswith(f"cannot fetch questions from {local}/gsm8k/question.jsonl: ")
     assert not (local / "cache").exists()

@@ -32,8 +32,8 @@ from ltd.training.train import train_draft
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")
 GENERATOR = torch.Generator().manual_seed(3)
-PROMPTS = [torch.randint(5, 90, (count,), generator=GENERATOR).tolist() * 2 for count in (3, 9, 20)]
-NEW = 20
+PROMPTS = [torch.randint(5, 90, (count,), generator=GENERATOR).tolist() * 2 for count in (4, 20)]
+NEW = 12
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +111,11 @@ def test_fp8_is_dequantised_where_there_is_no_gpu_and_the_engine_has_it(
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs the package bitsandbytes")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bitsandbytes(tiny_target: Folder, tiny_head: Folder, tmp_path: Path, bits: int) -> None:
+    """8 bits without a threshold: with one, a row's result depends on the outliers of the rows beside it."""
     from transformers import BitsAndBytesConfig
 
-    asked = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_compute_dtype=torch.float32)
+    kind: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
+    asked = BitsAndBytesConfig(**kind if bits == 4 else {"load_in_8bit": True, "llm_int8_threshold": 0.0})
     given: dict[str, Any] = {"dtype": torch.float32, "device_map": {"": "cpu"}}
     model = AutoModelForCausalLM.from_pretrained(tiny_target("llama"), quantization_config=asked, **given)
     shutil.copytree(tiny_target("llama"), tmp_path / "model")
@@ -159,10 +161,12 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(tiny_target: Folder, tmp_pa
         model = load_model(folder, torch.float32, CPU).model
     except ltd.InputError as error:
         assert str(error).startswith(("cannot load the model in", "the weights in")) and "\n" not in str(error)
-    else:  # the method takes plain weights for what they are
+        return
+    if has_plain_layers(model):  # the method takes plain weights for what they are
         kept = AutoModelForCausalLM.from_pretrained(tiny_target("llama"), dtype=torch.float32).state_dict()
-        assert has_plain_layers(model)
         assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    else:  # bitsandbytes, where it is installed, has layers of its own for them
+        assert method.startswith("bitsandbytes")
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def question_lines(task: str, source: QuestionSource) -> str:
             column, value = source.where
             rows = rows.select([index for index, found in enumerate(rows[column]) if found == value])
         lines = [
-            json.dumps({"question_id": row.get("question_id", number), "turns": source.turns(row)}) + "\n"
+            json.dumps({"question_id": row.get("question_id", number), "turns": checked(source.turns(row))}) + "\n"
             for number, row in zip(range(source.count), rows, strict=False)
         ]
     except (KeyError, TypeError, ValueError) as error:
@@ -177,6 +177,13 @@ def question_lines(task: str, source: QuestionSource) -> str:
     if len(lines) < source.count:
         raise InputError(f"{source.place} holds {len(lines)} questions of {task} instead of {source.count}; {ADVICE}")
     return "".join(lines)
+
+
+def checked(turns: list[str]) -> list[str]:
+    """The turns of a question; raises ValueError if it has none, or others than texts."""
+    if not turns or not all(isinstance(turn, str) and turn for turn in turns):
+        raise ValueError(f"a question's turns are {turns}")
+    return turns
 
 
 @cache  # MMLU's subjects are parts of one
