@@ -34,7 +34,7 @@ with ThreadPoolExecutor() as pool:
 try:
     ask("Why is the sky blue?", extra_body={"generation_config": '{"num_beams": 2}'})
 except APIError as error:
-    print(error)
+    print(error, error.body)
 
 ask("Name three rivers.").choices[0].message.content
 """

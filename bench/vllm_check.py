@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 import vllm_engine
 from console import wide_console
@@ -68,7 +69,7 @@ class Row:
         same_as_plain, same_as_ours: answers that are plain vLLM's, and `ltd`'s plain decoding's.
         drafts, accepted: how often the head drafted in vLLM, and how many of these drafts were accepted up to their
             first, second … token at least.
-        ours: accepted tokens per draft here.
+        ours: accepted tokens per draft here; 0 in plain decoding.
     """
 
     drafted: int
@@ -159,35 +160,30 @@ def check(options: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
     folder = folder_of(target)
     ours = Ours(target, head)
     prompts = [ours.decoder.encode(question) for question in QUESTIONS[: options.limit]]
-    job = {
+    steps = (0, *options.drafted)
+    job: dict[str, Any] = {
         "model": str(folder),
         "prompts": prompts,
         "new_tokens": options.new_tokens,
         "stop_token_ids": list(ours.decoder.stop_ids),
         "max_length": max(map(len, prompts)) + options.new_tokens + SLACK,
     }
-    rows: list[Row] = []
-    expected, _ = ours.answers(prompts, options.new_tokens, 0)
+    here = [ours.answers(prompts, options.new_tokens, drafted) for drafted in steps]
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         write_head(str(work / "head"), "vllm", str(head), "bfloat16", None, None)
-        plain: list[list[int]] | None = None
-        for drafted in (0, *options.drafted):
-            said = ask_vllm(python, {**job, "head": str(work / "head"), "drafted": drafted}, work)
-            answers = said["answers"]
-            plain = answers if plain is None else plain
-            rows.append(
-                Row(
-                    drafted,
-                    len(prompts),
-                    sum(one == other for one, other in zip(answers, plain, strict=True)),
-                    sum(one == other for one, other in zip(answers, expected, strict=True)),
-                    said["drafts"],
-                    said["accepted"],
-                    ours.answers(prompts, options.new_tokens, drafted)[1] if drafted else 0.0,
-                )
-            )
-    return rows, {"vllm": said["vllm"], "vllm's torch": said["torch"]}
+        job["head"] = str(work / "head")
+        said = [ask_vllm(python, {**job, "drafted": drafted}, work) for drafted in tqdm(steps, desc="vLLM")]
+    rows = []
+    for drafted, there, (texts, accepted) in zip(steps, said, here, strict=True):
+        plain, ours_too = (count_same(there["answers"], others) for others in (said[0]["answers"], texts))
+        rows.append(Row(drafted, len(prompts), plain, ours_too, there["drafts"], there["accepted"], accepted))
+    return rows, {"vllm": said[0]["vllm"], "vllm's torch": said[0]["torch"]}
+
+
+def count_same(answers: Sequence[list[int]], others: Sequence[list[int]]) -> int:
+    """How many answers are the same."""
+    return sum(one == other for one, other in zip(answers, others, strict=True))
 
 
 def make_table(rows: Sequence[Row]) -> Table:
@@ -223,7 +219,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--head", help="folder of an EAGLE-3 head (default: the shipped one)")
     parser.add_argument("--drafted", type=counts, default=[1, 3], help="tokens at a time, with commas between")
     parser.add_argument("--new-tokens", type=int, default=64, help="most new tokens of an answer")
-    parser.add_argument("--limit", type=int, default=len(QUESTIONS), help="most questions")
+    numbers = range(1, len(QUESTIONS) + 1)
+    parser.add_argument("--limit", type=int, default=len(QUESTIONS), choices=numbers, help="most questions")
     parser.add_argument("--floor", type=float, default=0.9, help="least acceptance, as a part of what it is here")
     return parser.parse_args(arguments)
 
