@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ltd.chains.acceptance_files import draft_hash
+from ltd.common.assets import shipped_head
 from ltd.common.files import file_hash
 from ltd.common.journal import Record
 from ltd.common.launch import launched_processes
@@ -18,7 +19,7 @@ from ltd.common.machine import machine_facts
 from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
 from ltd.common.workers import Crew, absolute, local_paths
-from ltd.drafts.opening import find_head, head_hash, shipped_head, text_scores_file
+from ltd.drafts.opening import find_head, head_hash, text_scores_file
 from ltd.drafts.sharpness import SAMPLING
 from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from typing_extensions import Self
 
 from ltd.drafts.base import DEFAULT_WIDTH, Origin
 from ltd.drafts.eagle3.forward import HeadForward, HeadLayers
@@ -65,9 +64,9 @@ class Eagle3Draft:
         self.forward: HeadForward = HeadLayers(head) if forward is None else forward
         self.embedding = head.embed_tokens if head.embed_tokens is not None else embedding
         self.pool = CachePool(self._open)
-        self._siblings: dict[int, Self] = {width: self}
+        self._siblings: dict[int, Eagle3Draft] = {width: self}
 
-    def with_width(self, width: int) -> Self:
+    def with_width(self, width: int) -> Eagle3Draft:
         """See `ResizableDraft`. They share weights and memory."""
         if width not in self._siblings:
             check_tree_limits(width, 0, 0)
