@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray_jobs
 import torch
 from ray.cluster_utils import Cluster
 from ray_jobs import Squares, load_mortal
@@ -35,7 +37,7 @@ def address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_agent_register_timeout_ms", "600000")
-        patch.setenv("RAY_raylet_start_wait_time_s", "600")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(ray_jobs.__file__).parent), *sys.path]))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         for _ in range(NODES - 1):
             cluster.add_node(num_cpus=2)

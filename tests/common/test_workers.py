@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,14 +91,12 @@ def test_names_mean_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_worker_refuses_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ray_workers.GIVEN_NUMBERS:
-        monkeypatch.setenv(name, "1")  # which a worker sets, and this test's end takes back
-    import pickle
-
-    import torch
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+        monkeypatch.setenv(name, "7")  # which a worker sets, and this test's end takes back
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
     (tmp_path / "model").write_text("1")
-    worker, job = Worker(1), pickle.dumps(Counted())
+    worker, job = Worker(3), pickle.dumps(Counted())
+    assert told == [3] and {os.environ[name] for name in ray_workers.GIVEN_NUMBERS} == {"3"}
     assert worker.open(0, job, {str(tmp_path / "model"): fingerprint(tmp_path / "model")}) == []
     assert pickle.loads(worker.do(pickle.dumps(2))) == ["2.0", "2.1"]
     with pytest.raises(InputError, match=r"model is not the same as on the first machine"):

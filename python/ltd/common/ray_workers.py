@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import sys
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -39,9 +40,8 @@ class Worker:
 
     def __init__(self, threads: int) -> None:
         os.environ.update(dict.fromkeys(GIVEN_NUMBERS, str(threads)))
-        import torch
-
-        torch.set_num_threads(threads)  # where this process had imported it before
+        if (torch := sys.modules.get("torch")) is not None:  # this process has told of its node before
+            torch.set_num_threads(threads)
         self.number = -1
         self.work: Callable[[Any], Iterator[Any]] | None = None
 
