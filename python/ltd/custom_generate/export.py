@@ -65,7 +65,8 @@ def export_model(
         the policy that decides on this machine as it is now.
 
     Raises:
-        InputError: a folder that is not empty, a quantised model whose weights are to be taken, or anything that `ltd.load` would refuse without reading weights.
+        InputError: a folder that is not empty, a quantised model whose weights are to be taken, or anything that
+            `ltd.load` would refuse without reading weights.
     """
     folder = free_folder(out)
     named, place = NamedModel(target), resolve_device(AUTO)
