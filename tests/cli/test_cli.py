@@ -316,6 +316,7 @@ def test_train_draft_takes_every_setting(run: Run) -> None:
     options = dict(inspect.signature(train_draft).parameters)
     fields = TrainDraftConfig.__dataclass_fields__
     assert not options.pop("quick").default
+    assert options.pop("ray").default is options.pop("ray_cpus").default is None  # who does the work, not what is done
     assert options.keys() == fields.keys()
     assert {n: o.default for n, o in options.items() if n != "out"} == {
         n: field.default for n, field in fields.items() if n != "out"

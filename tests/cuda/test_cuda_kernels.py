@@ -1,6 +1,7 @@
-"""Every CUDA source compiles for every architecture of the build, and no kernel spills registers without a reason.
+"""Every CUDA source compiles, and no kernel spills registers without a reason.
 
-As `make cuda-check`, with which it shares what has been compiled already: what has not changed is not compiled again.
+For one architecture of the build, as all take many minutes; `make cuda-check` does the same for all. They share what
+has been compiled already: what has not changed is not compiled again.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cuda_check import Compiler, complaints, kernel_sources, lines_of
+from cuda_check import Compiler, complaints, kernel_sources
 
-ARCHITECTURES = [f"sm_{number}" for number in lines_of("cuda_architectures.txt")]
+ARCHITECTURES = ["sm_90"]  # of the cards that `make gpu-check` has been prepared for
 
 
 @pytest.fixture(scope="module")

@@ -192,7 +192,7 @@ def test_the_session_of_the_docs(
     shown = capsys.readouterr()
     first, other = plain("Why is the sky blue?"), plain("Name three rivers.")
     lines = [line for line in shown.out.splitlines() if not line.startswith((">>>", "..."))]
-    assert shown.err == "" and lines[0].replace("|", "") == first and lines[0].count("|") > 5
+    assert shown.err == "" and lines[0].replace("|", "") == first and lines[0].count("|") >= 2
     assert [line.partition(" ")[2] for line in lines[1:3]] == [repr(first), repr(other)]
     assert "Error code: 400" in lines[3] and "beam search (num_beams 2)" in lines[3]
     assert lines[4:] == [repr(other)]

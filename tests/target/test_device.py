@@ -102,7 +102,7 @@ def test_load_goes_where_the_mark_says(
     """As far as that can be seen without a GPU: what loads the weights is told the device."""
     seen: list[torch.device] = []
 
-    def stop(name: object, dtype: torch.dtype, device: torch.device) -> None:
+    def stop(name: object, dtype: torch.dtype, device: torch.device, read: object) -> None:
         seen.append(device)
         raise InputError("far enough")
 

@@ -255,7 +255,7 @@ def test_no_row_outgrows_its_cache(tiny_target: Target, tmp_path: Path) -> None:
     config = config_of(length=250, user_length=100, answer_length=100, mix="chat=1", two_turn_share=1.0, rows=48)
     forward = open_forward(model, takes_weights=True)
     assert Lockstep(forward, 1, config.length + len(chat.to_answer) + len(chat.to_user)).cache.capacity == 256
-    make_conversations(forward, chat, config, tmp_path, 1)
+    make_conversations(WritingJob(lambda: forward, chat, config, torch.float32), tmp_path, 1, Here())
     written = load_shard(shard_file(tmp_path, 0), 0)
     assert written and all(len(each.tokens) <= config.length and each.roles[-1] == ANSWER for each in written)
 
