@@ -158,6 +158,21 @@ def widths(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def noise(data: dict[str, Any], choice: str | None) -> Rows:
+    """What sampling takes of a cycle: milliseconds of its parts, and shares of it."""
+    rows = {}
+    for way in data["ways"]:
+        parts = way["milliseconds"]
+        rows[f"{way['method']}, temperature {way['temperature']:g}"] = {
+            "τ": f"{way['tau']:.2f}",
+            "cycle, ms": f"{way['cycle_milliseconds']:.2f}",
+            **{f"{part}, ms": f"{parts[part]:.2f}" for part in ("draft", "verify", "accept")},
+            "noise": f"{100 * way['noise_share']:.1f} %",
+            "noise and accepting": f"{100 * way['noise_and_accept_share']:.1f} %",
+        }
+    return rows
+
+
 def waits(data: dict[str, Any], choice: str | None) -> Rows:
     """From nothing to the first token, by part: seconds, the median and all rounds."""
     rounds = [{**found, "counted": found["install"] + found["first_token"]} for found in data["rounds"]]
@@ -208,7 +223,7 @@ VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau, widths, waits, vllm, serving),
+        *(calibration, tau, widths, noise, waits, vllm, serving),
     )
 }
 
