@@ -193,7 +193,7 @@ def test_the_session_of_the_docs(
     first, other = plain("Why is the sky blue?"), plain("Name three rivers.")
     before, _, after = shown.out.partition("\n>>> with ")
     streamed = before.partition('sep="|")\n')[2]
-    assert shown.err == "" and streamed.replace("|", "") == first and streamed.count("|") > 5
+    assert shown.err == "" and streamed.replace("|", "") == first and streamed.count("|") >= 2
     lines = [line for line in after.splitlines()[1:] if not line.startswith((">>>", "..."))]
     assert [line.partition(" ")[2] for line in lines[:2]] == [repr(first), repr(other)]
     assert "Error code: 400" in lines[2] and "beam search (num_beams 2)" in lines[2]
