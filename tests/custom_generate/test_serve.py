@@ -191,8 +191,10 @@ def test_the_session_of_the_docs(
     server_session.show(str(client.base_url).removesuffix("/v1/"), folder)
     shown = capsys.readouterr()
     first, other = plain("Why is the sky blue?"), plain("Name three rivers.")
-    lines = [line for line in shown.out.splitlines() if not line.startswith((">>>", "..."))]
-    assert shown.err == "" and lines[0].replace("|", "") == first and lines[0].count("|") >= 2
-    assert [line.partition(" ")[2] for line in lines[1:3]] == [repr(first), repr(other)]
-    assert "Error code: 400" in lines[3] and "beam search (num_beams 2)" in lines[3]
-    assert lines[4:] == [repr(other)]
+    before, _, after = shown.out.partition("\n>>> with ")
+    streamed = before.partition('sep="|")\n')[2]
+    assert shown.err == "" and streamed.replace("|", "") == first and streamed.count("|") >= 2
+    lines = [line for line in after.splitlines()[1:] if not line.startswith((">>>", "..."))]
+    assert [line.partition(" ")[2] for line in lines[:2]] == [repr(first), repr(other)]
+    assert "Error code: 400" in lines[2] and "beam search (num_beams 2)" in lines[2]
+    assert lines[3:] == [repr(other)]
