@@ -198,6 +198,14 @@ def test_a_config_that_asks_for_more_than_packed_weights_could_hold(toy: Folder,
         ltd.load(folder, "none")
 
 
+def test_several_processes_do_not_share_one(toy: Folder) -> None:
+    def read(*_: object) -> PreTrainedModel:
+        raise AssertionError("weights were read")
+
+    with pytest.raises(ltd.InputError, match="is quantised, and such a one runs in one process only"):
+        load_model(toy("llama"), torch.float32, CPU, read)
+
+
 def generated(model: PreTrainedModel, custom: ltd.CustomGenerate | None) -> list[int]:
     """The greedy answer inside `transformers`."""
     ids = torch.tensor([PROMPTS[1]])
