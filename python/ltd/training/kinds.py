@@ -203,8 +203,8 @@ def facts_of(head: Path) -> dict[str, Any]:
     """What a report says of the head that training starts from: its hash, and what its own report says of its data."""
     file = head / "training.json"
     report = read_json(file, dict[str, Any], str(file)) if file.exists() else {}
-    known = {name: report[name] for name in ("data", "learned_tokens", "started_from") if name in report}
-    return {"head_sha256": weights_hash(head), **known}
+    known = ("data", "learned_tokens", "started_from")
+    return {"head_sha256": weights_hash(head), **{name: report[name] for name in known if name in report}}
 
 
 def target_name(config: TrainDraftConfig) -> str:

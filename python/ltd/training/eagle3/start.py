@@ -90,7 +90,8 @@ def trained_head(folder: Path, target: LoadedModel) -> Eagle3Head:
     model, cpu = target.model, torch.device("cpu")
     fingerprint = tokenizer_fingerprint(target.tokenizer, model.config.vocab_size)
     head = read_draft(folder, torch.float32, cpu, model=model, fingerprint=fingerprint).head
-    Eagle3Draft(head, model.get_input_embeddings())  # refuses sizes that are not the target's
+    embedding: Any = model.get_input_embeddings()
+    Eagle3Draft(head, embedding)  # refuses sizes that are not the target's
     if head.embed_tokens is not None:
         raise InputError(
             f"the head in {folder} brings its own embedding; training reads the target's, so start from another head"
