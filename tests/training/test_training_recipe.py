@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from typer.testing import CliRunner
 
+from ltd.cli.app import app
 from ltd.common.assets import shipped_head
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
 from ltd.errors import InputError
 from ltd.training import TrainDraftConfig, train_draft
 from ltd.training import loop as training_loop
-from ltd.training.config import SHIPPED
+from ltd.training.config import FORMER
 from ltd.training.data.batches import Batch
 from ltd.training.distillation import covered_mass
 from ltd.training.eagle3.start import StateScales, new_head
@@ -46,14 +48,34 @@ def small_run(out: Path, target: Path, **changes: Any) -> TrainDraftConfig:
 # --- the shipped head ------------------------------------------------------------------------------------------------
 
 
-def test_the_shipped_heads_settings_can_be_asked_for() -> None:
-    choices = json.loads((shipped_head() / "training.json").read_text())["choices"]
-    stored = {"kind": "eagle3", "target": None, **choices}
-    TrainDraftConfig(out="x", **SHIPPED).check_same(stored)
-    with pytest.raises(InputError, match="started with tokens = 1600000, but this run says None"):
-        TrainDraftConfig(out="x").check_same(stored)
-    for name in SHIPPED:
-        others = {other: value for other, value in SHIPPED.items() if other != name}
+def test_the_shipped_heads_command_is_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last command there that makes `runs/shipped` asks for just what the shipped head's report says."""
+    docs = Path(__file__).parents[2] / "docs" / "training.md"
+    line = [line for line in docs.read_text().splitlines() if line.startswith("ltd train-draft --out runs/shipped")][-1]
+    asked: list[TrainDraftConfig] = []
+
+    def run(config: TrainDraftConfig, crew: object) -> Path:
+        asked.append(config)
+        return Path("x")
+
+    monkeypatch.setattr("ltd.training.train_draft", run)
+    assert CliRunner().invoke(app, line.split()[1:]).exit_code == 0
+    report = json.loads((shipped_head() / "training.json").read_text())
+    assert not {"target", "out"} & report["choices"].keys()
+    asked[0].check_same({"target": None, "start_from": asked[0].start_from, **report["choices"]})
+    assert (asked[0].start_from is None) == ("started_from" not in report)
+    changed = {"target": None, "start_from": asked[0].start_from, **report["choices"], "seed": 77}
+    with pytest.raises(InputError, match="started with seed = 77"):
+        asked[0].check_same(changed)
+
+
+def test_folders_without_the_younger_settings_are_known() -> None:
+    stored = TrainDraftConfig(out="x", **FORMER).to_dict()
+    for name in FORMER:
+        del stored[name]
+    TrainDraftConfig(out="x", **FORMER).check_same(stored)
+    for name in FORMER:
+        others = {other: value for other, value in FORMER.items() if other != name}
         with pytest.raises(InputError, match=f"started with {name} = "):
             TrainDraftConfig(out="x", **others).check_same(stored)
 

@@ -32,10 +32,7 @@ ROWS, DEVICE_ROWS = 128, 1024  # conversations that a processor or a GPU writes 
 
 @dataclass(slots=True, kw_only=True)
 class TrainDraftConfig:
-    """One training of a draft. Every field is an option of the command.
-
-    The shipped head was made before some of them were there, see `SHIPPED`.
-    """
+    """One training of a draft. Every field is an option of the command."""
 
     out: str | Path  # folder of the run: data, features, checkpoints, and the finished draft in `head/` or `draft/`
     kind: str = "eagle3"  # eagle3, a head that reads the target's states, or chain, a small model of its own
@@ -169,10 +166,10 @@ class TrainDraftConfig:
     def check_same(self, stored: dict[str, Any]) -> None:
         """Raise InputError naming the first field in which this config differs from the one a folder was made with.
 
-        What `stored` does not name is younger than the folder, and was as in `SHIPPED` or had its default.
+        What `stored` does not name is younger than the folder, and was as in `FORMER` or had its default.
         """
         for name, mine in self.to_dict().items():
-            theirs = stored.get(name, SHIPPED.get(name, DEFAULTS[name]))
+            theirs = stored.get(name, FORMER.get(name, DEFAULTS[name]))
             if name not in RUN_ONLY and mine != theirs:
                 raise InputError(
                     f"{self.out} was started with {name} = {theirs!r}, but this run says {mine!r};"
@@ -181,12 +178,5 @@ class TrainDraftConfig:
 
 
 DEFAULTS = {field.name: field.default for field in fields(TrainDraftConfig)}
-# Where the shipped head was made otherwise than the defaults are now.
-SHIPPED = {
-    "tokens": 1_600_000,
-    "mix": ONLY_CHAT,
-    "fc_norm": False,
-    "norm_output": False,
-    "loss": "masked",
-    "average_share": 0.0,
-}
+# What was done before these fields were there, where it is not their default.
+FORMER = {"mix": ONLY_CHAT, "fc_norm": False, "norm_output": False, "loss": "masked", "average_share": 0.0}
