@@ -145,6 +145,21 @@ def tau(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def heads(data: dict[str, Any], choice: str | None) -> Rows:
+    """Held-out accuracy of a head before and after more training, by kind of text, at steps 0 and 3."""
+    return {
+        kind: {
+            "conversations": str(count),
+            **{
+                f"{when}, step {step}": f"{100 * data[when][kind]['accuracy'][step]:.1f}"
+                for when in ("before", "after")
+                for step in (0, 3)
+            },
+        }
+        for kind, count in data["conversations"].items()
+    }
+
+
 def widths(data: dict[str, Any], choice: str | None) -> Rows:
     """By beam width: milliseconds of an expansion, and τ of fixed trees."""
     return {
@@ -223,7 +238,7 @@ VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau, widths, noise, waits, vllm, serving),
+        *(calibration, tau, heads, widths, noise, waits, vllm, serving),
     )
 }
 

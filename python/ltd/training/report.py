@@ -135,14 +135,15 @@ def _draw_steps(left: Any, right: Any, report: dict[str, Any]) -> None:
     for step in range(report["choices"]["ttt_steps"]):
         colour = (0.1 + 0.1 * step, 0.35, 0.8 - 0.08 * step) if step < 8 else "grey"
         left.plot([point["update"] for point in losses], [point["losses"][step] for point in losses],
-                  color=colour, linewidth=1)  # fmt: skip
+                  color=colour, linewidth=1, label=f"step {step}")  # fmt: skip
         right.plot([_seen(point) for point in measured], [100 * point["accuracy"][step] for point in measured],
-                   color=colour, marker=".", label=f"step {step}")  # fmt: skip
+                   color=colour, marker=".")  # fmt: skip
     left.set(title="training loss", xlabel="update", ylabel="soft cross-entropy")
     right.set(title="held-out accuracy", xlabel=_seen_label(measured), ylabel="draft's best = target's best (%)")
     for axes in (left, right):
         _finish(axes)
-    right.legend(fontsize="small", frameon=False)
+    # Losses fall, so that there is room above their end.
+    left.legend(fontsize="small", frameon=False, loc="upper right", ncols=2)
 
 
 def _draw_speeds(axes: Any, measured: list[dict[str, Any]]) -> None:
