@@ -24,6 +24,7 @@ from ltd.drafts.opening import LOOKUP, default_draft, find_head, head_hash
 from ltd.drafts.sharpness import sharpness_hash
 from ltd.errors import InputError
 from ltd.policies import Both, Learned, Lookup, Policy, Static
+from ltd.policies.at_width import AtWidth
 from ltd.policies.base import MadeForHead, check_policy, check_without_draft
 from ltd.policies.beside_text import BesideText
 from ltd.policies.cost_aware import CostAware, check_costs_fit
@@ -202,7 +203,7 @@ def _check_made_for(policy: Policy | None, setting: FindSetting) -> None:
     Raises:
         InputError: it is for another head or target.
     """
-    if isinstance(policy, BesideText):
+    while isinstance(policy, BesideText | AtWidth):
         policy = policy.rule
     if not isinstance(policy, Learned | MadeForHead | CostAware):
         return

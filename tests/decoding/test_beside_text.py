@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM
 
 import ltd
 from ltd.decoding.decoder import Decoder, Generation
+from ltd.drafts.base import at_width
 from ltd.errors import InputError
 from ltd.loading import make_target
 from ltd.policies import BesideText, Both, Lookup, Policy, Static
+from ltd.policies.at_width import AtWidth
 from ltd.policies.base import FixedSize, MadeForHead
 from ltd.policies.by_name import parse_policy
 from ltd.tree import DraftTree
@@ -166,3 +168,30 @@ def test_a_rule_with_text_of_its_own_is_refused() -> None:
             BesideText(rule)
     with pytest.raises(InputError, match="a rule for the draft's tree"):
         BesideText("ddd")  # type: ignore[arg-type]
+
+
+def test_a_rule_takes_a_beam_width(decoder: Decoder) -> None:
+    for name in RULES:
+        policy = parse_policy(f"{name}:width=4:text=3")
+        assert isinstance(policy, BesideText) and policy.width == 4
+    narrow = parse_policy(f"{RULES[0]}:width=2")
+    assert isinstance(narrow, AtWidth) and str(narrow).endswith(", width 2")
+    prompt = repetitive(7, 30)
+    found = answer_of(decoder, prompt, narrow).statistics
+    assert decoder.draft is not None
+    beside = Decoder(decoder.target, at_width(decoder.draft, 2), narrow.rule, stop_ids=decoder.stop_ids)
+    assert answer_of(beside, prompt, narrow.rule).statistics.sizes == found.sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ddd:width=0", "width"),
+        ("ddd:width=four", "ddd's width is 'four'; it must be a whole number"),
+        ("svip:width=2:width=3", "gives width twice"),
+        ("smart:width=7", "has the beam width"),
+    ],
+)
+def test_widths_that_are_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_policy(name)

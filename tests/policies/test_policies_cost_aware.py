@@ -25,6 +25,7 @@ from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
 from ltd.evaluation.methods import Method
 from ltd.policies import Budget, CaDDTree, Smart
+from ltd.policies.base import beam_width
 from ltd.policies.by_name import parse_policy
 from ltd.policies.cost_aware import CostAware, check_costs_fit, in_order
 from ltd.policies.cycle_costs import CycleCosts, between_lengths, nearest_convex
@@ -348,7 +349,6 @@ def test_costs_of_another_head_are_refused_and_of_another_machine_told() -> None
     costs = made_costs(0)
     for made, message in (
         ({"head_sha256": "other"}, "measured with head_sha256 other, and here it is head; measure them with"),
-        ({"width": 4}, "width 4"),
         ({"vocab_size": 7}, "vocab_size 7"),
     ):
         with pytest.raises(InputError, match=message):
@@ -360,6 +360,8 @@ def test_costs_of_another_head_are_refused_and_of_another_machine_told() -> None
         warnings.simplefilter("error")
         check_costs_fit(costs, here)
         check_costs_fit(replace(costs, made_for=replace(here, target="y")), here)
+        check_costs_fit(replace(costs, made_for=replace(here, width=4)), here)  # the draft takes it
+    assert beam_width(Budget(replace(costs, made_for=replace(here, width=4)), 1, 2)) == 4
 
 
 # --- the rules ---

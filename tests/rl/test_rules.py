@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,21 +17,25 @@ from safetensors.numpy import save_file
 
 from ltd.common.arrays import Floats
 from ltd.common.shards import shard_file
+from ltd.drafts.base import at_width
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.latency.cycle_costs import cycle_costs
 from ltd.policies import DDD, SVIP, Budget, CaDDTree, GammaTune, Policy, Smart, Static
+from ltd.policies.base import beam_width
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.c2t import C2T
 from ltd.policies.baselines.classifier import Classifier
 from ltd.policies.baselines.disco import Disco
 from ltd.policies.baselines.files import Baseline, save_baseline
 from ltd.policies.baselines.specdecpp import TreeSpecDecPP
+from ltd.policies.by_name import parse_policy
 from ltd.policies.cycle_costs_file import load_costs
 from ltd.policies.rule_file import load_rule
-from ltd_rl.baselines.rule_search import FoundRules, search_rules, text_of, write_rules
+from ltd_rl.baselines.rule_search import FoundRules, options_of, search_rules, text_of, write_rules
 from ltd_rl.baselines.rules import FoundRule, Ground, chances_of, replayed, search, settings_of
 from ltd_rl.baselines.signals import depths_of, obtain_signals, record_signals
+from ltd_rl.traces.format import load_traces
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total
 from ltd_rl.traces.replay import replay
 from ltd_rl.traces.sources import Source
@@ -121,6 +126,17 @@ def test_signals_are_kept_and_belong_to_their_traces(recorded: Callable[[str], R
         record_signals(run.decoder, other, rules, DEPTH)
 
 
+def test_signals_are_those_of_the_traces_beam_width(recorded: Callable[[str], Recorded]) -> None:
+    run = recorded("llama")
+    other = copy.copy(run.decoder)
+    other.draft = at_width(other.draft, run.config.width + 3)
+    generation = load_traces(run.config.out).generations[0]
+    rules = stopping_rules(run.decoder.draft.state_size)
+    found, expected = (record_signals(decoder, generation, rules, 3) for decoder in (other, run.decoder))
+    for name, signals in expected.items():
+        np.testing.assert_array_equal(found[name], signals)
+
+
 def made_ground(seed: int, lengths: list[int], rule: Policy | None = None) -> Ground:
     generations, latency = made_generations(seed, lengths), made_latency()
     outcomes = outcomes_of(generations, latency, SIZES)
@@ -189,6 +205,14 @@ def test_the_best_setting_is_found(name: str, rule: Policy) -> None:
         assert found.options["depth"] <= outcomes.depth and found.options["size"] in SIZES
 
 
+def test_what_is_found_on_narrow_trees_names_their_width() -> None:
+    rule = FoundRule(DDD(), {"floor": -0.5}, *[None] * 3)  # type: ignore[arg-type]
+    assert options_of(rule, Path("costs.json"), 10) == {"floor": -0.5}
+    assert beam_width(parse_policy(text_of("ddd", None, options_of(rule, Path("costs.json"), 4)))) == 4
+    weighing = FoundRule(Budget(COSTS, 2, 8), {"size": 8}, *[None] * 3)  # type: ignore[arg-type]
+    assert options_of(weighing, Path("costs.json"), 4) == {"costs": "costs.json", "size": 8}
+
+
 def test_what_is_written_is_a_method(tmp_path: Path) -> None:
     training, held_out = made_ground(1, [30]), made_ground(2, [20])
     found = search(DDD(), "ddd", training, held_out)
@@ -243,6 +267,8 @@ def test_the_whole_search_on_traces(
         assert load_rule(tmp_path / "out" / f"{name}.json").max_size == found.rules[name].policy.max_size
         assert policy.startswith(name)
         assert ("costs=" in policy) == (name in weighing)
+        width = beam_width(load_rule(tmp_path / "out" / f"{name}.json"))
+        assert width == (COSTS.made_for.width if name in weighing else None)  # that of the costs, or the draft's own
     costs = load_costs(tmp_path / "out" / "costs.json")
     assert np.array_equal(costs.verifying, COSTS.verifying) and np.array_equal(costs.drafting, COSTS.drafting)
     static = found.rules["eagle3"].training.throughput
@@ -265,6 +291,7 @@ def test_rules_that_weigh_decide_in_the_decoder_as_in_a_replay(
     recorded: Callable[[str], Recorded], rule: Policy
 ) -> None:
     run = recorded("llama")
+    rule = replace(rule, costs=replace(COSTS, made_for=replace(COSTS.made_for, width=run.config.width)))
     for generation in run.traces.generations:
         prompt = generation.tokens[: generation.prompt_length].tolist()
         found = run.decoder.generate(prompt, max_new_tokens=NEW_TOKENS, policy=rule).statistics

@@ -123,7 +123,7 @@ def busy(data: dict[str, Any], choice: str | None) -> Rows:
 def calibration(data: dict[str, Any], choice: str | None) -> Rows:
     """Scores of a level of trees at a temperature, in sums over the level: what they say, and what came."""
     rows = {}
-    for temperature, sides in data.items():
+    for temperature, sides in data.get("temperatures", data).items():
         for level, before in sides["before"]["levels"].items():
             after = sides["after"]["levels"][level]
             rows[f"{temperature}, level {level}"] = {
@@ -140,7 +140,7 @@ def tau(data: dict[str, Any], choice: str | None) -> Rows:
     """τ of static trees at a temperature."""
     return {
         f"{temperature}, {name}": {size: f"{value:.2f}" for size, value in sides[when]["tau"].items()}
-        for temperature, sides in data.items()
+        for temperature, sides in data.get("temperatures", data).items()
         for when, name in (("before", "factor 1"), ("after", "fitted factors"))
     }
 

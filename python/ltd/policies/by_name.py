@@ -6,6 +6,7 @@ from typing import Any
 
 from ltd.common.named_options import Named, make_named, options_of, read_value, split_option
 from ltd.errors import InputError
+from ltd.policies.at_width import AtWidth
 from ltd.policies.base import Policy
 from ltd.policies.baselines.c2t import c2t
 from ltd.policies.baselines.disco import disco
@@ -62,12 +63,14 @@ NAMED: dict[str, Named[Policy]] = {
 
 LOOK_UP = ("lookup", "both")  # by themselves
 TEXT_OPTIONS = ("text", "alone", "least")  # of `BesideText`, behind any rule that has none of its own
+WIDTH = "width"  # of `AtWidth`, likewise
 
 
 def parse_policy(text: str) -> Policy:
     """The policy that a name stands for; see `ltd.common.named_options.make_named`.
 
-    Every rule for the draft's tree also takes the options of `BesideText`: `ddd:size=6:text=8:alone=0.4`.
+    Every rule for the draft's tree also takes a beam width and the options of `BesideText`:
+    `ddd:size=6:width=4:text=8:alone=0.4`.
     """
     kind = text.partition(":")[0]
     if kind not in NAMED or kind in LOOK_UP:
@@ -81,5 +84,14 @@ def parse_policy(text: str) -> Policy:
         raise InputError(
             f"{text!r} looks nothing up; say how many tokens with text=8, or leave out {', '.join(options)}"
         )
-    made = make_named(rule, NAMED, "policy")
+    made = named_rule(kind, rule)
     return BesideText(made, **options) if options else made
+
+
+def named_rule(kind: str, text: str) -> Policy:
+    """A rule for the draft's tree, with a beam width where one is given."""
+    if WIDTH in options_of(NAMED[kind].make):
+        return make_named(text, NAMED, "policy")
+    rule, width = split_option(text, WIDTH)
+    made = make_named(rule, NAMED, "policy")
+    return made if width is None else AtWidth(made, read_value(kind, options_of(AtWidth)[WIDTH], width))

@@ -40,6 +40,11 @@ class CostAware(ABC):
     max_depth: int
     size: int
 
+    @property
+    def width(self) -> int | None:
+        """Beam width of its trees: that of the costs."""
+        return self.costs.made_for.width
+
     def check_limits(self) -> None:
         """Raises InputError for a number out of range, or beyond what the costs know."""
         check_tree_limits(1, self.max_depth, self.size)
@@ -126,15 +131,17 @@ def ratios(chances: Doubles, drafting: Doubles, verifying: Doubles) -> Doubles:
 def check_costs_fit(costs: CycleCosts, here: Setting) -> None:
     """Compares what costs were measured on with where they are to be used; what is unknown always fits.
 
+    So does another beam width, as the draft takes that of the costs.
+
     Raises:
-        InputError: another beam width, target or draft head.
+        InputError: another target or draft head.
 
     Warns:
         TunedElsewhereWarning: another machine, dtype or number of threads.
     """
     again = "measure them with ltd train-baseline rules, and name the file with the option costs=FILE"
     for name, (made, used) in costs.made_for.differences(here).items():
-        if name == "target" or (name in MACHINE and used is None):  # the target's name is for people
+        if name in ("target", "width") or (name in MACHINE and used is None):  # the target's name is for people
             continue
         said = f"the costs that the rule weighs were measured with {name} {made}, and here it is {used}"
         if name not in MACHINE:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ltd.common.files import file_hash
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.latency.cycle_costs import cycle_costs
@@ -88,7 +89,10 @@ def search_rules(
         for name, rule in progress:
             progress.set_postfix_str(name)
             found[name] = search(rule, name, *grounds)
-    policies = {name: text_of(name, models.get(name), options_of(rule, costs_file)) for name, rule in found.items()}
+    width = generations[0].width
+    policies = {
+        name: text_of(name, models.get(name), options_of(rule, costs_file, width)) for name, rule in found.items()
+    }
     plain = plain_total(grounds[0].outcomes).throughput, plain_total(grounds[1].outcomes).throughput
     done = FoundRules(found, policies, plain, left_out)
     write_rules(done, out, latency, sorted({g.task for g in generations}))
@@ -140,9 +144,11 @@ def with_costs(rules: dict[str, Policy], costs: CycleCosts) -> dict[str, Policy]
     return rules | {name: replace(rule, costs=costs) for name, rule in weighing.items()}  # type: ignore[type-var]
 
 
-def options_of(rule: FoundRule, costs_file: Path) -> dict[str, Any]:
-    """What was found, and where the costs are that the rule weighs, if it does."""
-    return ({"costs": str(costs_file)} if isinstance(rule.policy, CostAware) else {}) | rule.options
+def options_of(rule: FoundRule, costs_file: Path, width: int) -> dict[str, Any]:
+    """What was found; and where the costs are that the rule weighs, or else the traces' beam width. Costs have one."""
+    if isinstance(rule.policy, CostAware):
+        return {"costs": str(costs_file)} | rule.options
+    return rule.options if width == DEFAULT_WIDTH else rule.options | {"width": width}
 
 
 def rules_signals(

@@ -22,6 +22,7 @@ from ltd.common.arrays import Floats
 from ltd.common.journal import Journal
 from ltd.common.shards import SHARDS, read_shard, shard_file, write_shard
 from ltd.decoding.decoder import Decoder
+from ltd.drafts.base import at_width
 from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.base import StopsBySignal
@@ -101,9 +102,9 @@ def record_signals(
     Raises:
         InputError: no draft, or not the one that the traces were recorded with.
     """
-    draft = decoder.draft
-    if draft is None:
+    if decoder.draft is None:
         raise InputError("the rules look at a draft, so there must be one; name a head, or leave the shipped one")
+    draft = at_width(decoder.draft, generation.width)
     found = {name: np.zeros((generation.positions, depth), dtype=np.float32) for name in rules}
     calls = {name: stopping(rule) for name, rule in rules.items()}
     levels: dict[str, list[torch.Tensor]] = {name: [] for name in rules}
