@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from ltd.chains.by_name import SAMPLER, parse_length, split_sampler
 from ltd.chains.decoder import ChainDecoder
 from ltd.chains.samplers import NOISE
 from ltd.common.assets import shipped_baseline
-from ltd.common.files import expand_user
+from ltd.common.files import content_hash, expand_user, file_hash
 from ltd.common.named_options import options_of, split_option
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
@@ -44,7 +44,7 @@ from ltd.policies.baselines.files import NETWORKS, SHIPPED
 from ltd.policies.by_name import NAMED, parse_policy
 from ltd.policies.cycle_costs_file import costs_file
 from ltd.policies.grid import load_grid
-from ltd.policies.learned.bundle import FACTS
+from ltd.policies.learned.bundle import FACTS, Bundle, bundle_files, save_bundle
 from ltd.policies.learned.store import tuned_grid
 from ltd.policies.rule_file import rule_text
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
@@ -122,6 +122,10 @@ class Method(ABC):
     def files(self) -> list[Path]:
         """The files that its name stands for: what is in them decides the results."""
         return option_files(self.spec)
+
+    def hashes(self) -> list[str | None]:
+        """Of the contents of `files`, in their order; None for one that is missing."""
+        return [file_hash(file) for file in self.files]
 
     @abstractmethod
     def open(self, models: Models) -> Answerer:
@@ -201,6 +205,29 @@ class TreeMethod(Method):
         policy: PolicyChoice = "none" if self.chosen.policy is None else self.chosen.policy
         models.decoder.speculation(policy)  # raises if there is no draft, or its trees are too large
         return TreeAnswerer(models.decoder, policy)
+
+
+@dataclass(frozen=True, slots=True)
+class NewBundle(TreeMethod):
+    """Policies that are still to be written to the folder that the name says, `bundle:FOLDER`.
+
+    Attributes:
+        bundle: the policies.
+    """
+
+    bundle: Bundle = field(kw_only=True)
+
+    @classmethod
+    def of(cls, name: str, bundle: Bundle) -> NewBundle:
+        """The method of that name."""
+        return cls(name, bundle.policy, bundle=bundle)
+
+    def hashes(self) -> list[str | None]:
+        return [content_hash(bundle_files(self.bundle)[FACTS])]
+
+    def write(self) -> None:
+        """Writes the bundle; raises InputError if its folder cannot be written."""
+        save_bundle(self.bundle, expand_user(self.spec.partition(":")[2]))
 
 
 @dataclass(frozen=True, slots=True)
