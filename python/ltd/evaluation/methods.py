@@ -106,7 +106,7 @@ class Method(ABC):
     @property
     def names_sampler(self) -> bool:
         """Whether its name says how sampled text is drawn, which greedy text makes no use of."""
-        return False
+        return self.spec.partition(":")[0] in (CHAIN, STATIC) and split_option(self.spec, SAMPLER)[1] is not None
 
     @property
     def repeats_plain(self) -> bool:
@@ -251,10 +251,6 @@ class ChainMethod(Method):
     @property
     def needs_chain(self) -> bool:
         return True
-
-    @property
-    def names_sampler(self) -> bool:
-        return any(option.startswith(SAMPLER) for option in self.spec.split(":"))
 
     @property
     def files(self) -> list[Path]:
