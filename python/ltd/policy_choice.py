@@ -25,6 +25,7 @@ from ltd.drafts.sharpness import sharpness_hash
 from ltd.errors import InputError
 from ltd.policies import Both, Learned, Lookup, Policy, Static
 from ltd.policies.base import MadeForHead, check_policy, check_without_draft
+from ltd.policies.beside_text import BesideText
 from ltd.policies.cost_aware import CostAware, check_costs_fit
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.setting import Setting, check_fits, warn_of_factors
@@ -201,6 +202,8 @@ def _check_made_for(policy: Policy | None, setting: FindSetting) -> None:
     Raises:
         InputError: it is for another head or target.
     """
+    if isinstance(policy, BesideText):
+        policy = policy.rule
     if not isinstance(policy, Learned | MadeForHead | CostAware):
         return
     here = setting()

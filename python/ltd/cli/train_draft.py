@@ -31,6 +31,9 @@ def train_draft(
         str, typer.Option(help="eagle3: a head that reads the target's states; chain: a few of the target's layers.")
     ] = DEFAULT.kind,
     target: TargetOption = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="Folder of a head whose training goes on; its layout and words stay.")
+    ] = None,
     hours: Annotated[
         float, typer.Option(help="About how long it may take: decides how much data there is, by rates measured here.")
     ] = DEFAULT.hours,

@@ -1,6 +1,7 @@
 """Policies decide, in every cycle, how deep to draft and how many candidates to verify."""
 
 from ltd.policies.base import Policy, PolicyCall
+from ltd.policies.beside_text import BesideText
 from ltd.policies.budget import Budget
 from ltd.policies.caddtree import CaDDTree
 from ltd.policies.ddd import DDD
@@ -14,6 +15,7 @@ from ltd.policies.svip import SVIP
 __all__ = [
     "DDD",
     "SVIP",
+    "BesideText",
     "Both",
     "Budget",
     "CaDDTree",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from ltd.common.named_options import Named, make_named
+from typing import Any
+
+from ltd.common.named_options import Named, make_named, options_of, read_value, split_option
+from ltd.errors import InputError
 from ltd.policies.base import Policy
 from ltd.policies.baselines.c2t import c2t
 from ltd.policies.baselines.disco import disco
 from ltd.policies.baselines.specdecpp import tree_specdecpp
+from ltd.policies.beside_text import BesideText
 from ltd.policies.budget import budget
 from ltd.policies.caddtree import caddtree
 from ltd.policies.ddd import DDD
@@ -56,6 +60,26 @@ NAMED: dict[str, Named[Policy]] = {
 }
 
 
+LOOK_UP = ("lookup", "both")  # by themselves
+TEXT_OPTIONS = ("text", "alone", "least")  # of `BesideText`, behind any rule that has none of its own
+
+
 def parse_policy(text: str) -> Policy:
-    """The policy that a name stands for; see `ltd.common.named_options.make_named`."""
-    return make_named(text, NAMED, "policy")
+    """The policy that a name stands for; see `ltd.common.named_options.make_named`.
+
+    Every rule for the draft's tree also takes the options of `BesideText`: `ddd:size=6:text=8:alone=0.4`.
+    """
+    kind = text.partition(":")[0]
+    if kind not in NAMED or kind in LOOK_UP:
+        return make_named(text, NAMED, "policy")
+    rule, options = text, dict[str, Any]()
+    for option in TEXT_OPTIONS:
+        rule, value = split_option(rule, option)
+        if value is not None:
+            options[option] = read_value(kind, options_of(BesideText)[option], value)
+    if options and "text" not in options:
+        raise InputError(
+            f"{text!r} looks nothing up; say how many tokens with text=8, or leave out {', '.join(options)}"
+        )
+    made = make_named(rule, NAMED, "policy")
+    return BesideText(made, **options) if options else made

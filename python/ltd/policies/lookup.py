@@ -111,10 +111,7 @@ class Both(FixedSize):
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Yes, up to the depth, unless the text is sure; of a batch, its mean row."""
-        if depth >= 0:
-            return depth < self.depth
-        assert tree.text is not None
-        return self.alone >= 1.0 or bool(tree.text.here.chances[:, 0].mean() < self.alone)
+        return depth < self.depth if depth >= 0 else asks_draft(tree, self.alone)
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """The size, where the draft was asked, and what the text adds."""
@@ -123,6 +120,12 @@ class Both(FixedSize):
     def __str__(self) -> str:
         alone = f", the text alone from a chance of {self.alone:g}" * (self.alone < 1.0)
         return f"both, depth {self.depth}, size {self.size} and {self.text} of the text{alone}{of_width(self.width)}"
+
+
+def asks_draft(tree: DraftTree, alone: float) -> bool:
+    """Whether the text's best first token is less likely than `alone`, of a batch in the mean; at 1 always."""
+    assert tree.text is not None
+    return alone >= 1.0 or bool(tree.text.here.chances[:, 0].mean() < alone)
 
 
 def text_count(tree: DraftTree, most: int, least: float) -> int:

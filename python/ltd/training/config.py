@@ -16,11 +16,15 @@ RUN_ONLY = frozenset({"out", "threads", "device", "checkpoint_seconds", "cache_g
 # The kinds of draft, and the fields that only one of them knows.
 ONLY_OF = {
     "eagle3": (
-        "trim_vocabulary", "feature_layers", "intermediate_size", "fc_norm", "norm_output", "ttt_steps", "ttt_decay",
-        "loss", "average_share", "start_from_target",
+        "start_from", "trim_vocabulary", "feature_layers", "intermediate_size", "fc_norm", "norm_output", "ttt_steps",
+        "ttt_decay", "loss", "average_share", "start_from_target",
     ),
     "chain": ("layers",),
 }  # fmt: skip
+# What a head brings along whose training goes on.
+OF_THE_HEAD = (
+    "draft_vocab_size", "feature_layers", "intermediate_size", "fc_norm", "norm_output", "start_from_target",
+)  # fmt: skip
 LOSSES = ("weighed", "masked")
 FEATURES = ("auto", "cached", "live")
 ROWS, DEVICE_ROWS = 128, 1024  # conversations that a processor or a GPU writes at the same time
@@ -36,6 +40,7 @@ class TrainDraftConfig:
     out: str | Path  # folder of the run: data, features, checkpoints, and the finished draft in `head/` or `draft/`
     kind: str = "eagle3"  # eagle3, a head that reads the target's states, or chain, a small model of its own
     target: str | None = None  # folder, GGUF file or hub name of the target; None: the default target
+    start_from: str | Path | None = None  # folder of a head whose training goes on: its layout, words and weights
     tokens: int | None = None  # size of the self-made data, in tokens; None: as many as `hours` are enough for
     hours: float = 8.0  # about how long all stages may take together where `tokens` are not given
     mix: str = DEFAULT_MIX  # kinds of text and their shares of the answer tokens
@@ -115,9 +120,17 @@ class TrainDraftConfig:
             if getattr(self, name) != DEFAULTS[name]:
                 owner = next(kind for kind, names in ONLY_OF.items() if name in names)
                 raise InputError(f"{name} is an option of kind {owner} only; leave it out for kind {self.kind}")
+        if self.start_from is not None:
+            for name in OF_THE_HEAD:
+                if getattr(self, name) != DEFAULTS[name]:
+                    raise InputError(f"{name} is that of the head to start from; leave it out beside start_from")
 
     def _of_other_kinds(self) -> set[str]:
         return {name for kind, names in ONLY_OF.items() if kind != self.kind for name in names}
+
+    def _without_meaning(self) -> set[str]:
+        """The fields that say nothing about this training."""
+        return self._of_other_kinds() | set(() if self.start_from is None else OF_THE_HEAD)
 
     def head_options(self) -> dict[str, Any]:
         """Fields of `Eagle3Config` that are to differ from the defaults for the target."""
@@ -146,8 +159,8 @@ class TrainDraftConfig:
         return self.features == "cached" or (self.features == "auto" and self.device == "cpu")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that this kind of draft knows as plain values, ready for JSON."""
-        values = {name: value for name, value in asdict(self).items() if name not in self._of_other_kinds()}
+        """The fields that this training knows as plain values, ready for JSON."""
+        values = {name: value for name, value in asdict(self).items() if name not in self._without_meaning()}
         return {
             name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
             for name, value in values.items()

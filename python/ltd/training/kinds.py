@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from ltd.chains.model_files import ChainFacts, save_chain
+from ltd.common.files import expand_user
+from ltd.common.json_files import read_json
 from ltd.drafts.eagle3.files import save_head
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
+from ltd.drafts.weights import weights_hash
 from ltd.errors import InputError
 from ltd.loading import make_target
 from ltd.target.device import resolve_dtype
@@ -23,12 +26,12 @@ from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch
 from ltd.training.data.conversation import Conversation
 from ltd.training.eagle3.measure import HeadObjective
-from ltd.training.eagle3.start import StateScales, new_head, target_parts
+from ltd.training.eagle3.start import StateScales, new_head, target_parts, trained_head
 from ltd.training.eagle3.trials import HeadTrials, HeadWatch, faster
 from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast, trial_sizes
 from ltd.training.loop import Objective, Training, TrainingWatch
 from ltd.training.report import Curves, CurveWatch, draw_chain_curves, draw_head_curves
-from ltd.training.vocabulary import DraftVocabulary
+from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary, known_vocabulary
 
 FOLDERS = {"eagle3": "head", "chain": "draft"}  # of the finished draft, in the run's folder
 
@@ -38,10 +41,15 @@ class Maker(Protocol):
 
     feature_layers: the hidden states hs[k] of the target that it reads.
     measures_kinds: whether it can be measured on some of the held-out conversations too.
+    beginning: what the report says of the draft that training started from.
     """
 
     feature_layers: tuple[int, ...]
     measures_kinds: bool
+    beginning: dict[str, Any]
+
+    def vocabulary(self, words: Tensor) -> DraftVocabulary:
+        """What the draft can propose, where `words` (n,) int64 are to be predicted."""
 
     def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """The draft that training starts from, and what it is trained for; `sample` are some of the conversations."""
@@ -67,18 +75,34 @@ class HeadMaker:
     def __init__(self, config: TrainDraftConfig, target: LoadedModel) -> None:
         settings = target.model.config
         self.config, self.target = config, target
-        self.head_config = Eagle3Config.for_target(
-            settings,
-            draft_vocab_size=config.draft_vocab_size,
-            target=target_name(config),
-            tokenizer_fingerprint=tokenizer_fingerprint(target.tokenizer, settings.vocab_size),
-            **config.head_options(),
-        )
+        self.first: Eagle3Head | None = None  # that training starts from, if it learned before
+        self.beginning: dict[str, Any] = {}
+        if config.start_from is None:
+            self.head_config = Eagle3Config.for_target(
+                settings,
+                draft_vocab_size=config.draft_vocab_size,
+                target=target_name(config),
+                tokenizer_fingerprint=tokenizer_fingerprint(target.tokenizer, settings.vocab_size),
+                **config.head_options(),
+            )
+        else:
+            self.first = trained_head(expand_user(config.start_from), target)
+            self.head_config = self.first.config
+            self.beginning = {"started_from": facts_of(expand_user(config.start_from))}
         self.feature_layers = self.head_config.feature_layers
+
+    def vocabulary(self, words: Tensor) -> DraftVocabulary:
+        """See `Maker`; a head that has learned before keeps its words."""
+        if self.first is None:
+            return choose_vocabulary(words, self.head_config.vocab_size, self.head_config.draft_vocab_size)
+        return known_vocabulary(self.first.d2t + torch.arange(len(self.first.d2t)), words)
 
     def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """See `Maker`."""
         config, model = self.config, self.target.model
+        if self.first is not None:
+            self.head = copy.deepcopy(self.first).to(model.device).train()
+            return HeadObjective(self.head, target_parts(model, vocabulary, dtype), config)
         scales = StateScales.of(sample, len(self.feature_layers))
         self.head = new_head(
             self.head_config, model, vocabulary, from_target=config.start_from_target, seed=config.seed, scales=scales
@@ -130,9 +154,15 @@ class ChainMaker:
     def __init__(self, config: TrainDraftConfig, target: LoadedModel) -> None:
         count = target.model.config.num_hidden_layers
         self.config, self.target = config, target
+        self.beginning: dict[str, Any] = {}
         self.layers = config.layers or tuple(sorted({0, count - 1}))
         if self.layers[-1] >= count:
             raise InputError(f"layers is {self.layers}, but the target has only layers 0 … {count - 1}")
+
+    def vocabulary(self, words: Tensor) -> DraftVocabulary:
+        """See `Maker`."""
+        vocab_size = self.target.model.config.vocab_size
+        return choose_vocabulary(words, vocab_size, self.config.draft_vocab_size or vocab_size)
 
     def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """See `Maker`."""
@@ -167,6 +197,14 @@ class ChainMaker:
 def open_maker(config: TrainDraftConfig, target: LoadedModel) -> Maker:
     """The maker of the config's kind; raises InputError where the config does not suit the target."""
     return ChainMaker(config, target) if config.kind == "chain" else HeadMaker(config, target)
+
+
+def facts_of(head: Path) -> dict[str, Any]:
+    """What a report says of the head that training starts from: its hash, and what its own report says of its data."""
+    file = head / "training.json"
+    report = read_json(file, dict[str, Any], str(file)) if file.exists() else {}
+    known = ("data", "learned_tokens", "started_from")
+    return {"head_sha256": weights_hash(head), **{name: report[name] for name in known if name in report}}
 
 
 def target_name(config: TrainDraftConfig) -> str:

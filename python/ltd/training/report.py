@@ -36,7 +36,8 @@ def make_report(
 
 
 def _choices(config: TrainDraftConfig) -> dict[str, Any]:
-    return {name: value for name, value in config.to_dict().items() if name not in RUN_ONLY | {"target"}}
+    places = {"target", "start_from"}  # folders of this machine
+    return {name: value for name, value in config.to_dict().items() if name not in RUN_ONLY | places}
 
 
 def _curves(training: Training) -> dict[str, Any]:

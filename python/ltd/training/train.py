@@ -36,18 +36,19 @@ from ltd.training.loop import Training, run_training
 from ltd.training.memory import keep_freed_memory
 from ltd.training.plan import DataPlan, fitting_plan, read_plan, seconds_per_call, write_plan
 from ltd.training.report import data_facts, make_report
-from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary
 
 CONFIG = "config.json"
+BEGINNING = "start.json"
 SAMPLE = 8  # conversations that say how large the target's states are
 
 
 def train_draft(config: TrainDraftConfig, crew: Crew | None = None) -> Path:
     """Train a draft for a target and return the folder of the finished draft.
 
-    Writes into `config.out`: `config.json`, `plan.json` where the time decides about the data, `data/` (the
-    conversations), `features/` (a cache, may be deleted afterwards), `checkpoint.pt`, `training.json` and
-    `training.png` with the curves so far, and `head/` or `draft/` with the draft, its training report and curves.
+    Writes into `config.out`: `config.json`, `start.json` (the head that it started from), `plan.json` where the time
+    decides about the data, `data/` (the conversations), `features/` (a cache, may be deleted afterwards),
+    `checkpoint.pt`, `training.json` and `training.png` with the curves so far, and `head/` or `draft/` with the draft,
+    its training report and curves.
     Run again with the same config, it goes on where it was stopped; a finished run only returns.
     The crew writes conversations and computes features; None is this process, which does all else.
     Raises InputError for a folder that holds another run or is in use by one, or a target that cannot be trained for.
@@ -71,6 +72,7 @@ def _run_stages(config: TrainDraftConfig, out: Path, crew: Crew) -> Path:
     target = load_model(config.target, dtype, device)
     check_target(target, config)
     maker = open_maker(config, target)
+    keep_beginning(out, maker.beginning)
     stage = DataStage(config, out, target, dtype, maker.feature_layers, crew)
     tokens = _planned(config, out, stage, maker).tokens if config.tokens is None else config.tokens
     what = f"the features of {tokens} tokens need"
@@ -120,6 +122,15 @@ def claim_folder(config: TrainDraftConfig, out: Path) -> None:
         write_text(out / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
 
 
+def keep_beginning(out: Path, beginning: dict[str, Any]) -> None:
+    """Remember what a run started from, or raise InputError if that is not what is there now."""
+    file = out / BEGINNING
+    if not file.exists():
+        write_text(file, json.dumps(beginning, indent=1) + "\n")
+    elif read_json(file, dict[str, Any], str(file)) != beginning:
+        raise InputError(f"the head that the run in {out} started from has changed; use another folder")
+
+
 def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
     """Raise InputError where the config does not suit the target."""
     check_trainable(target.model, "ltd train-draft")
@@ -146,7 +157,7 @@ def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
     if config.feature_layers and max(config.feature_layers) > settings.num_hidden_layers:
         highest = settings.num_hidden_layers
         raise InputError(f"feature_layers is {config.feature_layers}, but the target has only hs[0] … hs[{highest}]")
-    if config.draft_vocab_size > settings.vocab_size:
+    if config.start_from is None and config.draft_vocab_size > settings.vocab_size:
         raise InputError(
             f"draft_vocab_size is {config.draft_vocab_size}, but the target has only {settings.vocab_size} words"
         )
@@ -160,17 +171,11 @@ def learned_tokens(conversations: list[Conversation], user_turns: bool) -> Tenso
     )
 
 
-def vocabulary_of(config: TrainDraftConfig, stage: DataStage, words: Tensor) -> DraftVocabulary:
-    """The draft's words, the most frequent of `words` (n,) int64."""
-    vocab_size = stage.target.model.config.vocab_size
-    return choose_vocabulary(words, vocab_size, config.draft_vocab_size or vocab_size)
-
-
 def new_training(
     config: TrainDraftConfig, stage: DataStage, maker: Maker, learned: list[Conversation], words: Tensor
 ) -> Training:
     """A training on these conversations that has not begun; `words` (n,) int64 are those that it is to predict."""
-    vocabulary = vocabulary_of(config, stage, words)
+    vocabulary = maker.vocabulary(words)
     sample = _load(config, stage, stage.reader(), learned[:SAMPLE])
     sizes = [len(each.tokens) for each in learned] if config.has_long_texts else None
     return Training(maker.objective(vocabulary, stage.dtype, sample), config, len(learned), stage.dtype, sizes)
@@ -210,8 +215,9 @@ def _train(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker, 
         found["held_out_by_kind"] = {
             name: training.measure(batches(group)).to_dict() for name, group in groups.items() if group
         }
-    facts = {"asked_tokens": asked, **data_facts(learned, held_out, vocabulary_of(config, stage, words))}
+    facts = {"asked_tokens": asked, **data_facts(learned, held_out, maker.vocabulary(words))}
     facts["writing"] = WritingRates(out).facts()
+    found |= maker.beginning
     folder = out / FOLDERS[config.kind]
     folder.mkdir(exist_ok=True)
     maker.finish(folder, words, make_report(config, target_name(config), facts, training, found))

@@ -12,7 +12,7 @@ from ltd.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class DraftVocabulary:
-    """`target_ids` (Vd,) int64 ascending; `coverage`, the share of the counted tokens that are in it."""
+    """`target_ids` (Vd,) int64; `coverage`, the share of the counted tokens that are in it."""
 
     target_ids: Tensor
     coverage: float
@@ -22,6 +22,11 @@ class DraftVocabulary:
         t2d = torch.zeros(vocab_size, dtype=torch.bool)
         t2d[self.target_ids] = True
         return self.target_ids - torch.arange(len(self.target_ids)), t2d
+
+
+def known_vocabulary(target_ids: Tensor, tokens: Tensor) -> DraftVocabulary:
+    """The words that a draft has already, `target_ids` (Vd,) int64, and what they cover of `tokens` (n,) int64."""
+    return DraftVocabulary(target_ids, float(torch.isin(tokens, target_ids).sum() / max(1, len(tokens))))
 
 
 def choose_vocabulary(tokens: Tensor, vocab_size: int, draft_vocab_size: int) -> DraftVocabulary:

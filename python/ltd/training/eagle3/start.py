@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
+from ltd.drafts.opening import read_draft
+from ltd.errors import InputError
+from ltd.target.model import LoadedModel, tokenizer_fingerprint
 from ltd.training.data.batches import Batch
 from ltd.training.distillation import TargetParts
 from ltd.training.vocabulary import DraftVocabulary
@@ -77,6 +82,20 @@ def new_head(
             nn.init.constant_(norm.weight, size)  # type: ignore[arg-type]
         if from_target and config.norm_output and head.norm.weight.shape == final_norm.shape:
             _into_normed_basis(head, scales)
+    return head
+
+
+def trained_head(folder: Path, target: LoadedModel) -> Eagle3Head:
+    """A head that learned before, in float32 on the CPU; raises InputError if it is none for the target."""
+    model, cpu = target.model, torch.device("cpu")
+    fingerprint = tokenizer_fingerprint(target.tokenizer, model.config.vocab_size)
+    head = read_draft(folder, torch.float32, cpu, model=model, fingerprint=fingerprint).head
+    embedding: Any = model.get_input_embeddings()
+    Eagle3Draft(head, embedding)  # refuses sizes that are not the target's
+    if head.embed_tokens is not None:
+        raise InputError(
+            f"the head in {folder} brings its own embedding; training reads the target's, so start from another head"
+        )
     return head
 
 
