@@ -30,8 +30,9 @@ from ltd.evaluation.against import find_method
 from ltd.evaluation.answerers import Answerer, Models, find_chain
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import first_difference
+from ltd.evaluation.method_names import expand, split_label
 from ltd.evaluation.method_table import BASELINE
-from ltd.evaluation.methods import Method, NewBundle, expand, split_label
+from ltd.evaluation.methods import Method, NewBundle
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import (
     RunConfig,
