@@ -14,7 +14,7 @@ from ltd.common.files import write_bytes
 from ltd.common.json_files import read_json
 from ltd.common.table import png
 from ltd.evaluation.chain_plots import pareto_points, plot_pareto
-from ltd.evaluation.methods import split_label
+from ltd.evaluation.method_names import split_label
 from ltd.evaluation.plots import plot_choices, plot_speed, plot_time
 from ltd.evaluation.scores import MEAN, Drafted, Score, Spent
 from peers_report import draw

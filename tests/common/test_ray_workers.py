@@ -18,7 +18,7 @@ import torch
 from ray.cluster_utils import Cluster
 from ray_jobs import Squares, load_mortal
 
-from ltd.common.ray_workers import RayCrew
+from ltd.common.ray_crew import RayCrew
 from ltd.common.workers import Here
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
@@ -88,7 +88,7 @@ def test_files_must_be_alike(crew: RayCrew, tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "model").write_text("1")
     job = Squares(tmp_path, files=(tmp_path / "model",))
     assert len(list(crew.do(job, [1]))) == 2
-    monkeypatch.setattr("ltd.common.ray_workers.fingerprint", lambda path: "another")
+    monkeypatch.setattr("ltd.common.ray_crew.fingerprint", lambda path: "another")
     with pytest.raises(
         InputError, match=f"^on node {crew.nodes[0].name}: .*model is not the same as on the first machine"
     ):

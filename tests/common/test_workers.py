@@ -14,10 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltd.common import ray_nodes, ray_workers
+from ltd.common import ray_crew, ray_nodes, ray_workers
 from ltd.common.command import with_values
+from ltd.common.ray_crew import open_crew
 from ltd.common.ray_nodes import Node, as_node, check_alike, check_node, own_versions, share_out, shared_facts
-from ltd.common.ray_workers import Worker, open_crew
+from ltd.common.ray_workers import Worker
 from ltd.common.workers import LARGE_FILE, Here, absolute, fingerprint, local_paths
 from ltd.errors import InputError
 
@@ -193,7 +194,7 @@ def test_a_probe_tells_versions() -> None:
 
 
 def test_without_ray_nothing_of_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_workers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_crew.importlib.util, "find_spec", lambda name: None)
     with open_crew(None, None, lambda: pytest.fail("nobody asked")) as crew:
         assert not crew.is_remote
     with (

@@ -80,6 +80,35 @@ def test_an_official_command_line_compares_three_methods(
     assert (policy.depth_limit, policy.min_depth, policy.sizes) == (12, 1, tuple(range(10, 241, 10)))
 
 
+@pytest.mark.filterwarnings("ignore::ltd.TunedElsewhereWarning")
+def test_a_folder_of_another_run_keeps_its_policies(
+    zips: tuple[Path, Path], data: Path, tiny_target: Callable[[str], Path], tiny_head: Callable[[str], Path],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    models = ["--base-model-path", str(tiny_target("llama")), "--ea-model-path", str(tiny_head("llama"))]
+    where = ["--data_dir", str(data), "--bench-name", "first", "--limit", "1", "--max-new-token", "2", "--depth", "3"]
+    size = ["--use_dyn_token", "--token_model", str(zips[1])]
+    both = [*size, "--use_dyn_depth", "--depth_model", str(zips[0])]
+
+    def run(folder: Path, *policies: str) -> int:
+        return main([*models, *where, "--dtype", "float32", "--save_path", str(folder), *policies])
+
+    assert run(tmp_path / "sized", *size) == 0
+    kept = contents(tmp_path / "sized")
+    assert run(tmp_path / "sized", *both) == 2
+    assert "with other policies or networks behind its methods than this one's" in capsys.readouterr().err
+    assert contents(tmp_path / "sized") == kept
+    assert run(tmp_path / "sized", *size, "--temperature", "1") == 2
+    assert contents(tmp_path / "sized") == kept
+    assert run(tmp_path / "sized", *size) == 0  # it goes on with its own
+    assert run(tmp_path / "static") == 0 and run(tmp_path / "static", *size) == 2
+    assert not (tmp_path / "static" / "policy").exists()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def test_constants_stand_where_no_policy_is_asked(zips: tuple[Path, Path]) -> None:
     depth = policies_of(options(zips, use_dyn_depth=True, total_token=33))
     assert (depth.sizes, depth.size_network, depth.depth_limit) == ((33,), None, 12)

@@ -26,6 +26,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, a build with CUDA kernels, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: GPU)
     monkeypatch.setattr(devices, "build_info", lambda: {"cuda": True, "cuda_reason": ""})
     say_device.cache_clear()
@@ -90,6 +91,39 @@ def test_what_is_asked_for_is_taken_without_a_word(gpu: None, asked: str | torch
     assert chosen.device == torch.device(asked) and not chosen.reason
 
 
+@pytest.mark.parametrize("as_asked", [str, torch.device])
+@pytest.mark.parametrize(
+    ("count", "complaint"),
+    [
+        (0, "this torch sees no CUDA GPU; use device cpu"),
+        (1, "this torch sees 1 CUDA GPU; use device cuda:0"),
+        (7, "this torch sees 7 CUDA GPUs; use device cuda:0 … cuda:6"),
+    ],
+)
+def test_a_gpu_that_is_not_here_is_refused(
+    monkeypatch: pytest.MonkeyPatch, as_asked: Callable[[str], str | torch.device], count: int, complaint: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(InputError) as refused:
+        choose_device(as_asked("cuda:7"))
+    assert str(refused.value) == f"device 'cuda:7' was asked for, but {complaint}"
+    for number in range(count):
+        assert choose_device(as_asked(f"cuda:{number}")).device == torch.device("cuda", number)
+
+
+@pytest.mark.parametrize("name", ["", "mps", "meta", "cpu:1", "cuda:", "cuda:-1", "cuda:x", "cuda:01", "cuda: 1"])
+def test_what_is_no_device_here_is_refused(gpu: None, name: str) -> None:
+    with pytest.raises(InputError, match=r"unknown device .*; use auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("number", ["256", "1000", "99999999999"])
+def test_a_number_that_torch_cuts_is_not_another_gpu(gpu: None, number: str) -> None:
+    with pytest.raises(InputError):
+        choose_device(f"cuda:{number}")
+
+
 def test_a_mark_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="torch finds no GPU"):
@@ -101,6 +135,8 @@ def test_load_goes_where_the_mark_says(
 ) -> None:
     """As far as that can be seen without a GPU: what loads the weights is told the device."""
     seen: list[torch.device] = []
+    target = str(tiny_target("llama"))
+    capsys.readouterr()  # what making it says, where no other test has
 
     def stop(name: object, dtype: torch.dtype, device: torch.device, read: object) -> None:
         seen.append(device)
@@ -113,7 +149,7 @@ def test_load_goes_where_the_mark_says(
         if marked:
             gpu_mark.write_mark()
         with pytest.raises(InputError, match="far enough"):
-            ltd.load(str(tiny_target("llama")), "none")
+            ltd.load(target, "none")
     assert [device.type for device in seen] == ["cpu", "cuda"]
     assert len(capsys.readouterr().err.splitlines()) == 2
 
@@ -127,14 +163,34 @@ def test_every_command_that_decodes_takes_a_device(command: str) -> None:
     assert "--device" in shown.output and "make gpu-check" in shown.output
 
 
-@pytest.mark.parametrize("command", [["generate", "x"], ["demo"]])
-def test_a_device_that_is_not_here_is_one_sentence(
-    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+COMMAND_LINES = (
+    "generate x",
+    "demo",
+    "eval --tasks first --data-dir DATA --out OUT",
+    "check --tasks first --data-dir DATA --out OUT/check.json",
+    "calibrate --out OUT/latency.json",
+    "record --tasks first --data-dir DATA --out OUT",
+    "fit-sampling --tasks first --data-dir DATA --out OUT",
+    "tune --tasks first --data-dir DATA --out OUT",
+    "train-baseline disco --tasks first --data-dir DATA --out OUT",
+    "train-draft --out OUT",
+)
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_device_that_is_not_here_is_one_sentence_before_a_model_is_loaded(
+    line: str, gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name, words in (("cuda", "sees no CUDA GPU"), ("toaster", "unknown device")):
-        assert main([*command, "--device", name]) == 2
-        assert words in capsys.readouterr().err
+    questions = tmp_path / "data" / "first" / "question.jsonl"
+    questions.parent.mkdir(parents=True)
+    questions.write_text("".join(f'{{"question_id": {n}, "turns": ["Say {n}"]}}\n' for n in range(5)))
+    for place in ("ltd.target.model.load_model", "ltd.loading.load_model", "ltd.training.train.load_model"):
+        monkeypatch.setattr(place, None)
+    words = line.replace("DATA", str(tmp_path / "data")).replace("OUT", str(tmp_path / "out")).split()
+    for name, complaint in (("cuda:7", "this torch sees 1 CUDA GPU"), ("toaster", "unknown device 'toaster'")):
+        assert main([*words, "--device", name]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and complaint in said and said.count("\n") == 1
 
 
 def test_resolving_gives_the_same(gpu: None) -> None:

@@ -18,9 +18,10 @@ from ltd.errors import InputError
 from ltd.target.model import LoadedModel, load_model
 from ltd.training import TrainDraftConfig
 from ltd.training.data.chat_format import ChatFormat
-from ltd.training.data.conversations import WrittenShard, plan_shards, written_shards
+from ltd.training.data.conversations import WrittenShard, written_shards
 from ltd.training.data.mix import KINDS, furthest_behind, parse_mix
 from ltd.training.data.stage import DataStage
+from ltd.training.data.writing import plan_shards
 
 Target = Callable[[str], Path]
 LAYERS = (1, 3)

@@ -28,12 +28,13 @@ from ltd.training import loop as training_loop
 from ltd.training.data.batches import epoch_order
 from ltd.training.data.chat_format import ChatFormat, read_chat_format
 from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
-from ltd.training.data.conversations import _save_shard, close_ranks, load_conversations, sample
+from ltd.training.data.conversations import load_conversations, save_shard
 from ltd.training.data.features import FeatureReader
 from ltd.training.data.lockstep import Lockstep, read_states
 from ltd.training.data.mix import KINDS
 from ltd.training.data.openings import OPENINGS
 from ltd.training.data.writers import Writer, new_sheet, new_writers
+from ltd.training.data.writing import close_ranks, sample
 from ltd.training.eagle3.trials import Trial
 from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast
 from ltd.training.vocabulary import choose_vocabulary
@@ -179,8 +180,8 @@ def test_resume_equals_uninterrupted_run(
 def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     """Raise Killed in the middle of a stage: at the second shard or the fourth update."""
     places = {
-        "data": ("ltd.training.data.conversations.write_batch", 1),
-        "later data": ("ltd.training.data.conversations.write_batch", 2),
+        "data": ("ltd.training.data.writing.write_batch", 1),
+        "later data": ("ltd.training.data.writing.write_batch", 2),
         "features": ("ltd.training.data.features._shard_features", 1),
         "training": ("ltd.training.eagle3.measure.loss_of_batch", 3 * 4),  # four conversations an update
         "finish": ("ltd.training.kinds.save_head", 0),
@@ -460,7 +461,7 @@ def test_repeated_questions_are_one(tmp_path: Path) -> None:
         Conversation([1, 5, 2, 8], [0, 1, 0, 2]),
         Conversation([1, 6, 2, 9], [0, 1, 0, 2]),
     ]
-    _save_shard(conversations, tmp_path / "00000.safetensors")
+    save_shard(conversations, tmp_path / "00000.safetensors")
     loaded = load_conversations(tmp_path)
     assert [each.tokens for each in loaded] == [[1, 5, 2, 9], [1, 6, 2, 9]]
     assert conversations[0].is_held_out(0.5) == conversations[1].is_held_out(0.5)

@@ -27,7 +27,7 @@ from ltd.training.acceptance.loop import calibration, soft_auc, train_head, weig
 from ltd.training.acceptance.samples import AcceptanceSamples, Reader, load_samples
 from ltd.training.acceptance.train import train_acceptance
 from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
-from ltd.training.data.conversations import _save_shard
+from ltd.training.data.conversations import save_shard
 from ltd.training.loop import rate_share
 
 Folder = Callable[[str], Path]
@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data of a `train-draft` run."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "data").mkdir()
-    _save_shard([conversation(seed) for seed in range(30)], folder / "data" / "00000.safetensors")
+    save_shard([conversation(seed) for seed in range(30)], folder / "data" / "00000.safetensors")
     return folder
 
 
@@ -204,6 +204,46 @@ def test_finished_run_and_resuming(
 
     with pytest.raises(InputError, match=r"holds a training with weight 6\.0, and this one has 2\.0"):
         train_acceptance(config(tmp_path / "whole", chain, run, tiny_target("llama"), weight=2.0))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_went_on_is_noticed(
+    tmp_path: Path, chain: Path, tiny_target: Folder, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    data, out = tmp_path / "run" / "data", tmp_path / "head"
+    data.mkdir(parents=True)
+    save_shard([conversation(seed) for seed in range(12)], data / "00000.safetensors")
+    asked = config(out, chain, tmp_path / "run", tiny_target("llama"), tokens=300, held_out=0.4)
+    if finished:
+        found = train_acceptance(asked)
+        assert train_acceptance(asked) == found
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr("ltd.training.acceptance.train.load_model", None)
+            with pytest.raises(TypeError):
+                train_acceptance(asked)
+    save_shard([conversation(seed) for seed in range(12, 30)], data / "00001.safetensors")
+    with pytest.raises(InputError) as refused:
+        train_acceptance(asked)
+    assert str(refused.value) == (
+        f"{out} holds a training on other conversations than those that {tmp_path / 'run'} has now, as that run went "
+        "on or was made anew; give another folder"
+    )
+    facts = json.loads((out / "config.json").read_text())
+    del facts["texts_sha256"]  # of a folder from before it was kept
+    (out / "config.json").write_text(json.dumps(facts))
+    if finished:
+        assert train_acceptance(asked) == found
+
+
+def test_a_run_that_went_on_after_enough_tokens_is_the_same(tmp_path: Path, chain: Path, tiny_target: Folder) -> None:
+    data = tmp_path / "run" / "data"
+    data.mkdir(parents=True)
+    save_shard([conversation(seed) for seed in range(30)], data / "00000.safetensors")
+    asked = config(tmp_path / "head", chain, tmp_path / "run", tiny_target("llama"), tokens=300, epochs=1)
+    found = train_acceptance(asked)
+    save_shard([conversation(seed) for seed in range(30, 40)], data / "00001.safetensors")
+    assert train_acceptance(asked) == found
 
 
 def test_command_line(

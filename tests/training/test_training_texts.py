@@ -21,12 +21,13 @@ from ltd.target.opening import open_forward
 from ltd.training import TrainDraftConfig
 from ltd.training.data.chat_format import ChatFormat, read_chat_format
 from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
-from ltd.training.data.conversations import WritingJob, load_shard, make_conversations, own_words, written_shards
+from ltd.training.data.conversations import load_shard, written_shards
 from ltd.training.data.floor import LockstepFloor, MachineRates
 from ltd.training.data.given_texts import LEAST_BLOCKS, LEAST_CODE, SENTENCE, GivenTexts, code_blocks, is_varied
 from ltd.training.data.lockstep import Lockstep
 from ltd.training.data.mix import CHAT, DEFAULT_MIX, KIND_OF_NAME, KINDS, furthest_behind, parse_mix
 from ltd.training.data.writers import LEAST_GIVEN, Beginning, Writer, new_sheet, new_writers, shortest_context
+from ltd.training.data.writing import WritingJob, make_conversations, own_words
 from ltd.training.data.writing_rates import ShardRate, WritingRates
 
 Target = Callable[[str], Path]

@@ -75,7 +75,7 @@ def evaluate(
 
     Adding methods to a finished run needs another --out: all methods of a run take turns, which makes them comparable.
     """
-    from ltd.common.ray_workers import open_crew
+    from ltd.common.ray_crew import open_crew
     from ltd.evaluation.compare import EvalConfig
     from ltd.evaluation.compare import evaluate as run
     from ltd.evaluation.report import write_report

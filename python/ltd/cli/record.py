@@ -55,7 +55,7 @@ def record(
     ray_cpus: RayCpusOption = None,
 ) -> None:
     """Record answers with the full draft tree at every position, if there is a head, to train policies on."""
-    from ltd.common.ray_workers import open_crew
+    from ltd.common.ray_crew import open_crew
     from ltd.drafts.base import DEFAULT_WIDTH
     from ltd.target.device import uses_gpu
     from ltd_rl.traces.record import RecordConfig

@@ -145,7 +145,7 @@ def train_draft(
             raise InputError("--quick is the same as --hours 1; leave out --hours and --tokens beside it")
         options["hours"] = QUICK_HOURS
     config = TrainDraftConfig(**options)  # its fields are this command's options
-    from ltd.common.ray_workers import open_crew
+    from ltd.common.ray_crew import open_crew
     from ltd.training import train_draft as run
 
     with open_crew(ray, ray_cpus, lambda: device != "cpu") as crew:

@@ -89,6 +89,11 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def content_hash(content: bytes) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def file_hash(path: Path) -> str | None:
     """SHA-256 of a file's content, or None if there is no such file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return content_hash(path.read_bytes()) if path.is_file() else None

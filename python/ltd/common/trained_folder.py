@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ltd.common.files import write_bytes
 from ltd.common.json_files import check_known, read_json
 from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
@@ -63,3 +65,28 @@ def read_weights(file: Path, sha256: str, named_by: str, device: str | torch.dev
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{file.name} is not the file that {named_by} was written for")
     return {name: tensor.to(device) for name, tensor in read_tensors(content, file.name).items()}
+
+
+def facts_file(values: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file of facts."""
+    return (json.dumps(values, indent=1) + "\n").encode()
+
+
+def write_trained(folder: Path, files: Mapping[str, bytes], what: str) -> None:
+    """Writes a folder, which is made if need be; every file under a temporary name first.
+
+    Args:
+        folder: to write.
+        files: their contents by name, in the order in which they are written: last the facts, which name the others by
+            hash, so that a folder with facts is whole.
+        what: it is, for messages.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_bytes(folder / name, content)
+    except OSError as error:
+        raise InputError(f"cannot write {what} {folder}: {error}") from error

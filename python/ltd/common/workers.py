@@ -1,6 +1,6 @@
 """Work in units that do not depend on each other: done here one after the other, or by workers on other machines.
 
-The results are the same, in the same order, whoever does the work; `ltd.common.ray_workers` has the workers of Ray.
+The results are the same, in the same order, whoever does the work; `ltd.common.ray_crew` has the workers of Ray.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 
 from ltd.common.argument_types import as_whole, as_wholes, check_offers, wrong_type
-from ltd.decoding.acceptance import accept_next
-from ltd.decoding.gain import Accepted, Gain
+from ltd.decoding.gain import Gain
 from ltd.decoding.generation_config import ModelRules
+from ltd.decoding.prefill import prefill
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import CallOptions, Request
 from ltd.decoding.reuse import Reuse, as_reuse
@@ -172,27 +172,15 @@ class Decoder:
         generations = [Generation(answer, request.statistics) for answer in request.answers]
         return generations if is_batch else generations[0]
 
-    def stream(
-        self,
-        input_ids: Tokens,
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop_token_ids: Sequence[int] | None = None,
-        policy: PolicyChoice = None,
-    ) -> Iterator[list[int]]:
-        """`generate` for one prompt, yielding the new tokens of each cycle.
+    def stream(self, input_ids: Tokens, *, policy: PolicyChoice = None, **options: Any) -> Iterator[list[int]]:
+        """Yields the new tokens of each cycle for one prompt; takes what `generate` takes, and raises what it raises.
 
         `last_statistics` has the numbers; where streams are read in turns, those of the stream that was read last.
         """
         prompts, _ = normalise(input_ids)
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
-        options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)
-        request = self.request(prompts, options, self.speculation(policy))
+        request = self.request(prompts, CallOptions(**options), self.speculation(policy))
         return (news[0] for news in self.run(request))
 
     def request(self, prompts: list[list[int]], options: CallOptions, speculation: Speculation | None) -> Request:
@@ -244,7 +232,7 @@ class Decoder:
         with request.open(self.target):
             with turn:
                 watch.skip()
-                gain = self.prefill(request, reuse)
+                gain = prefill(self.target, request, reuse)
                 watch.lap("prefill")
             while True:
                 # Behind the sequences that go on there may be copies of them, which nobody asked for.
@@ -254,7 +242,7 @@ class Decoder:
                 reuse.leave([place for place in range(len(rows)) if place not in alive], rows)
                 watch.lap("other")
                 if request.tree.text is not None:
-                    statistics.add_sources(count_sources(request.tree, gain.accepted, news))
+                    statistics.add_sources(gain.accepted.count_sources(request.tree, list(news.values())))
                     watch.lap("lookup")
                 self.last_statistics = statistics  # of streams that are read in turns, the one that ran last
                 if not alive:
@@ -271,32 +259,6 @@ class Decoder:
                     if len(alive) < len(rows):
                         rows, gain = [rows[index] for index in alive], request.keep(alive, gain)
                     gain = self.cycle(request, gain, watch)
-
-    def prefill(self, request: Request, reuse: Reuse | None = None) -> Gain:
-        """Reads the prompts; gains each one's first token. For a request that has just been opened.
-
-        Args:
-            reuse: gives what was read of earlier texts; None reads all.
-        """
-        prompts, speculation, device = request.prompts, request.speculation, self.target.device
-        logits, features = [], []
-        for row, prompt in enumerate(prompts):
-            known = 0 if reuse is None else reuse.take(row)
-            token_ids = torch.tensor(prompt[known:], device=device)
-            verified = self.target.with_memory(partial(request.session.prefill, row, token_ids))
-            logits.append(verified.logits)
-            if speculation is not None and speculation.session is not None:
-                speculation.session.read_prompt(row, verified.features, token_ids)
-                if verified.features is not None:
-                    # The last feature goes with the first new token, which the first cycle knows.
-                    features.append(verified.features[:, -1:])
-        positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        joined = torch.cat(logits)
-        accepted = accept_next(request.accept, joined, positions, request.answers, request.report, request.noise)
-        if features:
-            assert request.session.features is not None
-            torch.cat(features, out=request.session.features[:, :1])
-        return Gain(accepted, request.session.features)
 
     def cycle(self, request: Request, gain: Gain, watch: Stopwatch) -> Gain:
         """One cycle for the sequences of a request, from the last gain to the next."""
@@ -335,15 +297,3 @@ class Decoder:
         request.statistics.sizes.append(taken)
         watch.lap("accept")
         return Gain(accepted, session.features)
-
-
-def count_sources(tree: DraftTree, accepted: Accepted, news: dict[int, list[int]]) -> list[int]:
-    """How many of the candidates that became part of the answers each source proposed, see `DraftTree.sources`."""
-    # The last token of a gain is the target's own. What stands behind the sequences with news is of no answer.
-    kept = [min(len(tokens), count - 1) for tokens, count in zip(news.values(), accepted.counts, strict=False)]
-    kept += [0] * (len(accepted.counts) - len(kept))
-    if accepted.sources is None:
-        return tree.count_sources(accepted.path, kept)
-    rows = zip(accepted.sources.tolist(), kept, strict=True)
-    found = [source for row, count in rows for source in row[1 : count + 1]]
-    return [found.count(source) for source in (1, 2, 3)]

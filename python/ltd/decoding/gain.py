@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ltd.engine.captures import rounded_up
+from ltd.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,22 @@ class Accepted:
         """All sequences, in memory of their own; their sources have been counted."""
         path, tokens, gained, roots = (part.clone() for part in (self.path, self.tokens, self.gained, self.roots))
         return Accepted(path, tokens, gained, roots, self.counts, self.token_lists)
+
+    def count_sources(self, tree: DraftTree, news: Sequence[Sequence[int]]) -> list[int]:
+        """How many of the candidates that became part of the answers each source proposed, see `DraftTree.sources`.
+
+        Args:
+            tree: that was verified.
+            news: the new tokens of every answer, in order; what stands behind these sequences is of no answer.
+        """
+        # The last token of a gain is the target's own.
+        kept = [min(len(tokens), count - 1) for tokens, count in zip(news, self.counts, strict=False)]
+        kept += [0] * (len(self.counts) - len(kept))
+        if self.sources is None:
+            return tree.count_sources(self.path, kept)
+        rows = zip(self.sources.tolist(), kept, strict=True)
+        found = [source for row, count in rows for source in row[1 : count + 1]]
+        return [found.count(source) for source in (1, 2, 3)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ltd.common.journal import Record
 from ltd.common.table import Table
 from ltd.errors import InputError
-from ltd.evaluation.methods import split_label
+from ltd.evaluation.method_names import split_label
 from ltd.evaluation.scores import MEAN, Score, group, question_sums, scores
 
 UNKNOWN = "-"

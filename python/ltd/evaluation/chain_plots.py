@@ -11,7 +11,7 @@ from ltd.chains.samplers import RESIDUAL
 from ltd.common.journal import Record
 from ltd.common.named_options import options_of
 from ltd.common.table import png
-from ltd.evaluation.methods import split_label
+from ltd.evaluation.method_names import split_label
 from ltd.evaluation.scores import Drafted, Score
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -30,8 +30,9 @@ from ltd.evaluation.against import find_method
 from ltd.evaluation.answerers import Answerer, Models, find_chain
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import first_difference
+from ltd.evaluation.method_names import expand, split_label
 from ltd.evaluation.method_table import BASELINE
-from ltd.evaluation.methods import Method, expand, split_label
+from ltd.evaluation.methods import Method, NewBundle
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
 from ltd.evaluation.run_config import (
     RunConfig,
@@ -45,6 +46,7 @@ from ltd.evaluation.run_config import (
 )
 from ltd.evaluation.scores import all_scores
 from ltd.loading import load as load_decoder
+from ltd.policies.learned.bundle import Bundle
 
 SampleKey = tuple[str, str, int, str]  # task, question, turn (from 0), method
 Samples = dict[SampleKey, Record]
@@ -160,13 +162,20 @@ class EvalJob:
         return work
 
 
-def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder, crew: Crew | None = None) -> Record:
+def evaluate(
+    config: EvalConfig,
+    load: Callable[..., Decoder] = load_decoder,
+    crew: Crew | None = None,
+    bundles: Mapping[str, Bundle] | None = None,
+) -> Record:
     """Runs what is missing, writes `results.json` into the folder, and returns what it holds.
 
     Args:
         config: what to compare.
         load: stands in for `ltd.load`.
         crew: who answers, question by question; None is this process. Samples of others say on which machine.
+        bundles: by the names of methods `bundle:FOLDER`, the policies for folders that are written here, once the
+            results' folder is known to be this run's; so a run that is refused leaves those of the other run alone.
 
     Raises:
         InputError: something in the config or the data is wrong, or the folder is another run's, before a model loads;
@@ -177,12 +186,15 @@ def evaluate(config: EvalConfig, load: Callable[..., Decoder] = load_decoder, cr
     asked = load_questions(config.data_dir, config.tasks, config.limit)
     questions = [dataclasses.replace(question, turns=question.turns[: config.turns]) for question in asked]
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
-    methods = choose_methods(config, config.methods)
+    methods = choose_methods(config, config.methods, bundles)
     check_chain(config.chain, methods)
     check_samplers(config, methods)
     pieces = plan(questions, methods, config.seed)
     settings = run_settings(config, questions, methods, crew) | ({"ray": True} if crew.is_remote else {})
     with Journal(config.out / "samples.jsonl", settings) as journal:
+        for method in methods:
+            if isinstance(method, NewBundle):
+                method.write()
         samples = {(s["task"], s["question_id"], s["turn"], s["method"]): s for s in journal.records}
         missing = [piece for piece in pieces if piece.key not in samples]
         if crew.is_remote:  # what was half done may be done on another machine now

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,37 +13,27 @@ from ltd.chains.acceptance_files import check_draft
 from ltd.chains.by_name import SAMPLER, parse_length, split_sampler
 from ltd.chains.decoder import ChainDecoder
 from ltd.chains.samplers import NOISE
-from ltd.common.assets import shipped_baseline
-from ltd.common.files import expand_user
-from ltd.common.named_options import options_of, split_option
+from ltd.common.files import content_hash, expand_user, file_hash
+from ltd.common.named_options import split_option
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
+from ltd.evaluation.method_names import network_files, option_files, read_policy, split_label
 from ltd.evaluation.method_table import (
     ASSISTED,
-    BOTH,
     CHAIN,
     FILES,
-    LOOKED_UP,
     LOOKUP,
     LOOKUP_TOKENS,
-    PAPER,
-    PAPER_METHODS,
     RULE,
     STATIC,
     TRANSFORMERS,
     TUNED,
     TUNED_GRID,
-    WIDTH,
-    WORDS,
-    rows,
 )
-from ltd.policies import Both, Lookup, Policy, Static
-from ltd.policies.baselines.files import NETWORKS, SHIPPED
-from ltd.policies.by_name import NAMED, parse_policy
-from ltd.policies.cycle_costs_file import costs_file
+from ltd.policies import Static
 from ltd.policies.grid import load_grid
-from ltd.policies.learned.bundle import FACTS
+from ltd.policies.learned.bundle import FACTS, Bundle, bundle_files, save_bundle
 from ltd.policies.learned.store import tuned_grid
 from ltd.policies.rule_file import rule_text
 from ltd.policy_choice import ChosenPolicy, FindSetting, choose_policy
@@ -106,7 +95,7 @@ class Method(ABC):
     @property
     def names_sampler(self) -> bool:
         """Whether its name says how sampled text is drawn, which greedy text makes no use of."""
-        return False
+        return self.spec.partition(":")[0] in (CHAIN, STATIC) and split_option(self.spec, SAMPLER)[1] is not None
 
     @property
     def repeats_plain(self) -> bool:
@@ -122,6 +111,10 @@ class Method(ABC):
     def files(self) -> list[Path]:
         """The files that its name stands for: what is in them decides the results."""
         return option_files(self.spec)
+
+    def hashes(self) -> list[str | None]:
+        """Of the contents of `files`, in their order; None for one that is missing."""
+        return [file_hash(file) for file in self.files]
 
     @abstractmethod
     def open(self, models: Models) -> Answerer:
@@ -204,6 +197,29 @@ class TreeMethod(Method):
 
 
 @dataclass(frozen=True, slots=True)
+class NewBundle(TreeMethod):
+    """Policies that are still to be written to the folder that the name says, `bundle:FOLDER`.
+
+    Attributes:
+        bundle: the policies.
+    """
+
+    bundle: Bundle = field(kw_only=True)
+
+    @classmethod
+    def of(cls, name: str, bundle: Bundle) -> NewBundle:
+        """The method of that name."""
+        return cls(name, bundle.policy, bundle=bundle)
+
+    def hashes(self) -> list[str | None]:
+        return [content_hash(bundle_files(self.bundle)[FACTS])]
+
+    def write(self) -> None:
+        """Writes the bundle; raises InputError if its folder cannot be written."""
+        save_bundle(self.bundle, expand_user(self.spec.partition(":")[2]))
+
+
+@dataclass(frozen=True, slots=True)
 class ChainMethod(Method):
     """A chain draft with a rule for its length.
 
@@ -224,10 +240,6 @@ class ChainMethod(Method):
     @property
     def needs_chain(self) -> bool:
         return True
-
-    @property
-    def names_sampler(self) -> bool:
-        return any(option.startswith(SAMPLER) for option in self.spec.split(":"))
 
     @property
     def files(self) -> list[Path]:
@@ -281,66 +293,3 @@ class TransformersMethod(Method):
 
     def open(self, models: Models) -> TransformersAnswerer:
         return TransformersAnswerer(models, models.assistant if self.needs_chain else None, self.lookup)
-
-
-def read_policy(name: str) -> PolicyChoice:
-    """The policy of a tree method; None if it depends on the decoder. Raises InputError as `Method.parse` does."""
-    kind, _, rest = name.partition(":")
-    if name in WORDS:
-        return WORDS[name].make()
-    if kind in NAMED and not rest[:1].isdecimal():
-        return parse_policy(name)
-    if kind in FILES:
-        return FILES[kind].make(expand_user(rest))
-    numbers, width = split_width(kind, rest)
-    makers: dict[str, tuple[Callable[..., Policy], int]]
-    makers = {STATIC: (Static, 2), LOOKED_UP: (Lookup, 1), BOTH: (Both, 3)}
-    make, count = makers.get(kind, (Static, 0))
-    if len(numbers) != count or not all(number.isdecimal() for number in numbers):
-        raise InputError(
-            f"unknown method {name!r}; use one of {', '.join(row.method for row in rows())} (ltd methods explains them)"
-        )
-    tree = make(*map(int, numbers))
-    return tree if width is None else replace(tree, width=width)  # type: ignore[type-var]
-
-
-def split_width(kind: str, numbers: str) -> tuple[list[str], int | None]:
-    """The numbers of a fixed tree as they were typed, and the beam width behind them, if there is one.
-
-    Raises:
-        InputError: it is given twice, or is no whole number.
-    """
-    left, width = split_option(numbers, WIDTH) if kind in (STATIC, BOTH) else (numbers, None)
-    if width is not None and not width.isdecimal():
-        raise InputError(f"{kind}'s {WIDTH} is {width!r}; it must be a whole number")
-    return left.split(":"), None if width is None else int(width)
-
-
-def option_files(name: str) -> list[Path]:
-    """The files that a policy's name means: of the trained network in the folder of its option `model`, or of the
-    costs in its option `costs`, or the shipped ones of these.
-    """
-    kind, *options = name.split(":")
-    given = dict(option.split("=", 1) for option in options if option.startswith(("model=", "costs=")))
-    if kind in NAMED and "costs" in options_of(NAMED[kind].make):
-        return [costs_file(given.get("costs", SHIPPED))]
-    model = given.get("model", SHIPPED)
-    if model != SHIPPED:
-        return network_files(expand_user(model))
-    return network_files(shipped_baseline(kind)) if kind in NETWORKS else []
-
-
-def network_files(folder: Path) -> list[Path]:
-    """The files of a trained network's folder."""
-    return sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))
-
-
-def split_label(name: str) -> tuple[str, str]:
-    """The label that a method has in tables, and the method: of `LABEL=METHOD`, or both the same."""
-    label, equals, spec = name.partition("=")
-    return (label, spec) if equals and ":" not in label else (name, name)
-
-
-def expand(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, with "paper" replaced by the paper's rows."""
-    return tuple(name for given in names for name in (PAPER_METHODS if given == PAPER else (given,)))

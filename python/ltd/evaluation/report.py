@@ -15,7 +15,7 @@ from ltd.common.journal import Record
 from ltd.common.table import Table
 from ltd.evaluation.against import UNKNOWN, against_table, compare_with
 from ltd.evaluation.chain_plots import is_chain, pareto_points, plot_pareto
-from ltd.evaluation.methods import split_label
+from ltd.evaluation.method_names import split_label
 from ltd.evaluation.plots import SOURCE_LABELS, plot_choices, plot_sources, plot_speed, plot_time
 from ltd.evaluation.scores import (
     MEAN,

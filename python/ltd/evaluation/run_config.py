@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from ltd.drafts.opening import find_head, head_hash, text_scores_file
 from ltd.drafts.sharpness import SAMPLING
 from ltd.errors import InputError
 from ltd.evaluation.answerers import find_chain
-from ltd.evaluation.methods import Method
+from ltd.evaluation.methods import Method, NewBundle
 from ltd.evaluation.questions import TASKS, Question, fingerprint
 from ltd.evaluation.sources import expand_tasks
+from ltd.policies.learned.bundle import Bundle
 from ltd.policy_choice import expected_setting, resolve_draft
 from ltd.target.device import resolve_device, resolve_dtype
 
@@ -85,8 +86,14 @@ def in_rotation(turns: Sequence[T], methods: Sequence[M]) -> list[tuple[T, M]]:
     ]
 
 
-def choose_methods(config: RunConfig, names: Sequence[str]) -> list[Method]:
+def choose_methods(
+    config: RunConfig, names: Sequence[str], bundles: Mapping[str, Bundle] | None = None
+) -> list[Method]:
     """The methods by name, with the policies that they come to here.
+
+    Args:
+        config, names: of the run.
+        bundles: by name, those whose folders are still to be written.
 
     Raises:
         InputError: as `Method.parse` and `Method.choose` do, or one cannot have its target spread as the run has it.
@@ -94,7 +101,8 @@ def choose_methods(config: RunConfig, names: Sequence[str]) -> list[Method]:
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     setting = cache(partial(expected_setting, config.target, config.draft, dtype, device))  # it reads the whole head
-    methods = [Method.parse(name) for name in names]
+    new = bundles or {}
+    methods = [NewBundle.of(name, new[name]) if name in new else Method.parse(name) for name in names]
     if config.tensor_parallel and (alone := [method.name for method in methods if not method.can_be_spread]):
         raise InputError(f"{', '.join(alone)} runs in one process only; leave it out, or start without torchrun")
     return [method.choose(setting, device) for method in methods]
@@ -175,5 +183,5 @@ def run_settings(
 
 def hash_files(method: Method) -> str | list[str | None] | None:
     """Hashes of the files that say what a method decides; None where its name does."""
-    hashes = [file_hash(file) for file in method.files]
+    hashes = method.hashes()
     return hashes[0] if len(hashes) == 1 else hashes or None

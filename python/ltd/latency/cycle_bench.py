@@ -14,6 +14,7 @@ import torch
 from ltd.decoding.acceptance import accept_greedy
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
+from ltd.decoding.prefill import prefill
 from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
@@ -287,7 +288,7 @@ class CycleBench:
         request = self.request(self.drafting, length)
         with request.open(self.target, self.capacity):
             watch = LapLog(self.target.device)
-            self.drafting.prefill(request)
+            prefill(self.target, request)
             watch.lap("prefill")
         return [(("prefill", 0, length), watch.laps[0][1])]
 

@@ -26,7 +26,7 @@ from pydantic import ConfigDict
 
 from ltd.common.arrays import Floats
 from ltd.common.assets import shipped_text_scores
-from ltd.common.files import write_text
+from ltd.common.files import write_bytes
 from ltd.common.json_files import NOTHING_ELSE, Real, read_json
 from ltd.common.trained_folder import read_facts
 from ltd.errors import InputError
@@ -117,12 +117,17 @@ def save_text_scores(scores: TextScores, file: Path, facts: Mapping[str, Any]) -
     Raises:
         InputError: the file cannot be written.
     """
-    content = {"format": FORMAT, "schema": SCHEMA, "facts": dict(facts), **text_scores_values(scores)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(content, ensure_ascii=False) + "\n")
+        write_bytes(file, text_scores_file(scores, facts))
     except OSError as error:
         raise InputError(f"cannot write the lookup's scores {file}: {error}") from error
+
+
+def text_scores_file(scores: TextScores, facts: Mapping[str, Any]) -> bytes:
+    """The content of the file that `save_text_scores` writes; arguments as there."""
+    content = {"format": FORMAT, "schema": SCHEMA, "facts": dict(facts), **text_scores_values(scores)}
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode()
 
 
 def text_scores_values(scores: TextScores) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from ltd.ops.library import build_info
 
 AUTO = "auto"
 CPU = torch.device("cpu")
+GPU = re.compile("cuda(?::([0-9]|[1-9][0-9]{1,8}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,22 @@ def choose_device(device: str | torch.device | None) -> ChosenDevice:
         raise wrong_type("device", device, "auto, cpu, cuda, cuda:N or a torch.device")
     if device is None or device == AUTO:
         return best_device()
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    name = str(device)  # torch takes more: kinds that nothing here runs on, and numbers that it cuts to eight bits
+    if name == CPU.type:
+        return ChosenDevice(CPU)
+    if (gpu := GPU.fullmatch(name)) is None:
+        raise InputError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
+    check_gpu(name, int(gpu[1] or 0))
+    return ChosenDevice(torch.device(name))
+
+
+def check_gpu(device: str, number: int) -> None:
+    """Raises InputError if there is no GPU of this number, counted from 0; the message names the device."""
+    if not torch.cuda.is_available():
         raise InputError(f"device {device!r} was asked for, but this torch sees no CUDA GPU; use device cpu")
-    return ChosenDevice(chosen)
+    if number >= (count := torch.cuda.device_count()):
+        seen, others = ("1 CUDA GPU", "cuda:0") if count == 1 else (f"{count} CUDA GPUs", f"cuda:0 … cuda:{count - 1}")
+        raise InputError(f"device {device!r} was asked for, but this torch sees {seen}; use device {others}")
 
 
 def best_device() -> ChosenDevice:

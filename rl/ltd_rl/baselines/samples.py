@@ -21,6 +21,7 @@ from ltd.common.number_ranges import check_least
 from ltd.common.shards import SHARDS, read_shard, shard_file, write_shard
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
+from ltd.decoding.prefill import prefill
 from ltd.decoding.request import CallOptions
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
@@ -142,7 +143,7 @@ def answer_samples(
     request = decoder.request([prompt], CallOptions(max_new_tokens), speculation)
     watch = Stopwatch(request.statistics, target.device)
     with request.open(target):
-        gain = decoder.prefill(request)
+        gain = prefill(target, request)
         while take([0], gain.accepted.token_lists, request.answers, request.stops)[1]:
             tree = decoder.begin_tree(request, gain, watch)
             speculation.speculates(tree, gain, watch)

@@ -18,6 +18,7 @@ import torch
 from ltd.common.arrays import Floats
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.gain import Gain
+from ltd.decoding.prefill import prefill
 from ltd.decoding.prompts import check_prompts
 from ltd.decoding.request import CallOptions
 from ltd.decoding.speculation import Speculation
@@ -128,7 +129,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         self.watch = Stopwatch(self.statistics, target.device, waits=True)
         self.episode = dict.fromkeys(EPISODE, 0.0)
         self.session.enter_context(self.request.open(target))
-        gain = self.decoder.prefill(self.request)
+        gain = prefill(target, self.request)
         self.watch.lap("prefill")
         _, goes_on = self._take(gain)
         if goes_on:

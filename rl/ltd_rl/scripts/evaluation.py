@@ -20,7 +20,7 @@ from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.questions import TASKS
 from ltd.evaluation.report import write_report
 from ltd.policies import Learned, Static
-from ltd.policies.learned.bundle import Bundle, load_bundle, save_bundle
+from ltd.policies.learned.bundle import Bundle, load_bundle
 from ltd.policies.learned.setting import Setting
 from ltd_rl.scripts.main import make_app, run_app
 from ltd_rl.scripts.options import option
@@ -81,15 +81,14 @@ def run_evaluation(options: EvaluationOptions) -> None:
         raise InputError(f"num_choices is {options.num_choices}, but every question is answered once here; use 1")
     Static(options.depth, options.total_token)  # raises if they are out of range
     methods = ["none", f"eagle3=static:{options.depth}:{options.total_token}"]
+    bundles = {}
     if options.use_dyn_depth or options.use_dyn_token:
-        folder = options.save_path / POLICY
-        save_bundle(Bundle(policies_of(options)), folder)
-        methods.append(f"ltd=bundle:{folder}")
+        bundles[f"ltd=bundle:{options.save_path / POLICY}"] = Bundle(policies_of(options))
     config = EvalConfig(
         data_dir=Path(options.data_dir) if options.data_dir else None,
         out=options.save_path,
         tasks=tuple(name.strip() for name in options.bench_name.split(",")),
-        methods=tuple(methods),
+        methods=(*methods, *bundles),
         limit=options.limit,
         max_new_tokens=options.max_new_token,
         temperature=options.temperature,
@@ -99,7 +98,7 @@ def run_evaluation(options: EvaluationOptions) -> None:
         dtype=options.dtype,
         threads=options.threads,
     )
-    write_report(evaluate(config), options.save_path, Console())
+    write_report(evaluate(config, bundles=bundles), options.save_path, Console())
 
 
 def policies_of(options: EvaluationOptions) -> Learned:

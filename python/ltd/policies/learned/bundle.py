@@ -8,8 +8,6 @@ Nothing in a bundle is ever executed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,13 +17,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ltd.common.files import file_hash, write_bytes, write_text
+from ltd.common.files import content_hash, file_hash
 from ltd.common.json_files import check_known
-from ltd.common.trained_folder import read_facts, read_weights
+from ltd.common.trained_folder import facts_file, read_facts, read_weights, write_trained
 from ltd.common.version import VERSION
 from ltd.errors import InputError
-from ltd.lookup import TextScores, load_text_scores, save_text_scores
-from ltd.lookup.scores import TEXT_SCORES
+from ltd.lookup import TextScores, load_text_scores
+from ltd.lookup.scores import TEXT_SCORES, text_scores_file
 from ltd.policies.learned.allowance import Costs
 from ltd.policies.learned.network import ACTIVATIONS, Network
 from ltd.policies.learned.observation import (
@@ -104,19 +102,22 @@ class Bundle:
 
 
 def save_bundle(bundle: Bundle, folder: str | Path) -> None:
-    """Writes a bundle; every file under a temporary name first, and `policy.json`, which names the weights, last.
+    """Writes a bundle; raises InputError if the folder cannot be written."""
+    write_trained(Path(folder), bundle_files(bundle), "the policy bundle")
 
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    folder, policy = Path(folder), bundle.policy
+
+def bundle_files(bundle: Bundle) -> dict[str, bytes]:
+    """The contents of a bundle's files by name; `policy.json`, which names the others by hash, is the last."""
+    policy = bundle.policy
     networks = {"depth": policy.depth_network, "size": policy.size_network}
     tensors = {
         f"{name}.{'wb'[place % 2]}{place // 2}": tensor.detach().cpu().contiguous()
         for name, network in networks.items()
         for place, tensor in enumerate(network.weights if network is not None else ())
     }
-    weights = save(tensors)
+    files = {WEIGHTS: save(tensors)}
+    if policy.text_scores is not None:
+        files[TEXT_SCORES] = text_scores_file(policy.text_scores, {"made_for": asdict(policy.made_for)})
     values = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -127,22 +128,14 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
         **{f"{name}_network": None if net is None else _network_facts(net) for name, net in networks.items()},
         "costs": None if policy.costs is None else asdict(policy.costs),
         "max_text": policy.max_text,
-        "text_scores_sha256": None,
+        "text_scores_sha256": content_hash(files[TEXT_SCORES]) if TEXT_SCORES in files else None,
         "reward": bundle.reward,
         "training": dict(bundle.training),
         "validation": dict(bundle.validation),
         "versions": dict(bundle.versions),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": content_hash(files[WEIGHTS]),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / WEIGHTS, weights)
-        if policy.text_scores is not None:
-            save_text_scores(policy.text_scores, folder / TEXT_SCORES, {"made_for": values["made_for"]})
-            values["text_scores_sha256"] = file_hash(folder / TEXT_SCORES)
-        write_text(folder / FACTS, json.dumps(values, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write the policy bundle {folder}: {error}") from error
+    return {**files, FACTS: facts_file(values)}
 
 
 def remove_bundle(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from ltd.chains.acceptance_files import FACTS, draft_hash, save_acceptance
 from ltd.chains.model_files import chain_for_transformers, read_chain
 from ltd.common.differences import difference
-from ltd.common.files import expand_user, write_text
+from ltd.common.files import content_hash, expand_user, write_text
 from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import shard_files
@@ -32,6 +32,7 @@ from ltd.training.data.conversations import load_conversations
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.json"
 PARTS = ("training", "held_out")
+TEXTS = "texts_sha256"  # among what makes a training this one
 
 
 class Finished(TypedDict):
@@ -55,9 +56,10 @@ def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
     """
     out = expand_user(config.out)
     conversations = choose_texts(config)
-    check_folder(config, out)
+    facts = facts_of(config, conversations)
+    check_folder(facts, config.run, out)
     with only_run(out):
-        claim_folder(config, out)
+        claim_folder(facts, config.run, out)
         return _run_stages(config, out, conversations)
 
 
@@ -110,24 +112,42 @@ def choose_texts(config: AcceptanceConfig) -> dict[str, list[Conversation]]:
     return parts
 
 
-def facts_of(config: AcceptanceConfig) -> dict[str, Any]:
-    """What makes a training this one."""
-    return {**config.choices(), "draft_hash": draft_hash(config.draft)}
+def facts_of(config: AcceptanceConfig, conversations: dict[str, list[Conversation]]) -> dict[str, Any]:
+    """What makes a training this one: settings, the draft, and what the run gives it to learn from."""
+    return {**config.choices(), "draft_hash": draft_hash(config.draft), TEXTS: texts_hash(conversations)}
 
 
-def check_folder(config: AcceptanceConfig, out: Path) -> None:
-    """Raise InputError if the folder is not this training's and not free."""
-    file, mine = out / CONFIG, facts_of(config)
+def texts_hash(conversations: dict[str, list[Conversation]]) -> str:
+    """SHA-256 of the parts' conversations in their order; a run that goes on may have others."""
+    texts = {part: [[each.tokens, each.roles] for each in conversations[part]] for part in PARTS}
+    return content_hash(json.dumps(texts).encode())
+
+
+def check_folder(facts: dict[str, Any], run: str | Path, out: Path) -> None:
+    """Raise InputError if the folder is not that of the training with these facts, and not free.
+
+    Args:
+        facts: see `facts_of`.
+        run: the folder that the conversations are from.
+        out: the folder.
+    """
+    file = out / CONFIG
     if file.exists():
         stored = read_json(file, dict[str, Any], str(file))
-        if (found := difference({name: stored.get(name) for name in mine}, mine)) is not None:
+        settings = {name: value for name, value in facts.items() if name != TEXTS}
+        if (found := difference({name: stored.get(name) for name in settings}, settings)) is not None:
             raise InputError(f"{out} holds a training {found}; use the same settings to go on, or another folder")
+        if stored.get(TEXTS, facts[TEXTS]) != facts[TEXTS]:  # folders from before this was kept have none
+            raise InputError(
+                f"{out} holds a training on other conversations than those that {run} has now, as that run went on or "
+                "was made anew; give another folder"
+            )
     elif not holds_nothing(out):
         raise InputError(f"{out} is not empty and holds no training of an acceptance head; give a new or empty folder")
 
 
-def claim_folder(config: AcceptanceConfig, out: Path) -> None:
-    """Make the folder this training's, or raise InputError if it is another's."""
-    check_folder(config, out)
+def claim_folder(facts: dict[str, Any], run: str | Path, out: Path) -> None:
+    """Make the folder that of this training, or raise InputError if it is another's; see `check_folder`."""
+    check_folder(facts, run, out)
     if not (out / CONFIG).exists():
-        write_text(out / CONFIG, json.dumps(facts_of(config), indent=1) + "\n")
+        write_text(out / CONFIG, json.dumps(facts, indent=1) + "\n")

@@ -19,7 +19,7 @@ from ltd.target.model import LoadedModel, load_model, stop_token_ids
 from ltd.target.opening import open_forward
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.chat_format import read_chat_format
-from ltd.training.data.conversations import WritingJob, load_shard, make_conversations, tokens_written
+from ltd.training.data.conversations import load_shard, tokens_written
 from ltd.training.data.features import (
     FeatureJob,
     FeatureReader,
@@ -30,6 +30,7 @@ from ltd.training.data.features import (
     gigabytes_of_features,
 )
 from ltd.training.data.lockstep import read_states
+from ltd.training.data.writing import WritingJob, make_conversations
 from ltd.training.data.writing_rates import WritingRates
 
 TEXTS_TIMED = 16
