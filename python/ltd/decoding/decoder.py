@@ -172,15 +172,27 @@ class Decoder:
         generations = [Generation(answer, request.statistics) for answer in request.answers]
         return generations if is_batch else generations[0]
 
-    def stream(self, input_ids: Tokens, *, policy: PolicyChoice = None, **options: Any) -> Iterator[list[int]]:
-        """Yields the new tokens of each cycle for one prompt; takes what `generate` takes, and raises what it raises.
+    def stream(
+        self,
+        input_ids: Tokens,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        policy: PolicyChoice = None,
+    ) -> Iterator[list[int]]:
+        """`generate` for one prompt, yielding the new tokens of each cycle.
 
         `last_statistics` has the numbers; where streams are read in turns, those of the stream that was read last.
         """
         prompts, _ = normalise(input_ids)
         if len(prompts) != 1:
             raise InputError(f"stream takes one prompt, not {len(prompts)}; use generate for a batch")
-        request = self.request(prompts, CallOptions(**options), self.speculation(policy))
+        options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)
+        request = self.request(prompts, options, self.speculation(policy))
         return (news[0] for news in self.run(request))
 
     def request(self, prompts: list[list[int]], options: CallOptions, speculation: Speculation | None) -> Request:
