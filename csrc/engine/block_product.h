@@ -55,6 +55,19 @@ struct FloatProduct {
   }
 };
 
+// Of 16-bit elements that are turned into floats in registers, by every tile anew: that hides behind the
+// multiplications.
+struct UnpackedProduct {
+  using Activation = float;
+  static constexpr int64_t kInputs = 2;
+  static constexpr int64_t kInputsRead = 2;
+  static constexpr int kTerms = 2;
+
+  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int term, Floats weights) {
+    return sum + splat(row[term]) * weights;
+  }
+};
+
 #if defined(LTD_TILES)
 // BFloat16Product is that of tile_block.h.
 #elif defined(__AVX512BF16__)
@@ -75,39 +88,23 @@ struct BFloat16Product {
   }
 };
 #else
-// Unpacked to floats in registers, by every tile anew: that hides behind the multiplications.
-struct BFloat16Product {
+struct BFloat16Product : UnpackedProduct {
   using Element = BFloat16;
-  using Activation = float;
-  static constexpr int64_t kInputs = 2;
-  static constexpr int64_t kInputsRead = 2;
-  static constexpr int kTerms = 2;
   static constexpr int64_t kOutputBytes = 4;
 
   LTD_INLINE static Floats weights(const char* step, int term) {
     const Words pairs = load_raw<Words>(step);
     return (Floats)(term == 0 ? pairs << 16 : pairs & 0xffff0000u);
   }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int term, Floats weights) {
-    return sum + splat(row[term]) * weights;
-  }
 };
 #endif
 
-// Converted to floats in registers, by every tile anew.
-struct Float16Product {
+struct Float16Product : UnpackedProduct {
   using Element = Float16;
-  using Activation = float;
-  static constexpr int64_t kInputs = 2;
-  static constexpr int64_t kInputsRead = 2;
-  static constexpr int kTerms = 2;
   static constexpr int64_t kOutputBytes = 2;
 
   LTD_INLINE static Floats weights(const char* step, int term) {
     return load(reinterpret_cast<const Float16*>(step) + term * kBlockOutputs);
-  }
-  LTD_INLINE static Floats multiply_add(Floats sum, const Activation* row, int term, Floats weights) {
-    return sum + splat(row[term]) * weights;
   }
 };
 

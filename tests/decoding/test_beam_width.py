@@ -23,6 +23,7 @@ from ltd.latency.cycle_bench import Plan
 from ltd.latency.model import setup_of
 from ltd.loading import make_target
 from ltd.policies import Learned
+from ltd.policies.base import FixedSize
 from ltd.policies.learned.observation import Summary
 from ltd.policies.learned.setting import Setting
 from ltd.tree import DraftTree
@@ -41,29 +42,20 @@ def eagle(decoder: Decoder) -> Eagle3Draft:
 
 
 @dataclass
-class Looking:
+class Looking(FixedSize):
     """A fixed tree that notes how wide trees are."""
 
     width: int | None
     max_depth: int = 2
-    max_size: int = 6
+    size: int = 6
     seen: set[tuple[int, int]] = field(default_factory=set)
-
-    def start(self, batch: int) -> Looking:
-        return self
-
-    def keep(self, rows: list[int]) -> None:
-        pass
-
-    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        return True
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         return depth < self.max_depth
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         self.seen.add((tree.width, tree.candidates))
-        return self.max_size
+        return self.size
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
