@@ -39,7 +39,8 @@ def test_it_is_for_the_shipped_head_and_says_where_it_comes_from(folder: Path) -
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
 def test_a_confident_draft_gets_a_deeper_tree_than_a_doubtful_one(folder: Path) -> None:
     policy = load_bundle(folder).policy
-    assert drafted_depth(policy, 20.0, 200) > drafted_depth(policy, 1.0, 200)
+    # The best token has a chance of 0.98, and of 0.37; nearly equal ones come from no trained head.
+    assert drafted_depth(policy, 20.0, 200) > drafted_depth(policy, 4.0, 200)
 
 
 def drafted_depth(policy: Learned, sharpness: float, length: int) -> int:
