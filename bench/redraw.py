@@ -36,8 +36,10 @@ def drafted(found: Scores) -> dict[str, Drafted]:
 
 
 def with_numbers(value: Any) -> Any:
-    """A dict with whole numbers as keys again; anything else as it is."""
-    return {int(key): count for key, count in value.items()} if isinstance(value, dict) else value
+    """A dict with whole numbers as keys again, if they were; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {int(key) if key.lstrip("-").isdecimal() else key: count for key, count in value.items()}
 
 
 def spent(found: Scores) -> dict[str, Spent]:
@@ -72,7 +74,7 @@ def pictures(results: Path = RESULTS) -> dict[Path, bytes]:
     return {
         results / "chains/pareto.png": plot_pareto(pareto_points(drafted(chains), means)),
         results / "comparison/speed.png": plot_speed(tasks(greedy)),
-        results / "comparison/speed-sampled.png": plot_speed(tasks(sampled)),
+        results / "comparison/speed-1.png": plot_speed(tasks(sampled)),
         results / "comparison/time.png": plot_time(spent(greedy)),
         results / "comparison/choices.png": plot_choices(drafted(greedy)),
         results / "sampled/calibration.png": png(draw_calibration(read(results / "sampled"))),

@@ -12,6 +12,8 @@ import torch
 
 import ltd
 import noise_share
+from ltd.decoding.prefill import prefill
+from ltd.decoding.request import Request
 from ltd.decoding.statistics import PARTS, Statistics
 
 Folder = Callable[[str], Path]
@@ -51,15 +53,16 @@ def test_places_are_those_whose_noise_was_made(
     decoder = ltd.load(str(tiny_target("llama")), str(tiny_head("llama")), policy="static", device="cpu")
 
     def looking(step: Callable[..., Any]) -> Callable[..., Any]:
-        def looked(request: Any, *more: Any) -> Any:
-            gain = step(request, *more)
+        def looked(*given: Any) -> Any:
+            gain = step(*given)
+            request = next(each for each in given if isinstance(each, Request))
             seen.update(place for place in request.noise.places[0].tolist() if place >= 0)
             return gain
 
         return looked
 
-    for step in ("prefill", "verify"):
-        monkeypatch.setattr(decoder, step, looking(getattr(decoder, step)))
+    monkeypatch.setattr("ltd.decoding.decoder.prefill", looking(prefill))
+    monkeypatch.setattr(decoder, "verify", looking(decoder.verify))
     answer = decoder.generate([5, 6, 7], max_new_tokens=20, temperature=1.0, seed=3, policy=policy)
     assert not isinstance(answer, list)
     assert 0 <= len(seen) - noise_share.places(answer.statistics) <= 1

@@ -13,10 +13,10 @@ import torch
 from made_texts import made_copies
 
 from ltd.cli import main
+from ltd.common import trained_folder
 from ltd.errors import InputError
 from ltd.lookup.scores import default_text_scores
 from ltd.policies import Both, Learned, Lookup
-from ltd.policies.learned import bundle as bundles
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import bundle_folder, quick_folder
 from ltd.policy_choice import ChosenPolicy, choose_policy, expected_setting
@@ -124,18 +124,18 @@ def test_a_kill_in_the_middle_leaves_nothing_half(
 ) -> None:
     decide(monkeypatch, LEARNED)
     run(names)
-    written = bundles.write_text
+    written = trained_folder.write_bytes
 
-    def killed(path: Path, content: str) -> None:
+    def killed(path: Path, content: bytes) -> None:
         if path.name == "policy.json":
             raise KeyboardInterrupt
         written(path, content)
 
-    monkeypatch.setattr(bundles, "write_text", killed)
+    monkeypatch.setattr(trained_folder, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         run(names)
     assert found(setting).origin == "static"
-    monkeypatch.setattr(bundles, "write_text", written)
+    monkeypatch.setattr(trained_folder, "write_bytes", written)
     run(names)
     assert found(setting).origin == "quick"
 

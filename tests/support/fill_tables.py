@@ -1,6 +1,6 @@
 """Writes the numbers of results files into the marked tables of pages:
 
-    python tests/support/fill_tables.py bench/results/install/README.md
+python tests/support/fill_tables.py bench/results/install/README.md
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def next_points(visits: list[int], spent: list[float], left: float) -> list[int]
     Args:
         visits, spent: how often and how long every point was visited. left: seconds.
     """
-    part = sum(spent) / len(spent)
+    part = max(min(spent), sum(spent) / len(spent))  # of equal times the mean may be less by a rounding
     chosen = [number for number, seconds in enumerate(spent) if seconds <= part]
     takes = sum(spent[number] / visits[number] for number in chosen)
     return chosen if takes <= left else []
