@@ -10,6 +10,7 @@ from page_checks import (
     MARKER,
     ROOT,
     broken_links,
+    filled,
     missing_paths,
     split_page,
     unmarked_numbers,
@@ -96,6 +97,16 @@ def test_results_say_how_they_were_measured_and_where_the_data_is(note):
     assert [name for name in beside if f"]({name})" not in text] == []
     assert "results.json" in beside or "data not kept" in text.lower()
     assert "results.json" not in beside or any(map(MARKER.fullmatch, text.splitlines()))
+
+
+def test_tables_are_filled_from_the_data(tmp_path):
+    page = tmp_path / "page.md"
+    (tmp_path / "results.json").write_text(json.dumps({"rates": {"depth": {"width": 5, "cycles": 1234.0}}}))
+    marker = "<!-- numbers: results.json | environments -->"
+    text = f"1 cell\n\n{marker}\n| | cycles per second | numbers observed |\n|---|---:|---:|\n"
+    empty, full = "| policy `depth` | | ? |\n", "| policy `depth` | 1,000 | 5 |\n"
+    assert filled(page, f"{text}{empty}| size | 2 | 3 |\n\nend\n") == f"{text}{full}| size | 2 | 3 |\n\nend\n"
+    assert filled(page, text + full) == text + full and wrong_numbers(page, text + full) == []
 
 
 def test_mistakes_are_found(tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from result_views import VIEWS
+from result_views import VIEWS, Rows
 
 from ltd.cli.app import app
 
@@ -60,8 +60,7 @@ def wrong_numbers(page: Path, text: str) -> list[str]:
     for place, marker in enumerate(map(MARKER.fullmatch, lines)):
         if marker is None:
             continue
-        data = json.loads((page.parent / marker["file"]).read_text(encoding="utf-8"))
-        rows = VIEWS[marker["view"]](data, marker["choice"])
+        rows = rows_for(page, marker)
         header, *body = table_at(lines, place + 1) or [[]]
         if not body:
             problems.append(f"no table follows {marker[0]}")
@@ -71,6 +70,28 @@ def wrong_numbers(page: Path, text: str) -> list[str]:
                 if shown != expected:
                     problems.append(f"{name}, {column}: {shown}, but the data says {expected}")
     return problems
+
+
+def rows_for(page: Path, marker: re.Match[str]) -> Rows:
+    """What the data says of a marked table's rows."""
+    data = json.loads((page.parent / marker["file"]).read_text(encoding="utf-8"))
+    return VIEWS[marker["view"]](data, marker["choice"])
+
+
+def filled(page: Path, text: str) -> str:
+    """A page whose marked tables say what the data does, in the rows and columns that they have; what the data does
+    not know stays."""
+    lines = text.split("\n")
+    for place, marker in enumerate(map(MARKER.fullmatch, lines)):
+        if marker is None:
+            continue
+        rows = rows_for(page, marker)
+        header, *body = table_at(lines, place + 1) or [[]]
+        for at, (first, *cells) in enumerate(body, start=place + 3):  # behind the marker, the header and its rule
+            known = rows.get(row_name(first), {})
+            numbers = [known.get(column, cell) for column, cell in zip(header[1:], cells, strict=True)]
+            lines[at] = f"| {' | '.join([first, *numbers])} |"
+    return "\n".join(lines)
 
 
 def unmarked_numbers(text: str) -> list[str]:
