@@ -1,6 +1,8 @@
-"""Writes the numbers of results files into the marked tables of pages:
+"""Writes the numbers of results files into the marked tables of pages.
 
-python tests/support/fill_tables.py bench/results/install/README.md
+    python tests/support/fill_tables.py bench/results/install/README.md
+
+Rows and columns stay as they are; where the data has nothing for them, that is printed.
 """
 
 from __future__ import annotations
