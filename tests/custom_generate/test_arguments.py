@@ -11,6 +11,7 @@ import pytest
 import torch
 from drafted_inside import often_right
 from small_models import VOCABULARY
+from streamers import Recorder
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -40,19 +41,6 @@ def model(tiny_target: Folder) -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def custom(model: PreTrainedModel) -> ltd.CustomGenerate:
     return often_right(model)
-
-
-class Recorder:
-    """A streamer that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[Any] = []
-
-    def put(self, value: torch.Tensor) -> None:
-        self.said.append(value.tolist())
-
-    def end(self) -> None:
-        self.said.append("end")
 
 
 @pytest.mark.parametrize(

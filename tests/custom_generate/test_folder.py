@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from small_models import FAMILIES
+from streamers import Recorder
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -312,20 +313,11 @@ def test_what_is_refused_is_an_answer_where_a_server_runs(monkeypatch: pytest.Mo
 def test_a_streamer_that_can_be_cancelled_is_not_ended_by_an_error(exported: Callable[..., Path]) -> None:
     """A server's: it hears of errors by itself, and takes an end for that of a whole answer."""
 
-    class Recorder:
-        def __init__(self) -> None:
-            self.said: list[Any] = []
-
-        def put(self, value: torch.Tensor) -> None:
-            self.said.append(value.tolist())
-
-        def end(self) -> None:
-            self.said.append("end")
-
+    class Cancellable(Recorder):
         def cancel(self) -> None:
             pass
 
-    model, refused, whole = load(exported()), Recorder(), Recorder()
+    model, refused, whole = load(exported()), Cancellable(), Cancellable()
     with pytest.raises(ltd.InputError, match="beam search"):
         answer(model, num_beams=2, streamer=refused)
     assert len(refused.said) == 1 and "end" not in refused.said  # the prompt alone

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import VOCABULARY
 from test_recorded_cycles import KINDS, POLICIES, SETTINGS, Sometimes, make_decoder, taped
-from waits import device_to_wait_for
+from waits import waits_of_cycles
 
 from ltd.decoding import request
 from ltd.decoding.decoder import Decoder
@@ -78,19 +78,11 @@ def test_a_batch_with_few_left_goes_on_without_recordings() -> None:
 
 
 def test_waits_are_one_a_cycle_whoever_leaves() -> None:
-    decoder, counts = make_decoder("device"), []
-    cycle = decoder.cycle
+    decoder = make_decoder("device")
     expected = [answer.token_ids for answer in decoder.generate(PROMPTS, **OPTIONS)]
 
-    def watched(*arguments: Any) -> Any:
-        before = waits.count
-        with waits:
-            gain = cycle(*arguments)
-        counts.append(waits.count - before)
-        return gain
-
     taped(decoder)
-    with device_to_wait_for() as waits, patch.object(decoder, "cycle", watched):
+    with waits_of_cycles(decoder) as counts:
         answers = decoder.generate(PROMPTS, **OPTIONS)
     assert [answer.token_ids for answer in answers] == expected
     assert len(counts) > 30 and set(counts) == {1}

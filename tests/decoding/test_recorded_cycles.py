@@ -15,7 +15,7 @@ from launches import Launches
 from small_models import VOCABULARY, small_config
 from tape import CaptureError, Recorder, Tape
 from transformers import AutoModelForCausalLM
-from waits import WouldWaitError, device_to_wait_for
+from waits import WouldWaitError, device_to_wait_for, waits_of_cycles
 
 from ltd.decoding.decoder import Decoder
 from ltd.drafts.eagle3.device import HeadDeviceEngine
@@ -228,18 +228,9 @@ def test_a_learned_policy_waits_for_each_answer() -> None:
 
 def waits_per_cycle(decoder: Decoder, policy: Policy, temperature: float) -> tuple[list[int], list[int]]:
     """How often the host waits for the device in every cycle of an answer, and the depths that were chosen."""
-    cycle, counts = decoder.cycle, []
-
-    def watched(*arguments: Any) -> Any:
-        before = waits.count
-        with waits:
-            gain = cycle(*arguments)
-        counts.append(waits.count - before)
-        return gain
-
     options: dict[str, Any] = {"max_new_tokens": 20, "temperature": temperature, "seed": 1, "policy": policy}
     expected = decoder.generate([5, 6, 7], **options).token_ids
-    with device_to_wait_for() as waits, patch.object(decoder, "cycle", watched):
+    with waits_of_cycles(decoder) as counts:
         answer = decoder.generate([5, 6, 7], **options)
     assert answer.token_ids == expected
     return counts, answer.statistics.depths

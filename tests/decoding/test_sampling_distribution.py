@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from drafted_inside import often_right
-from exact_sequences import NEW, PROMPT, Sample, check_law, enumerated, small_model, warpers
+from exact_sequences import NEW, PROMPT, check_law, enumerated, sampler, small_model, warpers
 from made_outcomes import random_network
 from oracle_draft import OracleDraft
 from transformers import (
@@ -29,17 +29,6 @@ WIDTH = 3
 LAYOUT = Summary(best=5, newest=2)
 LEARNED = Learned(Setting(WIDTH), 2, (2, 4, 6), random_network(LAYOUT, 2, 0), random_network(LAYOUT, 3, 1))
 HISTORY = [*PROMPT, 0, 3, 5, -1, *PROMPT, 2, 2, 1, -1, *PROMPT, 4, 0, 0]
-
-
-def sampler(decoder: Decoder, gains: list[int], copies: int, **options: Any) -> Sample:
-    """Answers of so many copies of the prompt; what their cycles gain is added to a list."""
-
-    def sample(seed: int) -> list[list[int]]:
-        answers: Any = decoder.generate([PROMPT] * copies, max_new_tokens=NEW, seed=seed, **options)
-        gains.extend(decoder.last_statistics.gains)
-        return [answer.token_ids for answer in answers]
-
-    return sample
 
 
 def drafted(model: LlamaForCausalLM, **options: Any) -> Decoder:

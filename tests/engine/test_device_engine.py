@@ -13,6 +13,7 @@ from engine_models import family_model, new_cache, random_model
 from small_models import FAMILIES, VOCABULARY
 from test_engine import (
     ODD_SIZES,
+    assert_near_the_truth,
     assert_trees_equal_the_transformers_path,
     chain,
     relative_error,
@@ -48,15 +49,8 @@ def test_equals_transformers(family, dtype, kernels):
     tokens = torch.randint(3, VOCABULARY, (1, 28), generator=torch.Generator().manual_seed(1))
     expected = exact(tokens, output_hidden_states=True)
     result = chain(device_engine(family, dtype), new_cache(plain, 1), tokens, taps=(0, 3, 7), prompt=28)
-    hidden = torch.cat([expected.hidden_states[k] for k in (0, 3, 7)], dim=-1)
-    assert result.features is not None
     assert result.logits.dtype == result.features.dtype == dtype
-    if dtype == torch.float32:
-        assert relative_error(result.logits, expected.logits) < 1e-4
-        assert relative_error(result.features, hidden) < 1e-4
-    else:  # as near to the truth as `transformers` in the same type
-        usual = relative_error(plain(tokens).logits, expected.logits)
-        assert relative_error(result.logits, expected.logits) < 1.5 * usual + 1e-3
+    assert_near_the_truth(result, expected, plain, tokens)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

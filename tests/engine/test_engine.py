@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import FAMILIES, VOCABULARY, small_config, with_activation
 from torch import nn
-from transformers import LlamaConfig, MistralConfig
+from transformers import LlamaConfig, MistralConfig, PreTrainedModel
 
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.drafts.eagle3.engine import HeadEngine
@@ -71,14 +71,26 @@ def test_equals_transformers(family: str, dtype: torch.dtype, engine_isa: str) -
     tokens = torch.randint(3, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(1))
     expected = exact(tokens, output_hidden_states=True)
     result = chain(family_engine(family, dtype), new_cache(plain, 1), tokens, taps=(0, 3, 7))
-    hidden = torch.cat([expected.hidden_states[k] for k in (0, 3, 7)], dim=-1)
+    assert_near_the_truth(result, expected, plain, tokens)
+
+
+def assert_near_the_truth(result: Verified, exact: Any, plain: PreTrainedModel, tokens: torch.Tensor) -> None:
+    """Logits and features hs[0], hs[3] and hs[7] are those of a float32 model, or as near as `transformers` comes.
+
+    Args:
+        result: of the tokens.
+        exact: what `transformers` makes of them in float32.
+        plain: the model in the type of the result.
+        tokens: int64 (1, n).
+    """
     assert result.features is not None
-    if dtype == torch.float32:
-        assert relative_error(result.logits, expected.logits) < 1e-4
+    if plain.dtype == torch.float32:
+        assert relative_error(result.logits, exact.logits) < 1e-4
+        hidden = torch.cat([exact.hidden_states[k] for k in (0, 3, 7)], dim=-1)
         assert relative_error(result.features, hidden) < 1e-4
-    else:  # as near to the truth as `transformers` in the same type
-        usual = relative_error(plain(tokens).logits, expected.logits)
-        assert relative_error(result.logits, expected.logits) < 1.5 * usual + 1e-3
+    else:
+        usual = relative_error(plain(tokens).logits, exact.logits)
+        assert relative_error(result.logits, exact.logits) < 1.5 * usual + 1e-3
 
 
 def assert_trees_equal_the_transformers_path(

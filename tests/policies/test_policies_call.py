@@ -181,14 +181,19 @@ def count_questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return depths
 
 
+def both_askers(layout: Summary, batch: int) -> tuple[tuple[Network, Network], asking.Asker, asking.Asker]:
+    """Random networks for depth and size; what asks them directly, and what does by the operator."""
+    torch.manual_seed(batch)
+    networks = random_network(layout, 2, 0), random_network(layout, 3, 1)
+    weights = torch.cat([tensor.flatten() for network in networks for tensor in network.weights])
+    direct = asking._direct_asker(layout, weights, [2], [3], False)
+    return networks, direct, asking._operator_asker(layout, weights, [2], [3], False, batch)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_the_operator_answers_as_the_asker_does(batch: int) -> None:
     """For devices that have no asker."""
-    torch.manual_seed(batch)
-    networks = random_network(LAYOUT, 2, 0), random_network(LAYOUT, 3, 1)
-    weights = torch.cat([tensor.flatten() for network in networks for tensor in network.weights])
-    direct = asking._direct_asker(LAYOUT, weights, [2], [3], False)
-    operator = asking._operator_asker(LAYOUT, weights, [2], [3], False, batch)
+    _, direct, operator = both_askers(LAYOUT, batch)
     answers = set()
     for cycle in range(40):
         grown = tree(cycle % 5, batch)
@@ -200,11 +205,7 @@ def test_the_operator_answers_as_the_asker_does(batch: int) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_networks_that_read_the_text_are_asked_before_drafting_too(batch: int) -> None:
     """The operator and the asker answer what the networks say, also where the draft has no state to show yet."""
-    torch.manual_seed(batch)
-    networks = random_network(TEXT_LAYOUT, 2, 0), random_network(TEXT_LAYOUT, 3, 1)
-    weights = torch.cat([tensor.flatten() for network in networks for tensor in network.weights])
-    direct = asking._direct_asker(TEXT_LAYOUT, weights, [2], [3], False)
-    operator = asking._operator_asker(TEXT_LAYOUT, weights, [2], [3], False, batch)
+    networks, direct, operator = both_askers(TEXT_LAYOUT, batch)
     answers = set()
     for cycle in range(60):
         depth = cycle % 6 - 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exact_sequences import NEW, PROMPT, WORDS, Sample, check_law, enumerated, law_p_value, small_model, warpers
+from exact_sequences import PROMPT, WORDS, check_law, enumerated, law_p_value, sampler, small_model, warpers
 from oracle_draft import OracleDraft
 from torch import Tensor
 
@@ -52,17 +52,6 @@ def rejecting(tree: Static, kind: type[OracleDraft] = OracleDraft) -> RejectionD
         for weight in other.parameters():
             weight += 0.3 * torch.randn(weight.shape, generator=generator)
     return RejectionDecoder(Target(model, (), Engine(model)), kind(other, width=WIDTH), tree)
-
-
-def sampler(decoder: Decoder, gains: list[int], copies: int, **options: Any) -> Sample:
-    """Answers of so many copies of the prompt; what their cycles gain is added to a list."""
-
-    def sample(seed: int) -> list[list[int]]:
-        answers: Any = decoder.generate([PROMPT] * copies, max_new_tokens=NEW, seed=seed, **options)
-        gains.extend(decoder.last_statistics.gains)
-        return [answer.token_ids for answer in answers]
-
-    return sample
 
 
 @pytest.mark.parametrize(

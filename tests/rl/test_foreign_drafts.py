@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_costs import Abacus
 from made_outcomes import ROLES, random_network
 from recordings import Recorded, load_oracle
 
@@ -35,25 +36,6 @@ from ltd_rl.traces.replay import replay
 from ltd_rl.trainers.stage import layout_named
 
 DEPTH, NEW, SIZES = 2, 14, (5, 20, 60)
-
-
-class Abacus:
-    """Stands in for a latency model."""
-
-    def plain(self, length: Any) -> Any:
-        return 1.0 + 0.0 * length
-
-    def begin(self, gain: Any, length: Any) -> Any:
-        return 0.2 + 0.0 * (length + gain)
-
-    def cycle(self, depth: Any, size: Any, length: Any, gain: Any) -> Any:
-        return 1.0 + 0.1 * depth + 0.01 * size + 0.0 * (length + gain)
-
-    def verify(self, size: Any, length: Any) -> Any:
-        return 1.0 + 0.01 * size + 0.0 * length
-
-    def other(self, size: Any, length: Any) -> Any:
-        return 0.0 * (size + length)
 
 
 @pytest.fixture(scope="module")

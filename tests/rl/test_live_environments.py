@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from made_costs import Abacus
 from made_outcomes import KNOWN, ROLES, STATE, layouts_of, random_network
 from recordings import DEPTH, NEW_TOKENS, Recorded
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
@@ -32,25 +33,6 @@ from ltd_rl.environments.rewards import Reward
 from ltd_rl.traces.outcomes import outcomes_of
 
 SIZES = (5, 20, 60)
-
-
-class Abacus:
-    """Stands in for a latency model."""
-
-    def plain(self, length: Any) -> Any:
-        return 1.0 + 0.0 * length
-
-    def begin(self, gain: Any, length: Any) -> Any:
-        return 0.2 + 0.0 * (length + gain)
-
-    def cycle(self, depth: Any, size: Any, length: Any, gain: Any) -> Any:
-        return 1.0 + 0.1 * depth + 0.01 * size + 0.0 * (length + gain)
-
-    def verify(self, size: Any, length: Any) -> Any:
-        return 1.0 + 0.01 * size + 0.0 * length
-
-    def other(self, size: Any, length: Any) -> Any:
-        return 0.0 * (size + length)
 
 
 def live(run: Recorded, role: str, **changes: Any) -> LiveEnv:

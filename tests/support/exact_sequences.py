@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from scipy.stats import chisquare
@@ -16,6 +17,8 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from ltd.decoding.decoder import Decoder
 
 WORDS, NEW = 6, 3
 PROMPT = [1, 4, 2]
@@ -61,6 +64,17 @@ def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsPro
     if top_p < 1.0:
         made.append(TopPLogitsWarper(top_p))
     return made
+
+
+def sampler(decoder: Decoder, gains: list[int], copies: int, **options: Any) -> Sample:
+    """Answers of so many copies of the prompt; what their cycles gain is added to a list."""
+
+    def sample(seed: int) -> list[list[int]]:
+        answers: Any = decoder.generate([PROMPT] * copies, max_new_tokens=NEW, seed=seed, **options)
+        gains.extend(decoder.last_statistics.gains)
+        return [answer.token_ids for answer in answers]
+
+    return sample
 
 
 def law_p_value(expected: Mapping[tuple[int, ...], float], counts: Counter[tuple[int, ...]]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ltd.policies.cycle_costs import CycleCosts
@@ -18,3 +20,22 @@ def made_costs(seed: int, most: int = 40, depth: int = 12, width: int = 3) -> Cy
     steps = generator.choice([0.0, 0.02, 0.3], (most + 1, len(LENGTHS))) * generator.random((most + 1, len(LENGTHS)))
     verifying = 2.0 + np.cumsum(steps, axis=0)
     return CycleCosts(Setting(width), np.array(LENGTHS), drafting, verifying)
+
+
+class Abacus:
+    """Stands in for a latency model."""
+
+    def plain(self, length: Any) -> Any:
+        return 1.0 + 0.0 * length
+
+    def begin(self, gain: Any, length: Any) -> Any:
+        return 0.2 + 0.0 * (length + gain)
+
+    def cycle(self, depth: Any, size: Any, length: Any, gain: Any) -> Any:
+        return 1.0 + 0.1 * depth + 0.01 * size + 0.0 * (length + gain)
+
+    def verify(self, size: Any, length: Any) -> Any:
+        return 1.0 + 0.01 * size + 0.0 * length
+
+    def other(self, size: Any, length: Any) -> Any:
+        return 0.0 * (size + length)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ltd.decoding.decoder import Decoder
+from ltd.decoding.gain import Gain
 from ltd.engine import host_copy
 
 READS = {"tolist", "item", "numpy", "cpu", "nonzero", "equal", "allclose"}
@@ -85,3 +87,19 @@ def device_to_wait_for() -> Iterator[Waits]:
     waits = Waits()
     with patch.object(host_copy, "host_side", waits.host_side):
         yield waits
+
+
+@contextmanager
+def waits_of_cycles(decoder: Decoder) -> Iterator[list[int]]:
+    """As `device_to_wait_for`; gives how often the host waits in every cycle that the decoder runs meanwhile."""
+    cycle, counts = decoder.cycle, list[int]()
+
+    def watched(*arguments: Any) -> Gain:
+        before = waits.count
+        with waits:
+            gain = cycle(*arguments)
+        counts.append(waits.count - before)
+        return gain
+
+    with device_to_wait_for() as waits, patch.object(decoder, "cycle", watched):
+        yield counts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +10,9 @@ import torch
 from pydantic import Field
 from safetensors.torch import save
 
-from ltd.common.files import file_hash, write_bytes, write_text
+from ltd.common.files import content_hash, file_hash
 from ltd.common.json_files import Count, read_json
-from ltd.common.trained_folder import read_facts, read_weights
+from ltd.common.trained_folder import facts_file, read_facts, read_weights, write_trained
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 
@@ -50,11 +48,12 @@ def save_acceptance(head: AcceptanceHead, folder: Path, draft: str, report: dict
         folder: made if it is not there.
         draft: what `draft_hash` says of the draft whose states the head reads.
         report: target, settings, held-out numbers and versions, as JSON can hold them.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().bfloat16().contiguous() for name, tensor in head.state_dict().items()}
     weights = save(tensors, metadata={"format": "pt"})
-    write_bytes(folder / WEIGHTS, weights)
     facts = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -62,10 +61,10 @@ def save_acceptance(head: AcceptanceHead, folder: Path, draft: str, report: dict
         "width": head.width,
         "blocks": len(head.blocks),
         "draft": draft,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": content_hash(weights),
         **report,
     }
-    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+    write_trained(folder, {WEIGHTS: weights, FACTS: facts_file(facts)}, "the acceptance head")
 
 
 def load_acceptance(folder: str | Path, draft: str | Path | None = None) -> AcceptanceHead:

@@ -89,6 +89,16 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def read_content(file: Path, what: str) -> bytes:
+    """What a file holds. Raises InputError, which begins with `what`, if it cannot be read."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{what} is missing") from error
+    except OSError as error:
+        raise InputError(f"{what} cannot be read: {error.strerror}") from error
+
+
 def content_hash(content: bytes) -> str:
     """SHA-256 of a file's content."""
     return hashlib.sha256(content).hexdigest()

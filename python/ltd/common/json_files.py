@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from ltd.common.files import read_content
 from ltd.errors import InputError
 
 T = TypeVar("T")
@@ -61,13 +62,7 @@ def read_json(file: Path, kind: type[T], what: str | None = None) -> T:
         InputError: it cannot be read, is no JSON, or holds something else; the message begins with `what`.
     """
     what = file.name if what is None else what
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{what} is missing") from error
-    except OSError as error:
-        raise InputError(f"{what} cannot be read: {error.strerror}") from error
-    return parse_json(content, kind, what)
+    return parse_json(read_content(file, what), kind, what)
 
 
 def parse_json(content: bytes | str, kind: type[T], what: str) -> T:

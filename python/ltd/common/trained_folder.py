@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltd.common.files import write_bytes
+from ltd.common.files import content_hash, read_content, write_bytes
 from ltd.common.json_files import check_known, read_json
 from ltd.common.tensor_files import read_tensors
 from ltd.errors import InputError
@@ -44,6 +43,21 @@ def read_facts(
     return values
 
 
+def write_facts(file: Path, kind: str, schema: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a JSON file that `read_facts` reads, in a folder that is made if need be; returns what it holds.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    facts = {"format": kind, "schema": schema, **values}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, facts_file(facts))
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}; name a place that is writable") from error
+    return facts
+
+
 def read_weights(file: Path, sha256: str, named_by: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """The tensors in a safetensors file, on a device.
 
@@ -56,13 +70,8 @@ def read_weights(file: Path, sha256: str, named_by: str, device: str | torch.dev
     Raises:
         InputError: it is missing, damaged or another file.
     """
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{file.name} is missing") from error
-    except OSError as error:
-        raise InputError(f"{file.name} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
+    content = read_content(file, file.name)
+    if content_hash(content) != sha256:
         raise InputError(f"{file.name} is not the file that {named_by} was written for")
     return {name: tensor.to(device) for name, tensor in read_tensors(content, file.name).items()}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -15,27 +15,25 @@ from ltd.errors import InputError
 from ltd.tree import TreeNodes, root_only
 
 
-class Acceptor(Protocol):
-    """Chooses the target's tokens along a tree."""
+@dataclass(frozen=True, slots=True, eq=False)
+class VerifiedTrees:
+    """The verified trees of B sequences, and where the walk through each is written.
 
-    def __call__(
-        self,
-        logits: torch.Tensor,
-        nodes: TreeNodes,
-        answers: list[list[int]],
-        report: Report,
-        noise: ops.Noise | None,
-    ) -> None:
-        """Walks the verified tree of every sequence.
+    Attributes:
+        logits: (B, N, vocabulary) of the nodes.
+        nodes: the trees.
+        report: its path, tokens and gained are written; it says which prompt each of the B sequences belongs to.
+        noise: of the B sequences; None where nothing is sampled.
+    """
 
-        Args:
-            logits: (B, N, vocabulary) of the nodes.
-            nodes: the tree.
-            answers: the tokens so far, per prompt of the call.
-            report: its path, tokens and gained are written; it says which prompt each of the B sequences belongs to.
-            noise: of the B sequences; None where nothing is sampled.
-        """
-        ...
+    logits: torch.Tensor
+    nodes: TreeNodes
+    report: Report
+    noise: ops.Noise | None
+
+
+Acceptor = Callable[[VerifiedTrees], None]
+"""Walks every tree along the target's tokens, which it chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +101,10 @@ class Sampling:
         return self.seed if self.seed is not None else int(torch.randint(2**63 - 1, ()).item())
 
 
-def accept_greedy(
-    logits: torch.Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report, noise: ops.Noise | None
-) -> None:
+def accept_greedy(trees: VerifiedTrees) -> None:
     """The path along the target's most likely tokens."""
-    ops.accept_greedy(logits, nodes.tokens, nodes.first_child, nodes.next_sibling, *report.walk)
+    nodes = trees.nodes
+    ops.accept_greedy(trees.logits, nodes.tokens, nodes.first_child, nodes.next_sibling, *trees.report.walk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +120,11 @@ class SampleAcceptor:
     top_k: int
     top_p: float
 
-    def __call__(
-        self,
-        logits: torch.Tensor,
-        nodes: TreeNodes,
-        answers: list[list[int]],
-        report: Report,
-        noise: ops.Noise | None,
-    ) -> None:
-        assert noise is not None
+    def __call__(self, trees: VerifiedTrees) -> None:
+        nodes = trees.nodes
+        assert trees.noise is not None
         ops.accept_sample(
-            logits,
+            trees.logits,
             nodes.tokens,
             nodes.first_child,
             nodes.next_sibling,
@@ -141,8 +132,8 @@ class SampleAcceptor:
             self.temperature,
             self.top_k,
             self.top_p,
-            noise,
-            *report.walk,
+            trees.noise,
+            *trees.report.walk,
         )
 
 
@@ -150,7 +141,6 @@ def accept_next(
     accept: Acceptor,
     logits: torch.Tensor,
     positions: torch.Tensor,
-    answers: list[list[int]],
     report: Report,
     noise: ops.Noise | None,
 ) -> Accepted:
@@ -159,12 +149,12 @@ def accept_next(
     Args:
         logits: (B, 1, vocabulary) after its last token.
         positions: int64 (B,), of that token.
-        answers, report, noise: as an acceptor takes them.
+        report, noise: see `VerifiedTrees`.
 
     Raises:
         InputError: the target's logits were not finite.
     """
-    accept(logits, root_only(torch.zeros_like(positions), positions), answers, report, noise)
+    accept(VerifiedTrees(logits, root_only(torch.zeros_like(positions), positions), report, noise))
     report.finish()
     report.send()
     return report.read()

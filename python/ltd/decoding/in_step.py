@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
-from ltd.decoding.acceptance import Sampling, accept_next
+from ltd.decoding.acceptance import Sampling, VerifiedTrees, accept_next
 from ltd.decoding.report import NOT_FINITE, Report
 from ltd.errors import InputError
 from ltd.noise import noise_of
@@ -62,7 +62,7 @@ def chooser(sampling: Sampling, *, greedy: Choose = choose_possible) -> Choose:
         report, tokens = Report([0], scores.device), []
         for row, noise in enumerate(noises):
             here = slice(row, row + 1)
-            accepted = accept_next(accept, scores[here, None].contiguous(), positions[here], [], report, noise)
+            accepted = accept_next(accept, scores[here, None].contiguous(), positions[here], report, noise)
             tokens += accepted.token_lists[0]
         return tokens
 
@@ -198,10 +198,9 @@ class InStepAcceptor:
         batch, place = self._places[row]
         return batch.finished(place, len(answer))
 
-    def __call__(
-        self, logits: Tensor, nodes: TreeNodes, answers: list[list[int]], report: Report, noise: Noise | None
-    ) -> None:
+    def __call__(self, trees: VerifiedTrees) -> None:
         """See `Acceptor`."""
+        logits, nodes, report, noise = trees.logits, trees.nodes, trees.report, trees.noise
         index_of = {row: index for index, row in enumerate(report.rows)}
         path, tokens, gained = (part.new_zeros(part.shape, device="cpu") for part in report.walk)
         for batch in self._batches:

@@ -34,8 +34,7 @@ def prefill(target: Target, request: Request, reuse: Reuse | None = None) -> Gai
                 # The last feature goes with the first new token, which the first cycle knows.
                 features.append(verified.features[:, -1:])
     positions = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-    joined = torch.cat(logits)
-    accepted = accept_next(request.accept, joined, positions, request.answers, request.report, request.noise)
+    accepted = accept_next(request.accept, torch.cat(logits), positions, request.report, request.noise)
     if features:
         assert request.session.features is not None
         torch.cat(features, out=request.session.features[:, :1])

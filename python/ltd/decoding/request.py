@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from ltd.decoding.acceptance import Acceptor, Draws, SampleAcceptor, Sampling, accept_greedy
+from ltd.decoding.acceptance import Acceptor, Draws, SampleAcceptor, Sampling, VerifiedTrees, accept_greedy
 from ltd.decoding.gain import Gain
 from ltd.decoding.recording import Recording
 from ltd.decoding.report import Report
@@ -166,7 +166,7 @@ class Request:
     def walk(self, nodes: TreeNodes, verified: Verified) -> None:
         """What a verified tree gains, and the next roots; on the device alone, unless the host must be asked."""
         report = self.report
-        self.accept(verified.logits, nodes, self.answers, report, self.noise)
+        self.accept(VerifiedTrees(verified.logits, nodes, report, self.noise))
         if self.tree.max_text and report.is_apart:
             self.tree.write_sources(nodes, report.path, report.sources)
         report.finish(verified.features, self.session.features)

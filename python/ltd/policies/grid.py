@@ -6,13 +6,12 @@ Without a draft the depth is -1, and what is fixed is how many tokens are looked
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ltd.common.files import expand_user, write_text
-from ltd.common.trained_folder import read_facts
+from ltd.common.files import expand_user
+from ltd.common.trained_folder import read_facts, write_facts
 from ltd.errors import InputError
 from ltd.policies.lookup import Lookup
 from ltd.policies.static import Static
@@ -40,13 +39,7 @@ def write_grid(policy: Static | Lookup, facts: Mapping[str, Any], folder: Path) 
         numbers["depth"] = policy.depth
         if policy.width is not None:
             numbers["width"] = policy.width
-    values = {"format": FORMAT, "schema": SCHEMA, **numbers, **facts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / GRID, json.dumps(values, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {folder / GRID}: {error.strerror}; name a place that is writable") from error
-    return values
+    return write_facts(folder / GRID, FORMAT, SCHEMA, {**numbers, **facts})
 
 
 def load_grid(file: str | Path) -> Static | Lookup:

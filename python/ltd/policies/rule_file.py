@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ltd.common.files import write_text
-from ltd.common.trained_folder import read_facts
+from ltd.common.trained_folder import read_facts, write_facts
 from ltd.errors import InputError
 from ltd.policies.base import Policy
 from ltd.policies.by_name import parse_policy
@@ -23,12 +21,7 @@ def write_rule(policy: str, facts: Mapping[str, Any], file: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    values = {"format": FORMAT, "schema": SCHEMA, "policy": policy, **facts}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(values, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}; name a place that is writable") from error
+    write_facts(file, FORMAT, SCHEMA, {"policy": policy, **facts})
 
 
 def rule_text(file: str | Path) -> str:

@@ -23,10 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltd import ops
 from ltd.common.arrays import Doubles, Floats, Integers
-from ltd.decoding.acceptance import Sampling
-from ltd.decoding.report import Report
+from ltd.decoding.acceptance import Sampling, VerifiedTrees
 from ltd.rejection.distributions import (
     as_array,
     draft_distribution,
@@ -57,17 +55,11 @@ class RejectionAcceptor:
     seed: int
     words: Integers | None
 
-    def __call__(
-        self,
-        logits: torch.Tensor,
-        nodes: TreeNodes,
-        answers: list[list[int]],
-        report: Report,
-        noise: ops.Noise | None,
-    ) -> None:
+    def __call__(self, trees: VerifiedTrees) -> None:
         """See `Acceptor`."""
+        report = trees.report
         for sequence, row in enumerate(report.rows):
-            path, tokens = self._walk(as_array(logits[sequence]), nodes, sequence, row)
+            path, tokens = self._walk(as_array(trees.logits[sequence]), trees.nodes, sequence, row)
             count = len(path)
             report.path[sequence, :count] = torch.tensor(path, dtype=torch.int32)
             report.tokens[sequence, :count] = torch.tensor(tokens)

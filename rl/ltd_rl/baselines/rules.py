@@ -205,5 +205,5 @@ def chances_of(rule: C2T, outcomes: Outcomes) -> Floats:
     found: list[Floats] = []
     for first in range(0, outcomes.positions, CHUNK):
         joint = torch.from_numpy(outcomes.scores[first : first + CHUNK]).exp()
-        found.append(rule.classifier.chance(c2t_features(joint, levels.expand_as(joint))).numpy())
+        found.append(rule.network.chance(c2t_features(joint, levels.expand_as(joint))).numpy())
     return np.concatenate(found)

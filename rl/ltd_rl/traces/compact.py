@@ -20,8 +20,6 @@ A folder holds `traces.json`, which says what wrote them and names the other fil
 
 from __future__ import annotations
 
-import hashlib
-import json
 import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -35,9 +33,9 @@ from safetensors.numpy import load, save
 
 from ltd.common.arrays import Floats
 from ltd.common.assets import TRACES_FACTS
-from ltd.common.files import write_bytes, write_text
+from ltd.common.files import content_hash
 from ltd.common.json_files import check_values
-from ltd.common.trained_folder import read_facts
+from ltd.common.trained_folder import facts_file, read_facts, write_trained
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextScores
 from ltd.policies.learned.setting import Setting
@@ -282,15 +280,10 @@ def save_compact(
         "width": generations[0].width,
         "depth": depth,
         "nodes": nodes,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": content_hash(content),
         "generations": [entry_of(generation) for generation in generations],
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / ARRAYS, content)
-        write_text(folder / TRACES_FACTS, json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; name a place that is writable") from error
+    write_trained(folder, {ARRAYS: content, TRACES_FACTS: facts_file(facts)}, "the traces")
 
 
 def load_compact(folder: Path) -> CompactTraces:
@@ -304,7 +297,7 @@ def load_compact(folder: Path) -> CompactTraces:
             folder / TRACES_FACTS, FORMAT, SCHEMA, ("made_for", "width", "depth", "nodes", "sha256", "generations")
         )
         content = (folder / ARRAYS).read_bytes()
-        if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        if content_hash(content) != facts["sha256"]:
             raise InputError(f"{ARRAYS} is not the file that {TRACES_FACTS} was written for")
         about = {name: facts[name] for name in ("width", "depth", "generations")}
         header = check_values({"format": SHARD_FORMAT, **about}, Header, TRACES_FACTS)

@@ -203,25 +203,31 @@ def path_ranks(scores: NDArray[np.float32], path: NDArray[np.int16], width: int)
     starts = level_starts(width, levels - 1)
     ranks = np.full((positions, levels, levels), NO_RANK, dtype=np.uint16)
     for level in range(levels):
-        there = path[:, level] >= 0
-        if not there.any():
+        rows, _, _, before = taken_before(scores, path[:, level])
+        if not len(rows):
             break
-        seen, node = scores[there], path[there, level, None].astype(np.int64)
-        score = np.take_along_axis(seen, node, axis=1)
-        before = comes_before(seen, score, node)
         counts = np.add.reduceat(before, starts, axis=1, dtype=np.int64).cumsum(axis=1)
-        ranks[there, level:, level] = counts[:, level:]
+        ranks[rows, level:, level] = counts[:, level:]
     return ranks
 
 
-def comes_before(scores: NDArray[np.float32], score: NDArray[np.float32], node: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """bool (n, C): which candidates `select_tree` takes before one of them, by (score descending, index ascending).
+def taken_before(
+    scores: NDArray[np.float32], nodes: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+    """Which candidates `select_tree` takes before one of them, by (score descending, index ascending).
 
     Args:
-        scores: float32 (n, C). score: float32 (n, 1), that of the one. node: int64 (n, 1), its index.
+        scores: float32 (n, C). nodes: whole numbers (n,), the index of the one; -1 = none.
+
+    Returns:
+        rows: int64 (m,), those with one. node, score: int64 and float32 (m, 1), its index and score there. before: bool
+        (m, C).
     """
-    first: NDArray[np.bool_] = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < node))
-    return first
+    rows = np.flatnonzero(nodes >= 0)
+    seen, node = scores[rows], nodes[rows, None].astype(np.int64)
+    score = np.take_along_axis(seen, node, axis=1)
+    before = (seen > score) | ((seen == score) & (np.arange(seen.shape[1]) < node))
+    return rows, node, score, before
 
 
 def save_shard(file: Path, generations: Sequence[RecordedGeneration], width: int, depth: int) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ltd.common.arrays import Floats, Integers
 from ltd.lookup import MAX_TEXT_DEPTH, TEXT_FEATURES, TextScores, TextSource
 from ltd_rl.traces.arrays import NO_RANK
-from ltd_rl.traces.format import RecordedGeneration, comes_before, continuations, level_starts
+from ltd_rl.traces.format import RecordedGeneration, continuations, level_starts, taken_before
 
 BLOCK = 512  # positions at once
 Ranks = NDArray[np.uint16]
@@ -294,10 +294,7 @@ class BothSources:
         Args:
             ranks: uint16 (n, D + 2, L), filled.
         """
-        rows = np.flatnonzero(nodes >= 0)
-        scores, node = self.scores[rows], nodes[rows, None]
-        score = np.take_along_axis(scores, node, axis=1)
-        before = comes_before(scores, score, node)
+        rows, _, score, before = taken_before(self.scores, nodes)
         others = self.there[rows] & (self.text_scores[rows] > score)  # of equals, the head's come first
         counts = self._counted(before) + appended(others, self.merged[rows], self.depth)
         ranks[rows, level:-1, level] = counts[:, level:-1]
@@ -308,10 +305,7 @@ class BothSources:
         Args:
             ranks: uint16 (n, D + 2, L), filled.
         """
-        rows = np.flatnonzero(nodes >= 0)
-        texts, node = self.text_scores[rows], nodes[rows, None]
-        score = np.take_along_axis(texts, node, axis=1)
-        earlier = comes_before(texts, score, node)
+        rows, node, score, earlier = taken_before(self.text_scores, nodes)
         counts = self._counted(self.scores[rows] >= score)
         counts += appended(self.there[rows] & earlier, self.merged[rows], self.depth)
         stages = np.array([*range(self.depth + 1), -1])

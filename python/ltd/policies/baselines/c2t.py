@@ -14,37 +14,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltd.policies.base import FixedSize, MadeForHead
+from ltd.policies.base import FixedSize
 from ltd.policies.baselines.classifier import Classifier, c2t_features, on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
-from ltd.policies.tree_signals import check_threshold, levels_of
-from ltd.tree import DraftTree, check_tree_limits
+from ltd.policies.baselines.trained_rule import TrainedRule
+from ltd.policies.tree_signals import levels_of
+from ltd.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class C2T(FixedSize, MadeForHead):
+class C2T(FixedSize, TrainedRule):
     """The policy; keeps nothing between cycles. A batch gets the mean of its sequences' sizes, rounded.
 
     Args:
-        classifier: reads `c2t_features`.
-        threshold: candidates above it count, 0 … 1.
+        network: reads `c2t_features`.
+        threshold: candidates above it count.
         max_depth: of every tree.
-        size: the most candidates to verify.
-        head_sha256: hash of the draft head that it was trained for; None fits any.
-
-    Raises:
-        InputError: a number out of range, or something else than a number.
     """
 
-    classifier: Classifier
+    network: Classifier
     threshold: float = 0.5
     max_depth: int = 8
     size: int = 240
-    head_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        check_tree_limits(1, self.max_depth, self.size)
-        check_threshold(self.threshold)
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """Yes, up to the depth."""
@@ -52,10 +43,10 @@ class C2T(FixedSize, MadeForHead):
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         """How many will probably be accepted."""
-        on_device(self.classifier, tree.scores)
+        on_device(self.network, tree.scores)
         joint = tree.scores[:, : tree.candidates].exp()
         levels = levels_of(tree.counts[: tree.levels + 1], joint.device).expand_as(joint)
-        expected = self.classifier.chance(c2t_features(joint, levels)) > self.threshold
+        expected = self.network.chance(c2t_features(joint, levels)) > self.threshold
         return min(max(round(expected.sum().item() / len(joint)), 1), self.size)
 
     def __str__(self) -> str:

@@ -16,42 +16,33 @@ from dataclasses import dataclass
 
 import torch
 
-from ltd.policies.base import FixedSize, MadeForHead, StopsBySignal
+from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.policies.baselines.classifier import Classifier, disco_features, on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
-from ltd.policies.tree_signals import best_of_newest, check_threshold
-from ltd.tree import DraftTree, check_tree_limits
+from ltd.policies.baselines.trained_rule import TrainedRule
+from ltd.policies.tree_signals import best_of_newest
+from ltd.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Disco(StopsBySignal, FixedSize, MadeForHead):
+class Disco(StopsBySignal, FixedSize, TrainedRule):
     """The policy; keeps nothing between cycles. A batch goes by the mean of its sequences' chances.
 
     Args:
-        classifier: reads `disco_features`.
-        threshold: drafting stops below it, 0 … 1.
-        max_depth: the deepest tree.
-        size: candidates to verify.
-        head_sha256: hash of the draft head that it was trained for; None fits any.
-
-    Raises:
-        InputError: a number out of range, or something else than a number.
+        network: reads `disco_features`.
+        threshold: drafting stops below it.
+        size: of every tree.
     """
 
-    classifier: Classifier
+    network: Classifier
     threshold: float = 0.5
     max_depth: int = 12
     size: int = 60
-    head_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        check_tree_limits(1, self.max_depth, self.size)
-        check_threshold(self.threshold)
 
     def signal(self, tree: DraftTree) -> torch.Tensor:
         """The chance that the best candidate of the newest level is accepted."""
-        on_device(self.classifier, tree.scores)
-        return self.classifier.chance(disco_features(*best_of_newest(tree)))
+        on_device(self.network, tree.scores)
+        return self.network.chance(disco_features(*best_of_newest(tree)))
 
     def goes_on(self, signal: torch.Tensor) -> torch.Tensor:
         """Whether it will probably be."""

@@ -5,8 +5,6 @@ The kinds are those policies of `ltd` that stand for other people's learned meth
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +15,8 @@ from safetensors.torch import save
 from torch import nn
 
 from ltd.common.assets import shipped_baseline
-from ltd.common.files import expand_user, write_bytes, write_text
-from ltd.common.trained_folder import read_facts, read_weights
+from ltd.common.files import content_hash, expand_user
+from ltd.common.trained_folder import facts_file, read_facts, read_weights, write_trained
 from ltd.common.version import VERSION
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
@@ -83,14 +81,9 @@ def save_baseline(baseline: Baseline, folder: Path) -> None:
         "training": dict(baseline.training),
         "validation": dict(baseline.validation),
         "versions": dict(baseline.versions),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": content_hash(weights),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / WEIGHTS, weights)
-        write_text(folder / FACTS, json.dumps(values, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write the baseline {folder}: {error}") from error
+    write_trained(folder, {WEIGHTS: weights, FACTS: facts_file(values)}, "the baseline")
 
 
 def load_baseline(folder: str | Path, kind: str) -> Baseline:

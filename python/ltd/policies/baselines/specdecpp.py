@@ -17,39 +17,29 @@ from dataclasses import dataclass, field
 import torch
 
 from ltd.errors import InputError
-from ltd.policies.base import MadeForHead, StopsBySignal
+from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 from ltd.policies.baselines.classifier import on_device
 from ltd.policies.baselines.files import SHIPPED, find_baseline
+from ltd.policies.baselines.trained_rule import TrainedRule
 from ltd.policies.learned.observation import normalised
-from ltd.policies.tree_signals import check_threshold
-from ltd.tree import DraftTree, check_tree_limits
+from ltd.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TreeSpecDecPP(MadeForHead):
+class TreeSpecDecPP(TrainedRule):
     """The policy. A batch goes by the mean of its sequences' chances of a rejection.
 
     Args:
-        head: reads the draft's states.
-        threshold: drafting stops above it, 0 … 1; larger drafts deeper. 0.3 is the reference's.
-        max_depth: the deepest tree.
-        size: candidates to verify.
-        head_sha256: hash of the draft head that it was trained for; None fits any.
-
-    Raises:
-        InputError: a number out of range, or something else than a number.
+        network: reads the draft's states.
+        threshold: drafting stops above it; larger drafts deeper. 0.3 is the reference's.
+        size: of every tree.
     """
 
-    head: AcceptanceHead
+    network: AcceptanceHead
     threshold: float = 0.3
     max_depth: int = 12
     size: int = 60
-    head_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        check_tree_limits(1, self.max_depth, self.size)
-        check_threshold(self.threshold)
 
     @property
     def max_size(self) -> int:
@@ -65,8 +55,11 @@ class TreeSpecDecPP(MadeForHead):
 
 
 @dataclass(slots=True, eq=False)
-class TreeSpecDecPPCall(StopsBySignal):
-    """The policy in a call.
+class TreeSpecDecPPCall(StopsBySignal, FixedSize):
+    """The policy in a call. Nothing is kept from one cycle to the next.
+
+    Args:
+        policy: what started it.
 
     Attributes:
         chances: float32 (B, 1 + C), of the root (1) and of every candidate whose state is known in this cycle: that it
@@ -74,24 +67,16 @@ class TreeSpecDecPPCall(StopsBySignal):
     """
 
     policy: TreeSpecDecPP
+    size: int = field(init=False)
     chances: torch.Tensor = field(default_factory=lambda: torch.ones(0, 1), init=False)
+
+    def __post_init__(self) -> None:
+        self.size = self.policy.size
 
     @property
     def max_depth(self) -> int:
         """The policy's."""
         return self.policy.max_depth
-
-    @property
-    def max_size(self) -> int:
-        """The policy's."""
-        return self.policy.size
-
-    def keep(self, rows: list[int]) -> None:
-        """Nothing is kept from one cycle to the next."""
-
-    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
-        """Always."""
-        return True
 
     def signal(self, tree: DraftTree) -> torch.Tensor:
         """The chance of a rejection on the best path; 0 below the root, where there is none yet.
@@ -102,7 +87,7 @@ class TreeSpecDecPPCall(StopsBySignal):
         parents = tree.parents_of_newest
         if parents is None:
             return torch.zeros(len(tree.scores), device=tree.scores.device)
-        nodes, states, head = parents.long(), tree.states, self.policy.head
+        nodes, states, head = parents.long(), tree.states, self.policy.network
         if states is None or states.shape[-1] != head.inputs:
             raise InputError(
                 f"this specdecpp was trained for draft states of size {head.inputs}, but this draft has "
@@ -120,10 +105,6 @@ class TreeSpecDecPPCall(StopsBySignal):
     def goes_on(self, signal: torch.Tensor) -> torch.Tensor:
         """Whether it is low enough."""
         return signal <= self.policy.threshold
-
-    def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """The size."""
-        return self.policy.size
 
 
 def tree_specdecpp(model: str = SHIPPED, threshold: float = 0.3, max_depth: int = 12, size: int = 60) -> TreeSpecDecPP:
