@@ -62,6 +62,7 @@ def config(
     return TuneConfig(
         out=tmp_path / "work",
         data_dir=data,
+        tasks=("humaneval",),
         max_new_tokens=12,
         seconds=0.2,
         questions=2,
@@ -295,7 +296,7 @@ def test_ppo_trains_in_the_papers_schedule(config: TuneConfig, monkeypatch: pyte
         ({"temperatures": (-1.0,)}, "temperature -1.0 is out of range"),
         ({"limit": 4, "temperatures": (0.2, 0.4, 0.6, 0.8, 1.0)}, "only 4 questions to take them in turns"),
         ({"limit": 1}, "task humaneval has 1 question,"),
-        ({"limit": 3, "data_dir": None}, "task humaneval has 3 questions,"),
+        ({"limit": 3, "data_dir": None, "tasks": ("own",)}, "task own has 3 questions,"),
         ({"tasks": ("qa",), "data_dir": None}, "HF_HUB_OFFLINE is set"),
     ],
 )

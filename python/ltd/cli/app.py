@@ -23,6 +23,7 @@ from ltd.cli.train_acceptance import train_acceptance
 from ltd.cli.train_baseline import train_baseline
 from ltd.cli.train_draft import train_draft
 from ltd.cli.tune import tune
+from ltd.cli.write_questions import write_questions
 from ltd.common.command import CheckedCommand
 from ltd.common.version import VERSION
 
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train-draft": train_draft,
     "train-acceptance": train_acceptance,
     "fit-sampling": fit_sampling,
+    "write-questions": write_questions,
     "record": record,
     "tune": tune,
     "train-baseline": train_baseline,

@@ -53,10 +53,14 @@ TasksOption = Annotated[
 ]
 TrainingDataOption = Annotated[
     Path | None,
-    typer.Option(help="Folder with TASK/question.jsonl to train on; HumanEval, or what --tasks names, if not given."),
+    typer.Option(help="Folder with TASK/question.jsonl to train on; made or fetched by --tasks if not given."),
 ]
 TrainingTasksOption = Annotated[
-    str, typer.Option(help="Training tasks, with commas between; without --data-dir fetched by name, as by ltd eval.")
+    str,
+    typer.Option(
+        help="Training tasks, with commas between; without --data-dir own, questions that the target writes itself, or "
+        "humaneval, or what ltd eval fetches by name."
+    ),
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of every task.")]
 RayOption = Annotated[

@@ -45,7 +45,7 @@ def tune(
         typer.Option("--quick", help="In half a minute: from shipped traces, and nothing is tried in real use."),
     ] = False,
     data_dir: TrainingDataOption = None,
-    tasks: TrainingTasksOption = "humaneval",
+    tasks: TrainingTasksOption = "own",
     limit: LimitOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a training answer.")] = 128,
     temperature: Annotated[

@@ -161,6 +161,13 @@ def tokenizer_fingerprint(tokenizer: Any, vocab_size: int) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
+def attended_tokens(config: PretrainedConfig) -> int:
+    """How many tokens a model attends to at most: its positions, or its window where that is smaller."""
+    positions: int = config.max_position_embeddings
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return min(positions, window or positions)
+
+
 def stop_token_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
     """The tokens that end a generation: those of the model's own settings, where `generate` of `transformers` stops.
 

@@ -19,7 +19,7 @@ from ltd.common.threads import set_threads
 from ltd.common.workers import Crew, Here
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
-from ltd.target.model import LoadedModel, load_model, stop_token_ids
+from ltd.target.model import LoadedModel, attended_tokens, load_model, stop_token_ids
 from ltd.target.quantised import check_trainable
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, load_batch
@@ -136,8 +136,7 @@ def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
     check_trainable(target.model, "ltd train-draft")
     chat = read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
     settings = target.model.config
-    window = getattr(settings, "sliding_window", None) if getattr(settings, "use_sliding_window", True) else None
-    longest = min(settings.max_position_embeddings, window or settings.max_position_embeddings)
+    longest = attended_tokens(settings)
     if config.length > longest:
         raise InputError(f"length is {config.length}, but the target attends to at most {longest} tokens")
     if config.has_long_texts and config.context_length > longest:

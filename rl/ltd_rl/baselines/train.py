@@ -38,8 +38,10 @@ from ltd.policies.learned.observation import normalised
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.baselines.classifier_fit import ClassifierScore, FitConfig, Labelled, fit
 from ltd_rl.baselines.samples import CycleSamples, SampleConfig, load_samples, record_samples
-from ltd_rl.traces.human_eval import TASK, training_folder
+from ltd_rl.traces.human_eval import TASK
+from ltd_rl.traces.opening import NamedModels
 from ltd_rl.traces.splits import held_out
+from ltd_rl.traces.training_questions import training_folder
 
 EPOCHS = {"disco": 50, "c2t": 50, "specdecpp": 5}
 WORK, SAMPLES, QUESTIONS, CHECKPOINT = "work", "samples", "questions", "checkpoint.pt"
@@ -52,8 +54,8 @@ class BaselineConfig:
     Attributes:
         kind: disco, specdecpp or c2t.
         out: folder of the baseline; its work/ holds what is made on the way, and a rerun goes on from there.
-        data_dir, tasks: the questions; without a folder HumanEval from the package human-eval, or other well-known
-            tasks by name.
+        data_dir, tasks: the questions; without a folder HumanEval from the package human-eval, `own` ones that the
+            target writes, or other well-known tasks by name.
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per recorded answer.
         samples: folder of samples that another run has recorded, its out/work/samples; None records.
@@ -170,7 +172,7 @@ def sizes_of(config: BaselineConfig, inputs: int) -> dict[str, int]:
 
 def obtain_samples(config: BaselineConfig, work: Path, load: Callable[..., Decoder]) -> Path:
     """Records the samples that are missing in the work folder: where they are."""
-    data_dir = questions_folder(config.data_dir, config.tasks, config.limit, work)
+    data_dir = questions_folder(config.data_dir, config.tasks, config.limit, work, config)
     samples = SampleConfig(
         data_dir=data_dir,
         out=work / SAMPLES,
@@ -188,13 +190,15 @@ def obtain_samples(config: BaselineConfig, work: Path, load: Callable[..., Decod
     return samples.out
 
 
-def questions_folder(data_dir: Path | None, tasks: tuple[str, ...], limit: int | None, work: Path) -> Path:
+def questions_folder(
+    data_dir: Path | None, tasks: tuple[str, ...], limit: int | None, work: Path, models: NamedModels
+) -> Path:
     """The data folder; if none is named, it is made in the work folder or fetched, see `training_folder`.
 
     Raises:
         InputError: there are no questions, or too few to hold one out.
     """
-    folder = training_folder(data_dir, tasks, work / QUESTIONS)
+    folder = training_folder(data_dir, tasks, work / QUESTIONS, models)
     if len(load_questions(folder, tasks, limit)) < 2:
         raise InputError("there is one question to train on; a second one is needed to validate with")
     return folder

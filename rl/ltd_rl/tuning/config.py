@@ -15,6 +15,7 @@ from ltd.policies.learned.setting import Setting
 from ltd.policy_choice import expected_setting
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
+from ltd.training.data.own_questions import OWN
 from ltd_rl.environments.rewards import TRAINERS, check_reward
 from ltd_rl.traces.human_eval import TASK, find_problems
 from ltd_rl.traces.samplings import check_turns_for, checked_temperatures
@@ -27,8 +28,8 @@ class TuneConfig:
 
     Attributes:
         out: work folder; None is one in the user's cache.
-        data_dir, tasks: the training questions; without a folder HumanEval from the package human-eval, or other
-            well-known tasks by name.
+        data_dir, tasks: the training questions; without a folder `own` ones that the target writes, HumanEval from the
+            package human-eval, or other well-known tasks by name.
         limit: only the first so many questions of every task; None for all.
         max_new_tokens: per recorded answer.
         temperatures: of the answers, 0 being greedy: the questions take them in turns where answers are recorded, and
@@ -47,7 +48,7 @@ class TuneConfig:
 
     out: Path | None = None
     data_dir: Path | None = None
-    tasks: tuple[str, ...] = (TASK,)
+    tasks: tuple[str, ...] = (OWN,)
     limit: int | None = None
     max_new_tokens: int = 128
     temperatures: tuple[float, ...] = (0.0, 1.0)
@@ -77,11 +78,12 @@ class TuneConfig:
 
 def check_questions(config: TuneConfig) -> None:
     """Raises InputError if there are too few questions to split or for the temperatures, before a model loads."""
-    if config.data_dir is None and config.tasks == (TASK,):
-        find_problems()
+    if config.data_dir is None and config.tasks in ((TASK,), (OWN,)):
+        if config.tasks == (TASK,):
+            find_problems()
         enough = max(LEAST_QUESTIONS, len(config.temperatures))  # there are many
         count = enough if config.limit is None else config.limit
-        known = [(TASK, str(number)) for number in range(count)]
+        known = [(config.tasks[0], str(number)) for number in range(count)]
     else:
         questions = load_questions(config.data_dir, config.tasks, config.limit)
         known = [(question.task, question.question_id) for question in questions]

@@ -17,9 +17,9 @@ from ltd.policies import Policy
 from ltd.policies.learned.setting import Setting
 from ltd.policies.learned.store import shipped_bundle
 from ltd.target.device import resolve_device
-from ltd_rl.traces.human_eval import training_folder
 from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.sources import Source
+from ltd_rl.traces.training_questions import training_folder
 from ltd_rl.tuning.config import TuneConfig, setting_here
 
 STAGES = 5
@@ -79,10 +79,11 @@ def shipped_width(setting: Setting, device: torch.device) -> int | None:
 
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
     """Loads the models, and writes the questions where none are given."""
+    data_dir = training_folder(config.data_dir, config.tasks, folder / QUESTIONS, config)  # before a second target
     decoder = open_decoder(config, load)
     source = Source(
         folder=folder,
-        data_dir=training_folder(config.data_dir, config.tasks, folder / QUESTIONS),
+        data_dir=data_dir,
         tasks=config.tasks,
         target=config.target,
         draft=config.draft,
