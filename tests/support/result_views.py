@@ -160,6 +160,17 @@ def heads(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def layouts(data: dict[str, Any], choice: str | None) -> Rows:
+    """Heads of several layouts, trained alike: held-out accuracy per step, and τ of a tree on the way and at the end."""
+    return {
+        name: {
+            **{f"step {step}": f"{100 * share:.1f}" for step, share in enumerate(found["held_out"]["accuracy"])},
+            "τ at (8, 60)": f"{found['curve'][-1]['tau']:.2f}",
+        }
+        for name, found in data["layouts"].items()
+    }
+
+
 def widths(data: dict[str, Any], choice: str | None) -> Rows:
     """By beam width: milliseconds of an expansion, and τ of fixed trees."""
     return {
@@ -238,7 +249,7 @@ VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau, heads, widths, noise, waits, vllm, serving),
+        *(calibration, tau, heads, layouts, widths, noise, waits, vllm, serving),
     )
 }
 

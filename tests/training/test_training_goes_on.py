@@ -35,8 +35,8 @@ def run(out: Path, target: Path, **changes: Any) -> TrainDraftConfig:
 def first(tiny_target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head of another layout than the defaults', whose words are in no order."""
     config = run(
-        tmp_path_factory.mktemp("first") / "out", tiny_target("llama"), draft_vocab_size=40, fc_norm=False,
-        norm_output=False, epochs=2, learning_rate=3e-3, feature_layers=(1, 5),
+        tmp_path_factory.mktemp("first") / "out", tiny_target("llama"), draft_vocab_size=40, fc_norm=True,
+        norm_output=True, epochs=2, learning_rate=3e-3, feature_layers=(1, 5),
     )  # fmt: skip
     folder = train_draft(config)
     head = load_head(folder, torch.float32, "cpu")
@@ -103,7 +103,7 @@ def test_a_run_remembers_the_head(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fc_norm": False}, "fc_norm is that of the head to start from; leave it out beside start_from"),
+        ({"fc_norm": True}, "fc_norm is that of the head to start from; leave it out beside start_from"),
         ({"draft_vocab_size": 40}, "draft_vocab_size is that of the head"),
         ({"feature_layers": (1, 2)}, "feature_layers is that of the head"),
         ({"start_from_target": False}, "start_from_target is that of the head"),

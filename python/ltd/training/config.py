@@ -58,8 +58,8 @@ class TrainDraftConfig:
     feature_layers: tuple[int, ...] | None = None  # hidden states hs[k] that the head reads; None: EAGLE-3's three
     intermediate_size: int | None = None  # width of the head's feed-forward block; None: the target's own
     layers: tuple[int, ...] | None = None  # the target's layers that a chain keeps; None: the first and the last
-    fc_norm: bool = True  # norm every feature before they are joined, as in EAGLE-3.1
-    norm_output: bool = True  # feed states back after the final norm, as in EAGLE-3.1
+    fc_norm: bool = False  # norm every feature before they are joined, as in EAGLE-3.1
+    norm_output: bool = False  # feed states back after the final norm, as in EAGLE-3.1
     ttt_steps: int = 7  # steps of training-time test
     ttt_decay: float = 0.8  # weight of each step's loss relative to the step before
     loss: str = "weighed"  # what a place counts: weighed by what the draft's words cover of it, or masked as in EAGLE-3
@@ -179,4 +179,4 @@ class TrainDraftConfig:
 
 DEFAULTS = {field.name: field.default for field in fields(TrainDraftConfig)}
 # What was done before these fields were there, where it is not their default.
-FORMER = {"mix": ONLY_CHAT, "fc_norm": False, "norm_output": False, "loss": "masked", "average_share": 0.0}
+FORMER = {"mix": ONLY_CHAT, "loss": "masked", "average_share": 0.0}
