@@ -171,6 +171,30 @@ def layouts(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def analysis(data: dict[str, Any], choice: str) -> Rows:
+    """An analysis by replay: what ways to decide come to in the mean of all tasks, or kinds of text."""
+    return {
+        way: {
+            "tokens/s": f"{found['tokens_per_second']:.1f}",
+            "x plain": f"{found['to_plain']:.3f}",
+            "x best both": f"{found['to_static']:.3f}",
+            "of the gap": f"{100 * found['share_of_gap']:.1f} %",
+            "τ": f"{found['acceptance_length']:.2f}",
+            "mean D": f"{found['mean_depth']:.2f}",
+            "mean V": f"{found['mean_size']:.2f}",
+        }
+        for way, found in data[choice]["summary"]["mean"].items()
+    }
+
+
+def by_kind(data: dict[str, Any], choice: str) -> Rows:
+    """The same by task, beside the best setting of both sources."""
+    return {
+        kind: {way: f"{found['to_static']:.3f}" for way, found in ways.items()}
+        for kind, ways in data[choice]["summary"].items()
+    }
+
+
 def widths(data: dict[str, Any], choice: str | None) -> Rows:
     """By beam width: milliseconds of an expansion, and τ of fixed trees."""
     return {
@@ -249,7 +273,7 @@ VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau, heads, layouts, widths, noise, waits, vllm, serving),
+        *(calibration, tau, heads, layouts, analysis, by_kind, widths, noise, waits, vllm, serving),
     )
 }
 
