@@ -51,10 +51,6 @@ PolicyNetwork policy_network(const Tensors& tensors, int64_t inputs, at::TensorL
   return network;
 }
 
-void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  LTD_CHECK(value >= low && value <= high, name, " must be ", low, " to ", high, ", but is ", value);
-}
-
 LengthRange length_range(int64_t shortest, int64_t longest) {
   check_range("longest", longest, 0, INT32_MAX);
   check_range("shortest", shortest, 0, longest);

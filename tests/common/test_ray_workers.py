@@ -28,15 +28,21 @@ from ltd.training.data.stage import DataStage
 from ltd_rl.traces.record import RecordConfig, record
 
 NODES, WORKERS = 2, 4
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_agent_register_timeout_ms": "600000",  # which a slow machine has time to start in
+    "RAY_worker_niceness": "0",  # else workers wait for all other tests
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # a process that has imported torch is used again
+}
 TIMES = ("seconds", "decode_seconds", "tokens_per_second", "machine")  # what is another one in every run
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a cluster of two nodes with two processors each, which a slow machine has time to start."""
+    """Of a cluster of two nodes with two processors each."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_agent_register_timeout_ms", "600000")
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(ray_jobs.__file__).parent), *sys.path]))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         for _ in range(NODES - 1):

@@ -448,7 +448,7 @@ def test_a_check_of_chains(config: EvalConfig, chain: str, tmp_path: Path) -> No
     with pytest.raises(InputError, match="no method here uses a chain draft"):
         check(trees, must_not_load)
     for name, used in {"chain:2:sampler=noise": chain, "static:1:4:sampler=rejection": None}.items():
-        with pytest.raises(InputError, match=f"makes no use of the sampler in {name}; leave it out"):
+        with pytest.raises(InputError, match=f"makes no use of the sampler in {name}, and .* shows; leave it out"):
             check(replace(trees, method=name, chain=used), must_not_load)
 
 

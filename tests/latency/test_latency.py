@@ -208,7 +208,7 @@ def test_another_machine_is_told() -> None:
     model = known_model()
     assert model.mismatch(dict(model.setup)) is None
     assert model.mismatch({**model.setup, "threads": 2}) == (
-        "the latencies were measured with threads 1, and here it is 2; calibrate again with ltd calibrate"
+        "the latencies were measured with threads 1, and here it is 2"
     )
     assert "gpu None, and here it is 'a big one'" in str(model.mismatch({**model.setup, "gpu": "a big one"}))
 

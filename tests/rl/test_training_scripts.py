@@ -6,10 +6,12 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ltd.latency.model import LatencyModel
 from ltd.policies.learned.bundle import load_bundle
 from ltd.policies.learned.observation import SIZE_REPEATS, Layout
 from ltd.tree import candidate_count
@@ -94,6 +96,36 @@ def test_both_scripts_from_models_to_a_bundle(
     assert lively is not None and lively.layout.length_range == known
     assert main("size", SizeOptions, [*common, *size, "--lr", "0.5"]) == 2
     assert "use the same settings" in capsys.readouterr().err
+
+
+def test_latencies_that_a_run_goes_by_are_not_replaced(
+    data: Path,
+    tiny_target: Callable[[str], Path],
+    tiny_head: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["--base_model_path", str(tiny_target("llama")), "--ea_model_path", str(tiny_head("llama")),
+               "--sizes", "4,12", "--depth_limit", "2", "--total_timesteps", "64", "--n_steps", "64",
+               "--batch_size", "64", "--n_epochs", "1", "--pi_arch", "8", "--vf_arch", "8", "--max_new_tokens", "8",
+               "--calibration_seconds", "0.01", "--data_dir", str(data), "--dataset_train", "humaneval"]  # fmt: skip
+    first, begun = tmp_path / "first", tmp_path / "begun"
+    kept = begun / "latency.json"
+    assert main("size", SizeOptions, [*command, "--save_path", str(first), "--dtype", "float32"]) == 0
+    given = [*command, "--save_path", str(begun), "--traces", str(first / "traces")]
+    begun.mkdir()
+    other = LatencyModel.load(first / "latency.json")
+    replace(other, setup={**other.setup, "threads": 99}).save(kept)
+    before = kept.read_bytes()
+    assert main("size", SizeOptions, [*given, "--dtype", "float32"]) == 0  # nothing goes by them
+    measured = kept.read_bytes()
+    assert measured != before
+    capsys.readouterr()
+    assert main("size", SizeOptions, [*given, "--dtype", "bfloat16"]) == 2
+    said = capsys.readouterr().err
+    assert f"measured with dtype 'float32', and here it is 'bfloat16'; the run in {begun / 'ppo'} goes by" in said
+    assert kept.read_bytes() == measured
+    assert main("size", SizeOptions, [*given, "--dtype", "float32"]) == 0  # it goes on, or is done
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""What workers of Ray do in tests: modules that they import as this process does."""
+"""What workers of Ray do in tests: modules that they import as this process does.
+
+Torch is imported by what needs it alone: most workers square numbers, and each that dies is followed by another.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
-from ltd.loading import load
+
+if TYPE_CHECKING:
+    from ltd.decoding.decoder import Decoder
 
 
 def die_once(mark: Path) -> None:
@@ -66,6 +70,8 @@ class Squares:
 
 def load_mortal(*arguments: Any, mark: str, call: int, **options: Any) -> Decoder:
     """`ltd.load`, with a decoder whose worker dies once, in its answer of this number, behind the prompt."""
+    from ltd.loading import load
+
     decoder = load(*arguments, **options)
     run, calls = decoder.run, 0
 

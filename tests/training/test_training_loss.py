@@ -7,7 +7,7 @@ import torch
 from head_reference import ReferenceHead
 from torch import Tensor
 
-from ltd.drafts.eagle3.head import Eagle3Config, Eagle3Head
+from ltd.drafts.eagle3.head import DraftNorm, Eagle3Config, Eagle3Head
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import ROUND_TO, Batch
 from ltd.training.distillation import SoftCrossEntropy, TargetParts, filled
@@ -271,6 +271,36 @@ def test_training_fits_what_can_be_fitted() -> None:
     assert max(before) < 0.3
     assert min(after) > 0.9
     assert (losses[-1] < losses[0] / 2).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_before_fc": True}, {"norm_output": True, "fc_norm": True}])
+def test_mixed_precision_learns_without_a_warning(options: dict[str, bool], recwarn: pytest.WarningsRecorder) -> None:
+    """Also without those that torch gives once in a process."""
+    always = torch.is_warn_always_enabled()
+    torch.manual_seed(8)
+    head, batch = random_head(**options).float(), random_batch([16, 11])
+    parts = TargetParts(torch.randn(VOCAB, WIDTH), torch.randn(DRAFT_VOCAB, WIDTH))
+    batch.features, batch.final = batch.features.bfloat16(), batch.final.float()
+    config = TrainDraftConfig(out="unused", batch=2, ttt_steps=STEPS)
+    training = Training(HeadObjective(head, parts, config), config, 2, torch.bfloat16)
+    torch.set_warn_always(True)
+    try:
+        assert training.step(batch).isfinite().all()
+        training.measure([batch])
+    finally:
+        torch.set_warn_always(always)
+    assert not [str(each.message) for each in recwarn]
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")  # of what it is compared with
+@pytest.mark.parametrize("coming", [torch.float32, torch.bfloat16])
+def test_mixed_precision_norms_as_torch_does(coming: torch.dtype) -> None:
+    torch.manual_seed(9)
+    norm, given = DraftNorm(WIDTH, 1e-5), torch.randn(7, WIDTH, dtype=coming)
+    torch.nn.init.normal_(norm.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mine, theirs = norm(given), torch.nn.functional.rms_norm(given, (WIDTH,), norm.weight, 1e-5)
+    assert mine.dtype == coming and torch.equal(mine, theirs)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -23,6 +23,7 @@ from ltd.evaluation.questions import Turn, TurnKey, all_turns, load_questions
 from ltd.evaluation.run_config import RunConfig, check_chain, check_samplers, choose_methods, run_settings
 from ltd.loading import load as load_decoder
 
+WHY_GREEDY = ", and of sampled text only the distribution is transformers' own, which no comparison of texts shows"
 REFERENCE_BATCH = 8  # prompts that the reference generates for together
 Done = dict[TurnKey, Record]
 
@@ -64,7 +65,7 @@ def check(config: CheckConfig, load: Callable[..., Decoder] = load_decoder) -> R
     set_threads(config.threads)  # a tuned policy may be made for a number of threads
     (method,) = choose_methods(config, [config.method])
     check_chain(config.chain, [method])
-    check_samplers(config, [method])
+    check_samplers(config, [method], WHY_GREEDY)
     settings = run_settings(config, questions, [method])
     turns = all_turns(questions)
     with Journal(config.out.with_suffix(".jsonl"), settings) as journal:

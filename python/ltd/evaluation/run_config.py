@@ -114,11 +114,16 @@ def check_chain(chain: str | None, methods: Sequence[Method]) -> None:
         raise InputError(f"chain is {chain}, but no method here uses a chain draft; leave it out, or add such a method")
 
 
-def check_samplers(config: RunConfig, methods: Sequence[Method]) -> None:
-    """Raises InputError if a method names a sampler and nothing is sampled."""
+def check_samplers(config: RunConfig, methods: Sequence[Method], why: str = "") -> None:
+    """Raises InputError if a method names a sampler and nothing is sampled.
+
+    Args:
+        config, methods: of the run.
+        why: it never samples, to be told behind that it does not.
+    """
     names = [method.name for method in methods if method.names_sampler]
     if names and not config.is_sampled:
-        raise InputError(f"this run is greedy and makes no use of the sampler in {', '.join(names)}; leave it out")
+        raise InputError(f"this run is greedy and makes no use of the sampler in {', '.join(names)}{why}; leave it out")
 
 
 def for_workers(config: C) -> C:

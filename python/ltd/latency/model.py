@@ -206,7 +206,7 @@ class LatencyModel:
         for name in sorted(self.setup.keys() | setup.keys()):
             before, now = self.setup.get(name), setup.get(name)
             if before != now:
-                return f"the latencies were measured with {name} {before!r}, and here it is {now!r}; {AGAIN}"
+                return f"the latencies were measured with {name} {before!r}, and here it is {now!r}"
         return None
 
     # --- the file ---

@@ -163,8 +163,10 @@ def convert_gguf(file: Path, out: Path) -> None:
         **{key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     )
     with quiet_transformers():
-        fresh = type(loaded)(config)
-        fresh.load_state_dict(loaded.state_dict())
+        with torch.device("meta"):  # no numbers are drawn that would be overwritten
+            fresh = type(loaded)(config)
+        fresh.load_state_dict(loaded.state_dict(), assign=True)
+        fresh.tie_weights()
         if tokenizer.eos_token_id is not None:  # a chat ends here; GGUF generation settings may not say so
             fresh.generation_config.eos_token_id = tokenizer.eos_token_id
         fresh.save_pretrained(out)

@@ -24,12 +24,12 @@ from ltd_rl.scripts.zips import read_zip
 from ltd_rl.traces.observations import Role
 from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.outcomes import Outcomes
-from ltd_rl.traces.sources import Data, Source, obtain
+from ltd_rl.traces.sources import PPO, Data, Source, obtain
 from ltd_rl.trainers.partners import RANDOM
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.trainers.stage import Stage, check_observation, constant_policy, layout_named, reward_for, with_network
 
-RUN, BUNDLE = "ppo", "bundle"
+BUNDLE = "bundle"
 
 
 def run_script(role: Role, options: Options) -> None:
@@ -62,7 +62,7 @@ def _train(role: Role, options: Options, config: PPOConfig, frozen: Learned | No
     partner = policy if options.partner else sizes.index(policy.sizes[0]) if role == "depth" else RANDOM
     stage = Stage(role, layout, options.reward, partner, data.training, data.validation)
     env = live_environment(role, options, data, policy) if options.live else None
-    trained = stage.train(config, options.save_path / RUN, start, env, keep=True)
+    trained = stage.train(config, options.save_path / PPO, start, env, keep=True)
     policy = replace(with_network(policy, role, trained.network, data.training), made_for=data.made_for)
     training = {"role": role, "observation": options.observation, **asdict(config)}
     save_bundle(Bundle(policy, options.reward, training, trained.best), options.save_path / BUNDLE)

@@ -28,7 +28,7 @@ from ltd_rl.traces.record import RecordConfig, record
 from ltd_rl.traces.samplings import GREEDY
 from ltd_rl.traces.splits import split_generations, split_questions
 
-TRACES, LATENCY = "traces", "latency.json"
+TRACES, LATENCY, PPO = "traces", "latency.json", "ppo"  # the last is what was trained on both
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,9 @@ def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> 
 
     Args:
         load: stands in for `ltd.load`.
+
+    Raises:
+        InputError: those in the folder are of another setup, and a run of PPO there goes by them.
     """
     file = source.folder / LATENCY
     decoder = load(
@@ -177,8 +180,14 @@ def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> 
     )
     if file.exists():
         known = LatencyModel.load(file)
-        if known.mismatch(setup_of(decoder, source.target, source.width)) is None:
+        found = known.mismatch(setup_of(decoder, source.target, source.width))
+        if found is None:
             return known
+        if (source.folder / PPO).exists():  # it could never go on with other latencies
+            raise InputError(
+                f"{found}; the run in {source.folder / PPO} goes by those in {file}, so use the same settings to go "
+                "on with it, or name another place"
+            )
     plan = Plan(seconds=source.seconds, depth=source.depth, width=source.width)
     latency = calibrate(decoder, plan, target=source.target)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from ltd.policies.learned.policy import Learned
 from ltd.policies.static import Static
 from ltd_rl.traces.limits import relative_costs, summary_for
 from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.traces.sources import PPO
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.trainers.iterate import Schedule, iterate
 from ltd_rl.trainers.ppo_config import PPOConfig
@@ -65,4 +66,4 @@ def train_by_ppo(work: Work, training: Outcomes, validation: Outcomes) -> tuple[
     schedule = Schedule(
         training, validation, work.setting, depth, size, observation="summary", reward=work.config.reward
     )
-    return iterate(schedule, work.folder / "ppo"), {"depth": asdict(depth), "size": asdict(size)}
+    return iterate(schedule, work.folder / PPO), {"depth": asdict(depth), "size": asdict(size)}

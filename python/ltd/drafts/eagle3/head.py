@@ -212,6 +212,17 @@ class DraftAttention(nn.Module):
         return out
 
 
+class DraftNorm(nn.RMSNorm):
+    """RMSNorm in its weight's type, and the result in that of what came.
+
+    In mixed precision these are two types. Torch does the same with them on a CPU, bit for bit, but warns; on a GPU it
+    would leave the result in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 class DraftMlp(nn.Module):
     """SwiGLU feed-forward block, (B,N,H) -> (B,N,H)."""
 
@@ -233,9 +244,9 @@ class DraftLayer(nn.Module):
         super().__init__()
         width, eps = config.hidden_size, config.rms_norm_eps
         self.norm_before_residual = config.norm_before_residual
-        self.input_layernorm = nn.RMSNorm(width, eps)
-        self.hidden_norm = nn.RMSNorm(width, eps)
-        self.post_attention_layernorm = nn.RMSNorm(width, eps)
+        self.input_layernorm = DraftNorm(width, eps)
+        self.hidden_norm = DraftNorm(width, eps)
+        self.post_attention_layernorm = DraftNorm(width, eps)
         self.self_attn = DraftAttention(config)
         self.mlp = DraftMlp(config)
 
@@ -278,12 +289,12 @@ class Eagle3Head(nn.Module):
         features = count * config.target_hidden_size
         self.fc = nn.Linear(features, width, bias=False)
         self.layer = DraftLayer(config)
-        self.norm = nn.RMSNorm(width, config.rms_norm_eps)
+        self.norm = DraftNorm(width, config.rms_norm_eps)
         self.lm_head = nn.Linear(width, config.draft_vocab_size, bias=False)
-        self.input_norm = nn.RMSNorm(features, config.rms_norm_eps) if config.norm_before_fc else None
+        self.input_norm = DraftNorm(features, config.rms_norm_eps) if config.norm_before_fc else None
         self.fc_norm = None
         if config.fc_norm:
-            norms = (nn.RMSNorm(config.target_hidden_size, config.rms_norm_eps) for _ in range(count))
+            norms = (DraftNorm(config.target_hidden_size, config.rms_norm_eps) for _ in range(count))
             self.fc_norm = nn.ModuleList(norms)
         self.embed_tokens = nn.Embedding(config.vocab_size, width) if own_embedding else None
         self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
