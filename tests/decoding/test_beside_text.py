@@ -187,6 +187,10 @@ def test_a_rule_takes_a_beam_width(decoder: Decoder) -> None:
     ("name", "message"),
     [
         ("ddd:width=0", "width"),
+        ("ddd:width=17", "beam width 17 is out of range; it must be 1 … 16"),
+        ("ddd:width=16", "beam width 16 at depth 12 makes 3088 candidates"),
+        ("svip:width=13:text=8", "beam width 13 at depth 12 makes 2049 candidates"),  # the text's with them
+        ("both:depth=12:width=13", "makes 2049 candidates"),
         ("ddd:width=four", "ddd's width is 'four'; it must be a whole number"),
         ("svip:width=2:width=3", "gives width twice"),
         ("smart:width=7", "has the beam width"),

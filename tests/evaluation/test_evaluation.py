@@ -63,6 +63,15 @@ def config(data: Path, tmp_path: Path, tiny_target: Callable[..., Path], tiny_he
     )
 
 
+def test_a_run_that_was_refused_leaves_its_folder_to_the_corrected_command(config: EvalConfig) -> None:
+    for mistake in ({"draft": "none"}, {"methods": ("none", "svip:text=8"), "draft": "lookup"}):
+        with pytest.raises(InputError, match="decides about a draft, and there is none"):
+            evaluate(replace(config, **mistake))
+    assert len(evaluate(config)["samples"]) == 12
+    with pytest.raises(InputError, match="holds a run with draft"):
+        evaluate(replace(config, draft="none"), must_not_load)
+
+
 def must_not_load(*args: Any, **kwargs: Any) -> Any:
     """Stands in for `ltd.load` where nothing may be loaded."""
     raise AssertionError("a model was loaded")
