@@ -153,6 +153,8 @@ def test_names() -> None:
         ("ddd:text=8:alone=2", "alone 2.0 is out of range"),
         ("ddd:text=8:least=-1", "least -1.0 is out of range"),
         ("ddd:text=8:text=9", "gives text twice"),
+        ("svip:sampler=noise", "it has factor, bound, max_depth, size, width, text, alone, least"),
+        ("eagle3:sampler=noise", "it has depth, size, width, text, alone, least"),
         ("lookup:text=8", "lookup has no option 'text'"),
         ("static:text=8", "there is no policy 'static'"),
     ],
