@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
-from ltd.policies.base import FixedSize, check_width
+from ltd.policies.base import FixedSize
 from ltd.policies.cycle_costs import CycleCosts
 from ltd.policies.learned.setting import Setting, TunedElsewhereWarning
 from ltd.tree import DraftTree, candidate_count, check_tree_limits
@@ -47,8 +47,7 @@ class CostAware(ABC):
 
     def check_limits(self) -> None:
         """Raises InputError for a number out of range, or beyond what the costs know."""
-        check_width(self.width)
-        check_tree_limits(self.width or 1, self.max_depth, self.size)
+        check_tree_limits(1 if self.width is None else self.width, self.max_depth, self.size)
         if self.max_depth > self.costs.deepest or self.size > self.costs.most:
             raise InputError(
                 f"a tree of depth {self.max_depth} and size {self.size} is beyond the costs, which are known to depth "
