@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltd.common.differences import MARKS, difference
+from ltd.common.differences import MARKS, difference, is_same
 from ltd.common.journal import Journal
 from ltd.common.lock import LOCK, holds_nothing, only_run
 from ltd.common.shards import SHARDS, shard_file
@@ -38,8 +39,14 @@ def test_a_killed_journal_keeps_all_complete_records(
         assert journal.records[-1] == {"new": True}
 
 
+def begun(file: Path, settings: dict[str, Any]) -> None:
+    """A journal of a run that has finished a piece."""
+    with Journal(file, settings) as journal:
+        journal.append({"piece": 1})
+
+
 def test_a_journal_of_other_settings_names_the_difference(tmp_path: Path) -> None:
-    Journal(tmp_path / "j", {"limit": 3, "seed": 0}).__exit__(None, None, None)
+    begun(tmp_path / "j", {"limit": 3, "seed": 0})
     with pytest.raises(InputError, match="limit 3, and this one has 4"):
         Journal(tmp_path / "j", {"limit": 4, "seed": 0})
     with pytest.raises(InputError, match="more None, and this one has 1"):
@@ -48,7 +55,7 @@ def test_a_journal_of_other_settings_names_the_difference(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("mark", MARKS)
 def test_what_nobody_gave_is_told_in_words(tmp_path: Path, mark: str) -> None:
-    Journal(tmp_path / "j", {"a": 1, mark: "5f0e"}).__exit__(None, None, None)
+    begun(tmp_path / "j", {"a": 1, mark: "5f0e"})
     with pytest.raises(InputError, match=f"holds a run with {MARKS[mark]} than this one's; use the same") as told:
         Journal(tmp_path / "j", {"a": 1, mark: "77ab"})
     assert "_" not in str(told.value).replace(str(tmp_path), "") and "5f0e" not in str(told.value)
@@ -62,12 +69,38 @@ SETTINGS = st.dictionaries(st.sampled_from([*MARKS, "a", "z"]), JSON)
 
 @given(SETTINGS, SETTINGS)
 def test_a_difference_is_told_where_there_is_one(before: dict[str, Any], now: dict[str, Any]) -> None:
-    different = sorted(name for name in before | now if before.get(name) != now.get(name))
+    different = sorted(name for name in before | now if not is_same(before.get(name), now.get(name)))
     named = [name for name in different if name not in MARKS]
     found = difference(before, now)
     assert (found is None) == (not different)
     if found is not None:
         assert found.startswith(f"with {named[0]} " if named else f"with {MARKS[different[0]]} ")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [("a", "a/", True), ("a/b//", "a/b", True), ("/", "", False), (None, "", False), ("a", "b/", False), (1, 1, True)],
+)
+def test_a_folder_is_the_same_with_a_slash_at_its_end(tmp_path: Path, before: Any, now: Any, same: bool) -> None:
+    begun(tmp_path / "j", {"draft": before})
+    assert is_same(before, now) == same and (difference({"draft": before}, {"draft": now}) is None) == same
+    with contextlib.nullcontext() if same else pytest.raises(InputError, match="holds a run with draft"):
+        Journal(tmp_path / "j", {"draft": now}).__exit__(None, None, None)
+
+
+def test_a_run_that_finished_nothing_holds_no_place(tmp_path: Path) -> None:
+    file = tmp_path / "run.jsonl"
+    Journal(file, {"a": 1}, SHARDS).__exit__(None, None, None)
+    Journal(file, {"a": 2}, SHARDS).__exit__(None, None, None)  # as the first was refused, or killed at once
+    assert file.read_text() == '{"settings": {"a": 2}}\n'
+    shard_file(tmp_path, 0).touch()
+    with pytest.raises(InputError, match="holds a run with a 2, and this one has 3"):
+        Journal(file, {"a": 3}, SHARDS)
+    assert file.read_text() == '{"settings": {"a": 2}}\n'
+    Journal(file, {"a": 3}).__exit__(None, None, None)  # whose results are records alone, and there is none
+    begun(file, {"a": 3})
+    with pytest.raises(InputError, match="holds a run with a 3, and this one has 4"):
+        Journal(file, {"a": 4})
 
 
 @pytest.mark.parametrize("content", [b'{"settings": {}}\nnot json\n{}\n', b"\xff\n", b"[1]\n"])
@@ -161,7 +194,7 @@ def test_two_runs_in_one_process_are_told_too(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_to_begin_holds_nothing(tmp_path: Path) -> None:
-    Journal(tmp_path / "j", {"a": 1}).__exit__(None, None, None)
+    begun(tmp_path / "j", {"a": 1})
     for _ in range(2):
         with pytest.raises(InputError, match="a 1, and this one has 2"):
             Journal(tmp_path / "j", {"a": 2})

@@ -153,6 +153,8 @@ def test_names() -> None:
         ("ddd:text=8:alone=2", "alone 2.0 is out of range"),
         ("ddd:text=8:least=-1", "least -1.0 is out of range"),
         ("ddd:text=8:text=9", "gives text twice"),
+        ("svip:sampler=noise", "it has factor, bound, max_depth, size, width, text, alone, least"),
+        ("eagle3:sampler=noise", "it has depth, size, width, text, alone, least"),
         ("lookup:text=8", "lookup has no option 'text'"),
         ("static:text=8", "there is no policy 'static'"),
     ],
@@ -187,6 +189,10 @@ def test_a_rule_takes_a_beam_width(decoder: Decoder) -> None:
     ("name", "message"),
     [
         ("ddd:width=0", "width"),
+        ("ddd:width=17", "beam width 17 is out of range; it must be 1 … 16"),
+        ("ddd:width=16", "beam width 16 at depth 12 makes 3088 candidates"),
+        ("svip:width=13:text=8", "beam width 13 at depth 12 makes 2049 candidates"),  # the text's with them
+        ("both:depth=12:width=13", "makes 2049 candidates"),
         ("ddd:width=four", "ddd's width is 'four'; it must be a whole number"),
         ("svip:width=2:width=3", "gives width twice"),
         ("smart:width=7", "has the beam width"),

@@ -63,6 +63,15 @@ def config(data: Path, tmp_path: Path, tiny_target: Callable[..., Path], tiny_he
     )
 
 
+def test_a_run_that_was_refused_leaves_its_folder_to_the_corrected_command(config: EvalConfig) -> None:
+    for mistake in ({"draft": "none"}, {"methods": ("none", "svip:text=8"), "draft": "lookup"}):
+        with pytest.raises(InputError, match="decides about a draft, and there is none"):
+            evaluate(replace(config, **mistake))
+    assert len(evaluate(config)["samples"]) == 12
+    with pytest.raises(InputError, match="holds a run with draft"):
+        evaluate(replace(config, draft="none"), must_not_load)
+
+
 def must_not_load(*args: Any, **kwargs: Any) -> Any:
     """Stands in for `ltd.load` where nothing may be loaded."""
     raise AssertionError("a model was loaded")
@@ -78,6 +87,11 @@ def must_not_load(*args: Any, **kwargs: Any) -> Any:
         ({"limit": 0}, "limit is 0"),
         ({"methods": ("none", "magic")}, "unknown method 'magic'"),
         ({"methods": ("static:2",)}, "unknown method 'static:2'"),
+        ({"methods": (f"static:1:{9:09999}",)}, "unknown method 'static:1:0000"),  # more digits than Python reads
+        ({"methods": (f"static:1:2:width={9:09999}",)}, "it must be a whole number"),
+        ({"methods": (f"lookup:{9:09999}",)}, "unknown method 'lookup:0000"),
+        ({"methods": (f"chain:{9:09999}",)}, "there is no rule for the length of a chain"),
+        ({"methods": (f"transformers:lookup:tokens={9:09999}",)}, "unknown method 'transformers:lookup:tokens=0000"),
         ({"methods": ("static:99:4",)}, "depth 99"),
         ({"methods": ("none", "paper")}, "name each method once"),
         ({"methods": ("ddd:speed=9",)}, "no option 'speed'"),

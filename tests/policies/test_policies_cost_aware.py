@@ -319,6 +319,8 @@ def test_costs_come_back_from_their_file(tmp_path: Path) -> None:
         ({"made_for": {}}, "lacks made_for.width"),
         ({"discount": 0.5}, "does not know: discount"),
         ({"made_for": {"width": 3, "head": "a"}}, "does not know: made_for.head"),
+        ({"made_for": {"width": 0}}, "beam width 0 is out of range"),
+        ({"made_for": {"width": 17}}, "beam width 17 is out of range"),
         ({"verifying": [[1.0, 1.0, 1.0], [0.5, 1.0, 1.0]]}, "never fall"),
     ],
 )

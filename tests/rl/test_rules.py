@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 
 from ltd.common.arrays import Floats
 from ltd.common.shards import shard_file
-from ltd.drafts.base import at_width
+from ltd.drafts.base import DEFAULT_WIDTH, at_width
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.latency.cycle_costs import cycle_costs
@@ -38,7 +39,7 @@ from ltd_rl.baselines.signals import depths_of, obtain_signals, record_signals
 from ltd_rl.traces.format import load_traces
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total
 from ltd_rl.traces.replay import replay
-from ltd_rl.traces.sources import Source
+from ltd_rl.traces.sources import Source, latency_for
 
 SIZES = (1, 3, 8)
 COSTS = cycle_costs(made_latency())
@@ -248,6 +249,19 @@ def test_texts_name_the_numbers() -> None:
     assert text_of("disco", "shipped", {}) == "disco"
 
 
+def must_not_load(*_: Any, **__: Any) -> Any:
+    raise AssertionError("no model should have been loaded")
+
+
+def test_costs_that_are_not_given_are_measured_at_the_traces_beam_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("ltd_rl.traces.sources.own_latency", lambda source, _: asked.append(source.width))
+    latency_for(Source(tmp_path, traces=tmp_path), made_generations(0, [4]), must_not_load)
+    assert asked == [3]
+
+
 def test_the_whole_search_on_traces(
     recorded: Callable[[str], Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +270,7 @@ def test_the_whole_search_on_traces(
     monkeypatch.chdir(tmp_path)
     made_for = {"target": "tiny", "head_sha256": head_hash(find_head(run.config.draft))}
     save_baseline(Baseline("disco", classifier(3), made_for), tmp_path / "networks" / "disco")
-    made_latency().save(tmp_path / "latency.json")
+    made_latency(width=DEFAULT_WIDTH).save(tmp_path / "latency.json")
     source = Source(tmp_path / "work", traces=run.config.out, latency=tmp_path / "latency.json", draft=run.config.draft)
     found = search_rules(source, tmp_path / "out", Path("networks"), lambda *_, **__: run.decoder)
     monkeypatch.chdir(tmp_path / "out")
@@ -268,11 +282,16 @@ def test_the_whole_search_on_traces(
         assert policy.startswith(name)
         assert ("costs=" in policy) == (name in weighing)
         width = beam_width(load_rule(tmp_path / "out" / f"{name}.json"))
-        assert width == (COSTS.made_for.width if name in weighing else None)  # that of the costs, or the draft's own
+        assert width == (DEFAULT_WIDTH if name in weighing else None)  # that of the costs, or the draft's own
     costs = load_costs(tmp_path / "out" / "costs.json")
     assert np.array_equal(costs.verifying, COSTS.verifying) and np.array_equal(costs.drafting, COSTS.drafting)
     static = found.rules["eagle3"].training.throughput
     assert all(rule.training.throughput > 0.9 * static for rule in found.rules.values())
+    made_latency(width=4).save(tmp_path / "narrow.json")
+    for changes in ({}, {"traces": None, "data_dir": tmp_path, "tasks": ("mine",)}):  # traces to be recorded likewise
+        narrow = replace(source, latency=tmp_path / "narrow.json", **changes)
+        with pytest.raises(InputError, match="measured with the beam width 4, and the traces have 10; measure them"):
+            search_rules(narrow, tmp_path / "out", tmp_path / "networks", must_not_load)
     with pytest.raises(InputError, match="has a colon in its name"):
         search_rules(source, tmp_path / "a:b", tmp_path / "networks", lambda *_, **__: run.decoder)
     with pytest.raises(InputError, match="has a colon in its name"):

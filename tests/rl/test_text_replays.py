@@ -17,6 +17,7 @@ from recordings import DEPTH, Recorded, Rounded, Schedule, assert_same, decode
 from small_models import FAMILIES
 
 import ltd
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.errors import InputError
 from ltd.lookup import TEXT_FEATURES, TextScores
 from ltd.lookup.scores import default_text_scores
@@ -108,7 +109,7 @@ def test_a_learned_policy_is_the_decoder(both: Callable[[str], Recorded], family
             tokens, count = tokens + int(cycles.gains.sum()), count + len(cycles.gains)
         if costs is None:
             generations = run.traces.generations
-            outcomes = outcomes_of(generations, made_latency(), policy.sizes, text=SCORES, most=16)
+            outcomes = outcomes_of(generations, made_latency(width=DEFAULT_WIDTH), policy.sizes, text=SCORES, most=16)
             found = decided(policy, outcomes)
             assert found == Total(tokens, found.seconds, count)
     assert -1 in depths and len(depths) > 2 and len(sizes) > 2

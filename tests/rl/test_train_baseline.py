@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from ltd.cli import main
 from ltd.errors import InputError
+from ltd.policies import Static
 from ltd.policies.baselines.files import load_baseline, network_of
 from ltd.policies.grid import load_grid
 from ltd_rl.baselines.classifier_fit import FitConfig, Labelled, area_under_curve, fit, measure
@@ -140,7 +141,7 @@ def test_the_grid_holds_what_every_setting_comes_to(tmp_path: Path, capsys: pyte
         assert rates[depth][step] == pytest.approx(total(alone, depth, 0).throughput, rel=1e-5)
     assert rates[found["depth"]][found["sizes"].index(found["size"])] == max(map(max, rates))
     policy = load_grid(out / "grid.json")
-    assert (policy.max_depth, policy.max_size) == (found["depth"], found["size"])
+    assert policy == Static(found["depth"], found["size"], width=3)  # the traces'
     assert f"depth {found['depth']}, size {found['size']}" in capsys.readouterr().err
 
 

@@ -18,6 +18,7 @@ from recordings import NEW_TOKENS, QUESTIONS, Recorded
 from ltd.cli import main
 from ltd.common.shards import shard_file
 from ltd.decoding.decoder import Decoder, Generation
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.loading import load
@@ -148,7 +149,7 @@ def test_tables_are_the_last_stage_of_those_beside_a_head(
     recorded: Callable[[str], Recorded], generations: list[RecordedGeneration]
 ) -> None:
     """With the same text and the same scores, what is looked up alone gains and costs the same."""
-    latency = made_latency()
+    latency = made_latency(width=DEFAULT_WIDTH)
     alone = outcomes_of(generations, latency, LADDER, text=SCORES)
     beside = outcomes_of(recorded("llama").traces.generations, latency, LADDER, text=SCORES)
     assert (alone.depth, alone.least_depth, alone.gains.shape[1:]) == (-1, NOT_ASKED, (1, len(LADDER)))

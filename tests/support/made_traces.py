@@ -17,7 +17,7 @@ MILLISECONDS = {
 }  # fmt: skip
 
 
-def made_latency(verify_slope: float = 0.12) -> LatencyModel:
+def made_latency(verify_slope: float = 0.12, width: int = 3) -> LatencyModel:
     """Costs about as on a CPU; verification grows by so many milliseconds with every candidate."""
     lengths, parts = np.array([16.0, 64.0, 256.0]), {}
     for name, sizes in SIZES_MEASURED.items():
@@ -25,7 +25,7 @@ def made_latency(verify_slope: float = 0.12) -> LatencyModel:
         grown = MILLISECONDS[name] + slope * np.array(sizes, dtype=np.float64)[:, None] + 0.001 * lengths
         seconds = grown / 1e3
         parts[name] = Measurements(np.array(sizes, float), lengths, seconds, seconds, seconds, np.zeros_like(seconds))
-    return LatencyModel({"width": 3}, parts, 1, 1.0)
+    return LatencyModel({"width": width}, parts, 1, 1.0)
 
 
 def made_generation(

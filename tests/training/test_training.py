@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from ltd.common.lock import LOCK
 from ltd.drafts.eagle3.files import load_head
 from ltd.drafts.eagle3.head import Eagle3Config
 from ltd.engine.attention import attend_in_lockstep
@@ -264,6 +265,7 @@ def test_config_that_does_not_suit_the_target(
 ) -> None:
     with pytest.raises(InputError, match=message):
         train_draft(small_config(tmp_path / "out", tiny_target(family), **changes))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [LOCK]  # still free for another command
 
 
 @pytest.mark.parametrize(("cache", "free", "message"), [
@@ -276,7 +278,7 @@ def test_too_little_disk_space(
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free}))
     with pytest.raises(InputError, match=message):
         train_draft(small_config(tmp_path / "out", tiny_target("llama"), cache_gigabytes=cache))
-    assert not (tmp_path / "out" / "data").exists()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 # --- the chat template ----------------------------------------------------------------------------------------------

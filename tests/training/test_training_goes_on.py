@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from ltd.common.lock import LOCK
 from ltd.drafts.eagle3.files import load_head, save_head
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.drafts.weights import weights_hash
@@ -145,11 +146,22 @@ def test_a_head_that_does_not_suit_the_target(
     with pytest.raises(InputError, match=message):
         train_draft(run(tmp_path / "out", tiny_target("llama"), start_from=folder))
     assert not (tmp_path / "out" / "data").exists()
+    with pytest.raises(InputError, match=message):  # the folder is still free for another command
+        train_draft(run(tmp_path / "out", tiny_target("llama"), start_from=folder, seed=8))
+
+
+def test_another_spelling_of_the_same_folders(first: Path, tiny_target: Target, tmp_path: Path) -> None:
+    config = run(tmp_path, tiny_target("llama"), start_from=first)
+    stored = config.to_dict() | {"start_from": f"{first}/", "target": f"{tiny_target('llama')}/"}
+    config.check_same(stored)
+    with pytest.raises(InputError, match="was started with start_from"):
+        config.check_same(stored | {"start_from": f"{first}-2/"})
 
 
 def test_a_folder_without_a_head(tiny_target: Target, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no draft head in .*nothing"):
-        train_draft(run(tmp_path / "out", tiny_target("llama"), start_from=tmp_path / "nothing"))
+        train_draft(run(tmp_path / "out", tmp_path / "no target either", start_from=tmp_path / "nothing"))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 def test_what_known_words_cover() -> None:

@@ -9,7 +9,7 @@ from ltd.chains.samplers import RESIDUAL, check_sampler
 from ltd.chains.specdecpp import SpecDecPP
 from ltd.common.assets import shipped_chain
 from ltd.common.files import expand_user
-from ltd.common.named_options import Named, make_named, split_option
+from ltd.common.named_options import Named, make_named, split_option, whole_number
 from ltd.policies.baselines.files import SHIPPED
 
 SAMPLER = "sampler"
@@ -44,6 +44,7 @@ def split_sampler(text: str) -> tuple[str, str]:
 
 def parse_length(text: str) -> Length:
     """The rule that a name stands for, or chains of one length for a number; `ltd.common.named_options.make_named`."""
-    if text.isdecimal():
-        return Constant(int(text))
+    number = whole_number(text)
+    if number is not None:
+        return Constant(number)
     return make_named(text, NAMED, "rule for the length of a chain, beside a number,")

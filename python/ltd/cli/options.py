@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ltd.common.named_options import whole_number
 from ltd.errors import InputError
 
 TargetOption = Annotated[
@@ -103,10 +104,11 @@ def layer_numbers(text: str | None) -> tuple[int, ...] | None:
     """
     if text is None:
         return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
+    numbers = [whole_number(part.strip()) for part in text.split(",")]
+    layers = tuple(number for number in numbers if number is not None)
+    if len(layers) < len(numbers):
         raise InputError(f"feature layers {text!r} are no whole numbers with commas between, such as 2,16,29")
-    return tuple(map(int, parts))
+    return layers
 
 
 def refuse_unused(context: typer.Context, names: Iterable[str], what: str) -> None:

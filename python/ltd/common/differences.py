@@ -38,8 +38,18 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """
     for name in sorted(before.keys() | now.keys(), key=lambda name: (name in MARKS, name)):
         old, new = before.get(name), now.get(name)
-        if old != new and name in MARKS:
+        if is_same(old, new):
+            continue
+        if name in MARKS:
             return f"with {MARKS[name]} than this one's"
-        if old != new:
-            return f"with {name} {old!r}, and this one has {new!r}"
+        return f"with {name} {old!r}, and this one has {new!r}"
     return None
+
+
+def is_same(before: Any, now: Any) -> bool:
+    """Whether two values of a setting are one; a folder's name may end with a slash, which shells like to add."""
+    return _without_slash(before) == _without_slash(now)
+
+
+def _without_slash(value: Any) -> Any:
+    return value.rstrip("/") or value if isinstance(value, str) else value

@@ -21,7 +21,8 @@ class Journal:
     """JSON lines: first the settings of the work, then one record per finished piece.
 
     A record is written with its newline in one go and flushed, so a kill leaves at most one incomplete last line, which
-    is cut off when the journal is opened again. While it is open, no other run can open it.
+    is cut off when the journal is opened again. While it is open, no other run can open it. Settings of a run that
+    finished nothing hold no place: other work may begin there.
 
     Attributes:
         records: everything recorded so far, in order.
@@ -77,16 +78,18 @@ class Journal:
                 f"{self.path} does not begin with the settings of a run: its first line is lost, or ltd did not write "
                 "it; delete the file, or name another place"
             )
-        for entry in entries:
-            if is_settings(entry):  # two runs that began at the same moment both wrote theirs
-                self._compare(entry["settings"], settings)
-            else:
-                self.records.append(entry)
+        told = [entry["settings"] for entry in entries if is_settings(entry)]
+        self.records = [entry for entry in entries if not is_settings(entry)]
+        if self.records or found_results(self.path, results):
+            for recorded in told:  # two, where two runs began at the same moment
+                self._compare(recorded, settings)
+        elif any(difference(recorded, settings) for recorded in told):  # that run was refused, or killed, at once
+            self._file.truncate(0)
+            self._write({"settings": settings})
 
     def _check_new(self, results: str) -> None:
         """Nothing can be finished before the settings are written, so what is there is of a run that nobody knows."""
-        found = sorted(self.path.parent.glob(results)) if results else []
-        if found:
+        if found := found_results(self.path, results):
             raise InputError(
                 f"{self.path.parent} holds {found[0].name}, but {self.path.name} does not say of which run; delete "
                 "both to begin anew, or name another place"
@@ -112,6 +115,11 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.close()
+
+
+def found_results(journal: Path, results: str) -> list[Path]:
+    """The files beside a journal that a pattern names; none where that is empty."""
+    return sorted(journal.parent.glob(results)) if results else []
 
 
 def is_settings(entry: Record) -> bool:

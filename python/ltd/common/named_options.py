@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +12,14 @@ from typing import Any, Generic, TypeVar
 from ltd.errors import InputError
 
 T = TypeVar("T")
+
+
+MOST_DIGITS = 18  # of a whole number; Python refuses to read thousands of them with an error of its own
+
+
+def whole_number(text: str) -> int | None:
+    """The number that some decimal digits are; None for any other text, and for more digits than anything here has."""
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def read_float(text: str) -> float:
@@ -65,13 +73,14 @@ class Named(Generic[T]):
         return ":".join(map(shown, options_of(self.make).values()))
 
 
-def make_named(text: str, table: Mapping[str, Named[T]], what: str) -> T:
+def make_named(text: str, table: Mapping[str, Named[T]], what: str, others: Sequence[str] = ()) -> T:
     """What `NAME` or `NAME:OPTION=VALUE:OPTION=VALUE…` names; options left out keep their defaults.
 
     Args:
         text: as it was typed.
         table: by name.
         what: they make, for messages.
+        others: options that may be given too, and are read before this is called; for messages.
 
     Raises:
         InputError: no such name or option, an option given twice or left out that has no default, or a value that is
@@ -87,7 +96,9 @@ def make_named(text: str, table: Mapping[str, Named[T]], what: str) -> T:
         if not equals:
             raise InputError(f"{part!r} in {text!r} is not of the form OPTION=VALUE")
         if option not in parameters:
-            raise InputError(f"{name} has no option {option!r}; it has {', '.join(parameters) or 'none'}")
+            raise InputError(
+                f"{name} has no option {option!r}; it has {', '.join(dict.fromkeys([*parameters, *others])) or 'none'}"
+            )
         if option in values:
             raise InputError(f"{text!r} gives {option} twice; give it once")
         values[option] = read_value(name, parameters[option], value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ltd.common.assets import shipped_baseline
 from ltd.common.files import expand_user
-from ltd.common.named_options import options_of, split_option
+from ltd.common.named_options import options_of, split_option, whole_number
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.method_table import (
@@ -45,11 +45,12 @@ def read_policy(name: str) -> PolicyChoice:
     makers: dict[str, tuple[Callable[..., Policy], int]]
     makers = {STATIC: (Static, 2), LOOKED_UP: (Lookup, 1), BOTH: (Both, 3)}
     make, count = makers.get(kind, (Static, 0))
-    if len(numbers) != count or not all(number.isdecimal() for number in numbers):
+    counts = [number for typed in numbers if (number := whole_number(typed)) is not None]
+    if not len(numbers) == len(counts) == count:
         raise InputError(
             f"unknown method {name!r}; use one of {', '.join(row.method for row in rows())} (ltd methods explains them)"
         )
-    tree = make(*map(int, numbers))
+    tree = make(*counts)
     return tree if width is None else replace(tree, width=width)  # type: ignore[type-var]
 
 
@@ -60,9 +61,10 @@ def split_width(kind: str, numbers: str) -> tuple[list[str], int | None]:
         InputError: it is given twice, or is no whole number.
     """
     left, width = split_option(numbers, WIDTH) if kind in (STATIC, BOTH) else (numbers, None)
-    if width is not None and not width.isdecimal():
+    number = None if width is None else whole_number(width)
+    if width is not None and number is None:
         raise InputError(f"{kind}'s {WIDTH} is {width!r}; it must be a whole number")
-    return left.split(":"), None if width is None else int(width)
+    return left.split(":"), number
 
 
 def option_files(name: str) -> list[Path]:

@@ -14,7 +14,7 @@ from ltd.chains.by_name import SAMPLER, parse_length, split_sampler
 from ltd.chains.decoder import ChainDecoder
 from ltd.chains.samplers import NOISE
 from ltd.common.files import content_hash, expand_user, file_hash
-from ltd.common.named_options import split_option
+from ltd.common.named_options import split_option, whole_number
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.answerers import Answerer, ChainAnswerer, Models, TransformersAnswerer, TreeAnswerer
@@ -275,13 +275,13 @@ class TransformersMethod(Method):
             return cls(name)
         if spec == LOOKUP:
             return cls(name, LOOKUP_TOKENS)
-        tokens = spec.removeprefix(f"{LOOKUP}:tokens=")
-        if not (tokens.isdecimal() and int(tokens) >= 1):
+        tokens = whole_number(spec.removeprefix(f"{LOOKUP}:tokens="))
+        if not tokens:
             raise InputError(
                 f"unknown method {spec!r}; of transformers there are {TRANSFORMERS}, {ASSISTED} and "
                 f"{LOOKUP}:tokens=N with N at least 1"
             )
-        return cls(name, int(tokens))
+        return cls(name, tokens)
 
     @property
     def needs_chain(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ltd.errors import InputError
 from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, check_width, of_width, started
+from ltd.tree import check_tree_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +15,10 @@ class AtWidth:
 
     Args:
         rule: decides.
-        width: beam width W, at least 1.
+        width: beam width W, 1 … 16.
 
     Raises:
-        InputError: a number out of range, or a rule that has another width.
+        InputError: a number out of range, more candidates than a tree can hold, or a rule that has another width.
     """
 
     rule: Policy
@@ -26,6 +27,7 @@ class AtWidth:
     def __post_init__(self) -> None:
         check_policy(self.rule, "a rule for the draft's tree")
         check_width(self.width)
+        check_tree_limits(self.width, self.max_depth, self.max_size)
         if beam_width(self.rule) not in (None, self.width):
             raise InputError(f"{self.rule} has the beam width {beam_width(self.rule)}, not {self.width}")
 

@@ -41,7 +41,7 @@ class BesideText:
         if text_limit(self.rule):
             raise InputError(f"{self.rule} looks tokens up by itself; leave out its text beside it")
         check_text(as_whole(self.text, "text"), 1)
-        check_tree_limits(1, self.max_depth, self.max_size)
+        check_tree_limits(self.width or 1, self.max_depth, self.max_size, self.text)
         check_chance("alone", self.alone)
         check_chance("least", self.least)
 

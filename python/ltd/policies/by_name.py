@@ -90,8 +90,9 @@ def parse_policy(text: str) -> Policy:
 
 def named_rule(kind: str, text: str) -> Policy:
     """A rule for the draft's tree, with a beam width where one is given."""
+    others = (WIDTH, *TEXT_OPTIONS)
     if WIDTH in options_of(NAMED[kind].make):
-        return make_named(text, NAMED, "policy")
+        return make_named(text, NAMED, "policy", others)
     rule, width = split_option(text, WIDTH)
-    made = make_named(rule, NAMED, "policy")
+    made = make_named(rule, NAMED, "policy", others)
     return made if width is None else AtWidth(made, read_value(kind, options_of(AtWidth)[WIDTH], width))

@@ -47,7 +47,7 @@ class CostAware(ABC):
 
     def check_limits(self) -> None:
         """Raises InputError for a number out of range, or beyond what the costs know."""
-        check_tree_limits(1, self.max_depth, self.size)
+        check_tree_limits(1 if self.width is None else self.width, self.max_depth, self.size)
         if self.max_depth > self.costs.deepest or self.size > self.costs.most:
             raise InputError(
                 f"a tree of depth {self.max_depth} and size {self.size} is beyond the costs, which are known to depth "

@@ -19,7 +19,7 @@ from ltd.policies.cycle_costs import CycleCosts
 from ltd.policies.learned.bundle import FACTS, Bundle, load_bundle
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
-from ltd.tree import MAX_DEPTH
+from ltd.tree import MAX_DEPTH, check_tree_limits
 
 FORMAT, SCHEMA = "ltd-costs", 1
 COSTS = "costs.json"
@@ -62,6 +62,7 @@ def load_costs(file: str | Path) -> CycleCosts:
         parts = read_json(expand_user(file), CostsFile)
         if (parts.format, parts.schema) != (FORMAT, SCHEMA):
             raise ValueError(f"it is not of format {FORMAT!r}, schema {SCHEMA}")
+        check_tree_limits(parts.made_for.width, 0, 0)
         names = ("lengths", "drafting", "verifying")
         tables = {name: np.array(getattr(parts, name), dtype=np.float64) for name in names}
         return CycleCosts(parts.made_for, **tables)

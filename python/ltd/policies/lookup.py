@@ -90,7 +90,7 @@ class Both(FixedSize):
         check_width(self.width)
         check_tree_limits(self.width or 1, self.depth, self.size)
         check_text(as_whole(self.text, "text"), 1)
-        check_tree_limits(1, self.depth, self.max_size)
+        check_tree_limits(self.width or 1, self.depth, self.max_size, self.text)
         check_chance("alone", self.alone)
         check_chance("least", self.least)
 

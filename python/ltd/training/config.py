@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ltd.common.differences import is_same
 from ltd.common.number_ranges import check_between, check_least, check_positive, check_seed
 from ltd.common.threads import check_threads
 from ltd.errors import InputError
@@ -170,7 +171,7 @@ class TrainDraftConfig:
         """
         for name, mine in self.to_dict().items():
             theirs = stored.get(name, FORMER.get(name, DEFAULTS[name]))
-            if name not in RUN_ONLY and mine != theirs:
+            if name not in RUN_ONLY and not is_same(theirs, mine):
                 raise InputError(
                     f"{self.out} was started with {name} = {theirs!r}, but this run says {mine!r};"
                     f" use the same value or another folder"

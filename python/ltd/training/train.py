@@ -17,6 +17,7 @@ from ltd.common.lock import holds_nothing, only_run
 from ltd.common.shards import check_space
 from ltd.common.threads import set_threads
 from ltd.common.workers import Crew, Here
+from ltd.drafts.opening import check_named
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
 from ltd.target.model import LoadedModel, attended_tokens, load_model, stop_token_ids
@@ -56,7 +57,6 @@ def train_draft(config: TrainDraftConfig, crew: Crew | None = None) -> Path:
     out = expand_user(config.out)
     check_folder(config, out)
     with only_run(out):
-        claim_folder(config, out)
         return _run_stages(config, out, crew or Here())
 
 
@@ -65,6 +65,8 @@ def _run_stages(config: TrainDraftConfig, out: Path, crew: Crew) -> Path:
     finished = out / FOLDERS[config.kind]
     if (finished / "training.json").exists():
         return finished
+    if config.start_from is not None:
+        check_named(config.start_from)  # before the target, which may be large, is loaded
     set_threads(config.threads)
     device = resolve_device(config.device)
     dtype = resolve_training_dtype(config.dtype, device)
@@ -72,15 +74,25 @@ def _run_stages(config: TrainDraftConfig, out: Path, crew: Crew) -> Path:
     target = load_model(config.target, dtype, device)
     check_target(target, config)
     maker = open_maker(config, target)
-    keep_beginning(out, maker.beginning)
     stage = DataStage(config, out, target, dtype, maker.feature_layers, crew)
-    tokens = _planned(config, out, stage, maker).tokens if config.tokens is None else config.tokens
-    what = f"the features of {tokens} tokens need"
-    check_space(stage.features, stage.gigabytes(tokens), what, ("cache_gigabytes", config.cache_gigabytes), "tokens")
+    if config.tokens is not None:
+        _check_space(config, stage, config.tokens)
+    claim_folder(config, out)  # only now: what was refused leaves the folder to the corrected command
+    keep_beginning(out, maker.beginning)
+    tokens = config.tokens
+    if tokens is None:
+        tokens = _planned(config, out, stage, maker).tokens
+        _check_space(config, stage, tokens)
     stage.write(tokens)
     stage.cache()
     _train(config, out, stage, maker, tokens)
     return finished
+
+
+def _check_space(config: TrainDraftConfig, stage: DataStage, tokens: int) -> None:
+    """Raises InputError if the features of so many tokens take more space than there is, or than is allowed."""
+    what, most = f"the features of {tokens} tokens need", ("cache_gigabytes", config.cache_gigabytes)
+    check_space(stage.features, stage.gigabytes(tokens), what, most, "tokens")
 
 
 def _planned(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker) -> DataPlan:

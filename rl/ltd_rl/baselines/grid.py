@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ltd.latency.model import LatencyModel
 from ltd.policies.grid import write_grid
 from ltd.policies.static import Static
 from ltd_rl.traces.limits import EVERY_SIZE
-from ltd_rl.traces.outcomes import outcomes_of, plain_total, total
-from ltd_rl.traces.sources import Source, obtain_generations, own_latency
+from ltd_rl.traces.outcomes import named_width, outcomes_of, plain_total, total
+from ltd_rl.traces.sources import Source, given_latency, latency_for, obtain_generations
 
 SIZES = EVERY_SIZE[1:]
 
@@ -32,12 +31,11 @@ def search_grid(source: Source, out: Path) -> dict[str, Any]:
     Raises:
         InputError: something is missing or does not fit, or the folder cannot be written.
     """
-    if source.latency is not None:
-        LatencyModel.load(source.latency)  # raises before anything is recorded
+    latency = given_latency(source)
     if source.traces is None or source.latency is None:  # else no model is loaded
         source.check_drafts()
     generations = obtain_generations(source)
-    latency = own_latency(source) if source.latency is None else LatencyModel.load(source.latency)
+    latency = latency or latency_for(source, generations)
     outcomes = outcomes_of(generations, latency, SIZES)
     table = [
         [total(outcomes, depth, step).throughput for step in range(len(SIZES))] for depth in range(outcomes.depth + 1)
@@ -53,4 +51,4 @@ def search_grid(source: Source, out: Path) -> dict[str, Any]:
         "sizes": list(SIZES),
         "tokens_per_second": table,
     }
-    return write_grid(Static(-depth, -size), facts, out)
+    return write_grid(Static(-depth, -size, named_width(outcomes.width)), facts, out)

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from ltd.common.files import file_hash
 from ltd.decoding.decoder import Decoder
-from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.latency.cycle_costs import cycle_costs
@@ -32,8 +31,8 @@ from ltd_rl.baselines.signals import Signals, obtain_signals
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.limits import worthwhile
 from ltd_rl.traces.opening import open_decoder
-from ltd_rl.traces.outcomes import outcomes_of, plain_total
-from ltd_rl.traces.sources import LATENCY, Source, obtain_generations, own_latency
+from ltd_rl.traces.outcomes import named_width, outcomes_of, plain_total
+from ltd_rl.traces.sources import LATENCY, Source, given_latency, latency_for, obtain_generations
 from ltd_rl.traces.splits import split_generations
 
 SIGNALS = "signals"
@@ -74,12 +73,12 @@ def search_rules(
     """
     rules, models, left_out = rules_here(source, None if networks is None else in_options(networks))
     costs_file = in_options(out) / COSTS
-    latency = None if source.latency is None else LatencyModel.load(source.latency)
+    latency = given_latency(source)
     if latency is not None:
         cycle_costs(latency)  # raises before anything is long
     generations = [g for g in obtain_generations(source, load) if g.positions > 0]
     sides = split_generations(generations)
-    latency = latency or own_latency(source, load)
+    latency = latency or latency_for(source, generations, load)
     rules = with_costs(rules, cycle_costs(latency))
     sizes, depth = worthwhile(sides[0], latency)
     signals = rules_signals(source, generations, rules, models, depth, load)
@@ -148,7 +147,8 @@ def options_of(rule: FoundRule, costs_file: Path, width: int) -> dict[str, Any]:
     """What was found; and where the costs are that the rule weighs, or else the traces' beam width. Costs have one."""
     if isinstance(rule.policy, CostAware):
         return {"costs": str(costs_file)} | rule.options
-    return rule.options if width == DEFAULT_WIDTH else rule.options | {"width": width}
+    named = named_width(width)
+    return rule.options if named is None else rule.options | {"width": named}
 
 
 def rules_signals(

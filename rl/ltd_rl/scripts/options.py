@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ltd.common.named_options import whole_number
 from ltd.errors import InputError
 from ltd_rl.environments.rewards import describe_rewards
 from ltd_rl.traces.observations import Role
@@ -136,10 +137,11 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     Raises:
         InputError: something else.
     """
-    words = text.strip("[]() ").replace(",", " ").split()
-    if not all(word.isdecimal() for word in words):
+    numbers = [whole_number(word) for word in text.strip("[]() ").replace(",", " ").split()]
+    sizes = tuple(number for number in numbers if number is not None)
+    if len(sizes) < len(numbers):
         raise InputError(f"{text!r} is no list of whole numbers; write them with commas between, for example 1024,256")
-    return tuple(int(word) for word in words)
+    return sizes
 
 
 def parameter(entry: Field[Any], kind: Any, defaults: Mapping[str, Any]) -> inspect.Parameter:

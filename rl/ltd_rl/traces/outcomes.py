@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ltd.common.arrays import Doubles, Floats, Integers
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.errors import InputError
 from ltd.latency.model import LatencyModel
 from ltd.lookup import MAX_TEXT, TextScores
@@ -100,6 +101,21 @@ class Outcomes:
         return self.positions
 
 
+def named_width(width: int) -> int | None:
+    """The beam width that a fixed policy names; a draft's own is EAGLE-3's and needs no name."""
+    return None if width == DEFAULT_WIDTH else width
+
+
+def check_same_width(latency: LatencyModel, width: int) -> None:
+    """Raises InputError if latencies say that they are of another beam width than that of traces."""
+    measured = latency.setup.get("width")
+    if measured not in (None, width):
+        raise InputError(
+            f"the latencies were measured with the beam width {measured}, and the traces have {width}; "
+            f"measure them with ltd calibrate --width {width}, or record traces with ltd record --width {measured}"
+        )
+
+
 def outcomes_of(
     generations: Sequence[RecordedGeneration],
     latency: LatencyModel,
@@ -120,8 +136,8 @@ def outcomes_of(
 
     Raises:
         InputError: no positions; a ladder that does not ascend within 0 … 512, or that lacks 0, a plain cycle, where
-            tokens are looked up; a depth beyond that of the traces; `most` out of range; or traces without a draft,
-            where nothing is looked up either.
+            tokens are looked up; a depth beyond that of the traces; `most` out of range; traces without a draft,
+            where nothing is looked up either; or latencies of another beam width.
     """
     kept = [generation for generation in generations if generation.positions > 0]
     if not kept:
@@ -133,6 +149,8 @@ def outcomes_of(
     if not min(0, deepest) <= depth <= deepest:
         known = f"0 … {deepest}" if deepest >= 0 else "no draft"
         raise InputError(f"depth {depth} is out of range; these traces know {known}")
+    if deepest >= 0:
+        check_same_width(latency, kept[0].width)
     ladder = checked_ladder(sizes)
     if text is not None and ladder[0] > 0:
         raise InputError(f"the sizes begin with {ladder[0]}; where tokens are looked up, they must begin with 0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ltd.common.number_ranges import check_least
@@ -23,7 +23,7 @@ from ltd.loading import load as load_decoder
 from ltd.policies.learned.setting import Setting
 from ltd.policy_choice import resolve_draft
 from ltd_rl.traces.format import RecordedGeneration, load_traces
-from ltd_rl.traces.outcomes import Outcomes, checked_ladder, outcomes_of
+from ltd_rl.traces.outcomes import Outcomes, check_same_width, checked_ladder, outcomes_of
 from ltd_rl.traces.record import RecordConfig, record
 from ltd_rl.traces.samplings import GREEDY
 from ltd_rl.traces.splits import split_generations, split_questions
@@ -139,17 +139,28 @@ def obtain(source: Source, sizes: Sequence[int]) -> Data:
     checked_ladder(sizes)
     if source.depth < 1:
         raise InputError(f"the depth limit is {source.depth}; it must be at least 1")
-    latency = None if source.latency is None else LatencyModel.load(source.latency)
+    latency = given_latency(source)
     if source.traces is None:
         split_questions((each.task, each.question_id) for each in source.questions())  # raises before anything is long
-    training, validation = split_generations(obtain_generations(source))
-    latency = latency or own_latency(source)
+    generations = obtain_generations(source)
+    training, validation = split_generations(generations)
+    latency = latency or latency_for(source, generations)
     return Data(
         outcomes_of(training, latency, sizes, source.depth),
         outcomes_of(validation, latency, sizes, source.depth),
         latency,
         [generation.tokens[: generation.prompt_length].tolist() for generation in training],
     )
+
+
+def given_latency(source: Source) -> LatencyModel | None:
+    """The latencies that are given, if any; InputError if they do not suit the traces that are to be recorded."""
+    if source.latency is None:
+        return None
+    latency = LatencyModel.load(source.latency)
+    if source.traces is None and latency.drafts:
+        check_same_width(latency, source.width)  # before anything is long
+    return latency
 
 
 def obtain_generations(source: Source, load: Callable[..., Decoder] = load_decoder) -> list[RecordedGeneration]:
@@ -163,6 +174,13 @@ def obtain_generations(source: Source, load: Callable[..., Decoder] = load_decod
     config = source.record_config()
     record(config, load)
     return load_traces(config.out).generations
+
+
+def latency_for(
+    source: Source, generations: Sequence[RecordedGeneration], load: Callable[..., Decoder] = load_decoder
+) -> LatencyModel:
+    """`own_latency` of the beam width that the traces have."""
+    return own_latency(replace(source, width=generations[0].width), load)
 
 
 def own_latency(source: Source, load: Callable[..., Decoder] = load_decoder) -> LatencyModel:

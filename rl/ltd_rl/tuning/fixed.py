@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.latency.model import LatencyModel
 from ltd.lookup import default_text_scores
 from ltd.policies import Both, Lookup, Policy
@@ -14,7 +13,7 @@ from ltd_rl.baselines.both_search import best_both
 from ltd_rl.baselines.lookup_search import best_lookup
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.optimum import best_static
-from ltd_rl.traces.outcomes import Outcomes
+from ltd_rl.traces.outcomes import Outcomes, named_width
 from ltd_rl.tuning.work import Work
 
 
@@ -22,11 +21,6 @@ def best_setting(outcomes: Outcomes) -> Static:
     """The best static tree."""
     depth, step, _ = best_static(outcomes)
     return Static(depth, outcomes.sizes[step], named_width(outcomes.width))
-
-
-def named_width(width: int) -> int | None:
-    """The beam width that a fixed policy names; a draft's own is EAGLE-3's and needs no name."""
-    return None if width == DEFAULT_WIDTH else width
 
 
 def best_rule(work: Work, known: list[RecordedGeneration], latency: LatencyModel) -> Both | Lookup:

@@ -45,12 +45,12 @@ from ltd_rl.traces.compact import CompactTraces, load_compact
 from ltd_rl.traces.format import shallow, temperatures_of
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.traces.observations import decided
-from ltd_rl.traces.outcomes import Outcomes, outcomes_of, plain_total
+from ltd_rl.traces.outcomes import Outcomes, named_width, outcomes_of, plain_total
 from ltd_rl.traces.samplings import texts_at
 from ltd_rl.traces.splits import ThreeWays, split_three_ways
 from ltd_rl.trainers.exact import Epoch, ExactConfig, train_exact
 from ltd_rl.tuning.config import setting_here
-from ltd_rl.tuning.fixed import method_of, named_width
+from ltd_rl.tuning.fixed import method_of
 
 SECONDS = 10.0  # for the costs
 LENGTHS, SIZES, GAINS = (64, 384), (0, 1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)

@@ -59,11 +59,12 @@ def train_acceptance(config: AcceptanceConfig) -> dict[str, Any]:
     facts = facts_of(config, conversations)
     check_folder(facts, config.run, out)
     with only_run(out):
-        claim_folder(facts, config.run, out)
-        return _run_stages(config, out, conversations)
+        return _run_stages(config, out, conversations, facts)
 
 
-def _run_stages(config: AcceptanceConfig, out: Path, conversations: dict[str, list[Conversation]]) -> dict[str, Any]:
+def _run_stages(
+    config: AcceptanceConfig, out: Path, conversations: dict[str, list[Conversation]], facts: dict[str, Any]
+) -> dict[str, Any]:
     """What is missing in a folder of this training."""
     draft = Path(config.draft)
     if (out / FACTS).exists():
@@ -74,6 +75,7 @@ def _run_stages(config: AcceptanceConfig, out: Path, conversations: dict[str, li
     check_trainable(target.model, "ltd train-acceptance")
     chain, files = chain_for_transformers(draft, target.model), read_chain(draft)
     reader = Reader(target.model, chain, files.words, config.mixing)
+    claim_folder(facts, config.run, out)  # only now: what was refused leaves the folder to the corrected command
     for number, part in enumerate(PARTS):
         cache_samples(reader, conversations[part], out / "samples" / part, 2 * config.seed + number)
     training, held_out = (load_samples(out / "samples" / part) for part in PARTS)
