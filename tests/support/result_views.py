@@ -201,7 +201,7 @@ def waits(data: dict[str, Any], choice: str | None) -> Rows:
 
 
 def calibrated(data: dict[str, Any], choice: str | None) -> Rows:
-    """Candidates ranked by chances of every kind, on the texts of `choice`; beside the raw ones, changes in per cent."""
+    """Candidates ranked by every kind of chances, on the texts of `choice`: the raw ones, and changes in per cent."""
     rows = {}
     for way, found in data["tests"][choice]["ways"].items():
         gains = {tree: f"{gain:.3f}" for tree, gain in found.get("gains", {}).items()}
