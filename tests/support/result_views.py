@@ -235,6 +235,21 @@ def waits(data: dict[str, Any], choice: str | None) -> Rows:
     }
 
 
+def calibrated(data: dict[str, Any], choice: str | None) -> Rows:
+    """Candidates ranked by every kind of chances, on the texts of `choice`: the raw ones, and changes in per cent."""
+    rows = {}
+    for way, found in data["tests"][choice]["ways"].items():
+        gains = {tree: f"{gain:.3f}" for tree, gain in found.get("gains", {}).items()}
+        gains |= {tree: f"{signed(change)} %" for tree, change in found.get("change", {}).items()}
+        rows[way] = {"log-loss": f"{found['log_loss']:.4f}", "AUC": f"{found['auc']:.4f}", **gains}
+        if "tokens_per_second" in found:
+            rows[way]["controller"] = f"{found['tokens_per_second']:.1f} tokens/s"
+        if "controller_change" in found:
+            mean, low, high = map(signed, found["controller_change"])
+            rows[way]["controller"] = f"{mean} % ({low} … {high})"
+    return rows
+
+
 def vllm(data: dict[str, Any], choice: str | None) -> Rows:
     """vLLM by the number of drafted tokens: texts, and what was accepted of a draft there and here."""
     rows = {}
@@ -273,9 +288,14 @@ VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
-        *(calibration, tau, heads, layouts, analysis, by_kind, widths, noise, waits, vllm, serving),
+        *(calibration, tau, heads, layouts, analysis, by_kind, calibrated, widths, noise, waits, vllm, serving),
     )
 }
+
+
+def signed(percent: float) -> str:
+    """A change with its sign; what rounds to nothing is +0.0."""
+    return f"{round(percent, 1) + 0.0:+.1f}"
 
 
 def label(name: str) -> str:
