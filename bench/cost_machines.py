@@ -111,20 +111,29 @@ def made(shares: Shares, verification: Doubles) -> Machine:
     return Machine({}, parts, 1, 0.0)
 
 
-def drawn(count: int, seed: int) -> list[Machine]:
-    """Made machines of shares drawn from `TRAINED`, with lumps in their verification."""
+def drawn(count: int, seed: int, stretch: float = 1.0) -> list[Machine]:
+    """Made machines of shares drawn from `TRAINED`, with lumps in their verification.
+
+    Args:
+        stretch: the ranges that are drawn from in logs go beyond by this factor on both sides, `growth` above.
+    """
     generator, machines = np.random.default_rng(seed), []
     for _ in range(count):
-        values = {
-            name: generator.uniform(*ends)
-            if name in ("bend", "growth")
-            else float(np.exp(generator.uniform(*np.log(ends))))
-            for name, ends in TRAINED.items()
-        }
+        values = {name: draw_share(generator, name, ends, stretch) for name, ends in TRAINED.items()}
         shares = Shares(**values)
         lumps = np.exp(LUMPS * generator.standard_normal(len(SIZES)))
         machines.append(made(shares, np.maximum(curve(shares) * lumps, 1.0)))
     return machines
+
+
+def draw_share(generator: np.random.Generator, name: str, ends: tuple[float, float], stretch: float) -> float:
+    """One number of a machine."""
+    low, high = ends
+    if name == "bend":
+        return float(generator.uniform(low, high))
+    if name == "growth":
+        return float(generator.uniform(low, high * stretch))
+    return float(np.exp(generator.uniform(np.log(low / stretch), np.log(high * stretch))))
 
 
 def around(forward: dict[int, float], like: Shares) -> Machine:

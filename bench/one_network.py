@@ -1,17 +1,18 @@
 """One pair of networks that reads a machine's costs, against networks trained for each machine: by replay.
 
     python bench/one_network.py --traces DIR --latency NAME=FILE,… --out DIR [--seeds 3] [--jobs 2] [--machines 48]
-                                [--epochs 40] [--depth 6] --policy BUNDLE
+                                [--epochs 40] [--depth 6] [--report] --policy BUNDLE
 
 Traces as `ltd tune` keeps them give questions to train on, to choose the epoch with, and to compare on. Machines are
 made up to train on; held out are the measured ones of --latency, those around the forwards of other processors in
 `bench/results/instruction-sets`, some more of the kind that is trained on, and some beyond it (`cost_machines.py`).
 
 The one pair is trained by the exact trainer with, in every epoch, every position on another of the machines; beside the
-usual observation the networks read `cost_machines.shown_costs`. On each held-out machine they are compared with
-networks trained for it, once with the updates of `ltd tune` and once with as many as the one pair has; with those
-trained for the nearest machine of the training; with the policy --policy (the shipped one) as it is, and trained on for
-the machine as `ltd tune --quick` does; with the best fixed trees and rule of both sources; with the exact optimum.
+usual observation the networks read `cost_machines.shown_costs`. Another pair is trained on wider ranges. On each
+held-out machine they are compared with networks trained for it, once with the updates of `ltd tune` and once with as
+many as the one pair has; with those trained for the nearest machine of the training; with the policy --policy (the
+shipped one) as it is, and trained on for the machine as `ltd tune --quick` does; with the best fixed tree and rule of
+both sources; with the exact optimum.
 
 Every training is a file under `tasks` of --out, so that a run that was stopped goes on. Writes `results.json`.
 """
@@ -57,6 +58,7 @@ from timing import circumstances, write_json
 
 RESULTS = Path(__file__).parent / "results"
 TRAINED_SEED, INSIDE_SEED, INSIDE = 1, 2, 2
+STRETCH = 2.5  # how far the ranges of the wide training go beyond
 FORWARDS = {  # processors whose forwards were measured: type and kernels
     "Xeon, AMX": ("bfloat16", "amx_bf16"),
     "Xeon, AVX-512, float32": ("float32", "avx512"),
@@ -70,7 +72,8 @@ class Experiment:
 
     Attributes:
         parts: the generations. training, validation, comparison: their tables.
-        trained, held_out: machines. policy: a tuned one, whose text scores all use.
+        trained, held_out: machines. wide: others to train on, drawn from wider ranges.
+        policy: a tuned one, whose text scores all use.
         epochs: of the one pair.
     """
 
@@ -79,6 +82,7 @@ class Experiment:
     validation: Ground
     comparison: Ground
     trained: list[Machine]
+    wide: list[Machine]
     held_out: dict[str, Machine]
     policy: Learned
     epochs: int
@@ -113,10 +117,10 @@ class Experiment:
 
     # --- the trainings, each of which gives seconds by question on some held-out machines ---
 
-    def one(self, config: ExactConfig) -> dict[str, list[float]]:
-        """The one pair on every held-out machine."""
-        tables = [self.training.on(machine) for machine in self.trained]
-        costs = np.stack([shown_costs(machine, tables[0].lengths) for machine in self.trained])
+    def one(self, machines: Sequence[Machine], config: ExactConfig) -> dict[str, list[float]]:
+        """One pair, trained for many machines, on every held-out machine."""
+        tables = [self.training.on(machine) for machine in machines]
+        costs = np.stack([shown_costs(machine, tables[0].lengths) for machine in machines])
         policy = ManyMachines(tables, costs, config).train(self.policy.made_for)
         return {name: self.by_question(policy, machine, costs=True) for name, machine in self.held_out.items()}
 
@@ -221,16 +225,16 @@ def prepared(options: argparse.Namespace) -> Experiment:
         Ground.of(side, any_machine, policy.text_scores)
         for side in (parts.training, parts.validation, parts.comparison)
     )
-    return Experiment(
-        parts, *grounds, drawn(options.machines, TRAINED_SEED), held_out, policy, options.epochs
-    )  # fmt: skip
+    trained, wide = (drawn(options.machines, TRAINED_SEED, stretch) for stretch in (1.0, STRETCH))
+    return Experiment(parts, *grounds, trained, wide, held_out, policy, options.epochs)
 
 
 def tasks_of(experiment: Experiment, seeds: int) -> dict[str, Task]:
     """All that is to be done, by name: the way, then what tells several of the same way apart."""
     long = ExactConfig(epochs=experiment.epochs)
     tasks: dict[str, Task] = {"plain": experiment.plain, "as it is": experiment.as_it_is}
-    tasks |= {f"one {seed}": partial(experiment.one, replace(long, seed=seed)) for seed in range(seeds)}
+    for way, machines in (("one", experiment.trained), ("wide", experiment.wide)):
+        tasks |= {f"{way} {seed}": partial(experiment.one, machines, replace(long, seed=seed)) for seed in range(seeds)}
     names, nearest = list(experiment.held_out), sorted(set(experiment.nearest.values()))
     tasks |= {f"tree {name}": partial(experiment.tree, name) for name in names}
     tasks |= {f"best {name}": partial(experiment.best, name) for name in names}
@@ -251,10 +255,15 @@ class Work:
     folder: Path
 
 
+def file_of(name: str) -> Path:
+    """Where the results of a task are."""
+    return Work.folder / f"{name.replace(' ', '-').replace(',', '')}.json"
+
+
 def run(name: str) -> tuple[str, dict[str, list[float]]]:
     """Does a task, or reads what came of it before."""
     torch.set_num_threads(1)
-    file = Work.folder / f"{name.replace(' ', '-').replace(',', '')}.json"
+    file = file_of(name)
     if not file.exists():
         write_json(file, Work.tasks[name]())
     return name, json.loads(file.read_text(encoding="utf-8"))
@@ -271,12 +280,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--machines", type=int, default=48, help="machines to train on")
     parser.add_argument("--epochs", type=int, default=40, help="of the one pair")
     parser.add_argument("--depth", type=int, default=6, help="deepest decision")
+    parser.add_argument("--report", action="store_true", help="of the tasks that are done, without doing more")
     options = parser.parse_args(arguments)
     experiment = prepared(options)
     Work.tasks, Work.folder = tasks_of(experiment, options.seeds), options.out / "tasks"
     done = {}
+    wanted = [name for name in Work.tasks if not options.report or file_of(name).exists()]
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("fork")) as pool:
-        for name, found in pool.map(run, Work.tasks):
+        for name, found in pool.map(run, wanted):
             print(name, {machine: round(sum(seconds), 3) for machine, seconds in found.items()}, flush=True)
             done[name] = found
     results = report(list(experiment.held_out), experiment.comparison.outcomes.tokens, done)

@@ -12,7 +12,7 @@ from cost_machines import EDGES
 from ltd.common.arrays import Doubles
 
 RESAMPLES = 10_000
-SEEDED = "one", "own", "quick"  # ways that were tried with several seeds
+SEEDED = "one", "wide", "own", "quick"  # ways that were tried with several seeds
 Done = dict[str, dict[str, list[float]]]
 """By task, then by held-out machine: seconds of each question."""
 
@@ -27,9 +27,9 @@ def collected(done: Done) -> dict[str, dict[str, Doubles]]:
         for name, seconds in by_machine.items():
             found.setdefault(way_of(task), {}).setdefault(name, []).append(seconds)
     means = {way: {name: np.mean(runs, axis=0) for name, runs in each.items()} for way, each in found.items()}
-    both = means["tree"].keys() & means["rule"].keys()
-    means["fixed"] = {name: min((means[way][name] for way in ("tree", "rule")), key=np.sum) for name in both}
-    return means
+    both = means["tree"].keys() & means.get("rule", {}).keys()
+    fixed = {name: min((means[way][name] for way in ("tree", "rule")), key=np.sum) for name in both}
+    return {**means, "fixed": fixed}
 
 
 def way_of(task: str) -> str:
@@ -63,18 +63,15 @@ def ratio(one: Sequence[Doubles], other: Sequence[Doubles]) -> dict[str, Any]:
 
 
 def spread_of_seeds(done: Done, way: str, names: Sequence[str]) -> list[float]:
-    """Each seed's throughput over the mean of all seeds, the geometric mean over machines."""
+    """The throughput of each seed that all machines have over the mean of these, the geometric mean over machines."""
     seeds: dict[str, dict[str, float]] = {}
     for task, by_machine in done.items():
         if way_of(task) == way:
             for name, seconds in by_machine.items():
                 seeds.setdefault(task.split()[1], {})[name] = sum(seconds)
-    means = {name: fmean(seed[name] for seed in seeds.values() if name in seed) for name in names}
-    return [
-        round(float(np.exp(np.mean([np.log(means[name] / seed[name]) for name in names]))), 4)
-        for seed in seeds.values()
-        if all(name in seed for name in names)
-    ]
+    whole = [seed for seed in seeds.values() if seed.keys() >= set(names)]
+    means = {name: fmean(seed[name] for seed in whole) for name in names if whole}
+    return [round(float(np.exp(np.mean([np.log(means[name] / seed[name]) for name in names]))), 4) for seed in whole]
 
 
 def report(names: Sequence[str], tokens: int, done: Done) -> dict[str, Any]:

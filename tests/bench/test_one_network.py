@@ -189,7 +189,7 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     names = list(found["tokens_per_second"])
     assert names[0] == "here, measured" and names[-1] == "beyond it" and found["machines"]["held out"] == len(names)
-    ways = {"plain", "as it is", "tree", "rule", "fixed", "near", "quick", "own", "long", "one", "best"}
+    ways = {"plain", "as it is", "tree", "rule", "fixed", "near", "quick", "own", "long", "one", "wide", "best"}
     for rates in found["tokens_per_second"].values():
         assert set(rates) == ways and max(rates, key=rates.__getitem__) == "best"
     assert set(found["one_over"]["all"]) == ways - {"one"} and found["one_over"]["all"]["best"]["ratio"] < 1
