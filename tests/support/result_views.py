@@ -284,11 +284,36 @@ def serving(data: dict[str, Any], choice: str | None) -> Rows:
     return rows
 
 
+WAYS = {  # columns of tables on one pair of networks, by how its results name the ways
+    "plain": "plain", "tree": "best tree", "fixed": "best fixed", "near": "of the nearest", "as it is": "shipped",
+    "quick": "quickly tuned", "own": "its own", "long": "its own, longer", "one": "one pair", "wide": "one pair, wide",
+    "best": "optimum",
+}  # fmt: skip
+
+
+def one_network_rates(data: dict[str, Any], choice: str | None) -> Rows:
+    """Tokens per second of every way on every machine."""
+    return {
+        name: {WAYS[way]: f"{rate:.1f}" for way, rate in rates.items() if way in WAYS}
+        for name, rates in data["tokens_per_second"].items()
+    }
+
+
+def one_network_ratios(data: dict[str, Any], choice: str | None) -> Rows:
+    """The one pair over every other way, by machine and by group of machines."""
+    rows = {}
+    for group, ways in data["one_over"].items():
+        intervals = {way: (found["ratio"], *found["interval"]) for way, found in ways.items() if way in WAYS}
+        rows[group] = {WAYS[way]: "{:.3f} ({:.3f} … {:.3f})".format(*found) for way, found in intervals.items()}
+    return rows
+
+
 VIEWS: Mapping[str, Callable[[dict[str, Any], Any], Rows]] = {
     view.__name__: view
     for view in (
         *(scores, drafted, chains, forwards, instruction_sets, recipes, environments, busy),
         *(calibration, tau, heads, layouts, analysis, by_kind, calibrated, widths, noise, waits, vllm, serving),
+        *(one_network_rates, one_network_ratios),
     )
 }
 

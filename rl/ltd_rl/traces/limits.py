@@ -42,15 +42,19 @@ def worthwhile(
     Returns:
         sizes, ascending from 0; and the depth limit, at least 1, but -1 for traces without a draft.
     """
-    outcomes = outcomes_of(generations, latency, EVERY_SIZE, text=text, most=most)
+    return covering(outcomes_of(generations, latency, EVERY_SIZE, text=text, most=most))
+
+
+def covering(outcomes: Outcomes) -> tuple[tuple[int, ...], int]:
+    """The same of tables that have the sizes, ascending from 0, and the depths to choose among."""
     best = optimum(outcomes)
     drafted, verified = best.depths != NOT_ASKED, best.steps > 0
     depth, size = min(1, outcomes.depth), 1
     if drafted.any():
         depth = max(depth, int(np.quantile(best.depths[drafted], COVERED, method="higher")))
     if verified.any():
-        size = max(size, EVERY_SIZE[int(np.quantile(best.steps[verified], COVERED, method="higher"))])
-    return tuple(step for step in EVERY_SIZE if step <= size), depth
+        size = max(size, outcomes.sizes[int(np.quantile(best.steps[verified], COVERED, method="higher"))])
+    return tuple(step for step in outcomes.sizes if step <= size), depth
 
 
 def summary_for(sizes: Sequence[int], text: int = 0) -> Summary:
