@@ -381,10 +381,13 @@ std::string Block::why_stuck() const {
 
 // --- shared memory ---
 
+// Where a barrier is left out, its numbers are negative: a thread that takes a large one for a count would be busy for
+// many seconds before anything goes wrong that can be noticed.
 std::byte Block::rubbish(size_t byte) const {
   uint64_t z = (rubbish_seed_ + byte / 8) * 0x9e3779b97f4a7c15u;
   z = (z ^ (z >> 32)) * 0xbf58476d1ce4e5b9u;
-  return static_cast<std::byte>((z ^ (z >> 29)) >> (byte % 8 * 8));
+  const auto found = static_cast<std::byte>((z ^ (z >> 29)) >> (byte % 8 * 8));
+  return skips_barrier() && byte % 4 == 3 ? found | std::byte{0x80} : found;
 }
 
 void Block::clear_shared(int64_t dynamic_bytes) {

@@ -81,6 +81,9 @@ void meet_warp(const char* operation, uint32_t mask, void* data, Meeting meet, c
 // Whether the tests took out the barrier here.
 bool is_skipped(const Location& where);
 
+// Whether they took out any.
+bool skips_barrier();
+
 // Lets other threads go first, or not: at atomics, whose order among threads is anyone's.
 void perhaps_yield();
 

@@ -40,6 +40,8 @@ int64_t barrier_visits(int barrier) { return barriers.at(static_cast<size_t>(bar
 
 void skip_barrier(int barrier) { skipped = barrier; }
 
+bool skips_barrier() { return skipped >= 0; }
+
 bool is_skipped(const Location& where) {
   const int number = barrier_number(where);
   ++barriers[static_cast<size_t>(number)].visits;
