@@ -19,6 +19,7 @@ from ltd.common.assets import shipped_traces
 from ltd.errors import InputError
 from ltd.lookup.scores import default_text_scores
 from ltd.policies.learned.setting import Setting
+from ltd.training.data.own_questions import OWN
 from ltd_rl.traces.compact import ARRAYS, TRACES_FACTS, codes_of, load_compact, save_compact, scores_of
 from ltd_rl.traces.format import RecordedGeneration, shallow
 from ltd_rl.traces.outcomes import outcomes_of
@@ -155,6 +156,6 @@ def test_arrays_that_cannot_be_are_named(folder: Path, change: dict[str, Any], c
 def test_the_shipped_traces_are_small_and_of_training_questions_only() -> None:
     traces = load_compact(shipped_traces())
     assert sum(file.stat().st_size for file in shipped_traces().iterdir()) < 1_500_000
-    assert {generation.task for generation in traces.generations} == {"humaneval"}
+    assert {generation.task for generation in traces.generations} == {OWN}
     assert len({generation.question_id for generation in traces.generations}) == len(traces.generations) > 40
     assert sum(generation.positions for generation in traces.generations) > 4000

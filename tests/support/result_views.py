@@ -161,7 +161,7 @@ def heads(data: dict[str, Any], choice: str | None) -> Rows:
 
 
 def layouts(data: dict[str, Any], choice: str | None) -> Rows:
-    """Heads of several layouts, trained alike: held-out accuracy per step, and τ of a tree on the way and at the end."""
+    """Heads of several layouts, trained alike: held-out accuracy per step, and τ of a tree at the end."""
     return {
         name: {
             **{f"step {step}": f"{100 * share:.1f}" for step, share in enumerate(found["held_out"]["accuracy"])},

@@ -48,7 +48,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 def is_same(before: Any, now: Any) -> bool:
     """Whether two values of a setting are one; a folder's name may end with a slash, which shells like to add."""
-    return _without_slash(before) == _without_slash(now)
+    return bool(_without_slash(before) == _without_slash(now))
 
 
 def _without_slash(value: Any) -> Any:
