@@ -20,7 +20,6 @@ Every training is a file under `tasks` of --out, so that a run that was stopped 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -266,7 +265,7 @@ def run(name: str) -> tuple[str, dict[str, list[float]]]:
     file = file_of(name)
     if not file.exists():
         write_json(file, Work.tasks[name]())
-    return name, json.loads(file.read_text(encoding="utf-8"))
+    return name, read_json(file, dict[str, list[float]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

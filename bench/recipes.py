@@ -51,7 +51,7 @@ from recipes_results import (
     make_table,
     spend,
 )
-from recipes_training import RECIPES, Ground, Recipe, bundle_folder
+from recipes_training import FINISHED, RECIPES, Ground, Recipe, bundle_folder
 from timing import circumstances, write_json
 
 HELD_OUT = "held out"
@@ -140,7 +140,7 @@ def run(options: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
     small_scale = options.scale if options.small_scale is None else options.small_scale
     ground = Ground(training, validation, (level, step), options.scale, small_scale)
     tests = {name: test_of(generations, latency, ground) for name, generations in loaded.items()}
-    with Journal(options.out / "run.jsonl", settings(ground)):
+    with Journal(options.out / "run.jsonl", settings(ground), FINISHED):
         rows = list(references(Known(known, both), latency, tests))
         for recipe in tqdm(recipes, unit="recipe"):
             recipe.train(ground, options.out)

@@ -28,6 +28,7 @@ from ltd_rl.trainers.partners import constants, nearest_step
 from ltd_rl.trainers.ppo_config import PPOConfig
 from ltd_rl.trainers.stage import Partner, layout_named
 
+FINISHED = f"bundles/*/{FACTS}"  # the files of finished recipes in the folder of all
 SMALL: dict[str, Any] = {"pi_arch": (64, 64), "vf_arch": (64, 64)}  # networks beside our own observation
 VALIDATIONS = 50  # in a training, about as many as the paper's settings make
 NEVER = 10.0  # times the seconds that a decision costs which shall not be made

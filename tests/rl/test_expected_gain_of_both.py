@@ -19,6 +19,7 @@ from made_traces import made_generations, made_latency
 from recordings import Recorded
 
 from ltd.decoding.speculation import Speculation
+from ltd.drafts.base import DEFAULT_WIDTH
 from ltd.errors import InputError
 from ltd.evaluation.methods import TreeMethod
 from ltd.latency.cycle_costs import TYPICAL_GAIN
@@ -297,7 +298,7 @@ def test_without_a_draft_it_is_refused(fitted: Fitted) -> None:
 def test_in_the_decoder_it_decides_as_in_replays(recorded: Callable[[str], Recorded], family: str) -> None:
     run = recorded(family)
     generations = run.traces.generations
-    scores, latency = fit_text_scores(generations, MOST), made_latency()
+    scores, latency = fit_text_scores(generations, MOST), made_latency(width=DEFAULT_WIDTH)
     outcomes = outcomes_of(generations, latency, SIZES, text=scores, most=MOST)
     controller, _ = fit(generations, outcomes, latency)
     seen: set[int] = set()

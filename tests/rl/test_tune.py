@@ -345,8 +345,9 @@ def test_the_folder_in_the_cache_is_that_of_the_loaded_setting(config: TuneConfi
 
 
 def test_the_command_shows_a_comparison(config: TuneConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"data-dir": config.data_dir, "out": config.out, "max-new-tokens": 12, "seconds": 0.2, "questions": 2,
-               "target": config.target, "draft": config.draft, "dtype": "float32"}  # fmt: skip
+    options = {"data-dir": config.data_dir, "tasks": "humaneval", "out": config.out, "max-new-tokens": 12,
+               "seconds": 0.2, "questions": 2, "target": config.target, "draft": config.draft,
+               "dtype": "float32"}  # fmt: skip
     assert main(["tune", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]) == 0
     shown = capsys.readouterr()
     out = " ".join(shown.out.split())

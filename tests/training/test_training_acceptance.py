@@ -219,7 +219,7 @@ def test_a_run_that_went_on_is_noticed(
         assert train_acceptance(asked) == found
     else:
         with monkeypatch.context() as patch:
-            patch.setattr("ltd.training.acceptance.train.load_model", None)
+            patch.setattr("ltd.training.acceptance.train.cache_samples", None)
             with pytest.raises(TypeError):
                 train_acceptance(asked)
     save_shard([conversation(seed) for seed in range(12, 30)], data / "00001.safetensors")
