@@ -84,6 +84,9 @@ def test_goes_on_where_it_was_killed(
 def test_wrong_questions_are_refused(config: OwnQuestionsConfig, tiny_target: Target, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="each is 0"):
         replace(config, each=0)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot write .*file: Not a directory; name a place that is writable"):
+        write_own_questions(replace(config, data_dir=tmp_path / "file"))
     write_own_questions(config)
     with pytest.raises(InputError, match="each"):
         write_own_questions(replace(config, each=4))

@@ -97,7 +97,10 @@ def write_own_questions(config: OwnQuestionsConfig) -> dict[str, int]:
             other settings led to, or is another run's.
     """
     settings = {"target": Path(config.target or DEFAULT_TARGET).name, "each": config.each, "seed": config.seed}
-    config.file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        config.file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {config.data_dir}: {error.strerror}; name a place that is writable") from error
     with Journal(config.file.with_name("written.jsonl"), settings) as journal:
         known = [KindOfQuestions(**record) for record in journal.records]
         if len(known) < len(KINDS):
