@@ -9,7 +9,7 @@ prompt ─▶ draft.step ─▶ draw ─▶ target.verify ─▶ accept ─▶ c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ltd.chains.sampling import Chain, ChainSampler, ChainSampling, chain_nodes
 from ltd.common.argument_types import as_whole, as_wholes, check_offers, truth_from
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder, Generation
+from ltd.decoding.open_streams import closed_at_exit
 from ltd.decoding.prompts import Messages, Tokens, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import CallOptions
 from ltd.decoding.statistics import Statistics, Stopwatch
@@ -189,7 +190,7 @@ class ChainDecoder:
             UserWarning: top-k or top-p at temperature 0, where they change nothing; nor does the sampler.
         """
         options = CallOptions(max_new_tokens, temperature, top_k, top_p, seed, stop_token_ids)
-        return self._run(self._request(input_ids, options, length))
+        return closed_at_exit(self._run(self._request(input_ids, options, length)))
 
     def _request(self, input_ids: Tokens, options: CallOptions, length: Length | None) -> ChainRequest:
         """A request from the arguments of `stream`."""
@@ -209,7 +210,7 @@ class ChainDecoder:
         return ChainSampling(sampling, words, sampling.drawn_seed())
 
     @torch.inference_mode()
-    def _run(self, request: ChainRequest) -> Iterator[list[int]]:
+    def _run(self, request: ChainRequest) -> Generator[list[int], None, None]:
         statistics = request.statistics
         watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
         capacity = len(request.prompt) + request.stops.limit(0) + MAX_LENGTH + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import torch
 from ltd.common.argument_types import as_whole, as_wholes, check_offers, wrong_type
 from ltd.decoding.gain import Gain
 from ltd.decoding.generation_config import ModelRules
+from ltd.decoding.open_streams import closed_at_exit
 from ltd.decoding.prefill import prefill
 from ltd.decoding.prompts import Messages, Tokens, check_ids, check_prompts, encode, length_limit, normalise
 from ltd.decoding.request import CallOptions, Request
@@ -233,10 +234,10 @@ class Decoder:
         if request.was_run:
             raise InputError("this request has been run, and a second answer would be added to its first; make another")
         request.was_run = True
-        return self._run(request)
+        return closed_at_exit(self._run(request))
 
     @torch.inference_mode()
-    def _run(self, request: Request) -> Iterator[dict[int, list[int]]]:
+    def _run(self, request: Request) -> Generator[dict[int, list[int]], None, None]:
         rows = list(range(len(request.prompts)))
         statistics = request.statistics
         watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
