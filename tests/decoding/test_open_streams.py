@@ -27,3 +27,18 @@ def test_nothing_is_printed_about_them(
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert ended.stdout == "True\n"
     assert "Error" not in ended.stderr and "Exception" not in ended.stderr
+
+
+KEPT = """
+texts = decoder.target.texts
+texts.add = lambda *arguments: print("kept")
+"""
+
+
+def test_nothing_is_kept_of_them(tiny_target: Callable[[str], Path], tiny_head: Callable[[str], Path]) -> None:
+    """Nor are other processes told to keep anything: nobody asks any more. A stream closed before is kept."""
+    folders = str(tiny_target("llama")), str(tiny_head("llama"))
+    for closing, said in (("", "True\n"), ("streams[0].close()", "True\nkept\n")):
+        program = f"{PROGRAM}{KEPT}{closing}"
+        ended = subprocess.run([sys.executable, "-c", program, *folders], capture_output=True, text=True, check=True)
+        assert ended.stdout == said

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Any
 
 from ltd.decoding.decoder import Decoder, Generation
+from ltd.decoding.open_streams import closed_at_exit, program_ends
 from ltd.decoding.statistics import Statistics
 from ltd.parallel.leader import Side
 from ltd.target.target import Target
@@ -40,9 +40,9 @@ class ParallelDecoder(Decoder):
     def stream(self, *arguments: Any, **options: Any) -> Iterator[list[int]]:
         """See `Decoder`. Where one process closes it early, all must."""
         begun = self._side.once("stream", partial(super().stream, *arguments, **options), tell=lambda _: iter(()))
-        return self._shared(begun)
+        return closed_at_exit(self._shared(begun))
 
-    def _shared(self, news: Any) -> Iterator[list[int]]:
+    def _shared(self, news: Any) -> Generator[list[int], None, None]:
         """The new tokens of every cycle, in all processes; `news` are the first one's.
 
         After an error, which all have raised, there is nothing to be closed.
@@ -51,7 +51,7 @@ class ParallelDecoder(Decoder):
             while (tokens := self._side.once("a stream's next", partial(next, news, None))) is not None:
                 yield tokens
         except GeneratorExit:
-            if not sys.is_finalizing():
+            if not program_ends.is_set():
                 self._close(news)
             raise
         self._close(news)

@@ -8,7 +8,6 @@ draft's row of a token knows the token after it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from functools import cached_property, partial
 from itertools import takewhile
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from ltd.common.argument_types import as_whole
+from ltd.decoding.open_streams import program_ends
 from ltd.decoding.request import Request
 from ltd.drafts.base import ReusableDraftSession
 from ltd.engine.kept_texts import KeptText, TokenIds, alike
@@ -83,7 +83,7 @@ class Reuse:
             places: of these sequences in the batch.
             rows: for each of its places, which prompt of the call it belongs to.
         """
-        if self.state is None or sys.is_finalizing():
+        if self.state is None or program_ends.is_set():
             return
         for place in places:
             try:
