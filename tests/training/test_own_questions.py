@@ -85,7 +85,9 @@ def test_wrong_questions_are_refused(config: OwnQuestionsConfig, tiny_target: Ta
     with pytest.raises(InputError, match="each is 0"):
         replace(config, each=0)
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(InputError, match=r"cannot write .*file: Not a directory; name a place that is writable"):
+    with pytest.raises(
+        InputError, match=r"cannot write .*file/own/written.jsonl: Not a directory; name a place that is writable"
+    ):
         write_own_questions(replace(config, data_dir=tmp_path / "file"))
     write_own_questions(config)
     with pytest.raises(InputError, match="each"):

@@ -20,11 +20,11 @@ from ltd.common.workers import Crew, Here
 from ltd.drafts.opening import check_named
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_training_dtype
-from ltd.target.model import LoadedModel, attended_tokens, load_model, stop_token_ids
+from ltd.target.model import LoadedModel, attended_tokens, load_model
 from ltd.target.quantised import check_trainable
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch, load_batch
-from ltd.training.data.chat_format import read_chat_format
+from ltd.training.data.chat_format import chat_format_of
 from ltd.training.data.conversation import Conversation, learned_roles
 from ltd.training.data.conversations import load_conversations
 from ltd.training.data.features import Reads
@@ -146,7 +146,7 @@ def keep_beginning(out: Path, beginning: dict[str, Any]) -> None:
 def check_target(target: LoadedModel, config: TrainDraftConfig) -> None:
     """Raise InputError where the config does not suit the target."""
     check_trainable(target.model, "ltd train-draft")
-    chat = read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
+    chat = chat_format_of(target)
     settings = target.model.config
     longest = attended_tokens(settings)
     if config.length > longest:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltd.errors import InputError
+from ltd.target.model import LoadedModel, stop_token_ids
 from ltd.training.data.mix import KINDS
 from ltd.training.data.openings import OPENINGS
 
@@ -28,6 +29,11 @@ class ChatFormat:
     paragraph: tuple[int, ...] = ()  # between two texts
     sentence_ends: frozenset[int] = frozenset()  # tokens that end a sentence or a line
     fences: frozenset[int] = frozenset()  # tokens that begin or end a block of code
+
+
+def chat_format_of(target: LoadedModel) -> ChatFormat:
+    """That of a loaded target, see `read_chat_format`."""
+    return read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
 
 
 def read_chat_format(tokenizer: Any, stop_tokens: tuple[int, ...]) -> ChatFormat:

@@ -39,10 +39,14 @@ class Conversation:
 
     def answers(self) -> Iterator[list[int]]:
         """The tokens of every answer."""
-        answer: list[int] = []
-        for token, role in zip([*self.tokens, -1], [*self.roles, TEMPLATE], strict=True):
-            if role == ANSWER:
-                answer.append(token)
-            elif answer:
-                yield answer
-                answer = []
+        return self.turns(ANSWER)
+
+    def turns(self, role: int) -> Iterator[list[int]]:
+        """The tokens of every turn that was written in a role, USER or ANSWER."""
+        turn: list[int] = []
+        for token, writer in zip([*self.tokens, -1], [*self.roles, TEMPLATE], strict=True):
+            if writer == role:
+                turn.append(token)
+            elif turn:
+                yield turn
+                turn = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,16 @@ from ltd.common.files import write_text
 from ltd.common.journal import Journal
 from ltd.common.number_ranges import check_least, check_seed
 from ltd.common.threads import check_threads, set_threads
-from ltd.engine.attention import attend_in_lockstep
 from ltd.errors import InputError
 from ltd.target.device import resolve_device, resolve_dtype
 from ltd.target.locate import DEFAULT_TARGET
-from ltd.target.model import attended_tokens, load_model, stop_token_ids
-from ltd.target.opening import open_forward
+from ltd.target.model import attended_tokens, load_model
 from ltd.training.config import TrainDraftConfig
-from ltd.training.data.chat_format import read_chat_format
+from ltd.training.data.chat_format import chat_format_of
 from ltd.training.data.conversation import USER, Conversation
 from ltd.training.data.given_texts import GivenTexts
 from ltd.training.data.mix import KINDS
+from ltd.training.data.stage import open_in_lockstep
 from ltd.training.data.writers import shortest_context
 from ltd.training.data.writing import ShardPlan, WritingJob, Written, own_words
 
@@ -97,15 +97,11 @@ def write_own_questions(config: OwnQuestionsConfig) -> dict[str, int]:
             other settings led to, or is another run's.
     """
     settings = {"target": Path(config.target or DEFAULT_TARGET).name, "each": config.each, "seed": config.seed}
-    try:
-        config.file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {config.data_dir}: {error.strerror}; name a place that is writable") from error
     with Journal(config.file.with_name("written.jsonl"), settings) as journal:
         known = [KindOfQuestions(**record) for record in journal.records]
         if len(known) < len(KINDS):
             for one in _rest(config, known):
-                journal.append({"kind": one.kind, "questions": one.questions, "answers": one.answers})
+                journal.append(asdict(one))
                 known.append(one)
         # In turns, so that the first so many have all kinds.
         lines = [
@@ -124,7 +120,7 @@ def _rest(config: OwnQuestionsConfig, known: list[KindOfQuestions]) -> Iterator[
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     target = load_model(config.target, dtype, device)
-    chat = read_chat_format(target.tokenizer, stop_token_ids(target.model, target.tokenizer))
+    chat = chat_format_of(target)
     context = min(CONTEXT, attended_tokens(target.model.config))
     # One length for all kinds, so that a batch of each has as many rows.
     whole = TrainDraftConfig(
@@ -133,12 +129,12 @@ def _rest(config: OwnQuestionsConfig, known: list[KindOfQuestions]) -> Iterator[
     begun = replace(whole, answer_length=1, two_turn_share=0.0)
     if context < (needed := shortest_context(chat, begun)):
         raise InputError(f"the target attends to at most {context} tokens, but its own questions need {needed}")
-    forward = open_forward(target.model, takes_weights=True, attention=attend_in_lockstep)
+    forward = open_in_lockstep(target)
     writes, begins = (WritingJob(lambda: forward, chat, each, dtype).open() for each in (whole, begun))
     with tqdm(total=len(KINDS), initial=len(known), unit="kind", desc="writing questions") as progress:
         for number, kind in list(enumerate(KINDS))[len(known) :]:
-            answers = [answer for one in known for answer in one.answers]
-            given = GivenTexts(chat, answers, random.Random(f"{config.seed} {number}"))
+            earlier = (answer for one in known for answer in one.answers)
+            given = GivenTexts(chat, earlier, random.Random(f"{config.seed} {number}"))
             texts: dict[tuple[str, ...], Conversation] = {}
             for batch in range(TRIES if given.enough_for(kind) else 0):
                 write = writes if kind.given == "nothing" else begins
@@ -156,13 +152,5 @@ def _rest(config: OwnQuestionsConfig, known: list[KindOfQuestions]) -> Iterator[
 
 def asked(conversation: Conversation, tokenizer: Any) -> tuple[str, ...]:
     """What the user says, turn by turn, the first turns only; nothing where a turn has no words."""
-    turns: list[list[int]] = []
-    before = None
-    for token, role in zip(conversation.tokens, conversation.roles, strict=True):
-        if role == USER:
-            if before != USER:
-                turns.append([])
-            turns[-1].append(token)
-        before = role
-    texts = tuple(tokenizer.decode(turn).strip() for turn in turns[:TURNS])
+    texts = tuple(tokenizer.decode(turn).strip() for turn in islice(conversation.turns(USER), TURNS))
     return texts if all(texts) else ()

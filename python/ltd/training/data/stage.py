@@ -15,10 +15,10 @@ from ltd.common.workers import Crew, absolute, local_paths
 from ltd.engine.attention import attend_in_lockstep
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
-from ltd.target.model import LoadedModel, load_model, stop_token_ids
+from ltd.target.model import LoadedModel, load_model
 from ltd.target.opening import open_forward
 from ltd.training.config import TrainDraftConfig
-from ltd.training.data.chat_format import read_chat_format
+from ltd.training.data.chat_format import chat_format_of
 from ltd.training.data.conversations import load_shard, tokens_written
 from ltd.training.data.features import (
     FeatureJob,
@@ -51,10 +51,11 @@ class NamedTarget:
 
     def __call__(self) -> Forward:
         """Loads it."""
-        return _opened(load_model(self.name, self.dtype, torch.device(self.device)))
+        return open_in_lockstep(load_model(self.name, self.dtype, torch.device(self.device)))
 
 
-def _opened(target: LoadedModel) -> Forward:
+def open_in_lockstep(target: LoadedModel) -> Forward:
+    """What runs a target for many conversations at a time; its weights are taken over."""
     return open_forward(target.model, takes_weights=True, attention=attend_in_lockstep)
 
 
@@ -80,7 +81,9 @@ class DataStage:
         """What runs the target; opened only where something is left to do."""
         device = self.target.model.device
         # On a processor a copy, because packed weights cannot be read back.
-        return _opened(load_model(self.config.target, self.dtype, device) if device.type == "cpu" else self.target)
+        return open_in_lockstep(
+            load_model(self.config.target, self.dtype, device) if device.type == "cpu" else self.target
+        )
 
     @property
     def open_target(self) -> Callable[[], Forward]:
@@ -96,8 +99,9 @@ class DataStage:
     @cached_property
     def writing(self) -> WritingJob:
         """What writes."""
-        chat = read_chat_format(self.target.tokenizer, stop_token_ids(self.target.model, self.target.tokenizer))
-        return WritingJob(self.open_target, chat, self.config, self.dtype, local_paths(self._target_name))
+        return WritingJob(
+            self.open_target, chat_format_of(self.target), self.config, self.dtype, local_paths(self._target_name)
+        )
 
     def write(self, tokens: int) -> None:
         """Conversations, until there are so many tokens."""
