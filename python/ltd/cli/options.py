@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ltd.common.named_options import whole_number
+from ltd.common.named_options import numbers_of
 from ltd.errors import InputError
 
 TargetOption = Annotated[
@@ -104,9 +104,8 @@ def layer_numbers(text: str | None) -> tuple[int, ...] | None:
     """
     if text is None:
         return None
-    numbers = [whole_number(part.strip()) for part in text.split(",")]
-    layers = tuple(number for number in numbers if number is not None)
-    if len(layers) < len(numbers):
+    layers = numbers_of(part.strip() for part in text.split(","))
+    if layers is None:
         raise InputError(f"feature layers {text!r} are no whole numbers with commas between, such as 2,16,29")
     return layers
 

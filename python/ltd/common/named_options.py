@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,13 @@ MOST_DIGITS = 18  # of a whole number; Python refuses to read thousands of them 
 def whole_number(text: str) -> int | None:
     """The number that some decimal digits are; None for any other text, and for more digits than anything here has."""
     return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
+
+
+def numbers_of(texts: Iterable[str]) -> tuple[int, ...] | None:
+    """The numbers that some texts are, see `whole_number`; None if any is none."""
+    numbers = [whole_number(text) for text in texts]
+    found = tuple(number for number in numbers if number is not None)
+    return found if len(found) == len(numbers) else None
 
 
 def read_float(text: str) -> float:

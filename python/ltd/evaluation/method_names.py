@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ltd.common.assets import shipped_baseline
 from ltd.common.files import expand_user
-from ltd.common.named_options import options_of, split_option, whole_number
+from ltd.common.named_options import numbers_of, options_of, split_option, whole_number
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.method_table import (
@@ -45,8 +45,8 @@ def read_policy(name: str) -> PolicyChoice:
     makers: dict[str, tuple[Callable[..., Policy], int]]
     makers = {STATIC: (Static, 2), LOOKED_UP: (Lookup, 1), BOTH: (Both, 3)}
     make, count = makers.get(kind, (Static, 0))
-    counts = [number for typed in numbers if (number := whole_number(typed)) is not None]
-    if not len(numbers) == len(counts) == count:
+    counts = numbers_of(numbers)
+    if counts is None or len(counts) != count:
         raise InputError(
             f"unknown method {name!r}; use one of {', '.join(row.method for row in rows())} (ltd methods explains them)"
         )

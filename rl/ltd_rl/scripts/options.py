@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ltd.common.named_options import whole_number
+from ltd.common.named_options import numbers_of
 from ltd.errors import InputError
 from ltd_rl.environments.rewards import describe_rewards
 from ltd_rl.traces.observations import Role
@@ -137,9 +137,8 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     Raises:
         InputError: something else.
     """
-    numbers = [whole_number(word) for word in text.strip("[]() ").replace(",", " ").split()]
-    sizes = tuple(number for number in numbers if number is not None)
-    if len(sizes) < len(numbers):
+    sizes = numbers_of(text.strip("[]() ").replace(",", " ").split())
+    if sizes is None:
         raise InputError(f"{text!r} is no list of whole numbers; write them with commas between, for example 1024,256")
     return sizes
 
