@@ -59,16 +59,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def small(tiny_target: Callable[[str], Path], tiny_head: Callable[[str], Path]) -> list[str]:
+    """Options of a small training, for both scripts."""
+    return ["--base_model_path", str(tiny_target("llama")), "--ea_model_path", str(tiny_head("llama")),
+            "--sizes", "4,12", "--depth_limit", "2", "--batch_size", "64", "--n_epochs", "1"]  # fmt: skip
+
+
 def test_both_scripts_from_models_to_a_bundle(
-    data: Path,
-    tiny_target: Callable[[str], Path],
-    tiny_head: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["--base_model_path", str(tiny_target("llama")), "--ea_model_path", str(tiny_head("llama")),
-              "--dtype", "float32", "--sizes", "4,12", "--depth_limit", "2", "--total_timesteps", "256",
-              "--n_steps", "128", "--batch_size", "64", "--n_epochs", "1", "--eval_freq", "128",
+    common = [*small, "--dtype", "float32", "--total_timesteps", "256", "--n_steps", "128", "--eval_freq", "128",
               "--pi_arch", "8", "--vf_arch", "8", "8"]  # fmt: skip
     depth = ["--save_path", str(tmp_path / "depth"), "--data_dir", str(data), "--dataset_train", "humaneval",
              "--max_new_tokens", "12", "--calibration_seconds", "0.01"]  # fmt: skip
@@ -99,15 +100,10 @@ def test_both_scripts_from_models_to_a_bundle(
 
 
 def test_latencies_that_a_run_goes_by_are_not_replaced(
-    data: Path,
-    tiny_target: Callable[[str], Path],
-    tiny_head: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--base_model_path", str(tiny_target("llama")), "--ea_model_path", str(tiny_head("llama")),
-               "--sizes", "4,12", "--depth_limit", "2", "--total_timesteps", "64", "--n_steps", "64",
-               "--batch_size", "64", "--n_epochs", "1", "--pi_arch", "8", "--vf_arch", "8", "--max_new_tokens", "8",
+    command = [*small, "--total_timesteps", "64", "--n_steps", "64", "--pi_arch", "8", "--vf_arch", "8",
+               "--max_new_tokens", "8",
                "--calibration_seconds", "0.01", "--data_dir", str(data), "--dataset_train", "humaneval"]  # fmt: skip
     first, begun = tmp_path / "first", tmp_path / "begun"
     kept = begun / "latency.json"
