@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,17 @@ def test_others_make_the_same_data(tiny_target: Target, target: LoadedModel, tmp
         "nothing",
         "text",
     }
-    assert [len(units) for units in crew.units] == [4] * -(-count // 4) + [count]
+    assert [len(units) for units in crew.units] == [4] * -(-count // 4)
+
+
+def test_others_make_the_same_features_again(tiny_target: Target, target: LoadedModel, tmp_path: Path) -> None:
+    config = config_of(tiny_target("llama"))
+    written = len(made(config, tmp_path / "here", target, Here())) // 2
+    shutil.copytree(tmp_path / "here" / "data", tmp_path / "there" / "data")
+    shutil.rmtree(tmp_path / "here" / "features")
+    crew = OtherCrew()
+    assert made(config, tmp_path / "here", target, Here()) == made(config, tmp_path / "there", target, crew)
+    assert [len(units) for units in crew.units] == [written]
 
 
 def test_a_round_goes_on_where_it_was_stopped(tiny_target: Target, target: LoadedModel, tmp_path: Path) -> None:

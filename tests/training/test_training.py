@@ -183,7 +183,7 @@ def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     places = {
         "data": ("ltd.training.data.writing.write_batch", 1),
         "later data": ("ltd.training.data.writing.write_batch", 2),
-        "features": ("ltd.training.data.features._shard_features", 1),
+        "features": ("ltd.training.data.writing.save_shard", 1),  # those of the shard are there already
         "training": ("ltd.training.eagle3.measure.loss_of_batch", 3 * 4),  # four conversations an update
         "finish": ("ltd.training.kinds.save_head", 0),
     }
@@ -408,11 +408,12 @@ def test_lockstep_equals_plain_forward(
     output = model(tokens, use_cache=False, output_hidden_states=True)
     expected = output.logits.detach()
     forward = run(model)
-    lockstep = Lockstep(forward, 4, 20)
+    lockstep = Lockstep(forward, 4, 20, layers=(1, 8))
 
     def check(position: int, rows: list[int], count: int = 1) -> None:
-        logits = lockstep.append(tokens[rows, position : position + count])
+        logits, best = lockstep.append(tokens[rows, position : position + count])
         torch.testing.assert_close(logits, expected[rows, position + count - 1], rtol=1e-3, atol=1e-3)
+        assert torch.equal(best, expected[rows, position + count - 1].argmax(-1))
         assert lockstep.length == position + count
 
     check(0, [0, 1, 2, 3], 5)
@@ -423,14 +424,28 @@ def test_lockstep_equals_plain_forward(
     lockstep.keep([1, 2])
     for position in range(13, 20):
         check(position, [3, 2])
+
+    def check_states(row: int, states: dict[str, torch.Tensor], size: int) -> None:
+        close = partial(torch.testing.assert_close, rtol=1e-2, atol=2e-2)  # they are kept in bfloat16
+        final = output.hidden_states[-1][row, :size]
+        close(states["features"][:size, :32].float(), output.hidden_states[1][row, :size])
+        close(states["final"][:size].float(), final)
+        close(model.model.norm(states["features"][:size, 32:].float()), final)
+        assert torch.equal(states["best"][:size].long(), expected[row, :size].argmax(-1))
+        torch.testing.assert_close(states["total"][:size], expected[row, :size].logsumexp(-1), rtol=1e-4, atol=1e-3)
+
+    sizes = {0: 12, 2: 20, 3: 17}  # the last token of each has none
+    assert lockstep.states is not None
+    joined = lockstep.states.joined(sizes)
+    parts = {name: dict(zip(sizes, kept.split(list(sizes.values())), strict=True)) for name, kept in joined.items()}
+    for row in sizes:
+        states = {name: of_rows[row] for name, of_rows in parts.items()}
+        check_states(row, states, sizes[row] - 1)
+        assert not any(kept[-1].any() for kept in states.values())
     texts = [row[: 20 - 3 * i].tolist() for i, row in enumerate(tokens)]
-    for index, states in list(read_states(forward, texts, (1, 8))):
-        size = 20 - 3 * index
-        hidden = [output.hidden_states[1][index, :size], output.hidden_states[-1][index, :size]]
-        torch.testing.assert_close(states.features[:, :32], hidden[0], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(states.final, hidden[1], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(model.model.norm(states.features[:, 32:]), hidden[1], rtol=1e-3, atol=1e-3)
-        assert torch.equal(states.best.long(), expected[index, :size].argmax(-1))
+    for index, states in read_states(forward, texts, (1, 8)):
+        assert len(states["best"]) == 20 - 3 * index
+        check_states(index, states, 20 - 3 * index)
 
 
 @settings(max_examples=60, deadline=None)
@@ -472,7 +487,7 @@ def test_repeated_questions_are_one(tmp_path: Path) -> None:
 def test_sampling_follows_the_distribution() -> None:
     logits = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0]).repeat(30_000, 1)
     temperatures = torch.tensor([0.0, 0.5, 1.0]).repeat(10_000)
-    tokens = sample(logits, temperatures, torch.Generator().manual_seed(1))
+    tokens = sample(logits, logits.argmax(-1), temperatures, torch.Generator().manual_seed(1))
     assert (tokens[temperatures == 0] == 4).all()
     for temperature in (0.5, 1.0):
         shares = torch.bincount(tokens[temperatures == temperature], minlength=5) / 10_000
@@ -490,9 +505,29 @@ def test_cached_features_equal_hidden_states(finished: TrainDraftConfig, tiny_ta
         output = model(torch.tensor([conversation.tokens]), output_hidden_states=True)
         read = reader.read(conversation)
         features = torch.cat([output.hidden_states[layer][0] for layer in (2, 4, 5)], dim=-1)
-        torch.testing.assert_close(read["features"].float(), features, rtol=1e-2, atol=1e-2)
-        torch.testing.assert_close(read["final"].float(), output.hidden_states[-1][0], rtol=1e-2, atol=1e-2)
-        assert torch.equal(read["best"].long(), output.logits[0].argmax(-1))
+        # Nothing follows the last token, so the target did not read it.
+        assert not any(kept[-1].any() for kept in read.values())
+        torch.testing.assert_close(read["features"][:-1].float(), features[:-1], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(read["final"][:-1].float(), output.hidden_states[-1][0, :-1], rtol=1e-2, atol=1e-2)
+        assert torch.equal(read["best"][:-1].long(), output.logits[0, :-1].argmax(-1))
+        torch.testing.assert_close(read["total"][:-1], output.logits[0, :-1].logsumexp(-1), rtol=1e-4, atol=1e-3)
+
+
+def test_features_that_were_deleted_are_made_again(
+    finished: TrainDraftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out, ignore=shutil.ignore_patterns("features", "checkpoint.pt", "head"))
+    choose_averaged(monkeypatch)
+    head = train_draft(TrainDraftConfig(**{**finished.to_dict(), "out": out}))
+    once, twice = (load_file(folder / "model.safetensors") for folder in (Path(finished.out) / "head", head))
+    for name in once:
+        assert torch.equal(once[name], twice[name]), name
+    written, made = (FeatureReader(Path(folder) / "features") for folder in (finished.out, out))
+    for conversation in load_conversations(out / "data"):
+        one, other = written.read(conversation), made.read(conversation)
+        for name in one:
+            assert torch.equal(one[name][:-1], other[name][:-1]), name
 
 
 def test_cached_features_that_are_not_whole_are_named(tmp_path: Path) -> None:

@@ -249,16 +249,15 @@ def test_live_features_train_the_same_head(tiny_target: Target, tmp_path: Path) 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    hours=st.floats(0.01, 100), writing=st.floats(1e-5, 1e-2), reading=st.floats(0, 1e-2),
-    training=st.floats(1e-5, 1e-2), epochs=st.integers(1, 5),
+    hours=st.floats(0.01, 100), writing=st.floats(1e-5, 1e-2), training=st.floats(1e-5, 1e-2), epochs=st.integers(1, 5),
     most=st.none() | st.integers(1, 10**7), least=st.integers(0, 10**4),
 )  # fmt: skip
 def test_a_plan_takes_its_time(
-    hours: float, writing: float, reading: float, training: float, epochs: int, most: int | None, least: int
+    hours: float, writing: float, training: float, epochs: int, most: int | None, least: int
 ) -> None:
     config = TrainDraftConfig(out="x", hours=hours, epochs=epochs)
-    plan = fitting_plan(config, writing, reading, training, most, least)
-    each = writing + reading + training * epochs / (1 - SHARE_FOR_MEASURING)
+    plan = fitting_plan(config, writing, training, most, least)
+    each = writing + training * epochs / (1 - SHARE_FOR_MEASURING)
     assert sum(plan.hours) == pytest.approx(plan.tokens * each / 3600)
     if plan.tokens > max(least, 1):
         slack = each / 3600
@@ -281,7 +280,7 @@ def test_a_run_by_time_keeps_its_plan(
         train_draft(config)
     plan = read_plan(tmp_path / "out")
     assert plan is not None and plan.bound == "time"
-    assert min(plan.writing, plan.reading, plan.training) > 0
+    assert min(plan.writing, plan.training) > 0
     assert "this will take about 0.0 hours" in capsys.readouterr().err
     shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "data").iterdir()}
     monkeypatch.setattr("ltd.training.train.run_training", run_training)

@@ -256,7 +256,7 @@ def test_no_row_outgrows_its_cache(tiny_target: Target, tmp_path: Path) -> None:
     config = config_of(length=250, user_length=100, answer_length=100, mix="chat=1", two_turn_share=1.0, rows=48)
     forward = open_forward(model, takes_weights=True)
     assert Lockstep(forward, 1, config.length + len(chat.to_answer) + len(chat.to_user)).cache.capacity == 256
-    make_conversations(WritingJob(lambda: forward, chat, config, torch.float32), tmp_path, 1, Here())
+    make_conversations(WritingJob(lambda: forward, chat, config, torch.float32), tmp_path, tmp_path / "none", 1, Here())
     written = load_shard(shard_file(tmp_path, 0), 0)
     assert written and all(len(each.tokens) <= config.length and each.roles[-1] == ANSWER for each in written)
 
@@ -268,7 +268,7 @@ def test_data_of_all_kinds(tiny_target: Target, tmp_path: Path) -> None:
     chat = read_chat_format(tokenizer, (2,))
     config = config_of(context_length=240, rows=12, seed=3)
     job = WritingJob(lambda: open_forward(model, takes_weights=True), chat, config, torch.float32)
-    make_conversations(job, tmp_path / "data", 9000, Here())
+    make_conversations(job, tmp_path / "data", tmp_path / "none", 9000, Here())
     shards = written_shards(tmp_path / "data")
     assert sum(shard.tokens for shard in shards) >= 9000
     assert {shard.kind.name for shard in shards} == set(KIND_OF_NAME) - {"code"}

@@ -23,43 +23,41 @@ class DataPlan:
 
     Attributes:
         tokens: of data.
-        writing, reading, training: seconds per token: writing it, caching its features, and learning it in one epoch.
+        writing, training: seconds per token: writing it with its features, and learning it in one epoch.
         epochs: passes over the data.
         bound: what the number of tokens comes from: "time", or "space" where the features of more would not fit.
     """
 
     tokens: Count
     writing: Real
-    reading: Real
     training: Real
     epochs: Count
     bound: str
 
     @property
-    def hours(self) -> tuple[float, float, float]:
-        """Of writing, caching features and training."""
-        each = (self.writing, self.reading, self.training * self.epochs / (1 - SHARE_FOR_MEASURING))
-        return tuple(seconds * self.tokens / 3600 for seconds in each)  # type: ignore[return-value]
+    def hours(self) -> tuple[float, float]:
+        """Of writing and training."""
+        training = self.training * self.epochs / (1 - SHARE_FOR_MEASURING)
+        return self.writing * self.tokens / 3600, training * self.tokens / 3600
 
     def __str__(self) -> str:
-        writing, reading, training = self.hours
+        writing, training = self.hours
         limit = " (as many as their features have space for)" if self.bound == "space" else ""
         return (
             f"this will take about {sum(self.hours):.1f} hours: {self.tokens:,} tokens{limit} are written in about "
-            f"{writing:.1f} hours, their features cached in {reading:.1f}, and learned {self.epochs} times in "
-            f"{training:.1f}"
+            f"{writing:.1f} hours and learned {self.epochs} times in {training:.1f}"
         )
 
 
 def fitting_plan(
-    config: TrainDraftConfig, writing: float, reading: float, training: float, most_tokens: int | None, least: int
+    config: TrainDraftConfig, writing: float, training: float, most_tokens: int | None, least: int
 ) -> DataPlan:
     """As many tokens as `config.hours` are enough for, at these seconds per token; `least` are written already."""
-    each = writing + reading + training * config.epochs / (1 - SHARE_FOR_MEASURING)
+    each = writing + training * config.epochs / (1 - SHARE_FOR_MEASURING)
     tokens, bound = int(config.hours * 3600 / each), "time"
     if most_tokens is not None and tokens > most_tokens:
         tokens, bound = most_tokens, "space"
-    return DataPlan(max(tokens, least, 1), writing, reading, training, config.epochs, bound)
+    return DataPlan(max(tokens, least, 1), writing, training, config.epochs, bound)
 
 
 def read_plan(folder: Path) -> DataPlan | None:

@@ -111,8 +111,7 @@ def _planned(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker
 
         mean = sum(len(each.tokens) for each in conversations) / training.updates_per_epoch
         seconds = seconds_per_call(update) / mean
-        reading = stage.reading_seconds()
-        plan = fitting_plan(config, writing, reading, seconds, stage.most_tokens(), int(mean))
+        plan = fitting_plan(config, writing, seconds, stage.most_tokens(), int(mean))
         write_plan(out, plan)
     print(plan, file=sys.stderr)
     return plan

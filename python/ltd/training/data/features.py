@@ -18,7 +18,8 @@ from ltd.engine.forward import Forward
 from ltd.errors import InputError
 from ltd.training.data.conversation import Conversation
 from ltd.training.data.conversations import load_shard
-from ltd.training.data.lockstep import States, read_states
+from ltd.training.data.lockstep import read_states
+from ltd.training.data.states import TYPES
 
 BYTES_PER_VALUE = 2  # bfloat16
 NAMES, TOTAL = ("features", "final", "best"), "total"  # of a shard's tensors; older ones lack the last
@@ -79,17 +80,11 @@ def features_cached(data: Path, folder: Path) -> bool:
 def _shard_features(
     forward: Forward, layers: tuple[int, ...], texts: list[list[int]]
 ) -> Iterator[int | dict[str, Tensor]]:
-    found: list[States | None] = [None] * len(texts)
+    found = {}
     for index, states in read_states(forward, texts, layers):
-        found[index] = states
+        found[index] = {name: kept.cpu() for name, kept in states.items()}
         yield len(texts[index])
-    every = [states for states in found if states is not None]
-    yield {
-        "features": torch.cat([states.features.to("cpu", torch.bfloat16) for states in every]),
-        "final": torch.cat([states.final.to("cpu", torch.bfloat16) for states in every]),
-        "best": torch.cat([states.best.cpu() for states in every]),
-        "total": torch.cat([states.total.cpu() for states in every]),
-    }
+    yield {name: torch.cat([found[index][name] for index in range(len(texts))]) for name in TYPES}
 
 
 class Reads(Protocol):
@@ -109,15 +104,7 @@ class LiveFeatures:
         """See `Reads`; on the target's device."""
         texts = [conversation.tokens for conversation in conversations]
         found = dict(read_states(self.forward, texts, self.layers))
-        return [
-            {
-                "features": states.features.to(torch.bfloat16),
-                "final": states.final.to(torch.bfloat16),
-                "best": states.best,
-                "total": states.total,
-            }
-            for states in (found[index] for index in range(len(texts)))
-        ]
+        return [found[index] for index in range(len(texts))]
 
 
 class FeatureReader:

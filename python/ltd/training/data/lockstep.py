@@ -13,24 +13,9 @@ from torch import Tensor, nn
 from ltd.engine.forward import Forward, TreeBlock
 from ltd.engine.kv_cache import ROUND_ROWS_TO
 from ltd.training.data.floor import LockstepFloor
+from ltd.training.data.states import RowStates, most_likely, read_tokens
 
-TOKENS_PER_FORWARD = 2048  # of finished texts in `read_states`, padding included
-ROWS_AT_ONCE = 256  # of logits in float32
-
-
-class States:
-    """What training keeps of a text of n tokens.
-
-    features (n,F*Ht): hs[k] of the feature layers; final (n,Ht): after the final norm; best (n,) int32: the most likely
-    next token; total (n,) float32: the logarithm of the sum of exponentials of all logits.
-    """
-
-    __slots__ = ("best", "features", "final", "total")
-
-    def __init__(self, features: Tensor, final: Tensor, logits: Tensor) -> None:
-        self.features, self.final = features, final
-        self.best = logits.max(-1).indices.to(torch.int32)
-        self.total = torch.cat([part.float().logsumexp(-1) for part in logits.split(ROWS_AT_ONCE)])
+TOKENS_PER_FORWARD = 2048  # of prompts, and of finished texts in `read_states`, padding included
 
 
 class Lockstep:
@@ -41,14 +26,22 @@ class Lockstep:
         rows: how many.
         capacity: tokens of each, at most.
         floor: says how long a forward takes at least.
+        layers: the hidden states hs[k] that are features, where states are kept.
 
     Attributes:
         least_seconds: of all forwards so far, if there is a floor.
+        states: of all rows there were, if they are kept.
     """
 
-    def __init__(self, forward: Forward, rows: int, capacity: int, floor: LockstepFloor | None = None) -> None:
+    def __init__(
+        self, forward: Forward, rows: int, capacity: int, floor: LockstepFloor | None = None,
+        layers: tuple[int, ...] | None = None,
+    ) -> None:  # fmt: skip
         self.forward, self.device, self.cache = forward, forward.device, forward.open(rows, capacity)
         self.floor, self.least_seconds = floor, 0.0
+        self._layers, self._rows = layers, list(range(rows))  # which of the first rows there are still
+        width = int(forward.config.hidden_size)
+        self.states = None if layers is None else RowStates(rows, capacity, width * len(layers), width)
 
     @property
     def length(self) -> int:
@@ -56,34 +49,38 @@ class Lockstep:
         return self.cache.host_lengths[0]
 
     @torch.inference_mode()
-    def append(self, tokens: Tensor) -> Tensor:
-        """Append tokens (rows,n) int64 -> logits (rows,V) of what follows."""
+    def append(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Append tokens (rows,n) int64 -> logits (rows,V) of what follows, and the most likely of it (rows,)."""
         rows, count = tokens.shape
         if self.floor is not None:
             self.least_seconds += self.floor.seconds(rows, count, self.length)
-        read = self.forward(tokens, TreeBlock.chain(self.cache.lengths, count), self.cache, logits_to_keep=1)
+        if self.states is None or self._layers is None:
+            block = TreeBlock.chain(self.cache.lengths, count)
+            logits = self.forward(tokens, block, self.cache, logits_to_keep=1).logits[:, -1]
+            best = most_likely(logits)
+        else:
+            every, states = read_tokens(self.forward, tokens, self.cache, self._layers)
+            self.states.add(self._rows, self.length, states)
+            logits, best = every[:, -1], states["best"][:, -1].long()
         self.cache.advance([count] * self.cache.batch)
-        return read.logits[:, -1]
+        return logits, best
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these; row i of the new ones was rows[i] >= i."""
         self.cache.keep(rows)
+        self._rows = [self._rows[row] for row in rows]
 
 
-@torch.inference_mode()
-def read_states(forward: Forward, texts: Sequence[list[int]], layers: tuple[int, ...]) -> Iterator[tuple[int, States]]:
-    """The index and the states of every text, in any order; `layers` are the feature layers."""
-    width, taps = int(forward.config.hidden_size), (*layers, int(forward.config.num_hidden_layers))
+def read_states(
+    forward: Forward, texts: Sequence[list[int]], layers: tuple[int, ...]
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The index of every text, in any order, and what training keeps of its n tokens, (n,…) as in `read_tokens`."""
     for indices in _by_length(texts):
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(texts[index]) for index in indices], batch_first=True)
-        cache = forward.open(*tokens.shape)
         # Padding stands on the right, where causal attention keeps it out of everything that counts.
-        read = forward(tokens.to(forward.device), TreeBlock.chain(cache.lengths, tokens.size(1)), cache, taps=taps)
-        assert read.features is not None
+        _, states = read_tokens(forward, tokens.to(forward.device), forward.open(*tokens.shape), layers)
         for row, index in enumerate(indices):
-            count = len(texts[index])
-            features, last = read.features[row, :count].split([width * len(layers), width], dim=-1)
-            yield index, States(features, forward.norm(last), read.logits[row, :count])
+            yield index, {name: kept[row, : len(texts[index])] for name, kept in states.items()}
 
 
 def _by_length(texts: Sequence[list[int]]) -> Iterator[list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ltd.common.shards import shard_file, space_for
+from ltd.common.shards import space_for
 from ltd.common.workers import Crew, absolute, local_paths
 from ltd.engine.attention import attend_in_lockstep
 from ltd.engine.forward import Forward
@@ -19,7 +18,7 @@ from ltd.target.model import LoadedModel, load_model
 from ltd.target.opening import open_forward
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.chat_format import chat_format_of
-from ltd.training.data.conversations import load_shard, tokens_written
+from ltd.training.data.conversations import tokens_written
 from ltd.training.data.features import (
     FeatureJob,
     FeatureReader,
@@ -29,11 +28,9 @@ from ltd.training.data.features import (
     features_cached,
     gigabytes_of_features,
 )
-from ltd.training.data.lockstep import read_states
 from ltd.training.data.writing import WritingJob, make_conversations
 from ltd.training.data.writing_rates import WritingRates
 
-TEXTS_TIMED = 16
 SHARE_OF_DISK = 0.8  # of what is free, for features, where nobody said how many tokens there shall be
 
 
@@ -99,12 +96,12 @@ class DataStage:
     @cached_property
     def writing(self) -> WritingJob:
         """What writes."""
-        return WritingJob(
-            self.open_target, chat_format_of(self.target), self.config, self.dtype, local_paths(self._target_name)
-        )
+        layers = self.layers if self.config.caches_features else None
+        files = local_paths(self._target_name)
+        return WritingJob(self.open_target, chat_format_of(self.target), self.config, self.dtype, layers, files)
 
     def write(self, tokens: int) -> None:
-        """Conversations, until there are so many tokens."""
+        """Conversations, until there are so many tokens, and their features, if they are kept."""
         if tokens_written(self.data) >= tokens:
             return
         if self.crew.is_remote and self.config.shards_at_once == 1:
@@ -112,10 +109,10 @@ class DataStage:
                 "with --ray, shards_at_once says how many shards workers may write at the same time; what is written "
                 "depends on it, not on the workers, so give at least as many as there will be, --shards-at-once 8 say"
             )
-        make_conversations(self.writing, self.data, tokens, self.crew)
+        make_conversations(self.writing, self.data, self.features, tokens, self.crew)
 
     def cache(self) -> None:
-        """The features of all conversations, if they are kept."""
+        """The features that are missing, if they are kept: such as were deleted, or made by another version."""
         if self.config.caches_features and not features_cached(self.data, self.features):
             job = FeatureJob(self.open_target, self.layers, local_paths(self._target_name))
             cache_features(job, self.data, self.features, self.crew)
@@ -127,24 +124,10 @@ class DataStage:
         return LiveFeatures(self.forward, self.layers)
 
     def writing_seconds(self) -> float:
-        """Seconds per token of writing by the whole crew; a shard is written where none was timed."""
+        """Seconds per token of writing and its features by the whole crew; a shard is written where none was timed."""
         while not WritingRates(self.out).shards:
             self.write(tokens_written(self.data) + 1)
         return WritingRates(self.out).seconds_per_token / min(self.crew.size, self.config.shards_at_once)
-
-    def reading_seconds(self) -> float:
-        """Seconds per token of caching features by the whole crew, from a part of the first shard, timed here.
-
-        0 where they are not kept.
-        """
-        if not self.config.caches_features:
-            return 0.0
-        texts = [each.tokens for each in load_shard(shard_file(self.data, 0), 0)[: 2 * TEXTS_TIMED]]
-        for part in (texts[:TEXTS_TIMED], texts[TEXTS_TIMED:] or texts):  # the first warms up
-            started = time.perf_counter()
-            for _ in read_states(self.forward, part, self.layers):
-                pass
-        return (time.perf_counter() - started) / max(1, sum(map(len, part))) / self.crew.size
 
     def gigabytes(self, tokens: int) -> float:
         """What the features of so many tokens take on disk; 0 where they are not kept."""

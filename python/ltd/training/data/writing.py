@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ltd.common.shards import shard_file
+from ltd.common.shards import shard_file, write_shard
 from ltd.common.workers import Crew
 from ltd.engine.forward import Forward
 from ltd.training.config import TrainDraftConfig
@@ -26,12 +26,11 @@ from ltd.training.data.conversation import ANSWER, Conversation
 from ltd.training.data.conversations import WrittenShard, load_shard, save_shard, written_shards
 from ltd.training.data.floor import LockstepFloor, machine_rates
 from ltd.training.data.given_texts import GivenTexts
-from ltd.training.data.lockstep import Lockstep
+from ltd.training.data.lockstep import TOKENS_PER_FORWARD, Lockstep
 from ltd.training.data.mix import TextKind, furthest_behind
 from ltd.training.data.writers import Sheet, new_sheet, new_writers, shared_tokens
 from ltd.training.data.writing_rates import ShardRate, WritingRates
 
-TOKENS_AT_ONCE = 4096  # of prompts, in one forward
 SHARDS_GIVEN = 8  # of earlier shards whose answers are given in one shard's prompts
 
 
@@ -52,12 +51,13 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The conversations of a shard, and what they took and could take at least."""
+    """The conversations of a shard, what they took and could take at least, and their features, where they are kept."""
 
     kind: TextKind
     conversations: list[Conversation]
     seconds: float
     least_seconds: float
+    features: dict[str, Tensor] | None = None
 
     @property
     def summary(self) -> WrittenShard:
@@ -79,6 +79,7 @@ class WritingJob:
         open_target: gives what runs the target, once in each worker.
         chat, config: of the run.
         dtype: of the target's weights.
+        layers: the hidden states hs[k] that are features; None where none are kept.
         files: see `ltd.common.workers.Job`.
     """
 
@@ -86,6 +87,7 @@ class WritingJob:
     chat: ChatFormat
     config: TrainDraftConfig
     dtype: torch.dtype
+    layers: tuple[int, ...] | None = None
     files: Sequence[Path] = ()
 
     def open(self) -> Callable[[ShardPlan], Iterator[int | Written]]:
@@ -96,15 +98,22 @@ class WritingJob:
         def write(plan: ShardPlan) -> Iterator[int | Written]:
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + plan.number)
             sheet, started = new_sheet(plan.kind, self.chat, self.config, generator), time.perf_counter()
-            batch = write_batch(forward, self.chat, self.config, generator, sheet, plan.texts, floor)
-            conversations, least = yield from batch
-            yield Written(plan.kind, conversations, time.perf_counter() - started, least)
+            length = sheet.length + len(self.chat.to_answer) + len(self.chat.to_user)
+            texts = Lockstep(forward, sheet.rows, length, floor, self.layers)
+            found = yield from write_batch(texts, self.chat, self.config, generator, sheet, plan.texts)
+            sizes = {row: len(conversation.tokens) for row, conversation in found.items()}
+            features = None if texts.states is None else texts.states.joined(sizes)
+            seconds = time.perf_counter() - started
+            yield Written(plan.kind, list(found.values()), seconds, texts.least_seconds, features)
 
         return write
 
 
-def make_conversations(job: WritingJob, folder: Path, tokens: int, crew: Crew) -> None:
+def make_conversations(job: WritingJob, folder: Path, features: Path, tokens: int, crew: Crew) -> None:
     """Write shards of conversations until they hold so many tokens; existing shards are kept.
+
+    Their features go into the folder `features`, where the job keeps any: made while the text is written they cost no
+    forward of their own.
 
     Every shard is of one kind of text, the one that lacks most of its share of the answer tokens. It depends on nothing
     but the config and the shards before it, of which `shards_at_once` at a time know nothing of each other. The rate of
@@ -120,6 +129,9 @@ def make_conversations(job: WritingJob, folder: Path, tokens: int, crew: Crew) -
                     progress.update(news)
                     continue
                 number = len(shards)
+                if news.features is not None:  # before the text, which says that the shard is finished
+                    features.mkdir(exist_ok=True)
+                    write_shard(news.features, shard_file(features, number))
                 save_shard(news.conversations, shard_file(folder, number), news.kind)
                 shards.append(news.summary)
                 total += news.summary.tokens
@@ -176,21 +188,20 @@ def own_words(answer: list[int], chat: ChatFormat) -> list[int]:
 
 
 def write_batch(
-    forward: Forward, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, sheet: Sheet,
-    given: GivenTexts | None, floor: LockstepFloor,
-) -> Generator[int, None, tuple[list[Conversation], float]]:  # fmt: skip
-    """Let the target write the conversations of a sheet, without empty ones; and the least seconds it could take.
+    texts: Lockstep, chat: ChatFormat, config: TrainDraftConfig, generator: torch.Generator, sheet: Sheet,
+    given: GivenTexts | None,
+) -> Generator[int, None, dict[int, Conversation]]:  # fmt: skip
+    """Let the target write the conversations of a sheet into empty texts: those that are not empty, by their row.
 
     After every forward it tells how many tokens more there are.
     """
     writers = everyone = new_writers(chat, config, sheet, given, generator)
-    texts = Lockstep(forward, sheet.rows, sheet.length + len(chat.to_answer) + len(chat.to_user), floor)
     shared = shared_tokens(writers, chat, sheet.kind)
     prompts = torch.tensor([writer.tokens[:shared] for writer in writers], device=texts.device)
-    for part in prompts.split(max(1, TOKENS_AT_ONCE // sheet.rows), dim=1):
-        logits = texts.append(part)
+    for part in prompts.split(max(1, TOKENS_PER_FORWARD // sheet.rows), dim=1):
+        logits, best = texts.append(part)
     while True:
-        drawn = sample(logits, torch.tensor([writer.temperature for writer in writers]), generator).tolist()
+        drawn = sample(logits, best, torch.tensor([writer.temperature for writer in writers]), generator).tolist()
         for writer, token in zip(writers, drawn, strict=True):
             # Otherwise what is given or the template's own text comes next, or nothing.
             if not writer.done and len(writer.tokens) == texts.length:
@@ -198,13 +209,14 @@ def write_batch(
         yield sum(not writer.done for writer in writers)
         alive = [row for row, writer in enumerate(writers) if not writer.done]
         if not alive:
-            return [conversation for writer in everyone if (conversation := writer.finished())], texts.least_seconds
+            finished = enumerate(writer.finished() for writer in everyone)
+            return {row: conversation for row, conversation in finished if conversation}
         if len(alive) <= 0.9 * len(writers):  # rows are moved, so this waits for a tenth to finish
             rows = close_ranks(alive)
             writers = [writers[row] for row in rows]
             texts.keep(rows)
         tokens = [0 if writer.done else writer.tokens[texts.length] for writer in writers]
-        logits = texts.append(torch.tensor(tokens, device=texts.device)[:, None])
+        logits, best = texts.append(torch.tensor(tokens, device=texts.device)[:, None])
 
 
 def close_ranks(rows: list[int]) -> list[int]:
@@ -215,12 +227,12 @@ def close_ranks(rows: list[int]) -> list[int]:
     return [place if place in present else next(moving) for place in range(len(rows))]
 
 
-def sample(logits: Tensor, temperatures: Tensor, generator: torch.Generator) -> Tensor:
-    """logits (rows,V), temperatures (rows,) float32, 0 = greedy -> tokens (rows,) int64.
+def sample(logits: Tensor, best: Tensor, temperatures: Tensor, generator: torch.Generator) -> Tensor:
+    """logits (rows,V), the most likely (rows,), temperatures (rows,) float32, 0 = greedy -> tokens (rows,) int64.
 
     Draws by inverse CDF: one random number a row instead of one a word.
     """
-    tokens = logits.max(-1).indices.cpu()  # much faster than argmax, and like it takes the first of equals
+    tokens = best.to("cpu", copy=True)
     warm = (temperatures > 0).nonzero()[:, 0]
     uniform = torch.rand(logits.size(0), 1, generator=generator)[warm].to(logits.device)
     chosen = logits[warm.to(logits.device)] / temperatures[warm, None].to(logits)
