@@ -91,6 +91,7 @@ def test_finished_run(finished: TrainDraftConfig, tiny_target: Target) -> None:
     kinds = report["data"]["kinds"]
     assert len(kinds) > 1 and kinds.keys() >= report["held_out_by_kind"].keys()
     assert report["data"]["writing"].keys() == {"all", *kinds}
+    assert report["learning"]["answer_tokens_per_second"] > 0 and 0 < report["learning"]["share_of_floor"] < 1
     assert not list(out.rglob("*.tmp"))
     assert len(head.t2d) == 96
     embedding = AutoModelForCausalLM.from_pretrained(tiny_target("llama")).get_output_embeddings().weight
@@ -159,6 +160,7 @@ def test_resume_equals_uninterrupted_run(
         training_loop.Training, "step", lambda self, batch: (steps.append(self.update), step(self, batch))[1]
     )
     train_draft(config)
+    assert json.loads((tmp_path / "out" / "head" / "training.json").read_text())["learning"]  # of earlier updates too
     # Nothing that a checkpoint held is done again.
     assert steps[:1] == {"training": [3], "finish": []}.get(stage, [0])
     once, twice = (load_file(Path(each.out) / "head" / "model.safetensors") for each in (finished, config))

@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +94,7 @@ class Training:
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0
+        self.learning_seconds = 0.0  # of `seconds`, those of updates
         self.recent: list[list[float]] = []  # losses of the updates since the last point of the curve
         self.losses: list[dict[str, Any]] = []
         self.measurements: list[dict[str, Any]] = []
@@ -107,6 +108,7 @@ class Training:
             "update": self.update,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "learning_seconds": self.learning_seconds,
             "recent": self.recent,
             "losses": self.losses,
             "measurements": self.measurements,
@@ -118,12 +120,12 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
             self.average.load_state(state["average"])
-        for name in ("update", "tokens", "seconds", "recent", "losses", "measurements"):
+        for name in ("update", "tokens", "seconds", "learning_seconds", "recent", "losses", "measurements"):
             setattr(self, name, state[name])
 
-    def batch_indices(self) -> list[int]:
-        """The conversations of the coming update."""
-        epoch, position = divmod(self.update, self.updates_per_epoch)
+    def batch_indices(self, update: int) -> list[int]:
+        """The conversations of an update."""
+        epoch, position = divmod(update, self.updates_per_epoch)
         if self._order[0] != epoch:
             order = epoch_order(self.count, self.config.batch, self.config.seed, epoch, self.sizes)
             self._order = (epoch, order)
@@ -215,10 +217,12 @@ def run_training(
     if checkpoint.exists():
         restore(checkpoint, training.load_state)
     measure_every = math.ceil(training.updates / MEASUREMENTS)
-    started, saved = time.monotonic() - training.seconds, time.monotonic()
+    started, saved, batches = time.monotonic() - training.seconds, time.monotonic(), _coming(training, load)
     with tqdm(total=training.updates, initial=training.update, unit="update", desc="training", mininterval=1) as bar:
         while training.update < training.updates:
-            losses = training.step(load(training.batch_indices()))
+            began = time.monotonic()
+            losses = training.step(next(batches))
+            training.learning_seconds += time.monotonic() - began
             training.record(losses)
             bar.update()
             bar.set_postfix(loss=f"{losses[0]:.3f}", refresh=False)
@@ -237,6 +241,22 @@ def run_training(
                 training.seconds = time.monotonic() - started
                 save_checkpoint(training, checkpoint)
                 saved = time.monotonic()
+
+
+def _coming(training: Training, load: Callable[[list[int]], Batch]) -> Iterator[Batch]:
+    """The batches of all updates to come; what is on disk is read while the batch before is learned from."""
+    coming = (training.batch_indices(update) for update in range(training.update, training.updates))
+    if not training.config.caches_features:  # the target, which computes them, and the draft would only share a device
+        yield from map(load, coming)
+        return
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
+        batch = None
+        for indices in coming:
+            batch, before = reader.submit(load, indices), batch
+            if before is not None:
+                yield before.result()
+        if batch is not None:
+            yield batch.result()
 
 
 def save_checkpoint(training: Training, file: Path) -> None:

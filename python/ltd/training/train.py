@@ -33,6 +33,7 @@ from ltd.training.data.stage import DataStage
 from ltd.training.data.writers import shortest_context
 from ltd.training.data.writing_rates import WritingRates
 from ltd.training.kinds import FOLDERS, Maker, open_maker, target_name
+from ltd.training.learning_rates import learning_facts
 from ltd.training.loop import Training, run_training
 from ltd.training.memory import keep_freed_memory
 from ltd.training.plan import DataPlan, fitting_plan, read_plan, seconds_per_call, write_plan
@@ -41,6 +42,7 @@ from ltd.training.report import data_facts, make_report
 CONFIG = "config.json"
 BEGINNING = "start.json"
 SAMPLE = 8  # conversations that say how large the target's states are
+COUNTED = 8  # conversations that say how much an update computes
 
 
 def train_draft(config: TrainDraftConfig, crew: Crew | None = None) -> Path:
@@ -107,7 +109,8 @@ def _planned(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker
         reader = stage.reader()
 
         def update() -> None:
-            training.step(_load(config, stage, reader, [conversations[index] for index in training.batch_indices()]))
+            indices = training.batch_indices(training.update)
+            training.step(_load(config, stage, reader, [conversations[index] for index in indices]))
 
         mean = sum(len(each.tokens) for each in conversations) / training.updates_per_epoch
         seconds = seconds_per_call(update) / mean
@@ -227,6 +230,7 @@ def _train(config: TrainDraftConfig, out: Path, stage: DataStage, maker: Maker, 
         }
     facts = {"asked_tokens": asked, **data_facts(learned, held_out, maker.vocabulary(words))}
     facts["writing"] = WritingRates(out).facts()
+    found["learning"] = learning_facts(training, (load([each]) for each in learned[:COUNTED]))
     found |= maker.beginning
     folder = out / FOLDERS[config.kind]
     folder.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,8 +73,9 @@ class LockstepFloor:
         return max(2 * products / self.rates.multiply, read / self.rates.read)
 
 
+@functools.cache
 def machine_rates(device: torch.device, dtype: torch.dtype) -> MachineRates:
-    """Measures for about a second, on torch's threads."""
+    """Measures for about a second, on torch's threads, once in a process."""
     numbers = torch.ones(READ_BYTES // 8, dtype=torch.int64, device=device)
     read = READ_BYTES / _best_seconds(numbers.sum, device)
     side = SIDE if device.type == "cpu" else DEVICE_SIDE
