@@ -332,7 +332,10 @@ def test_unreadable_folders(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LAYER_FIELDS))
     refused(tmp_path, "cannot be read")
     (tmp_path / "model.safetensors").unlink()
-    refused(tmp_path, "model.safetensors is missing")
+    refused(tmp_path, "model.safetensors is missing$")
+    (tmp_path / "head").mkdir()  # as in the folder of a training run
+    save_file({"fc.weight": torch.ones(2)}, tmp_path / "head" / "model.safetensors")
+    refused(tmp_path, "model.safetensors is missing; give .*head, where there is one$")
     torch.save({"fc.weight": 3}, tmp_path / "pytorch_model.bin")
     refused(tmp_path, "not a tensor")
 

@@ -21,7 +21,6 @@ from ltd.evaluation.questions import TASKS, load_questions
 from ltd.evaluation.report import write_report
 from ltd.evaluation.run_config import RunConfig
 from ltd.evaluation.sources import SOURCES, SUBJECTS, expand_tasks, fetch
-from ltd_rl.traces.opening import NamedModels
 from ltd_rl.traces.training_questions import training_folder
 from ltd_rl.tuning.config import TuneConfig
 
@@ -227,14 +226,11 @@ def test_an_evaluation_without_a_folder(
     assert "mmlu:anatomy" in (config.out / "table.md").read_text()
 
 
-NO_MODELS: NamedModels = TuneConfig()  # none is needed to write or to fetch these
-
-
 @needs_datasets
 def test_training_tasks_by_name(local: Path) -> None:
-    folder = training_folder(None, ("gsm8k",), local / "work", NO_MODELS)
+    folder = training_folder(TuneConfig(tasks=("gsm8k",)), local / "work")
     assert folder == fetch(["gsm8k"]) and not (local / "work").exists()
     assert load_questions(folder, ["gsm8k"]) == load_questions(local, ["gsm8k"])
-    assert training_folder(local, ("gsm8k",), local / "work", NO_MODELS) == local
-    training_folder(None, ("humaneval",), local / "work", NO_MODELS)
+    assert training_folder(TuneConfig(data_dir=local, tasks=("gsm8k",)), local / "work") == local
+    training_folder(TuneConfig(tasks=("humaneval",)), local / "work")
     assert load_questions(local / "work", ["humaneval"])[0].question_id == "HumanEval/0"

@@ -107,10 +107,11 @@ def test_the_folder_to_train_on(config: OwnQuestionsConfig, tmp_path: Path, monk
     monkeypatch.setattr(training_questions, "write_own_questions", write)
     models = TuneConfig(target=config.target, dtype="float32", threads=1)
     assert models.tasks == (OWN,)
-    folder = training_folder(None, models.tasks, tmp_path / "work", models)
+    folder = training_folder(models, tmp_path / "work")
     assert folder == tmp_path / "work" and len(load_questions(folder, [OWN])) == len(KINDS) - 1
     assert (asked_for[0].target, asked_for[0].dtype, asked_for[0].threads) == (config.target, "float32", 1)
-    assert training_folder(tmp_path, (OWN,), tmp_path / "unused", models) == tmp_path and len(asked_for) == 1
+    named = replace(models, data_dir=tmp_path)
+    assert training_folder(named, tmp_path / "unused") == tmp_path and len(asked_for) == 1
 
 
 class Words:

@@ -144,8 +144,7 @@ def search_source(
 
     source = Source(folder=out / WORK, traces=traces, latency=latency, seconds=seconds, **shared)  # checks the numbers
     if traces is None:
-        data_dir = questions_folder(source.data_dir, source.tasks, source.limit, out / WORK, source)
-        source = replace(source, data_dir=data_dir)
+        source = replace(source, data_dir=questions_folder(source, out / WORK))
     return source
 
 

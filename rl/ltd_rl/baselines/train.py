@@ -39,7 +39,7 @@ from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.baselines.classifier_fit import ClassifierScore, FitConfig, Labelled, fit
 from ltd_rl.baselines.samples import CycleSamples, SampleConfig, load_samples, record_samples
 from ltd_rl.traces.human_eval import TASK
-from ltd_rl.traces.opening import NamedModels
+from ltd_rl.traces.sources import Source
 from ltd_rl.traces.splits import held_out
 from ltd_rl.traces.training_questions import training_folder
 
@@ -172,7 +172,7 @@ def sizes_of(config: BaselineConfig, inputs: int) -> dict[str, int]:
 
 def obtain_samples(config: BaselineConfig, work: Path, load: Callable[..., Decoder]) -> Path:
     """Records the samples that are missing in the work folder: where they are."""
-    data_dir = questions_folder(config.data_dir, config.tasks, config.limit, work, config)
+    data_dir = questions_folder(config, work)
     samples = SampleConfig(
         data_dir=data_dir,
         out=work / SAMPLES,
@@ -190,16 +190,14 @@ def obtain_samples(config: BaselineConfig, work: Path, load: Callable[..., Decod
     return samples.out
 
 
-def questions_folder(
-    data_dir: Path | None, tasks: tuple[str, ...], limit: int | None, work: Path, models: NamedModels
-) -> Path:
+def questions_folder(config: BaselineConfig | Source, work: Path) -> Path:
     """The data folder; if none is named, it is made in the work folder or fetched, see `training_folder`.
 
     Raises:
         InputError: there are no questions, or too few to hold one out.
     """
-    folder = training_folder(data_dir, tasks, work / QUESTIONS, models)
-    if len(load_questions(folder, tasks, limit)) < 2:
+    folder = training_folder(config, work / QUESTIONS)
+    if len(load_questions(folder, config.tasks, config.limit)) < 2:
         raise InputError("there is one question to train on; a second one is needed to validate with")
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from ltd.evaluation.sources import fetch
 from ltd.training.data.own_questions import OWN, OwnQuestionsConfig, write_own_questions
@@ -10,29 +11,37 @@ from ltd_rl.traces.human_eval import TASK, write_human_eval
 from ltd_rl.traces.opening import NamedModels
 
 
-def training_folder(data_dir: Path | None, tasks: tuple[str, ...], folder: Path, models: NamedModels) -> Path:
-    """The data folder of some tasks to train on.
+class Training(NamedModels, Protocol):
+    """What is trained, and on which questions."""
 
-    Args:
-        data_dir: the one that is named, or None.
-        tasks: their names; of `humaneval` alone the prompts are those of the package `human-eval`, and `own` alone are
-            questions that the target writes.
-        folder: where these two are written to.
-        models: the target that writes.
+    @property
+    def data_dir(self) -> Path | None:
+        """The folder that is named, or None."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Their names."""
+
+
+def training_folder(config: Training, folder: Path) -> Path:
+    """The data folder of the tasks to train on.
+
+    Where none is named, the prompts of `humaneval` alone are those of the package `human-eval`, and `own` alone are
+    questions that the target writes; both are written to `folder`. Others are fetched by name.
 
     Raises:
         InputError: as `write_human_eval`, `write_own_questions` or `ltd.evaluation.sources.fetch`.
     """
-    if data_dir is not None:
-        return data_dir
-    if tasks == (TASK,):
+    if config.data_dir is not None:
+        return config.data_dir
+    if config.tasks == (TASK,):
         write_human_eval(folder)
         return folder
-    if tasks == (OWN,):
+    if config.tasks == (OWN,):
         write_own_questions(
             OwnQuestionsConfig(
-                folder, target=models.target, device=models.device, dtype=models.dtype, threads=models.threads
+                folder, target=config.target, device=config.device, dtype=config.dtype, threads=config.threads
             )
         )
         return folder
-    return fetch(tasks)
+    return fetch(config.tasks)

@@ -79,7 +79,7 @@ def shipped_width(setting: Setting, device: torch.device) -> int | None:
 
 def prepare(config: TuneConfig, setting: Setting, folder: Path, load: Callable[..., Decoder]) -> Work:
     """Loads the models, and writes the questions where none are given."""
-    data_dir = training_folder(config.data_dir, config.tasks, folder / QUESTIONS, config)  # before a second target
+    data_dir = training_folder(config, folder / QUESTIONS)  # before a second target
     decoder = open_decoder(config, load)
     source = Source(
         folder=folder,

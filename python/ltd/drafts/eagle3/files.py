@@ -151,8 +151,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     """What a head's `config.json` says, unchecked. Raises InputError if there is none, or none that can be read."""
     file = folder / "config.json"
     if not file.is_file():
-        raise InputError(f"there is no draft head in {folder}: config.json is missing")
+        raise InputError(_missing(folder, "config.json"))
     return read_json(file, dict[str, Any], str(file))
+
+
+def _missing(folder: Path, name: str) -> str:
+    """What to say of a folder without a head, which may be that of a training run: its head lies in a folder there."""
+    there = folder / "head"
+    advice = f"; give {there}, where there is one" if weight_files(there) else ""
+    return f"there is no draft head in {folder}: {name} is missing{advice}"
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -160,7 +167,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Any] = {}
     files = weight_files(folder)
     if not files:
-        raise InputError(f"there is no draft head in {folder}: model.safetensors is missing")
+        raise InputError(_missing(folder, "model.safetensors"))
     for file in files:
         if file.suffix == ".safetensors":
             _join(tensors, read_tensors(file, f"the draft head in {folder}"), file)
