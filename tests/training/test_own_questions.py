@@ -17,7 +17,8 @@ from ltd.evaluation.questions import load_questions
 from ltd.training.data import own_questions
 from ltd.training.data.conversation import ANSWER, TEMPLATE, USER, Conversation
 from ltd.training.data.mix import KINDS
-from ltd.training.data.own_questions import OWN, OwnQuestionsConfig, asked, write_own_questions
+from ltd.training.data.own_questions import LENGTHS, OWN, OwnQuestionsConfig, asked, write_own_questions
+from ltd.training.data.writers import Sheet, new_sheet
 from ltd_rl.traces import training_questions
 from ltd_rl.traces.training_questions import training_folder
 from ltd_rl.tuning.config import TuneConfig
@@ -54,6 +55,21 @@ def test_questions_of_all_kinds_in_turns(config: OwnQuestionsConfig) -> None:
         kind = question.question_id.split("-")[0]
         known = [(str(words.decode(words(a)["input_ids"])).strip(), b) for a, b in frames.get(kind, [("", "")])]
         assert any(question.turns[0].startswith(before) for before, _ in known)
+
+
+def test_given_texts_are_of_several_lengths(config: OwnQuestionsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets: list[Sheet] = []
+
+    def sheet(*arguments: Any) -> Sheet:
+        sheets.append(new_sheet(*arguments))
+        return sheets[-1]
+
+    monkeypatch.setattr("ltd.training.data.writing.new_sheet", sheet)
+    assert write_own_questions(replace(config, each=8))["question"] == 8
+    for kind in KINDS:
+        lengths = [each.given for each in sheets if each.kind is kind]
+        assert len(set(lengths)) == {"nothing": 1, "text": len(lengths), "code": 0}[kind.given]
+        assert kind.given != "text" or len(lengths) >= LENGTHS
 
 
 def test_goes_on_where_it_was_killed(

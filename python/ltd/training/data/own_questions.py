@@ -33,7 +33,8 @@ OWN = "own"  # the task's name
 EACH = 20  # questions of every kind: of all together about as many as HumanEval has
 CONTEXT = 1024  # tokens of a conversation at most, where the target attends to so many
 TURNS = 2  # of a conversation that are asked at most
-TRIES = 3  # batches of a kind, as some conversations come to nothing
+LENGTHS = 4  # of given texts, which are alike in a batch: so many batches has a kind that gives them
+TRIES = 3  # times as many batches of a kind, as some conversations come to nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _rest(config: OwnQuestionsConfig, known: list[KindOfQuestions]) -> Iterator[
     whole = TrainDraftConfig(
         out=config.data_dir, length=context, context_length=context, rows=config.each, seed=config.seed
     )
-    begun = replace(whole, answer_length=1, two_turn_share=0.0)
+    begun = replace(whole, answer_length=1, two_turn_share=0.0, rows=-(-config.each // LENGTHS))
     if context < (needed := shortest_context(chat, begun)):
         raise InputError(f"the target attends to at most {context} tokens, but its own questions need {needed}")
     forward = open_in_lockstep(target)
@@ -136,8 +137,8 @@ def _rest(config: OwnQuestionsConfig, known: list[KindOfQuestions]) -> Iterator[
             earlier = (answer for one in known for answer in one.answers)
             given = GivenTexts(chat, earlier, random.Random(f"{config.seed} {number}"))
             texts: dict[tuple[str, ...], Conversation] = {}
-            for batch in range(TRIES if given.enough_for(kind) else 0):
-                write = writes if kind.given == "nothing" else begins
+            write, batches = (writes, TRIES) if kind.given == "nothing" else (begins, TRIES * LENGTHS)
+            for batch in range(batches if given.enough_for(kind) else 0):
                 *_, written = write(ShardPlan(number + batch * len(KINDS), kind, given))
                 assert isinstance(written, Written)
                 texts |= {asked(each, target.tokenizer): each for each in written.conversations}
