@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from ltd.common.lock import LOCK
 from ltd.drafts.eagle3.files import load_head, save_head
@@ -18,6 +19,9 @@ from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.drafts.weights import weights_hash
 from ltd.errors import InputError
 from ltd.training import TrainDraftConfig, train_draft
+from ltd.training.data.conversations import load_conversations
+from ltd.training.eagle3.words import word_ids
+from ltd.training.train import learned_tokens
 from ltd.training.vocabulary import known_vocabulary
 
 Target = Callable[[str], Path]
@@ -79,6 +83,40 @@ def test_it_learns_from_there(first: Path, tiny_target: Target, tmp_path: Path) 
         report = json.loads((train_draft(config) / "training.json").read_text())
         found.append(report["curves"]["losses"][0]["losses"][0])
     assert found[1] < found[0]  # the first update's loss; what was learned before is still there
+
+
+def test_words_are_chosen_anew(first: Path, tiny_target: Target, tmp_path: Path) -> None:
+    before = load_head(first, torch.float32, "cpu")
+    config = run(tmp_path / "out", tiny_target("llama"), start_from=first, seed=6, new_words=True)
+    after = load_head(train_draft(config), torch.float32, "cpu")
+    assert after.config == before.config
+    old, new = (word_ids(head).tolist() for head in (before, after))
+    assert new == sorted(set(new)) and 0 < len(set(old) & set(new)) < len(new)
+    conversations = load_conversations(tmp_path / "out" / "data")
+    learned = [each for each in conversations if not each.is_held_out(0.3)]
+    counts = torch.bincount(learned_tokens(learned, user_turns=False), minlength=96)
+    others = [word for word in range(96) if word not in new]
+    assert min(counts[new]) >= max(counts[others])
+    output = AutoModelForCausalLM.from_pretrained(tiny_target("llama")).get_output_embeddings().weight
+    for place, word in enumerate(new):
+        row = before.lm_head.weight[old.index(word)] if word in old else output[word]
+        # A rate that moves no weight by more than the last place of bfloat16.
+        assert torch.allclose(after.lm_head.weight[place], row, rtol=0.01, atol=1e-5), word
+    report = json.loads((tmp_path / "out" / "head" / "training.json").read_text())
+    assert report["choices"]["new_words"] is True
+
+
+def test_new_words_need_rows_of_the_same_width(tiny_head: Target, tiny_target: Target, tmp_path: Path) -> None:
+    head = load_head(tiny_head("llama"), torch.float32, "cpu")
+    save_head(Eagle3Head(replace(head.config, hidden_size=16, head_dim=4)), tmp_path / "narrow")
+    with pytest.raises(
+        InputError, match=r"new_words: .* are 32 wide, but those of the head .* are 16; leave new_words"
+    ):
+        train_draft(run(tmp_path / "out", tiny_target("llama"), start_from=tmp_path / "narrow", new_words=True))
+    with pytest.raises(
+        InputError, match="new_words chooses anew the words of the head to start from; give start_from too"
+    ):
+        TrainDraftConfig(out="x", new_words=True)
 
 
 def test_a_run_remembers_the_head(

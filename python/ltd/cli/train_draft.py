@@ -34,6 +34,9 @@ def train_draft(
     start_from: Annotated[
         str | None, typer.Option(help="Folder of a head whose training goes on; its layout and words stay.")
     ] = None,
+    new_words: Annotated[
+        bool, typer.Option("--new-words", help="Choose that head's words anew, by what is frequent in this run's text.")
+    ] = DEFAULT.new_words,
     hours: Annotated[
         float, typer.Option(help="About how long it may take: decides how much data there is, by rates measured here.")
     ] = DEFAULT.hours,

@@ -17,8 +17,8 @@ RUN_ONLY = frozenset({"out", "threads", "device", "checkpoint_seconds", "cache_g
 # The kinds of draft, and the fields that only one of them knows.
 ONLY_OF = {
     "eagle3": (
-        "start_from", "trim_vocabulary", "feature_layers", "intermediate_size", "fc_norm", "norm_output", "ttt_steps",
-        "ttt_decay", "loss", "average_share", "start_from_target",
+        "start_from", "new_words", "trim_vocabulary", "feature_layers", "intermediate_size", "fc_norm", "norm_output",
+        "ttt_steps", "ttt_decay", "loss", "average_share", "start_from_target",
     ),
     "chain": ("layers",),
 }  # fmt: skip
@@ -39,6 +39,7 @@ class TrainDraftConfig:
     kind: str = "eagle3"  # eagle3, a head that reads the target's states, or chain, a small model of its own
     target: str | None = None  # folder, GGUF file or hub name of the target; None: the default target
     start_from: str | Path | None = None  # folder of a head whose training goes on: its layout, words and weights
+    new_words: bool = False  # choose that head's words anew, as many, by what is frequent in this run's text
     tokens: int | None = None  # size of the self-made data, in tokens; None: as many as `hours` are enough for
     hours: float = 8.0  # about how long all stages may take together where `tokens` are not given
     mix: str = DEFAULT_MIX  # kinds of text and their shares of the answer tokens
@@ -118,6 +119,8 @@ class TrainDraftConfig:
             if getattr(self, name) != DEFAULTS[name]:
                 owner = next(kind for kind, names in ONLY_OF.items() if name in names)
                 raise InputError(f"{name} is an option of kind {owner} only; leave it out for kind {self.kind}")
+        if self.start_from is None and self.new_words:
+            raise InputError("new_words chooses anew the words of the head to start from; give start_from too")
         if self.start_from is not None:
             for name in OF_THE_HEAD:
                 if getattr(self, name) != DEFAULTS[name]:

@@ -29,6 +29,7 @@ from ltd.training.eagle3.measure import HeadObjective
 from ltd.training.eagle3.start import StateScales, new_head, target_parts, trained_head
 from ltd.training.eagle3.trials import HeadTrials, HeadWatch, faster
 from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast, trial_sizes
+from ltd.training.eagle3.words import with_new_words, word_ids
 from ltd.training.loop import Objective, Training, TrainingWatch
 from ltd.training.report import Curves, CurveWatch, draw_chain_curves, draw_head_curves
 from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary, known_vocabulary
@@ -88,20 +89,31 @@ class HeadMaker:
         else:
             self.first = trained_head(expand_user(config.start_from), target)
             self.head_config = self.first.config
+            if config.new_words and self.head_config.hidden_size != self.head_config.target_hidden_size:
+                raise InputError(
+                    f"new_words: words that are new to a head begin with the target's own rows of the output layer, "
+                    f"which are {self.head_config.target_hidden_size} wide, but those of the head in "
+                    f"{config.start_from} are {self.head_config.hidden_size}; leave new_words out"
+                )
             self.beginning = {"started_from": facts_of(expand_user(config.start_from))}
         self.feature_layers = self.head_config.feature_layers
 
     def vocabulary(self, words: Tensor) -> DraftVocabulary:
-        """See `Maker`; a head that has learned before keeps its words."""
-        if self.first is None:
-            return choose_vocabulary(words, self.head_config.vocab_size, self.head_config.draft_vocab_size)
-        return known_vocabulary(self.first.d2t + torch.arange(len(self.first.d2t)), words)
+        """See `Maker`; a head that has learned before keeps its words, unless new ones are asked for."""
+        known = None if self.first is None else word_ids(self.first)
+        if known is not None and not self.config.new_words:
+            return known_vocabulary(known, words)
+        return choose_vocabulary(words, self.head_config.vocab_size, self.head_config.draft_vocab_size, known)
 
     def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """See `Maker`."""
         config, model = self.config, self.target.model
         if self.first is not None:
-            self.head = copy.deepcopy(self.first).to(model.device).train()
+            head = copy.deepcopy(self.first)
+            if config.new_words:
+                output: Any = model.get_output_embeddings()
+                head = with_new_words(head, vocabulary.target_ids, output.weight.detach().cpu())
+            self.head = head.to(model.device).train()
             return HeadObjective(self.head, target_parts(model, vocabulary, dtype), config)
         scales = StateScales.of(sample, len(self.feature_layers))
         self.head = new_head(

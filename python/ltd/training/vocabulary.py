@@ -29,13 +29,19 @@ def known_vocabulary(target_ids: Tensor, tokens: Tensor) -> DraftVocabulary:
     return DraftVocabulary(target_ids, float(torch.isin(tokens, target_ids).sum() / max(1, len(tokens))))
 
 
-def choose_vocabulary(tokens: Tensor, vocab_size: int, draft_vocab_size: int) -> DraftVocabulary:
+def choose_vocabulary(
+    tokens: Tensor, vocab_size: int, draft_vocab_size: int, known: Tensor | None = None
+) -> DraftVocabulary:
     """The most frequent of `tokens` (n,) int64, ties to the smaller id, filled up with the smallest unused ids.
 
+    Of words that are as frequent, unused ones too, the `known` ones (m,) int64 come first.
     Raises InputError if the draft vocabulary is larger than the target's.
     """
     if draft_vocab_size > vocab_size:
         raise InputError(f"draft_vocab_size is {draft_vocab_size}, but the target has only {vocab_size} words")
     counts = torch.bincount(tokens, minlength=vocab_size)
-    ids = counts.argsort(descending=True, stable=True)[:draft_vocab_size].sort().values
+    ranks = 2 * counts
+    if known is not None:
+        ranks[known] += 1
+    ids = ranks.argsort(descending=True, stable=True)[:draft_vocab_size].sort().values
     return DraftVocabulary(ids, float(counts[ids].sum() / max(1, len(tokens))))

@@ -8,13 +8,13 @@ fast as the fastest, but for noise, the largest stays: deeper trees and other te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ltd.drafts.eagle3.head import Eagle3Head
 from ltd.training.eagle3.trials import NOISE, Trial
+from ltd.training.eagle3.words import with_words, word_ids
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of the trained vocabulary
 LEAST = 10  # words; the default beam width needs as many
@@ -27,21 +27,13 @@ def trial_sizes(head: Eagle3Head) -> list[int]:
 
 def keep_words(head: Eagle3Head, words: Tensor) -> Eagle3Head:
     """The same head with only these of its draft words, indices (n,) int64 in ascending order."""
-    config = replace(head.config, draft_vocab_size=len(words))
-    kept = Eagle3Head(config, own_embedding=head.embed_tokens is not None).to(head.lm_head.weight)
-    ids = words + head.d2t[words]
-    kept.d2t = ids - torch.arange(len(ids), device=ids.device)
-    kept.t2d = torch.zeros_like(head.t2d).index_fill(0, ids, True)
-    output = head.lm_head.weight.detach()[words]
-    kept.load_state_dict({**head.state_dict(), "lm_head.weight": output, "d2t": kept.d2t, "t2d": kept.t2d})
-    return kept
+    return with_words(head, word_ids(head)[words], head.lm_head.weight.detach()[words])
 
 
 def frequent_words(head: Eagle3Head, tokens: Tensor, count: int) -> Tensor:
     """The draft words (count,) int64, ascending, that are most frequent among tokens (n,) int64; ties to the lower."""
     counts = torch.bincount(tokens, minlength=head.config.vocab_size)
-    ids = head.d2t.cpu() + torch.arange(len(head.d2t))
-    return counts[ids].argsort(descending=True, stable=True)[:count].sort().values
+    return counts[word_ids(head).cpu()].argsort(descending=True, stable=True)[:count].sort().values
 
 
 def largest_fast(trials: Sequence[Trial]) -> Trial:
