@@ -31,7 +31,7 @@ class SoftCrossEntropy(torch.autograd.Function):
         losses = torch.empty(len(x), device=x.device)
         low = weight.to(probabilities.dtype)
         grad_x = torch.empty_like(x)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_weight = None
         for start in range(0, len(x), ROWS_PER_CHUNK):
             part = slice(start, start + ROWS_PER_CHUNK)
             chunk, wanted = x[part].to(low.dtype), probabilities[rows[part]]
@@ -39,8 +39,12 @@ class SoftCrossEntropy(torch.autograd.Function):
             losses[part] = -torch.linalg.vecdot(logs, wanted.float())
             difference = (logs.exp_().sub_(wanted) * scales[part, None]).to(low.dtype)
             grad_x[part] = difference @ low
-            if grad_weight is not None:
-                grad_weight += difference.t() @ chunk
+            if ctx.needs_input_grad[1]:
+                product = difference.t() @ chunk
+                # The first is not added to zeros: of a gradient this large every pass over the memory takes its time.
+                grad_weight = product.float() if grad_weight is None else grad_weight.add_(product)
+        if ctx.needs_input_grad[1] and grad_weight is None:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         ctx.save_for_backward(grad_x, None if grad_weight is None else grad_weight.to(weight.dtype))
         ctx.mark_non_differentiable(losses)
         return losses @ scales, losses

@@ -24,7 +24,8 @@ from ltd.engine.kv_cache import key_value_sizes
 from ltd.errors import InputError
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""attend(query (B,Hq,N,d), key (B,Hkv,N,d), value (B,Hkv,N,d)) -> (B,N,Hq,d), RoPE already applied to query and key."""
+"""attend(query (B,Hq,m,d), key (B,Hkv,N,d), value (B,Hkv,N,d)) -> (B,m,Hq,d), RoPE already applied to query and key."""
+EVERY = slice(None)  # all rows ask
 
 # The other types change with the length of the text or need the target's own tables.
 MOST_HEAD_DIM = 4096  # a larger one is damage
@@ -202,12 +203,12 @@ class DraftAttention(nn.Module):
         self.o_proj = nn.Linear(queries, width, bias=bias)
         self.rotary = Rotary(config)
 
-    def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """x (B,N,2H), positions (B,N) int64 -> (B,N,H)."""
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        query, key, value = (proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for proj in projections)
+    def forward(self, x: Tensor, positions: Tensor, attend: Attend, rows: Tensor | slice = EVERY) -> Tensor:
+        """x (B,N,2H), positions (B,N) int64, the rows (m,) int64 that ask -> (B,m,H)."""
+        asking = ((self.q_proj, x[:, rows]), (self.k_proj, x), (self.v_proj, x))
+        query, key, value = (proj(part).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for proj, part in asking)
         cosines, sines = self.rotary(positions)
-        mixed = attend(rotate(query, cosines, sines), rotate(key, cosines, sines), value)
+        mixed = attend(rotate(query, cosines[:, :, rows], sines[:, :, rows]), rotate(key, cosines, sines), value)
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out
 
@@ -250,11 +251,13 @@ class DraftLayer(nn.Module):
         self.self_attn = DraftAttention(config)
         self.mlp = DraftMlp(config)
 
-    def forward(self, embeddings: Tensor, states: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, states: Tensor, positions: Tensor, attend: Attend, rows: Tensor | slice = EVERY
+    ) -> Tensor:
         normed = self.hidden_norm(states)
         residual = normed if self.norm_before_residual else states
         x = torch.cat([self.input_layernorm(embeddings), normed], dim=-1)
-        x = residual + self.self_attn(x, positions, attend)
+        x = residual[:, rows] + self.self_attn(x, positions, attend, rows)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -314,13 +317,16 @@ class Eagle3Head(nn.Module):
         states: Tensor = self.fc(self.norm_features(features))
         return states
 
-    def forward(self, embeddings: Tensor, states: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, states: Tensor, positions: Tensor, attend: Attend, rows: Tensor | slice = EVERY
+    ) -> Tensor:
         """One draft step: the states to predict from and to feed back.
 
         embeddings (B,N,H) of the token *after* each state's, states (B,N,H) from `fuse` or from the previous step,
-        positions (B,N) int64 of the states -> states (B,N,H), before the final norm unless `norm_output`.
+        positions (B,N) int64 of the states -> states (B,N,H), before the final norm unless `norm_output`; or (B,m,H) of
+        the rows (m,) int64 alone, where the others need only be seen: then `attend` is given these rows' queries.
         """
-        out: Tensor = self.layer(embeddings, states, positions, attend)
+        out: Tensor = self.layer(embeddings, states, positions, attend, rows)
         if self.config.norm_output:
             out = self.norm(out)
         return out

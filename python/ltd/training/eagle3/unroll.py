@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ltd.drafts.eagle3.head import Eagle3Head
+from ltd.drafts.eagle3.head import EVERY, Eagle3Head
 from ltd.training.data.batches import ROUND_TO, Batch
 from ltd.training.distillation import SoftCrossEntropy, TargetParts, covered_mass, filled, target_logits
 
@@ -20,7 +20,7 @@ from ltd.training.distillation import SoftCrossEntropy, TargetParts, covered_mas
 class StepAttention:
     """The attention of one unrolled batch: slot i sees the step-0 keys j <= i and its own keys of the later steps.
 
-    Called once per step, in order, after `carry` has said which slots go on; the signature is
+    Called once per step, in order, after `carry` has said which slots ask; the signature is
     `ltd.drafts.eagle3.head.Attend`.
     """
 
@@ -42,20 +42,14 @@ class StepAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = query[0], key[0], value[0]
-        if not self._first:
-            self._first = list(zip(key.split(self.sizes, 1), value.split(self.sizes, 1), strict=True))
-            mixed = [
-                functional.scaled_dot_product_attention(
-                    part[None], keys[None], values[None], is_causal=True, enable_gqa=True
-                )[0]
-                for part, (keys, values) in zip(query.split(self.sizes, 1), self._first, strict=True)
-            ]
-        else:
+        if self._first:
             self._own.append((key, value))
-            mixed = [
-                self._attend(query[:, part], positions, first, [(k[:, part], v[:, part]) for k, v in self._own])
-                for (part, positions), first in zip(self._parts, self._first, strict=True)
-            ]
+        else:  # those of all slots, whichever ask
+            self._first = list(zip(key.split(self.sizes, 1), value.split(self.sizes, 1), strict=True))
+        mixed = [
+            self._attend(query[:, part], positions, first, [(k[:, part], v[:, part]) for k, v in self._own])
+            for (part, positions), first in zip(self._parts, self._first, strict=True)
+        ]
         return torch.cat(mixed, dim=1).transpose(0, 1)[None]
 
     @staticmethod
@@ -100,25 +94,23 @@ def unroll(
     """The slots (m,) int64 of every step, ascending, and their states (m' >= m, H); rows from m on mean nothing.
 
     wanted: per step the slots (n,) bool that are to be unrolled; those of a step are among those of the step before.
-    Step 0 computes all slots, because the later steps see its keys.
+    Step 0 makes the keys of all slots, because all that come later see them.
     """
     attend = StepAttention(batch.sizes)
     positions = batch.positions
     slots = torch.arange(len(positions), device=positions.device)
     states = head.fuse(batch.features[None].to(head.fc.weight.dtype))
 
-    def advance(step: int, computed: Tensor, states: Tensor) -> Tensor:
-        embeddings = parts.embedding[batch.ahead(batch.tokens, step + 1)[computed]]
-        return head(embeddings[None], states, positions[computed][None] + step, attend)  # type: ignore[no-any-return]
-
     for step, chosen in enumerate(wanted):
         kept = chosen[slots].nonzero()[:, 0]
         rows = filled(kept)
-        if step == 0:
-            states = advance(step, slots, states)[:, rows]
-        else:
-            attend.carry(slots[rows], rows)
-            states = advance(step, slots[rows], states[:, rows])
+        attend.carry(slots[rows], rows)
+        seen = slots
+        asking: Tensor | slice = rows
+        if step > 0:
+            seen, states, asking = slots[rows], states[:, rows], EVERY
+        embeddings = parts.embedding[batch.ahead(batch.tokens, step + 1)[seen]]
+        states = head(embeddings[None], states, positions[seen][None] + step, attend, asking)
         slots = slots[kept]
         yield slots, states[0]
 
