@@ -23,6 +23,7 @@ from ltd.engine.attention import attend_in_lockstep
 from ltd.engine.cpu import Engine
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
+from ltd.target.model import load_model
 from ltd.target.transformers_layers import TransformersLayers, tapped
 from ltd.training import TrainDraftConfig, train_draft
 from ltd.training import loop as training_loop
@@ -38,6 +39,7 @@ from ltd.training.data.writers import Writer, new_sheet, new_writers
 from ltd.training.data.writing import close_ranks, sample
 from ltd.training.eagle3.trials import Trial
 from ltd.training.eagle3.trim import frequent_words, keep_words, largest_fast
+from ltd.training.kinds import UNROLLED, open_maker
 from ltd.training.vocabulary import choose_vocabulary
 
 Target = Callable[[str], Path]
@@ -568,28 +570,30 @@ def test_vocabulary_larger_than_the_targets() -> None:
         choose_vocabulary(torch.tensor([1]), 30, 31)
 
 
-@settings(max_examples=50, deadline=None)
-@given(count=st.integers(1, 120), batch=st.integers(1, 7), epoch=st.integers(0, 3))
-def test_epoch_order_visits_everything_once(count: int, batch: int, epoch: int) -> None:
-    order = epoch_order(count, batch, seed=3, epoch=epoch)
-    assert sorted(index for indices in order for index in indices) == list(range(count))
-    assert len(order) == -(-count // batch)
+@settings(max_examples=100, deadline=None)
+@given(work=st.lists(st.integers(1, 2000), min_size=1, max_size=300), batch=st.integers(1, 7), epoch=st.integers(0, 3))
+def test_batches_visit_everything_once_and_are_as_much_work(work: list[int], batch: int, epoch: int) -> None:
+    order = epoch_order(work, batch, seed=3, epoch=epoch)
+    assert sorted(index for indices in order for index in indices) == list(range(len(work)))
+    assert len(order) == -(-len(work) // batch)
     assert max(map(len, order)) <= batch
-    assert order == epoch_order(count, batch, seed=3, epoch=epoch)
-
-
-@settings(max_examples=50, deadline=None)
-@given(sizes=st.lists(st.integers(1, 2000), min_size=1, max_size=300), batch=st.integers(1, 5), epoch=st.integers(0, 3))
-def test_batches_are_of_similar_sizes(sizes: list[int], batch: int, epoch: int) -> None:
-    order = epoch_order(len(sizes), batch, seed=3, epoch=epoch, sizes=sizes)
-    assert sorted(index for indices in order for index in indices) == list(range(len(sizes)))
-    assert order == epoch_order(len(sizes), batch, seed=3, epoch=epoch, sizes=sizes)
+    assert order == epoch_order(work, batch, seed=3, epoch=epoch)
 
     def waits(batches: list[list[int]]) -> int:
-        return sum(max(sizes[i] for i in each) - min(sizes[i] for i in each) for each in batches)
+        return sum(max(work[i] for i in each) - min(work[i] for i in each) for each in batches)
 
-    if len(sizes) % batch == 0:  # a last batch that is smaller may happen to fit better elsewhere
-        assert waits(order) <= waits(epoch_order(len(sizes), batch, seed=3, epoch=epoch))
+    if len(work) % batch == 0:  # a last batch that is smaller may happen to fit better elsewhere
+        assert waits(order) <= waits(epoch_order([0] * len(work), batch, seed=3, epoch=epoch))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("eagle3", 7 + UNROLLED * 3), ("chain", 7)])
+def test_what_a_conversation_takes(kind: str, expected: int, tiny_target: Target) -> None:
+    config = TrainDraftConfig(out="x", kind=kind, draft_vocab_size=48)
+    maker = open_maker(config, load_model(str(tiny_target("llama")), torch.float32, torch.device("cpu")))
+    assert (
+        maker.work(Conversation([1, 2, 3, 4, 5, 6, 7], [TEMPLATE, USER, TEMPLATE, ANSWER, ANSWER, ANSWER, USER]))
+        == expected
+    )
 
 
 def test_default_feature_layers_of_a_shallow_target() -> None:

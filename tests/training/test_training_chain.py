@@ -139,7 +139,7 @@ def test_conversations_side_by_side_are_one_batch(target: PreTrainedModel) -> No
     """An update computes its conversations in threads; together that is the gradient of the whole batch."""
     objective, batch = objective_for(target, 8), random_batch(target, [40, 17, 64], 9)
     config = TrainDraftConfig(out="unused", kind="chain", batch=3, learning_rate=1e-12)
-    training = Training(objective, config, 3, torch.float32)
+    training = Training(objective, config, [1] * 3, torch.float32)
     loss, _ = objective.loss(batch, torch.Generator())
     wanted = torch.autograd.grad(loss, training.weights)
     norm = torch.stack([each.norm() for each in wanted]).norm()

@@ -151,7 +151,7 @@ def test_gradients_of_conversations_add_up() -> None:
     parts = TargetParts(torch.randn(VOCAB, WIDTH), torch.randn(DRAFT_VOCAB, WIDTH))
     batch.features, batch.final = batch.features.float(), batch.final.float()
     config = TrainDraftConfig(out="unused", batch=3, ttt_steps=STEPS, ttt_decay=1.0, learning_rate=1e-12, loss="masked")
-    training = Training(HeadObjective(head, parts, config), config, 3, torch.float32)
+    training = Training(HeadObjective(head, parts, config), config, [1] * 3, torch.float32)
     expected, _ = loss_of_batch(head, parts, batch, STEPS, 1.0)
     wanted = torch.autograd.grad(expected, training.weights)
     norm = torch.stack([each.norm() for each in wanted]).norm()
@@ -263,7 +263,7 @@ def test_training_fits_what_can_be_fitted() -> None:
     best = (batch.final @ parts.output_rows.T).argmax(-1)
     batch.best = best + head.d2t[best]
     config = TrainDraftConfig(out="unused", learning_rate=1e-2, epochs=150, batch=2, ttt_steps=STEPS)
-    training = Training(HeadObjective(head, parts, config), config, 2, torch.float32)
+    training = Training(HeadObjective(head, parts, config), config, [1] * 2, torch.float32)
     before = training.measure([batch]).accuracy
     losses = [training.step(batch) for _ in range(training.updates)]
     after = training.measure([batch]).accuracy
@@ -282,7 +282,7 @@ def test_mixed_precision_learns_without_a_warning(options: dict[str, bool], recw
     parts = TargetParts(torch.randn(VOCAB, WIDTH), torch.randn(DRAFT_VOCAB, WIDTH))
     batch.features, batch.final = batch.features.bfloat16(), batch.final.float()
     config = TrainDraftConfig(out="unused", batch=2, ttt_steps=STEPS)
-    training = Training(HeadObjective(head, parts, config), config, 2, torch.bfloat16)
+    training = Training(HeadObjective(head, parts, config), config, [1] * 2, torch.bfloat16)
     torch.set_warn_always(True)
     try:
         assert training.step(batch).isfinite().all()

@@ -24,7 +24,7 @@ from ltd.target.model import LoadedModel, load_model, tokenizer_fingerprint
 from ltd.training.chain import ChainObjective, new_chain
 from ltd.training.config import TrainDraftConfig
 from ltd.training.data.batches import Batch
-from ltd.training.data.conversation import Conversation
+from ltd.training.data.conversation import Conversation, learned_roles
 from ltd.training.eagle3.measure import HeadObjective
 from ltd.training.eagle3.start import StateScales, new_head, target_parts, trained_head
 from ltd.training.eagle3.trials import HeadTrials, HeadWatch, faster
@@ -34,6 +34,7 @@ from ltd.training.loop import Objective, Training, TrainingWatch
 from ltd.training.report import Curves, CurveWatch, draw_chain_curves, draw_head_curves
 from ltd.training.vocabulary import DraftVocabulary, choose_vocabulary, known_vocabulary
 
+UNROLLED = 16  # times as much takes a token that is learned as one that is only read, measured on a processor
 FOLDERS = {"eagle3": "head", "chain": "draft"}  # of the finished draft, in the run's folder
 
 
@@ -54,6 +55,9 @@ class Maker(Protocol):
 
     def objective(self, vocabulary: DraftVocabulary, dtype: torch.dtype, sample: Batch) -> Objective:
         """The draft that training starts from, and what it is trained for; `sample` are some of the conversations."""
+
+    def work(self, conversation: Conversation) -> int:
+        """How much there is to compute of a conversation beside others."""
 
     def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
         """What looks at the training on its way, and shows it in the run's folder."""
@@ -121,6 +125,11 @@ class HeadMaker:
         )
         return HeadObjective(self.head, target_parts(model, vocabulary, dtype), config)
 
+    def work(self, conversation: Conversation) -> int:
+        """See `Maker`: what is only read is seen once, what is learned is unrolled."""
+        roles = learned_roles(self.config.user_turns)
+        return len(conversation.tokens) + UNROLLED * sum(role in roles for role in conversation.roles)
+
     def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
         """See `Maker`; the head decodes on the way."""
         self.trials = self._trials(held_out)
@@ -183,6 +192,10 @@ class ChainMaker:
         parts = target_parts(model, vocabulary, dtype)
         whole: Any = model.get_output_embeddings()
         return ChainObjective(self.model, parts, self.words.to(model.device), whole.weight.detach().to(dtype))
+
+    def work(self, conversation: Conversation) -> int:
+        """See `Maker`; conversations of a batch are filled up to the longest."""
+        return len(conversation.tokens)
 
     def watch(self, folder: Path, held_out: list[Conversation]) -> TrainingWatch:
         """See `Maker`."""

@@ -68,17 +68,13 @@ class Training:
 
     Args:
         objective: what is trained.
-        count: of conversations to learn from.
+        work: how much there is to compute of every conversation to learn from; those of a batch are alike.
         dtype: of the arithmetic.
-        sizes: of the conversations, in tokens, if batches are to be of similar ones.
     """
 
-    def __init__(
-        self, objective: Objective, config: TrainDraftConfig, count: int, dtype: torch.dtype,
-        sizes: Sequence[int] | None = None,
-    ) -> None:  # fmt: skip
-        self.objective, self.config, self.count, self.dtype, self.sizes = objective, config, count, dtype, sizes
-        self.updates_per_epoch = math.ceil(count / config.batch)
+    def __init__(self, objective: Objective, config: TrainDraftConfig, work: Sequence[int], dtype: torch.dtype) -> None:
+        self.objective, self.config, self.work, self.dtype = objective, config, work, dtype
+        self.updates_per_epoch = math.ceil(len(work) / config.batch)
         self.updates = config.epochs * self.updates_per_epoch
         self.weights = [weight for weight in objective.module.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.AdamW(
@@ -127,7 +123,7 @@ class Training:
         """The conversations of an update."""
         epoch, position = divmod(update, self.updates_per_epoch)
         if self._order[0] != epoch:
-            order = epoch_order(self.count, self.config.batch, self.config.seed, epoch, self.sizes)
+            order = epoch_order(self.work, self.config.batch, self.config.seed, epoch)
             self._order = (epoch, order)
         return self._order[1][position]
 

@@ -190,8 +190,8 @@ def new_training(
     """A training on these conversations that has not begun; `words` (n,) int64 are those that it is to predict."""
     vocabulary = maker.vocabulary(words)
     sample = _load(config, stage, stage.reader(), learned[:SAMPLE])
-    sizes = [len(each.tokens) for each in learned] if config.has_long_texts else None
-    return Training(maker.objective(vocabulary, stage.dtype, sample), config, len(learned), stage.dtype, sizes)
+    objective = maker.objective(vocabulary, stage.dtype, sample)
+    return Training(objective, config, [maker.work(each) for each in learned], stage.dtype)
 
 
 def _load(config: TrainDraftConfig, stage: DataStage, reader: Reads, conversations: list[Conversation]) -> Batch:

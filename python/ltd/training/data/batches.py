@@ -68,21 +68,19 @@ class Batch:
         return out
 
 
-def epoch_order(count: int, batch: int, seed: int, epoch: int, sizes: Sequence[int] | None = None) -> list[list[int]]:
-    """Batches of the indices 0 … count - 1, shuffled, for one epoch.
+def epoch_order(work: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches of the indices of `work`, shuffled, for one epoch.
 
-    With sizes, those of a batch are of similar size, because the conversations of a batch are computed side by side and
-    wait for the longest: every `WINDOW` batches' indices are sorted among each other. Batches come in any order.
+    Those of a batch are as much work, because the conversations of a batch are computed side by side and wait for the
+    last: every `WINDOW` batches' indices are sorted among each other. Batches come in any order.
     """
-    indices, chance = list(range(count)), random.Random(f"{seed} {epoch}")
+    count, chance = len(work), random.Random(f"{seed} {epoch}")
+    indices, step = list(range(count)), WINDOW * batch
     chance.shuffle(indices)
-    if sizes is not None:
-        step = WINDOW * batch
-        windows = [indices[first : first + step] for first in range(0, count, step)]
-        indices = [index for window in windows for index in sorted(window, key=lambda index: sizes[index])]
+    windows = [indices[first : first + step] for first in range(0, count, step)]
+    indices = [index for window in windows for index in sorted(window, key=lambda index: work[index])]
     batches = [indices[first : first + batch] for first in range(0, count, batch)]
-    if sizes is not None:
-        chance.shuffle(batches)
+    chance.shuffle(batches)
     return batches
 
 
