@@ -16,7 +16,7 @@ class Learner:
     """Learned 100 tokens in two seconds; the gradients of a batch are one product of matrices."""
 
     def __init__(self, seconds: float = 2.0) -> None:
-        self.learning_seconds, self.tokens = seconds, 100
+        self.timed_seconds, self.timed_tokens = seconds, 100
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def gradients(self, batch: Any, _: int) -> None:

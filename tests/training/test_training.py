@@ -517,6 +517,24 @@ def test_cached_features_equal_hidden_states(finished: TrainDraftConfig, tiny_ta
         torch.testing.assert_close(read["total"][:-1], output.logits[0, :-1].logsumexp(-1), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("missing", [["data/00001"], ["data/00000", "features/00000"], ["features/00002"]])
+def test_shards_that_were_deleted_are_made_again(
+    missing: list[str], finished: TrainDraftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the message about a damaged one advises."""
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out, ignore=shutil.ignore_patterns("checkpoint.pt", "head"))
+    for name in missing:
+        (out / f"{name}.safetensors").unlink()
+    choose_averaged(monkeypatch)
+    head = train_draft(TrainDraftConfig(**{**finished.to_dict(), "out": out}))
+    for file in (Path(finished.out) / "data").iterdir():
+        assert (out / "data" / file.name).read_bytes() == file.read_bytes()
+    once, twice = (load_file(folder / "model.safetensors") for folder in (Path(finished.out) / "head", head))
+    for name in once:
+        assert torch.equal(once[name], twice[name]), name
+
+
 def test_features_that_were_deleted_are_made_again(
     finished: TrainDraftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,11 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(SHARDS))
 
 
+def leading_shards(folder: Path) -> list[Path]:
+    """The finished shards that stand one behind the other from the first on: those behind a missing one are no part."""
+    return [file for number, file in enumerate(shard_files(folder)) if file == shard_file(folder, number)]
+
+
 def write_shard(tensors: dict[str, Tensor], file: Path) -> None:
     """Writes a whole shard or none; raises OSError if it cannot be written."""
     with written_whole(file) as unfinished:

@@ -14,12 +14,12 @@ from ltd.training.loop import Training
 
 
 def learning_facts(training: Training, batches: Iterable[Batch]) -> dict[str, Any]:
-    """Answer tokens a second of all updates, and the share of what the machine's floor allows; also printed.
+    """Answer tokens a second of all timed updates, and the share of what the machine's floor allows; also printed.
 
     The floor is what the products of the gradients take at the machine's best rate, counted in some of the batches that
-    are learned from. A training that has not made an update has no rate: then there is nothing.
+    are learned from. Where no update was timed there is nothing.
     """
-    if training.learning_seconds <= 0 or training.tokens == 0:
+    if training.timed_seconds <= 0 or training.timed_tokens == 0:
         return {}
     operations = tokens = 0
     for batch in batches:
@@ -27,7 +27,7 @@ def learning_facts(training: Training, batches: Iterable[Batch]) -> dict[str, An
             training.gradients(batch, 0)
         operations += counter.get_total_flops()
         tokens += int(batch.learned.sum())
-    rate = training.tokens / training.learning_seconds
+    rate = training.timed_tokens / training.timed_seconds
     least = operations / max(1, tokens) / machine_rates(training.device, training.dtype).multiply
     print(f"learned {rate:,.0f} answer tokens/s, {100 * rate * least:.0f} % of the machine's floor", file=sys.stderr)
     return {"answer_tokens_per_second": round(rate, 1), "share_of_floor": round(rate * least, 3)}

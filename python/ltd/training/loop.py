@@ -90,7 +90,7 @@ class Training:
         self.update = 0
         self.tokens = 0
         self.seconds = 0.0
-        self.learning_seconds = 0.0  # of `seconds`, those of updates
+        self.timed_seconds, self.timed_tokens = 0.0, 0  # of `seconds` and `tokens`, what updates took and learned
         self.recent: list[list[float]] = []  # losses of the updates since the last point of the curve
         self.losses: list[dict[str, Any]] = []
         self.measurements: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ class Training:
             "update": self.update,
             "tokens": self.tokens,
             "seconds": self.seconds,
-            "learning_seconds": self.learning_seconds,
+            "timed": (self.timed_seconds, self.timed_tokens),
             "recent": self.recent,
             "losses": self.losses,
             "measurements": self.measurements,
@@ -116,8 +116,9 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
             self.average.load_state(state["average"])
-        for name in ("update", "tokens", "seconds", "learning_seconds", "recent", "losses", "measurements"):
+        for name in ("update", "tokens", "seconds", "recent", "losses", "measurements"):
             setattr(self, name, state[name])
+        self.timed_seconds, self.timed_tokens = state.get("timed", (0.0, 0))  # older checkpoints have none
 
     def batch_indices(self, update: int) -> list[int]:
         """The conversations of an update."""
@@ -216,9 +217,10 @@ def run_training(
     started, saved, batches = time.monotonic() - training.seconds, time.monotonic(), _coming(training, load)
     with tqdm(total=training.updates, initial=training.update, unit="update", desc="training", mininterval=1) as bar:
         while training.update < training.updates:
-            began = time.monotonic()
+            began, before = time.monotonic(), training.tokens
             losses = training.step(next(batches))
-            training.learning_seconds += time.monotonic() - began
+            training.timed_seconds += time.monotonic() - began
+            training.timed_tokens += training.tokens - before
             training.record(losses)
             bar.update()
             bar.set_postfix(loss=f"{losses[0]:.3f}", refresh=False)

@@ -16,7 +16,7 @@ from ltd.common.differences import difference
 from ltd.common.files import content_hash, expand_user, write_text
 from ltd.common.json_files import read_json
 from ltd.common.lock import holds_nothing, only_run
-from ltd.common.shards import shard_files
+from ltd.common.shards import leading_shards
 from ltd.common.threads import set_threads
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
@@ -99,7 +99,7 @@ def _run_stages(
 def choose_texts(config: AcceptanceConfig) -> dict[str, list[Conversation]]:
     """The first conversations of the run that together have `config.tokens` answer tokens, in two parts."""
     data = expand_user(config.run) / "data"
-    if not shard_files(data):
+    if not leading_shards(data):
         raise InputError(f"{config.run} holds no conversations; give the folder of an ltd train-draft run")
     parts: dict[str, list[Conversation]] = {part: [] for part in PARTS}
     left = config.tokens

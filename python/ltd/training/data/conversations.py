@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ltd.common.shards import read_shard, shard_files, write_shard
+from ltd.common.shards import leading_shards, read_shard, write_shard
 from ltd.errors import InputError
 from ltd.training.data.conversation import ANSWER, Conversation
 from ltd.training.data.mix import CHAT, KINDS, TextKind
@@ -32,9 +32,9 @@ def tokens_written(folder: Path) -> int:
 
 
 def written_shards(folder: Path) -> list[WrittenShard]:
-    """What the finished shards hold, in order."""
+    """What the finished shards hold, in order, up to one that is missing."""
     found = []
-    for file in shard_files(folder):
+    for file in leading_shards(folder):
         shard = read_shard(file, SHARD)
         roles = shard["roles"]
         found.append(WrittenShard(_kind_of(shard, file), len(roles), int((roles == ANSWER).sum())))
@@ -52,7 +52,7 @@ def _kind_of(shard: dict[str, Tensor], file: Path) -> TextKind:
 def load_conversations(folder: Path) -> list[Conversation]:
     """All conversations of a folder in the order they were written, repeated questions once."""
     seen: dict[tuple[int, ...], Conversation] = {}
-    for number, file in enumerate(shard_files(folder)):
+    for number, file in enumerate(leading_shards(folder)):
         for conversation in load_shard(file, number):
             seen.setdefault(conversation.question, conversation)
     return list(seen.values())

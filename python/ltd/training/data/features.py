@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from ltd.common.shards import shard_file, shard_files, write_shard
+from ltd.common.shards import leading_shards, shard_file, write_shard
 from ltd.common.workers import Crew
 from ltd.engine.forward import Forward
 from ltd.errors import InputError
@@ -57,7 +57,7 @@ def cache_features(job: FeatureJob, data: Path, folder: Path, crew: Crew) -> Non
     norm, `best` (n,) int32, the target's most likely next token, and `total` (n,) float32, the logarithm of the sum of
     exponentials of all its logits.
     """
-    shards = [load_shard(file, number) for number, file in enumerate(shard_files(data))]
+    shards = [load_shard(file, number) for number, file in enumerate(leading_shards(data))]
     texts = [[conversation.tokens for conversation in shard] for shard in shards]
     sizes = [sum(map(len, shard)) for shard in texts]
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def cache_features(job: FeatureJob, data: Path, folder: Path, crew: Crew) -> Non
 
 def features_cached(data: Path, folder: Path) -> bool:
     """Whether every data shard has its file."""
-    return len(shard_files(data)) == len(shard_files(folder))
+    return len(leading_shards(data)) <= len(leading_shards(folder))
 
 
 def _shard_features(
@@ -112,7 +112,7 @@ class FeatureReader:
 
     def __init__(self, folder: Path) -> None:
         self._shards = []
-        for file in shard_files(folder):
+        for file in leading_shards(folder):
             try:
                 shard = safe_open(file, framework="pt")
             except (SafetensorError, OSError) as error:

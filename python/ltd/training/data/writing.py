@@ -110,7 +110,7 @@ class WritingJob:
 
 
 def make_conversations(job: WritingJob, folder: Path, features: Path, tokens: int, crew: Crew) -> None:
-    """Write shards of conversations until they hold so many tokens; existing shards are kept.
+    """Write shards of conversations until they hold so many tokens; existing shards are kept, and missing ones made.
 
     Their features go into the folder `features`, where the job keeps any: made while the text is written they cost no
     forward of their own.
@@ -124,11 +124,13 @@ def make_conversations(job: WritingJob, folder: Path, features: Path, tokens: in
     total = sum(shard.tokens for shard in shards)
     with tqdm(total=tokens, initial=total, unit="tok", desc="writing conversations", mininterval=1) as progress:
         while total < tokens:
-            for news in crew.do(job, plan_shards(job.config, job.chat, folder, shards)):
+            plans = plan_shards(job.config, job.chat, folder, shards)
+            numbers = iter(plan.number for plan in plans)
+            for news in crew.do(job, plans):
                 if isinstance(news, int):
                     progress.update(news)
                     continue
-                number = len(shards)
+                number = next(numbers)
                 if news.features is not None:  # before the text, which says that the shard is finished
                     features.mkdir(exist_ok=True)
                     write_shard(news.features, shard_file(features, number))
@@ -140,6 +142,9 @@ def make_conversations(job: WritingJob, folder: Path, features: Path, tokens: in
                 progress.write(f"shard {number}: {news.rate}")
                 if total >= tokens:
                     break
+            if shard_file(folder, len(shards)).exists():  # there was one missing, and those behind it count again
+                shards = written_shards(folder)
+                total = sum(shard.tokens for shard in shards)
 
 
 def plan_shards(
@@ -176,7 +181,9 @@ def _plan_shard(
         sources = [place for place, shard in enumerate(known) if shard.kind.given == "nothing"]
         sources = chance.sample(sources, min(SHARDS_GIVEN, len(sources)))
         loaded = (each for place in sorted(sources) for each in load_shard(shard_file(folder, place), place))
-        texts = GivenTexts(chat, (own_words(answer, chat) for each in loaded for answer in each.answers()), chance)
+        # What is held out is nobody's prompt: there it would be read, or with `user_turns` learned.
+        known_texts = (each for each in loaded if not each.is_held_out(config.held_out_share))
+        texts = GivenTexts(chat, (own_words(answer, chat) for each in known_texts for answer in each.answers()), chance)
         if texts.enough_for(kind):
             return ShardPlan(number, kind, texts)
     raise AssertionError("parse_mix lets no mix through that has only kinds about given text")
