@@ -138,6 +138,13 @@ def test_training_sees_what_inference_sees(recorded: Callable[[str], Recorded], 
     assert env.statistics.depths == answer.statistics.depths and env.statistics.gains == answer.statistics.gains
 
 
+def test_trees_have_the_width_of_the_traces(recorded: Callable[[str], Recorded]) -> None:
+    run = recorded("llama")
+    env = live(run, "size", layout=Summary(3, 2), width=3)
+    env.reset(seed=0)
+    assert env.tree.width == 3 != run.decoder.draft.width
+
+
 def test_the_sizes_that_are_verified_are_known_beforehand(recorded: Callable[[str], Recorded]) -> None:
     """So a GPU records them, and verifies no more than the one that is asked for."""
     found, layout = recorded("llama"), Summary(4, 2)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from made_traces import made_generations, made_latency
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ltd.cli import main
+from ltd.common.journal import Journal
+from ltd.drafts.opening import find_head, head_hash
 from ltd.errors import InputError
 from ltd.policies import Static
 from ltd.policies.baselines.files import load_baseline, network_of
@@ -104,6 +108,8 @@ def samples(tmp_path: Path) -> Path:
         shard |= {"level": (torch.arange(count) % 3).int(), "accepted": probability > 0.5, "states": states.half()}
         shard |= {"state_accepted": states[:, 0] > 0, "state_question": question.clone()}
         save_file(shard, folder / f"{number:05d}.safetensors")
+    recorded = {"target": None, "draft_sha256": head_hash(find_head(None)), "tasks": ["mine"], "max_new_tokens": 7}
+    Journal(folder / "run.jsonl", recorded, "*.none").__exit__(None, None, None)
     return folder
 
 
@@ -115,9 +121,26 @@ def test_every_kind_is_trained_from_samples(tmp_path: Path, samples: Path, kind:
     assert trained.training == 640 and trained.held_out == 160 and len(trained.scores) == 40
     assert made.validation["auc"] == trained.scores[trained.best].auc > 0.9
     assert made.made_for["head_sha256"] and made.training["epochs"] == 40
+    assert made.training["tasks"] == ["mine"] and made.training["max_new_tokens"] == 7
     weights = (tmp_path / "out" / "baseline.safetensors").read_bytes()
     train_baseline(config)
     assert (tmp_path / "out" / "baseline.safetensors").read_bytes() == weights
+
+
+def test_samples_are_of_their_own_head(tmp_path: Path, samples: Path, tiny_head: Callable[[str], Path]) -> None:
+    config = BaselineConfig("disco", tmp_path / "out", samples=samples, draft=str(tiny_head("llama")), epochs=2)
+    with pytest.raises(InputError, match=r"are of the head with the hash .*, and not of .*; name theirs with --target"):
+        train_baseline(config)
+    with pytest.raises(InputError, match=r"are of the target SmolLM2-135M-Instruct, and not of other; name theirs"):
+        train_baseline(replace(config, target="some/other", draft=None))
+    train_baseline(replace(config, draft=None))
+    shard = load_file(samples / "00000.safetensors")
+    save_file(shard | {"entropy": 2 * shard["entropy"]}, samples / "00000.safetensors")
+    with pytest.raises(InputError, match="holds a run with samples_sha256"):
+        train_baseline(replace(config, draft=None))
+    (samples / "run.jsonl").unlink()
+    with pytest.raises(InputError, match=r"run.jsonl cannot be read: .*; it says whose the files beside it are"):
+        train_baseline(replace(config, draft=None))
 
 
 def test_the_command(tmp_path: Path, samples: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,9 @@ def test_both_scripts_from_models_to_a_bundle(
     assert lively is not None and lively.layout.length_range == known
     assert main("size", SizeOptions, [*common, *size, "--lr", "0.5"]) == 2
     assert "use the same settings" in capsys.readouterr().err
+    beside = ["--save_path", str(tmp_path / "again"), "--rl_token_model_path", str(tmp_path / "size" / "bundle")]
+    assert main("depth", DepthOptions, [*common, *size[2:], *beside, "--sizes", "4,8"]) == 2
+    assert "the size policy beside it chooses among 4, 12; leave --sizes out" in capsys.readouterr().err
 
 
 def test_latencies_that_a_run_goes_by_are_not_replaced(
@@ -144,6 +147,8 @@ def test_latencies_that_a_run_goes_by_are_not_replaced(
         (["--latency", "nowhere"], "cannot read nowhere"),
         (["--sizes", "9,3"], "no ladder"),
         (["--live", "--count", "2"], "count is 2"),
+        (["--traces", "nowhere", "--limit", "3"], "--limit is of recording, and --traces names what is recorded"),
+        (["--latency", "nowhere", "--calibration_seconds", "3"], "--calibration_seconds is of calibrating"),
     ],
 )
 def test_one_sentence_about_a_mistake(

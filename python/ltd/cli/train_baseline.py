@@ -124,8 +124,9 @@ def refuse_ineffective(
 ) -> None:
     """Raises InputError for a given option that another kind knows, or that what else is given makes useless."""
     refuse_unused(context, (name for name, kinds in KNOWN_TO.items() if kind not in kinds), kind.value)
-    if samples is not None:  # tasks and max_new_tokens are written into the baseline's facts
-        refuse_unused(context, ("data_dir", "limit", "device", "dtype", "threads"), "training on --samples")
+    if samples is not None:
+        unused = ("data_dir", "tasks", "limit", "max_new_tokens", "device", "dtype", "threads")
+        refuse_unused(context, unused, "training on --samples")
     if traces is not None:
         refuse_unused(context, ("data_dir", "tasks", "limit", "max_new_tokens"), "a search with --traces")
     if latency is not None:

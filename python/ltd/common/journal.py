@@ -122,6 +122,23 @@ def found_results(journal: Path, results: str) -> list[Path]:
     return sorted(journal.parent.glob(results)) if results else []
 
 
+def settings_of(path: Path) -> Record:
+    """The settings of a run, as its journal says.
+
+    Raises:
+        InputError: there is no journal, or it does not begin with settings.
+    """
+    try:
+        first = path.read_bytes().split(b"\n", 1)[0]
+        entry = parse_json(first, dict[str, Any], f"the first line of {path}")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; it says whose the files beside it are") from error
+    if not is_settings(entry):
+        raise InputError(f"{path} does not begin with the settings of a run, so nobody knows of what its files are")
+    settings: Record = entry["settings"]
+    return settings
+
+
 def is_settings(entry: Record) -> bool:
     """Whether a line is one of settings and no record."""
     return entry.keys() == {"settings"} and isinstance(entry["settings"], dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ltd.policies.rule_file import load_rule
 from ltd.tree import NOT_ASKED
 from ltd_rl.analysis.choices import EAGLE3, FixedChoices, choose_fixed, fitted_controller, yardstick
 from ltd_rl.analysis.knowable import check_questions, knowable_ways
-from ltd_rl.analysis.totals import Analysis, compare
+from ltd_rl.analysis.totals import Analysis, compare, rates_of
 from ltd_rl.analysis.ways import ways_to_decide
 from ltd_rl.traces.format import Traces, load_traces, temperatures_of
 from ltd_rl.traces.samplings import texts_at
@@ -74,9 +75,9 @@ def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
     """
     traces, latency = load_traces(config.traces), LatencyModel.load(config.latency)
     others = {name: load_traces(folder) for name in ("fit", "static_from") if (folder := getattr(config, name))}
-    bundles = {f"bundle {folder.name}": load_bundle(folder).policy for folder in config.policies}
+    bundles = {f"bundle {name}": load_bundle(folder).policy for name, folder in told_apart(config.policies).items()}
     controller = load_controller(config.controller) if config.controller else None
-    rules = {f"rule {file.stem}": load_weighing(file) for file in config.rules}
+    rules = {f"rule {name}": load_weighing(file) for name, file in told_apart(config.rules).items()}
     given: dict[str, Given] = {**bundles, **rules}
     if controller is not None:
         given["controller"] = controller
@@ -101,7 +102,28 @@ def analyse(config: AnalysisConfig) -> tuple[Analysis, list[str]]:
             progress.update()
     bounds, said = knowable_ways(kept, latency, text) if config.knowable else ({}, [])
     ways = ways_to_decide(traces, choices, controller, bundles, text, rules, bounds)
-    return compare(traces, latency, ways), [*notes(config, traces, choices, text), *said]
+    found = compare(traces, latency, ways)
+    return found, [*notes(config, traces, choices, text, yardstick(rates_of(found))), *said]
+
+
+def told_apart(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files and folders by names for people: their own, with as many folders above them as it takes to differ.
+
+    Raises:
+        InputError: one comes twice.
+    """
+    places = [path.absolute() for path in paths]
+    if again := next((path for path in paths if places.count(path.absolute()) > 1), None):
+        raise InputError(f"{again} is named twice; name each once")
+    every = [(*place.parts[:-1], place.stem if place.is_file() else place.name) for place in places]
+    names: list[str] = []
+    for count in range(1, 2 + max(map(len, every), default=0)):
+        names = ["/".join(parts[-count:]) for parts in every]
+        if len(set(names)) == len(names):
+            break
+    else:  # two files that differ in their suffix alone
+        names = [str(path) for path in paths]
+    return dict(zip(names, paths, strict=True))
 
 
 def load_weighing(file: Path) -> CostAware:
@@ -155,8 +177,10 @@ def check_goes_with(traces: Traces, name: str, other: Traces | Given) -> None:
         raise InputError(f"{name} drafts to depth {depth}, and the traces were recorded {known}")
 
 
-def notes(config: AnalysisConfig, traces: Traces, choices: FixedChoices, text: TextScores | None) -> list[str]:
-    """Sentences on where the choices come from."""
+def notes(
+    config: AnalysisConfig, traces: Traces, choices: FixedChoices, text: TextScores | None, fixed: str
+) -> list[str]:
+    """Sentences on where the choices come from; `fixed` is the one that others are compared with."""
     chosen = f"chosen on {'other traces' if config.static_from else 'these traces, all tasks together'}."
     found = []
     if choices.static is not None:
@@ -175,7 +199,7 @@ def notes(config: AnalysisConfig, traces: Traces, choices: FixedChoices, text: T
         f"Both know {sources}.",
         f"The traces are of {texts_at(temperatures_of(traces.generations))}.",
         "Tokens per second leave prefill out, and the time that a policy takes to decide.",
-        f"Of gap: the share of what the optimum has more tokens per second than the {yardstick(choices.names)}, which "
+        f"Of gap: the share of what the optimum has more tokens per second than the {fixed}, which "
         "x static compares with as well.",
     ]
     if config.fit is not None:

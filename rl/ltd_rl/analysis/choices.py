@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from ltd.latency.cycle_bench import LOOKED_UP
 from ltd.latency.model import LatencyModel
@@ -40,12 +41,6 @@ class FixedChoices:
     lookup: Lookup | None
     both: Both | None
 
-    @property
-    def names(self) -> list[str]:
-        """Of those that there are."""
-        every = {STATIC: self.static, LOOKUP: self.lookup, BOTH: self.both}
-        return [name for name, choice in every.items() if choice is not None]
-
 
 def choose_fixed(traces: Traces, latency: LatencyModel, text: TextScores | None) -> FixedChoices:
     """The best of each kind over all tasks together.
@@ -78,7 +73,11 @@ def fitted_controller(traces: Traces, latency: LatencyModel, text: TextScores | 
     return controller
 
 
-def yardstick(names: Iterable[str]) -> str:
-    """Of the ways to decide, by name, the best fixed one that all sources go into."""
-    known = set(names)
-    return next(name for name in (BOTH, STATIC, LOOKUP) if name in known)
+def yardstick(rates: Sequence[Mapping[str, float]]) -> str:
+    """The name of the fastest fixed way to decide, by the tokens per second of every way on each task.
+
+    Mostly it is that of both sources. But it is searched among small trees alone, see `ltd_rl.baselines.both_search`,
+    so where large ones pay the best static tree may be faster.
+    """
+    known = [name for name in (BOTH, STATIC, LOOKUP) if name in rates[0]]
+    return max(known, key=lambda name: fmean(task[name] for task in rates))

@@ -18,7 +18,7 @@ from ltd.common.table import Table, png
 from ltd.evaluation.choice_plots import depth_shares, draw_depths, draw_sizes, draw_time, size_shares
 from ltd.evaluation.scores import MEAN
 from ltd_rl.analysis.choices import OPTIMUM, yardstick
-from ltd_rl.analysis.totals import PARTS, Analysis, ReplayedTotal
+from ltd_rl.analysis.totals import PARTS, Analysis, ReplayedTotal, rates_of
 
 NUMBERS = ("tokens_per_second", "acceptance_length", "mean_depth", "mean_size")
 COLUMNS = ["", "tokens/s", "x plain", "x static", "of gap", "τ", "mean D", "mean V"]
@@ -49,13 +49,13 @@ def write_analysis(results: Analysis, notes: list[str], out: Path, console: Cons
 def summarise(results: Analysis) -> dict[str, dict[str, Row]]:
     """By task, then by way to decide: the table's numbers. "mean" is the arithmetic mean over several tasks.
 
-    to_static, share_of_gap: beside the best fixed decision of all sources, see `ltd_rl.analysis.choices.yardstick`; the
-    share is that of what the optimum has more tokens per second.
+    to_static, share_of_gap: beside the fastest fixed decision, see `ltd_rl.analysis.choices.yardstick`; the share is
+    that of what the optimum has more tokens per second.
     """
     summary: dict[str, dict[str, Row]] = {}
-    for task, spent in results.items():
-        rates = {name: found.throughput for name, found in spent.items()}
-        static = rates[yardstick(rates)]
+    fixed = yardstick(rates_of(results))
+    for (task, spent), rates in zip(results.items(), rates_of(results), strict=True):
+        static = rates[fixed]
         gap = rates[OPTIMUM] - static
         summary[task] = {
             name: {

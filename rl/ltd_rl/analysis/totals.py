@@ -60,6 +60,11 @@ Analysis = dict[str, dict[str, ReplayedTotal]]
 """By task, then by the name of the way to decide, all in the same order."""
 
 
+def rates_of(results: Analysis) -> list[dict[str, float]]:
+    """Tokens per second of every way, task by task."""
+    return [{name: found.throughput for name, found in spent.items()} for spent in results.values()]
+
+
 def compare(traces: Traces, latency: LatencyModel, ways: dict[str, Way]) -> Analysis:
     """Every way on every task."""
     by_task: dict[str, list[RecordedGeneration]] = {}

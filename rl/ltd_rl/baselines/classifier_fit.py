@@ -114,7 +114,7 @@ def fit(
             loss_of(network, training.features[rows], training.accepted[rows], training.weight).backward()
             optimiser.step()
         scores.append(measure(network, held_out))
-        if scores[-1].loss <= min(score.loss for score in scores):
+        if all(scores[-1].loss < score.loss for score in scores[:-1]):  # of equals the first
             best = copy.deepcopy(network.state_dict())
         state = {"settings": asdict(config), "scores": [asdict(score) for score in scores], "best": best}
         state |= {"network": network.state_dict(), "optimiser": optimiser.state_dict()}

@@ -40,6 +40,7 @@ from ltd_rl.traces.record import LARGEST_STATE
 
 TREE = Static(depth=8, size=60)  # EAGLE-3's default
 NOT_IN_SETTINGS = ("threads", "cores")
+RUN = "run.jsonl"  # says which run the samples are of
 FORMAT = 1
 SHARD = {
     "probability": (torch.float32, 1),
@@ -90,7 +91,7 @@ def record_samples(config: SampleConfig, load: Callable[..., Decoder] = load_dec
     questions = load_questions(config.data_dir, config.tasks, config.limit)
     starts = range(0, len(questions), config.shard_questions)
     settings = {**run_settings(config, questions), "format": FORMAT}
-    with Journal(config.out / "run.jsonl", {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}, SHARDS):
+    with Journal(config.out / RUN, {k: v for k, v in settings.items() if k not in NOT_IN_SETTINGS}, SHARDS):
         missing = [n for n in range(len(starts)) if not shard_file(config.out, n).exists()]
         if not missing:
             return

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ltd.common.journal import Journal
+from ltd.common.files import content_hash, file_hash
+from ltd.common.journal import Journal, Record, settings_of
 from ltd.common.lock import only_run
 from ltd.common.number_ranges import check_least, check_seed
 from ltd.common.shards import shard_files
@@ -37,7 +38,7 @@ from ltd.policies.baselines.files import (
 from ltd.policies.learned.observation import normalised
 from ltd.target.locate import DEFAULT_TARGET
 from ltd_rl.baselines.classifier_fit import ClassifierScore, FitConfig, Labelled, fit
-from ltd_rl.baselines.samples import CycleSamples, SampleConfig, load_samples, record_samples
+from ltd_rl.baselines.samples import RUN, CycleSamples, SampleConfig, load_samples, record_samples
 from ltd_rl.traces.human_eval import TASK
 from ltd_rl.traces.sources import Source
 from ltd_rl.traces.splits import held_out
@@ -133,9 +134,13 @@ def _train(config: BaselineConfig, load: Callable[..., Decoder]) -> TrainedBasel
     """In a folder that is this run's."""
     work = config.out / WORK
     folder = obtain_samples(config, work, load) if config.samples is None else config.samples
-    training, validation = split_samples(config.kind, load_samples(shard_files(folder)))
+    files = shard_files(folder)
+    samples = load_samples(files)
+    recorded = recorded_for(config, folder)
+    training, validation = split_samples(config.kind, samples)
     settings = {
         "kind": config.kind,
+        "samples_sha256": content_hash(" ".join(str(file_hash(file)) for file in files).encode()),
         "samples": len(training.accepted),
         "held_out_samples": len(validation.accepted),
         **asdict(config.fit_config()),
@@ -152,15 +157,40 @@ def _train(config: BaselineConfig, load: Callable[..., Decoder]) -> TrainedBasel
 
             scores = fit(network, training, validation, config.fit_config(), work / CHECKPOINT, told)
     best = min(range(len(scores)), key=lambda epoch: scores[epoch].loss)
-    made_for = {
+    course = {**settings, "optimiser": "AdamW", "loss": "binary cross-entropy, balanced classes", "best_epoch": best}
+    course |= {name: recorded[name] for name in ("tasks", "max_new_tokens")}
+    validated = {**asdict(scores[best]), "losses": [score.loss for score in scores]}
+    save_baseline(Baseline(config.kind, network, made_for(config), course, validated), config.out)
+    return TrainedBaseline(config.out, scores, best, len(training.accepted), len(validation.accepted))
+
+
+def made_for(config: BaselineConfig) -> dict[str, str | None]:
+    """The target's name, and the head."""
+    return {
         "target": Path(config.target or DEFAULT_TARGET).name,
         "head_sha256": head_hash(find_head(config.draft)),
     }
-    course = {**settings, "optimiser": "AdamW", "loss": "binary cross-entropy, balanced classes", "best_epoch": best}
-    course |= {"tasks": list(config.tasks), "max_new_tokens": config.max_new_tokens}
-    validated = {**asdict(scores[best]), "losses": [score.loss for score in scores]}
-    save_baseline(Baseline(config.kind, network, made_for, course, validated), config.out)
-    return TrainedBaseline(config.out, scores, best, len(training.accepted), len(validation.accepted))
+
+
+def recorded_for(config: BaselineConfig, folder: Path) -> Record:
+    """The settings that samples were recorded with.
+
+    Raises:
+        InputError: they are lost, or are another target's or head's than the config names.
+    """
+    settings = settings_of(folder / RUN)
+    theirs = {
+        "target": Path(settings["target"] or DEFAULT_TARGET).name,
+        "head_sha256": settings["draft_sha256"],
+    }
+    for name, mine in made_for(config).items():
+        if theirs[name] != mine:
+            what = {"target": "the target", "head_sha256": "the head with the hash"}[name]
+            raise InputError(
+                f"the samples in {folder} are of {what} {theirs[name]}, and not of {mine}; name theirs with --target "
+                "and --draft"
+            )
+    return settings
 
 
 def sizes_of(config: BaselineConfig, inputs: int) -> dict[str, int]:

@@ -24,6 +24,7 @@ from ltd.decoding.request import CallOptions
 from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.stopping import take
+from ltd.drafts.base import at_width
 from ltd.errors import InputError
 from ltd.policies import Policy
 from ltd.policies.learned.observation import Layout, Summary
@@ -55,6 +56,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         depth: the deepest tree, 1 … 12, where a cycle's drafting ends by itself.
         sizes: the ladder that a size policy's actions stand for.
         max_new_tokens: of an answer.
+        width: the trees' beam width; None is the draft's own.
 
     Raises:
         InputError: a decoder without a draft, a prompt that cannot be answered, a layout or a partner that does not
@@ -74,10 +76,11 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
         depth: int = MAX_DEPTH,
         sizes: Sequence[int] = PAPER_SIZES,
         max_new_tokens: int = 128,
+        width: int | None = None,
     ) -> None:
-        draft = decoder.draft
-        if draft is None:
+        if decoder.draft is None:
             raise InputError("a live environment needs a decoder with a draft; load one")
+        draft = at_width(decoder.draft, width)
         check_prompts(list(prompts), decoder.target.vocab_size, decoder.max_length)
         self.decoder, self.role, self.prompts = decoder, role, list(prompts)
         self.layout, self.reward, self.depth = layout, reward, depth

@@ -17,6 +17,7 @@ from ltd_rl.environments.rewards import describe_rewards
 from ltd_rl.traces.observations import Role
 from ltd_rl.trainers.ppo_config import PAPER, PPOConfig
 
+CALIBRATION_SECONDS = 60.0
 PAPER_SIZES = tuple(range(20, 241, 20))
 
 
@@ -59,7 +60,7 @@ class Options:
     seed: int = option(0, "Of everything random.")
     limit: int | None = option(None, "Record the first so many questions only.")
     max_new_tokens: int = option(128, "Most tokens of a recorded answer.")
-    calibration_seconds: float = option(60.0, "About how long to calibrate.")
+    calibration_seconds: float = option(CALIBRATION_SECONDS, "About how long to calibrate.")
     device: str = option("auto", "cpu, cuda or cuda:N; auto is the GPU once make gpu-check has passed on it.")
     dtype: str = option("auto", "auto (the fastest here), float32, bfloat16 or float16.")
     threads: int | None = option(None, "CPU threads; torch's own choice if not given.")

@@ -19,7 +19,7 @@ from ltd.policies.learned.sb3_import import read_saved
 from ltd.policies.learned.setting import Setting
 from ltd_rl.environments.live_env import LiveEnv
 from ltd_rl.environments.rewards import check_reward
-from ltd_rl.scripts.options import PAPER_SIZES, Options, whole_numbers
+from ltd_rl.scripts.options import CALIBRATION_SECONDS, PAPER_SIZES, Options, whole_numbers
 from ltd_rl.scripts.zips import read_zip
 from ltd_rl.traces.observations import Role
 from ltd_rl.traces.opening import open_decoder
@@ -43,6 +43,10 @@ def run_script(role: Role, options: Options) -> None:
     config = options.config(role)
     check_reward(options.reward)  # raises, like the next, before anything takes long
     check_observation(options.observation)
+    if options.traces and options.limit is not None:
+        raise InputError("--limit is of recording, and --traces names what is recorded; leave one of them out")
+    if options.latency and options.calibration_seconds != CALIBRATION_SECONDS:
+        raise InputError("--calibration_seconds is of calibrating, and --latency names its result; leave one out")
     if options.rl_checkpoint_path and not Path(options.rl_checkpoint_path).is_file():
         raise InputError(f"there is no {options.rl_checkpoint_path} to begin with; name a zip of PPO.save")
     start = Path(options.rl_checkpoint_path) if options.rl_checkpoint_path else None
@@ -88,6 +92,7 @@ def live_environment(role: Role, options: Options, data: Data, policy: Policy) -
         depth=options.depth_limit,
         sizes=data.training.sizes,
         max_new_tokens=options.max_new_tokens,
+        width=data.training.width,
     )
     return DummyVecEnv([lambda: env])
 
@@ -116,13 +121,19 @@ def ladder(role: Role, options: Options, frozen: Learned | None, start: Path | N
     """The sizes to choose among: those of a size policy that is beside the one in training or that it begins with.
 
     Raises:
-        InputError: no numbers.
+        InputError: no numbers, or not those of the size policy beside it.
     """
+    asked = whole_numbers(options.sizes)
     if role == "depth" and frozen is not None:
+        if asked and asked != frozen.sizes:
+            raise InputError(
+                f"the sizes are {options.sizes}, but the size policy beside it chooses among "
+                f"{', '.join(map(str, frozen.sizes))}; leave --sizes out"
+            )
         return frozen.sizes
     if role == "size" and start is not None and not options.sizes:
         return read_zip("size", start).sizes
-    return whole_numbers(options.sizes) or PAPER_SIZES
+    return asked or PAPER_SIZES
 
 
 def load_partner(role: Role, name: str) -> Learned | None:

@@ -293,9 +293,7 @@ def load_compact(folder: Path) -> CompactTraces:
         InputError: it is missing, damaged or of another format.
     """
     try:
-        facts = read_facts(
-            folder / TRACES_FACTS, FORMAT, SCHEMA, ("made_for", "width", "depth", "nodes", "sha256", "generations")
-        )
+        facts = read_facts(folder / TRACES_FACTS, FORMAT, SCHEMA, KEYS)
         content = (folder / ARRAYS).read_bytes()
         if content_hash(content) != facts["sha256"]:
             raise InputError(f"{ARRAYS} is not the file that {TRACES_FACTS} was written for")

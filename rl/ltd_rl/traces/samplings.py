@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
-from itertools import cycle
 
 from ltd.decoding.acceptance import Sampling
 from ltd.errors import InputError
@@ -45,7 +45,8 @@ def samplings(
     """How the answers to each of the questions are chosen.
 
     Args:
-        temperatures: which all questions take in turns, task by task, 0 being greedy.
+        temperatures: which all questions take in turns, task by task, 0 being greedy; each turn in an order of its own,
+            so that questions that have turns themselves, as those of several kinds do, come to all of them.
         top_k, top_p: of those that are sampled.
         seed: from which each of these gets its own, see `question_seed`.
 
@@ -53,10 +54,14 @@ def samplings(
         InputError: there are too few questions.
     """
     check_turns_for(temperatures, len(questions))
+    chance = random.Random(f"{seed} temperatures")
+    taken: list[float] = []
     # Over all tasks: with few questions of each, some temperature would have none if every task began with the first.
+    while len(taken) < len(questions):
+        taken += chance.sample(temperatures, len(temperatures))
     return [
         Sampling(temperature, top_k, top_p, question_seed(seed, question)) if temperature else Sampling()
-        for question, temperature in zip(questions, cycle(temperatures), strict=False)
+        for question, temperature in zip(questions, taken, strict=False)
     ]
 
 

@@ -7,13 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ltd.common.files import file_hash, write_text
+from ltd.common.files import content_hash, write_text
 from ltd.common.journal import Record
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.method_table import BASELINE
+from ltd.evaluation.methods import Method
 from ltd.evaluation.questions import load_questions
+from ltd.evaluation.run_config import hash_files
 from ltd.policies import Both, Lookup
-from ltd.policies.learned.bundle import FACTS
 from ltd.policies.learned.store import QUICK, kept_bundle, kept_rule, shipped_bundle
 from ltd.policies.static import Static
 from ltd_rl.traces.format import RecordedGeneration
@@ -47,7 +48,9 @@ def compare(
     announce(4, f"decoding {count} other questions in {len(methods)} ways, in turns: {texts}")
     if count < FEW * len(work.config.tasks):
         print(f"warning: fewer than {FEW} questions of a task leave wide intervals, so little is kept", file=sys.stderr)
-    mark = str(file_hash(work.folder / BUNDLE / FACTS))[:8]  # other policies, another comparison
+    # Other policies, another comparison: learned ones, and those that are used without.
+    known = [[name, hash_files(Method.parse(name))] for name in methods]
+    mark = content_hash(json.dumps(known).encode())[:8]
     config = EvalConfig(
         data_dir=data_dir,
         out=work.folder / f"validation-{mark}",

@@ -15,7 +15,7 @@ answers to learn from are then those of the same model all the same, and what is
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from ltd.target.device import CPU
 from ltd_rl.baselines.both_search import best_both, rules_of, total_of_rule
 from ltd_rl.baselines.lookup_search import best_lookup
 from ltd_rl.traces.compact import CompactTraces, load_compact
-from ltd_rl.traces.format import shallow, temperatures_of
+from ltd_rl.traces.format import RecordedGeneration, shallow, temperatures_of
 from ltd_rl.traces.limits import relative_costs, summary_for, worthwhile
 from ltd_rl.traces.observations import decided
 from ltd_rl.traces.outcomes import Outcomes, named_width, outcomes_of, plain_total
@@ -211,8 +211,16 @@ def best_rule(lessons: Lessons) -> Both | Lookup:
     """The best fixed setting on a part of the known answers, as a search over all takes longer than all else."""
     if lessons.training.depth < 0:
         return best_lookup(lessons.split.validation, lessons.latency, lessons.rule_text)[0]
-    rule = best_both(lessons.split.known[::2], lessons.latency, lessons.rule_text, RULES)[0]
+    rule = best_both(every_other(lessons.split.known), lessons.latency, lessons.rule_text, RULES)[0]
     return replace(rule, width=named_width(lessons.setting.width))
+
+
+def every_other(generations: Sequence[RecordedGeneration]) -> list[RecordedGeneration]:
+    """Half of the generations at every temperature."""
+    groups: dict[float, list[RecordedGeneration]] = {}
+    for generation in generations:
+        groups.setdefault(generation.sampling.temperature, []).append(generation)
+    return [generation for group in groups.values() for generation in group[::2]]
 
 
 def compare(lessons: Lessons, policy: Learned, rule: Both | Lookup) -> dict[str, float]:
