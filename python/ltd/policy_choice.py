@@ -263,7 +263,7 @@ def resolve_draft(target: ModelName, draft: str | Path | None) -> str | Path | N
     model = NamedModel.of(target)
     if draft is not None or model.name is None:  # the shipped head is the default target's
         return draft
-    return default_draft(model.config)
+    return default_draft(model.config, lambda: model.fingerprint)
 
 
 def make_setting(

@@ -59,10 +59,10 @@ def test_there_are_rules_for_every_public_target(system: str) -> None:
     assert planned(*sorted(targets), system=system)
 
 
-def asked_of_make(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+def asked_of_make(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """What make plans, or refuses, with an environment in that folder."""
-    command = ["make", "-n", "help", f"PYTHON={python}", f"VENV={folder}"]
-    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    command = ["make", "-n", "help", *options, f"VENV={folder}"]
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"} | variables
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -73,11 +73,22 @@ def test_an_environment_of_another_python_is_not_passed_off_as_it(tmp_path: Path
     other.write_text("#!/bin/sh\necho 2.1\n")
     other.chmod(0o755)
     place = tmp_path / "place"
-    assert asked_of_make(place, str(other)).returncode == 0  # there is none yet
+    assert asked_of_make(place, f"PYTHON={other}").returncode == 0  # there is none yet
     (place / "bin").mkdir(parents=True)
     (place / "bin/python").symlink_to(sys.executable)
-    assert asked_of_make(place, sys.executable).returncode == 0
-    refused = asked_of_make(place, str(other))
+    assert asked_of_make(place, f"PYTHON={sys.executable}").returncode == 0
+    refused = asked_of_make(place, f"PYTHON={other}")
     assert refused.returncode == 2
     assert f"{place} was made with Python {here}, but {other} is 2.1; remove it, or name another" in refused.stderr
-    assert "python0.0 is not installed" in asked_of_make(place, "python0.0").stderr
+    assert "python0.0 is not installed" in asked_of_make(place, "PYTHON=python0.0").stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_an_environment_with_another_torch_is_not_passed_off_as_it(tmp_path: Path) -> None:
+    made, other = "torch==2.13.0 --index-url URL", "torch==2.13.0"
+    assert asked_of_make(tmp_path, f"TORCH={other}").returncode == 0  # there is none yet
+    (tmp_path / ".stamp-torch").write_text(f"{made}\n")
+    assert asked_of_make(tmp_path).returncode == asked_of_make(tmp_path, f"TORCH={made}").returncode == 0
+    for refused in (asked_of_make(tmp_path, f"TORCH={other}"), asked_of_make(tmp_path, TORCH=other)):
+        assert refused.returncode == 2
+        assert f'{tmp_path} was made with TORCH="{made}", but "{other}" is asked for; remove it' in refused.stderr

@@ -78,6 +78,17 @@ def test_generate_prints_the_text_and_one_line_of_statistics(run: Run, model: li
     assert f"{len(answer.token_ids)} new tokens in {answer.statistics.cycles} cycles" in err
 
 
+def test_a_history_that_nothing_is_looked_up_in_is_refused(run: Run, model: list[str], tmp_path: Path) -> None:
+    setting = setting_of(load(model[1], model[3], dtype="float32"))
+    assert setting is not None
+    save_bundle(Bundle(Learned(setting, 2, (4,))), tmp_path / "bundle")
+    (tmp_path / "known.txt").write_text("Hello there")
+    given = ["generate", "Hello", *model, "--max-new-tokens", "2", "--history", str(tmp_path / "known.txt")]
+    assert run(*given)[0] == 0  # what is the default looks up
+    code, _, err = run(*given, "--policy", str(tmp_path / "bundle"))
+    assert code == 2 and "--history is looked up in, which" in err and "does not; leave it out" in err
+
+
 def test_json_is_one_object_and_drafting_changes_no_token(run: Run, model: list[str]) -> None:
     answers = []
     for options in (["--policy", "none"], ["--policy", "static"], ["--depth", "3"], ["--size", "0"], []):
@@ -174,8 +185,18 @@ def test_options_ask_for_a_policy() -> None:
         (["check", "--data-dir", "nowhere", "--out", "x.json"], "no data folder nowhere"),
         (["train-draft"], "--out"),
         (["train-draft", "--out", "x", "--epochs", "0"], "epochs is 0"),
-        (["train-draft", "--out", "x", "--quick", "--tokens", "9"], "--quick is the same as --hours 1"),
-        (["train-draft", "--out", "x", "--hours", "2", "--tokens", "9"], "hours have no effect"),
+        (
+            ["train-draft", "--out", "x", "--quick", "--tokens", "9"],
+            "--quick, which is the same as",
+        ),
+        (
+            ["train-draft", "--out", "x", "--quick", "--hours", "8"],
+            "--hours 1, makes no use",
+        ),
+        (
+            ["train-draft", "--out", "x", "--hours", "8", "--tokens", "9"],
+            "--tokens makes no use of --hours",
+        ),
         (["train-draft", "--out", "x", "--mix", "poems=1"], "mix names 'poems'"),
         (["paint"], "paint"),
     ],
@@ -314,6 +335,7 @@ def test_a_warning_is_one_line(run: Run, model: list[str], tmp_path: Path, monke
 
 def test_train_draft_takes_every_setting(run: Run) -> None:
     options = dict(inspect.signature(train_draft).parameters)
+    del options["context"]
     fields = TrainDraftConfig.__dataclass_fields__
     assert not options.pop("quick").default
     assert options.pop("ray").default is options.pop("ray_cpus").default is None  # who does the work, not what is done

@@ -46,7 +46,7 @@ def export(
     feature_layers: Annotated[
         str | None,
         typer.Option(
-            help="Which hidden states of the target it reads, with commas between, where its files do not say."
+            help="Which hidden states of the target it reads, with commas between, in place of what its files say."
         ),
     ] = None,
     rope_theta: Annotated[

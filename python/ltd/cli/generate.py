@@ -80,6 +80,7 @@ def generate(
     asked = asked_policy(policy, depth, size, draft)
     from ltd.decoding.acceptance import Sampling
     from ltd.loading import load
+    from ltd.policies.base import text_limit
 
     sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     Sampling(**sampling)  # raises if a number is out of range, before a model is loaded
@@ -90,6 +91,10 @@ def generate(
         target, draft, policy=asked, device=device, dtype=dtype, threads=threads, tensor_parallel=is_parallel
     )
     if known:
+        if decoder.policy is None or not text_limit(decoder.policy):
+            raise InputError(
+                f"--history is looked up in, which the policy here, {decoder.policy}, does not; leave it out"
+            )
         decoder.history = tuple(decoder.encode(known, chat=False))
     token_ids, shown = stream_text(
         decoder, decoder.encode(text, chat=chat), quiet=as_json, max_new_tokens=max_new_tokens, **sampling

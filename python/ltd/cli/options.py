@@ -97,7 +97,7 @@ def numbers(text: str, what: str) -> tuple[float, ...]:
 
 
 def layer_numbers(text: str | None) -> tuple[int, ...] | None:
-    """Feature layers as a user writes them; None where nothing is given.
+    """Numbers of layers as a user writes them; None where nothing is given.
 
     Raises:
         InputError: something else than whole numbers with commas between.
@@ -106,7 +106,7 @@ def layer_numbers(text: str | None) -> tuple[int, ...] | None:
         return None
     layers = numbers_of(part.strip() for part in text.split(","))
     if layers is None:
-        raise InputError(f"feature layers {text!r} are no whole numbers with commas between, such as 2,16,29")
+        raise InputError(f"layers {text!r} are no whole numbers with commas between, such as 2,16,29")
     return layers
 
 

@@ -7,23 +7,23 @@ from typing import Annotated
 
 import typer
 
-from ltd.cli.options import DtypeOption, RayCpusOption, RayOption, TargetOption, ThreadsOption
-from ltd.errors import InputError
+from ltd.cli.options import (
+    DtypeOption,
+    RayCpusOption,
+    RayOption,
+    TargetOption,
+    ThreadsOption,
+    layer_numbers,
+    refuse_unused,
+)
 from ltd.training.config import TrainDraftConfig
 
 DEFAULT = TrainDraftConfig(out="")
 QUICK_HOURS = 1.0
 
 
-def indices(text: str) -> tuple[int, ...]:
-    """The numbers of a list as in 0,29; raises InputError for anything else."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"layers is {text!r}, but must be whole numbers with commas, as in 0,29") from None
-
-
 def train_draft(
+    context: typer.Context,
     out: Annotated[
         str, typer.Option(help="Folder of the run; the finished draft is in its head/ or draft/. A rerun goes on.")
     ],
@@ -32,7 +32,8 @@ def train_draft(
     ] = DEFAULT.kind,
     target: TargetOption = None,
     start_from: Annotated[
-        str | None, typer.Option(help="Folder of a head whose training goes on; its layout and words stay.")
+        str | None,
+        typer.Option(help="Folder of a head whose training goes on; its layout stays, and its words."),
     ] = None,
     new_words: Annotated[
         bool, typer.Option("--new-words", help="Choose that head's words anew, by what is frequent in this run's text.")
@@ -140,13 +141,14 @@ def train_draft(
     ray_cpus: RayCpusOption = None,
 ) -> None:
     """Train a draft for a target, on text that the target writes itself."""
-    options = {**locals(), "layers": None if layers is None else indices(layers)}
-    for name in ("ray", "ray_cpus"):
+    options = {**locals(), "layers": layer_numbers(layers)}
+    for name in ("context", "ray", "ray_cpus"):
         del options[name]
     if options.pop("quick"):
-        if hours != DEFAULT.hours or tokens is not None:
-            raise InputError("--quick is the same as --hours 1; leave out --hours and --tokens beside it")
+        refuse_unused(context, ("hours", "tokens"), "--quick, which is the same as --hours 1,")
         options["hours"] = QUICK_HOURS
+    if tokens is not None:
+        refuse_unused(context, ("hours",), "training with --tokens")
     config = TrainDraftConfig(**options)  # its fields are this command's options
     from ltd.common.ray_crew import open_crew
     from ltd.training import train_draft as run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def read_draft(
     if fingerprint is not None and head.config.tokenizer_fingerprint not in (None, fingerprint):
         raise InputError(
             f"the head in {folder} was trained for another tokenizer than the target's; "
-            "use a head trained for this target, or the draft none"
+            f"use a head trained for this target, or the draft {LOOKUP} or {NONE}"
         )
     origin = Origin(folder)
     _ = origin.sharpness  # now, as it may not be whole
@@ -138,11 +139,19 @@ def is_published(head: Path) -> bool:
     return read_config(head).get("format") != FORMAT
 
 
-def default_draft(config: PretrainedConfig) -> str | None:
-    """The draft for a target if none is named: None, the shipped head, where it has the sizes for it, or `LOOKUP`."""
+def default_draft(config: PretrainedConfig, fingerprint: Callable[[], str | None] = lambda: None) -> str | None:
+    """The draft for a target if none is named: None, the shipped head, where it was made for such a one, or `LOOKUP`.
+
+    Args:
+        config: the target's, whose sizes are compared.
+        fingerprint: of its tokenizer, asked for where the sizes are the head's; None does not compare it.
+    """
     head = read_config(shipped_head())
     made_for = (head.get("vocab_size"), head.get("target_hidden_size"))
-    return None if made_for == tuple(getattr(config, name, None) for name in ("vocab_size", "hidden_size")) else LOOKUP
+    if made_for != tuple(getattr(config, name, None) for name in ("vocab_size", "hidden_size")):
+        return LOOKUP
+    words = head.get("tokenizer_fingerprint")
+    return None if words is None or fingerprint() in (None, words) else LOOKUP
 
 
 def find_text_scores(draft: str | Path | None) -> TextScores | None:

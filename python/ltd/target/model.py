@@ -66,6 +66,16 @@ class NamedModel:
         """What `read_config` reads there; raises InputError as that does."""
         return read_config(self.place)
 
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """`tokenizer_fingerprint` of its tokenizer; None where that cannot be read, which loading it will say."""
+        try:
+            with quiet_transformers():
+                tokenizer = AutoTokenizer.from_pretrained(self.place, trust_remote_code=False)
+        except Exception:  # what is wrong with its files is known to transformers alone, and it raises anything
+            return None
+        return tokenizer_fingerprint(tokenizer, self.config.vocab_size)
+
 
 ModelName = str | Path | NamedModel | None
 ReadWeights = Callable[[str, torch.dtype, PretrainedConfig], PreTrainedModel]

@@ -38,7 +38,7 @@ class TrainDraftConfig:
     out: str | Path  # folder of the run: data, features, checkpoints, and the finished draft in `head/` or `draft/`
     kind: str = "eagle3"  # eagle3, a head that reads the target's states, or chain, a small model of its own
     target: str | None = None  # folder, GGUF file or hub name of the target; None: the default target
-    start_from: str | Path | None = None  # folder of a head whose training goes on: its layout, words and weights
+    start_from: str | Path | None = None  # folder of a head whose training goes on
     new_words: bool = False  # choose that head's words anew, as many, by what is frequent in this run's text
     tokens: int | None = None  # size of the self-made data, in tokens; None: as many as `hours` are enough for
     hours: float = 8.0  # about how long all stages may take together where `tokens` are not given

@@ -50,6 +50,7 @@ from ltd_rl.traces.format import (
     path_ranks,
     save_shard,
 )
+from ltd_rl.traces.opening import open_decoder
 from ltd_rl.traces.samplings import GREEDY, checked_temperatures, samplings
 
 LARGEST_STATE = float(np.finfo(np.float16).max)
@@ -130,9 +131,7 @@ class RecordJob:
     def open(self) -> Callable[[tuple[Question, Sampling]], Iterator[RecordedGeneration]]:
         """Loads the model; raises InputError if there is no draft to record, or a turn is too long."""
         config = self.config
-        decoder = self.load(
-            config.target, config.draft, device=config.device, dtype=config.dtype, threads=config.threads
-        )
+        decoder = open_decoder(config, self.load)
         draft = None if config.depth == NOT_ASKED else find_draft(decoder, config.width)
         check_turns(decoder, all_turns(self.questions))
         return lambda asked: record_question(decoder, draft, *asked, config)
