@@ -124,17 +124,21 @@ struct BFloat16Arithmetic : BFloat16Words {
 };
 #endif
 
-// Whether no number in some rows is infinite or NaN: 0 times such a one is NaN, and stays so in a sum.
+// Whether no number in some rows is infinite or NaN. By the largest of their bits without the sign, as whole numbers: a
+// maximum is ready sooner for the next one than a sum.
 template <typename T>
 bool are_finite(const T* rows, int64_t stride, int64_t count, int64_t head_dim) {
-  Floats sum{};
+  constexpr int32_t kBitsOfInfinity = 0x7f800000;
+  Ints largest{};
   for (int64_t r = 0; r < count; ++r) {
     for (int64_t d = 0; d < head_dim; d += kLanes) {
       const T* const source = rows + r * stride + d;
-      sum += splat(0.0f) * (head_dim - d >= kLanes ? load(source) : load_some(source, head_dim - d, 0.0f));
+      const Floats values = head_dim - d >= kLanes ? load(source) : load_some(source, head_dim - d, 0.0f);
+      const Ints bits = (Ints)values & 0x7fffffff;
+      largest = bits > largest ? bits : largest;
     }
   }
-  return !any(sum != sum);
+  return !any(largest >= kBitsOfInfinity);
 }
 
 // c[m][n] (+)= sum over k of a(m, k) * b[k][n] for M rows m and V vectors of n; rows of b and c are V vectors of words,
