@@ -35,7 +35,7 @@ def build(target: Path, version: str, *, debug: bool = False) -> None:
     Raises:
         subprocess.CalledProcessError: the build failed, or what it made cannot be imported.
     """
-    cuda = os.environ.get("LTD_CUDA", "AUTO")
+    cuda = os.environ.get("LTD_CUDA") or "AUTO"
     try:
         built = run_cmake(target.name, version, cuda, debug=debug)
     except subprocess.CalledProcessError:
@@ -68,7 +68,7 @@ def run_cmake(name: str, version: str, cuda: str, *, debug: bool) -> Path:
         f"-DLTD_VERSION={version}",
         f"-DLTD_CUDA={cuda}",
         f"-DLTD_CUDA_ARCHITECTURES={os.environ.get('LTD_CUDA_ARCHITECTURES', '')}",
-        f"-DLTD_INSTRUCTION_SETS={os.environ.get('LTD_INSTRUCTION_SETS', 'ALL')}",
+        f"-DLTD_INSTRUCTION_SETS={os.environ.get('LTD_INSTRUCTION_SETS') or 'ALL'}",
         f"-DCMAKE_BUILD_TYPE={'Debug' if debug else 'Release'}",
     ]
     subprocess.run(configure, check=True)

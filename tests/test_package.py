@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -29,6 +30,40 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 HERE = ".".join(torch.__version__.split(".")[:2])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("LTD_CUDA", "on", "LTD_CUDA is on, but must be AUTO, ON or OFF"),
+        ("LTD_CUDA", "1", "LTD_CUDA is 1, but must be AUTO, ON or OFF"),
+        ("LTD_INSTRUCTION_SETS", "avx2", "LTD_INSTRUCTION_SETS is avx2, but must be ALL or BASELINE"),
+    ],
+)
+def test_what_a_build_is_not_known_to_take_is_refused(tmp_path: Path, option: str, value: str, message: str) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    if any(shutil.which(name, path=path) is None for name in ("cmake", "ninja", "c++")):
+        pytest.skip("there is no cmake, ninja and compiler")
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-G", "Ninja", f"-D{option}={value}"]
+    done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and message in done.stderr
+
+
+def test_an_empty_option_of_a_build_is_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], *, check: bool) -> None:
+        commands.append(command)
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.syspath_prepend(ROOT / "cmake")
+    extension = importlib.import_module("extension")
+    monkeypatch.setattr(extension.subprocess, "run", run)
+    for option in ("LTD_CUDA", "LTD_INSTRUCTION_SETS"):
+        monkeypatch.setenv(option, "")
+    with pytest.raises(subprocess.CalledProcessError):
+        extension.build(tmp_path / "_C.so", "0")
+    assert {"-DLTD_CUDA=AUTO", "-DLTD_INSTRUCTION_SETS=ALL"} <= set(commands[0])
 
 
 @pytest.fixture

@@ -25,6 +25,15 @@ double number_of(const std::string& argument, const char* text, double most) {
   return number;
 }
 
+int count_of(const std::string& argument, const char* text, int most) {
+  char* end = nullptr;
+  const long count = std::strtol(text, &end, 10);
+  if (end == text || *end != '\0' || count < 1 || count > most) {
+    throw std::invalid_argument(argument + " must have a whole number from 1 to " + std::to_string(most));
+  }
+  return static_cast<int>(count);
+}
+
 std::regex regex_of(const std::string& argument, const char* text) {
   try {
     return std::regex(text);
@@ -54,7 +63,7 @@ Options Options::taken_from(int count, char** arguments) {
     } else if (const char* seconds = value_of(arguments[i], "--seconds")) {
       options.seconds = number_of(argument, seconds, kMostSeconds);
     } else if (const char* repetitions = value_of(arguments[i], "--repetitions")) {
-      options.repetitions = static_cast<int>(number_of(argument, repetitions, kMostRepetitions));
+      options.repetitions = count_of(argument, repetitions, kMostRepetitions);
     } else {
       throw std::invalid_argument(argument +
                                   " is unknown; there are --json=FILE, --device=NAME, --filter=REGEX, "

@@ -1,4 +1,4 @@
-// Policies: the paper's observations and networks, and our own.
+// Policies: the paper's observations and networks, and our own, of the sizes that are shipped.
 #include "cases.h"
 #include "policy/policy_action.h"
 #include "policy/summary_decision.h"
@@ -7,7 +7,11 @@ namespace ltd::bench {
 namespace {
 
 constexpr int64_t kCandidates = kWidth + kDepth * kWidth * kWidth;
-constexpr int64_t kStates = 576;  // of the default head
+constexpr int64_t kBest = 12;
+constexpr int64_t kNewest = 6;
+constexpr int64_t kHidden = 48;
+constexpr int64_t kSizeActions = 11;  // that ours can choose among
+constexpr int64_t kStates = 576;      // of the default head; ours do not read them
 
 struct Policy {
   const char* name;
@@ -19,7 +23,6 @@ struct Policy {
 
 const Policy kDepthPolicy{"depth_action", kWidth * kWidth, 100, 14, {128, 1024, 2}};
 const Policy kSizePolicy{"size_action", kCandidates, 1210, 29, {1268, 1024, 256, 24}};
-const std::vector<int64_t> kHiddenSizes{64, 64};
 
 int64_t weight_count(const std::vector<int64_t>& sizes) {
   int64_t count = 0;
@@ -61,43 +64,42 @@ Call prepare_action(Memory& memory, const Policy& policy) {
   return call_of(LTD_OPERATOR(PolicyAction, policy_action), a, memory);
 }
 
-SummaryDecision summary_sizes() {
+// The sizes of our own policies' question, or of one that reads the draft's state in the text's place.
+SummaryDecision summary_sizes(bool reads_state) {
   SummaryDecision a{};
   a.batch = 1;
   a.score_count = kCandidates;
   a.newest_from = kCandidates - kWidth * kWidth;
-  a.best = 24;
-  a.newest = 8;
+  a.best = kBest;
+  a.newest = kNewest;
   a.depth = kDepth;
-  a.state_size = kStates;
+  a.state_size = reads_state ? kStates : 0;
+  a.text_size = reads_state ? 0 : kTextFeatures;
   return a;
 }
 
-std::vector<int64_t> summary_layers(int64_t actions) {
-  return {summary_sizes().width(), kHiddenSizes[0], kHiddenSizes[1], actions};
+std::vector<int64_t> summary_layers(const SummaryDecision& a, int64_t actions) { return {a.width(), kHidden, actions}; }
+
+void add_networks(Memory& memory, SummaryDecision& a) {
+  a.depth_network = make_network(memory, summary_layers(a, 2));
+  a.size_network = make_network(memory, summary_layers(a, kSizeActions));
 }
 
-SummaryDecision copy_summary(Memory& memory) {
-  SummaryDecision a = summary_sizes();
+Call prepare_summary(Memory& memory) {
+  SummaryDecision a = summary_sizes(false);
   a.scores = {memory.copy(made_scores(a.score_count)), a.score_count};
   a.lengths = memory.zeros<int32_t>(1);
-  a.states = {memory.copy(bfloat16_noise(a.state_size, 1.0f)), DType::kBFloat16, a.state_size, a.state_size};
-  a.depth_network = make_network(memory, summary_layers(2));
-  a.size_network = make_network(memory, summary_layers(24));
+  a.text = {memory.copy(float_noise(a.text_size, 1.0f)), a.text_size};
+  add_networks(memory, a);
   a.actions = {memory.zeros<int32_t>(2), 2};
-  return a;
-}
-
-// A cycle's first question, which reads the state, or a later one.
-Call prepare_summary(Memory& memory, bool first) {
-  SummaryDecision a = copy_summary(memory);
-  const int64_t sums = a.state().outputs();
-  if (!first) a.sums = {memory.zeros<float>(sums), sums};
   return call_of(LTD_OPERATOR(SummaryDecision, summary_decision), a, memory);
 }
 
 Call prepare_state(Memory& memory) {
-  SummaryState a = copy_summary(memory).state();
+  SummaryDecision asked = summary_sizes(true);
+  asked.states = {memory.copy(bfloat16_noise(kStates, 1.0f)), DType::kBFloat16, kStates, kStates};
+  add_networks(memory, asked);
+  SummaryState a = asked.state();
   a.sums = {memory.zeros<float>(a.outputs()), a.outputs()};
   return call_of(LTD_OPERATOR(SummaryState, summary_state), a, memory);
 }
@@ -111,21 +113,15 @@ void add_policy_cases(std::vector<Case>& cases) {
                      .bytes = 4.0 * static_cast<double>(policy->scores + weight_count(policy->sizes)),
                      .prepare = [policy](Memory& m) { return prepare_action(m, *policy); }});
   }
-  const int64_t weights = weight_count(summary_layers(2)) + weight_count(summary_layers(24));
-  const int64_t of_state = 2 * kStates * kHiddenSizes[0];
-  const double state = static_cast<double>(kElement * kStates);
-  const std::string scores = "/scores:" + std::to_string(kCandidates);
-  cases.push_back({.name = "summary_decision" + scores,
+  const SummaryDecision ours = summary_sizes(false);
+  const int64_t weights = weight_count(summary_layers(ours, 2)) + weight_count(summary_layers(ours, kSizeActions));
+  cases.push_back({.name = "summary_decision/scores:" + std::to_string(kCandidates),
                    .usual = true,
-                   .bytes = 4.0 * static_cast<double>(kCandidates + weights) + state,
-                   .prepare = [](Memory& m) { return prepare_summary(m, true); }});
-  cases.push_back({.name = "summary_decision" + scores + "/with sums",
+                   .bytes = 4.0 * static_cast<double>(kCandidates + kTextFeatures + weights),
+                   .prepare = prepare_summary});
+  cases.push_back({.name = "summary_state/states:" + std::to_string(kStates),
                    .usual = true,
-                   .bytes = 4.0 * static_cast<double>(kCandidates + weights - of_state),
-                   .prepare = [](Memory& m) { return prepare_summary(m, false); }});
-  cases.push_back({.name = "summary_state",
-                   .usual = true,
-                   .bytes = 4.0 * static_cast<double>(of_state) + state,
+                   .bytes = static_cast<double>((4 * 2 * kHidden + kElement) * kStates),
                    .prepare = prepare_state});
 }
 

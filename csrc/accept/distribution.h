@@ -189,15 +189,15 @@ int64_t draw(const Row<T>& row, const Weights& weights, double uniform) {
 }
 
 // The tokens with logits >= bound, but those without weight: how many they are and what they weigh.
-struct Share {
+struct BoundedPart {
   float bound;
   double weight;
   int64_t count;
 };
 
 template <typename T>
-Share share_above(const Row<T>& row, const Weights& weights, float bound) {
-  Share share{bound, 0.0, 0};
+BoundedPart part_above(const Row<T>& row, const Weights& weights, float bound) {
+  BoundedPart part{bound, 0.0, 0};
   for (int64_t chunk = 0; chunk < row.chunks(); ++chunk) {
     if (weights.chunk_sums[chunk] == 0.0 || !any(load(row.lane_peaks + chunk * kLanes) >= bound)) continue;
     Doubles sums{};
@@ -207,17 +207,17 @@ Share share_above(const Row<T>& row, const Weights& weights, float bound) {
       sums += __builtin_convertvector(values, Doubles);
       counts -= values > 0.0f;
     }
-    share.weight += sum_lanes(sums);
-    for (int lane = 0; lane < kLanes; ++lane) share.count += counts[lane];
+    part.weight += sum_lanes(sums);
+    for (int lane = 0; lane < kLanes; ++lane) part.count += counts[lane];
   }
-  return share;
+  return part;
 }
 
-// Two shares around the wanted weight: `inner` weighs less, `outer` does not, and few tokens lie between, unless they
+// Two parts around the wanted weight: `inner` weighs less, `outer` does not, and few tokens lie between, unless they
 // are equal.
 struct Bracket {
-  Share inner;
-  Share outer;
+  BoundedPart inner;
+  BoundedPart outer;
 };
 
 template <typename T>
@@ -227,15 +227,15 @@ Bracket bracket_nucleus(const Row<T>& row, const Weights& weights, float tempera
   // Weights end 88 temperatures below the peak: behind 128 there are none.
   for (float depth = 1.0f; depth <= 128.0f; depth *= 2.0f) {
     if (depth > 1.0f) bracket.inner = bracket.outer;
-    bracket.outer = share_above(row, weights, row.peak - depth * temperature);
+    bracket.outer = part_above(row, weights, row.peak - depth * temperature);
     if (bracket.outer.weight >= wanted) break;
   }
   while (bracket.outer.count - bracket.inner.count > kFewTokens) {
     const float upper = bracket.inner.bound < row.peak ? bracket.inner.bound : row.peak;
     const float middle = bracket.outer.bound + 0.5f * (upper - bracket.outer.bound);
     if (!(middle > bracket.outer.bound && middle < upper)) break;
-    const Share share = share_above(row, weights, middle);
-    (share.weight < wanted ? bracket.inner : bracket.outer) = share;
+    const BoundedPart part = part_above(row, weights, middle);
+    (part.weight < wanted ? bracket.inner : bracket.outer) = part;
   }
   return bracket;
 }

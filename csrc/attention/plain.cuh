@@ -71,7 +71,32 @@ __device__ inline void score_plainly(const float* queries, const float* keys, in
   }
 }
 
-__device__ inline void add_values_plainly(PlainScores& scores, float* weights, const float* values,
+// Adds the values times their weights to the outputs. What a row does not see is left out: 0 times what is infinite
+// would be NaN. Where all of a warp's rows see all keys, nothing has to be asked.
+template <bool kSeesAll>
+__device__ inline void add_seen_plainly(uint64_t lane_sight, const float* weights, const float* values,
+                                        PlainOutputs& outputs) {
+  uint32_t sight[PlainOutputs::kRows];
+#pragma unroll
+  for (int i = 0; i < PlainOutputs::kRows && !kSeesAll; ++i) {
+    sight[i] = static_cast<uint32_t>(__shfl_sync(kAllLanes, lane_sight, PlainOutputs::row(i)));
+  }
+  for (int key = 0; key < kPlainKeys; ++key) {
+#pragma unroll
+    for (int j = 0; j < PlainOutputs::kColumns; j += 4) {
+      const Floats4 value = floats4(values + key * kPlainStride + PlainOutputs::column(j));
+#pragma unroll
+      for (int i = 0; i < PlainOutputs::kRows; ++i) {
+        if (!kSeesAll && (sight[i] >> key & 1) == 0) continue;
+        const float weight = weights[PlainOutputs::row(i) * kWeightStride + key];
+#pragma unroll
+        for (int p = 0; p < 4; ++p) outputs.at(i, j + p) = fmaf(weight, value[p], outputs.at(i, j + p));
+      }
+    }
+  }
+}
+
+__device__ inline void add_values_plainly(uint64_t lane_sight, PlainScores& scores, float* weights, const float* values,
                                           PlainOutputs& outputs) {
 #pragma unroll
   for (int i = 0; i < PlainScores::kRows; ++i) {
@@ -81,17 +106,10 @@ __device__ inline void add_values_plainly(PlainScores& scores, float* weights, c
     }
   }
   __syncwarp();
-  for (int key = 0; key < kPlainKeys; ++key) {
-#pragma unroll
-    for (int j = 0; j < PlainOutputs::kColumns; j += 4) {
-      const Floats4 value = floats4(values + key * kPlainStride + PlainOutputs::column(j));
-#pragma unroll
-      for (int i = 0; i < PlainOutputs::kRows; ++i) {
-        const float weight = weights[PlainOutputs::row(i) * kWeightStride + key];
-#pragma unroll
-        for (int p = 0; p < 4; ++p) outputs.at(i, j + p) = fmaf(weight, value[p], outputs.at(i, j + p));
-      }
-    }
+  if (__all_sync(kAllLanes, static_cast<uint32_t>(lane_sight) == ~uint32_t{0})) {
+    add_seen_plainly<true>(lane_sight, weights, values, outputs);
+  } else {
+    add_seen_plainly<false>(lane_sight, weights, values, outputs);
   }
 }
 
@@ -125,7 +143,7 @@ __device__ inline void copy_part(const TreeAttention& a, const Plan& plan, const
                            [&](int row) { return a.values.at<T>(work.batch, work.kv_head, row); });
 }
 
-// What a row does not see in a tile changes nothing of its softmax and outputs.
+// What a row does not see in a tile changes nothing of its softmax and outputs, not even what is infinite.
 template <typename T>
 __device__ inline void attend_plain_tile(const TreeAttention& a, const Plan& plan, const Work& work,
                                          const PlainTile& tile, const PlainMemory& memory,
@@ -155,7 +173,7 @@ __device__ inline void attend_plain_tile(const TreeAttention& a, const Plan& pla
   if (tile.node >= 0 && node_of(plan, warp_row + threadIdx.x % kWarp) != tile.node) sight = 0;
   hide(sight, scores);
   soften(a.scale * kLog2E, scores, softmax, outputs);
-  add_values_plainly(scores, memory.weights + first_warp_row * kWeightStride, memory.values, outputs);
+  add_values_plainly(sight, scores, memory.weights + first_warp_row * kWeightStride, memory.values, outputs);
 }
 
 // A block writes kPlainElements elements of the outputs. Tiles whose keys are not the same for all rows, those behind

@@ -29,7 +29,9 @@ struct FloatArithmetic {
   using Word = float;
   static constexpr int64_t kElements = 1;  // of a word
 
-  LTD_INLINE static Floats multiply_add(Floats sum, Word factor, Floats row) { return sum + splat(factor) * row; }
+  // A word in every lane.
+  LTD_INLINE static Floats spread(Word word) { return splat(word); }
+  LTD_INLINE static Floats multiply_add(Floats sum, Floats factors, Floats row) { return sum + factors * row; }
 
   // Vectors of query words.
   template <typename T>
@@ -82,8 +84,9 @@ struct BFloat16Arithmetic : BFloat16Words {
     return reinterpret_cast<uintptr_t>(data) % 4 == 0 && strides % 2 == 0 && head_dim % 2 == 0;
   }
 
-  LTD_INLINE static Floats multiply_add(Floats sum, Word factor, Floats row) {
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(factor)), (__m512bh)row);
+  LTD_INLINE static Floats spread(Word word) { return (Floats)_mm512_set1_epi32(static_cast<int>(word)); }
+  LTD_INLINE static Floats multiply_add(Floats sum, Floats factors, Floats row) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)factors, (__m512bh)row);
   }
 
   LTD_INLINE static Factor<Word> keys(const BFloat16* source, int64_t stride, int64_t, int64_t, Word*) {
@@ -121,6 +124,23 @@ struct BFloat16Arithmetic : BFloat16Words {
 };
 #endif
 
+// Whether no number in some rows is infinite or NaN. By the largest of their bits without the sign, as whole numbers: a
+// maximum is ready sooner for the next one than a sum.
+template <typename T>
+bool are_finite(const T* rows, int64_t stride, int64_t count, int64_t head_dim) {
+  constexpr int32_t kBitsOfInfinity = 0x7f800000;
+  Ints largest{};
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t d = 0; d < head_dim; d += kLanes) {
+      const T* const source = rows + r * stride + d;
+      const Floats values = head_dim - d >= kLanes ? load(source) : load_some(source, head_dim - d, 0.0f);
+      const Ints bits = (Ints)values & 0x7fffffff;
+      largest = bits > largest ? bits : largest;
+    }
+  }
+  return !any(largest >= kBitsOfInfinity);
+}
+
 // c[m][n] (+)= sum over k of a(m, k) * b[k][n] for M rows m and V vectors of n; rows of b and c are V vectors of words,
 // floats.
 template <typename Arithmetic, int M, int V, bool kAdd>
@@ -135,7 +155,8 @@ LTD_INLINE void product_tile(Factor<typename Arithmetic::Word> a, const float* b
     for (int m = 0; m < M; ++m) {
       typename Arithmetic::Word factor;
       std::memcpy(&factor, a.data + m * a.row_stride + k * a.step, sizeof factor);
-      for (int v = 0; v < V; ++v) sums[m][v] = Arithmetic::multiply_add(sums[m][v], factor, row[v]);
+      const Floats factors = Arithmetic::spread(factor);
+      for (int v = 0; v < V; ++v) sums[m][v] = Arithmetic::multiply_add(sums[m][v], factors, row[v]);
     }
   }
   for (int m = 0; m < M; ++m) {

@@ -6,6 +6,9 @@
 // The softmax runs online over blocks of keys, in powers of 2. Work is cut into items: a block of attention rows of one
 // key/value head over some of the keys. An item leaves unnormalised outputs, peaks and sums; when all are done, the
 // items of a block are joined.
+//
+// What a row does not see has the weight 0 and is multiplied with the rest, unless a value is infinite or NaN: then it
+// is left out.
 #include "attention/tree_attention.h"
 
 #include "attention/products.h"
@@ -127,26 +130,65 @@ void clear(const TreeAttention& a, const Group& group) {
   for (int64_t i = 0; i < width; i += kLanes) store(group.peaks + i, splat(-kInfinity));
 }
 
-// Makes the scores of keys first_key ... first_key + count - 1 that a row may not see -inf.
+// Keys of one block of them.
+struct Keys {
+  int64_t first;
+  int64_t count;
+  bool is_common;  // seen by all rows
+  bool is_finite;  // or common: 0 times its values is 0
+};
+
+// Which rows of vector v see a key: all bits of a lane, or none.
 template <int V>
-void hide(const TreeAttention& a, const Item& item, const Group& group, int64_t first_key, int64_t count,
-          float* scores) {
+LTD_INLINE Ints lanes_that_see(const TreeAttention& a, const Item& item, const Group& group, int64_t key, int v) {
+  const int64_t tree_row = key - a.lengths[item.batch];
+  Ints seen = splat(int32_t{-1});
+  if (tree_row >= 0 && a.masks.data == nullptr) {
+    seen = load_raw<Ints>(group.nodes + v * kLanes) >= static_cast<int32_t>(tree_row);
+  } else if (tree_row >= 0) {
+    const Words words = load_raw<Words>(group.masks + (tree_row / 32 * V + v) * kLanes);
+    seen = (words & (uint32_t{1} << (tree_row % 32))) != 0;
+  }
+  if (a.window > 0) {
+    const int64_t position = tree_row >= 0 ? a.positions[item.batch][tree_row] : key;
+    seen &= load_raw<Ints>(group.horizon + v * kLanes) < static_cast<int32_t>(position);
+  }
+  return seen;
+}
+
+// Makes the scores of keys that a row may not see -inf.
+template <int V>
+void hide(const TreeAttention& a, const Item& item, const Group& group, const Keys& block, float* scores) {
   const int64_t length = a.lengths[item.batch];
-  for (int64_t k = a.window > 0 || first_key >= length ? 0 : length - first_key; k < count; ++k) {
-    const int64_t key = first_key + k;
-    const int64_t tree_row = key - length;
-    const int64_t position = tree_row >= 0 && a.window > 0 ? a.positions[item.batch][tree_row] : key;
+  for (int64_t k = a.window > 0 || block.first >= length ? 0 : length - block.first; k < block.count; ++k) {
     for (int v = 0; v < V; ++v) {
-      Ints seen = splat(int32_t{-1});
-      if (tree_row >= 0 && a.masks.data == nullptr) {
-        seen = load_raw<Ints>(group.nodes + v * kLanes) >= static_cast<int32_t>(tree_row);
-      } else if (tree_row >= 0) {
-        const Words words = load_raw<Words>(group.masks + (tree_row / 32 * V + v) * kLanes);
-        seen = (words & (uint32_t{1} << (tree_row % 32))) != 0;
-      }
-      if (a.window > 0) seen &= load_raw<Ints>(group.horizon + v * kLanes) < static_cast<int32_t>(position);
       float* score = scores + (k * V + v) * kLanes;
-      store(score, seen ? load(score) : splat(-kInfinity));
+      store(score, lanes_that_see<V>(a, item, group, block.first + k, v) ? load(score) : splat(-kInfinity));
+    }
+  }
+}
+
+// Adds the values times their weights to the outputs of the rows that see them, and leaves them out of the others: to
+// the last bit what the product of both gives where all is finite.
+template <typename Arithmetic, int V>
+void add_seen(const TreeAttention& a, const Item& item, const Group& group, const Keys& block,
+              Factor<typename Arithmetic::Word> values, const float* weights) {
+  constexpr int64_t kElements = Arithmetic::kElements;
+  for (int64_t word = 0; word < ceil_div(block.count, kElements); ++word) {
+    for (int v = 0; v < V; ++v) {
+      Words kept{};
+      for (int64_t e = 0; e < at_most(block.count - word * kElements, kElements); ++e) {
+        const Ints seen = lanes_that_see<V>(a, item, group, block.first + word * kElements + e, v);
+        kept |= (Words)seen & (~uint32_t{0} >> (32 - 32 / kElements) << (32 / kElements * e));
+      }
+      const Floats weight = load(weights + (word * V + v) * kLanes);
+      for (int64_t d = 0; d < a.head_dim; ++d) {
+        typename Arithmetic::Word factor;
+        std::memcpy(&factor, values.data + d * values.row_stride + word * values.step, sizeof factor);
+        float* const output = group.output + (d * V + v) * kLanes;
+        const Floats factors = (Floats)((Words)Arithmetic::spread(factor) & kept);
+        store(output, Arithmetic::multiply_add(load(output), factors, weight));
+      }
     }
   }
 }
@@ -191,12 +233,13 @@ LTD_INLINE void soften(const TreeAttention& a, const Group& group, int64_t count
 
 // One block of keys for one group of rows.
 template <typename Arithmetic, int V>
-void attend(const TreeAttention& a, const Item& item, const Group& group, Factor<typename Arithmetic::Word> keys,
-            Factor<typename Arithmetic::Word> values, int64_t first_key, int64_t count, float* scores) {
-  product<Arithmetic, kTileRows, V, false>(keys, group.query, count, a.head_dim / Arithmetic::kElements, scores);
-  if (a.window > 0 || first_key + count > a.lengths[item.batch]) hide<V>(a, item, group, first_key, count, scores);
-  soften<Arithmetic, V>(a, group, count, scores);
-  product<Arithmetic, kTileRows, V, true>(values, scores, a.head_dim, ceil_div(count, Arithmetic::kElements),
+void attend(const TreeAttention& a, const Item& item, const Group& group, const Keys& block,
+            Factor<typename Arithmetic::Word> keys, Factor<typename Arithmetic::Word> values, float* scores) {
+  product<Arithmetic, kTileRows, V, false>(keys, group.query, block.count, a.head_dim / Arithmetic::kElements, scores);
+  if (!block.is_common) hide<V>(a, item, group, block, scores);
+  soften<Arithmetic, V>(a, group, block.count, scores);
+  if (!block.is_finite) return add_seen<Arithmetic, V>(a, item, group, block, values, scores);
+  product<Arithmetic, kTileRows, V, true>(values, scores, a.head_dim, ceil_div(block.count, Arithmetic::kElements),
                                           group.output);
 }
 
@@ -224,13 +267,16 @@ void run_item(const TreeAttention& a, const Plan& plan, const Item& item, float*
     const int64_t count = at_most(end - key, kKeyBlock);
     const auto keys =
         Arithmetic::keys(a.keys.at<T>(item.batch, item.kv_head, key), a.keys.row_stride, count, a.head_dim, key_words);
-    const auto values = Arithmetic::values(a.values.at<T>(item.batch, item.kv_head, key), a.values.row_stride, count,
-                                           a.head_dim, value_words);
+    const T* const value_rows = a.values.at<T>(item.batch, item.kv_head, key);
+    const auto values = Arithmetic::values(value_rows, a.values.row_stride, count, a.head_dim, value_words);
+    const bool is_common = a.window == 0 && key + count <= a.lengths[item.batch];
+    const bool is_finite = is_common || are_finite(value_rows, a.values.row_stride, count, a.head_dim);
+    const Keys block{key, count, is_common, is_finite};
     for (int64_t v = 0; v < item.vectors; v += kTileVectors) {
       const Group group = group_at(a, plan, item, v, state);
-      if (group.vectors == 3) attend<Arithmetic, 3>(a, item, group, keys, values, key, count, scores);
-      if (group.vectors == 2) attend<Arithmetic, 2>(a, item, group, keys, values, key, count, scores);
-      if (group.vectors == 1) attend<Arithmetic, 1>(a, item, group, keys, values, key, count, scores);
+      if (group.vectors == 3) attend<Arithmetic, 3>(a, item, group, block, keys, values, scores);
+      if (group.vectors == 2) attend<Arithmetic, 2>(a, item, group, block, keys, values, scores);
+      if (group.vectors == 1) attend<Arithmetic, 1>(a, item, group, block, keys, values, scores);
     }
   }
 }

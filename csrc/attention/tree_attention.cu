@@ -5,8 +5,9 @@
 //
 // A row's result does not depend, to the last bit, on where its ancestors lie or which of them the prefix holds
 // already, at one number of rows. Tiles and splits are cut at fixed slots (slots.cuh, work.cuh), a slot has the same
-// place in every step of the tensor cores, and what a row does not see is added to it as 0. Whole tiles of the prefix
-// are the same for all rows. In the others each node has keys of its own, which are gathered for it.
+// place in every step of the tensor cores, and what a row does not see is added to it as 0, or not at all. Whole tiles
+// of the prefix are the same for all rows. In the others each node of a tree has keys of its own, which are gathered
+// for it.
 //
 // There are two kernels of this form. 16-bit numbers of the usual head sizes are multiplied by the tensor cores, the
 // next tile being copied meanwhile; anything else, odd strides included, by plain multiply-adds in float32. They differ

@@ -150,7 +150,7 @@ void set_tree(ForwardStack& a, const Tensor& lengths, const OptionalTensor& mask
   bool has_window = false;
   for (const int64_t window : windows) has_window = has_window || window > 0;
   if (has_window && positions.is_cpu()) check_positions(a.positions, a.batch, a.nodes);
-  LTD_CHECK(a.first_row >= 0 && (a.first_row == 0 || (masks.has_value() && !has_window)),
+  LTD_CHECK(a.first_row == 0 || (masks.has_value() && !has_window),
             "first_row must be 0 without masks or with a window, but is ", a.first_row);
 }
 

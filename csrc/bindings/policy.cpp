@@ -64,7 +64,6 @@ Tensor run_policy_action(const Tensor& scores, const Tensor& lengths, int64_t de
   a.scores = tensors.rows<const float>({"scores", scores}, -1, -1);
   a.batch = scores.size(0);
   a.score_count = scores.size(1);
-  LTD_CHECK(repeats >= 0, "repeats must be 0 or more, but is ", repeats);
   check_range("repeats", repeats, 0, kMaxSize);
   check_range("score_slots", score_slots, 0, kMaxSize);
   LTD_CHECK(a.score_count <= score_slots, "scores must have at most score_slots = ", score_slots,
@@ -212,7 +211,6 @@ class SummaryAsker {
   SummaryAsker(py::handle weights, const std::vector<int64_t>& depth_layers, const std::vector<int64_t>& size_layers,
                int64_t best, int64_t newest, int64_t states, bool uses_tanh, int64_t shortest, int64_t longest,
                int64_t text) {
-    LTD_CHECK(states >= 0, "states must be 0 or more, but is ", states);
     LTD_CHECK(text == 0 || text == kTextFeatures, "text must be 0 or ", kTextFeatures, ", but is ", text);
     set_ranked(a_, best, newest);
     a_.state_size = states;

@@ -5,7 +5,8 @@
 // lane of up to kTileVectors vectors, for scores and weights; their weighted values are then summed with the head's
 // elements across the lanes. The scores of all keys of a group are kept, so that the exact maximum is known before the
 // first weight is computed. A key's score and weight depend on nothing but key, query and maximum; sums run over the
-// keys that a row sees, in the order of their rows.
+// keys that a row sees, in the order of their rows. Of keys that only some rows of a group see, the values are added to
+// the sums of those rows alone: multiplied by a weight of 0, what is infinite would be none.
 #pragma once
 
 #include "attention/products.h"
@@ -66,50 +67,56 @@ void load_group_queries(const AttentionTask<Kind>& task, const AttentionGroup& g
   }
 }
 
-// Which of the 32 tree rows from `first` on the row in a lane sees, as bits.
+// Which of the `count` keys from `first` on, of the prefix or behind it, the row in a lane sees, as bits.
 template <typename Kind>
-uint32_t seen_tree_rows(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t lane, int64_t first) {
+uint32_t seen_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t lane, int64_t first,
+                   int64_t count) {
   const ForwardStack& a = task.a;
   const int64_t node = row_in_lane<Kind>(group, lane) / task.group_heads();
-  uint32_t seen;
-  if (a.masks.data != nullptr) {
-    seen = static_cast<uint32_t>(static_cast<uint64_t>(a.masks.at(group.batch, node)[first / 64]) >> (first % 64));
-  } else {
-    seen = node < first ? 0 : node - first >= 31 ? ~0u : (2u << (node - first)) - 1;
+  const int64_t tree_row = first - a.lengths[group.batch];
+  uint32_t seen = ~0u >> (kSightKeys - count);
+  if (tree_row >= 0 && a.masks.data != nullptr) {
+    seen &= static_cast<uint64_t>(a.masks.at(group.batch, node)[tree_row / 64]) >> (tree_row % 64);
+  } else if (tree_row >= 0) {
+    seen &= node < tree_row ? 0 : node - tree_row >= 31 ? ~0u : (2u << (node - tree_row)) - 1;
   }
-  const int64_t window = a.windows[task.layer];
-  for (int64_t j = 0; window > 0 && j < 32 && first + j < a.nodes; ++j) {
-    const int64_t* positions = a.positions[group.batch];
-    if (positions[node] - positions[first + j] >= window) seen &= ~(1u << j);
+  for (uint32_t left = a.windows[task.layer] > 0 ? seen : 0; left != 0; left &= left - 1) {
+    const int j = __builtin_ctz(left);
+    if (!task.reaches(group.batch, node, first + j)) seen &= ~(1u << j);
   }
   return seen;
 }
 
-// Makes the score of every key that a row may not see -inf.
+// Finds out which keys the rows see, and makes the scores of the others -inf.
 template <typename Kind>
-void hide_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, float* scores) {
-  const ForwardStack& a = task.a;
+void hide_keys(const AttentionTask<Kind>& task, const AttentionGroup& group, const AttentionScratch& scratch) {
   const int64_t width = group.vectors * kLanes;
-  const int64_t length = a.lengths[group.batch];
-  for (int64_t lane = 0; lane < width && a.windows[task.layer] > 0; ++lane) {
-    const int64_t node = row_in_lane<Kind>(group, lane) / task.group_heads();
-    const int64_t horizon = a.positions[group.batch][node] - a.windows[task.layer];  // keys up to it are hidden
-    for (int64_t key = group.first_key; key < length && key <= horizon; ++key) {
-      scores[(key - group.first_key) * width + lane] = -kInfinity;
-    }
-  }
-  uint32_t seen[kTileVectors * kLanes];
-  for (int64_t first = 0; length + first < group.last_key; first += 32) {
-    for (int64_t lane = 0; lane < width; ++lane) seen[lane] = seen_tree_rows(task, group, lane, first);
-    const int64_t rows = group.last_key - length - first < 32 ? group.last_key - length - first : 32;
-    float* const block = scores + (length + first - group.first_key) * width;
+  uint32_t* seen = scratch.sight;
+  const auto hide = [&](int64_t first, int64_t count) {
+    for (int64_t lane = 0; lane < width; ++lane) seen[lane] = seen_keys(task, group, lane, first, count);
+    float* const block = scratch.scores + (first - group.first_key) * width;
     for (int64_t lane = 0; lane < width; lane += kLanes) {
       const Words bits = load_raw<Words>(seen + lane);
-      for (int64_t j = 0; j < rows; ++j) {
+      for (int64_t j = 0; j < count; ++j) {
         float* const score = block + j * width + lane;
         store(score, (bits & (uint32_t{1} << j)) != 0 ? load(score) : splat(-kInfinity));
       }
     }
+    seen += width;
+  };
+  before_common(group, task.a.lengths[group.batch], hide);
+  behind_common(group, hide);
+}
+
+// sums[r] += weights[r] * value, for rows r for which sees(r), of R, and V vectors (or part of one) of values.
+template <int R, int V, typename Element, typename Sees>
+LTD_INLINE void add_value(const Element* value, int64_t elements, const float* weights, Sees&& sees,
+                          Floats (&sums)[R][V]) {
+  Floats values[V];
+  for (int v = 0; v < V; ++v) values[v] = load_part(value + v * kLanes, elements - v * kLanes);
+  for (int r = 0; r < R; ++r) {
+    if (!sees(r)) continue;
+    for (int v = 0; v < V; ++v) sums[r][v] += splat(weights[r]) * values[v];
   }
 }
 
@@ -130,25 +137,39 @@ LTD_INLINE Floats soften_scores(float scale, int64_t keys, int64_t width, float*
   return sum;
 }
 
-// result[r] = sum over the keys of weights[k][r] * values[k], divided by sums[r], for R rows and V vectors (or part of
-// one). Inlined, it would share its registers with the constants of its caller, and sums would wait on the stack.
+// result[r] = sum over the keys that row r sees of weights[k][r] * values[k], divided by sums[r], for R rows and V
+// vectors (or part of one). Inlined, it would share its registers with the constants of its caller, and sums would wait
+// on the stack.
 template <typename Kind, int R, int V>
-__attribute__((noinline)) void mix_values(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row,
-                                          int64_t element, int64_t elements, const float* weights, const float* sums) {
+__attribute__((noinline)) void mix_values(const AttentionTask<Kind>& task, const AttentionGroup& group,
+                                          const AttentionScratch& scratch, int64_t row, int64_t element,
+                                          int64_t elements, const float* sums) {
   const ForwardStack& a = task.a;
   const int64_t width = group.vectors * kLanes;
+  const int64_t stride = a.cache_strides[3];
   const auto* values = task.cache_row(a.values, group.batch, group.kv_head, group.first_key) + element;
-  const float* weight = weights + row;
+  const float* weights = scratch.scores + row;
+  const uint32_t* sight = scratch.sight + row;
   Floats mixed[R][V] = {};
-  for (int64_t k = 0; k < group.last_key - group.first_key; ++k) {
-    Floats value[V];
-    for (int v = 0; v < V; ++v) value[v] = load_part(values + v * kLanes, elements - v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < V; ++v) mixed[r][v] += splat(weight[r]) * value[v];
+  const auto add_seen = [&](int64_t, int64_t count) {
+    uint32_t seen = 0;  // by any of the rows
+    for (int r = 0; r < R; ++r) seen |= sight[r];
+    for (; seen != 0; seen &= seen - 1) {
+      const int j = __builtin_ctz(seen);
+      add_value(
+          values + j * stride, elements, weights + j * width, [&](int r) { return (sight[r] >> j & 1) != 0; }, mixed);
     }
-    values += a.cache_strides[3];
-    weight += width;
+    values += count * stride;
+    weights += count * width;
+    sight += width;
+  };
+  before_common(group, a.lengths[group.batch], add_seen);
+  for (int64_t key = group.first_common; key < group.last_common; ++key) {
+    add_value(values, elements, weights, [](int) { return true; }, mixed);
+    values += stride;
+    weights += width;
   }
+  behind_common(group, add_seen);
   for (int r = 0; r < R; ++r) {
     auto* const target = task.result_of(group, row + r) + element;
     const float sum = sums[row + r];
@@ -160,22 +181,22 @@ __attribute__((noinline)) void mix_values(const AttentionTask<Kind>& task, const
 }
 
 template <typename Kind, int R>
-void mix_row_block(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row, const float* weights,
-                   const float* sums) {
+void mix_row_block(const AttentionTask<Kind>& task, const AttentionGroup& group, const AttentionScratch& scratch,
+                   int64_t row, const float* sums) {
   const int64_t size = task.a.head_dim;
   int64_t element = 0;
   for (; element + kMixVectors * kLanes <= size; element += kMixVectors * kLanes) {
-    mix_values<Kind, R, kMixVectors>(task, group, row, element, kMixVectors * kLanes, weights, sums);
+    mix_values<Kind, R, kMixVectors>(task, group, scratch, row, element, kMixVectors * kLanes, sums);
   }
   for (; element < size; element += kLanes)
-    mix_values<Kind, R, 1>(task, group, row, element, size - element, weights, sums);
+    mix_values<Kind, R, 1>(task, group, scratch, row, element, size - element, sums);
 }
 
 template <typename Kind, int R>
-void mix_rows(const AttentionTask<Kind>& task, const AttentionGroup& group, int64_t row, const float* weights,
-              const float* sums) {
-  for (; row + R <= group.rows; row += R) mix_row_block<Kind, R>(task, group, row, weights, sums);
-  if constexpr (R > 1) mix_rows<Kind, R / 2>(task, group, row, weights, sums);
+void mix_rows(const AttentionTask<Kind>& task, const AttentionGroup& group, const AttentionScratch& scratch,
+              int64_t row, const float* sums) {
+  for (; row + R <= group.rows; row += R) mix_row_block<Kind, R>(task, group, scratch, row, sums);
+  if constexpr (R > 1) mix_rows<Kind, R / 2>(task, group, scratch, row, sums);
 }
 
 // Fetches `count` rows of keys or values, from row `key` on, into the processor's cache. There may be fewer: fetching
@@ -215,7 +236,7 @@ void attend_group(const AttentionTask<Kind>& task, const AttentionGroup& group, 
   if (group.vectors == 3) score_keys<Engine, 3>(task, group, scratch);
   if (group.vectors == 2) score_keys<Engine, 2>(task, group, scratch);
   if (group.vectors == 1) score_keys<Engine, 1>(task, group, scratch);
-  hide_keys(task, group, scratch.scores);
+  hide_keys(task, group, scratch);
   float sums[kTileVectors * kLanes];
   for (int64_t lane = 0; lane < group.vectors * kLanes; lane += kLanes) {
     const int64_t keys = group.last_key - group.first_key;
@@ -225,12 +246,12 @@ void attend_group(const AttentionTask<Kind>& task, const AttentionGroup& group, 
   if constexpr (requires { typename Engine::Values; }) {
     Engine::Values::mix(task, group, scratch, sums);
   } else {
-    mix_rows<Kind, kMixRows>(task, group, 0, scratch.scores, sums);
+    mix_rows<Kind, kMixRows>(task, group, scratch, 0, sums);
   }
 }
 
 // The keys that some row of a group may see: in a chain none behind its last node, with a window none before all its
-// nodes' horizons.
+// nodes' horizons. And those that all its rows see: in a chain those before its first node are among them.
 template <typename Kind>
 void limit_keys(const AttentionTask<Kind>& task, AttentionGroup& group) {
   const ForwardStack& a = task.a;
@@ -238,14 +259,26 @@ void limit_keys(const AttentionTask<Kind>& task, AttentionGroup& group) {
   const int64_t first_node = group.first_row / task.group_heads();
   const int64_t last_node = (group.first_row + group.rows - 1) / task.group_heads();
   group.last_key = length + (a.masks.data == nullptr ? last_node + 1 : a.first_row + a.nodes);
+  group.last_common = length + (a.masks.data == nullptr ? first_node + 1 : 0);
   group.first_key = 0;
+  group.first_common = 0;
   if (a.windows[task.layer] <= 0) return;
+  const int64_t* const positions = a.positions[group.batch];
   group.first_key = length;
+  int64_t farthest = first_node;  // into the text: its window begins last
   for (int64_t node = first_node; node <= last_node; ++node) {
-    const int64_t visible = a.positions[group.batch][node] - a.windows[task.layer] + 1;
+    const int64_t visible = positions[node] - a.windows[task.layer] + 1;
     group.first_key = visible < group.first_key ? visible : group.first_key;
+    if (positions[node] > positions[farthest]) farthest = node;
   }
   group.first_key = group.first_key < 0 ? 0 : group.first_key / kKeysTogether * kKeysTogether;
+  group.first_common = group.last_common;
+  while (group.first_common > length && task.reaches(group.batch, farthest, group.first_common - 1)) {
+    --group.first_common;
+  }
+  if (group.first_common > length) return;
+  const int64_t visible = positions[farthest] - a.windows[task.layer] + 1;
+  group.first_common = visible < group.first_key ? group.first_key : at_most(visible, length);
 }
 
 // Into how many groups the rows of a key/value head go: the number with which the busiest thread is done first.
@@ -291,7 +324,7 @@ void attend(const AttentionTask<Kind>& task, const Share& share, const Attention
     const int64_t head = item / items.groups;
     const int64_t first_row = items.rows * (item % items.groups) / items.groups;
     const int64_t count = items.rows * (item % items.groups + 1) / items.groups - first_row;
-    AttentionGroup group{head / a.kv_heads, head % a.kv_heads, first_row, count, ceil_div(count, kLanes), 0, 0};
+    AttentionGroup group{head / a.kv_heads, head % a.kv_heads, first_row, count, ceil_div(count, kLanes), 0, 0, 0, 0};
     limit_keys(task, group);
 #if defined(LTD_TILES)
     if constexpr (std::is_same_v<Kind, BFloat16Product>) {

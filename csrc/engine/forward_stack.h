@@ -9,8 +9,8 @@
 // Row-exactness: every row's result is the same bit for bit, however many other rows are computed with it, wherever its
 // ancestors stand and however many threads there are. For that, every sum has one order: over the inputs of a linear
 // layer and the elements of a head, first to last (in tiles: as tiles.h says); over the keys that a query sees, in the
-// order of their rows, after an exact maximum. A hidden key adds an exact zero. Work is split over rows, outputs and
-// heads only, never over the terms of a sum.
+// order of their rows, after an exact maximum. A hidden key adds nothing, whatever its values are. Work is split over
+// rows, outputs and heads only, never over the terms of a sum.
 #pragma once
 
 #include "attention/tree_attention.h"

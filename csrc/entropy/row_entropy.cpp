@@ -13,9 +13,6 @@ namespace {
 // Below this many logits a second thread costs more than it saves.
 constexpr int64_t kLogitsPerThread = 131072;
 
-// Differences below this count as this: e to them is 0 in float, and their product is 0, not NaN, where they are -inf.
-constexpr float kLeast = -200.0f;
-
 // Sums over what was seen so far, with y = x - peak. In double over chunks, as a vocabulary is long.
 struct EntropySums {
   // Finite from the start, so that x - peak is -inf, not NaN, where all that was seen is -inf.
@@ -26,7 +23,7 @@ struct EntropySums {
   // `values`: `vectors` vectors with the maximum `chunk_peak`, apart from NaN.
   LTD_INLINE void add(const float* values, int64_t vectors, float chunk_peak) {
     if (chunk_peak > peak) {
-      const double change = larger_of(peak - chunk_peak, kLeast);
+      const double change = larger_of(peak - chunk_peak, kLeastDifference);
       const double factor = std::exp(change);
       weighted = factor * (weighted + change * weights);
       weights *= factor;
@@ -35,7 +32,7 @@ struct EntropySums {
     Floats chunk_weights{}, chunk_weighted{};
     for (int64_t v = 0; v < vectors; ++v) {
       // In this order NaN stays NaN.
-      const Floats y = larger(splat(kLeast), load(values + v * kLanes) - peak);
+      const Floats y = larger(splat(kLeastDifference), load(values + v * kLanes) - peak);
       const Floats weight = exp_nonpositive(y);
       chunk_weights += weight;
       chunk_weighted += weight * y;

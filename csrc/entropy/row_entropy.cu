@@ -9,14 +9,13 @@
 namespace ltd::cuda {
 namespace {
 
-// Differences below this count as this: e to them is 0 in float, and their product is 0, not NaN, where they are -inf.
-constexpr float kLeast = -200.0f;
-
 // Finite, so that x - peak is -inf, not NaN, where all that was seen is -inf.
 constexpr float kLowest = -3.40282347e38f;
 
 // NaN stays NaN.
-__device__ float at_least_least(float difference) { return difference < kLeast ? kLeast : difference; }
+__device__ float at_least_least(float difference) {
+  return difference < kLeastDifference ? kLeastDifference : difference;
+}
 
 // Sums over what was seen so far, with y = x - peak. In float within a thread, in double among threads, as a vocabulary
 // is long.

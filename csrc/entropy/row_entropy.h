@@ -8,6 +8,9 @@
 
 namespace ltd {
 
+// Values of y below this count as this: e to them is 0 in float, and their product is 0, not NaN, where they are -inf.
+inline constexpr float kLeastDifference = -200.0f;
+
 struct RowEntropy {
   AnyMatrices logits;  // (B, rows, vocabulary)
   int64_t batch;       // B

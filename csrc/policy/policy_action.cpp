@@ -5,8 +5,6 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-constexpr float kLowestScore = -100.0f;
-
 void observe(const PolicyAction& a, int64_t b, float* observation) {
   const float* scores = a.scores[b];
   for (int64_t i = 0; i < a.score_count; ++i) observation[i] = scores[i] > kLowestScore ? scores[i] : kLowestScore;

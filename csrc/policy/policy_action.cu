@@ -11,7 +11,6 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int64_t kMaxBlocks = 1024;
-constexpr float kLowestScore = -100.0f;
 
 // More weights than that are worth several blocks.
 constexpr int64_t kWeightsOfBlock = 8192;

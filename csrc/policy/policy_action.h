@@ -9,6 +9,8 @@
 
 namespace ltd {
 
+inline constexpr float kLowestScore = -100.0f;
+
 struct PolicyAction {
   Rows<const float> scores;  // (B, n)
   const int32_t* lengths;    // (B)

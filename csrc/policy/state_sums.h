@@ -7,8 +7,6 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-constexpr float kStateEpsilon = 1e-6f;
-
 // The state divided by the root of its mean square.
 template <typename T>
 LTD_INLINE void normalise_state(const T* state, int64_t size, float* target) {

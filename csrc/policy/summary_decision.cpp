@@ -5,9 +5,6 @@
 namespace ltd::LTD_ISA {
 namespace {
 
-constexpr float kLeastRanked = -20.0f;
-constexpr float kRankedUnit = 4.0f;
-
 // The largest `count` values that it has been given, descending; -20 where there were fewer above -20.
 class Ranking {
  public:

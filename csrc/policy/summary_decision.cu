@@ -13,9 +13,6 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kRankingWarps = 2;  // one for the best scores, one for the newest
 constexpr int kScoresAtOnce = 4;  // of a lane
 
-constexpr float kLeastRanked = -20.0f;
-constexpr float kRankedUnit = 4.0f;
-
 __device__ inline float infinity() { return __uint_as_float(0x7f800000u); }
 
 // The largest `count` scores that a warp has been given, descending, over its lanes; -20 where there were fewer above

@@ -15,6 +15,8 @@
 namespace ltd {
 
 inline constexpr int64_t kMaxRanked = 64;
+inline constexpr float kLeastRanked = -20.0f;
+inline constexpr float kRankedUnit = 4.0f;
 
 struct SummaryDecision {
   Rows<const float> scores;     // (B, n or more)

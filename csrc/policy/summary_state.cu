@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr float kStateEpsilon = 1e-6f;
 
 // 1 / the root of the state's mean square; for a whole block.
 template <typename T>

@@ -9,6 +9,8 @@
 
 namespace ltd {
 
+inline constexpr float kStateEpsilon = 1e-6f;  // added to the mean square
+
 struct SummaryState {
   AnyMatrices states;     // (B, 1, H)
   int64_t batch;          // B

@@ -73,7 +73,10 @@ def test_every_operator_runs_once(program: Path) -> None:
         ("--benchmark_filter=x", "--benchmark_filter=x is unknown; there are --json=FILE"),
         ("--filter=(", "--filter=( is no regular expression"),
         ("--seconds=soon", "--seconds=soon must have a number above 0"),
-        ("--repetitions=0", "--repetitions=0 must have a number above 0"),
+        ("--repetitions=0", "--repetitions=0 must have a whole number from 1 to 100000"),
+        ("--repetitions=0.5", "--repetitions=0.5 must have a whole number from 1 to 100000"),
+        ("--repetitions=100001", "--repetitions=100001 must have a whole number from 1 to 100000"),
+        ("--repetitions=", "--repetitions= must have a whole number from 1 to 100000"),
         ("--device=tpu", "--device=tpu is unknown; there are cpu and cuda"),
     ],
 )

@@ -180,9 +180,9 @@ def test_long_texts_and_many_rows(head_dim, dtype, heads, width, last):
 
 
 @pytest.mark.parametrize("width", [5, 300])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_what_a_sibling_holds_reaches_no_other(dtype, width):
-    """Not even where it is infinite: the tensor cores multiply what a row does not see by 0 nowhere."""
+    """Not even where it is infinite: in a tree what a row does not see is multiplied by 0 nowhere."""
     generator = torch.Generator().manual_seed(width)
     query, keys, values = (torch.randn(1, 1, width + 30, 64, generator=generator).to(dtype) for _ in range(3))
     ancestors = [{0}, *({0, node} for node in range(1, width))]

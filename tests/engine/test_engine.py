@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from engine_models import DTYPES, family_engine, family_model, new_cache, random_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from operator_reference import visible
 from small_models import FAMILIES, VOCABULARY, small_config, with_activation
 from torch import nn
 from transformers import LlamaConfig, MistralConfig, PreTrainedModel
@@ -192,6 +194,56 @@ def test_heads_of_all_sizes_give_the_bits_of_single_steps(
     cache = new_cache(model, 1)
     generator = torch.Generator().manual_seed(head_dim)
     assert_bits_of_single_steps(Engine(model), cache, generator, nodes, length, reach)
+
+
+@pytest.mark.parametrize(("window", "wild"), [(0, math.nan), (20, math.inf), (20, math.nan)])
+@pytest.mark.parametrize("is_tree", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.inference_mode()
+def test_values_that_are_no_numbers_reach_only_what_sees_them(
+    dtype: torch.dtype, is_tree: bool, window: int, wild: float, engine_isa: str, threads: int
+) -> None:
+    """All other rows keep their bits. Such a value stands before the tree or chain, or is a node's own."""
+    nodes, length, bad, good = 40, 75, 7, 8
+    engine, cache = engine_of_one_layer(dtype, window, bad)
+    generator = torch.Generator().manual_seed(nodes)
+    chain(engine, cache, torch.randint(10, VOCABULARY, (1, length), generator=generator), taps=())
+    cache.advance([length])
+    parents, masks = random_tree(generator, nodes, 2) if is_tree else (list(range(-1, nodes - 1)), None)
+    positions = length + depths(parents)[None]
+    block = TreeBlock(cache.lengths, positions, None if masks is None else masks[None])
+    seen = visible(cache.lengths, nodes, nodes, cache.keys.shape[3], block.masks, positions, window)[0]
+    tokens = torch.randint(10, VOCABULARY, (1, nodes), generator=generator)
+
+    def rows(place: int, token: int, value: float | None) -> torch.Tensor:
+        """What the layer makes of all nodes where this token, or this value in the cache, stands there."""
+        kept = cache.values[0, 0, :, place].clone()
+        given = tokens.clone()
+        if place >= length:
+            given[0, place - length] = token
+        elif value is not None:
+            cache.values[0, 0, :, place] = value
+        features = engine(given, block, cache, 0, (1,)).features
+        assert features is not None
+        if place < length:
+            cache.values[0, 0, :, place] = kept
+        return features[0].clone()
+
+    places = [length + node for node in (1, 9, 20, 39)] + ([length - 16, length - 1] if window else [])
+    for place in places:
+        clean, result = rows(place, good, None), rows(place, bad, wild)
+        assert torch.equal(result[~seen[:, place]], clean[~seen[:, place]])
+        assert not result[seen[:, place]].isfinite().all(dim=1).any()
+
+
+def engine_of_one_layer(dtype: torch.dtype, window: int, bad: int) -> tuple[Engine, KVCache]:
+    """With a token whose values are no numbers, in heads that a processor's tiles take."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 1}
+    attention = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64, "sliding_window": window or None}
+    config = MistralConfig(**sizes, **attention, initializer_range=0.2, max_position_embeddings=512)
+    model = random_model(config).to(dtype)
+    model.get_input_embeddings().weight[bad] = math.nan
+    return Engine(model), new_cache(model, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import DTYPES, every_kernel, strided
 from operator_reference import attention, visible
+from torch import Tensor
 
 from ltd import ops
 from ltd.errors import InputError
@@ -174,16 +175,45 @@ def test_extreme_scores_do_not_overflow():
         check(query, keys, values, [200], 2, None, torch.tensor([[200, 201]]), 1.0, 0)
 
 
-def test_nan_reaches_only_the_queries_that_see_it():
-    query, keys, values = torch.randn(1, 1, 2, 8), torch.randn(1, 1, 4, 8), torch.randn(1, 1, 4, 8)
-    keys[0, 0, 3] = math.nan
-    masks = torch.tensor([[[1], [3]]])
-    for _ in every_kernel():
-        output = ops.tree_attention(
-            query, keys, values, torch.tensor([2], dtype=torch.int32), 2, masks, torch.zeros(1, 2).long(), 1.0
-        )
-        assert not output[0, 0].isnan().any()
-        assert output[0, 1].isnan().all()
+def planted(mode: str, length: int) -> tuple[Tensor | None, Tensor, int, list[int]]:
+    """Masks, positions and window of nine nodes, and rows of the cache that some of them see and some do not."""
+    depths = torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 4])
+    masks = torch.tensor([1, 3, 5, 11, 19, 37, 75, 147, 331])[None, :, None]
+    if mode == "tree":
+        return masks, length + depths[None], 0, [length + 3, length + 5]
+    if mode == "tree with a window":
+        return masks, length + depths[None], 5, [length - 3, length - 1, length + 3]
+    chain = length + torch.arange(9)[None]
+    return None, chain, *((0, [length + 4, length + 5]) if mode == "chain" else (6, [length - 2, length + 1]))
+
+
+@pytest.mark.parametrize("mode", ["tree", "tree with a window", "chain", "chain with a window"])
+@pytest.mark.parametrize("wild", [math.inf, math.nan])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [33, 64])
+def test_what_is_no_number_reaches_only_the_queries_that_see_it(head_dim, dtype, wild, mode):
+    """In keys and in values, and the others keep all their bits. On CUDA tensor cores multiply what a chain or a window
+    hides by 0, so that there only keys, and the values of a tree without windows, are left out."""
+    generator = torch.Generator().manual_seed(head_dim)
+    length = 70
+    query, keys, values = inputs(1, 1, 3, 9, [length], 9, head_dim, dtype, generator)
+    masks, positions, window, rows = planted(mode, length)
+    lengths = torch.tensor([length], dtype=torch.int32)
+    seen = visible(lengths, 9, 9, keys.shape[2], masks, positions, window)[0]
+    for row in rows:
+        for is_value in (False, True):
+            wild_keys, wild_values = keys.clone(), values.clone()
+            (wild_values if is_value else wild_keys)[0, 0, row] = wild
+            for kernel in every_kernel():
+                by_tensor_cores = kernel == "emulated CUDA" and head_dim == 64 and dtype != torch.float32
+                if by_tensor_cores and is_value and mode != "tree":
+                    continue
+                rest = lengths, 9, masks, positions, 0.125, window
+                clean = ops.tree_attention(query, keys, values, *rest)[0]
+                output = ops.tree_attention(query, wild_keys, wild_values, *rest)[0]
+                assert torch.equal(output[~seen[:, row]], clean[~seen[:, row]]), kernel
+                if is_value:
+                    assert not output[seen[:, row]].isfinite().any(), kernel
 
 
 @pytest.mark.parametrize(("batch", "nodes"), [(0, 3), (2, 0)])

@@ -95,7 +95,7 @@ def bad_call(**changes):
     ("changes", "message"),
     [
         ({"score_slots": 2}, "scores must have at most score_slots = 2 columns"),
-        ({"repeats": -1}, "repeats must be 0 or more, but is -1"),
+        ({"repeats": -1}, "repeats must be 0 to 1073741824, but is -1"),
         ({"repeats": 3}, r"weights\[0\] must have size 10 in dimension 1, but its shape is \[5, 8\]"),
         ({"weights": []}, "weights must be 1 to 8 pairs of weight and bias, but holds 0"),
         ({"weights": [torch.zeros(5, 8)]}, "weights must be 1 to 8 pairs of weight and bias, but holds 1"),

@@ -474,7 +474,7 @@ LAYOUT = Summary(2, 1, 4)  # an observation of 26 numbers
     [
         ({"best": 0}, "best must be 1 to 64, but is 0"),
         ({"newest": 65}, "newest must be 1 to 64, but is 65"),
-        ({"states": -1}, "states must be 0 or more, but is -1"),
+        ({"states": -1}, "states must be 0 to 1073741824, but is -1"),
         ({"text": 23}, "text must be 0 or 24, but is 23"),
         ({"text": 24}, "weights must hold all layers, but end before those of size_layers"),
         ({"shortest": 601}, "shortest must be 0 to 600, but is 601"),

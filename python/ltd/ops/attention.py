@@ -28,7 +28,9 @@ def tree_attention(
     """Attention of tree nodes over the prefix and the tree.
 
     Query i of row b sees the prefix keys 0 … lengths[b] - 1, and tree key lengths[b] + j if bit j of masks[b, i] is
-    set. A query that sees nothing gets 0. Accumulates in float32.
+    set. A query that sees nothing gets 0. Accumulates in float32. Keys and values that a query does not see change
+    nothing, even if they are infinite or NaN; on CUDA's tensor cores (16 bits, usual head sizes) values do, where they
+    are hidden in a chain or by a window and share a tile with what is seen.
 
     On CUDA it is row-exact at one width: for the same B, N and heads on one GPU, a query has the same bits whichever of
     the keys that it sees, in order, are the prefix's and wherever in the tree the others lie. (The CPU's engine has an

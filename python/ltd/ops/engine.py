@@ -141,7 +141,7 @@ def forward_stack(
     """All layers, the final norm and the output layer over a tree or a chain behind each sequence's prefix.
 
     Row-exact: a row's logits, states, keys and values are the same bit for bit whatever other rows are computed with
-    it, as long as it sees the same keys in the same order.
+    it, as long as it sees the same keys in the same order. What it does not see may be infinite or NaN.
 
     Args:
         weights: the model.
