@@ -109,7 +109,10 @@ class Request:
 
     @property
     def capacity(self) -> int:
-        """Cache rows for the longest sequence, what a last cycle may gain beyond its end, and the largest tree."""
+        """Cache rows for the longest sequence, what a last cycle may gain beyond its end, and the largest tree.
+
+        Where a draft reads longer gains of others, what it writes behind the sequence fits there too, see `in_runs`.
+        """
         longest = max(len(prompt) + self.stops.limit(row) for row, prompt in enumerate(self.prompts))
         width, depth, size = self.tree_limits
         return longest + MAX_GAIN + max(size + 1, (depth + 1) * width)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from ltd.common.argument_types import truth_from, whole_from
-from ltd.decoding.gain import Gain, joined
+from ltd.decoding.gain import Gain, in_runs, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.workspace import GAINS, Workspace
 from ltd.drafts import Draft, DraftSession
@@ -158,7 +158,12 @@ class Speculation:
         space = self.workspace
         run = space.captures.run
         if depth == NOT_ASKED:
-            unread = joined(self.unread, GAINS if space.can_record else ())
+            *earlier, newest = in_runs(self.unread)
+            for gains in earlier:
+                unread = joined(gains)
+                self.session.begin(unread.features, unread.tokens, unread.gained)
+                self.session.note(unread.counts)
+            unread = joined(newest, GAINS if space.can_record else ())
             first = partial(self.first_level, tree, unread.features, unread.tokens, unread.gained)
             # What was copied lies somewhere else than what was recorded.
             logits, states = first() if unread.width is None else run(space.begin_part(unread.width), first)
