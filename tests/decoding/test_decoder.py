@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import ltd
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.request import CallOptions
+from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.files import load_head
 from ltd.loading import load
 from ltd.policies import Static
 from ltd.target.target import Target
@@ -186,6 +188,28 @@ def test_taps_are_the_hidden_states_of_transformers(tiny_target: Folder) -> None
     assert features is not None
     # Rounding grows through the layers; another layer's states would differ by about 1.
     torch.testing.assert_close(features, torch.cat([hidden[0], hidden[3], hidden[7]], dim=-1), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [((), "keeps none"), ((0, 1), "keeps 0, 1"), ((4, 3, 1), "keeps 4, 3, 1"), ((1, 3), "keeps 1, 3")]
+)
+def test_a_target_keeps_what_the_draft_reads(
+    tiny_target: Folder, tiny_head: Folder, kept: tuple[int, ...], said: str
+) -> None:
+    """In their order too: other states of the same width would only make a poor draft."""
+    head = load_head(tiny_head("llama"), torch.float32, "cpu")
+    target = Target(plain_model(tiny_target("llama")), feature_layers=kept)
+    draft = Eagle3Draft(head, target.embedding)
+    read = draft.feature_layers
+    with pytest.raises(ltd.InputError, match=f"reads the hidden states {', '.join(map(str, read))} of.*{said}; make"):
+        Decoder(target, draft)
+
+
+def test_a_draft_that_reads_tokens_alone_is_given_no_features(tiny_target: Folder) -> None:
+    model, (prompt,) = plain_model(tiny_target("llama")), random_prompts(10, [20])
+    decoder = Decoder(Target(model, feature_layers=(0, 3, 7)), OracleDraft(plain_model(tiny_target("llama"))))
+    answer = decoder.generate(prompt, max_new_tokens=20, stop_token_ids=[], policy=Static(2, 8))
+    assert answer.token_ids == reference(model, prompt, 20, stop=-1)
 
 
 @pytest.mark.parametrize(

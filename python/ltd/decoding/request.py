@@ -19,7 +19,7 @@ from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
 from ltd.decoding.workspace import CHEAP_ROWS, Workspace, recorded_sizes
 from ltd.drafts import Draft
-from ltd.drafts.base import shared_with
+from ltd.drafts.base import reads_features, shared_with
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
 from ltd.engine.kv_cache import beliefs, refilled
@@ -203,7 +203,7 @@ class Request:
             capacity = power_of_two(capacity)
         draft = None if self.speculation is None else self.speculation.draft
         self.workspace = Workspace(
-            target.session(batch, capacity, tap=draft is not None),
+            target.session(batch, capacity, tap=reads_features(draft)),
             None if draft is None else draft.start(batch, capacity),
             self.new_tree(batch, device),
             Report(range(batch), device),

@@ -108,6 +108,11 @@ def at_width(draft: Draft, width: int | None) -> Draft:
     return draft.with_width(width)
 
 
+def reads_features(draft: Draft | None) -> bool:
+    """Whether a draft reads hidden states of the target; None is no draft."""
+    return draft is not None and len(draft.feature_layers) > 0
+
+
 class DraftSession(Protocol):
     """The sequences of one request, as a draft knows them.
 
