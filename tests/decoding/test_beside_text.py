@@ -172,6 +172,23 @@ def test_a_rule_with_text_of_its_own_is_refused() -> None:
         BesideText("ddd")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("wrong", [-1, 7])
+def test_the_text_does_not_hide_a_size_that_is_none(decoder: Decoder, wrong: int) -> None:
+    """Together with what the text adds it may well be one."""
+
+    class Wrong(FixedSize):
+        size, max_depth = 6, 0
+
+        def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+            return False
+
+        def choose_size(self, tree: DraftTree, depth: int) -> int:
+            return wrong
+
+    with pytest.raises(InputError, match=rf"size {wrong} is out of range; Wrong\.choose_size must answer 0 … 6"):
+        decoder.generate([5, 6, 7] * 10, max_new_tokens=8, policy=BesideText(Wrong(), least=0.0))
+
+
 def test_a_rule_takes_a_beam_width(decoder: Decoder) -> None:
     for name in RULES:
         policy = parse_policy(f"{name}:width=4:text=3")

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ltd.common.argument_types import as_whole, check_offers
+from ltd.common.argument_types import as_whole, check_offers, whole_from
 from ltd.errors import InputError
 from ltd.tree import DraftTree
 
@@ -142,15 +142,41 @@ def check_policy(policy: Any, wanted: str) -> None:
             f"the policy's sizes are {sizes!r}; as a policy's attribute they are a tuple of all numbers of candidates "
             "that it may choose, so name what means something else otherwise"
         )
+    most = as_whole(policy.max_size, "the policy's max_size")
+    if max(sizes, default=0) > most:
+        raise InputError(f"the policy's sizes are {sizes}, but its max_size is {most}; it must be the largest of them")
 
 
 def started(policy: Policy, batch: int) -> PolicyCall:
-    """`policy.start`; InputError, which names its class, if what it returns cannot be asked as a call is."""
+    """`policy.start`; InputError, which names its class, if what it returns cannot be asked as a call is, or has other
+    limits than it within which trees would be too large."""
     call = policy.start(batch)
     questions = ("max_depth", "keep", "speculate", "continue_drafting", "choose_size")
     name = f"what {type(policy).__name__}.start returns"
     check_offers(call, questions, name, f"an object with {', '.join(questions)}")
+    for limit, most in (("max_depth", policy.max_depth), ("max_size", policy.max_size)):
+        number = as_whole(getattr(call, limit), f"the {limit} of {name}")
+        if not 0 <= number <= most:
+            raise InputError(f"the {limit} of {name} is {number}; it must be 0 … {most}, as the policy's is {most}")
     return call
+
+
+def chosen_size(owner: object, call: PolicyCall, tree: DraftTree, depth: int) -> int:
+    """What a call answers to `choose_size`, as Python's own number.
+
+    Args:
+        owner: whose class messages name.
+
+    Raises:
+        InputError: it is no whole number, or not within 0 and the call's max_size.
+    """
+    size = whole_from(owner, "choose_size", call.choose_size(tree, depth))
+    if not 0 <= size <= call.max_size:
+        raise InputError(
+            f"size {size} is out of range; {type(owner).__name__}.choose_size must answer 0 … {call.max_size}, its "
+            "max_size"
+        )
+    return size
 
 
 class MadeForHead:

@@ -9,7 +9,7 @@ import torch
 
 from ltd.common.argument_types import as_whole
 from ltd.errors import InputError
-from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, started, text_limit
+from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, chosen_size, started, text_limit
 from ltd.policies.lookup import LEAST_CHANCE, asks_draft, check_chance, check_text, text_count
 from ltd.tree import DraftTree, check_tree_limits
 
@@ -99,4 +99,4 @@ class _Call:
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         of_text = text_count(tree, self.policy.text, self.policy.least)
-        return of_text if depth < 0 else of_text + self.rule.choose_size(tree, depth)
+        return of_text if depth < 0 else of_text + chosen_size(self.policy.rule, self.rule, tree, depth)
