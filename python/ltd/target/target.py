@@ -19,7 +19,7 @@ from ltd.engine.captures import CaptureReport, Captures, CudaGraphs, Plain, Resu
 from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kept_texts import KeptTexts
 from ltd.engine.kv_cache import KVCache, refilled
-from ltd.engine.packed_layers import PackedEmbedding
+from ltd.engine.packed_layers import DTYPES, PackedEmbedding
 from ltd.engine.pool import CachePool, Shelf
 from ltd.errors import InputError
 from ltd.target.model import FAMILIES
@@ -39,7 +39,8 @@ class Target:
         forward: runs the model; None is the layers of `transformers`, which leave it as it is.
 
     Raises:
-        InputError: an unsupported family, or a layer index out of range.
+        InputError: an unsupported family, a model that computes in another type than float32, bfloat16 or float16, or a
+            layer index out of range.
 
     Attributes:
         workspaces: the memory of requests that have ended, with what was recorded over it.
@@ -64,6 +65,11 @@ class Target:
                 "use a head trained for this target"
             )
         self.forward = TransformersLayers(model) if forward is None else forward
+        if self.dtype not in DTYPES:
+            raise InputError(
+                f"the model computes in {str(self.dtype).removeprefix('torch.')}, which a target cannot; load it in "
+                "float32, bfloat16 or float16, or convert it with model.float()"
+            )
         self.feature_layers = feature_layers
         self.pool = CachePool(self.forward.open)
         self.turn = TurnLock()
