@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from ltd.common.out_of_memory import room_for
 from ltd.decoding.acceptance import Acceptor, Draws, SampleAcceptor, Sampling, VerifiedTrees, accept_greedy
 from ltd.decoding.gain import Gain
 from ltd.decoding.recording import Recording
@@ -231,11 +232,15 @@ class Request:
         Args:
             target: to decode with.
             capacity: rows per sequence; None is what it needs.
+
+        Raises:
+            InputError: there is too little memory for them.
         """
         rows, kind = self.capacity if capacity is None else capacity, self.kind
         with target.turn:  # while a new one is recorded, nobody else may work on the device
             make = partial(target.with_memory, partial(self.new_workspace, target, rows))
-            self.workspace = target.workspaces.take(kind, rows, make)
+            with room_for(len(self.prompts), rows):
+                self.workspace = target.workspaces.take(kind, rows, make)
             self.record()
             if self.draws is not None and self.noise is not None:
                 self.noise.restart(self.draws.seed, range(len(self.prompts)))

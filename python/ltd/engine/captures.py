@@ -16,6 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from ltd.common.out_of_memory import FAILURES, is_out_of_memory
+
 Part = Hashable
 """What tells recordings of one state apart: the part of the cycle, and the numbers that are fixed in it."""
 Result = TypeVar("Result")
@@ -97,8 +99,7 @@ class Failure:
     @classmethod
     def of(cls, error: RuntimeError) -> Failure:
         """What an error says, itself or the one that it came of, as ending a capture that has failed fails too."""
-        errors = (error, error.__context__)
-        return cls(str(error).splitlines()[0], any(isinstance(each, torch.OutOfMemoryError) for each in errors))
+        return cls(str(error).splitlines()[0], is_out_of_memory(error))
 
 
 class CudaGraphs:
@@ -210,19 +211,20 @@ def captures_for(device: torch.device, spare: Callable[[], bool] = lambda: False
 
 
 def with_memory(work: Callable[[], Result], spare: Callable[[], bool]) -> Result:
-    """What some work gives; if the device has too little memory for it, it is done once more after sparing some.
+    """What some work gives; if there is too little memory for it, it is done once more after sparing some.
 
     Args:
         work: may be begun anew.
         spare: as of `CudaGraphs`.
 
     Raises:
-        torch.OutOfMemoryError: it was too little again, or nothing could be spared.
+        torch.OutOfMemoryError, RuntimeError or MemoryError: it was too little again, or nothing could be spared, see
+            `is_out_of_memory`.
     """
     try:
         return work()
-    except torch.OutOfMemoryError:
-        if not spare():
+    except FAILURES as error:
+        if not (is_out_of_memory(error) and spare()):
             raise
     return work()  # not up there, where the error still holds what the first try has made
 
