@@ -89,8 +89,8 @@ class Decoder:
         reuse_mib: int = 0,
     ) -> None:
         check_target(target)
-        check_tree_limits(1, 0, as_whole(least_room, "least_room"))
-        self.least_room, self.reuse_mib = least_room, as_reuse(reuse_mib)
+        self.least_room, self.reuse_mib = as_whole(least_room, "least_room"), as_reuse(reuse_mib)
+        check_tree_limits(1, 0, self.least_room)
         if draft is not None:
             wanted = "a Draft; ltd.load makes a decoder from names and folders"
             check_offers(draft, ("width", "feature_layers", "start"), "draft", wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ltd.common.argument_types import as_whole, settle
 from ltd.errors import InputError
 from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, check_width, of_width, started
 from ltd.tree import check_tree_limits
@@ -26,6 +27,7 @@ class AtWidth:
 
     def __post_init__(self) -> None:
         check_policy(self.rule, "a rule for the draft's tree")
+        settle(self, as_whole, "width")
         check_width(self.width)
         check_tree_limits(self.width, self.max_depth, self.max_size)
         if beam_width(self.rule) not in (None, self.width):

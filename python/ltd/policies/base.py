@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ltd.common.argument_types import as_whole, check_offers, whole_from
+from ltd.common.argument_types import as_whole, as_wholes, check_offers, whole_from
 from ltd.errors import InputError
 from ltd.tree import DraftTree
 
@@ -17,14 +17,18 @@ def text_limit(policy: Policy) -> int:
 
     Most policies have no such attribute. They know the draft alone: for them nothing is looked up.
     """
-    limit: int = getattr(policy, "max_text", 0)
-    return limit
+    return as_whole(getattr(policy, "max_text", 0), "the policy's max_text")
 
 
 def beam_width(policy: Policy) -> int | None:
     """The beam width that a policy's trees have, its `width`; None is the draft's own, as of one without that."""
-    width: int | None = getattr(policy, "width", None)
-    return width
+    width = getattr(policy, "width", None)
+    return None if width is None else as_whole(width, "the policy's width")
+
+
+def known_sizes(policy: Policy) -> tuple[int, ...]:
+    """All numbers of candidates that a policy may choose, its `sizes`; empty of one that does not name them."""
+    return as_wholes(getattr(policy, "sizes", ()), "the policy's sizes")
 
 
 def check_width(width: int | None) -> None:
@@ -131,13 +135,19 @@ class Policy(Protocol):
 def check_policy(policy: Any, wanted: str) -> None:
     """Raises InputError, which says what is wanted, unless something can be asked as a policy is."""
     check_offers(policy, ("max_depth", "max_size", "start"), "policy", wanted)
-    if not (beam_width(policy) is None or type(beam_width(policy)) is int):
+    try:
+        beam_width(policy)
+    except InputError as error:
         raise InputError(
-            f"the policy's width is {beam_width(policy)!r}; as a policy's attribute it is the beam width of its trees, "
+            f"the policy's width is {policy.width!r}; as a policy's attribute it is the beam width of its trees, "
             "a whole number, so name what means something else otherwise"
-        )
+        ) from error
     sizes = getattr(policy, "sizes", ())
-    if not (isinstance(sizes, tuple) and all(type(size) is int and size >= 0 for size in sizes)):
+    try:
+        are_sizes = isinstance(sizes, tuple) and min(known_sizes(policy), default=0) >= 0
+    except InputError:
+        are_sizes = False
+    if not are_sizes:
         raise InputError(
             f"the policy's sizes are {sizes!r}; as a policy's attribute they are a tuple of all numbers of candidates "
             "that it may choose, so name what means something else otherwise"

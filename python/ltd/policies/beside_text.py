@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ltd.common.argument_types import as_whole
+from ltd.common.argument_types import as_number, as_whole, settle
 from ltd.errors import InputError
 from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, chosen_size, started, text_limit
 from ltd.policies.lookup import LEAST_CHANCE, asks_draft, check_chance, check_text, text_count
@@ -40,7 +40,9 @@ class BesideText:
         check_policy(self.rule, "a rule for the draft's tree")
         if text_limit(self.rule):
             raise InputError(f"{self.rule} looks tokens up by itself; leave out its text beside it")
-        check_text(as_whole(self.text, "text"), 1)
+        settle(self, as_whole, "text")
+        settle(self, as_number, "alone", "least")
+        check_text(self.text, 1)
         check_tree_limits(self.width or 1, self.max_depth, self.max_size, self.text)
         check_chance("alone", self.alone)
         check_chance("least", self.least)
