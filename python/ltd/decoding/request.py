@@ -241,7 +241,8 @@ class Request:
             make = partial(target.with_memory, partial(self.new_workspace, target, rows))
             with room_for(len(self.prompts), rows):
                 self.workspace = target.workspaces.take(kind, rows, make)
-            self.record()
+            if target.records:
+                self.record()
             if self.draws is not None and self.noise is not None:
                 self.noise.restart(self.draws.seed, range(len(self.prompts)))
         try:

@@ -112,13 +112,19 @@ class CudaGraphs:
     Args:
         device: of the state; it need not be the thread's current one.
         spare: lets memory go that nobody needs; whether there was any.
+        tell_failure: is given the report if a part cannot be captured, which may be long after the first ones were.
 
     Attributes:
         report: what it cost so far.
     """
 
-    def __init__(self, device: torch.device, spare: Callable[[], bool] = lambda: False) -> None:
-        self.device, self.report, self._spare = device, CaptureReport(), spare
+    def __init__(
+        self,
+        device: torch.device,
+        spare: Callable[[], bool] = lambda: False,
+        tell_failure: Callable[[CaptureReport], None] = lambda report: None,
+    ) -> None:
+        self.device, self.report, self._spare, self._tell_failure = device, CaptureReport(), spare, tell_failure
         self._graphs: dict[Part, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
@@ -160,6 +166,7 @@ class CudaGraphs:
         self.forget()
         self.report.bytes = 0
         self.report.failure = message
+        self._tell_failure(self.report)
         warnings.warn(
             f"this GPU's cycles run without CUDA graphs, more slowly: {key} could not be captured: "
             f"{self.report.failure}",
@@ -205,9 +212,13 @@ class CudaGraphs:
         self._pool = None
 
 
-def captures_for(device: torch.device, spare: Callable[[], bool] = lambda: False) -> Captures:
+def captures_for(
+    device: torch.device,
+    spare: Callable[[], bool] = lambda: False,
+    tell_failure: Callable[[CaptureReport], None] = lambda report: None,
+) -> Captures:
     """What records on a device: graphs on a GPU, nothing elsewhere. Arguments as of `CudaGraphs`."""
-    return CudaGraphs(device, spare) if device.type == "cuda" else Plain()
+    return CudaGraphs(device, spare, tell_failure) if device.type == "cuda" else Plain()
 
 
 def with_memory(work: Callable[[], Result], spare: Callable[[], bool]) -> Result:

@@ -45,7 +45,8 @@ class Target:
     Attributes:
         workspaces: the memory of requests that have ended, with what was recorded over it.
         texts: what was read of earlier texts, as far as decoders keep it.
-        capture_report: of the last workspace over which graphs were to be recorded; None where there is none.
+        capture_report: of the first workspace over which a graph could not be captured, else of the last over which any
+            were to be recorded; None where there is none.
         turn: held during a forward and what belongs to it by those who share the target between threads: sessions then
             take turns, instead of sharing the cores in the middle of each other's work.
     """
@@ -119,15 +120,26 @@ class Target:
     def captures(self) -> Captures:
         """What records the parts of a cycle over a new state: graphs on a GPU, for a forward that is ours alone.
 
-        Once that has failed, nothing: the next request's parts could not be captured either, and trying takes time.
+        Nothing, once one could not be captured, see `records`.
         """
-        has_failed = self.capture_report is not None and self.capture_report.failure is not None
-        if has_failed or not self.forward.is_ours:
+        if not (self.records and self.forward.is_ours):
             return Plain()
-        captures = captures_for(self.device, self.spare)
+        captures = captures_for(self.device, self.spare, self._note_failure)
         if isinstance(captures, CudaGraphs):
             self.capture_report = captures.report
         return captures
+
+    @property
+    def records(self) -> bool:
+        """Whether parts of cycles may be recorded: not once one could not be captured, over any workspace.
+
+        The next request's parts could not be either, and trying takes time.
+        """
+        return self.capture_report is None or self.capture_report.failure is None
+
+    def _note_failure(self, report: CaptureReport) -> None:
+        if self.records:
+            self.capture_report = report
 
     def spare(self) -> bool:
         """Lets go what requests that have ended left, memory, recordings and texts; whether there was any."""
