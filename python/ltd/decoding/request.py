@@ -221,8 +221,9 @@ class Request:
         if not self.workspace.can_record:
             return
         walk = self.walk if self.is_recorded_walk else None
-        # A draft has read one token less than the target when it begins.
-        passed = beliefs(max(map(len, self.prompts)) - 1, self.capacity)
+        # From the shortest prompt on, as a batch's longest sequence may leave it first. A draft has read one token less
+        # than the target when it begins.
+        passed = beliefs(min(map(len, self.prompts)) - 1, self.capacity)
         Recording(self.workspace, self.speculation, self.sizes, walk, self.commit).run(passed)
 
     @contextmanager
