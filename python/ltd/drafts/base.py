@@ -142,6 +142,8 @@ class DraftSession(Protocol):
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, gained: torch.Tensor | None) -> torch.Tensor:
         """Reads what the last cycle gained and drafts from the root.
 
+        What the cycles before gained, if it was left out there, comes with it, or in calls before it.
+
         Args:
             features: (B, n, F * Ht), the target's true features of the newly committed tokens.
             tokens: int64 (B, n), the token that follows each of them; the last valid one is the root.

@@ -59,7 +59,7 @@ class PolicyCall(Protocol):
     A wrong answer can cost speed, never correctness. One answer serves the whole batch.
 
     Attributes:
-        max_depth, max_size: the policy's.
+        max_depth, max_size: the policy's, or less.
     """
 
     @property
@@ -101,7 +101,7 @@ class PolicyCall(Protocol):
         ...
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """How many candidates to verify, asked once when drafting has stopped at `depth`.
+        """How many candidates to verify, 0 … `max_size`, asked once when drafting has stopped at `depth`.
 
         With a `max_text`, these are of both sources, and the depth may be -1, see `continue_drafting`.
         """
