@@ -256,10 +256,11 @@ class DraftTree:
                 nobody's sight and on no path.
 
         Raises:
-            InputError: more than the tree was made for.
+            InputError: one of both is negative, or more than the tree was made for.
         """
-        if not 0 <= max(size, room) <= self.max_size:
-            raise InputError(f"size {size} is out of range; this tree verifies 0 … {self.max_size} candidates")
+        for count in (size, room):
+            if not 0 <= count <= self.max_size:
+                raise InputError(f"size {count} is out of range; this tree verifies 0 … {self.max_size} candidates")
         count = self.verified_size(size) + 1
         nodes = self._columns(0, count)
         ops.select_tree(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ltd.chains.sampling import Chain
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.statistics import PARTS, Stopwatch
 from ltd.engine.cpu import Engine
+from ltd.engine.kv_cache import KVCache
 from ltd.errors import InputError
 from ltd.policies.baselines.acceptance_head import AcceptanceHead
 
@@ -256,6 +258,16 @@ def test_a_broken_draft_costs_nothing_but_speed(decoder: ChainDecoder, tiny_targ
     assert set(answer.statistics.sizes) == {0}
     sampled = decoder.generate(PROMPT, max_new_tokens=20, stop_token_ids=(), temperature=1.0, seed=1)
     assert len(sampled.token_ids) == 20
+
+
+def test_texts_that_are_too_long_for_the_memory_are_refused(decoder: ChainDecoder) -> None:
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1024000262144 bytes")
+    with (
+        patch.object(KVCache, "for_model", side_effect=error),
+        pytest.raises(InputError, match=r"too little memory for 1 sequence of up to \d+ tokens.*ask for fewer"),
+    ):
+        decoder.generate(PROMPT, max_new_tokens=20)
+    assert len(decoder.generate(PROMPT, max_new_tokens=20, stop_token_ids=[]).token_ids) == 20
 
 
 def test_a_broken_target_is_named(decoder: ChainDecoder) -> None:

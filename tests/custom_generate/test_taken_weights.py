@@ -72,6 +72,19 @@ def test_the_text_is_that_of_ltd_load(tiny_target: Folder, tiny_head: Folder, dt
     assert answer(model, taking(tiny_head("llama")))[IDS.shape[1] :] == expected
 
 
+@pytest.mark.parametrize("takes_weights", [False, True])
+@pytest.mark.parametrize("draft", ["head", "lookup", "none"])
+def test_a_model_of_a_longer_type_is_refused_and_left_as_it_is(
+    tiny_target: Folder, tiny_head: Folder, draft: str, takes_weights: bool
+) -> None:
+    model = load(tiny_target("llama"), torch.float64)
+    expected = answer(model)
+    named = tiny_head("llama") if draft == "head" else draft
+    with pytest.raises(ltd.InputError, match="computes in float64, which a target cannot; load it in float32"):
+        answer(model, ltd.CustomGenerate(named, takes_weights=takes_weights))
+    assert answer(model) == expected
+
+
 def test_what_would_read_the_weights_is_refused(tiny_target: Folder, tiny_head: Folder, tmp_path: Path) -> None:
     model, custom = load(tiny_target("llama")), taking(tiny_head("llama"))
     said = answer(model, custom)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import ltd
 from ltd.decoding.decoder import Decoder
+from ltd.decoding.workspace import recorded_sizes
 from ltd.drafts.base import at_width
 from ltd.drafts.eagle3.draft import Eagle3Draft
 from ltd.latency.calibration import calibrate
@@ -56,6 +58,17 @@ class Looking(FixedSize):
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         self.seen.add((tree.width, tree.candidates))
         return self.size
+
+
+def test_a_width_may_be_a_number_of_another_library(decoder: Decoder) -> None:
+    for width in (np.int64(3), torch.tensor(3)):
+        policy = Looking(width, size=np.int64(6))
+        policy.sizes = (np.int64(0), torch.tensor(6))  # type: ignore[attr-defined]
+        decoder.generate(PROMPT, max_new_tokens=4, stop_token_ids=[], policy=policy)
+        assert {width for width, _ in policy.seen} == {3} and recorded_sizes(policy) == (0, 6)
+    policy = Looking(2.5)
+    with pytest.raises(ltd.InputError, match=r"the policy's width is 2\.5; as a policy's attribute"):
+        decoder.generate(PROMPT, max_new_tokens=4, policy=policy)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -166,10 +167,36 @@ def test_what_is_refused(name: str, message: str) -> None:
 
 def test_a_rule_with_text_of_its_own_is_refused() -> None:
     for rule in (Both(), Lookup(), BesideText(Static(1, 2))):
-        with pytest.raises(InputError, match="looks tokens up by itself"):
-            BesideText(rule)
+        for around in (BesideText, partial(AtWidth, width=4)):
+            with pytest.raises(InputError, match="looks tokens up by itself"):
+                around(rule)
     with pytest.raises(InputError, match="a rule for the draft's tree"):
         BesideText("ddd")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [-1, 7])
+def test_the_text_does_not_hide_a_size_that_is_none(decoder: Decoder, wrong: int) -> None:
+    """Together with what the text adds it may well be one."""
+
+    class Wrong(FixedSize):
+        size, max_depth = 6, 0
+
+        def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+            return False
+
+        def choose_size(self, tree: DraftTree, depth: int) -> int:
+            return wrong
+
+    with pytest.raises(InputError, match=rf"size {wrong} is out of range; Wrong\.choose_size must answer 0 … 6"):
+        decoder.generate([5, 6, 7] * 10, max_new_tokens=8, policy=BesideText(Wrong(), least=0.0))
+
+
+def test_what_never_drafts_has_no_width() -> None:
+    class Never(FixedSize):
+        size, max_depth, drafts = 0, 0, False
+
+    with pytest.raises(InputError, match="never asks a draft, so its trees have no beam width; leave the width out"):
+        AtWidth(Never(), 4)
 
 
 def test_a_rule_takes_a_beam_width(decoder: Decoder) -> None:

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import ltd
 from ltd.decoding.decoder import Decoder
 from ltd.decoding.request import CallOptions
+from ltd.drafts.eagle3.draft import Eagle3Draft
+from ltd.drafts.eagle3.files import load_head
 from ltd.loading import load
 from ltd.policies import Static
 from ltd.target.target import Target
@@ -186,6 +188,28 @@ def test_taps_are_the_hidden_states_of_transformers(tiny_target: Folder) -> None
     assert features is not None
     # Rounding grows through the layers; another layer's states would differ by about 1.
     torch.testing.assert_close(features, torch.cat([hidden[0], hidden[3], hidden[7]], dim=-1), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [((), "keeps none"), ((0, 1), "keeps 0, 1"), ((4, 3, 1), "keeps 4, 3, 1"), ((1, 3), "keeps 1, 3")]
+)
+def test_a_target_keeps_what_the_draft_reads(
+    tiny_target: Folder, tiny_head: Folder, kept: tuple[int, ...], said: str
+) -> None:
+    """In their order too: other states of the same width would only make a poor draft."""
+    head = load_head(tiny_head("llama"), torch.float32, "cpu")
+    target = Target(plain_model(tiny_target("llama")), feature_layers=kept)
+    draft = Eagle3Draft(head, target.embedding)
+    read = draft.feature_layers
+    with pytest.raises(ltd.InputError, match=f"reads the hidden states {', '.join(map(str, read))} of.*{said}; make"):
+        Decoder(target, draft)
+
+
+def test_a_draft_that_reads_tokens_alone_is_given_no_features(tiny_target: Folder) -> None:
+    model, (prompt,) = plain_model(tiny_target("llama")), random_prompts(10, [20])
+    decoder = Decoder(Target(model, feature_layers=(0, 3, 7)), OracleDraft(plain_model(tiny_target("llama"))))
+    answer = decoder.generate(prompt, max_new_tokens=20, stop_token_ids=[], policy=Static(2, 8))
+    assert answer.token_ids == reference(model, prompt, 20, stop=-1)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +382,27 @@ class Answers:
         return self.answers[2]
 
 
+class Beyond(Answers):
+    """Its calls have other limits than it."""
+
+    def __init__(self, limits: dict[str, int]) -> None:
+        super().__init__()
+        self.limits = limits
+
+    def start(self, batch: int) -> Answers:
+        call = Answers()
+        vars(call).update(self.limits)
+        return call
+
+
+class Sized(Answers):
+    """Says that it chooses these sizes."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+
 class Startless(Answers):
     def start(self, batch: int) -> Any:
         return None
@@ -380,7 +425,16 @@ def drafting(tiny_target: Folder, tiny_head: Folder) -> Decoder:
             (Answers(choose_size=wrong), "what Answers.choose_size answers is .* but must be a whole number")
             for wrong in (None, 2.5, "x", True, np.float64(3), torch.tensor([3, 4]))
         ],
-        (Answers(choose_size=10), "size 10 is out of range"),
+        *[
+            (Answers(choose_size=wrong), rf"size {wrong} is out of range; Answers\.choose_size must answer 0 … 9")
+            for wrong in (10, -1, -3)
+        ],
+        *[
+            (Beyond({name: wrong}), rf"the {name} of what Beyond\.start returns is {wrong}; it must be 0 … {most}")
+            for name, most in (("max_depth", 2), ("max_size", 9))
+            for wrong in (most + 1, -1)
+        ],
+        (Sized((0, 4, 10)), r"sizes are \(0, 4, 10\), but its max_size is 9"),
         (Startless(), "what Startless.start returns is None, but must be an object with .*choose_size"),
     ],
 )
@@ -388,6 +442,13 @@ def test_answers_of_a_policy_that_are_none(drafting: Decoder, policy: Answers, m
     with pytest.raises(ltd.InputError, match=message):
         drafting.generate([5, 6], max_new_tokens=8, policy=policy)
     assert len(drafting.generate([5, 6], max_new_tokens=8, policy=Answers()).token_ids) == 8  # nothing is left behind
+
+
+@pytest.mark.parametrize(("size", "room", "wrong"), [(-1, 4, -1), (9, 0, 9), (2, -1, -1), (0, 9, 9)])
+def test_a_tree_has_no_other_sizes_than_it_was_made_for(size: int, room: int, wrong: int) -> None:
+    tree = DraftTree(1, 4, 0, 8, torch.device("cpu"))
+    with pytest.raises(ltd.InputError, match=f"size {wrong} is out of range; this tree verifies 0 … 8 candidates"):
+        tree.select(size, room)
 
 
 def test_answers_of_a_policy_in_other_forms(drafting: Decoder) -> None:

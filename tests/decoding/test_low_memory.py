@@ -12,27 +12,43 @@ import pytest
 import torch
 from test_recorded_cycles import KINDS, make_decoder, taped
 
+from ltd.common.out_of_memory import is_out_of_memory
 from ltd.engine.kv_cache import KVCache
 from ltd.errors import InputError
 from ltd.policies import Static
 from ltd.target.target import Target, TargetSession
 
 PROMPT = [5, 6, 7]
+ERRORS = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory\nmore"),
+    MemoryError("Unable to allocate 1 TiB for an array"),
+)
 
 
-def failing(call: Callable[..., Any], target: Target, always: bool = False) -> Callable[..., Any]:
+def test_too_little_memory_is_recognised_on_the_processor_too() -> None:
+    with pytest.raises(RuntimeError) as said:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert all(map(is_out_of_memory, (said.value, *ERRORS)))
+    assert not is_out_of_memory(RuntimeError("the size of tensor a must match the size of tensor b"))
+
+
+def failing(
+    call: Callable[..., Any], target: Target, always: bool = False, error: Exception = ERRORS[0]
+) -> Callable[..., Any]:
     """Has too little memory as long as there is something to spare, or always."""
 
     def tried(*arguments: Any, **options: Any) -> Any:
         if always or target.workspaces._free:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return call(*arguments, **options)
 
     return tried
 
 
 @pytest.mark.parametrize("place", ["the caches", "the prompt"])
-def test_recorded_workspaces_make_room(place: str) -> None:
+@pytest.mark.parametrize("error", ERRORS)
+def test_recorded_workspaces_make_room(place: str, error: Exception) -> None:
     decoder = make_decoder("device")
     expected = decoder.generate(PROMPT, max_new_tokens=12, policy=Static(1, 4)).token_ids
     tapes = taped(decoder)
@@ -43,7 +59,7 @@ def test_recorded_workspaces_make_room(place: str) -> None:
         "the prompt": (TargetSession, "prefill"),
     }
     owner, name = patched[place]
-    with patch.object(owner, name, failing(getattr(owner, name), decoder.target)):
+    with patch.object(owner, name, failing(getattr(owner, name), decoder.target, error=error)):
         answer = decoder.generate(PROMPT, max_new_tokens=12, policy=Static(1, 4))
     assert answer.token_ids == expected and len(tapes) > 1 and tapes[-1].replays and not tapes[-1].calls
     assert len(decoder.target.workspaces._free) == 1  # that of the second request alone
@@ -59,6 +75,23 @@ def test_where_that_does_not_suffice_it_is_said() -> None:
     ):
         decoder.generate(PROMPT, max_new_tokens=4)
     assert decoder.generate(PROMPT, max_new_tokens=4).token_ids
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_texts_that_are_too_long_for_the_memory_are_refused(error: Exception) -> None:
+    decoder = make_decoder("engine")
+    with patch.object(KVCache, "for_model", side_effect=error):
+        with pytest.raises(
+            InputError, match=r"too little memory for 2 sequences of up to \d+ tokens.*fewer new"
+        ) as said:
+            decoder.generate([PROMPT, PROMPT], max_new_tokens=100)
+        assert "\n" not in str(said.value)
+    assert decoder.generate(PROMPT, max_new_tokens=4).token_ids
+    with (
+        patch.object(KVCache, "for_model", side_effect=RuntimeError("another fault")),
+        pytest.raises(RuntimeError, match="another fault"),
+    ):
+        decoder.generate([PROMPT, PROMPT], max_new_tokens=100)
 
 
 @pytest.mark.parametrize("kind", KINDS)

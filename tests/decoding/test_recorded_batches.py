@@ -15,6 +15,7 @@ from waits import waits_of_cycles
 
 from ltd.decoding import request
 from ltd.decoding.decoder import Decoder
+from ltd.engine import kv_cache
 from ltd.engine.kv_cache import KVCache, refilled
 from ltd.policies import Policy, Static
 
@@ -75,6 +76,19 @@ def test_a_batch_with_few_left_goes_on_without_recordings() -> None:
     expected = plain.generate(PROMPTS, **OPTIONS)
     assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
     assert tapes[0].replays and ("verify", 12, 512) in tapes[0].calls
+
+
+def test_what_is_left_of_a_batch_is_replayed_where_its_longest_sequence_has_gone() -> None:
+    """What is left then is shorter than what the longest began with, so attention takes fewer blocks."""
+    decoder, plain = make_decoder("device"), make_decoder("device")
+    tapes = taped(decoder)
+    with patch.object(kv_cache, "CUTS", (64, 128)):
+        answers = decoder.generate([PROMPTS[0], PROMPTS[2]], **OPTIONS)
+        expected = plain.generate([PROMPTS[0], PROMPTS[2]], **OPTIONS)
+    assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
+    lengths = [len(answer.token_ids) for answer in answers]
+    assert lengths[1] < lengths[0] < 100 and len(tapes) == 1 and tapes[0].calls == []
+    assert {longest for part, *_, longest in tapes[0].replays if part == "verify"} == {128, 512}
 
 
 def test_waits_are_one_a_cycle_whoever_leaves() -> None:

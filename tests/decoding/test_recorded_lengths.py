@@ -15,6 +15,7 @@ from test_recorded_cycles import KINDS, POLICIES, SETTINGS, make_decoder, taped
 
 from ltd.decoding.decoder import Decoder
 from ltd.engine import kv_cache
+from ltd.engine.captures import CaptureReport
 from ltd.engine.kv_cache import CUTS, KVCache, beliefs
 from ltd.policies import Policy, Static
 
@@ -103,6 +104,18 @@ def test_longer_texts_add_what_they_need(short_cuts: None) -> None:
         decoder.generate([5] * length, max_new_tokens=new)
         longest.append({key[-1] for key in tapes[0].recordings if key[0] == "verify"})
     assert len(tapes) == 1 and tapes[0].calls == [] and longest == [{256}, {80, 120, 256}]
+
+
+def test_once_a_capture_has_failed_nothing_more_is_recorded(short_cuts: None) -> None:
+    """Over workspaces that were made before either; what was recorded over them serves on."""
+    decoder, prompt = make_decoder("device"), [5] * 70
+    expected = decoder.generate(prompt, max_new_tokens=60).token_ids
+    tapes = taped(decoder)
+    decoder.generate([5] * 150, max_new_tokens=5)
+    before = set(tapes[0].recordings)
+    decoder.target.capture_report = CaptureReport(failure="out of memory")
+    assert decoder.generate(prompt, max_new_tokens=60).token_ids == expected
+    assert len(tapes) == 1 and set(tapes[0].recordings) == before and tapes[0].replays and tapes[0].calls
 
 
 @pytest.mark.parametrize("length", [58, 122])

@@ -17,6 +17,7 @@ from ltd.drafts.base import RecordedDraftSession
 from ltd.errors import InputError
 from ltd.latency.cycle_bench import CycleBench, OrderedSize, Plan
 from ltd.policies import Both, Learned, Lookup, Policy, Static
+from ltd.policies.at_width import AtWidth
 from ltd.policies.base import check_policy
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Summary
@@ -48,6 +49,8 @@ SIZES_OF: list[tuple[Policy | None, tuple[int, ...]]] = [
     (Free(20), (0, 4, 8, 16, 20)),
     (OrderedSize(4, 240, max_text=0, sizes=(0, 64, 128, 240)), (0, 64, 128, 240)),
     (OrderedSize(4, 64, sizes=(0, 6, 64)), (0, 4, 6, 8, 16, 24, 32, 48, 60, 64)),
+    (AtWidth(OrderedSize(4, 64, max_text=0, sizes=(0, 6, 64)), 3), (0, 6, 64)),
+    (AtWidth(Free(20), 3), (0, 4, 8, 16, 20)),
     (Lookup(8), (0, 4, 8)),
 ]
 

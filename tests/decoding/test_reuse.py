@@ -377,9 +377,16 @@ def test_a_draft_that_cannot_go_on_reads_every_prompt() -> None:
     assert decoder.generate(prompt, max_new_tokens=4, policy="none").statistics.reused_tokens == 32
 
 
-def test_too_little_memory_keeps_nothing_and_harms_nothing() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_keeps_nothing_and_harms_nothing(error: Exception) -> None:
     decoder, plain = make_decoder("engine", reuse_mib=4), make_decoder("engine")
-    with patch.object(KVCache, "copy_rows", side_effect=torch.OutOfMemoryError("CUDA out of memory")):
+    with patch.object(KVCache, "copy_rows", side_effect=error):
         answer = decoder.generate(words(1, 40), max_new_tokens=9)
     assert answer.token_ids == plain.generate(words(1, 40), max_new_tokens=9).token_ids
     assert len(decoder.target.texts) == 0

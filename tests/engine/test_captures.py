@@ -247,16 +247,20 @@ def test_events_are_of_the_device_that_they_are_asked_about(cuda: FakeCuda) -> N
     assert event._event.timed and event._event.stream is cuda.current_stream(GPU)
 
 
-def test_a_target_does_not_try_again_what_could_not_be_captured(cuda: FakeCuda) -> None:
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_target_does_not_try_again_what_could_not_be_captured(cuda: FakeCuda, failing: int) -> None:
+    """Over whichever workspace that was: an older one records more when a later request has longer texts."""
     target = Target(AutoModelForCausalLM.from_config(small_config("llama")))
     target.forward = SimpleNamespace(is_ours=True, device=GPU)  # type: ignore[assignment]
-    first, second = target.captures(), target.captures()
-    assert isinstance(first, CudaGraphs) and isinstance(second, CudaGraphs)
-    assert target.capture_report is second.report
+    both = target.captures(), target.captures()
+    assert isinstance(both[0], CudaGraphs) and isinstance(both[1], CudaGraphs)
+    assert target.capture_report is both[1].report and target.records
     cuda.fails = True
-    with pytest.warns(RuntimeWarning, match="without CUDA graphs"):
-        second.record("part", lambda: 2)
-    assert isinstance(target.captures(), Plain) and target.capture_report is second.report
+    for each in (both[failing], both[1 - failing]):
+        with pytest.warns(RuntimeWarning, match="without CUDA graphs"):
+            each.record("part", lambda: 2)
+        assert isinstance(target.captures(), Plain) and not target.records
+        assert target.capture_report is both[failing].report  # the first that failed
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 4), (4, 4), (5, 8), (8, 8), (9, 9)])

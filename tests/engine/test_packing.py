@@ -27,6 +27,14 @@ def test_packed_equals_plain(dtype: torch.dtype, bias: bool, rows: int) -> None:
     torch.testing.assert_close(output, linear(inputs), **tolerance)
 
 
+def test_what_it_has_no_arithmetic_for_is_left_as_it_is() -> None:
+    module = nn.Sequential(nn.Linear(4, 4)).double()
+    weight = module[0].weight
+    pack_linears(module)
+    assert type(module[0]) is nn.Linear and module[0].weight is weight
+    assert not any(map(can_pack, (torch.float64, torch.complex64, torch.int8)))
+
+
 def test_every_linear_of_a_module_is_packed() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
     pack_linears(module)

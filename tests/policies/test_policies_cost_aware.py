@@ -386,6 +386,12 @@ def test_bad_numbers_are_named(make: Callable[[CycleCosts], Any], message: str) 
         make(made_costs(0, most=240))
 
 
+@pytest.mark.parametrize("rule", [Smart, Budget, CaDDTree])
+def test_numbers_are_kept_as_pythons_own(rule: Callable[..., Any]) -> None:
+    made = rule(made_costs(0, most=240), max_depth=np.int64(3), size=torch.tensor(6))
+    assert (type(made.max_depth), type(made.size)) == (int, int) and (made.max_depth, made.size) == (3, 6)
+
+
 def test_chances_are_in_order() -> None:
     scores = np.array([[-1.0, np.nan, 0.0, -np.inf, -0.5]], np.float32)
     np.testing.assert_allclose(in_order(scores, 9), [[1.0, math.exp(-0.5), math.exp(-1.0), 0.0, 0.0]])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,9 +16,13 @@ from hypothesis import strategies as st
 from oracle_draft import OracleDraft
 from transformers import AutoModelForCausalLM
 
+from ltd.chains import Constant, Heuristic
 from ltd.decoding.decoder import Decoder
 from ltd.errors import InputError
-from ltd.policies import DDD, SVIP, GammaTune, Policy, Static
+from ltd.policies import DDD, SVIP, BesideText, Both, GammaTune, Learned, Lookup, Policy, Static
+from ltd.policies.at_width import AtWidth
+from ltd.policies.base import beam_width, check_policy, text_limit
+from ltd.policies.learned.setting import Setting
 from ltd.policies.tree_signals import newest_entropy
 from ltd.target.target import Target
 from ltd.tree import DraftTree
@@ -232,6 +238,34 @@ def test_they_say_what_they_are():
 def test_bad_numbers_are_named(make: Callable[[], Policy], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("form", [np.int64, np.uint8, torch.tensor, lambda number: torch.tensor([number])])
+def test_numbers_are_kept_as_pythons_own(form):
+    """Those of other libraries are as good; what is asked of a policy later is then always of one type."""
+    near = np.float32 if form is np.int64 else torch.tensor
+    policies = (
+        Static(form(2), form(8), form(4)),
+        Lookup(form(8), near(0.5)),
+        Both(form(1), form(4), form(8), near(0.5), near(0.25), form(3)),
+        DDD(near(-0.5), (form(5), form(7)), form(9), form(6)),
+        SVIP(near(0.5), near(0.5), form(9), form(6)),
+        GammaTune(form(6), near(0.5), form(6)),
+        AtWidth(GammaTune(), form(4)),
+        BesideText(Static(1, 4), form(8), near(0.5), near(0.25)),
+        Learned(Setting(form(4)), form(2), (form(8),), max_text=form(0), min_depth=form(1)),
+        Constant(form(5)),
+        Heuristic(form(5), form(9)),
+    )
+    for policy in policies:
+        for field in dataclasses.fields(policy):
+            value = getattr(policy, field.name)
+            for each in value if isinstance(value, tuple) else (value,):
+                assert type(each).__module__ not in ("numpy", "torch"), (policy, field.name)
+    for policy in policies[:-2]:
+        check_policy(policy, "a policy")
+        assert type(beam_width(policy)) in (int, type(None)) and type(text_limit(policy)) is int
+    assert policies[0] == Static(2, 8, 4) and policies[2] == Both(1, 4, 8, 0.5, 0.25, 3)
 
 
 def test_a_tree_without_levels_has_no_entropy():

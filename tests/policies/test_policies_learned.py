@@ -116,7 +116,7 @@ def test_below_the_least_depth_nobody_is_asked() -> None:
         ({"depth_limit": 13}, "depth 13"),
         ({"min_depth": 5}, "min_depth 5"),
         ({"min_depth": 1.5}, "min_depth is 1.5, but must be a whole number"),
-        ({"depth_limit": 2.5}, "depth is 2.5, but must be a whole number"),
+        ({"depth_limit": 2.5}, "depth_limit is 2.5, but must be a whole number"),
         ({"sizes": 4}, "sizes is 4, but must be a list of whole numbers"),
         ({"sizes": (2, 4, 6.5)}, "in sizes is 6.5, but must be a whole number"),
         ({"made_for": "here"}, "made_for is .here., but must be a Setting"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from small_models import VOCABULARY
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ltd.decoding.decoder import Decoder
-from ltd.decoding.gain import Gain, joined
+from ltd.decoding.gain import Gain, in_runs, joined
 from ltd.decoding.report import Report
 from ltd.drafts.eagle3.draft import Eagle3Draft, Eagle3Session
 from ltd.drafts.eagle3.engine import HeadEngine
@@ -23,7 +24,7 @@ from ltd.drafts.eagle3.files import load_head
 from ltd.engine.cpu import Engine
 from ltd.loading import load
 from ltd.target.target import Target
-from ltd.tree import DraftTree
+from ltd.tree import MAX_GAIN, NOT_ASKED, DraftTree
 
 Folder = Callable[[str], Path]
 Seen = dict[tuple[int, ...], torch.Tensor]
@@ -132,6 +133,62 @@ def test_gains_of_several_cycles_are_joined_sequence_by_sequence() -> None:
     rows = [row[:count].tolist() for row, count in zip(unread.tokens, unread.counts, strict=True)]
     assert rows == [[0, 10, 11], [3, 4, 5, 13]]
     assert unread.features is not None and torch.equal(unread.features[..., 0].long(), unread.tokens)
+
+
+@given(gained=st.lists(st.lists(st.integers(1, MAX_GAIN), min_size=3, max_size=3), min_size=1, max_size=40))
+def test_gains_are_read_in_runs_for_which_a_cache_has_room(gained: list[list[int]]) -> None:
+    tokens = [[[0] * count for count in counts] for counts in gained]
+    gains = [Gain(Report(range(3), torch.device("cpu")).known(rows), None) for rows in tokens]
+    runs = in_runs(gains)
+    assert [gain for run in runs for gain in run] == gains
+    totals = [joined(run).counts for run in runs]
+    assert all(max(total) - min(total) <= MAX_GAIN for total in totals)
+    for total, following in zip(totals, runs[1:], strict=False):  # one gain more would have been too many
+        more = [sum(counts) for counts in zip(total, following[0].accepted.counts, strict=True)]
+        assert max(more) - min(more) > MAX_GAIN
+
+
+class LookingUpAtFirst:
+    """Asks the draft only once so many cycles have taken tokens from the text alone."""
+
+    max_depth, max_size, max_text = 0, 16, 16
+
+    def __init__(self, cycles: int) -> None:
+        self.cycles = cycles
+
+    def start(self, batch: int) -> LookingUpAtFirst:
+        return self
+
+    def keep(self, rows: list[int]) -> None:
+        pass
+
+    def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
+        self.cycles -= 1
+        return True
+
+    def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
+        return self.cycles < 0
+
+    def choose_size(self, tree: DraftTree, depth: int) -> int:
+        return self.max_size
+
+
+@pytest.mark.parametrize("kind", ["engine_decoder", "layers_decoder"])
+def test_a_sequence_at_its_limit_has_room_beside_one_that_gained_much(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """The caches have 256 rows, all of them of use: 222 of text, a gain's 17 behind it and a tree's 17."""
+    decoder = copy.copy(request.getfixturevalue(kind))
+    decoder.max_length = 222
+    prompts = random_prompts(3, [10, 200])
+    options = {"max_new_tokens": 200, "stop_token_ids": []}
+    texts = answers(decoder, prompts, "none", **options)
+    decoder.history = [*prompts[0], *texts[0]]
+    found = decoder.generate(prompts, policy=LookingUpAtFirst(8), **options)
+    assert [answer.token_ids for answer in found] == texts
+    statistics = found[0].statistics
+    assert statistics.depths[:9] == [NOT_ASKED] * 8 + [0]
+    assert sum(statistics.gains[:16:2]) > 100 and sum(statistics.gains[1:16:2]) < 22
 
 
 @pytest.fixture(scope="module")

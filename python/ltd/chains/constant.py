@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd.chains.length import MAX_LENGTH
-from ltd.common.argument_types import as_whole
+from ltd.common.argument_types import as_whole, settle
 from ltd.errors import InputError
 
 
@@ -25,7 +25,8 @@ class Constant:
     length: int
 
     def __post_init__(self) -> None:
-        if not 1 <= as_whole(self.length, "length") <= MAX_LENGTH:
+        settle(self, as_whole, "length")
+        if not 1 <= self.length <= MAX_LENGTH:
             raise InputError(f"a chain of {self.length} tokens is out of range; use 1 … {MAX_LENGTH}")
 
     @property

@@ -10,7 +10,9 @@ prompt ─▶ draft.step ─▶ draw ─▶ target.verify ─▶ accept ─▶ c
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ltd.chains.noise_sampling import NoiseSampling
 from ltd.chains.samplers import NOISE, RESIDUAL, check_sampler
 from ltd.chains.sampling import Chain, ChainSampler, ChainSampling, chain_nodes
 from ltd.common.argument_types import as_whole, as_wholes, check_offers, truth_from
+from ltd.common.out_of_memory import room_for
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder, Generation
 from ltd.decoding.open_streams import closed_at_exit
@@ -214,7 +217,10 @@ class ChainDecoder:
         statistics = request.statistics
         watch, turn = Stopwatch(statistics, self.target.device), self.target.turn
         capacity = len(request.prompt) + request.stops.limit(0) + MAX_LENGTH + 1
-        with self.target.session(1, capacity, tap=False) as request.target, self.draft.start(capacity) as request.draft:
+        with ExitStack() as opened:
+            with room_for(1, capacity):
+                target, draft = self.target.with_memory(partial(self._sessions, capacity))
+            request.target, request.draft = opened.enter_context(target), opened.enter_context(draft)
             with turn:
                 watch.skip()
                 gained = self._prefill(request)
@@ -230,6 +236,10 @@ class ChainDecoder:
                 with turn:
                     watch.skip()
                     gained = self._cycle(request, watch)
+
+    def _sessions(self, capacity: int) -> tuple[TargetSession, ChainSession]:
+        """A sequence of so many rows in either model."""
+        return self.target.session(1, capacity, tap=False), self.draft.start(capacity)
 
     def _prefill(self, request: ChainRequest) -> list[int]:
         """Both models read the prompt; the target's first token."""

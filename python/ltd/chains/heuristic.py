@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd.chains.length import MAX_LENGTH
-from ltd.common.argument_types import as_whole
+from ltd.common.argument_types import as_whole, settle
 from ltd.errors import InputError
 
 
@@ -30,8 +30,8 @@ class Heuristic:
     most: int = 20
 
     def __post_init__(self) -> None:
-        start_length, most = as_whole(self.start_length, "start_length"), as_whole(self.most, "most")
-        if not 1 <= start_length <= most <= MAX_LENGTH:
+        settle(self, as_whole, "start_length", "most")
+        if not 1 <= self.start_length <= self.most <= MAX_LENGTH:
             raise InputError(
                 f"start_length is {self.start_length} and most {self.most}; they must be "
                 f"1 ≤ start_length ≤ most ≤ {MAX_LENGTH}"

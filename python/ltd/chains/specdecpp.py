@@ -39,9 +39,10 @@ class SpecDecPP:
     def __init__(
         self, head: AcceptanceHead | str | Path, threshold: float = 0.3, least: int = 2, most: int = 20
     ) -> None:
-        if not 0 <= as_number(threshold, "threshold") <= 1:
+        threshold, least, most = as_number(threshold, "threshold"), as_whole(least, "least"), as_whole(most, "most")
+        if not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold}, but must be between 0 and 1")
-        if not 1 <= as_whole(least, "least") <= as_whole(most, "most") <= MAX_LENGTH:
+        if not 1 <= least <= most <= MAX_LENGTH:
             raise InputError(f"least is {least} and most {most}, but they must be 1 ≤ least ≤ most ≤ {MAX_LENGTH}")
         self.folder = None if isinstance(head, AcceptanceHead) else Path(as_path(head, "head"))
         self.head = head if isinstance(head, AcceptanceHead) else load_acceptance(head)

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ def as_path(value: Any, name: str) -> str | Path:
     if isinstance(value, os.PathLike):
         return Path(value)
     raise wrong_type(name, value, "a text or a Path")
+
+
+def settle(owner: object, convert: Callable[[Any, str], Any], *names: str) -> None:
+    """Puts what a function such as `as_whole` makes of attributes in their place, also in a frozen dataclass.
+
+    What is kept is then Python's own, whatever it was given as; raises what the function raises.
+    """
+    for name in names:
+        object.__setattr__(owner, name, convert(getattr(owner, name), name))
 
 
 def check_offers(value: Any, methods: Iterable[str], name: str, wanted: str) -> None:

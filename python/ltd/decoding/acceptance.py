@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ltd import ops
-from ltd.common.argument_types import as_number, as_whole
+from ltd.common.argument_types import as_number, as_whole, settle
 from ltd.decoding.gain import Accepted
 from ltd.decoding.report import Report
 from ltd.errors import InputError
@@ -69,11 +69,10 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperature", as_number(self.temperature, "temperature"))
-        object.__setattr__(self, "top_k", as_whole(self.top_k, "top_k"))
-        object.__setattr__(self, "top_p", as_number(self.top_p, "top_p"))
+        settle(self, as_number, "temperature", "top_p")
+        settle(self, as_whole, "top_k")
         if self.seed is not None:
-            object.__setattr__(self, "seed", as_whole(self.seed, "seed"))
+            settle(self, as_whole, "seed")
         if self.temperature != 0.0 and not ops.LEAST_TEMPERATURE <= self.temperature <= ops.LARGEST_TEMPERATURE:
             raise InputError(
                 f"temperature {self.temperature} is out of range; "

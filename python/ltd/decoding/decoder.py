@@ -21,6 +21,7 @@ from ltd.decoding.speculation import Speculation
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import take
 from ltd.drafts import Draft
+from ltd.drafts.base import reads_features
 from ltd.errors import InputError
 from ltd.lookup import SEPARATOR, TextHistory, TextScores
 from ltd.policies import Policy
@@ -65,8 +66,8 @@ class Decoder:
             reads the rest alone, with the same result bit for bit; 0 keeps nothing. May be changed between calls.
 
     Raises:
-        InputError: a policy that does not fit the draft, a max_length beyond the context limit, or an argument of the
-            wrong type.
+        InputError: a draft that reads other hidden states than the target keeps, a policy that does not fit the draft,
+            a max_length beyond the context limit, or an argument of the wrong type.
 
     Attributes:
         last_statistics: of the call whose cycle ran last.
@@ -88,10 +89,12 @@ class Decoder:
         reuse_mib: int = 0,
     ) -> None:
         check_target(target)
-        check_tree_limits(1, 0, as_whole(least_room, "least_room"))
-        self.least_room, self.reuse_mib = least_room, as_reuse(reuse_mib)
+        self.least_room, self.reuse_mib = as_whole(least_room, "least_room"), as_reuse(reuse_mib)
+        check_tree_limits(1, 0, self.least_room)
         if draft is not None:
-            check_offers(draft, ("width", "start"), "draft", "a Draft; ltd.load makes a decoder from names and folders")
+            wanted = "a Draft; ltd.load makes a decoder from names and folders"
+            check_offers(draft, ("width", "feature_layers", "start"), "draft", wanted)
+            check_features(draft, target)
         self.max_length = length_limit(max_length, target.context_limit)
         self.target, self.draft, self.policy = target, draft, policy
         self.tokenizer, self.stop_ids, self.rules = tokenizer, as_wholes(stop_ids, "stop_ids"), rules
@@ -310,3 +313,13 @@ class Decoder:
         request.statistics.sizes.append(taken)
         watch.lap("accept")
         return Gain(accepted, session.features)
+
+
+def check_features(draft: Draft, target: Target) -> None:
+    """Raises InputError if a draft reads hidden states, and a target keeps others or none."""
+    read, kept = tuple(draft.feature_layers), tuple(target.feature_layers)
+    if reads_features(draft) and read != kept:
+        raise InputError(
+            f"the draft reads the hidden states {', '.join(map(str, read))} of the target, which keeps "
+            f"{', '.join(map(str, kept)) or 'none'}; make the target with feature_layers={read}, as ltd.load does"
+        )

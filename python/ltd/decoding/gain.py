@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ltd.engine.captures import rounded_up
-from ltd.tree import DraftTree
+from ltd.tree import MAX_GAIN, DraftTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,26 @@ class Unread:
     counts: list[int]
     gained: torch.Tensor | None
     width: int | None = None
+
+
+def in_runs(gains: list[Gain]) -> list[list[Gain]]:
+    """The gains, oldest first, in as few runs as a draft can read one after the other.
+
+    A run is read as wide as its longest sequence, so rows are written behind the shorter ones that are none of theirs.
+    No sequence gains more than `MAX_GAIN` tokens less than another in a run: for so many a cache has room.
+    """
+    runs: list[list[Gain]] = []
+    total: list[int] = []
+    for gain in gains:
+        counts = gain.accepted.counts
+        if runs:
+            total = [before + count for before, count in zip(total, counts, strict=True)]
+        if runs and max(total) - min(total) <= MAX_GAIN:
+            runs[-1].append(gain)
+        else:
+            runs.append([gain])
+            total = counts
+    return runs
 
 
 def joined(gains: list[Gain], widths: tuple[int, ...] = ()) -> Unread:

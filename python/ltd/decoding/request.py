@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from ltd.common.out_of_memory import room_for
 from ltd.decoding.acceptance import Acceptor, Draws, SampleAcceptor, Sampling, VerifiedTrees, accept_greedy
 from ltd.decoding.gain import Gain
 from ltd.decoding.recording import Recording
@@ -19,7 +20,7 @@ from ltd.decoding.statistics import Statistics
 from ltd.decoding.stopping import StopRule, Stops
 from ltd.decoding.workspace import CHEAP_ROWS, Workspace, recorded_sizes
 from ltd.drafts import Draft
-from ltd.drafts.base import shared_with
+from ltd.drafts.base import reads_features, shared_with
 from ltd.engine.captures import rounded_up
 from ltd.engine.forward import Verified
 from ltd.engine.kv_cache import beliefs, refilled
@@ -109,7 +110,10 @@ class Request:
 
     @property
     def capacity(self) -> int:
-        """Cache rows for the longest sequence, what a last cycle may gain beyond its end, and the largest tree."""
+        """Cache rows for the longest sequence, what a last cycle may gain beyond its end, and the largest tree.
+
+        Where a draft reads longer gains of others, what it writes behind the sequence fits there too, see `in_runs`.
+        """
         longest = max(len(prompt) + self.stops.limit(row) for row, prompt in enumerate(self.prompts))
         width, depth, size = self.tree_limits
         return longest + MAX_GAIN + max(size + 1, (depth + 1) * width)
@@ -200,7 +204,7 @@ class Request:
             capacity = power_of_two(capacity)
         draft = None if self.speculation is None else self.speculation.draft
         self.workspace = Workspace(
-            target.session(batch, capacity, tap=draft is not None),
+            target.session(batch, capacity, tap=reads_features(draft)),
             None if draft is None else draft.start(batch, capacity),
             self.new_tree(batch, device),
             Report(range(batch), device),
@@ -217,8 +221,9 @@ class Request:
         if not self.workspace.can_record:
             return
         walk = self.walk if self.is_recorded_walk else None
-        # A draft has read one token less than the target when it begins.
-        passed = beliefs(max(map(len, self.prompts)) - 1, self.capacity)
+        # From the shortest prompt on, as a batch's longest sequence may leave it first. A draft has read one token less
+        # than the target when it begins.
+        passed = beliefs(min(map(len, self.prompts)) - 1, self.capacity)
         Recording(self.workspace, self.speculation, self.sizes, walk, self.commit).run(passed)
 
     @contextmanager
@@ -228,12 +233,17 @@ class Request:
         Args:
             target: to decode with.
             capacity: rows per sequence; None is what it needs.
+
+        Raises:
+            InputError: there is too little memory for them.
         """
         rows, kind = self.capacity if capacity is None else capacity, self.kind
         with target.turn:  # while a new one is recorded, nobody else may work on the device
             make = partial(target.with_memory, partial(self.new_workspace, target, rows))
-            self.workspace = target.workspaces.take(kind, rows, make)
-            self.record()
+            with room_for(len(self.prompts), rows):
+                self.workspace = target.workspaces.take(kind, rows, make)
+            if target.records:
+                self.record()
             if self.draws is not None and self.noise is not None:
                 self.noise.restart(self.draws.seed, range(len(self.prompts)))
         try:

@@ -14,9 +14,9 @@ from itertools import takewhile
 from typing import Any
 
 import numpy as np
-import torch
 
 from ltd.common.argument_types import as_whole
+from ltd.common.out_of_memory import FAILURES, is_out_of_memory
 from ltd.decoding.open_streams import program_ends
 from ltd.decoding.request import Request
 from ltd.drafts.base import ReusableDraftSession
@@ -88,8 +88,10 @@ class Reuse:
         for place in places:
             try:
                 text = self._text(place, rows[place])
-            except torch.OutOfMemoryError:
-                return  # it is a favour to later requests, if there are any
+            except FAILURES as error:
+                if is_out_of_memory(error):
+                    return  # it is a favour to later requests, if there are any
+                raise
             if text is not None:
                 self.target.texts.add(self.state, text, self.limit)
 

@@ -7,15 +7,15 @@ from functools import partial
 
 import torch
 
-from ltd.common.argument_types import truth_from, whole_from
-from ltd.decoding.gain import Gain, joined
+from ltd.common.argument_types import truth_from
+from ltd.decoding.gain import Gain, in_runs, joined
 from ltd.decoding.statistics import Stopwatch
 from ltd.decoding.workspace import GAINS, Workspace
 from ltd.drafts import Draft, DraftSession
 from ltd.drafts.base import at_width
 from ltd.lookup import TextCandidates, TextHistory, TextScores, TextSource, default_text_scores
 from ltd.policies import Policy, PolicyCall
-from ltd.policies.base import beam_width, check_without_draft, started, text_limit
+from ltd.policies.base import beam_width, check_without_draft, chosen_size, started, text_limit
 from ltd.tree import NOT_ASKED, DraftTree, check_tree_limits
 
 
@@ -112,7 +112,7 @@ class Speculation:
             the depth, `NOT_ASKED` without a draft; and the size that the policy wants verified, 0 in a plain cycle.
 
         Raises:
-            InputError: an answer of the policy is of the wrong type.
+            InputError: an answer of the policy is of the wrong type, or a size out of range.
         """
         depth = NOT_ASKED
         if not self.speculates(tree, gain, watch):
@@ -121,7 +121,7 @@ class Speculation:
             watch.lap("policy")
             self.deepen(tree, depth, watch)
             depth += 1
-        size = whole_from(self.policy, "choose_size", self.call.choose_size(tree, depth))
+        size = chosen_size(self.policy, self.call, tree, depth)
         watch.lap("policy")
         if size and tree.text is not None:
             tree.merge()
@@ -158,7 +158,12 @@ class Speculation:
         space = self.workspace
         run = space.captures.run
         if depth == NOT_ASKED:
-            unread = joined(self.unread, GAINS if space.can_record else ())
+            *earlier, newest = in_runs(self.unread)
+            for gains in earlier:
+                unread = joined(gains)
+                self.session.begin(unread.features, unread.tokens, unread.gained)
+                self.session.note(unread.counts)
+            unread = joined(newest, GAINS if space.can_record else ())
             first = partial(self.first_level, tree, unread.features, unread.tokens, unread.gained)
             # What was copied lies somewhere else than what was recorded.
             logits, states = first() if unread.width is None else run(space.begin_part(unread.width), first)

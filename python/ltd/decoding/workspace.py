@@ -11,7 +11,7 @@ from ltd.engine.captures import Captures, Part
 from ltd.engine.kv_cache import refilled
 from ltd.noise import SharedNoise
 from ltd.policies import Policy, Static
-from ltd.policies.base import text_limit
+from ltd.policies.base import known_sizes, text_limit
 from ltd.target.target import TargetSession
 from ltd.tree import MAX_GAIN, DraftTree
 
@@ -32,7 +32,7 @@ def recorded_sizes(policy: Policy | None) -> tuple[int, ...]:
     """
     if policy is None:
         return (0,)
-    own: tuple[int, ...] = getattr(policy, "sizes", ())
+    own = known_sizes(policy)
     is_varied = text_limit(policy) > 0 or not (own or isinstance(policy, Static))
     steps = SIZES if is_varied else ()
     return tuple(sorted({0, *own, policy.max_size, *(size for size in steps if size < policy.max_size)}))

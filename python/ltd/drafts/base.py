@@ -108,6 +108,11 @@ def at_width(draft: Draft, width: int | None) -> Draft:
     return draft.with_width(width)
 
 
+def reads_features(draft: Draft | None) -> bool:
+    """Whether a draft reads hidden states of the target; None is no draft."""
+    return draft is not None and len(draft.feature_layers) > 0
+
+
 class DraftSession(Protocol):
     """The sequences of one request, as a draft knows them.
 
@@ -136,6 +141,8 @@ class DraftSession(Protocol):
 
     def begin(self, features: torch.Tensor | None, tokens: torch.Tensor, gained: torch.Tensor | None) -> torch.Tensor:
         """Reads what the last cycle gained and drafts from the root.
+
+        What the cycles before gained, if it was left out there, comes with it, or in calls before it.
 
         Args:
             features: (B, n, F * Ht), the target's true features of the newly committed tokens.

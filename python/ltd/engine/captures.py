@@ -16,6 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from ltd.common.out_of_memory import FAILURES, is_out_of_memory
+
 Part = Hashable
 """What tells recordings of one state apart: the part of the cycle, and the numbers that are fixed in it."""
 Result = TypeVar("Result")
@@ -97,8 +99,7 @@ class Failure:
     @classmethod
     def of(cls, error: RuntimeError) -> Failure:
         """What an error says, itself or the one that it came of, as ending a capture that has failed fails too."""
-        errors = (error, error.__context__)
-        return cls(str(error).splitlines()[0], any(isinstance(each, torch.OutOfMemoryError) for each in errors))
+        return cls(str(error).splitlines()[0], is_out_of_memory(error))
 
 
 class CudaGraphs:
@@ -111,13 +112,19 @@ class CudaGraphs:
     Args:
         device: of the state; it need not be the thread's current one.
         spare: lets memory go that nobody needs; whether there was any.
+        tell_failure: is given the report if a part cannot be captured, which may be long after the first ones were.
 
     Attributes:
         report: what it cost so far.
     """
 
-    def __init__(self, device: torch.device, spare: Callable[[], bool] = lambda: False) -> None:
-        self.device, self.report, self._spare = device, CaptureReport(), spare
+    def __init__(
+        self,
+        device: torch.device,
+        spare: Callable[[], bool] = lambda: False,
+        tell_failure: Callable[[CaptureReport], None] = lambda report: None,
+    ) -> None:
+        self.device, self.report, self._spare, self._tell_failure = device, CaptureReport(), spare, tell_failure
         self._graphs: dict[Part, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
@@ -159,6 +166,7 @@ class CudaGraphs:
         self.forget()
         self.report.bytes = 0
         self.report.failure = message
+        self._tell_failure(self.report)
         warnings.warn(
             f"this GPU's cycles run without CUDA graphs, more slowly: {key} could not be captured: "
             f"{self.report.failure}",
@@ -204,25 +212,30 @@ class CudaGraphs:
         self._pool = None
 
 
-def captures_for(device: torch.device, spare: Callable[[], bool] = lambda: False) -> Captures:
+def captures_for(
+    device: torch.device,
+    spare: Callable[[], bool] = lambda: False,
+    tell_failure: Callable[[CaptureReport], None] = lambda report: None,
+) -> Captures:
     """What records on a device: graphs on a GPU, nothing elsewhere. Arguments as of `CudaGraphs`."""
-    return CudaGraphs(device, spare) if device.type == "cuda" else Plain()
+    return CudaGraphs(device, spare, tell_failure) if device.type == "cuda" else Plain()
 
 
 def with_memory(work: Callable[[], Result], spare: Callable[[], bool]) -> Result:
-    """What some work gives; if the device has too little memory for it, it is done once more after sparing some.
+    """What some work gives; if there is too little memory for it, it is done once more after sparing some.
 
     Args:
         work: may be begun anew.
         spare: as of `CudaGraphs`.
 
     Raises:
-        torch.OutOfMemoryError: it was too little again, or nothing could be spared.
+        torch.OutOfMemoryError, RuntimeError or MemoryError: it was too little again, or nothing could be spared, see
+            `is_out_of_memory`.
     """
     try:
         return work()
-    except torch.OutOfMemoryError:
-        if not spare():
+    except FAILURES as error:
+        if not (is_out_of_memory(error) and spare()):
             raise
     return work()  # not up there, where the error still holds what the first try has made
 

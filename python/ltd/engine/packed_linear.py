@@ -27,7 +27,9 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
     # On processors without arithmetic of their own for a short type, oneDNN refuses it.
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return dtype == torch.float32
 
 
 class PackedLinear(nn.Module):

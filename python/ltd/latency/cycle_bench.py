@@ -18,7 +18,7 @@ from ltd.decoding.prefill import prefill
 from ltd.decoding.request import Request
 from ltd.decoding.statistics import Statistics, Stopwatch
 from ltd.decoding.stopping import StopRule, take
-from ltd.drafts.base import at_width
+from ltd.drafts.base import at_width, reads_features
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT, TextScores, TextSource
 from ltd.lookup.scores import AGREEMENTS, MATCHES, MOST_CHANCE, RATES
@@ -308,7 +308,7 @@ class CycleBench:
 
     def read_features(self) -> torch.Tensor | None:
         """(1, n, F * Ht): the target's features of the longest context; None if the draft reads none."""
-        with self.target.session(1, self.capacity) as session:
+        with self.target.session(1, self.capacity, tap=reads_features(self.draft)) as session:
             return session.prefill(0, self.text[:-1].to(self.target.device)).features
 
     def gain(self, request: Request, length: int, count: int) -> Gain:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ltd.common.out_of_memory import is_out_of_memory
 from ltd.common.threads import set_threads
 from ltd.errors import InputError
 from ltd.parallel.peers import Peers, peers_may_end
@@ -130,7 +131,7 @@ class Leader:
                 yield
         except BaseException as error:
             self._lost = f"{type(error).__name__} was raised in the middle of a forward"
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise InputError(f"there is too little memory for a forward: {error}") from error
             raise
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ltd.common.out_of_memory import is_out_of_memory
 from ltd.errors import InputError
 
 FIRST_PART = 1 << 14  # bytes of a message that go in one piece; hardly any is longer
@@ -128,7 +129,7 @@ def peers_may_end() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if is_out_of_memory(error) or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         raise InputError(
             "another process of this run has ended or does not answer, so this one ends too; what that one said is the "

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ltd.common.argument_types import as_whole, settle
 from ltd.errors import InputError
-from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, check_width, of_width, started
+from ltd.policies.base import (
+    Policy,
+    PolicyCall,
+    beam_width,
+    check_policy,
+    check_width,
+    known_sizes,
+    of_width,
+    started,
+    text_limit,
+)
 from ltd.tree import check_tree_limits
 
 
@@ -18,7 +29,8 @@ class AtWidth:
         width: beam width W, 1 … 16.
 
     Raises:
-        InputError: a number out of range, more candidates than a tree can hold, or a rule that has another width.
+        InputError: a number out of range, more candidates than a tree can hold, or a rule that has another width, looks
+            tokens up or never asks a draft.
     """
 
     rule: Policy
@@ -26,6 +38,14 @@ class AtWidth:
 
     def __post_init__(self) -> None:
         check_policy(self.rule, "a rule for the draft's tree")
+        if text_limit(self.rule):
+            raise InputError(
+                f"{self.rule} looks tokens up by itself; give Both its own width, or put BesideText around a rule of "
+                "this width"
+            )
+        if not getattr(self.rule, "drafts", True):
+            raise InputError(f"{self.rule} never asks a draft, so its trees have no beam width; leave the width out")
+        settle(self, as_whole, "width")
         check_width(self.width)
         check_tree_limits(self.width, self.max_depth, self.max_size)
         if beam_width(self.rule) not in (None, self.width):
@@ -40,6 +60,11 @@ class AtWidth:
     def max_size(self) -> int:
         """The rule's."""
         return self.rule.max_size
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The rule's."""
+        return known_sizes(self.rule)
 
     def start(self, batch: int) -> PolicyCall:
         """See `Policy`: the rule's own call."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ltd.common.argument_types import as_whole, check_offers
+from ltd.common.argument_types import as_whole, as_wholes, check_offers, whole_from
 from ltd.errors import InputError
 from ltd.tree import DraftTree
 
@@ -17,14 +17,18 @@ def text_limit(policy: Policy) -> int:
 
     Most policies have no such attribute. They know the draft alone: for them nothing is looked up.
     """
-    limit: int = getattr(policy, "max_text", 0)
-    return limit
+    return as_whole(getattr(policy, "max_text", 0), "the policy's max_text")
 
 
 def beam_width(policy: Policy) -> int | None:
     """The beam width that a policy's trees have, its `width`; None is the draft's own, as of one without that."""
-    width: int | None = getattr(policy, "width", None)
-    return width
+    width = getattr(policy, "width", None)
+    return None if width is None else as_whole(width, "the policy's width")
+
+
+def known_sizes(policy: Policy) -> tuple[int, ...]:
+    """All numbers of candidates that a policy may choose, its `sizes`; empty of one that does not name them."""
+    return as_wholes(getattr(policy, "sizes", ()), "the policy's sizes")
 
 
 def check_width(width: int | None) -> None:
@@ -55,7 +59,7 @@ class PolicyCall(Protocol):
     A wrong answer can cost speed, never correctness. One answer serves the whole batch.
 
     Attributes:
-        max_depth, max_size: the policy's.
+        max_depth, max_size: the policy's, or less.
     """
 
     @property
@@ -97,7 +101,7 @@ class PolicyCall(Protocol):
         ...
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
-        """How many candidates to verify, asked once when drafting has stopped at `depth`.
+        """How many candidates to verify, 0 … `max_size`, asked once when drafting has stopped at `depth`.
 
         With a `max_text`, these are of both sources, and the depth may be -1, see `continue_drafting`.
         """
@@ -131,26 +135,58 @@ class Policy(Protocol):
 def check_policy(policy: Any, wanted: str) -> None:
     """Raises InputError, which says what is wanted, unless something can be asked as a policy is."""
     check_offers(policy, ("max_depth", "max_size", "start"), "policy", wanted)
-    if not (beam_width(policy) is None or type(beam_width(policy)) is int):
+    try:
+        beam_width(policy)
+    except InputError as error:
         raise InputError(
-            f"the policy's width is {beam_width(policy)!r}; as a policy's attribute it is the beam width of its trees, "
+            f"the policy's width is {policy.width!r}; as a policy's attribute it is the beam width of its trees, "
             "a whole number, so name what means something else otherwise"
-        )
+        ) from error
     sizes = getattr(policy, "sizes", ())
-    if not (isinstance(sizes, tuple) and all(type(size) is int and size >= 0 for size in sizes)):
+    try:
+        are_sizes = isinstance(sizes, tuple) and min(known_sizes(policy), default=0) >= 0
+    except InputError:
+        are_sizes = False
+    if not are_sizes:
         raise InputError(
             f"the policy's sizes are {sizes!r}; as a policy's attribute they are a tuple of all numbers of candidates "
             "that it may choose, so name what means something else otherwise"
         )
+    most = as_whole(policy.max_size, "the policy's max_size")
+    if max(sizes, default=0) > most:
+        raise InputError(f"the policy's sizes are {sizes}, but its max_size is {most}; it must be the largest of them")
 
 
 def started(policy: Policy, batch: int) -> PolicyCall:
-    """`policy.start`; InputError, which names its class, if what it returns cannot be asked as a call is."""
+    """`policy.start`; InputError, which names its class, if what it returns cannot be asked as a call is, or has other
+    limits than it within which trees would be too large."""
     call = policy.start(batch)
     questions = ("max_depth", "keep", "speculate", "continue_drafting", "choose_size")
     name = f"what {type(policy).__name__}.start returns"
     check_offers(call, questions, name, f"an object with {', '.join(questions)}")
+    for limit, most in (("max_depth", policy.max_depth), ("max_size", policy.max_size)):
+        number = as_whole(getattr(call, limit), f"the {limit} of {name}")
+        if not 0 <= number <= most:
+            raise InputError(f"the {limit} of {name} is {number}; it must be 0 … {most}, as the policy's is {most}")
     return call
+
+
+def chosen_size(owner: object, call: PolicyCall, tree: DraftTree, depth: int) -> int:
+    """What a call answers to `choose_size`, as Python's own number.
+
+    Args:
+        owner: whose class messages name.
+
+    Raises:
+        InputError: it is no whole number, or not within 0 and the call's max_size.
+    """
+    size = whole_from(owner, "choose_size", call.choose_size(tree, depth))
+    if not 0 <= size <= call.max_size:
+        raise InputError(
+            f"size {size} is out of range; {type(owner).__name__}.choose_size must answer 0 … {call.max_size}, its "
+            "max_size"
+        )
+    return size
 
 
 class MadeForHead:

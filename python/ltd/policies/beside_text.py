@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from ltd.common.argument_types import as_whole
+from ltd.common.argument_types import as_number, as_whole, settle
 from ltd.errors import InputError
-from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, started, text_limit
+from ltd.policies.base import Policy, PolicyCall, beam_width, check_policy, chosen_size, started, text_limit
 from ltd.policies.lookup import LEAST_CHANCE, asks_draft, check_chance, check_text, text_count
 from ltd.tree import DraftTree, check_tree_limits
 
@@ -40,7 +40,9 @@ class BesideText:
         check_policy(self.rule, "a rule for the draft's tree")
         if text_limit(self.rule):
             raise InputError(f"{self.rule} looks tokens up by itself; leave out its text beside it")
-        check_text(as_whole(self.text, "text"), 1)
+        settle(self, as_whole, "text")
+        settle(self, as_number, "alone", "least")
+        check_text(self.text, 1)
         check_tree_limits(self.width or 1, self.max_depth, self.max_size, self.text)
         check_chance("alone", self.alone)
         check_chance("least", self.least)
@@ -99,4 +101,4 @@ class _Call:
 
     def choose_size(self, tree: DraftTree, depth: int) -> int:
         of_text = text_count(tree, self.policy.text, self.policy.least)
-        return of_text if depth < 0 else of_text + self.rule.choose_size(tree, depth)
+        return of_text if depth < 0 else of_text + chosen_size(self.policy.rule, self.rule, tree, depth)

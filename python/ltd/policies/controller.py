@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ltd.common.argument_types import as_whole, as_wholes, settle
 from ltd.common.arrays import Doubles
 from ltd.errors import InputError
 from ltd.lookup import MAX_TEXT_DEPTH, TEXT_FEATURES, TextScores
@@ -89,6 +90,8 @@ class ExpectedGain:
     )
 
     def __post_init__(self) -> None:
+        settle(self, as_whole, "width")
+        settle(self, as_wholes, "sizes")
         levels, ladder, least = len(self.chances), np.asarray(self.sizes), 1 if self.text is None else 0
         check_tree_limits(self.width, levels - 1, 0, self.max_text)
         if not len(ladder) or ladder[0] < least or ladder[-1] > MAX_SIZE or np.any(np.diff(ladder) <= 0):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ltd.common.argument_types import as_whole, settle
 from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize
@@ -47,6 +48,7 @@ class CostAware(ABC):
 
     def check_limits(self) -> None:
         """Raises InputError for a number out of range, or beyond what the costs know."""
+        settle(self, as_whole, "max_depth", "size")
         check_tree_limits(1 if self.width is None else self.width, self.max_depth, self.size)
         if self.max_depth > self.costs.deepest or self.size > self.costs.most:
             raise InputError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ltd.common.argument_types import as_number, as_wholes
+from ltd.common.argument_types import as_number, as_whole, as_wholes, settle
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
@@ -42,10 +42,13 @@ class DDD(StopsBySignal, FixedSize):
     size: int = 60
 
     def __post_init__(self) -> None:
+        settle(self, as_whole, "max_depth", "size")
+        settle(self, as_number, "floor")
+        settle(self, as_wholes, "levels")
         check_tree_limits(1, self.max_depth, self.size)
-        if not math.isfinite(as_number(self.floor, "floor")):
+        if not math.isfinite(self.floor):
             raise InputError(f"floor is {self.floor}; it must be a finite number of nats, such as -0.3")
-        levels = as_wholes(self.levels, "levels")
+        levels = self.levels
         ascending = list(levels) == sorted(set(levels))
         if not levels or not ascending or levels[0] < 1 or levels[-1] > MAX_DEPTH:
             shown = "/".join(map(str, levels)) or "none"

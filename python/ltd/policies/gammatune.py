@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ltd.common.argument_types import as_number
+from ltd.common.argument_types import as_number, as_whole, settle
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize
 from ltd.tree import MAX_DEPTH, DraftTree, check_tree_limits
@@ -39,8 +39,10 @@ class GammaTune:
     size: int = 60
 
     def __post_init__(self) -> None:
+        settle(self, as_whole, "depth", "size")
+        settle(self, as_number, "rate")
         check_tree_limits(1, self.depth, self.size)
-        if not 0 < as_number(self.rate, "rate") <= 1:
+        if not 0 < self.rate <= 1:
             raise InputError(f"rate is {self.rate}; it must be above 0 and at most 1, such as 0.2")
 
     @property

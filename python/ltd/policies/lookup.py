@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ltd.common.argument_types import as_number, as_whole
+from ltd.common.argument_types import as_number, as_whole, settle
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize, check_width, of_width
 from ltd.tree import DraftTree, check_tree_limits
@@ -35,7 +35,9 @@ class Lookup(FixedSize):
     drafts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_text(as_whole(self.size, "size"), 1)
+        settle(self, as_whole, "size")
+        settle(self, as_number, "least")
+        check_text(self.size, 1)
         check_chance("least", self.least)
 
     @property
@@ -87,9 +89,13 @@ class Both(FixedSize):
     needs_draft: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        settle(self, as_whole, "depth", "size", "text")
+        settle(self, as_number, "alone", "least")
+        if self.width is not None:
+            settle(self, as_whole, "width")
         check_width(self.width)
         check_tree_limits(self.width or 1, self.depth, self.size)
-        check_text(as_whole(self.text, "text"), 1)
+        check_text(self.text, 1)
         check_tree_limits(self.width or 1, self.depth, self.max_size, self.text)
         check_chance("alone", self.alone)
         check_chance("least", self.least)
@@ -136,7 +142,7 @@ def text_count(tree: DraftTree, most: int, least: float) -> int:
 
 def check_chance(name: str, chance: float) -> None:
     """Raises InputError unless it is one."""
-    if not 0.0 <= as_number(chance, name) <= 1.0:
+    if not 0.0 <= chance <= 1.0:
         raise InputError(f"{name} {chance} is out of range; it must be 0 … 1")
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltd.common.argument_types import as_number
+from ltd.common.argument_types import as_number, settle
 from ltd.common.arrays import Doubles, Floats, Integers
 from ltd.errors import InputError
 from ltd.policies.cost_aware import CostAware
@@ -84,7 +84,8 @@ class Smart(CostAware):
 
     def __post_init__(self) -> None:
         self.check_limits()
-        if not 0 < as_number(self.discount, "discount") <= 1:
+        settle(self, as_number, "discount")
+        if not 0 < self.discount <= 1:
             raise InputError(f"discount is {self.discount}; it must be above 0 and at most 1, such as 0.8")
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ltd.common.argument_types import as_whole, settle
 from ltd.policies.base import FixedSize, check_width, of_width
 from ltd.tree import DraftTree, check_tree_limits
 
@@ -26,6 +27,9 @@ class Static(FixedSize):
     width: int | None = None
 
     def __post_init__(self) -> None:
+        settle(self, as_whole, "depth", "size")
+        if self.width is not None:
+            settle(self, as_whole, "width")
         check_width(self.width)
         check_tree_limits(self.width or 1, self.depth, self.size)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ltd.common.argument_types import as_number
+from ltd.common.argument_types import as_number, as_whole, settle
 from ltd.errors import InputError
 from ltd.policies.base import FixedSize, StopsBySignal
 from ltd.policies.tree_signals import newest_entropy
@@ -47,11 +47,12 @@ class SVIP(StopsBySignal, FixedSize):
     size: int = 60
 
     def __post_init__(self) -> None:
+        settle(self, as_whole, "max_depth", "size")
+        settle(self, as_number, "factor", "bound")
         check_tree_limits(1, self.max_depth, self.size)
-        factor, bound = as_number(self.factor, "factor"), as_number(self.bound, "bound")
-        if not 0 < factor < math.inf:
+        if not 0 < self.factor < math.inf:
             raise InputError(f"factor is {self.factor}; it must be above 0 and finite, such as 0.15")
-        if not 0 <= bound <= 1:
+        if not 0 <= self.bound <= 1:
             raise InputError(f"bound is {self.bound}; it is a probability, so it must be 0 … 1")
 
     def signal(self, tree: DraftTree) -> torch.Tensor:

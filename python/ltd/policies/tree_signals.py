@@ -7,7 +7,6 @@ from functools import lru_cache
 import torch
 
 from ltd import ops
-from ltd.common.argument_types import as_number
 from ltd.errors import InputError
 from ltd.tree import DraftTree
 
@@ -33,7 +32,7 @@ def best_of_newest(tree: DraftTree) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 def check_threshold(threshold: float) -> None:
     """Raises InputError unless a threshold is a probability."""
-    if not 0.0 <= as_number(threshold, "threshold") <= 1.0:
+    if not 0.0 <= threshold <= 1.0:
         raise InputError(f"threshold {threshold} is out of range; it must be 0 … 1")
 
 

@@ -19,7 +19,7 @@ from ltd.engine.captures import CaptureReport, Captures, CudaGraphs, Plain, Resu
 from ltd.engine.forward import Forward, TreeBlock, Verified
 from ltd.engine.kept_texts import KeptTexts
 from ltd.engine.kv_cache import KVCache, refilled
-from ltd.engine.packed_layers import PackedEmbedding
+from ltd.engine.packed_layers import DTYPES, PackedEmbedding
 from ltd.engine.pool import CachePool, Shelf
 from ltd.errors import InputError
 from ltd.target.model import FAMILIES
@@ -39,12 +39,14 @@ class Target:
         forward: runs the model; None is the layers of `transformers`, which leave it as it is.
 
     Raises:
-        InputError: an unsupported family, or a layer index out of range.
+        InputError: an unsupported family, a model that computes in another type than float32, bfloat16 or float16, or a
+            layer index out of range.
 
     Attributes:
         workspaces: the memory of requests that have ended, with what was recorded over it.
         texts: what was read of earlier texts, as far as decoders keep it.
-        capture_report: of the last workspace over which graphs were to be recorded; None where there is none.
+        capture_report: of the first workspace over which a graph could not be captured, else of the last over which any
+            were to be recorded; None where there is none.
         turn: held during a forward and what belongs to it by those who share the target between threads: sessions then
             take turns, instead of sharing the cores in the middle of each other's work.
     """
@@ -64,6 +66,11 @@ class Target:
                 "use a head trained for this target"
             )
         self.forward = TransformersLayers(model) if forward is None else forward
+        if self.dtype not in DTYPES:
+            raise InputError(
+                f"the model computes in {str(self.dtype).removeprefix('torch.')}, which a target cannot; load it in "
+                "float32, bfloat16 or float16, or convert it with model.float()"
+            )
         self.feature_layers = feature_layers
         self.pool = CachePool(self.forward.open)
         self.turn = TurnLock()
@@ -113,15 +120,26 @@ class Target:
     def captures(self) -> Captures:
         """What records the parts of a cycle over a new state: graphs on a GPU, for a forward that is ours alone.
 
-        Once that has failed, nothing: the next request's parts could not be captured either, and trying takes time.
+        Nothing, once one could not be captured, see `records`.
         """
-        has_failed = self.capture_report is not None and self.capture_report.failure is not None
-        if has_failed or not self.forward.is_ours:
+        if not (self.records and self.forward.is_ours):
             return Plain()
-        captures = captures_for(self.device, self.spare)
+        captures = captures_for(self.device, self.spare, self._note_failure)
         if isinstance(captures, CudaGraphs):
             self.capture_report = captures.report
         return captures
+
+    @property
+    def records(self) -> bool:
+        """Whether parts of cycles may be recorded: not once one could not be captured, over any workspace.
+
+        The next request's parts could not be either, and trying takes time.
+        """
+        return self.capture_report is None or self.capture_report.failure is None
+
+    def _note_failure(self, report: CaptureReport) -> None:
+        if self.records:
+            self.capture_report = report
 
     def spare(self) -> bool:
         """Lets go what requests that have ended left, memory, recordings and texts; whether there was any."""

@@ -27,6 +27,7 @@ from ltd.decoding.stopping import take
 from ltd.drafts.base import at_width
 from ltd.errors import InputError
 from ltd.policies import Policy
+from ltd.policies.base import known_sizes
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.policy import CONTINUE
 from ltd.tree import MAX_DEPTH, NOT_ASKED, DraftTree
@@ -103,7 +104,7 @@ class LiveEnv(gymnasium.Env[Floats, np.int64]):
             partner = RandomDepth(self, self.depth)
         if self.role == "size":
             return Steered(partner, self.depth, int(self.sizes[-1]), tuple(self.sizes.tolist()))
-        return Steered(partner, self.depth, partner.max_size, getattr(partner, "sizes", ()))
+        return Steered(partner, self.depth, partner.max_size, known_sizes(partner))
 
     @torch.inference_mode()
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from ltd.decoding.acceptance import Sampling
 from ltd.decoding.decoder import Decoder
 from ltd.drafts import Draft, DraftSession
-from ltd.drafts.base import shared_with
+from ltd.drafts.base import reads_features, shared_with
 from ltd.noise import SharedNoise
 from ltd.ops import Noise
 from ltd.tree import DraftTree
@@ -41,7 +41,7 @@ def draft_everywhere(
     if end == 0:
         return
     token_ids, batch = torch.tensor(tokens, device=device), min(rows, end)
-    with decoder.target.session(1, len(tokens)) as target:
+    with decoder.target.session(1, len(tokens), tap=reads_features(draft)) as target:
         features = target.prefill(0, token_ids[:-2]).features
     with closing(draft.start(batch, len(tokens) + (depth + 1) * draft.width)) as session:
         session.read_prompt(0, features, token_ids[:-2])

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from ltd.common.argument_types import truth_from, whole_from
+from ltd.common.argument_types import truth_from
 from ltd.common.arrays import Integers
 from ltd.errors import InputError
 from ltd.lookup import TextCandidates
 from ltd.policies import Policy, PolicyCall
-from ltd.policies.base import text_limit
+from ltd.policies.base import chosen_size, text_limit
 from ltd.tree import MAX_SIZE, DraftTree
 from ltd_rl.traces.format import RecordedGeneration
 from ltd_rl.traces.text import Ranks, TextProposals, candidate_counts, head_alone, merged_ranks, parents_at
@@ -215,10 +215,7 @@ def decide(
             states = torch.from_numpy(np.array(generation.states[position]))[None, None]
             tree.root_states = states if states.numel() else None
         tree.levels, depth = tree.levels + 1, depth + 1
-    size = whole_from(call, "choose_size", call.choose_size(tree, depth))
-    if not 0 <= size <= call.max_size:
-        raise InputError(f"size {size} is out of range; this policy verifies 0 … {call.max_size} candidates")
-    return depth, size
+    return depth, chosen_size(call, call, tree, depth)
 
 
 def text_at(text: TextProposals, position: int) -> TextCandidates:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ltd.common.argument_types import as_number, as_whole, settle
 from ltd.policies.base import MadeForHead
 from ltd.policies.tree_signals import check_threshold
 from ltd.tree import check_tree_limits
@@ -33,5 +34,7 @@ class TrainedRule(MadeForHead):
     head_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        settle(self, as_whole, "max_depth", "size")
+        settle(self, as_number, "threshold")
         check_tree_limits(1, self.max_depth, self.size)
         check_threshold(self.threshold)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from ltd.common.argument_types import as_whole, as_wholes, wrong_type
+from ltd.common.argument_types import as_whole, as_wholes, settle, wrong_type
 from ltd.errors import InputError
 from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Allowance, Costs
@@ -63,11 +63,13 @@ class Learned:
     def __post_init__(self) -> None:
         if not isinstance(self.made_for, Setting):
             raise wrong_type("made_for", self.made_for, "a Setting")
+        settle(self, as_whole, "depth_limit", "min_depth", "max_text")
+        settle(self, as_wholes, "sizes")
         width = self.made_for.width
         check_tree_limits(width, self.depth_limit, 0, self.max_text)
-        if not 0 <= as_whole(self.min_depth, "min_depth") <= self.depth_limit:
+        if not 0 <= self.min_depth <= self.depth_limit:
             raise InputError(f"min_depth {self.min_depth} is out of range; it must be 0 … {self.depth_limit}")
-        if not as_wholes(self.sizes, "sizes") or any(not 0 <= size <= MAX_SIZE for size in self.sizes):
+        if not self.sizes or any(not 0 <= size <= MAX_SIZE for size in self.sizes):
             raise InputError(f"the size ladder {list(self.sizes)} must hold sizes of 0 … {MAX_SIZE}")
         if any(low >= high for low, high in pairwise(self.sizes)):
             raise InputError(f"the size ladder {list(self.sizes)} must ascend")
