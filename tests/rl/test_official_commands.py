@@ -51,7 +51,7 @@ python3 -m rl.{script} \
 """
 USUAL = {"rl_token_model_path": "", "rl_checkpoint_path": "", "dataset_train": "humaneval", "total_timesteps": "96",
          "batch_size": "12", "n_steps": "36", "lr": "3e-4"}  # fmt: skip
-OURS = "--dtype float32 --max_new_tokens 12 --calibration_seconds 0.01 --eval_freq 36"
+OURS = "--dtype float32 --max_new_tokens 12 --eval_freq 36"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class World:
         """Runs a script by its official command, and returns its folder; the first one's traces serve all."""
         out, first = self.folder / name, self.folder / "first"
         words = {"script": script, **USUAL, **self.models, "save_path": str(out), **changes}
-        made = f"--traces {first}/traces --latency {first}/latency.json" if first.exists() else ""
+        made = "--calibration_seconds 0.01"
+        if first.exists():
+            made = f"--traces {first}/traces --latency {first}/latency.json"
         argv = shlex.split(" ".join([COMMAND.format(**words), OURS, made, more]))
         assert argv[:2] == ["python3", "-m"]
         with pytest.MonkeyPatch.context() as patch:

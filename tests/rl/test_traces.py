@@ -359,7 +359,7 @@ def test_bad_settings_are_told_before_a_model_loads(
         ((2, 3), {"start": -1}, "start -1"),
         ((2, 3), {"start": 40}, "start 40"),
         (Static(5, 10), {}, "to depth 5"),
-        (ByScores(-1.0, max_size=0), {}, "verifies 0 … 0"),
+        (ByScores(-1.0, max_size=0), {}, "must answer 0 … 0"),
     ],
 )
 def test_bad_decisions(
