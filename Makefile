@@ -40,8 +40,9 @@ $(error $(VENV) was made with Python $(MADE), but $(PYTHON) is $(ASKED); remove 
 VENV=.venv-$(ASKED))
 endif
 endif
-# Neither is a TORCH.
-ifneq ($(and $(filter command environment,$(origin TORCH)),$(wildcard $(VENV)/.stamp-torch)),)
+# Neither is a TORCH, where it would go there; that of vLLM goes into an environment of its own.
+BESIDE := $(filter-out help clean vllm-check,$(MAKECMDGOALS))
+ifneq ($(and $(BESIDE),$(filter command environment,$(origin TORCH)),$(wildcard $(VENV)/.stamp-torch)),)
 MADE_TORCH := $(shell cat $(VENV)/.stamp-torch)
 ifneq ($(filter-out $(TORCH),$(MADE_TORCH))$(if $(MADE_TORCH),$(filter-out $(MADE_TORCH),$(TORCH))),)
 $(error $(VENV) was made with TORCH="$(MADE_TORCH)", but "$(TORCH)" is asked for; remove it, or name another folder: \

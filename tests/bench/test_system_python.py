@@ -61,7 +61,7 @@ def test_there_are_rules_for_every_public_target(system: str) -> None:
 
 def asked_of_make(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """What make plans, or refuses, with an environment in that folder."""
-    command = ["make", "-n", "help", *options, f"VENV={folder}"]
+    command = ["make", "-n", *options, f"VENV={folder}"]
     environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"} | variables
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -86,9 +86,11 @@ def test_an_environment_of_another_python_is_not_passed_off_as_it(tmp_path: Path
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_an_environment_with_another_torch_is_not_passed_off_as_it(tmp_path: Path) -> None:
     made, other = "torch==2.13.0 --index-url URL", "torch==2.13.0"
-    assert asked_of_make(tmp_path, f"TORCH={other}").returncode == 0  # there is none yet
+    assert asked_of_make(tmp_path, "install", f"TORCH={other}").returncode == 0  # there is none yet
     (tmp_path / ".stamp-torch").write_text(f"{made}\n")
-    assert asked_of_make(tmp_path).returncode == asked_of_make(tmp_path, f"TORCH={made}").returncode == 0
-    for refused in (asked_of_make(tmp_path, f"TORCH={other}"), asked_of_make(tmp_path, TORCH=other)):
+    for goal, options in (("install", ()), ("install", (f"TORCH={made}",)), ("clean", (f"TORCH={other}",))):
+        assert asked_of_make(tmp_path, goal, *options).returncode == 0
+    assert asked_of_make(tmp_path, "vllm-check", f"TORCH={other}").returncode == 0  # that is another environment's
+    for refused in (asked_of_make(tmp_path, "test", f"TORCH={other}"), asked_of_make(tmp_path, "test", TORCH=other)):
         assert refused.returncode == 2
         assert f'{tmp_path} was made with TORCH="{made}", but "{other}" is asked for; remove it' in refused.stderr

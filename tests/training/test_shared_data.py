@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from other_crew import OtherCrew
 
+from ltd.common.shards import shard_file
 from ltd.common.workers import Crew, Here
 from ltd.errors import InputError
 from ltd.target.model import LoadedModel, load_model
@@ -84,6 +85,20 @@ def test_a_round_goes_on_where_it_was_stopped(tiny_target: Target, target: Loade
     crew = OtherCrew()
     assert made(config, tmp_path / "there", target, crew) == here
     assert len(crew.units[0]) == 3
+
+
+def test_what_is_missing_in_a_round_is_made_again_and_nothing_else(
+    tiny_target: Target, target: LoadedModel, tmp_path: Path
+) -> None:
+    config = config_of(tiny_target("llama"))
+    whole = made(config, tmp_path, target, Here())
+    for number in (1, 3):
+        shard_file(tmp_path / "data", number).unlink()
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").iterdir()}
+    crew = OtherCrew()
+    assert made(config, tmp_path, target, crew) == whole
+    assert [len(units) for units in crew.units] == [2]
+    assert all(file.stat().st_mtime_ns == time for file, time in times.items())
 
 
 def test_one_at_a_time_cannot_be_shared(tiny_target: Target, target: LoadedModel, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def started(policy: Policy, batch: int) -> PolicyCall:
     """`policy.start`; InputError, which names its class, if what it returns cannot be asked as a call is, or has other
     limits than it within which trees would be too large."""
     call = policy.start(batch)
-    questions = ("max_depth", "keep", "speculate", "continue_drafting", "choose_size")
+    questions = ("max_depth", "max_size", "keep", "speculate", "continue_drafting", "choose_size")
     name = f"what {type(policy).__name__}.start returns"
     check_offers(call, questions, name, f"an object with {', '.join(questions)}")
     for limit, most in (("max_depth", policy.max_depth), ("max_size", policy.max_size)):

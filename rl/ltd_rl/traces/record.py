@@ -168,6 +168,8 @@ def record_settings(config: RecordConfig, questions: Sequence[Question], crew: C
     is_greedy = config.temperatures == GREEDY
     written, without = (GREEDY_FORMAT, SAMPLED) if is_greedy else (FORMAT, ())  # as when all was greedy
     settings = {**run_settings(config, questions, crew=crew), "format": written}
+    if len(config.temperatures) > 1:  # before, they came in their own order, so such a folder is another's
+        settings["turns"] = "drawn"
     return {name: value for name, value in settings.items() if name not in (*NOT_IN_SETTINGS, *without)}
 
 

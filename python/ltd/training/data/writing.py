@@ -125,6 +125,7 @@ def make_conversations(job: WritingJob, folder: Path, features: Path, tokens: in
     with tqdm(total=tokens, initial=total, unit="tok", desc="writing conversations", mininterval=1) as progress:
         while total < tokens:
             plans = plan_shards(job.config, job.chat, folder, shards)
+            plans = [plan for plan in plans if not shard_file(folder, plan.number).exists()]
             numbers = iter(plan.number for plan in plans)
             for news in crew.do(job, plans):
                 if isinstance(news, int):
@@ -135,16 +136,14 @@ def make_conversations(job: WritingJob, folder: Path, features: Path, tokens: in
                     features.mkdir(exist_ok=True)
                     write_shard(news.features, shard_file(features, number))
                 save_shard(news.conversations, shard_file(folder, number), news.kind)
-                shards.append(news.summary)
-                total += news.summary.tokens
+                is_behind = shard_file(folder, number + 1).exists()  # this one was missing: those behind it count again
+                shards = written_shards(folder) if is_behind else [*shards, news.summary]
+                total = sum(shard.tokens for shard in shards)
                 progress.n = total
                 rates.add(number, news.rate)
                 progress.write(f"shard {number}: {news.rate}")
                 if total >= tokens:
                     break
-            if shard_file(folder, len(shards)).exists():  # there was one missing, and those behind it count again
-                shards = written_shards(folder)
-                total = sum(shard.tokens for shard in shards)
 
 
 def plan_shards(
