@@ -42,7 +42,7 @@ class LoadedModel:
 
 
 class NamedModel:
-    """A model by its name. It is looked for, and its config read, once, when that is first asked for.
+    """A model by its name. It is looked for, and its config and tokenizer read, once, when that is first asked for.
 
     Args:
         name: a local folder, a `.gguf` file, a hub name, or None for the default model.
@@ -67,14 +67,18 @@ class NamedModel:
         return read_config(self.place)
 
     @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer; raises anything that `transformers` does."""
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(self.place, trust_remote_code=False)
+
+    @cached_property
     def fingerprint(self) -> str | None:
         """`tokenizer_fingerprint` of its tokenizer; None where that cannot be read, which loading it will say."""
         try:
-            with quiet_transformers():
-                tokenizer = AutoTokenizer.from_pretrained(self.place, trust_remote_code=False)
+            return tokenizer_fingerprint(self.tokenizer, self.config.vocab_size)
         except Exception:  # what is wrong with its files is known to transformers alone, and it raises anything
             return None
-        return tokenizer_fingerprint(tokenizer, self.config.vocab_size)
 
 
 ModelName = str | Path | NamedModel | None
@@ -107,7 +111,7 @@ def load_model(
                 model = load_whole(place, place, config=config, dtype=dtype, **where)
             else:
                 model = read(place, dtype, config)
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = named.tokenizer
     except InputError:
         raise
     except Exception as error:  # the reasons are many (truncated file, wrong types), the sentence is one
