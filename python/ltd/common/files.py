@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ltd.errors import InputError
@@ -107,3 +107,11 @@ def content_hash(content: bytes) -> str:
 def file_hash(path: Path) -> str | None:
     """SHA-256 of a file's content, or None if there is no such file."""
     return content_hash(path.read_bytes()) if path.is_file() else None
+
+
+def files_hash(paths: Sequence[Path]) -> str | None:
+    """SHA-256 of the one file; of several, of all their hashes in order; None of none."""
+    hashes = [str(file_hash(path)) for path in paths]
+    if len(hashes) > 1:
+        return content_hash(" ".join(hashes).encode())
+    return hashes[0] if hashes else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from ltd.common.files import file_hash
+from ltd.common.files import files_hash
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -14,8 +13,5 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_hash(folder: Path) -> str | None:
-    """SHA-256 of the one file with the weights; of several, of all their hashes in order; None without any."""
-    hashes = [str(file_hash(file)) for file in weight_files(folder)]
-    if len(hashes) > 1:
-        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-    return hashes[0] if hashes else None
+    """By what the weights in a folder are known, see `files_hash`; None without any."""
+    return files_hash(weight_files(folder))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ltd.common.files import content_hash, file_hash
+from ltd.common.files import files_hash
 from ltd.common.journal import Journal, Record, settings_of
 from ltd.common.lock import only_run
 from ltd.common.number_ranges import check_least, check_seed
@@ -140,7 +140,7 @@ def _train(config: BaselineConfig, load: Callable[..., Decoder]) -> TrainedBasel
     training, validation = split_samples(config.kind, samples)
     settings = {
         "kind": config.kind,
-        "samples_sha256": content_hash(" ".join(str(file_hash(file)) for file in files).encode()),
+        "samples_sha256": files_hash(files),
         "samples": len(training.accepted),
         "held_out_samples": len(validation.accepted),
         **asdict(config.fit_config()),
