@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltd.training.data.floor import MachineRates
-from ltd.training.learning_rates import learning_facts
+from ltd.training.learning_speed import learning_facts
 
 
 class Learner:
@@ -24,7 +24,7 @@ class Learner:
 
 
 def test_rates_say_how_near_the_floor_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("ltd.training.learning_rates.machine_rates", lambda *_: MachineRates(read=1.0, multiply=8e3))
+    monkeypatch.setattr("ltd.training.learning_speed.machine_rates", lambda *_: MachineRates(read=1.0, multiply=8e3))
     batches = [SimpleNamespace(learned=torch.arange(size) % 2 == 0) for size in (10, 30)]
     # 40 rows of 4 * 5 products, of two operations each, for 20 learned tokens; 50 of these a second.
     facts = learning_facts(Learner(), batches)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from ltd.training.data.stage import DataStage
 from ltd.training.data.writers import shortest_context
 from ltd.training.data.writing_rates import WritingRates
 from ltd.training.kinds import FOLDERS, Maker, open_maker, target_name
-from ltd.training.learning_rates import learning_facts
+from ltd.training.learning_speed import learning_facts
 from ltd.training.loop import Training, run_training
 from ltd.training.memory import keep_freed_memory
 from ltd.training.plan import DataPlan, fitting_plan, read_plan, seconds_per_call, write_plan

@@ -39,9 +39,9 @@ class Lockstep:
     ) -> None:  # fmt: skip
         self.forward, self.device, self.cache = forward, forward.device, forward.open(rows, capacity)
         self.floor, self.least_seconds = floor, 0.0
-        self._layers, self._rows = layers, list(range(rows))  # which of the first rows there are still
+        self._rows = list(range(rows))  # which of the first ones there are still
         width = int(forward.config.hidden_size)
-        self.states = None if layers is None else RowStates(rows, capacity, width * len(layers), width)
+        self.states = None if layers is None else RowStates(rows, capacity, layers, width)
 
     @property
     def length(self) -> int:
@@ -54,12 +54,12 @@ class Lockstep:
         rows, count = tokens.shape
         if self.floor is not None:
             self.least_seconds += self.floor.seconds(rows, count, self.length)
-        if self.states is None or self._layers is None:
+        if self.states is None:
             block = TreeBlock.chain(self.cache.lengths, count)
             logits = self.forward(tokens, block, self.cache, logits_to_keep=1).logits[:, -1]
             best = most_likely(logits)
         else:
-            every, states = read_tokens(self.forward, tokens, self.cache, self._layers)
+            every, states = read_tokens(self.forward, tokens, self.cache, self.states.layers)
             self.states.add(self._rows, self.length, states)
             logits, best = every[:, -1], states["best"][:, -1].long()
         self.cache.advance([count] * self.cache.batch)

@@ -54,11 +54,13 @@ class RowStates:
 
     Args:
         rows, capacity: how many rows, and tokens of each.
-        features, width: values of a token's features and of its final state.
+        layers: the hidden states hs[k] that are features.
+        width: of a hidden state.
     """
 
-    def __init__(self, rows: int, capacity: int, features: int, width: int) -> None:
-        sizes = {"features": (features,), "final": (width,)}
+    def __init__(self, rows: int, capacity: int, layers: tuple[int, ...], width: int) -> None:
+        self.layers = layers
+        sizes = {"features": (len(layers) * width,), "final": (width,)}
         self._kept = {
             name: torch.zeros(rows, capacity, *sizes.get(name, ()), dtype=kind) for name, kind in TYPES.items()
         }
