@@ -68,8 +68,7 @@ def made_policy(seed: int = 0) -> Learned:
 @pytest.fixture(autouse=True)
 def few_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search for the best of both takes seconds, and is tested elsewhere."""
-    for name, values in {"DEEPEST": 1, "SIZES": (0, 2), "TEXTS": (2, 8), "ALONE": (0.5, 1.0)}.items():
-        monkeypatch.setattr(both_search, name, values)
+    monkeypatch.setattr(both_search, "FINE", both_search.Grid((2, 8), (0, 2), (0.5, 1.0)))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,10 +11,22 @@ from made_texts import made_copies
 from made_traces import made_generations, made_latency
 
 from ltd.errors import InputError
+from ltd.latency.model import LatencyModel
+from ltd.lookup import TextScores
 from ltd.policies import Both, Lookup
-from ltd_rl.baselines import both_search
-from ltd_rl.baselines.both_search import best_both, ground_of_text, rule_decisions, spent
+from ltd_rl.baselines.both_search import (
+    DEEPEST,
+    FINE,
+    Grid,
+    best_both,
+    ground_of_text,
+    rule_decisions,
+    spent,
+    total_of_rule,
+)
 from ltd_rl.traces.format import RecordedGeneration, shallow
+from ltd_rl.traces.limits import EVERY_SIZE
+from ltd_rl.traces.optimum import best_static
 from ltd_rl.traces.outcomes import Total, outcomes_of, total
 from ltd_rl.traces.replay import replay
 from ltd_rl.traces.text import likeliest, propose_everywhere
@@ -34,11 +47,12 @@ def generations() -> list[RecordedGeneration]:
     return [made_copies(seed, 50) for seed in range(6)]
 
 
-def by_tables(rule: Both | Lookup, generations: list[RecordedGeneration]) -> Total:
+def by_tables(
+    rule: Both | Lookup, generations: list[RecordedGeneration], latency: LatencyModel, scores: TextScores
+) -> Total:
     """What a rule comes to by tables of every size."""
-    scores = fit_text_scores(generations, 24)
     sizes = range(rule.max_size + 1)
-    outcomes = outcomes_of(generations, made_latency(), sizes, text=scores, most=rule.max_text)
+    outcomes = outcomes_of(generations, latency, sizes, text=scores, most=rule.max_text)
     chances = np.concatenate([propose_everywhere(g, scores, rule.max_text).chances for g in generations])
     return total(outcomes, *rule_decisions(rule, chances))
 
@@ -62,7 +76,8 @@ def test_what_is_spent_is_what_the_tables_say(rule: Both | Lookup, generations: 
     shallower = [shallow(generation, depth) for generation in generations]
     proposals = [likeliest(propose_everywhere(g, scores, 24), rule.max_text) for g in generations]
     ground = ground_of_text(shallower, proposals, made_latency())
-    found, expected = spent(ground, *rule_decisions(rule, ground.chances)), by_tables(rule, generations)
+    found = spent(ground, *rule_decisions(rule, ground.chances))
+    expected = by_tables(rule, generations, made_latency(), scores)
     assert (found.tokens, found.cycles) == (expected.tokens, expected.cycles)
     assert found.seconds == pytest.approx(expected.seconds, rel=1e-6)
 
@@ -76,17 +91,33 @@ def test_a_shorter_lookup_proposes_the_first(generations: list[RecordedGeneratio
             np.testing.assert_array_equal(getattr(first, name), getattr(own, name))
 
 
-def test_it_finds_the_best(generations: list[RecordedGeneration], monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = {"SIZES": (0, 2, 5), "TEXTS": (2, 8), "ALONE": (0.4, 1.0)}
-    for name, values in (tried | {"DEEPEST": 2}).items():
-        monkeypatch.setattr(both_search, name, values)
-    generations = generations[:3]
-    rule, found = best_both([*generations, *made_generations(1, [0])], made_latency(), fit_text_scores(generations, 24))
-    every = [Both(d, s, t, a) for d, s, t, a in product(range(3), *tried.values())]
-    throughputs = {each: by_tables(each, generations).throughput for each in every}
+@pytest.mark.parametrize("slope", [0.12, 0.6])
+def test_it_finds_the_best(slope: float, generations: list[RecordedGeneration]) -> None:
+    latency, scores = made_latency(slope), fit_text_scores(generations, 24)
+    generations, grid = generations[:3], Grid((2, 8), (0, 2, 5), (0.4, 1.0))
+    rule, found = best_both([*generations, *made_generations(1, [0])], latency, scores, grid)
+    depth, step, _ = best_static(outcomes_of(generations, latency, EVERY_SIZE))
+    sizes = {*grid.sizes, *(size for size in EVERY_SIZE if 5 < size <= EVERY_SIZE[step])}
+    assert depth <= DEEPEST and (len(sizes) > 3) == (slope == 0.12)
+    every = [Both(d, s, t, a) for t, d, s, a in product(grid.texts, range(DEEPEST + 1), sorted(sizes), grid.alone)]
+    throughputs = {each: by_tables(each, generations, latency, scores).throughput for each in every}
     assert found.throughput == pytest.approx(max(throughputs.values()), rel=1e-6)
     assert throughputs[rule] == pytest.approx(found.throughput, rel=1e-6)
     assert len({round(rate, 6) for rate in throughputs.values()}) > 12
+
+
+def test_where_forwards_are_cheap_trees_are_as_large_as_the_best_without_text() -> None:
+    sure = [made_copies(seed, 50, depth=6) for seed in range(4)]
+    made, scores = made_latency(0.0), fit_text_scores(sure, 24)
+    expand = made.parts["expand"]
+    latency = replace(made, parts={**made.parts, "expand": replace(expand, median=expand.median / 100)})
+    depth, step, _ = best_static(outcomes_of(sure, latency, EVERY_SIZE))
+    assert depth > DEEPEST and EVERY_SIZE[step] > FINE.sizes[-1]
+    rule, found = best_both(sure, latency, scores, Grid((2, 8), FINE.sizes, (0.4, 1.0)))
+    assert rule.depth > DEEPEST and rule.size > FINE.sizes[-1]
+    small = [Both(d, s, t, a) for t, d, s, a in product((2, 8), range(DEEPEST + 1), FINE.sizes, (0.4, 1.0))]
+    assert found.throughput > max(by_tables(each, sure, latency, scores).throughput for each in small)
+    assert total_of_rule(rule, sure, latency, scores).throughput == pytest.approx(found.throughput, rel=1e-6)
 
 
 def test_there_must_be_something_to_search_on() -> None:

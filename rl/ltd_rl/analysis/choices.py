@@ -76,8 +76,8 @@ def fitted_controller(traces: Traces, latency: LatencyModel, text: TextScores | 
 def yardstick(rates: Sequence[Mapping[str, float]]) -> str:
     """The name of the fastest fixed way to decide, by the tokens per second of every way on each task.
 
-    Mostly it is that of both sources. But it is searched among small trees alone, see `ltd_rl.baselines.both_search`,
-    so where large ones pay the best static tree may be faster.
+    Mostly it is that of both sources. But that one looks up in every cycle, so where the text never repeats itself the
+    best static tree may be faster.
     """
     known = [name for name in (BOTH, STATIC, LOOKUP) if name in rates[0]]
     return max(known, key=lambda name: fmean(task[name] for task in rates))

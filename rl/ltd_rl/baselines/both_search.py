@@ -1,8 +1,10 @@
 """The best fixed tree with tokens of the text in it, `Both`, by replay.
 
 What a rule decides follows from the text's candidates at a position, so all positions are decided at once. A lookup of
-fewer candidates proposes the first of those of more, so the text is looked up once for all rules. Without a draft there
-is `ltd_rl.baselines.lookup_search`.
+fewer candidates proposes the first of those of more, so the text is looked up once for all rules. The draft's part of a
+tree is tried up to the best static tree, as the text's tokens stand in for some of its own: small on a small machine,
+deep and large where a forward of many costs about as much as one of few. Without a draft there is
+`ltd_rl.baselines.lookup_search`.
 """
 
 from __future__ import annotations
@@ -21,14 +23,39 @@ from ltd.lookup import TextScores
 from ltd.policies import Both, Lookup
 from ltd.tree import NOT_ASKED
 from ltd_rl.traces.format import RecordedGeneration, shallow
-from ltd_rl.traces.outcomes import Total, catching_up, lengths_of, visited
+from ltd_rl.traces.limits import EVERY_SIZE
+from ltd_rl.traces.optimum import best_static
+from ltd_rl.traces.outcomes import Total, catching_up, lengths_of, outcomes_of, visited
 from ltd_rl.traces.replay import stages_of
 from ltd_rl.traces.text import Ranks, TextProposals, likeliest, propose_everywhere
 
-DEEPEST = 3
-SIZES = (0, 1, 2, 3, 4, 6, 8)  # candidates besides those that the text may add
-TEXTS = (2, 4, 8, 12, 16, 24)  # candidates that the text may add
-ALONE = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+DEEPEST = 3  # depths up to this one are tried on every machine
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Numbers of rules to choose among; their depths are all from 0.
+
+    Attributes:
+        texts: candidates that the text may add, ascending.
+        sizes: candidates besides those, ascending; where larger trees pay, larger ones too, see `rules`.
+        alone: how likely the text's best must be for the draft not to be asked.
+    """
+
+    texts: tuple[int, ...]
+    sizes: tuple[int, ...]
+    alone: tuple[float, ...]
+
+    def rules(self, deepest: int, largest: int) -> list[Both]:
+        """All of them with depths up to `deepest`, and besides the grid's sizes those of the ladder up to `largest`."""
+        sizes = (*self.sizes, *(size for size in EVERY_SIZE if self.sizes[-1] < size <= largest))
+        return [
+            Both(depth, size, text, chance)
+            for text, depth, size, chance in product(self.texts, range(deepest + 1), sizes, self.alone)
+        ]
+
+
+FINE = Grid((2, 4, 8, 12, 16, 24), (0, 1, 2, 3, 4, 6, 8), (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,24 +82,27 @@ def best_both(
     generations: Sequence[RecordedGeneration],
     latency: LatencyModel,
     scores: TextScores,
-    rules: Sequence[Both] | None = None,
+    grid: Grid | None = None,
 ) -> tuple[Both, Total]:
     """The rule with the most tokens per second on these generations, and what it comes to; of equals, the first.
 
     Shows a progress bar.
 
     Args:
-        generations: from the traces, of a head. latency: the machine's. scores: how likely looked-up tokens are. rules:
-            to choose among; None is the whole grid.
+        generations: from the traces, of a head. latency: the machine's. scores: how likely looked-up tokens are. grid:
+            of rules to choose among; None is `FINE`.
 
     Raises:
         InputError: there is no position, or no head.
     """
     kept = with_positions(generations)
-    deepest = min(generation.depth for generation in kept)
-    if deepest < 0:
+    recorded = min(generation.depth for generation in kept)
+    if recorded < 0:
         raise InputError("these traces are without a draft, so there is no tree for the text to stand in; use Lookup")
-    rules = rules_of(TEXTS, min(deepest, DEEPEST), SIZES, ALONE) if rules is None else rules
+    depth, step, _ = best_static(outcomes_of(kept, latency, EVERY_SIZE))
+    deepest = min(recorded, max(depth, DEEPEST))
+    kept = [shallow(generation, deepest) for generation in kept]
+    rules = (grid or FINE).rules(deepest, EVERY_SIZE[step])
     texts = sorted({rule.text for rule in rules})
     proposals = [propose_everywhere(generation, scores, texts[-1]) for generation in kept]
     found = []
@@ -86,26 +116,18 @@ def best_both(
     return max(found, key=lambda entry: entry[1].throughput)
 
 
-def rules_of(texts: Sequence[int], deepest: int, sizes: Sequence[int], alone: Sequence[float]) -> list[Both]:
-    """All rules with these numbers, and depths from 0."""
-    return [
-        Both(depth, size, text, chance)
-        for text, depth, size, chance in product(texts, range(deepest + 1), sizes, alone)
-    ]
-
-
 def total_of_rule(
     rule: Lookup | Both, generations: Sequence[RecordedGeneration], latency: LatencyModel, scores: TextScores
 ) -> Total:
-    """What one rule comes to, which drafts no deeper than `DEEPEST`; raises InputError if there is no position."""
-    kept = with_positions(generations)
+    """What one rule comes to; raises InputError if there is no position."""
+    kept = [shallow(generation, max(rule.max_depth, 0)) for generation in with_positions(generations)]
     ground = ground_of_text(kept, [propose_everywhere(each, scores, rule.max_text) for each in kept], latency)
     return spent(ground, *rule_decisions(rule, ground.chances))
 
 
 def with_positions(generations: Sequence[RecordedGeneration]) -> list[RecordedGeneration]:
-    """Those that have any, no deeper than rules draft; raises InputError if there are none."""
-    kept = [shallow(generation, DEEPEST) for generation in generations if generation.positions > 0]
+    """Those that have any; raises InputError if there are none."""
+    kept = [generation for generation in generations if generation.positions > 0]
     if not kept:
         raise InputError("there is no cycle in these traces; record longer answers")
     return kept

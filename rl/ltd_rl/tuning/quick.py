@@ -39,7 +39,7 @@ from ltd.policies.learned.store import quick_folder, remove_kept, shipped_bundle
 from ltd.policies.rule_file import RULE, write_rule
 from ltd.policy_choice import quick_tunes
 from ltd.target.device import CPU
-from ltd_rl.baselines.both_search import best_both, rules_of, total_of_rule
+from ltd_rl.baselines.both_search import Grid, best_both, total_of_rule
 from ltd_rl.baselines.lookup_search import best_lookup
 from ltd_rl.traces.compact import CompactTraces, load_compact
 from ltd_rl.traces.format import RecordedGeneration, shallow, temperatures_of
@@ -56,7 +56,7 @@ SECONDS = 10.0  # for the costs
 LENGTHS, SIZES, GAINS = (64, 384), (0, 1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)
 CONFIG = ExactConfig(learning_rate=4e-3, epochs=16)  # from trained networks on; the small set is seen soon
 # Of the rules that `ltd tune` searches, about a fifth.
-RULES = rules_of((4, 8, 16), 3, (0, 2, 3, 4, 6, 8), (0.3, 0.5, 0.7, 0.9))
+RULES = Grid((4, 8, 16), (0, 2, 3, 4, 6, 8), (0.3, 0.5, 0.7, 0.9))
 PLAIN, SHIPPED, FIXED, LEARNED = "plain decoding", "the shipped policies", "the best fixed setting", "quickly tuned"
 LATENCY = "latency.json"
 STAGES = 3
