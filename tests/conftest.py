@@ -15,6 +15,7 @@ import pytest
 import torch
 from call_runner import ARM, arm_runner, engine_on, has_arm
 from emulated_tiles import EMULATED_TILES, add_emulated_tiles
+from hypothesis import settings
 from op_cases import ISA_IN_USE, ISAS
 from recordings import DEPTH, NEW_TOKENS, QUESTIONS, Recorded, load_bigrams
 from small_models import FAMILIES, VOCABULARY, small_config, small_tokenizer
@@ -40,6 +41,11 @@ def pytest_xdist_setupnodes(specs: list[object]) -> None:
     """Workers share the cores: each has its part where a test asks for no number of threads, and none spins."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // len(specs))))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("ltd", deadline=None)
+settings.load_profile("ltd")
 
 
 # What takes minutes begins first, so that at the end no process waits for another one's last test.

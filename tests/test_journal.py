@@ -111,10 +111,13 @@ def test_a_damaged_journal_is_not_used(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / "j").read_bytes() == content
 
 
-def test_a_foreign_file_is_not_used(tmp_path: Path) -> None:
-    (tmp_path / "j").write_text('{"some": "thing"}\n')
-    with pytest.raises(InputError, match="its first line is lost, or ltd did not write it"):
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("content", ['{"some": "thing"}', '{"question_id": 1}\n{"question_id": 2}', "words", "[1"])
+def test_a_foreign_file_is_not_used_and_stays_whole(tmp_path: Path, content: str, end: str) -> None:
+    (tmp_path / "j").write_text(content + end)
+    with pytest.raises(InputError, match=r"its first line is lost, or ltd did not write it|line 1 is damaged"):
         Journal(tmp_path / "j", {})
+    assert (tmp_path / "j").read_text() == content + end
 
 
 def test_a_journal_without_its_first_line_is_not_used(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def choose_policy(
     if asked == STATIC:
         return ChosenPolicy(static_tree(device, looks_up=looks_up), "given")
     if isinstance(asked, str | Path):
-        bundle = read_bundle(asked, device)
+        bundle = read_bundle(asked)
         chosen = ChosenPolicy(bundle.policy, "given", bundle)
     else:
         chosen = ChosenPolicy(asked, "given")
@@ -147,7 +147,7 @@ def check_asked(policy: PolicyRequest) -> None:
         check_policy(policy, 'a policy such as ltd.Static(3, 24), the folder of a bundle, "static", "none" or None')
 
 
-def read_bundle(name: str | Path, device: str | torch.device = "cpu") -> Bundle:
+def read_bundle(name: str | Path) -> Bundle:
     """The bundle in the folder that a policy was asked for by.
 
     Raises:
@@ -156,7 +156,7 @@ def read_bundle(name: str | Path, device: str | torch.device = "cpu") -> Bundle:
     folder = expand_user(name)
     if not folder.is_dir():
         raise InputError(f"unknown policy {str(name)!r}; use static, none or the folder of a policy bundle")
-    return load_bundle(folder, device)
+    return load_bundle(folder)
 
 
 def _best_known(setting: Setting | None, device: torch.device) -> ChosenPolicy:
@@ -166,7 +166,7 @@ def _best_known(setting: Setting | None, device: torch.device) -> ChosenPolicy:
     advice = QUICK_ADVICE if quick_tunes(setting, device) else ADVICE
     if setting.head_sha256 is not None:
         for kept_by in KEPT_BY:
-            if (bundle := kept_bundle(setting, device, kept_by)) is not None:
+            if (bundle := kept_bundle(setting, kept_by)) is not None:
                 warn_of_factors(bundle.policy.made_for, setting)
                 return ChosenPolicy(bundle.policy, kept_by, bundle, advice=TESTED_ADVICE)
             if (found := kept_rule(setting, kept_by)) is not None:
@@ -277,7 +277,7 @@ def make_setting(
 
     Where tokens are looked up and nothing is drafted, `LOOKUP` takes the place of the hash.
     """
-    facts = machine_facts()
+    facts = machine_facts(device)
     return Setting(
         width=width,
         vocab_size=int(config.vocab_size),

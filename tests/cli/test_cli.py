@@ -399,6 +399,12 @@ def test_demo_shows_both_ways_and_compares(run: Run, model: list[str], monkeypat
     assert out.count("yes") == 2
 
 
+def test_demo_of_a_text_of_one_token_has_no_speedup(run: Run, model: list[str]) -> None:
+    code, out, err = run("demo", *model, "--max-new-tokens", "1", "--runs", "1")
+    assert (code, err) == (0, "")
+    assert out.count("yes") == 2
+
+
 def test_demo_needs_a_draft(run: Run, model: list[str]) -> None:
     code, _, err = run("demo", *model[:2], "--draft", "none")
     assert code == 2

@@ -225,7 +225,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(
         locate.locate(tmp_path / "model.gguf")
     decoder = ltd.load(tiny_target("llama"), tiny_head("llama"), dtype="float32")  # which has nothing to cache
     setting = setting_of(decoder)
-    assert setting is not None and kept_bundle(setting, decoder.target.device) is None
+    assert setting is not None and kept_bundle(setting) is None
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

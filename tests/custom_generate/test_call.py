@@ -79,10 +79,11 @@ def test_left_padding(model: PreTrainedModel, speculative: ltd.CustomGenerate) -
     assert torch.equal(model.generate(ids, custom_generate=speculative, **options), model.generate(ids, **options))
 
 
-def test_right_padding_is_refused(model: PreTrainedModel, speculative: ltd.CustomGenerate) -> None:
+@pytest.mark.parametrize("hidden", [slice(-2, None), slice(3, 4)], ids=["end", "hole"])
+def test_a_mask_hides_a_beginning_alone(model: PreTrainedModel, speculative: ltd.CustomGenerate, hidden: slice) -> None:
     ids, mask = prompts(1, 9), torch.ones(1, 9, dtype=torch.long)
-    mask[0, -2:] = 0
-    with pytest.raises(ltd.InputError, match="left padding"):
+    mask[0, hidden] = 0
+    with pytest.raises(ltd.InputError, match="may hide a beginning"):
         model.generate(ids, attention_mask=mask, custom_generate=speculative, max_new_tokens=3)
 
 

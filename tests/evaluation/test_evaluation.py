@@ -382,6 +382,31 @@ def test_sampling_of_transformers_is_not_compared_but_repeats_itself(config: Eva
     assert [s["token_ids_sha256"] for s in again] == [s["token_ids_sha256"] for s in samples]
 
 
+@pytest.mark.parametrize("method", ["none", "transformers"])
+def test_what_a_models_files_say_of_sampling_is_left_out_of_every_method(
+    config: EvalConfig, tmp_path: Path, method: str
+) -> None:
+    """All draw from the distribution at the temperature that is asked for; else they could not be compared."""
+    assert config.target is not None
+    told = tmp_path / "told"
+    shutil.copytree(config.target, told)
+    words = {"do_sample": True, "temperature": 0.1, "top_k": 1, "min_p": 0.9, "top_h": 0.1, "typical_p": 0.1}
+    found = json.loads((told / "generation_config.json").read_text())
+    (told / "generation_config.json").write_text(json.dumps({**found, **words}))
+    config = replace(config, tasks=("first",), methods=(method,), temperature=1.0)
+    plain, other = (
+        evaluate(replace(config, target=str(folder), out=tmp_path / name))["samples"]
+        for folder, name in ((config.target, "a"), (told, "b"))
+    )
+    assert [s["token_ids_sha256"] for s in plain] == [s["token_ids_sha256"] for s in other]
+
+
+def test_a_label_of_plain_decoding_is_what_texts_are_compared_with(config: EvalConfig) -> None:
+    samples = evaluate(replace(config, tasks=("first",), methods=("plain=none", "eagle3")))["samples"]
+    verdicts = {sample["method"]: (sample["identical_to_none"], sample["not_compared"]) for sample in samples}
+    assert verdicts == {"plain=none": (None, "this is plain decoding itself"), "eagle3": (True, None)}
+
+
 @pytest.fixture
 def chain(config: EvalConfig, tmp_path: Path) -> str:
     """The folder of a random chain draft for the tiny model."""

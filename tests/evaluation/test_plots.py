@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.console import Console
 from ltd.errors import InputError
 from ltd.evaluation.chain_plots import draw_pareto, plot_pareto, series
 from ltd.evaluation.choice_plots import draw_time
-from ltd.evaluation.plots import MANY, MANY_BARS, REACH, TIME_COLOURS, TIME_LABELS, draw_speed
+from ltd.evaluation.plots import MANY, MANY_BARS, MARKS, REACH, TIME_COLOURS, TIME_LABELS, draw_speed
 from ltd.evaluation.report import write_report
 from ltd.evaluation.scores import MEAN, WHOLE, Score, spent
 
@@ -204,3 +205,14 @@ def test_stored_pictures_are_drawn_from_stored_numbers() -> None:
     assert len(found) >= 6
     for file, picture in found.items():
         assert file.is_file() and picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("tasks", [2, len(MARKS), len(MARKS) + 1, 57])
+def test_every_task_has_a_mark_in_every_row(tasks: int) -> None:
+    score = Score(90.0, 2.0, 1.2, None)
+    row = {f"t{n}": replace(score, speedup=1 + 0.01 * n) for n in range(tasks)} | {MEAN: score}
+    (axes,) = draw_speed({f"m{n}": row for n in range(MANY + 1)}).axes
+    drawn = [line for line in axes.lines if len(line.get_xdata()) == MANY + 1]
+    assert sorted(line.get_xdata()[0] for line in drawn) == pytest.approx([1 + 0.01 * n for n in range(tasks)])
+    shown = axes.get_legend_handles_labels()[1]
+    assert shown == [MEAN, *([f"t{n}" for n in range(tasks)] if tasks <= len(MARKS) else ["a task"])]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ltd.common.journal import Record
 from ltd.common.table import Table
+from ltd.common.terminal import terminal
 from ltd.evaluation.chain_plots import family, pareto_points
 from ltd.evaluation.plots import MANY, plot_speed
 from ltd.evaluation.report import make_tables, write_report
@@ -80,15 +81,16 @@ def test_chain_methods_are_compared_by_what_they_discard(tmp_path: Path) -> None
                          "calls_per_token": pytest.approx(0.4), "tokens_per_second": pytest.approx(2.5),
                          "speedup": pytest.approx(0.5)}  # fmt: skip
     assert [family(method) for method in chains] == ["constant"] * 2 + ["threshold"] * 2 + ["heuristic"]
-    with (tmp_path / "terminal").open("w") as terminal:
-        write_report(results, tmp_path, Console(file=terminal, width=120))
+    assert family("x=chain:sampler=noise:4") == family("chain:4:sampler=noise") == "constant"
+    with (tmp_path / "terminal").open("w") as file:
+        write_report(results, tmp_path, Console(file=file, width=120))
     assert json.loads((tmp_path / "pareto.json").read_text())[4]["family"] == "heuristic"
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_report_is_written(tmp_path: Path) -> None:
-    with (tmp_path / "terminal").open("w") as terminal:
-        write_report({"settings": SETTINGS, "samples": SAMPLES}, tmp_path, Console(file=terminal, width=120))
+    with (tmp_path / "terminal").open("w") as file:
+        write_report({"settings": SETTINGS, "samples": SAMPLES}, tmp_path, Console(file=file, width=120))
     for text in ((tmp_path / "table.md").read_text(), (tmp_path / "terminal").read_text()):
         assert "2.00x / 3.08" in text
         assert "an abacus" in text
@@ -108,3 +110,12 @@ def test_speed_has_a_plot_for_few_methods_and_for_many(speedup: float | None) ->
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     heights = [int.from_bytes(picture[20:24], "big") for picture in pictures]
     assert heights[1] > 2 * heights[0]  # a row for every method
+
+
+def test_names_with_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    method = "[tuned]=eagle3[/]"
+    samples = [{**each, "method": method} for each in SAMPLES if each["method"] == "eagle3"]
+    settings = {**SETTINGS, "methods": [method], "target": "/models/[old]/m"}
+    write_report({"settings": settings, "samples": samples}, tmp_path, terminal(200))
+    shown = capsys.readouterr().out
+    assert "[tuned]" in shown and "/models/[old]/m" in shown

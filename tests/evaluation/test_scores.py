@@ -71,6 +71,15 @@ def test_a_task_of_one_question_has_no_interval_and_nor_has_the_mean() -> None:
     assert table["x"]["b"].interval is table["x"][MEAN].interval is None
 
 
+def test_plain_decoding_may_have_a_label() -> None:
+    samples = random_samples(np.random.default_rng(1), 3)
+    named = [{**each, "method": "plain=none" if each["method"] == "none" else each["method"]} for each in samples]
+    expected = scores({"settings": {"tasks": ["a", "b"], "methods": ["none", "x", "y"]}, "samples": samples})
+    found = scores({"settings": {"tasks": ["a", "b"], "methods": ["plain=none", "x", "y"]}, "samples": named})
+    assert expected["x"][MEAN].speedup is not None
+    assert list(found.values()) == list(expected.values())
+
+
 def test_what_was_drafted() -> None:
     # 4 + 6 + 0 candidates; gains 3, 1, 1 and 2 accept 2 + 0 + 0 + 1 of them, of which the last cycle's were 5.
     row = drafted([sample("a", "1", "x", [3, 1, 1], 1.0, depths=[1, 2, 0], sizes=[4, 6, 0]),

@@ -341,3 +341,33 @@ def test_any_summary_leaves_the_text_as_it_is(tiny_target: Folder, tiny_head: Fo
 def test_a_static_policy_keeps_nothing() -> None:
     policy = ltd.Static(2, 8)
     assert policy.start(3) is policy and policy.keep([1]) is None and isinstance(learned().start(1), LearnedCall)
+
+
+@pytest.mark.parametrize(
+    "layouts", [(LAYOUT, LAYOUT), (depth_layout(WIDTH), size_layout(WIDTH, 4))], ids=["own", "paper"]
+)
+def test_networks_are_asked_on_the_device_of_the_tree(layouts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made the policy, and wherever its weights were read to."""
+    seen: list[str] = []
+
+    def at_once(*arguments: Any) -> Any:
+        given = [each for part in arguments for each in (part if isinstance(part, list | tuple) else [part])]
+        seen.extend(each.device.type for each in given if isinstance(each, torch.Tensor))
+        return torch.zeros(2, dtype=torch.int64)
+
+    def asker(*arguments: Any) -> Any:
+        at_once(*arguments)
+        return lambda tree, depth: (0, 0)
+
+    monkeypatch.setattr(asking, "_operator_asker", asker)
+    for name in ("depth_action", "size_action"):
+        monkeypatch.setattr(asking.ops, name, at_once)
+    networks = [random_network(layout, outputs, outputs) for layout, outputs in zip(layouts, (2, 3), strict=True)]
+    policy = Learned(Setting(WIDTH), 4, (2, 5, 9), *networks)
+    grown = DraftTree(2, WIDTH, 4, 30, torch.device("meta"))
+    grown.begin(torch.zeros(2, dtype=torch.int64, device="meta"), torch.zeros(2, dtype=torch.int32, device="meta"))
+    call = policy.start(2)
+    call.continue_drafting(grown, 0)
+    call.choose_size(grown, 0)
+    assert set(seen) == {"meta"}
+    assert all(weight.is_cpu for network in networks for weight in network.weights)

@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 
 class OtherCrew:
     """Does the last unit first, and gives the results of a unit together.
@@ -23,7 +25,7 @@ class OtherCrew:
         self.size = size
         self.units: list[list[Any]] = []
 
-    def machine_facts(self) -> dict[str, str | int]:
+    def machine_facts(self, device: torch.device | None = None) -> dict[str, str | int]:
         return {"processor": "some processor", "threads": 3, "torch": "2.0"}
 
     def do(self, job: Any, units: Sequence[Any]) -> Iterator[Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from ltd.common.terminal import terminal
 
 
 def analyze(
@@ -42,5 +43,5 @@ def analyze(
 
     policies, rules = tuple(policy or ()), tuple(rule or ())
     config = AnalysisConfig(traces, latency, out, policies, controller, fit, static_from, text, rules, knowable)
-    write_analysis(*analyse(config), out, Console())
+    write_analysis(*analyse(config), out, terminal())
     print(f"the analysis is in {out}", file=sys.stderr)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, TargetOption, ThreadsOption, WidthOption
+from ltd.common.terminal import terminal
 from ltd.errors import InputError
 
 
@@ -46,7 +46,7 @@ def calibrate(
     picture = out.with_suffix(".png")
     model.save(out)
     write_bytes(picture, plot(model))
-    console = Console()
+    console = terminal()
     console.print(latency_table(model).rich())
     console.print(describe(model), highlight=False)
     if counts is not None:

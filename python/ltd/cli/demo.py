@@ -7,12 +7,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ltd.cli.generate import describe, stream_text
 from ltd.cli.offer import offer_quick_tune
 from ltd.cli.options import DeviceOption, DraftOption, DtypeOption, MaxNewTokensOption, TargetOption, ThreadsOption
+from ltd.common.terminal import terminal
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def demo(
     for number, prompt in enumerate(PROMPTS, 1):
         drafted, plain = compare(decoder, prompt, runs, max_new_tokens)
         table.add_row(f"{number}", *cells(drafted, plain, str(decoder.target.dtype).removeprefix("torch.")))
-    Console().print("", table)
+    terminal().print("", table)
     offer_quick_tune(decoder)
 
 
@@ -84,4 +84,5 @@ def cells(drafted: Outcome, plain: Outcome, dtype: str) -> list[str]:
     fast, slow = median(drafted.speeds), median(plain.speeds)
     parting = first_difference(drafted.token_ids, plain.token_ids)
     same = "yes" if parting is None else f"for {parting} tokens, then {dtype} rounding; see ltd check"
-    return [f"{slow:.1f}", f"{fast:.1f}", f"{fast / slow:.2f}x", f"{drafted.acceptance_length:.2f}", same]
+    speedup = f"{fast / slow:.2f}x" if slow else "-"  # a text of one token has no cycles
+    return [f"{slow:.1f}", f"{fast:.1f}", speedup, f"{drafted.acceptance_length:.2f}", same]

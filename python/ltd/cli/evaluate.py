@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ltd.cli.options import (
     GREEDY,
@@ -27,6 +26,7 @@ from ltd.cli.options import (
     refuse_unused,
 )
 from ltd.common.launch import launched_processes
+from ltd.common.terminal import terminal
 from ltd.evaluation.questions import TASKS
 
 ALL_TASKS = ",".join(TASKS)
@@ -104,7 +104,7 @@ def evaluate(
         refuse_unused(context, ("seed",), GREEDY)
     with open_crew(ray, ray_cpus, lambda: uses_gpu(device)) as crew:
         results = run(config, crew=crew)
-    write_report(results, out, Console(), against)
+    write_report(results, out, terminal(), against)
 
 
 def check(
@@ -141,6 +141,6 @@ def check(
         tensor_parallel=launched_processes() > 1,
     )
     results = run(config)
-    Console().print(verdict_table(results).rich())
+    terminal().print(verdict_table(results).rich())
     if not is_lossless(results):
         raise typer.Exit(LOSSY)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ltd.cli.options import (
     DataDirOption,
@@ -21,6 +20,7 @@ from ltd.cli.options import (
     names,
     numbers,
 )
+from ltd.common.terminal import terminal
 
 
 def fit_sampling(
@@ -68,5 +68,5 @@ def fit_sampling(
     rows = [[name_of(fit.temperature), *(f"{factor:.2f}" for factor in fit.levels)] for fit in fits]
     rows = [[*row, *[""] * (deepest + 1 - len(row))] for row in rows]
     columns = ["temperature", *(f"level {level}" for level in range(deepest))]
-    Console().print(Table("Factors; deeper levels have the last", columns, rows).rich())
+    terminal().print(Table("Factors; deeper levels have the last", columns, rows).rich())
     print(f"they are in {config.head} now", file=sys.stderr)

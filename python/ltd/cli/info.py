@@ -7,9 +7,9 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from ltd.common.terminal import terminal
 from ltd.common.version import VERSION
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def info() -> None:
     table.add_column(overflow="fold")
     for name, value in facts().items():
         table.add_row(name, value)
-    Console().print(table, highlight=False)
+    terminal().print(table, highlight=False)
 
 
 def facts() -> dict[str, str]:

@@ -21,10 +21,10 @@ def inspect(
 ) -> None:
     """Show a draft head's layout, and every decision that is taken in loading it."""
     import torch
-    from rich.console import Console
 
     from ltd.common.files import expand_user
     from ltd.common.table import Table
+    from ltd.common.terminal import terminal
     from ltd.drafts.eagle3.files import load_head
     from ltd.drafts.eagle3.published import HeadDecisions
     from ltd.drafts.opening import COMPANIONS, companions
@@ -34,7 +34,7 @@ def inspect(
     decisions, folder = HeadDecisions(), expand_user(head)
     model = None if target is None else load_model(target, torch.bfloat16, torch.device("cpu")).model
     loaded = load_head(folder, torch.bfloat16, "cpu", target=model, feature_layers=layers, decisions=decisions)
-    console = Console()
+    console = terminal()
     if decisions.made:
         rows = [list(decision) for decision in decisions.made]
         console.print(Table("", ["what", "found", "used"], rows, numbers=False).rich(), highlight=False)

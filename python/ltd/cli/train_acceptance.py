@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ltd.cli.options import DtypeOption, TargetOption, ThreadsOption
 from ltd.common.assets import shipped_chain
+from ltd.common.terminal import terminal
 from ltd.training.acceptance.config import AcceptanceConfig
 
 DEFAULT = AcceptanceConfig(draft="", run="", out="")
@@ -44,4 +44,4 @@ def train_acceptance(
     found = train(config)
     rows = [[f"{bin['predicted']:.3f}", f"{bin['label']:.3f}", str(bin["tokens"])] for bin in found["calibration"]]
     title = f"Held-out: loss {found['loss']:.3f}, AUC {found['auc']:.3f}, accepted {found['accepted']:.3f}"
-    Console().print(Table(title, ["predicted", "accepted", "tokens"], rows).rich())
+    terminal().print(Table(title, ["predicted", "accepted", "tokens"], rows).rich())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ltd.cli.options import (
     DeviceOption,
@@ -23,6 +22,7 @@ from ltd.cli.options import (
     names,
     refuse_unused,
 )
+from ltd.common.terminal import terminal
 
 if TYPE_CHECKING:
     from ltd.common.table import Table
@@ -115,7 +115,7 @@ def train_baseline(
     from ltd_rl.baselines.train import train_baseline as run
 
     trained = run(BaselineConfig(kind.value, out, samples=samples, width=width, epochs=epochs, seed=seed, **shared))
-    Console().print(course(trained).rich())
+    terminal().print(course(trained).rich())
     print(f"the baseline is in {out}; ltd eval knows it as {kind.value}:model={out}", file=sys.stderr)
 
 
@@ -154,7 +154,7 @@ def search_all_rules(source: Source, out: Path, networks: Path | None) -> None:
     from ltd_rl.baselines.rule_search import search_rules
 
     found = search_rules(source, out, networks)
-    Console().print(searched(found).rich())
+    terminal().print(searched(found).rich())
     print("\n".join(found.policies.values()))
     for name, reason in found.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
@@ -186,7 +186,7 @@ def search_static(source: Source, out: Path) -> None:
     from ltd_rl.baselines.grid import search_grid
 
     found = search_grid(source, out)
-    Console().print(fastest(found).rich())
+    terminal().print(fastest(found).rich())
     print(f"depth {found['depth']}, size {found['size']}; ltd eval knows it as grid:{out}/grid.json", file=sys.stderr)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ltd.cli.options import (
     DeviceOption,
@@ -22,6 +21,7 @@ from ltd.cli.options import (
     numbers,
     refuse_unused,
 )
+from ltd.common.terminal import terminal
 
 if TYPE_CHECKING:
     from ltd.common.journal import Record
@@ -94,7 +94,7 @@ def tune(
     )
     tuned = run(config)
     for table in comparison(tuned):
-        Console().print(table.rich())
+        terminal().print(table.rich())
     print(verdict(tuned), file=sys.stderr)
 
 
@@ -109,7 +109,7 @@ def tune_quickly(target: str | None, draft: str | None, dtype: str, threads: int
     rows = [[name, f"{speed:.1f}", f"{speed / plain:.2f}x"] for name, speed in tuned.replayed.items()]
     texts = texts_at(tuned.temperatures)
     title = f"Answers that nothing was learned with ({texts}), replayed with this machine's costs"
-    Console().print(Table(title, ["", "tokens/s", "speedup"], rows).rich())
+    terminal().print(Table(title, ["", "tokens/s", "speedup"], rows).rich())
     kept = "Nothing was faster than plain decoding, so no policy is kept; --policy none decodes plainly."
     if tuned.kept is None and tuned.replayed.get(SHIPPED, 0.0) > plain:
         kept = "The shipped policies were the fastest, and ltd goes on using them."

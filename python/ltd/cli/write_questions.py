@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ltd.cli.options import DeviceOption, DtypeOption, TargetOption, ThreadsOption
+from ltd.common.terminal import terminal
 
 
 def write_questions(
@@ -28,5 +28,5 @@ def write_questions(
     config = OwnQuestionsConfig(out, each, seed, target, device, dtype, threads)
     counts = write_own_questions(config)
     rows = [[kind, str(count)] for kind, count in counts.items()]
-    Console().print(Table("Questions that the target wrote", ["kind", "questions"], rows).rich())
+    terminal().print(Table("Questions that the target wrote", ["kind", "questions"], rows).rich())
     print(f"they are in {config.file}; give --data-dir {out} --tasks own", file=sys.stderr)

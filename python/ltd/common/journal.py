@@ -15,6 +15,7 @@ from ltd.common.lock import LOCK, only_user
 from ltd.errors import InputError
 
 Record = dict[str, Any]
+BEGINNING = b'{"settings"'
 
 
 class Journal:
@@ -66,18 +67,16 @@ class Journal:
         self._file.seek(0)
         content = self._file.read()
         complete = content.rfind(b"\n") + 1
-        self._file.truncate(complete)
         lines = content[:complete].splitlines()
         if not lines:
+            self._check_begun(BEGINNING.startswith(content[: len(BEGINNING)]))
+            self._file.truncate(0)
             self._check_new(results)
             self._write({"settings": settings})
             return
         entries = [self._parse(number, line) for number, line in enumerate(lines, 1)]
-        if not is_settings(entries[0]):
-            raise InputError(
-                f"{self.path} does not begin with the settings of a run: its first line is lost, or ltd did not write "
-                "it; delete the file, or name another place"
-            )
+        self._check_begun(is_settings(entries[0]))
+        self._file.truncate(complete)
         told = [entry["settings"] for entry in entries if is_settings(entry)]
         self.records = [entry for entry in entries if not is_settings(entry)]
         if self.records or found_results(self.path, results):
@@ -86,6 +85,14 @@ class Journal:
         elif any(difference(recorded, settings) for recorded in told):  # that run was refused, or killed, at once
             self._file.truncate(0)
             self._write({"settings": settings})
+
+    def _check_begun(self, with_settings: bool) -> None:
+        """Nothing is cut off a file that does not begin as a journal does: it may be somebody's."""
+        if not with_settings:
+            raise InputError(
+                f"{self.path} does not begin with the settings of a run: its first line is lost, or ltd did not write "
+                "it; delete the file, or name another place"
+            )
 
     def _check_new(self, results: str) -> None:
         """Nothing can be finished before the settings are written, so what is there is of a run that nobody knows."""

@@ -55,8 +55,12 @@ def model_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine_facts() -> dict[str, str | int]:
-    """What a speed depends on and a reader of results needs: processor, cores, threads, GPU (if any) and torch."""
+def machine_facts(device: torch.device | None = None) -> dict[str, str | int]:
+    """What a speed depends on and a reader of results needs: processor, cores, threads, GPU (if any) and torch.
+
+    Args:
+        device: that is used; of several GPUs it says which is named. None, and a CPU, leave that to the current one.
+    """
     facts: dict[str, str | int] = {
         "processor": processor_name(),
         "cores": usable_cores(),
@@ -64,5 +68,5 @@ def machine_facts() -> dict[str, str | int]:
         "torch": str(torch.__version__),
     }
     if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name()
+        facts["gpu"] = torch.cuda.get_device_name(device if device is not None and device.type == "cuda" else None)
     return facts

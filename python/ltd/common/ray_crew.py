@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltd.common.program import say
 from ltd.common.ray_nodes import Node, Share, check_alike, find_nodes, share_out, shared_facts
 from ltd.common.ray_workers import Worker
 from ltd.common.workers import LOCAL, Crew, Here, Job, fingerprint
 from ltd.errors import InputError
+
+if TYPE_CHECKING:  # it takes seconds
+    import torch
 
 MOST_DEATHS = 3  # of workers over one unit, or of a post before it is open
 AHEAD = 2  # units that a worker may be ahead of the oldest unfinished one: their results wait in memory
@@ -97,8 +100,8 @@ class RayCrew:
         self._start()
         return len(self.posts)
 
-    def machine_facts(self) -> dict[str, str | int]:
-        """See `Crew`; the number of threads is that of a worker."""
+    def machine_facts(self, device: torch.device | None = None) -> dict[str, str | int]:
+        """See `Crew`; the number of threads is that of a worker, and so is the GPU, whatever the device."""
         self._start()
         return shared_facts([post.share for post in self.posts], self.gpu)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -121,19 +120,12 @@ def probe_of(package: str) -> Callable[[], dict[str, Any]]:
 
 def own_versions() -> dict[str, str | None]:
     """What must be the same on all machines: ltd, down to its Python sources, and torch."""
-    sources = fingerprint_of_sources(PACKAGE)
+    sources = fingerprint(PACKAGE, "*.py")
     try:
         torch: str | None = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         torch = None
     return {"ltd": VERSION, "sources": sources, "torch": torch}
-
-
-def fingerprint_of_sources(package: Path) -> str:
-    """A hash of all Python sources of a package."""
-    files = sorted(package.rglob("*.py"))
-    parts = [f"{file.relative_to(package).as_posix()} {fingerprint(file)}" for file in files]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def check_node(name: str, facts: dict[str, Any], here: dict[str, str | None]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ltd.common.files import content_hash, read_content, write_bytes
@@ -58,14 +57,13 @@ def write_facts(file: Path, kind: str, schema: int, values: Mapping[str, Any]) -
     return facts
 
 
-def read_weights(file: Path, sha256: str, named_by: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """The tensors in a safetensors file, on a device.
+def read_weights(file: Path, sha256: str, named_by: str) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, on the CPU.
 
     Args:
         file: to read.
         sha256: of its content.
         named_by: the file that says so.
-        device: for the tensors.
 
     Raises:
         InputError: it is missing, damaged or another file.
@@ -73,7 +71,7 @@ def read_weights(file: Path, sha256: str, named_by: str, device: str | torch.dev
     content = read_content(file, file.name)
     if content_hash(content) != sha256:
         raise InputError(f"{file.name} is not the file that {named_by} was written for")
-    return {name: tensor.to(device) for name, tensor in read_tensors(content, file.name).items()}
+    return read_tensors(content, file.name)
 
 
 def facts_file(values: Mapping[str, Any]) -> bytes:

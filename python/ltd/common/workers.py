@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ltd.common.files import expand_user, file_hash
+
+if TYPE_CHECKING:  # it takes seconds
+    import torch
 
 U_contra = TypeVar("U_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -46,7 +49,7 @@ class Crew(Protocol):
     def size(self) -> int:
         """How many units are done at the same time."""
 
-    def machine_facts(self) -> dict[str, str | int]:
+    def machine_facts(self, device: torch.device | None = None) -> dict[str, str | int]:
         """What the speed depends on, as `ltd.common.machine.machine_facts`: of several machines what all share."""
 
     def do(self, job: Job[U, R], units: Sequence[U]) -> Iterator[R]:
@@ -68,11 +71,11 @@ class Here:
     def __init__(self) -> None:
         self._opened: tuple[Any, Callable[[Any], Iterator[Any]]] | None = None
 
-    def machine_facts(self) -> dict[str, str | int]:
+    def machine_facts(self, device: torch.device | None = None) -> dict[str, str | int]:
         """See `Crew`."""
-        from ltd.common.machine import machine_facts  # imports torch, which takes seconds
+        from ltd.common.machine import machine_facts  # imports torch
 
-        return machine_facts()
+        return machine_facts(device)
 
     def do(self, job: Job[U, R], units: Sequence[U]) -> Iterator[R]:
         """See `Crew`."""
@@ -95,10 +98,13 @@ def absolute(name: str | None) -> str | None:
     return str(found[0]) if found else name
 
 
-def fingerprint(path: Path) -> str | None:
-    """A hash of a file, or of all files in a folder, that is the same on all machines; None where there is nothing."""
+def fingerprint(path: Path, pattern: str = "*") -> str | None:
+    """A hash of a file, or of all files in a folder that a pattern names, that is the same on all machines.
+
+    None where there is nothing.
+    """
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        files = sorted(file for file in path.rglob(pattern) if file.is_file() and "__pycache__" not in file.parts)
         parts = [f"{file.relative_to(path).as_posix()} {fingerprint(file)}" for file in files]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if not path.is_file():

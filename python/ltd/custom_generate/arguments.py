@@ -91,5 +91,7 @@ def unpadded(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> li
         )
     mask = attention_mask.bool()
     if bool((mask[:, :-1] & ~mask[:, 1:]).any()):
-        raise InputError("the prompts are padded on the right; a causal model generates after left padding only")
+        raise InputError(
+            "the attention mask hides tokens behind others that it shows; it may hide a beginning, the padding, alone"
+        )
     return [row[keep].tolist() for row, keep in zip(input_ids, mask, strict=True)]

@@ -43,8 +43,10 @@ class Models:
 
     @cached_property
     def reference(self) -> PreTrainedModel:
-        """The target once more, as `transformers` loads it."""
-        return load_model(self.target, self.decoder.target.dtype, self.decoder.target.device).model
+        """The target once more, as `transformers` loads it, but for what its files say of sampling."""
+        model = load_model(self.target, self.decoder.target.dtype, self.decoder.target.device).model
+        model.generation_config = hf_reference.without_sampling(model.generation_config)
+        return model
 
     @cached_property
     def assistant(self) -> PreTrainedModel:

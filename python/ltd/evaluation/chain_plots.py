@@ -55,7 +55,7 @@ def pareto_points(choices: dict[str, Drafted], means: dict[str, Score]) -> list[
 
 def family(method: str) -> str:
     """What kind of rule decides the length of a chain."""
-    rule = split_label(method)[1].split(":")[1]
+    rule = split_sampler(split_label(method)[1].partition(":")[2])[0].partition(":")[0]
     if rule.isdecimal():
         return "constant"
     return "heuristic" if rule == "heuristic" else "threshold"

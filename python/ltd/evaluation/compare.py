@@ -30,7 +30,7 @@ from ltd.evaluation.against import find_method
 from ltd.evaluation.answerers import Answerer, Models, find_chain
 from ltd.evaluation.encoding import check_turns, encode_turn
 from ltd.evaluation.lossless import first_difference
-from ltd.evaluation.method_names import expand, split_label
+from ltd.evaluation.method_names import expand, plain_among, split_label
 from ltd.evaluation.method_table import BASELINE
 from ltd.evaluation.methods import Method, NewBundle
 from ltd.evaluation.questions import Question, Turn, all_turns, load_questions
@@ -150,7 +150,8 @@ class EvalJob:
         first = Turn(self.missing[0].turn.question, 0)
         for name, method in methods.items():
             answer(decoder, answerers[name], Piece(first, method, config.seed), {}, short)
-        machine = {"machine": {"node": platform.node(), **machine_facts()}} if self.names_machine else {}
+        here = {"node": platform.node(), **machine_facts(decoder.target.device)}
+        machine = {"machine": here} if self.names_machine else {}
 
         def work(unit: QuestionWork) -> Iterator[Record]:
             samples = dict(unit.before)
@@ -263,10 +264,10 @@ def published(pieces: Sequence[Piece], samples: Samples, temperature: float) -> 
     `token_ids` become a hash. `identical_to_none` is null where there is nothing to compare, and `not_compared` says
     why.
     """
-    results = []
+    results, baseline = [], plain_among(piece.method.name for piece in pieces)
     for piece in pieces:
         sample = dict(samples[piece.key])
-        plain = samples.get((*piece.turn.key, BASELINE))
+        plain = None if baseline is None else samples.get((*piece.turn.key, baseline))
         token_ids = sample.pop("token_ids")
         sample["token_ids_sha256"] = token_hash(token_ids)
         sample["identical_to_none"] = sample["first_divergence"] = None
@@ -280,7 +281,7 @@ def published(pieces: Sequence[Piece], samples: Samples, temperature: float) -> 
 
 def reason_not_to_compare(method: Method, sample: Record, plain: Record | None, temperature: float) -> str | None:
     """Why a sample's text need not be that of plain decoding, for people; None if it must."""
-    if method.name == BASELINE:
+    if split_label(method.name)[1] == BASELINE:
         return "this is plain decoding itself"
     if plain is None:
         return "plain decoding is not among the methods"

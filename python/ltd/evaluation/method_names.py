@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ltd.common.named_options import numbers_of, options_of, split_option, whole
 from ltd.decoding.decoder import PolicyChoice
 from ltd.errors import InputError
 from ltd.evaluation.method_table import (
+    BASELINE,
     BOTH,
     FILES,
     LOOKED_UP,
@@ -90,6 +91,11 @@ def split_label(name: str) -> tuple[str, str]:
     """The label that a method has in tables, and the method: of `LABEL=METHOD`, or both the same."""
     label, equals, spec = name.partition("=")
     return (label, spec) if equals and ":" not in label else (name, name)
+
+
+def plain_among(names: Iterable[str]) -> str | None:
+    """The first of the methods that is plain decoding, whatever its label; None if none is."""
+    return next((name for name in names if split_label(name)[1] == BASELINE), None)
 
 
 def expand(names: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ltd.common.table import png
@@ -22,6 +23,7 @@ SOURCE_COLOURS = {"draft": "#3182bd", "both": "#9e9ac8", "text": "#54278f"}
 MANY = 6  # methods; with more, bars of every task beside each other can no longer be told apart
 MANY_BARS = 28  # of all tasks; more do not fit on a page with numbers above them
 REACH = 1.5  # an interval is drawn so far beyond the largest value, and no further
+MARKS = "osD^vP*X"  # for tasks
 ByMethod = Mapping[str, Mapping[str, Score]]
 
 
@@ -91,13 +93,18 @@ def speed_bars(axes: Axes, by_method: ByMethod) -> None:
 
 
 def speed_rows(axes: Axes, by_method: ByMethod) -> None:
-    """A row for every method: its mean as a bar with its interval and τ, and a mark for every task."""
+    """A row for every method: its mean as a bar with its interval and τ, and a mark for every task.
+
+    More tasks than there are marks have dots without a name.
+    """
     values = heights(by_method)
     limit = furthest(values.values())
     places = range(len(by_method))
     axes.barh(places, [row[MEAN] for row in values.values()], 0.62, color="#9ecae1", label=MEAN)
-    for mark, task in zip("osD^vP*X", (task for task in next(iter(values.values())) if task != MEAN), strict=False):
-        axes.plot([row[task] for row in values.values()], places, mark, markersize=3.5, color="#08519c", label=task,
+    tasks = [task for task in next(iter(values.values())) if task != MEAN]
+    marks, names = (MARKS, tasks) if len(tasks) <= len(MARKS) else ("." * len(tasks), ["a task"])
+    for mark, task, name in zip_longest(marks[: len(tasks)], tasks, names):
+        axes.plot([row[task] for row in values.values()], places, mark, markersize=3.5, color="#08519c", label=name,
                   linestyle="none")  # fmt: skip
     if has_speedups(by_method):
         axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")

@@ -15,10 +15,9 @@ from ltd.common.assets import shipped_head
 from ltd.common.files import file_hash
 from ltd.common.journal import Record
 from ltd.common.launch import launched_processes
-from ltd.common.machine import machine_facts
 from ltd.common.number_ranges import check_least
 from ltd.common.threads import check_threads
-from ltd.common.workers import Crew, absolute, local_paths
+from ltd.common.workers import Crew, Here, absolute, local_paths
 from ltd.drafts.opening import find_head, head_hash, text_scores_file
 from ltd.drafts.sharpness import SAMPLING
 from ltd.errors import InputError
@@ -161,10 +160,10 @@ def run_settings(
         config, questions, methods: of the run.
         crew: who does the work; None is this process.
     """
-    machine = machine_facts() if crew is None else crew.machine_facts()
+    device = resolve_device(config.device)
+    machine = (crew or Here()).machine_facts(device)
     values = {**dataclasses.asdict(config), **machine}
     head = find_head(resolve_draft(config.target, config.draft))
-    device = resolve_device(config.device)
     values["dtype"] = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
     values["device"] = str(device)
     if device.type == "cpu":  # as runs were kept when there was no other

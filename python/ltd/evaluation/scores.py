@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltd.common.journal import Record
-from ltd.evaluation.method_table import BASELINE
+from ltd.evaluation.method_names import plain_among
 
 MEAN = "mean"
 RESAMPLES = 2000
@@ -100,18 +100,23 @@ def all_scores(results: Record) -> Record:
     return plain
 
 
-def scores(results: Record, baseline: str = BASELINE) -> dict[str, dict[str, Score]]:
-    """By method, then by task; "mean" is the arithmetic mean over the tasks, as in the paper's table."""
+def scores(results: Record, baseline: str | None = None) -> dict[str, dict[str, Score]]:
+    """By method, then by task; "mean" is the arithmetic mean over the tasks, as in the paper's table.
+
+    Args:
+        results: of a run. baseline: a method; None is plain decoding, if it is among them.
+    """
     tasks, methods = results["settings"]["tasks"], results["settings"]["methods"]
+    baseline = baseline or plain_among(methods)
     by_task = group(results["samples"], "task")
     groups: Groups = {task: group(by_task[task], "method") for task in tasks}
-    found = intervals(groups, baseline) if baseline in methods else {}
+    found = {} if baseline is None else intervals(groups, baseline)
     table: dict[str, dict[str, Score]] = {}
     for method in methods:
         row = {}
         for task in tasks:
             rate = throughput(groups[task][method])
-            plain = throughput(groups[task][baseline]) if baseline in methods else 0.0
+            plain = 0.0 if baseline is None else throughput(groups[task][baseline])
             length = acceptance_length(groups[task][method])
             row[task] = Score(rate, length, rate / plain if plain else None, found.get((method, task)))
         table[method] = {**row, MEAN: mean_score(list(row.values()), found.get((method, MEAN)))}
@@ -155,7 +160,7 @@ def mean_score(row: Sequence[Score], interval: Interval | None = None) -> Score:
 
 
 def intervals(
-    groups: Groups, baseline: str = BASELINE, resamples: int = RESAMPLES, seed: int = 0
+    groups: Groups, baseline: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[tuple[str, str], Interval]:
     """The bootstrap's 95 % interval of every speedup, by method and task, and of its mean over the tasks.
 
@@ -217,7 +222,8 @@ def quantiles(speedups: NDArray[np.float64], methods: Sequence[str], task: str) 
 def drafted(samples: Sequence[Record]) -> Drafted:
     """What one method drafted in these answers.
 
-    A cycle that gained n tokens accepted n - 1, the last one being the target's own.
+    A cycle that gained n tokens accepted n - 1, the last one being the target's own. An answer's last cycle may have
+    accepted one more, as its gain ends where the answer does; that one is not counted.
     """
     cycles = sum(sample["cycles"] for sample in samples)
     tokens = sum(sum(sample["gains"]) for sample in samples)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
+from ltd.decoding.generation_config import SAMPLED
 from ltd.decoding.statistics import Statistics
 
 Arrive = Callable[[Sequence[int]], None]
@@ -111,12 +113,23 @@ def greedy_settings(max_new_tokens: int, stop_ids: Sequence[int]) -> dict[str, A
         "do_sample": False,
         "eos_token_id": list(stop_ids) or None,
         "pad_token_id": 0,
+        "return_dict_in_generate": False,
     }
 
 
 def sampling_settings(max_new_tokens: int, stop_ids: Sequence[int], temperature: float) -> dict[str, Any]:
-    """With these, it samples from the distribution that sampling here does: all tokens, at this temperature."""
+    """With these, and a config of `without_sampling`, it samples from the distribution that sampling here does: all
+    tokens, at this temperature.
+    """
     if temperature == 0:
         return greedy_settings(max_new_tokens, stop_ids)
     warped = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     return greedy_settings(max_new_tokens, stop_ids) | warped
+
+
+def without_sampling(config: GenerationConfig) -> GenerationConfig:
+    """A copy that says nothing of sampling: `generate` takes from a model's config whatever it is not told."""
+    found = copy.deepcopy(config)
+    for name in SAMPLED:
+        setattr(found, name, None)
+    return found

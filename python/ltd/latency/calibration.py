@@ -150,6 +150,3 @@ def drift_of(samples: list[float]) -> float:
     half = len(samples) // 2
     earlier = float(np.median(samples[:half])) if half else 0.0
     return float(np.median(samples[half:])) / earlier - 1 if earlier else 0.0
-
-
-# --- one point ---

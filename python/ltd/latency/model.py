@@ -32,9 +32,6 @@ NOISE_LIMIT, DRIFT_LIMIT = 0.15, 0.1
 AGAIN = "calibrate again with ltd calibrate"
 
 
-# --- interpolation ---
-
-
 # --- the model ---
 
 
@@ -293,7 +290,7 @@ def setup_of(decoder: Decoder, target: str | Path | None = None, width: int | No
     build, draft = build_info(), decoder.draft
     weights = None if draft is None or draft.origin is None else draft.origin.sha256
     return {
-        **machine_facts(),
+        **machine_facts(decoder.target.device),
         "ltd": build["version"],
         "kernels": build["cpu_kernels"],
         "device": str(decoder.target.device),

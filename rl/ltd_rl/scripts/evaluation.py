@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ltd.common.files import expand_user
+from ltd.common.terminal import terminal
 from ltd.errors import InputError
 from ltd.evaluation.compare import EvalConfig, evaluate
 from ltd.evaluation.questions import TASKS
@@ -98,7 +97,7 @@ def run_evaluation(options: EvaluationOptions) -> None:
         dtype=options.dtype,
         threads=options.threads,
     )
-    write_report(evaluate(config, bundles=bundles), options.save_path, Console())
+    write_report(evaluate(config, bundles=bundles), options.save_path, terminal())
 
 
 def policies_of(options: EvaluationOptions) -> Learned:

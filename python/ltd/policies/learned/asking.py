@@ -7,6 +7,8 @@ object on the way costs time: what does not change within a call is looked up on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -20,20 +22,22 @@ from ltd.tree import DraftTree
 
 # Tree and depth → the depth network's action and the size network's, for a network that is not asked 0.
 Asker = Callable[[DraftTree, int], tuple[int, int]]
+Askers = tuple[Asker | None, Asker | None, bool]  # see `askers`
+Fixed = tuple[Any, ...]  # what the paper's operators take behind tree and depth
 
 
-def askers(depth: Network | None, size: Network | None, batch: int) -> tuple[Asker | None, Asker | None, bool]:
-    """What asks the depth network, and what asks the size network; None without.
+def askers(depth: Network | None, size: Network | None, batch: int, device: torch.device) -> Askers:
+    """What asks the depth network, and what asks the size network, about trees on a device; None without.
 
     Returns:
         both, and whether the first one asks the size network as well: where the two read the same summary, this costs
         next to nothing.
     """
-    ask_size = None if size is None else _asker(None, size, batch)
+    ask_size = None if size is None else _asker(None, size, batch, device)
     if depth is None:
         return None, ask_size, False
     asks_both = size is not None and isinstance(size.layout, Summary) and _reads_as(size) == _reads_as(depth)
-    return _asker(depth, size if asks_both else None, batch), ask_size, asks_both
+    return _asker(depth, size if asks_both else None, batch, device), ask_size, asks_both
 
 
 def _reads_as(network: Network) -> tuple[Layout | Summary, bool]:
@@ -41,20 +45,24 @@ def _reads_as(network: Network) -> tuple[Layout | Summary, bool]:
     return network.layout, network.uses_tanh
 
 
-def _asker(depth: Network | None, size: Network | None, batch: int) -> Asker:
+def _asker(depth: Network | None, size: Network | None, batch: int, device: torch.device) -> Asker:
     """Asks one network, or both about the same summary."""
     network = depth or size
     assert network is not None
     layout = network.layout
     if isinstance(layout, Summary):
-        return _summary_asker(layout, depth, size, network.uses_tanh, batch)
-    return _depth_asker(layout, network) if size is None else _size_asker(layout, network)
+        return _summary_asker(layout, depth, size, network.uses_tanh, batch, device)
+    weights = [weight.to(device) for weight in network.weights]
+    fixed = layout.slots, layout.repeats, weights, network.uses_tanh, *layout.length_range
+    return partial(_depth_action if size is None else _size_action, fixed)
 
 
-def _summary_asker(layout: Summary, depth: Network | None, size: Network | None, uses_tanh: bool, batch: int) -> Asker:
+def _summary_asker(
+    layout: Summary, depth: Network | None, size: Network | None, uses_tanh: bool, batch: int, device: torch.device
+) -> Asker:
     networks = [() if network is None else network.weights for network in (depth, size)]
     depth_layers, size_layers = ([len(bias) for bias in weights[1::2]] for weights in networks)
-    weights = torch.cat([weight.flatten() for weights in networks for weight in weights])
+    weights = torch.cat([weight.flatten() for weights in networks for weight in weights]).to(device)
     if weights.is_cpu:
         return _direct_asker(layout, weights, depth_layers, size_layers, uses_tanh)
     return _operator_asker(layout, weights, depth_layers, size_layers, uses_tanh, batch)
@@ -155,25 +163,15 @@ def _operator_asker(
     return ask
 
 
-def _depth_asker(layout: Layout, network: Network) -> Asker:
-    """In the paper's layout, of the newest level."""
-    fixed = layout.slots, layout.repeats, network.weights, network.uses_tanh, *layout.length_range
-
-    def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
-        return upper_median(ops.depth_action(tree.newest_scores, tree.lengths, depth, *fixed).tolist()), 0
-
-    return ask
+def _depth_action(fixed: Fixed, tree: DraftTree, depth: int) -> tuple[int, int]:
+    """An `Asker` in the paper's layout, of the newest level."""
+    return upper_median(ops.depth_action(tree.newest_scores, tree.lengths, depth, *fixed).tolist()), 0
 
 
-def _size_asker(layout: Layout, network: Network) -> Asker:
-    """In the paper's layout, of all candidates."""
-    fixed = layout.slots, layout.repeats, network.weights, network.uses_tanh, *layout.length_range
-
-    def ask(tree: DraftTree, depth: int) -> tuple[int, int]:
-        scores = tree.scores[:, : tree.candidates]
-        return 0, upper_median(ops.size_action(scores, tree.lengths, depth, *fixed).tolist())
-
-    return ask
+def _size_action(fixed: Fixed, tree: DraftTree, depth: int) -> tuple[int, int]:
+    """An `Asker` in the paper's layout, of all candidates."""
+    scores = tree.scores[:, : tree.candidates]
+    return 0, upper_median(ops.size_action(scores, tree.lengths, depth, *fixed).tolist())
 
 
 def _root_states(tree: DraftTree, size: int) -> torch.Tensor:

@@ -151,8 +151,8 @@ def remove_bundle(folder: Path) -> None:
         raise InputError(f"cannot remove the policy bundle {folder}: {error}") from error
 
 
-def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
-    """Reads a bundle, its weights to a device.
+def load_bundle(folder: str | Path) -> Bundle:
+    """Reads a bundle.
 
     Raises:
         InputError: anything that is not a whole and consistent bundle; the message names the folder and says why.
@@ -160,7 +160,7 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
     folder = Path(folder)
     try:
         values = read_facts(folder / FACTS, FORMAT, SCHEMA, KEYS, OPTIONAL_KEYS)
-        tensors = read_weights(folder / WEIGHTS, _get(values, "weights_sha256", str), FACTS, device)
+        tensors = read_weights(folder / WEIGHTS, _get(values, "weights_sha256", str), FACTS)
         policy = Learned(
             made_for=_setting(_get(values, "made_for", dict)),
             depth_limit=_get(values, "depth_limit", int),

@@ -11,7 +11,7 @@ from ltd.common.argument_types import as_whole, as_wholes, settle, wrong_type
 from ltd.errors import InputError
 from ltd.lookup import TextScores
 from ltd.policies.learned.allowance import Allowance, Costs
-from ltd.policies.learned.asking import askers
+from ltd.policies.learned.asking import Askers, askers
 from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Layout, Summary
 from ltd.policies.learned.setting import Setting
@@ -156,7 +156,8 @@ class LearnedCall:
         # Below this depth it drafts without asking; where the text may be enough, it asks before it drafts at all.
         self._min_depth = policy.min_depth if policy.min_depth or not policy.max_text else NOT_ASKED
         self._networks = policy.depth_network, policy.size_network
-        self._ask_depth, self._ask_size, self._asks_both = askers(*self._networks, batch)
+        self._batch = batch
+        self._askers: Askers | None = None  # made with the first tree, for the device that it is on
         self._began = False
         # Depth and step of the size ladder in the last cycle; None where it was plain without having been asked.
         self._decided: tuple[int, int] | None = None
@@ -165,7 +166,7 @@ class LearnedCall:
 
     def keep(self, rows: list[int]) -> None:
         """Drops all sequences but these."""
-        self._ask_depth, self._ask_size, self._asks_both = askers(*self._networks, len(rows))
+        self._batch, self._askers = len(rows), None
 
     def speculate(self, lengths: torch.Tensor, gained: list[int]) -> bool:
         """Whether a draft can be afforded; always, where the costs are unknown."""
@@ -181,13 +182,14 @@ class LearnedCall:
 
     def continue_drafting(self, tree: DraftTree, depth: int) -> bool:
         """What the depth network says."""
-        if self._ask_depth is None or depth < self._min_depth:
+        ask_depth, _, asks_both = self._askers or self._make_askers(tree)
+        if ask_depth is None or depth < self._min_depth:
             return True
-        goes, step = self._ask_depth(tree, depth)
+        goes, step = ask_depth(tree, depth)
         if goes == CONTINUE:
             self._stopped = None
             return True
-        if self._asks_both:
+        if asks_both:
             self._stopped = (depth, step)
         return False
 
@@ -196,6 +198,11 @@ class LearnedCall:
         if self._stopped is not None and self._stopped[0] == depth:
             self._decided = self._stopped
         else:
-            self._decided = (depth, 0 if self._ask_size is None else self._ask_size(tree, depth)[1])
+            _, ask_size, _ = self._askers or self._make_askers(tree)
+            self._decided = (depth, 0 if ask_size is None else ask_size(tree, depth)[1])
         self._stopped = None
         return self._sizes[self._decided[1]]
+
+    def _make_askers(self, tree: DraftTree) -> Askers:
+        self._askers = askers(*self._networks, self._batch, tree.scores.device)
+        return self._askers

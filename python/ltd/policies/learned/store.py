@@ -59,15 +59,15 @@ def kept_name(setting: Setting, kept_by: KeptBy) -> str:
     return bundle_name(setting) if kept_by == TUNED else f"{bundle_name(setting)}/{QUICK}"
 
 
-def kept_bundle(setting: Setting, device: torch.device, kept_by: KeptBy = "tuned") -> Bundle | None:
-    """The bundle that was made here for exactly this setting, its weights on the device; None if there is none.
+def kept_bundle(setting: Setting, kept_by: KeptBy = "tuned") -> Bundle | None:
+    """The bundle that was made here for exactly this setting; None if there is none.
 
     Warns:
         UserWarning: it is damaged; it counts as missing.
     """
     # Written last, so that without it nothing is there yet.
     facts = cached(f"{kept_name(setting, kept_by)}/{FACTS}")
-    return None if facts is None else load_fitting(facts.parent, setting, device, FREE)
+    return None if facts is None else load_fitting(facts.parent, setting, FREE)
 
 
 def kept_rule(setting: Setting, kept_by: KeptBy = "tuned") -> tuple[Path, Policy] | None:
@@ -104,7 +104,7 @@ def tuned_grid(setting: Setting) -> Path | None:
 
 
 def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:
-    """The shipped bundle that fits and was made for the most similar machine, its weights on the device.
+    """The shipped bundle that fits and was made for the most similar machine.
 
     Shipped ones are for the CPU, and fit if all but hardware and threads is equal; None if there is none. What a cycle
     costs beside plain decoding depends most on the vector instructions, so those that are nearest count first.
@@ -115,7 +115,7 @@ def shipped_bundle(setting: Setting, device: torch.device) -> Bundle | None:
     if device.type != "cpu":
         return None
     folders = [file.parent for file in sorted(shipped_policies().glob(f"*/{FACTS}"))]
-    loaded = [load_fitting(folder, setting, device, FREE_WHEN_SHIPPED) for folder in folders]
+    loaded = [load_fitting(folder, setting, FREE_WHEN_SHIPPED) for folder in folders]
     fitting = [bundle for bundle in loaded if bundle is not None]
     return min(fitting, key=partial(_distance, setting), default=None)
 
@@ -126,10 +126,10 @@ def _distance(here: Setting, bundle: Bundle) -> tuple[tuple[int, int], int]:
     return unlikeness(made_for.hardware, here.hardware), len(made_for.differences(here))
 
 
-def load_fitting(folder: Path, here: Setting, device: torch.device, free: Sequence[str]) -> Bundle | None:
+def load_fitting(folder: Path, here: Setting, free: Sequence[str]) -> Bundle | None:
     """A bundle if it was made for this setting, but for what is free; None, with a warning, if damaged."""
     try:
-        bundle = load_bundle(folder, device)
+        bundle = load_bundle(folder)
     except InputError as error:
         warnings.warn(f"{error}; it is left out, and ltd tune makes a new one", stacklevel=2)
         return None
