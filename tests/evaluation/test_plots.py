@@ -215,4 +215,4 @@ def test_every_task_has_a_mark_in_every_row(tasks: int) -> None:
     drawn = [line for line in axes.lines if len(line.get_xdata()) == MANY + 1]
     assert sorted(line.get_xdata()[0] for line in drawn) == pytest.approx([1 + 0.01 * n for n in range(tasks)])
     shown = axes.get_legend_handles_labels()[1]
-    assert shown == [MEAN, *([f"t{n}" for n in range(tasks)] if tasks <= len(MARKS) else ["a task"])]
+    assert shown == [*([f"t{n}" for n in range(tasks)] if tasks <= len(MARKS) else ["a task"]), MEAN]
