@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import small_config
 from typer.testing import CliRunner
 
 import ltd
 from ltd.cli.app import COMMANDS, app
 from ltd.cli.main import main
 from ltd.common import gpu_mark
+from ltd.common.machine import processor_name
 from ltd.errors import InputError
+from ltd.policy_choice import make_setting
 from ltd.target import device as devices
 from ltd.target.device import choose_device, resolve_device, say_device
 
@@ -195,3 +198,14 @@ def test_a_device_that_is_not_here_is_one_sentence_before_a_model_is_loaded(
 
 def test_resolving_gives_the_same(gpu: None) -> None:
     assert resolve_device("auto").type == "cpu" and resolve_device("cuda").type == "cuda"
+
+
+def test_of_several_gpus_the_one_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is tuned on one kind of GPU would be taken on the other."""
+    names = {None: "GPU zero", "cuda": "GPU zero", "cuda:0": "GPU zero", "cuda:1": "GPU one"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: names[device and str(device)])
+    config = small_config("llama")
+    for device, expected in (("cuda", "GPU zero"), ("cuda:0", "GPU zero"), ("cuda:1", "GPU one")):
+        assert make_setting(config, None, torch.bfloat16, torch.device(device)).hardware == expected
+    assert make_setting(config, None, torch.bfloat16, torch.device("cpu")).hardware == processor_name()
