@@ -5,8 +5,8 @@
 Target and draft are made in place (`planted_models.py`), so there is nothing to download; the number of tokens that a
 cycle gains is dialled, all else takes as long as with trained models of the shape. Plain decoding and draft trees take
 turns, after a round that does not count. Ends with exit code 1 if a text is not the known one, and on a GPU if the
-cycles were not recorded as CUDA graphs. The parts of a cycle are timed as `ltd` always times them. The floor of a plain
-token is reading all weights but the embedding once, at the speed at which this device copies memory.
+cycles were not recorded as CUDA graphs and replayed. The parts of a cycle are timed as `ltd` always times them. The
+floor of a plain token is reading all weights but the embedding once, at the speed at which this device copies memory.
 """
 
 from __future__ import annotations

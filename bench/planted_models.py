@@ -110,8 +110,9 @@ class Plan:
 
 
 @torch.no_grad()
-def fill(module: nn.Module, generator: torch.Generator) -> None:
+def fill(module: nn.Module, seed: int) -> None:
     """Random weights that keep the size of what goes through them; norms are ones, and branches end small."""
+    generator = torch.Generator(next(module.parameters()).device).manual_seed(seed)
     for name, weight in module.named_parameters():
         if weight.dim() == 1:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -125,7 +126,7 @@ def plant_target(shape: Shape, plan: Plan, dtype: torch.dtype, device: torch.dev
     """A `transformers` model, made on the device, that writes the plan's text."""
     with device:
         model = AutoModelForCausalLM.from_config(shape.config, dtype=dtype).eval()
-    fill(model, torch.Generator(device).manual_seed(seed))
+    fill(model, seed)
     embedding = model.get_input_embeddings().weight
     model.get_output_embeddings().weight[plan.following.to(device)] = embedding
     return model
@@ -142,7 +143,7 @@ def plant_head(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int
             head = Eagle3Head(config).eval()
     finally:
         torch.set_default_dtype(before)
-    fill(head, torch.Generator(device).manual_seed(seed))
+    fill(head, seed)
     return head
 
 

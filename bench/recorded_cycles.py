@@ -6,7 +6,7 @@ Two decoders of the same tiny planted models in float32 (`planted_models.py`), o
 same prompts: with static trees, with the text's candidates too, with a learned policy (of random weights) and without
 trees; greedily and sampled, one prompt and three at once, each twice, so that recordings are used again. The greedy
 text must be the planted one as well. Ends with exit code 1, and says where, if a text differs or, on a GPU, if a
-request has recorded nothing.
+request has recorded nothing, or calls what it should replay.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from tape import Tape
 
 import planted
 import recorded_cycles
+from ltd.decoding.workspace import Workspace
 from ltd.engine.captures import CaptureReport, Plain
 from ltd.errors import InputError
 from ltd.policies import Both, Static
@@ -103,15 +104,19 @@ class Recordings(Plain):
     """What says what it has recorded, as `CudaGraphs` does."""
 
     report: CaptureReport
+    records: bool = True
 
 
-def watched(*reports: CaptureReport | None) -> WatchedCaptures:
-    """A target's recordings, these."""
+def watched(*reports: CaptureReport | None, replays: bool = True) -> WatchedCaptures:
+    """A target's recordings, these; of each one part is recorded, and replayed or not."""
     made = iter([Plain() if report is None else Recordings(report) for report in reports])
     target = SimpleNamespace(captures=lambda: next(made))
     captures = WatchedCaptures(cast("Target", target))
     for _ in reports:
-        target.captures()
+        new = target.captures()
+        new.record("part", lambda: None)
+        if replays:
+            new.run("part", lambda: None)
     return captures
 
 
@@ -121,7 +126,25 @@ def test_a_gpu_that_records_nothing_is_told() -> None:
     assert watched(good, bad).fault() == "a part of a cycle could not be captured: operation not permitted"
     for reports in ((), (None,), (good, None), (good, CaptureReport())):
         assert watched(*reports).fault() == "no CUDA graph was captured for some of the requests"
-    assert watched(None, good).reports() == [{"graphs": 3, "seconds": 0.5, "bytes": 100, "failure": None}]
+    (report,) = watched(None, good).reports()
+    assert report == {"graphs": 3, "seconds": 0.5, "bytes": 100, "failure": None, "replays": 1, "missed": {}}
+
+
+def test_a_gpu_that_does_not_replay_what_it_recorded_is_told() -> None:
+    good = CaptureReport(3, 0.5, 100)
+    unused = watched(good, good, replays=False)
+    assert unused.fault() == "the CUDA graphs of some of the requests were never replayed"
+    used = watched(good, good)
+    for part in ("verify", 24), ("verify", 24), "walk":
+        used.made[1].run(part, lambda: None)
+    assert used.reports()[1]["missed"] == {"('verify', 24)": 2, "walk": 1} and used.reports()[0]["missed"] == {}
+    assert used.fault() == (
+        "parts of cycles were called, as they are not recorded under these names: ('verify', 24), walk"
+    )
+    forgotten = watched(good)
+    forgotten.made[0].forget()  # as where a batch is cut down
+    forgotten.made[0].run("part", lambda: None)
+    assert forgotten.fault() is None
 
 
 def test_a_text_without_recordings_is_not_enough_on_a_gpu(
@@ -132,6 +155,21 @@ def test_a_text_without_recordings_is_not_enough_on_a_gpu(
     options = ("--shape", "tiny-llama", "--depth", "2", "--size", "4", "--tau", "2", "--prompt", "8", "--tokens", "9")
     assert planted.main([*options, "--rounds", "1", "--dtype", "float32"]) == 1
     assert "NOT recorded: there is none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("misses", [False, True])
+def test_whatever_runs_was_recorded(monkeypatch: pytest.MonkeyPatch, misses: bool) -> None:
+    """Of every kind of request, so that a GPU has no fault; or the walk, where cycles ask for it by another name."""
+    if misses:
+        recorded, names = Workspace.walk_part, count()
+        monkeypatch.setattr(Workspace, "walk_part", lambda *arguments: (*recorded(*arguments), next(names)))
+    model = make()
+    monkeypatch.setattr(model.decoder.target, "captures", Tape)
+    captures = WatchedCaptures(model.decoder.target)
+    for kind in [SOME_KINDS[0]] if misses else SOME_KINDS:
+        recorded_cycles.answers(model, kind)
+    assert all(made.replays > 0 for made in captures.made)
+    assert {part[0] for made in captures.made for part in made.missed} == ({"walk"} if misses else set())
 
 
 SOME_KINDS = [

@@ -91,16 +91,16 @@ def test_normed_output_has_no_second_norm() -> None:
     torch.testing.assert_close(head.logits(states), head.lm_head(states))
 
 
-@pytest.mark.parametrize(
-    "scaling",
-    [
-        None,
-        {"rope_type": "linear", "factor": 4.0},
-        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-         "original_max_position_embeddings": 64},
-        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
-    ],
-)  # fmt: skip
+SCALINGS = [
+    None,
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 64},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_rope_equals_transformers(scaling: dict[str, Any] | None) -> None:
     torch.manual_seed(1)
     theta, width, heads = 10000.0, 16, 3
@@ -123,6 +123,14 @@ def test_positions_stay_exact_in_bfloat16() -> None:
     exact, cast = Rotary(config), Eagle3Head(config).to(torch.bfloat16).layer.self_attn.rotary
     positions = torch.tensor([[5000, 5001]])
     assert torch.equal(exact(positions)[0], cast(positions)[0])
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_positions_are_where_a_head_is_made(scaling: dict[str, Any] | None) -> None:
+    with torch.device("meta"):
+        head = Eagle3Head(small_config(rope_scaling=scaling))
+    positions = torch.zeros(1, 2, dtype=torch.int64, device="meta")
+    assert [part.device.type for part in head.layer.self_attn.rotary(positions)] == ["meta"] * 2
 
 
 def test_default_sizes_are_the_targets() -> None:

@@ -14,7 +14,7 @@ from small_models import small_config
 from transformers import AutoModelForCausalLM
 
 from ltd.engine import captures, events
-from ltd.engine.captures import CudaGraphs, Plain, captures_for, rounded_up, with_memory
+from ltd.engine.captures import MOST_STREAMS, CaptureStreams, CudaGraphs, Plain, captures_for, rounded_up, with_memory
 from ltd.engine.events import DeviceEvent
 from ltd.target.target import Target
 
@@ -22,21 +22,35 @@ GPU = torch.device("cuda", 1)  # not the thread's current one
 CURRENT = torch.device("cuda", 0)
 
 
-class FakeGraph:
-    """Remembers what ran while it was captured, and runs it again."""
+class FakeStream:
+    """A stream of a device.
 
-    def __init__(self) -> None:
-        self.function: Callable[[], Any] = lambda: None
-        self.replays = 0
+    Attributes:
+        workspace: a library's; another number when it was freed. graphs: that were captured here and live.
+    """
 
-    def replay(self) -> None:
-        self.replays += 1
-
-
-class FakeStream(SimpleNamespace):
-    """A stream of a device."""
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.workspace, self.graphs = device, 0, 0
 
     def wait_stream(self, other: object) -> None: ...
+
+
+class FakeGraph:
+    """Works with the workspace that its stream had when it was captured, and frees what it has when it goes."""
+
+    stream: FakeStream | None = None
+
+    def capture_begin(self, stream: FakeStream) -> None:
+        self.stream, self.workspace = stream, stream.workspace
+        stream.graphs += 1
+
+    def replay(self) -> None:
+        assert self.stream is not None and self.stream.workspace == self.workspace, "its workspace was freed"
+
+    def __del__(self) -> None:
+        if self.stream is not None:
+            self.stream.graphs -= 1
+            self.stream.workspace += 1
 
 
 class FakeEvent:
@@ -64,11 +78,12 @@ class FakeCuda:
         self.pools: list[Any] = []
         self.modes: list[str] = []
         self.captured_on: list[FakeStream] = []
-        self.streams: list[FakeStream] = []
+        self.pool = [FakeStream(GPU) for _ in range(MOST_STREAMS)]
+        self.streams: list[FakeStream] = []  # as they were given out
         self.warmed: list[FakeStream] = []
         self.cached, self.kept, self.fails = 100, 0, False
         self.errors: list[RuntimeError] = []  # of the next captures, in order
-        self.now, self.on_device = CURRENT, {index: FakeStream(device=index) for index in (GPU, CURRENT)}
+        self.now, self.on_device = CURRENT, {index: FakeStream(index) for index in (GPU, CURRENT)}
         self.waited_for: list[torch.device] = []
 
     def graph_pool_handle(self) -> object:
@@ -85,7 +100,8 @@ class FakeCuda:
         self.waited_for.append(device)
 
     def Stream(self, device: torch.device) -> FakeStream:
-        self.streams.append(FakeStream(device=device))
+        assert device == GPU
+        self.streams.append(self.pool[len(self.streams) % MOST_STREAMS])
         return self.streams[-1]
 
     def current_stream(self, device: torch.device) -> FakeStream:
@@ -110,6 +126,7 @@ class FakeCuda:
     @contextmanager
     def graph(self, graph: FakeGraph, pool: object, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
         assert stream.device == self.now  # else the graph would be of another device, and empty
+        graph.capture_begin(stream)
         if self.fails:
             self.set_stream(stream)
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -124,9 +141,22 @@ class FakeCuda:
         yield
 
 
+class WatchedStreams(CaptureStreams):
+    """Counts the graphs that are left on a stream when it is given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[int] = []
+
+    def give_back(self, stream: Any) -> None:
+        self.left.append(stream.graphs)
+        super().give_back(stream)
+
+
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     fake = FakeCuda()
+    monkeypatch.setattr(captures, "STREAMS", WatchedStreams())
     for module in (captures, events):
         monkeypatch.setattr(module, "torch", SimpleNamespace(cuda=fake, OutOfMemoryError=torch.OutOfMemoryError))
     return fake
@@ -195,6 +225,8 @@ def test_what_lacks_memory_is_captured_when_some_was_spared(cuda: FakeCuda, erro
     assert spared == [1] and graphs.report.failure is None and graphs.report.graphs == 2
     assert graphs.run("part", lambda: 3) == 2 and graphs.run("before", lambda: 3) == 1
     assert cuda.current_stream(GPU) is stream
+    graphs.forget()
+    assert cuda.captured_on[0].graphs == 0
 
 
 @pytest.mark.parametrize(("can_spare", "errors"), [(True, 2), (False, 1)])
@@ -210,6 +242,42 @@ def test_a_part_that_is_recorded_is_not_recorded_again(cuda: FakeCuda) -> None:
     graphs = CudaGraphs(GPU)
     assert graphs.record("part", lambda: 1) == graphs.record("part", lambda: 2) == 1
     assert graphs.report.graphs == 1 and len(cuda.captured_on) == 1
+
+
+def recorded() -> CudaGraphs:
+    """Of one part, which gives 1."""
+    graphs = CudaGraphs(GPU)
+    graphs.record("part", lambda: 1)
+    return graphs
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_no_two_that_live_capture_on_one_stream(cuda: FakeCuda, forgets: bool) -> None:
+    """Though torch gives out the same again, and what the first one had is freed when that ends."""
+    first = recorded()
+    for _ in range(MOST_STREAMS - 1):
+        cuda.Stream(GPU)  # somebody else's
+    second = recorded()
+    if forgets:
+        first.forget()
+    del first
+    assert second.run("part", lambda: 2) == 1
+    given = len(cuda.streams)
+    third = recorded()
+    assert len(cuda.streams) == given and cuda.captured_on[-1] is cuda.captured_on[0]
+    assert second.run("part", lambda: 2) == third.run("part", lambda: 2) == 1
+    del second, third
+    assert captures.STREAMS.left == [0, 0, 0]  # type: ignore[attr-defined]
+
+
+def test_more_than_there_are_streams_are_called(cuda: FakeCuda) -> None:
+    many = [recorded() for _ in range(MOST_STREAMS)]
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs.*the 32 streams that torch has of cuda:1 are all"):
+        last = recorded()
+    assert not last.records and last.run("part", lambda: 2) == 2
+    assert [graphs.run("part", lambda: 2) for graphs in many] == [1] * MOST_STREAMS
+    many.pop()
+    assert recorded().run("part", lambda: 2) == 1
 
 
 class Big:

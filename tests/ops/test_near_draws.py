@@ -112,5 +112,17 @@ def _seed_above(bound: float) -> tuple[int, int]:
 
 
 def test_calls_compare_with_themselves() -> None:
+    """As on a GPU: results of every operator, to the last bit too."""
     for call in random_calls(1, vocabularies=(700,)):
-        call.compare(call.on("cpu").run(), call.on("cpu").run())
+        results = call.on("cpu").run()
+        call.compare(results, call.on("cpu").run())
+        call.demand_same_bits(results, call.on("cpu").run())
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_the_last_bit_counts(shape: tuple[int, ...]) -> None:
+    call, zeros = Call("row_entropy", []), torch.zeros(shape)
+    call.demand_same_bits([zeros, zeros / 0], [zeros.clone(), zeros / 0])
+    for other in (-zeros, zeros + 1e-45):
+        with pytest.raises(AssertionError, match="row_entropy"):
+            call.demand_same_bits([other], [zeros])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hostile_calls import Hostile, good_calls, hostile_calls
-from op_cases import ISA_IN_USE, ISAS
+from op_cases import ISA_IN_USE, ISAS, bits_of
 from random_calls import Call
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def bits(tensor: Tensor) -> Tensor | None:
     readable = not tensor.is_meta and tensor.numel() < 10**7
     if not readable or (tensor.numel() and (end + 1) * tensor.element_size() > tensor.untyped_storage().nbytes()):
         return None
-    return tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
+    return bits_of(tensor)
 
 
 def outcome(call: Call) -> str | list[Tensor]:

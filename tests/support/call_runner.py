@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 from built_libraries import ROOT, build_target
+from op_cases import bits_of
 from torch import Tensor
 
 ARM = "emulated Arm"
@@ -58,7 +59,7 @@ class CallRunner:
 
 def bytes_of(tensor: Tensor) -> bytes:
     """Its elements in their order."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return bits_of(tensor).numpy().tobytes()
 
 
 def tensor_of(content: bytearray, like: Tensor, *shape: int) -> Tensor:

@@ -21,6 +21,11 @@ ISA_IN_USE = str(ops.build_info()["cpu_kernels"])  # where no test changes it
 ORDERS = itertools.count(1)  # of the threads of emulated kernels
 
 
+def bits_of(tensor: Tensor) -> Tensor:
+    """uint8 (bytes,): a copy of all that a tensor of any shape and strides holds, in the order of its elements."""
+    return tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
+
+
 def every_kernel() -> Iterator[str]:
     """Switches through all kernels of the operators: those of all instruction sets of this processor with one thread,
     the widest with two, and the emulated CUDA kernels, whose threads run in another order every time."""

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from forward_calls import forward_arguments, gather_arguments
 from near_draws import RIGHT
-from op_cases import DTYPES, BeamBuffers, NodeBuffers, candidate_columns, noise_ring, random_candidates, random_nodes
+from op_cases import (
+    DTYPES,
+    BeamBuffers,
+    NodeBuffers,
+    bits_of,
+    candidate_columns,
+    noise_ring,
+    random_candidates,
+    random_nodes,
+)
 from torch import Tensor
 
 from ltd import ops
@@ -51,6 +60,11 @@ class Call:
         except AssertionError:
             return False
         return True
+
+    def demand_same_bits(self, results: list[Tensor], wanted: list[Tensor]) -> None:
+        """Raises AssertionError where results are not the same to the last bit."""
+        for result, right in zip(results, wanted, strict=True):
+            assert torch.equal(bits_of(result), bits_of(right)), self.name
 
     def demand_same(self, results: list[Tensor], wanted: list[Tensor]) -> None:
         """As compare, without an exception for tokens."""

@@ -8,6 +8,7 @@ returns lies at the same place after every replay.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable
@@ -21,6 +22,7 @@ from ltd.common.out_of_memory import FAILURES, is_out_of_memory
 Part = Hashable
 """What tells recordings of one state apart: the part of the cycle, and the numbers that are fixed in it."""
 Result = TypeVar("Result")
+MOST_STREAMS = 32  # of a device, see `CaptureStreams`
 WARM_UPS = 2  # before a capture, so that libraries have chosen their kernels and their workspaces
 
 
@@ -102,12 +104,56 @@ class Failure:
         return cls(str(error).splitlines()[0], is_out_of_memory(error))
 
 
+class CaptureStreams:
+    """The streams that graphs are captured on, each lent to one `CudaGraphs` at a time.
+
+    Libraries keep a workspace for each stream, of which graphs have the address. From torch 2.12 on, letting a graph go
+    frees the cuBLAS workspace of its stream, so that another that was captured there would write into what is no longer
+    its own (pytorch #175276, #193402). And torch has `MOST_STREAMS` streams of a device, which it gives out in turn.
+    """
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._made: list[torch.cuda.Stream] = []
+        self._free: dict[torch.device, list[torch.cuda.Stream]] = {}
+
+    def take(self, device: torch.device) -> torch.cuda.Stream:
+        """One that nobody else captures on until it is given back.
+
+        Args:
+            device: with its number, as tensors have it.
+
+        Raises:
+            RuntimeError: all are lent.
+        """
+        try:
+            return self._free.setdefault(device, []).pop()  # one step, so no two threads get the same
+        except IndexError:
+            with self._making:
+                for _ in range(MOST_STREAMS):
+                    stream = torch.cuda.Stream(device)
+                    if stream not in self._made:
+                        self._made.append(stream)
+                        return stream
+        raise RuntimeError(f"the {MOST_STREAMS} streams that torch has of {device} are all captured on")
+
+    def give_back(self, stream: torch.cuda.Stream) -> None:
+        """The next one may have it; what was captured on it is gone. It takes no lock, as the garbage collector calls
+        it, in the middle of anything."""
+        self._free.setdefault(stream.device, []).append(stream)
+
+
+STREAMS = CaptureStreams()
+"""Those of this process."""
+
+
 class CudaGraphs:
     """`Captures` by CUDA graphs that share one memory pool; record the largest first, and the others fit into its.
 
-    All have one stream, for warming up too, as libraries keep a workspace for each stream that they have worked on.
-    Where one cannot be captured, a warning says why, once, and from then on every function is called. Where memory was
-    lacking it is tried a second time, if some could be spared.
+    All have one stream, for warming up too, as libraries keep a workspace for each stream that they have worked on, and
+    no other `CudaGraphs` that lives has the same, see `CaptureStreams`. Where a part cannot be captured, a warning says
+    why, once, and from then on every function is called. Where memory was lacking it is tried a second time, if some
+    could be spared.
 
     Args:
         device: of the state; it need not be the thread's current one.
@@ -126,6 +172,7 @@ class CudaGraphs:
     ) -> None:
         self.device, self.report, self._spare, self._tell_failure = device, CaptureReport(), spare, tell_failure
         self._graphs: dict[Part, tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self._failed: list[torch.cuda.CUDAGraph] = []  # kept, as letting them go frees what the others work with
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
 
@@ -176,7 +223,7 @@ class CudaGraphs:
 
     def _captured(self, function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)
+            self._stream = STREAMS.take(self.device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         stream, current = self._stream, torch.cuda.current_stream(self.device)
@@ -190,9 +237,11 @@ class CudaGraphs:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved(self.device)
         graph = torch.cuda.CUDAGraph()
+        self._failed.append(graph)  # until it has not
         # Other threads may go on with what is none of this target's work.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             result = function()
+        self._failed.pop()
         self.report.bytes += torch.cuda.memory_reserved(self.device) - before
         return graph, result
 
@@ -207,9 +256,18 @@ class CudaGraphs:
         return result  # type: ignore[no-any-return]
 
     def forget(self) -> None:
-        """See `Captures`."""
+        """See `Captures`. The stream may then be another's."""
         self._graphs.clear()
+        self._failed.clear()
         self._pool = None
+        if self._stream is not None:
+            STREAMS.give_back(self._stream)
+            self._stream = None
+
+    def __del__(self) -> None:
+        """Here and not in a callback of a weak reference, as the graphs must be gone before the stream is given back,
+        and would live a little longer than that."""
+        self.forget()
 
 
 def captures_for(

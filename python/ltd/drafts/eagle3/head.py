@@ -144,17 +144,10 @@ class Rotary(nn.Module):
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__()
-        self.scale = 1.0
-        if config.rope_scaling is None:
-            exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
-            frequencies = 1.0 / config.rope_theta**exponents
-        else:
-            rope_type = config.rope_scaling["rope_type"]
-            try:
-                frequencies, self.scale = ROPE_INIT_FUNCTIONS[rope_type](_rope_config(config), torch.device("cpu"))
-            except Exception as error:  # what a type needs is known to transformers alone, and it raises anything
-                raise InputError(f"draft head: its {rope_type} RoPE settings cannot be used: {error!r}") from error
-        self.inverse_frequencies = frequencies
+        place = torch.empty(0).device  # where a head is made under `with device`, all of it is there
+        with torch.device("cpu"):  # so that they are the same on all devices
+            frequencies, self.scale = _frequencies(config)
+        self.inverse_frequencies = frequencies.to(place)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
         # The frequencies move with the module, but stay float32: positions need all its digits.
@@ -167,6 +160,18 @@ class Rotary(nn.Module):
         angles = positions[..., None].float() * self.inverse_frequencies
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         return angles.cos() * self.scale, angles.sin() * self.scale
+
+
+def _frequencies(config: Eagle3Config) -> tuple[Tensor, float]:
+    """Of half the head's numbers, float32 (head_dim / 2,) on the CPU, and what cosines and sines are scaled by."""
+    if config.rope_scaling is None:
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        return 1.0 / config.rope_theta**exponents, 1.0
+    rope_type = config.rope_scaling["rope_type"]
+    try:
+        return ROPE_INIT_FUNCTIONS[rope_type](_rope_config(config), torch.device("cpu"))
+    except Exception as error:  # what a type needs is known to transformers alone, and it raises anything
+        raise InputError(f"draft head: its {rope_type} RoPE settings cannot be used: {error!r}") from error
 
 
 def _rope_config(config: Eagle3Config) -> PretrainedConfig:
