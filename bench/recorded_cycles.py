@@ -58,18 +58,18 @@ class Kind:
         return f"{self.policy or 'plain'}, {way}, batch {self.batch}"
 
 
-def learned_policy(width: int, device: torch.device) -> Learned:
-    """One that decides by states and scores, with random networks on a device."""
+def learned_policy(width: int) -> Learned:
+    """One that decides by states and scores, with random networks."""
     layout = Summary(best=5, newest=2, states=SHAPES[SHAPE].config.hidden_size)
     generator = torch.Generator().manual_seed(0)
     drawn = (random_weights([layout.width, outputs], generator) for outputs in (2, len(LADDER)))
-    depth, size = (Network(layout, tuple(weight.to(device) for weight in weights)) for weights in drawn)
+    depth, size = (Network(layout, tuple(weights)) for weights in drawn)
     return Learned(Setting(width), DEPTH, LADDER, depth, size)
 
 
-def all_kinds(width: int, device: torch.device) -> Iterator[Kind]:
+def all_kinds(width: int) -> Iterator[Kind]:
     """Every policy, greedy and sampled, alone and in a batch."""
-    policies = (None, Static(DEPTH, 20), Both(DEPTH, 12, 8), Both(2, 4, 8, alone=0.3), learned_policy(width, device))
+    policies = (None, Static(DEPTH, 20), Both(DEPTH, 12, 8), Both(2, 4, 8, alone=0.3), learned_policy(width))
     for policy, temperature, batch in itertools.product(policies, (0.0, WARM), (1, len(LENGTHS))):
         yield Kind(policy, temperature, batch)
 
@@ -98,7 +98,7 @@ def faults(device: torch.device) -> Iterator[str]:
     recorded, called = (plant(SHAPE, DEPTH, TAU, torch.float32, device) for _ in range(2))
     called.decoder.target.captures = Plain  # type: ignore[method-assign]
     captures = WatchedCaptures(recorded.decoder.target)
-    for kind in all_kinds(recorded.decoder.draft.width, device):
+    for kind in all_kinds(recorded.decoder.draft.width):
         captures.made.clear()
         expected = answers(called, kind)
         right = [answers(recorded, kind) == expected for _ in range(2)]

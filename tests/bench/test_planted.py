@@ -175,7 +175,7 @@ def test_whatever_runs_was_recorded(monkeypatch: pytest.MonkeyPatch, misses: boo
 SOME_KINDS = [
     Kind(Static(4, 20), 0.0, 1),
     Kind(Both(4, 12, 8), recorded_cycles.WARM, 1),
-    Kind(recorded_cycles.learned_policy(10, CPU), 0.0, 3),
+    Kind(recorded_cycles.learned_policy(10), 0.0, 3),
 ]
 
 

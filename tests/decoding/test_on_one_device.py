@@ -37,10 +37,8 @@ DRAFTED = {*PARTS, "begin", "expand"}
 
 
 def network(layout: Layout | Summary, outputs: int) -> Network:
-    """One on the device; it is checked before it is moved, as numbers that there are none of cannot be."""
-    made = Network(layout, tuple(random_weights([layout.width, 8, outputs], torch.Generator().manual_seed(0))))
-    object.__setattr__(made, "weights", tuple(weight.to(META) for weight in made.weights))
-    return made
+    """A random one, on the host, as policies are read."""
+    return Network(layout, tuple(random_weights([layout.width, 8, outputs], torch.Generator().manual_seed(0))))
 
 
 def learned(depth: Layout | Summary, size: Layout | Summary, **options: Any) -> Learned:
