@@ -39,9 +39,7 @@ from ltd_rl.traces.format import load_shard
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")
-QUIET = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+QUIET = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.sampled_from([0, -1, 2**31, 2**63, 10**30, 10**400]), st.floats(),
     st.text(max_size=5), st.lists(st.integers(-1, 3), max_size=3), st.dictionaries(st.text(max_size=3), st.none()),

@@ -97,7 +97,7 @@ def made_processes(draw: st.DrawFn) -> Process:
 processes = made_processes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(process=processes)
 def test_the_optimal_policy_is_a_threshold(process: Process) -> None:
     policy, rate = best_policy(process)
@@ -113,7 +113,7 @@ def test_the_optimal_policy_is_a_threshold(process: Process) -> None:
     assert max(process.rate(threshold_policy(process, value)) for value in every) == pytest.approx(rate, rel=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(process=processes)
 def test_no_policy_of_any_kind_is_better(process: Process) -> None:
     """Without dynamic programming: every one of up to 64 (two chances) or 8 (three) ways to decide."""
@@ -124,7 +124,7 @@ def test_no_policy_of_any_kind_is_better(process: Process) -> None:
     assert best_policy(small)[1] == pytest.approx(best, rel=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(process=processes)
 def test_the_rule_decides_as_the_optimum_does(process: Process) -> None:
     """`SpecDecPP` with a head that knows the chances, and the threshold of the theorem."""

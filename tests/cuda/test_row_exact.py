@@ -133,7 +133,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     size=st.sampled_from(SIZES),
     heads=st.sampled_from([(1, 1), (1, 4), (2, 2), (1, 9)]),

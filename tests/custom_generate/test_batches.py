@@ -108,7 +108,7 @@ def calls(draw: st.DrawFn) -> tuple[torch.Tensor, dict[str, Any]]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(call=calls(), noise=st.sampled_from([0.0, 1.0]), grammar=st.booleans(), most=st.none() | st.integers(1, 6))
 def test_greedy_text_of_a_batch_is_that_of_generate(
     call: tuple[torch.Tensor, dict[str, Any]], noise: float, grammar: bool, most: int | None

@@ -71,7 +71,7 @@ def test_a_width_may_be_a_number_of_another_library(decoder: Decoder) -> None:
         decoder.generate(PROMPT, max_new_tokens=4, policy=policy)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     widths=st.lists(st.one_of(st.none(), st.integers(1, 16)), min_size=1, max_size=3),
     depth=st.integers(0, 4),

@@ -49,7 +49,7 @@ def answer_of(decoder: Decoder, prompt: list[int], policy: Policy | str, **optio
     return answer
 
 
-cycles = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+cycles = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @cycles

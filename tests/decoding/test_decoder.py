@@ -48,7 +48,7 @@ def random_prompts(seed: int, lengths: list[int]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**31),
     length=st.integers(1, 60),

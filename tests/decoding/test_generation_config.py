@@ -65,7 +65,7 @@ ASKED = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=ASKED, new=st.integers(2, 20))
 def test_greedy_text_is_that_of_transformers(
     asked: dict[str, Any], new: int, tiny_target: Folder, tmp_path_factory: pytest.TempPathFactory

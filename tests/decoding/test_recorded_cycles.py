@@ -38,7 +38,7 @@ from ltd.tree import NOT_ASKED, DraftTree, TreeNodes
 WIDTH = 4
 LADDER = (2, 4, 8)
 KINDS = ("engine", "layers", "device")
-SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def make_decoder(kind: str, family: str = "llama", dtype: torch.dtype = torch.float32, **options: Any) -> Decoder:

@@ -47,7 +47,7 @@ OF_TEXT: dict[str, dict[str, Any]] = {
 }
 ROW_EXACT = ("engine", "engine, bfloat16", "engine, float16")
 EVERY_POLICY: list[Policy | str] = [*POLICIES, Sometimes(), "none"]
-SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers_of_all_kinds import KINDS, TEXT
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -42,7 +42,6 @@ def sequences(draw: st.DrawFn, vocabulary: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None)  # the first one of a kind makes its tokenizer
 @given(st.data(), CUTS, st.booleans())
 def test_pieces_join_to_the_whole_for_any_tokens(kind: str, data: st.DataObject, cuts: list[int], skip: bool) -> None:
     tokenizer = KINDS[kind]()

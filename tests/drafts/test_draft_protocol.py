@@ -63,7 +63,7 @@ def tree_at(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), places=st.lists(st.integers(1, LONGEST), min_size=1, max_size=4))
 @torch.inference_mode()
 def test_going_back_is_having_read_no_more(drafts: dict[str, Draft], kind: str, seed: int, places: list[int]) -> None:

@@ -85,7 +85,7 @@ def read_prompt(session: Eagle3Session, row: int, features: torch.Tensor, follow
     [{}, {"norm_before_residual": True, "attention_bias": True}, {"norm_output": True, "fc_norm": True}],
 )
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), gains=st.lists(st.integers(1, 5), min_size=1, max_size=4), depth=st.integers(0, 4))
 def test_every_cycle_equals_one_forward_over_true_features(
     tiny_head: Folder, engine: Engine, options: dict[str, bool], seed: int, gains: list[int], depth: int

@@ -75,13 +75,13 @@ def assert_reads_back(head: Eagle3Head, layout: str) -> None:
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(head=heads(), layout=st.sampled_from(["ltd", "vllm", "speculators"]))
 def test_heads_read_back_as_themselves(head: Eagle3Head, layout: str) -> None:
     assert_reads_back(head, layout)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(head=heads(plain=True))
 def test_heads_for_sglang_read_back_as_themselves(head: Eagle3Head) -> None:
     assert_reads_back(head, "sglang")

@@ -40,7 +40,7 @@ def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return mixed.transpose(1, 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     flags=st.fixed_dictionaries({flag: st.booleans() for flag in FLAGS}),
     groups=st.sampled_from([(4, 4), (4, 2), (4, 1)]),

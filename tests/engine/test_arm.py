@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(-(2**63), 2**63 - 1),
     row=st.integers(0, 2**32 - 1),

@@ -29,7 +29,7 @@ def expected(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, firs
 
 
 @pytest.mark.parametrize("attention", [attend_tree, attend_in_lockstep])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     rows=st.integers(1, 3),

@@ -119,7 +119,7 @@ def assert_trees_equal_the_transformers_path(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**31), nodes=st.integers(1, 80), lengths=st.lists(st.integers(1, 90), min_size=1, max_size=3)
 )
@@ -158,7 +158,7 @@ def assert_bits_of_single_steps(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), nodes=st.integers(2, 70), length=st.integers(1, 70))
 @torch.inference_mode()
 def test_a_tree_gives_the_bits_of_single_steps(

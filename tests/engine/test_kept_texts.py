@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ltd.engine.kept_texts import KeptText, KeptTexts, alike
@@ -144,7 +144,6 @@ def test_a_text_that_goes_on_replaces_the_one_before(longer: KeptText, shorter: 
     assert len(texts) == (1 if replaced else 2) and texts._texts[-1] is longer
 
 
-@settings(deadline=None)
 @given(lengths=st.lists(st.integers(2, 30), max_size=12), limit=st.integers(0, 20 * ROW_BYTES))
 def test_never_more_than_the_limit(lengths: list[int], limit: int) -> None:
     texts, newest = KeptTexts(), []

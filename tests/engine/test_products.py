@@ -40,7 +40,7 @@ def extreme(rows: int, inputs: int, dtype: torch.dtype, generator: torch.Generat
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(0, 70), inputs=st.integers(1, 200), outputs=st.integers(1, 130), seed=st.integers(0, 2**31 - 1))
 def test_any_shape(
     dtype: torch.dtype, engine_isa: str, rows: int, inputs: int, outputs: int, seed: int, threads: int
@@ -82,7 +82,7 @@ def test_every_half_is_converted_both_ways(engine_isa: str) -> None:
 
 
 @given(seed=st.integers(0, 2**31 - 1))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_sums_are_rounded_to_the_nearest_half(engine_isa: str, seed: int) -> None:
     """Of two halves a sum in float32 is exact or nearly so, often in the middle between two halves, or too large."""
     generator = torch.Generator().manual_seed(seed)

@@ -50,7 +50,7 @@ def module_of(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ROPE)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(positions=st.lists(st.integers(0, 2 * BORDER), min_size=1, max_size=12))
 def test_a_tree_is_placed_as_if_every_token_came_alone(kind: str, positions: list[int]) -> None:
     module = module_of(kind)
@@ -64,7 +64,7 @@ def test_a_tree_is_placed_as_if_every_token_came_alone(kind: str, positions: lis
 
 
 @pytest.mark.parametrize("kind", ROPE)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(length=st.integers(1, 2 * BORDER), chunk=st.integers(1, 2 * BORDER))
 def test_a_prompt_in_parts_is_placed_as_a_whole(kind: str, length: int, chunk: int) -> None:
     module = module_of(kind)

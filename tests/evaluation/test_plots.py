@@ -79,7 +79,7 @@ def test_a_line_goes_along_its_number_and_joins_nothing_else() -> None:
     }
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=8),
     st.sampled_from([1.0, 0.01]),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle_draft import OracleDraft, OracleSession
 from scipy.optimize import isotonic_regression
@@ -99,13 +99,11 @@ def naive(sizes: list[int], lengths: list[int], fitted: list[list[float]], size:
     return inside + above_size + above_length
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40))
 def test_isotonic_regression_is_scipys(values: list[float]) -> None:
     np.testing.assert_allclose(isotonic(np.array(values), 0), isotonic_regression(values).x, rtol=1e-9, atol=1e-9)
 
 
-@settings(deadline=None)
 @given(grids(), places, places)
 def test_interpolation_is_the_naive_one(
     grid: tuple[list[int], list[int], list[list[float]]], sizes: list[float], lengths: list[float]
@@ -117,7 +115,6 @@ def test_interpolation_is_the_naive_one(
     np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-7)
 
 
-@settings(deadline=None)
 @given(grids(), places, places)
 def test_more_is_never_cheaper(
     grid: tuple[list[int], list[int], list[list[float]]], sizes: list[float], lengths: list[float]
@@ -128,7 +125,6 @@ def test_more_is_never_cheaper(
     assert np.all(np.diff(found, axis=1) >= -slack)
 
 
-@settings(deadline=None)
 @given(grids())
 def test_medians_that_never_fall_are_met_exactly(grid: tuple[list[int], list[int], list[list[float]]]) -> None:
     sizes, lengths, rows = grid

@@ -87,7 +87,7 @@ def check(index: TextIndex, reference: ListIndex) -> None:
 # --- against the reference ---
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     scores=text_scores(),
     most=st.sampled_from([1, 2, 3, 5, 8, 20, MAX_TEXT]),
@@ -105,7 +105,7 @@ def test_small_alphabets(scores: TextScores, most: int, parts: list[list[int]]) 
     assert index.size == sum(map(len, parts))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     scores=text_scores(),
     letters=st.integers(1, 6),
@@ -126,7 +126,7 @@ def test_more_places_than_are_looked_at(scores: TextScores, letters: int, period
         check(index, reference)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(scores=text_scores(), text=st.lists(st.integers(0, 2), max_size=60), cut=st.integers(0, 60))
 def test_the_parts_in_which_a_text_comes_make_no_difference(scores: TextScores, text: list[int], cut: int) -> None:
     whole, parts = new_index(scores), new_index(scores)
@@ -137,7 +137,7 @@ def test_the_parts_in_which_a_text_comes_make_no_difference(scores: TextScores, 
     assert Proposed.by(whole) == Proposed.by(parts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(scores=text_scores(), text=st.lists(st.integers(0, 2), max_size=60))
 def test_candidates_are_a_tree_in_descending_order(scores: TextScores, text: list[int]) -> None:
     found = proposed_for(text, scores)
@@ -322,7 +322,7 @@ def test_bad_tensors_are_refused(name: str) -> None:
 # --- a history ---
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     scores=text_scores(),
     history=st.lists(st.integers(-1, 3), max_size=60),

@@ -19,7 +19,7 @@ from ltd.lookup.scores import default_text_scores, load_text_scores, save_text_s
 SHAPE = (16, 6, 3)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scores=text_scores())
 def test_what_is_written_is_read(scores: TextScores, tmp_path: Path) -> None:
     file = tmp_path / "new" / "lookup.json"

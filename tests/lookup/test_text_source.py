@@ -28,7 +28,7 @@ def alone(text: list[int], scores: TextScores, most: int, history: list[int]) ->
     return row_of(source.propose(), 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=text_scores(),
     most=st.sampled_from([1, 4, MAX_TEXT]),

@@ -48,7 +48,7 @@ def agreeing_logits(nodes: ListNodes, vocabulary: int, random: np.random.Generat
     return logits
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 3),
     count=st.integers(1, 64),
@@ -161,7 +161,7 @@ def sample_row(logits: torch.Tensor, position: int, **sampling) -> int:
     return tokens[0]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     vocabulary=st.sampled_from([1, 2, 30, 700, 5000]),
     temperature=st.sampled_from([0.05, 0.7, 1.0, 3.0]),
@@ -191,7 +191,7 @@ def test_samples_are_the_largest_with_noise(
         assert may_sample(logits, (temperature, top_k, top_p), token, noise)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     temperature=st.sampled_from([0.3, 1.0, 2.0]),
     top_k=st.sampled_from([0, 3, 40]),

@@ -80,7 +80,7 @@ def expected_from(
     return {(kept + 1 + more, token) for more, token in rest}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     count=st.integers(0, 6),
     vocabulary=st.sampled_from([2, 7, 40, 2100]),
@@ -121,7 +121,7 @@ def test_sampled_chains(count, vocabulary, share, dtype, temperature, top_k, top
         assert (kept, token) in expected(logits, draft, words, drafted, warp, cycle, position)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     count=st.integers(0, 6),
     vocabulary=st.sampled_from([1, 3, 40, 5000]),

@@ -58,7 +58,7 @@ def check(query, keys, values, lengths, tree_rows, masks, positions, scale, wind
         assert worst <= tolerance, kernel
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     batch=st.integers(1, 3),
     kv_heads=st.integers(1, 3),

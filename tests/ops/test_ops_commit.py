@@ -14,7 +14,7 @@ from ltd.errors import InputError
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     layers=st.integers(1, 3),
     batch=st.integers(1, 3),

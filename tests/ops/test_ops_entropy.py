@@ -29,7 +29,7 @@ def check(logits: torch.Tensor) -> None:
         assert not (found < 0).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(0, 3),
     rows=st.integers(0, 16),
@@ -45,7 +45,7 @@ def test_entropy_matches_the_definition(batch, rows, vocabulary, spread, middle,
     check((strided(logits) if roomy else logits).to(dtype))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.sampled_from([-math.inf, -90.0, -2.0, 0.0, 1.5, 60.0]), min_size=1, max_size=1100),
     strange=st.sampled_from([None, math.nan, math.inf]),

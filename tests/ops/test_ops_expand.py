@@ -34,7 +34,7 @@ def check_row(buffers: BeamBuffers, b: int, tree: ListTree) -> None:
         assert torch.equal(buffers.beam_masks[b, level], seen)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch=st.integers(1, 3),
     width=st.integers(1, 16),
@@ -66,7 +66,7 @@ def test_whole_trees_match_the_list_oracle(batch, width, levels, extra, dtype, m
             check_row(buffers, b, tree)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     width=st.integers(1, 16),
     values=st.lists(st.sampled_from([-math.inf, math.nan, -2.0, 0.0, -0.0, 1.0, 1.5]), min_size=16, max_size=1100),

@@ -45,7 +45,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 # --- add_rms_norm ---
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(0, 5),
     size=st.one_of(st.integers(1, 70), st.sampled_from([256, 576, 4096, 4100])),
@@ -68,7 +68,7 @@ def test_states_are_added_to_and_normed(rows, size, adds, dtype, roomy, seed):
         assert_near(normed, wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.sampled_from([1, 2, 8, 64, 512, 4096]),
     dtype=st.sampled_from(DTYPES),
@@ -126,7 +126,7 @@ def test_the_largest_numbers_overflow_as_in_transformers():
 # --- gated_silu ---
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(0, 5),
     size=st.one_of(st.integers(0, 70), st.sampled_from([256, 1536])),
@@ -149,7 +149,7 @@ def test_gates_open(rows, size, spread, dtype, roomy, seed):
         torch.testing.assert_close(active, wanted, rtol=loose, atol=2e-7 if dtype == torch.float16 else 1e-33)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     gates=st.lists(st.sampled_from(STRANGE), min_size=1, max_size=40),
     up=st.sampled_from(STRANGE),

@@ -14,7 +14,7 @@ from ltd.errors import InputError
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     batch=st.integers(0, 3),
     nodes=st.integers(1, 60),

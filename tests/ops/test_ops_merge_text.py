@@ -50,7 +50,7 @@ def check(heads: list[Candidates], texts: list[Candidates], most: int, roots: li
             torch.testing.assert_close(column, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     batch=st.integers(1, 3),
     candidates=st.integers(0, 150),
@@ -69,7 +69,7 @@ def test_merging_matches_lists(batch, candidates, most, vocabulary, unused, room
     check(heads, texts, most, random.integers(0, 1000, batch).tolist(), unused=unused, roomy=roomy)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     batch=st.integers(1, 3),
     candidates=st.integers(0, 150),

@@ -28,7 +28,7 @@ def test_the_reference_is_philox() -> None:
     assert philox_words(seed, 2**32 - 1, 7, 10).tolist() == list(itertools.chain(*words))[:10]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=SEEDS,
     row=WORDS,
@@ -224,7 +224,7 @@ def test_tokens_of_many_seeds_have_the_targets_distribution() -> None:
 # --- drafting with noise ---
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     vocabulary=st.sampled_from([5, 17, 100, 1030]),
     width=st.integers(1, 5),

@@ -31,7 +31,7 @@ def check(operator, scores, lengths, depth, slots, repeats, weights, uses_tanh=F
             assert outputs[action] >= outputs.max() - 1e-4 * (1 + outputs.abs().max())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 3),
     count=st.integers(0, 120),

@@ -88,7 +88,7 @@ SIZES = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(**SIZES, half=st.sampled_from([1, 3, 8, 16, 32, 40, 64]), wide=st.booleans(), roomy=st.booleans())
 def test_heads_are_turned_bit_for_bit(batch, nodes, heads, group, dtype, seed, half, wide, roomy):
     table = torch.float32 if wide else dtype
@@ -96,7 +96,7 @@ def test_heads_are_turned_bit_for_bit(batch, nodes, heads, group, dtype, seed, h
     made.check(strided if roomy else torch.clone, assert_equal)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(**SIZES, half=st.sampled_from([1, 8, 32]), first=st.booleans(), second=st.booleans())
 def test_heads_are_normed_bit_for_bit_where_the_sum_is_exact(
     batch, nodes, heads, group, dtype, seed, half, first, second
@@ -105,7 +105,7 @@ def test_heads_are_normed_bit_for_bit_where_the_sum_is_exact(
     made.check(torch.clone, assert_equal)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(**SIZES, half=st.sampled_from([1, 5, 40, 64]), roomy=st.booleans())
 def test_heads_are_normed(batch, nodes, heads, group, dtype, seed, half, roomy):
     loose = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype]

@@ -27,7 +27,7 @@ def check(buffers: NodeBuffers, expected: NodeBuffers) -> None:
         assert torch.equal(tensor, wanted), name
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     batch=st.integers(1, 3),
     count=st.integers(0, 200),
@@ -54,7 +54,7 @@ def test_selection_matches_lists(batch, count, unused, more_words, roomy, data):
         check(buffers, expected)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(width=st.integers(1, 10), levels=st.integers(1, 9), size=st.integers(0, 512), seed=st.integers(0, 2**31))
 def test_drafted_trees_are_closed_and_keep_siblings_in_score_order(width, levels, size, seed):
     torch.manual_seed(seed)

@@ -96,7 +96,7 @@ def check(case, weights, uses_tanh=False):
             assert outputs[chosen] >= outputs.max() - 1e-4 * (1 + outputs.abs().max())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_the_builder_is_the_reference(case):
     layout, scores, newest_from, lengths, depth, states, text = case
@@ -110,7 +110,7 @@ def test_the_builder_is_the_reference(case):
         torch.testing.assert_close(built[b], torch.cat([expected, normal, features.double()]), rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(case=cases(), data=st.data())
 def test_the_operator_sees_the_builders_numbers(case, data):
     """A network that asks whether number i is above a threshold: one a bit below it is, one a bit above is not.
@@ -133,7 +133,7 @@ def test_the_operator_sees_the_builders_numbers(case, data):
             assert action(case, [weight, torch.stack([threshold, torch.tensor(0.0)])])[row] == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     case=cases(),
     hidden=st.lists(st.integers(1, 70), max_size=3),
@@ -146,7 +146,7 @@ def test_action_is_the_networks_largest_output(case, hidden, actions, uses_tanh,
     check(case, weights, uses_tanh)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     case=cases(),
     hidden=st.lists(st.lists(st.integers(1, 70), max_size=3), min_size=2, max_size=2),
@@ -335,7 +335,7 @@ def asker(layout, depth_weights=(), size_weights=(), uses_tanh=False):
     return SummaryAsker(weights, *layers, *numbers, uses_tanh, *layout.length_range, layout.text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     questions=st.lists(cases(), min_size=1, max_size=3),
     hidden=st.lists(st.none() | st.lists(st.integers(1, 70), max_size=3), min_size=2, max_size=2),
@@ -362,7 +362,7 @@ def test_the_asker_says_what_the_operator_says(questions, hidden, uses_tanh, see
             assert answer == upper_medians(decision(case, depth, size, uses_tanh))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases(), seed=st.integers(0, 2**31))
 def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
     layout, scores, newest_from, lengths, at, states, text = case
@@ -384,7 +384,7 @@ def test_the_asker_takes_every_layout_and_keeps_its_weights(case, seed):
     assert asks.ask(*question) == expected == asks.ask(*question)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     case=cases(),
     hidden=st.lists(st.none() | st.lists(st.integers(1, 70), max_size=2), min_size=2, max_size=2),

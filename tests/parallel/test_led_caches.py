@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle_draft import OracleDraft
 from parallel_tape import CPU, Tape, caches_of, following, led, whole_model
@@ -63,7 +63,6 @@ KINDS = st.sampled_from(["keep", "refill", "copy", "take", "commit", "clear", "s
 
 
 @torch.inference_mode()
-@settings(deadline=None)
 @given(kinds=st.lists(KINDS, max_size=12), seed=st.integers(0, 2**31))
 def test_every_change_of_a_cache_is_everybodys(kinds: list[str], seed: int) -> None:
     tape, numbers = Tape(), random.Random(seed)

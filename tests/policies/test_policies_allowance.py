@@ -15,7 +15,7 @@ numbers = st.floats(0, 5)
 costs_of_cycles = st.builds(Costs, numbers, numbers, st.lists(numbers, min_size=1, max_size=4).map(tuple))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(costs=costs_of_cycles, depth_limit=st.integers(0, 12), data=st.data())
 def test_no_draft_can_break_the_bound(costs: Costs, depth_limit: int, data: st.DataObject) -> None:
     """At any number of tokens, with any decisions and gains, and the last gain cut by the end of the answer."""

@@ -135,7 +135,7 @@ def rule_of(kind: type[CostAware], costs: CycleCosts, depth: int, size: int, dis
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     width=st.integers(1, 4),
@@ -175,7 +175,7 @@ def ask(call: Any, tree: DraftTree) -> Decision:
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31), batch=st.integers(1, 3), depth=st.integers(0, 3), size=st.integers(0, 20), scores=kinds
 )
@@ -244,7 +244,7 @@ def cone(count: int) -> Array:
     return np.concatenate([np.ones((count, 1)), -np.ones((count, 1)), hinges], axis=1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**31), count=st.integers(1, 60), kind=st.sampled_from(["rising", "any", "pieces", "convex"])
 )

@@ -65,7 +65,7 @@ trees = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     **trees,
     floor=st.floats(-6, 0.5),
@@ -89,7 +89,7 @@ def test_ddd_counts_the_roots_children_as_level_one():
     assert [depth for depth, goes_on in enumerate(asked) if not goes_on] == [4, 6, 8]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     **trees,
     factor=st.floats(0.05, 1.0),
@@ -149,7 +149,7 @@ def depths_of(policy: GammaTune, gains: list[list[int]]) -> list[int]:
     return depths
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     depth=st.integers(0, 12),
     rate=st.floats(0.01, 1),

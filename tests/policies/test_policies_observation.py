@@ -42,7 +42,7 @@ def act(operator: Any, layout: Layout, scores: torch.Tensor, lengths: torch.Tens
     return operator(scores, lengths, depth, layout.slots, layout.repeats, weights, False, *layout.length_range)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_the_builder_is_the_reference(case: tuple[Layout, torch.Tensor, torch.Tensor, int]) -> None:
     layout, scores, lengths, depth = case
@@ -53,7 +53,7 @@ def test_the_builder_is_the_reference(case: tuple[Layout, torch.Tensor, torch.Te
         torch.testing.assert_close(built[row].double(), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases(), data=st.data())
 def test_the_operators_see_the_builders_numbers_to_the_last_bit(case: Any, data: st.DataObject) -> None:
     """A network that asks whether number i is above a threshold: a bit below it is, the number itself is not."""
@@ -73,7 +73,7 @@ def test_the_operators_see_the_builders_numbers_to_the_last_bit(case: Any, data:
                 assert actions[row] == action
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     case=cases(),
     hidden=st.lists(st.integers(1, 70), max_size=3),
@@ -139,7 +139,7 @@ def test_a_range_of_lengths_that_is_none(length_range: tuple[int, int]) -> None:
             make()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), length=st.integers(0, 2**31 - 1), depth=st.integers(0, 12))
 def test_with_a_range_every_input_is_bounded(seed: int, length: int, depth: int) -> None:
     """Whatever the draft says: a longer context is not the only thing that could leave what a policy has learned."""

@@ -97,7 +97,7 @@ def check_scores(decoder: Decoder, prompts: list[list[int]], pattern: list[bool]
 patterns = st.lists(st.booleans(), min_size=1, max_size=6).map(lambda pattern: [False, *pattern])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), lengths=st.lists(st.integers(1, 40), min_size=1, max_size=3), pattern=patterns)
 def test_scores_on_the_engine_are_the_same_to_the_last_bit(
     engine_decoder: Decoder, seed: int, lengths: list[int], pattern: list[bool]
@@ -198,7 +198,7 @@ def two_models(tiny_target: Folder) -> list[PreTrainedModel]:
     return [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2)]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**31),
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),

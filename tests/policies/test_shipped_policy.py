@@ -95,7 +95,7 @@ def test_it_says_which_lengths_it_was_trained_on(folder: Path) -> None:
 
 @pytest.mark.parametrize("length", [4000, 8000])
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), depth=st.integers(0, 10), spread=st.sampled_from([0.1, 1.0, 4.0, 15.0]))
 def test_long_contexts_are_decided_as_the_longest_that_it_knows(
     folder: Path, length: int, seed: int, depth: int, spread: float

@@ -100,7 +100,7 @@ def test_parts_add_up_to_the_tables() -> None:
     assert (plain.depths, plain.sizes, plain.mean_size) == ({}, {}, 0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_parts_add_up_with_text(seed: int) -> None:
     generations = [made_text(seed, 30)[0], made_text(seed + 1, 14)[0]]

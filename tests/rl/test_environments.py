@@ -97,7 +97,7 @@ class Slow:
         return (place if place["at"] == place["end"] else self.begin_cycle(place)), (gained, seconds)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=4),

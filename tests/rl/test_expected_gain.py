@@ -98,7 +98,7 @@ def test_another_thread_may_ask_the_same_controller(fitted: Fitted) -> None:
     np.testing.assert_array_equal(fresh._look(trees[0], 1)[0], own[0])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     values=st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 5)), min_size=1, max_size=8),
 )
@@ -130,7 +130,7 @@ def test_beliefs_are_right_on_average(fitted: Fitted) -> None:
         np.testing.assert_allclose(expected, real, rtol=0.12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), most=st.integers(1, 30))
 def test_ranking_level_by_level_is_ranking_at_once(seed: int, most: int) -> None:
     generator = np.random.default_rng(seed)

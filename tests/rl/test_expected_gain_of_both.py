@@ -86,7 +86,7 @@ def drafted(generation: RecordedGeneration, proposals: TextProposals, position: 
 # --- what it sees ---
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), depth=st.integers(-1, 2))
 def test_it_sees_the_tree_that_is_merged(seed: int, depth: int) -> None:
     generation, _ = made_text(seed, 6)
@@ -113,7 +113,7 @@ def test_it_sees_the_tree_that_is_merged(seed: int, depth: int) -> None:
         np.testing.assert_array_equal(text_chances[0], np.where(apart, tables.chances[seen.kinds[0], rows], 0.0))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), depth=st.integers(0, 2))
 def test_kinds_say_where_a_path_leaves_the_draft(seed: int, depth: int) -> None:
     generation, parents = made_text(seed, 5)

@@ -164,7 +164,7 @@ def test_folds_are_even() -> None:
     assert numbered(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), text=st.booleans(), counts=st.lists(st.integers(1, 25), min_size=1, max_size=4))
 def test_what_was_right_lately_is_what_was_right_before(seed: int, text: bool, counts: list[int]) -> None:
     outcomes = made_up(seed, tuple(counts), text=text)
@@ -188,7 +188,7 @@ def test_what_was_right_lately_is_what_was_right_before(seed: int, text: bool, c
     np.testing.assert_array_equal(right_lately(replace(outcomes, gains=changed))[: middle + 1], found[: middle + 1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), text=st.booleans())
 def test_a_stage_shows_no_later_level(seed: int, text: bool) -> None:
     outcomes, rows = made_up(seed, text=text), np.array([0, 5, 11])
@@ -216,7 +216,7 @@ def worths(outcomes: Outcomes, predicted: Any, seconds: Any, rate: float, stage:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), rate=st.floats(0, 5), text=st.booleans())
 def test_decisions_are_the_best_that_are_open(seed: int, rate: float, text: bool) -> None:
     outcomes, generator = made_up(seed, text=text), np.random.default_rng(seed)

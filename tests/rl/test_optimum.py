@@ -113,7 +113,7 @@ def every_way(outcomes: Outcomes, position: int, end: int) -> Iterator[list[Cycl
             yield [cycle, *rest]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     counts=st.lists(st.integers(1, 6), min_size=1, max_size=3),
@@ -158,7 +158,7 @@ def test_reading_counts_at_the_context_length_of_its_position() -> None:
     assert catching_up(begin, positions, silent, lengths) == pytest.approx(2 * 1.1 + 2 * 1.4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
@@ -179,7 +179,7 @@ def test_hindsight_is_the_best_of_every_cycle(seed: int, counts: list[int], rate
     assert optimum(outcomes).total.seconds <= found.total.seconds
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), counts=st.lists(st.integers(1, 9), min_size=1, max_size=4), text=st.booleans())
 def test_the_best_fixed_decision_is_the_best_of_the_grid(seed: int, counts: list[int], text: bool) -> None:
     """Without text a tree of the head; with it, the text alone is one of the settings."""

@@ -17,7 +17,7 @@ from ltd_rl.traces.replay import replay
 SIZES = (0, 1, 3, 8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     counts=st.lists(st.integers(1, 12), min_size=1, max_size=3),

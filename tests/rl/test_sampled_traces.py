@@ -70,7 +70,7 @@ def test_a_rule_over_the_text_is_the_decoder(sampled: Callable[[str], Recorded],
         assert_same(replay(generation, policy, text=text), decode(run.decoder, generation, policy))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.data(), most=st.sampled_from([0, 5, 64]))
 def test_any_schedule_is_the_decoder(sampled: Callable[[str], Recorded], draw: st.DataObject, most: int) -> None:
     run = sampled(draw.draw(st.sampled_from(["llama", "qwen3"])))

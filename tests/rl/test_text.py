@@ -87,7 +87,7 @@ def following(generation: RecordedGeneration, position: int) -> list[int]:
 made = st.tuples(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(1, 20))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(made=made, block=st.sampled_from([1, 4, 512]))
 def test_ranks_and_gains_are_those_of_the_merged_tree(made: tuple[int, int, int, int, int], block: int) -> None:
     seed, positions, width, depth, most = made
@@ -115,7 +115,7 @@ def test_ranks_and_gains_are_those_of_the_merged_tree(made: tuple[int, int, int,
                 assert found[position] == min(1 + accepted, positions - position)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(made=made)
 def test_text_is_merged_with_the_heads_own_candidates(made: tuple[int, int, int, int, int]) -> None:
     seed, positions, width, depth, most = made
@@ -140,7 +140,7 @@ def test_made_up_texts_mean_something() -> None:
     assert min(merged, appended, deep) > 50
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(made=made)
 def test_what_was_right_is_what_was_written(made: tuple[int, int, int, int, int]) -> None:
     seed, positions, width, depth, most = made
@@ -249,7 +249,7 @@ def test_a_part_keeps_the_text() -> None:
     assert part.text_scores is SCORES
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), counts=st.lists(st.integers(1, 15), min_size=1, max_size=3))
 def test_totals_are_those_of_replays(seed: int, counts: list[int]) -> None:
     """Cycle by cycle, and what is not read yet is counted token by token."""

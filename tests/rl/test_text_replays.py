@@ -63,7 +63,7 @@ def test_a_rule_is_the_decoder(both: Callable[[str], Recorded], family: str, pol
         assert_same(cycles, decode(run.decoder, generation, policy))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.data(), most=st.sampled_from([1, 5, 32, 64]))
 def test_any_schedule_is_the_decoder(both: Callable[[str], Recorded], draw: st.DataObject, most: int) -> None:
     run = both(draw.draw(st.sampled_from(["llama", "qwen3"])))

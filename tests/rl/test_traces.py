@@ -85,7 +85,7 @@ def test_paths_are_long_enough_to_mean_something(recorded: Callable[[str], Recor
     assert seen == set(range(1, DEPTH + 3))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw=st.data())
 def test_any_schedule_is_the_decoder(recorded: Callable[[str], Recorded], draw: st.DataObject) -> None:
     run = recorded(draw.draw(st.sampled_from(["llama", "qwen3"])))
@@ -202,7 +202,7 @@ def test_ranks_are_those_of_a_brute_force_selection(recorded: Callable[[str], Re
             assert expected == sorted(set(expected))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), kinds=st.integers(1, 6), depth=st.integers(0, 3))
 def test_ranks_with_equal_and_infinite_scores(seed: int, kinds: int, depth: int) -> None:
     """Against the reference of `select_tree`, for every size."""

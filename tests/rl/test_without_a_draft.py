@@ -187,7 +187,7 @@ def test_a_replay_is_the_decoder(decoder: Decoder, generations: list[RecordedGen
     assert len(sizes) > 1 or isinstance(policy, Learned)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), counts=st.lists(st.integers(1, 12), min_size=1, max_size=3))
 def test_the_optimum_is_the_shortest_way(seed: int, counts: list[int]) -> None:
     """What is gained is never read by anything, so each answer is a shortest path."""

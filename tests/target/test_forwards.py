@@ -44,7 +44,7 @@ def is_untouched(model: PreTrainedModel) -> bool:
 
 
 @pytest.mark.parametrize("open_one", [family_engine, layers_of])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), nodes=st.integers(2, 70), data=st.data())
 @torch.inference_mode()
 def test_a_tree_in_two_parts_is_the_tree(

@@ -118,7 +118,7 @@ def no_texts(kind: int, answers: int) -> WrittenShard:
     return WrittenShard(KINDS[kind], 2 * answers, answers)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     written=st.lists(st.builds(no_texts, st.integers(0, 2), st.integers(1, 900)), max_size=12),
     at_once=st.integers(1, 5),

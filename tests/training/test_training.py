@@ -391,7 +391,7 @@ def test_conversations_are_what_the_target_writes(finished: TrainDraftConfig, ti
     assert 0.2 < greedy / len(conversations) < 0.8
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tokens=st.lists(st.integers(0, 99), min_size=1, max_size=20), share=st.floats(0, 1))
 def test_held_out_split_is_fixed_and_monotone(tokens: list[int], share: float) -> None:
     conversation, again = Conversation(tokens, []), Conversation(list(tokens), [1])
@@ -452,7 +452,7 @@ def test_lockstep_equals_plain_forward(
         check_states(index, states, 20 - 3 * index)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(alive=st.sets(st.integers(0, 30), min_size=1))
 def test_closing_ranks_moves_few_rows_forwards(alive: set[int]) -> None:
     rows = close_ranks(sorted(alive))
@@ -570,7 +570,7 @@ def test_taps_reach_the_last_boundary(tiny_target: Target) -> None:
     assert not model.model.norm._forward_pre_hooks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tokens=st.lists(st.integers(0, 29), max_size=80), size=st.integers(1, 30))
 def test_vocabulary_equals_counting(tokens: list[int], size: int) -> None:
     vocabulary = choose_vocabulary(torch.tensor(tokens, dtype=torch.int64), 30, size)
@@ -588,7 +588,7 @@ def test_vocabulary_larger_than_the_targets() -> None:
         choose_vocabulary(torch.tensor([1]), 30, 31)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(work=st.lists(st.integers(1, 2000), min_size=1, max_size=300), batch=st.integers(1, 7), epoch=st.integers(0, 3))
 def test_batches_visit_everything_once_and_are_as_much_work(work: list[int], batch: int, epoch: int) -> None:
     order = epoch_order(work, batch, seed=3, epoch=epoch)

@@ -160,7 +160,7 @@ def test_covered_mass_is_the_share_of_the_softmax() -> None:
 # --- averaged weights ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=st.integers(1, 60), updates=st.floats(1, 500), seed=st.integers(0, 99))
 def test_average_is_the_moving_one(steps: int, updates: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -247,7 +247,7 @@ def test_live_features_train_the_same_head(tiny_target: Target, tmp_path: Path) 
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     hours=st.floats(0.01, 100), writing=st.floats(1e-5, 1e-2), training=st.floats(1e-5, 1e-2), epochs=st.integers(1, 5),
     most=st.none() | st.integers(1, 10**7), least=st.integers(0, 10**4),

@@ -79,7 +79,7 @@ def test_kinds_without_a_share_are_left_out() -> None:
     assert parse_mix("chat=2,list=0") == {"chat": 1}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     weights=st.dictionaries(st.sampled_from(sorted(KIND_OF_NAME)), st.floats(0.01, 1), min_size=1),
     sizes=st.lists(st.integers(1, 100), min_size=1, max_size=200),
@@ -99,7 +99,7 @@ def test_shares_are_kept_by_what_is_written(weights: dict[str, float], sizes: li
 # --- given texts ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     answers=st.lists(st.lists(st.integers(100, 999) | st.just(END), min_size=24, max_size=70), min_size=1, max_size=6),
     most=st.integers(30, 300),
@@ -130,7 +130,7 @@ def test_texts_that_repeat_themselves_are_given_only_where_there_are_no_others()
     assert is_varied(varied) and not is_varied(loop)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab`", max_size=120))
 def test_code_stands_between_fences(text: str) -> None:
     answer = [FENCE if letter == "`" else ord(letter) for letter in text]
