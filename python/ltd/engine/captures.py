@@ -237,7 +237,7 @@ class CudaGraphs:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved(self.device)
         graph = torch.cuda.CUDAGraph()
-        self._failed.append(graph)  # until it has not
+        self._failed.append(graph)  # taken out again once its capture has ended well
         # Other threads may go on with what is none of this target's work.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             result = function()
