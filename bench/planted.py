@@ -142,7 +142,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rate, read = copy_rate(device), weight_bytes(options.shape, dtype)
     asked = {name: getattr(options, name) for name in ("shape", "depth", "size", "tau", "prompt", "tokens", "rounds")}
     return {
-        **circumstances(),
+        **circumstances(device),
         **asked,
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from console import wide_console
@@ -101,9 +102,9 @@ def command_line() -> str:
     return shlex.join([*variables, "python", *sys.argv])
 
 
-def circumstances() -> dict[str, Any]:
-    """What was run, the machine and the build, for the beginning of a file of results."""
-    return {"command": command_line(), **machine_facts(), "build": build_info()}
+def circumstances(device: torch.device | None = None) -> dict[str, Any]:
+    """What was run, the machine (see `machine_facts`) and the build, for the beginning of a file of results."""
+    return {"command": command_line(), **machine_facts(device), "build": build_info()}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -271,13 +271,19 @@ def test_no_two_that_live_capture_on_one_stream(cuda: FakeCuda, forgets: bool) -
 
 
 def test_more_than_there_are_streams_are_called(cuda: FakeCuda) -> None:
-    many = [recorded() for _ in range(MOST_STREAMS)]
+    many, told, spared = [recorded() for _ in range(MOST_STREAMS)], [], []
+    last = CudaGraphs(GPU, lambda: bool(spared.append(1)), told.append)
     with pytest.warns(RuntimeWarning, match="without CUDA graphs.*the 32 streams that torch has of cuda:1 are all"):
-        last = recorded()
-    assert not last.records and last.run("part", lambda: 2) == 2
+        assert last.record("part", lambda: 1) == 1
+    assert spared == [1] and not last.records and last.run("part", lambda: 2) == 2
+    assert last.record("other", lambda: 3) == 3 and spared == [1]
+    assert not told and last.report.failure is None  # others of this target record again, once some have ended
     assert [graphs.run("part", lambda: 2) for graphs in many] == [1] * MOST_STREAMS
     many.pop()
-    assert recorded().run("part", lambda: 2) == 1
+    last.forget()
+    assert last.record("part", lambda: 1) == last.run("part", lambda: 2) == 1
+    another = CudaGraphs(GPU, lambda: many.pop() is not None, told.append)
+    assert another.record("part", lambda: 1) == another.run("part", lambda: 2) == 1
 
 
 class Big:

@@ -113,9 +113,9 @@ def test_speed_has_a_plot_for_few_methods_and_for_many(speedup: float | None) ->
 
 
 def test_names_with_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    method = "[tuned]=eagle3[/]"
+    method = "[tuned]:x:=eagle3[/]"
     samples = [{**each, "method": method} for each in SAMPLES if each["method"] == "eagle3"]
     settings = {**SETTINGS, "methods": [method], "target": "/models/[old]/m"}
     write_report({"settings": settings, "samples": samples}, tmp_path, terminal(200))
     shown = capsys.readouterr().out
-    assert "[tuned]" in shown and "/models/[old]/m" in shown
+    assert "[tuned]:x:" in shown and "/models/[old]/m" in shown

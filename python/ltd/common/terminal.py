@@ -6,9 +6,9 @@ from rich.console import Console
 
 
 def terminal(width: int | None = None) -> Console:
-    """Standard output. What stands in brackets, as in paths and labels, is no markup.
+    """Standard output. Brackets and colons, as in paths and the names of methods, are no markup and no pictures.
 
     Args:
         width: in characters; None is that of the terminal.
     """
-    return Console(width=width, markup=False)
+    return Console(width=width, markup=False, emoji=False)

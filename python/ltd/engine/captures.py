@@ -117,14 +117,11 @@ class CaptureStreams:
         self._made: list[torch.cuda.Stream] = []
         self._free: dict[torch.device, list[torch.cuda.Stream]] = {}
 
-    def take(self, device: torch.device) -> torch.cuda.Stream:
-        """One that nobody else captures on until it is given back.
+    def take(self, device: torch.device) -> torch.cuda.Stream | None:
+        """One that nobody else captures on until it is given back; None if all are lent.
 
         Args:
             device: with its number, as tensors have it.
-
-        Raises:
-            RuntimeError: all are lent.
         """
         try:
             return self._free.setdefault(device, []).pop()  # one step, so no two threads get the same
@@ -135,7 +132,7 @@ class CaptureStreams:
                     if stream not in self._made:
                         self._made.append(stream)
                         return stream
-        raise RuntimeError(f"the {MOST_STREAMS} streams that torch has of {device} are all captured on")
+        return None
 
     def give_back(self, stream: torch.cuda.Stream) -> None:
         """The next one may have it; what was captured on it is gone. It takes no lock, as the garbage collector calls
@@ -152,12 +149,13 @@ class CudaGraphs:
 
     All have one stream, for warming up too, as libraries keep a workspace for each stream that they have worked on, and
     no other `CudaGraphs` that lives has the same, see `CaptureStreams`. Where a part cannot be captured, a warning says
-    why, once, and from then on every function is called. Where memory was lacking it is tried a second time, if some
-    could be spared.
+    why, once, and from then on every function is called. Where memory was lacking, or all streams are lent, it is tried
+    a second time, if something could be spared; without a stream functions are called until `forget`, and that is no
+    failure, as others will end.
 
     Args:
         device: of the state; it need not be the thread's current one.
-        spare: lets memory go that nobody needs; whether there was any.
+        spare: lets go what nobody needs, memory and recordings; whether there was any.
         tell_failure: is given the report if a part cannot be captured, which may be long after the first ones were.
 
     Attributes:
@@ -175,16 +173,19 @@ class CudaGraphs:
         self._failed: list[torch.cuda.CUDAGraph] = []  # kept, as letting them go frees what the others work with
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
+        self._waits = False  # for a stream
 
     @property
     def records(self) -> bool:
-        """See `Captures`; no more, once it has failed."""
-        return self.report.failure is None
+        """See `Captures`; no more, once it has failed, or found no stream."""
+        return self.report.failure is None and not self._waits
 
     def record(self, key: Part, function: Callable[[], Result]) -> Result:
         """See `Captures`."""
         if key in self._graphs or not self.records:
             return self.run(key, function)
+        if not self._has_stream():
+            return function()
         begun = time.perf_counter()
         with torch.cuda.device(self.device):
             failure = self._failure(key, function)
@@ -196,6 +197,22 @@ class CudaGraphs:
         self.report.graphs = len(self._graphs)
         self.report.seconds += time.perf_counter() - begun
         return result
+
+    def _has_stream(self) -> bool:
+        """Whether there is one to capture on; if not, a warning says so."""
+        if self._stream is None:
+            self._stream = STREAMS.take(self.device)
+            if self._stream is None and self._spare():
+                self._stream = STREAMS.take(self.device)
+        if self._stream is None:
+            self._waits = True
+            warnings.warn(
+                f"some cycles run without CUDA graphs, more slowly: the {MOST_STREAMS} streams that torch has of "
+                f"{self.device} are all captured on by others",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return self._stream is not None
 
     def _failure(self, key: Part, function: Callable[[], Any]) -> Failure | None:
         """Captures; why that was not possible, or None if it was. Nothing that the function made is held by it."""
@@ -222,11 +239,10 @@ class CudaGraphs:
         )
 
     def _captured(self, function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
-        if self._stream is None:
-            self._stream = STREAMS.take(self.device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         stream, current = self._stream, torch.cuda.current_stream(self.device)
+        assert stream is not None
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
@@ -257,6 +273,7 @@ class CudaGraphs:
 
     def forget(self) -> None:
         """See `Captures`. The stream may then be another's."""
+        self._waits = False
         self._graphs.clear()
         self._failed.clear()
         self._pool = None
