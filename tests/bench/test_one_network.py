@@ -26,6 +26,7 @@ from ltd.policies.learned.network import Network
 from ltd.policies.learned.observation import Summary
 from ltd.policies.learned.policy import Learned
 from ltd.policies.learned.setting import Setting
+from ltd_rl.baselines.both_search import Grid
 from ltd_rl.traces.format import RecordedGeneration, save_shard
 from ltd_rl.traces.observations import decided, outputs
 from ltd_rl.traces.outcomes import Outcomes, outcomes_of, reading_after
@@ -171,7 +172,7 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     save_bundle(
         Bundle(Learned(Setting(WIDTH), 2, (0, 1, 2, 3), *networks, max_text=32, text_scores=TEXT), "renewal", {}), tuned
     )
-    monkeypatch.setattr(one_network, "RULES", one_network.RULES[:3])
+    monkeypatch.setattr(one_network, "RULES", Grid((4,), (0, 2, 3), (0.5,)))
     monkeypatch.setattr(one_network, "EDGES", {"beyond it": Shares(rows=2.0)})
     monkeypatch.setattr(one_network_report, "EDGES", {"beyond it": Shares(rows=2.0)})
     places = [
