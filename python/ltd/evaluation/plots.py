@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ltd.common.table import png
@@ -102,8 +101,9 @@ def speed_rows(axes: Axes, by_method: ByMethod) -> None:
     places = range(len(by_method))
     axes.barh(places, [row[MEAN] for row in values.values()], 0.62, color="#9ecae1", label=MEAN)
     tasks = [task for task in next(iter(values.values())) if task != MEAN]
-    marks, names = (MARKS, tasks) if len(tasks) <= len(MARKS) else ("." * len(tasks), ["a task"])
-    for mark, task, name in zip_longest(marks[: len(tasks)], tasks, names):
+    named = len(tasks) <= len(MARKS)
+    for number, task in enumerate(tasks):
+        mark, name = (MARKS[number], task) if named else (".", None if number else "a task")
         axes.plot([row[task] for row in values.values()], places, mark, markersize=3.5, color="#08519c", label=name,
                   linestyle="none")  # fmt: skip
     if has_speedups(by_method):

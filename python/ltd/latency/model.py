@@ -32,9 +32,6 @@ NOISE_LIMIT, DRIFT_LIMIT = 0.15, 0.1
 AGAIN = "calibrate again with ltd calibrate"
 
 
-# --- the model ---
-
-
 @dataclass(frozen=True, eq=False)
 class Measurements:
     """What was measured of one part of a cycle, in seconds.

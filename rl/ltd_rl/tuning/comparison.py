@@ -72,12 +72,11 @@ def compare(
 
 def untuned(work: Work) -> dict[str, str]:
     """The method that would be used here without tuning, by its name for people; empty if that is the default."""
-    device = work.decoder.target.device
     if (quick := kept_bundle(work.setting, QUICK)) is not None:
         return {QUICK: f"bundle:{quick.folder}"}
     if (found := kept_rule(work.setting, QUICK)) is not None:
         return {QUICK: method_of(found[1])}
-    shipped = shipped_bundle(work.setting, device)
+    shipped = shipped_bundle(work.setting, work.decoder.target.device)
     return {} if shipped is None else {SHIPPED: f"bundle:{shipped.folder}"}
 
 
